@@ -1,0 +1,140 @@
+"""Every error a user can meet.
+
+    QualityModelError            exit code 1
+    |-- UsageError               2   a flag, a parameter, a name
+    |   |-- ParameterError           params.yaml or an override
+    |   `-- DeviceUnavailableError   a device that is not there
+    |-- GateRefusedError         3   the candidate may not become champion
+    |-- InputErrorsAboveLimit    4   more unreadable inputs than the job allows
+    |-- SourceError              5   clean pictures cannot be had
+    |   `-- NetworkUnavailableError
+    |-- ValidationError          6   a table broke its contract
+    |-- TrainingError            7   training cannot go on
+    |-- CheckpointError          8   weights that do not load
+    |-- RegistryError            9   tracking server or model registry
+    |   `-- ModelNotFoundError
+    |-- StorageError            10   bytes that could not become, or are not, durable
+    |   |-- IncompleteError          no marker vouches for them
+    |   `-- CorruptError             they are not what the marker vouches for
+    `-- PictureError            11   one picture; batch work turns it into a row's reason
+
+Each says what was wrong, the value, and the remedy.
+"""
+
+from typing import ClassVar
+
+
+class QualityModelError(Exception):
+    """What a user can be told: the problem, the value, and how to mend it.
+
+    Args:
+        problem: What was wrong, with the offending value.
+        remedy: What to do about it; empty where the problem says it all.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n  {self.remedy}" if self.remedy else self.problem
+
+
+class UsageError(QualityModelError):
+    """A flag, argument or name that cannot be used."""
+
+    exit_code = 2
+
+
+class ParameterError(UsageError):
+    """A key or value of params.yaml, or of an override, that is not allowed."""
+
+
+class DeviceUnavailableError(UsageError):
+    """The device that was asked for is not on this machine."""
+
+
+class GateRefusedError(QualityModelError):
+    """The gate refused the candidate."""
+
+    exit_code = 3
+
+
+class InputErrorsAboveLimit(QualityModelError):
+    """More inputs were unreadable than the job allows; what was scored is kept."""
+
+    exit_code = 4
+
+
+class SourceError(QualityModelError):
+    """Clean pictures could not be had from a source."""
+
+    exit_code = 5
+
+
+class NetworkUnavailableError(SourceError):
+    """A source needs a network that does not answer."""
+
+
+class ValidationError(QualityModelError):
+    """A table does not meet its expectations."""
+
+    exit_code = 6
+
+
+class TrainingError(QualityModelError):
+    """Training cannot go on: the loss is not finite, or there is too little data."""
+
+    exit_code = 7
+
+
+class CheckpointError(QualityModelError):
+    """A file of weights does not load."""
+
+    exit_code = 8
+
+
+class RegistryError(QualityModelError):
+    """The tracking server or the model registry cannot do what was asked."""
+
+    exit_code = 9
+
+
+class ModelNotFoundError(RegistryError):
+    """A registry reference names nothing."""
+
+
+class StorageError(QualityModelError):
+    """Bytes could not be made durable."""
+
+    exit_code = 10
+
+
+class IncompleteError(StorageError):
+    """A result without the marker that is written last."""
+
+
+class CorruptError(StorageError):
+    """A result whose bytes are not those its marker vouches for."""
+
+
+class PictureError(QualityModelError):
+    """One picture cannot be read.
+
+    Args:
+        reason: A short stable code for tables, such as ``truncated`` or ``too_many_pixels``.
+        detail: What was found, for people.
+    """
+
+    exit_code = 11
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["PictureError"], tuple[str, str]]:
+        return type(self), (self.reason, self.detail)

@@ -1,0 +1,116 @@
+"""The network: a shared residual backbone with channel attention, and four sigmoid heads.
+
+The channel attention follows squeeze-and-excitation networks (Hu et al., arXiv 1709.01507).
+Parameter names and shapes are those of the original design, so that its checkpoints load.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quality_model.records import HEADS, OVERALL_WEIGHTS
+
+WIDTHS: Final = (32, 64, 128, 256)
+"""Channels of the four levels; each ends in a pool that halves the side."""
+
+ATTENTION_REDUCTION: Final = 4
+HEAD_WIDTHS: Final = (256, 128)
+DESIGN_DROPOUT: Final = 0.3
+NUM_PARAMETERS: Final = 2_387_332
+
+
+class ConvBlock(nn.Module):
+    """3 x 3 convolution, batch norm, ReLU: (N, in, H, W) -> (N, out, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions with batch norm around an identity: (N, C, H, W) -> the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(x + self.bn2(self.conv2(y)))
+
+
+class MultiHeadQualityAssessmentModel(nn.Module):
+    """Scores four degradations of a picture, each in [0, 1] (0 absent, 1 severe).
+
+    Args:
+        dropout: Share of head activations dropped in training; no parameters hang on it.
+    """
+
+    degradation_weights: Tensor
+
+    def __init__(self, dropout: float = DESIGN_DROPOUT) -> None:
+        super().__init__()
+        levels: list[nn.Module] = []
+        channels = 3
+        for width in WIDTHS:
+            levels += [ConvBlock(channels, width), ResidualBlock(width), nn.MaxPool2d(2)]
+            channels = width
+        self.backbone = nn.Sequential(*levels)
+        squeezed = channels // ATTENTION_REDUCTION
+        self.channel_attention = nn.Sequential(
+            nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, channels), nn.Sigmoid()
+        )
+        self.head_color_cast = _head(channels, dropout)
+        self.head_blurriness = _head(channels, dropout)
+        self.head_watermark = _head(channels, dropout)
+        self.head_noise = _head(channels, dropout)
+        self.register_buffer("degradation_weights", torch.tensor([OVERALL_WEIGHTS[head] for head in HEADS]))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Score a batch.
+
+        Args:
+            x: float (N, 3, H, W), RGB in [0, 1]; H and W of at least 16, 224 by default.
+
+        Returns:
+            Float tensors in [0, 1]: each head's score and ``overall`` (1 best), (N, 1);
+            ``all_scores``, (N, 4), in the order of `records.HEADS`.
+        """
+        features = self.backbone(x)  # (N, 256, H/16, W/16)
+        pooled = features.mean(dim=(2, 3))  # (N, 256)
+        attended = pooled * self.channel_attention(pooled)
+        scores: dict[str, Tensor] = {
+            head: torch.sigmoid(getattr(self, f"head_{head}")(attended)) for head in HEADS
+        }
+        all_scores = torch.cat([scores[head] for head in HEADS], dim=1)
+        overall = 1.0 - (all_scores * self.degradation_weights).sum(dim=1, keepdim=True)
+        return {**scores, "overall": overall, "all_scores": all_scores}
+
+
+def to_model_input(pixels: npt.NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
+    """uint8 (N, S, S, 3) RGB -> float32 (N, 3, S, S) in [0, 1] on ``device``, channels last."""
+    batch = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.ascontiguousarray(pixels))
+    return batch.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div(255.0)
+
+
+def _head(channels: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(channels, HEAD_WIDTHS[0]),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(HEAD_WIDTHS[0], HEAD_WIDTHS[1]),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(HEAD_WIDTHS[1], 1),
+    )

@@ -1,0 +1,270 @@
+"""The typed sections of params.yaml: the only place where a hyperparameter is named.
+
+Values live in params.yaml alone; nothing here has a second default, save where a key may
+be left empty (null). The flags of the command line are derived from these fields, and
+their help is the field's description.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from quality_model.errors import ParameterError
+from quality_model.records import HEADS
+
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Section(BaseModel):
+    """A frozen part of params.yaml that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True)
+
+
+class PerHead(Section):
+    """One number for each head."""
+
+    color_cast: Finite
+    blurriness: Finite
+    watermark: Finite
+    noise: Finite
+
+    def as_dict(self) -> dict[str, float]:
+        return {head: getattr(self, head) for head in HEADS}
+
+
+class LimitsParams(Section):
+    """What a picture may be before the reader refuses it."""
+
+    max_pixels: Count
+    """most pixels (width x height) of a picture; guards against decompression bombs"""
+    max_bytes: Count
+    """most bytes of an encoded picture"""
+    formats: tuple[str, ...] = Field(min_length=1)
+    """formats that are read, as Pillow names them"""
+
+
+class SourceParams(Section):
+    """Where clean pictures come from."""
+
+    dataset: str
+    """preset (see list-datasets), Hugging Face data set (owner/name), or path of a folder"""
+    num_images: Count
+    """number of clean pictures to take"""
+    split: str | None
+    """split of a Hugging Face data set; empty: the preset's, or train"""
+    image_column: str | None
+    """column of the pictures; empty: the preset's, or the first of image, img, photo, picture, file"""
+    revision: str | None
+    """branch, tag or commit of a Hugging Face data set; empty: main"""
+    seed: Seed
+    """seed of the choice and the shuffle of pictures"""
+
+
+class GenerateParams(Section):
+    """How clean pictures become labelled samples."""
+
+    profile: Literal["seed"]
+    """label profile: which degradations in which ranges, and what a label means"""
+    samples_per_image: Count
+    """degraded samples per clean picture, besides the clean picture itself"""
+    image_size: Annotated[int, Field(ge=32, le=1024)]
+    """side of a sample in pixels"""
+    seed: Seed
+    """seed of degradations and splits"""
+    validation_share: Share
+    """share of groups for validation"""
+    test_share: Share
+    """share of groups for the test"""
+    workers: Annotated[int, Field(ge=0)]
+    """processes; 0: one per core. Does not change the result"""
+
+    @model_validator(mode="after")
+    def _leave_training_groups(self) -> Self:
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError("validation_share + test_share must leave a share for training")
+        return self
+
+
+class ValidationParams(Section):
+    """What Great Expectations demands of the tables."""
+
+    min_pictures: Count
+    """fewest readable clean pictures"""
+    max_unreadable_share: Share
+    """largest share of pictures that cannot be read"""
+    min_side_px: Count
+    """shortest side of a clean picture in pixels"""
+    min_groups: Count
+    """fewest groups in the training set"""
+    clean_share_tolerance: Share
+    """how far the share of clean samples may be from its expectation"""
+
+
+class TrainParams(Section):
+    """The recipe of training."""
+
+    epochs: Count
+    """most epochs"""
+    batch_size: Annotated[int, Field(ge=2)]
+    """samples per step"""
+    learning_rate: Positive
+    """peak learning rate of AdamW"""
+    weight_decay: NonNegative
+    """weight decay of AdamW"""
+    final_learning_rate_share: Share
+    """cosine annealing ends at this share of the learning rate"""
+    gradient_clip_norm: Positive
+    """largest norm of the gradient"""
+    patience: Count
+    """epochs without a better validation loss before training stops"""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    """dropout in the heads"""
+    loss_weights: PerHead
+    """weight of each head's MSE"""
+    seed: Seed
+    """seed of weights, order and dropout"""
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    """device to train on"""
+    precision: Literal["auto", "float32", "bfloat16"]
+    """number format; auto: bfloat16 where a self-check finds it faster"""
+
+
+class EvaluateParams(Section):
+    """How the test split is measured."""
+
+    batch_size: Count
+    """samples per forward pass"""
+    bootstrap_samples: Count
+    """resamples of the groups for the intervals"""
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]
+    """confidence of the intervals"""
+    seed: Seed
+    """seed of the bootstrap"""
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    """device to evaluate on"""
+
+
+class GateParams(Section):
+    """What a candidate must reach to become champion."""
+
+    max_mse: PerHead
+    """largest MSE per head on the test split"""
+    min_r2: PerHead
+    """smallest R2 per head on the test split"""
+    max_mse_increase: PerHead
+    """how much worse than the champion's MSE a head's may be, both on this test split"""
+
+
+class RegistryParams(Section):
+    """Where models are kept."""
+
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """name of the registered model"""
+    experiment: Annotated[str, Field(min_length=1)]
+    """MLflow experiment of the runs"""
+    lock_timeout_s: Positive
+    """longest wait for the promotion lock, seconds"""
+
+
+class ScoreParams(Section):
+    """How a collection is scored."""
+
+    model: str
+    """model: registry reference (champion, candidate, a version number) or a checkpoint file"""
+    shard_size: Count
+    """inputs per output file"""
+    batch_size: Count
+    """pictures per forward pass"""
+    workers: Annotated[int, Field(ge=0)]
+    """processes that read and decode; 0: one per core"""
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    """device to score on"""
+    max_error_share: Share
+    """share of unreadable inputs above which the job fails, after writing what it has"""
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    limits: LimitsParams
+    source: SourceParams
+    generate: GenerateParams
+    validation: ValidationParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    gate: GateParams
+    registry: RegistryParams
+    score: ScoreParams
+
+
+def parse_params(tree: Any, origin: str = "params.yaml") -> Params:
+    """Check a tree of plain values.
+
+    Raises:
+        ParameterError: A key is unknown or missing, or a value is out of range; the
+            message names each key with its value and the constraint.
+    """
+    if not isinstance(tree, dict):
+        raise ParameterError(
+            f"{origin} holds {type(tree).__name__}, not sections of keys and values.",
+            "Compare it with the params.yaml of the repository.",
+        )
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        problems = [_explain(detail, tree) for detail in error.errors(include_url=False)]
+        raise ParameterError(
+            f"{origin}: " + "; ".join(problems) + ".", "Correct the keys named here."
+        ) from None
+
+
+def load_params(path: Path, overrides: dict[str, Any] | None = None) -> Params:
+    """Read params.yaml, with overrides by dotted key (``{"train.epochs": 50}``).
+
+    Raises:
+        ParameterError: No such file, not YAML, or not allowed (see `parse_params`).
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParameterError(
+            f"{path} cannot be read: {error.strerror}.", "Run the command in the project folder."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ParameterError(f"{path} is not YAML: {error}.", "Correct the line named here.") from None
+    if isinstance(tree, dict):
+        for dotted, value in (overrides or {}).items():
+            section, _, key = dotted.partition(".")
+            if isinstance(tree.get(section), dict):
+                tree[section] = {**tree[section], key: value}
+    return parse_params(tree, str(path))
+
+
+def _explain(detail: Any, tree: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"]) or "(top level)"
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{_suggestion(detail['loc'], tree)}"
+    if detail["type"] == "missing":
+        return f"missing key {key!r}"
+    return f"{key} = {detail['input']!r}: {detail['msg'].removeprefix('Value error, ')}"
+
+
+def _suggestion(location: tuple[Any, ...], tree: Any) -> str:
+    from difflib import get_close_matches
+
+    section: Any = Params
+    for part in location[:-1]:
+        field = section.model_fields.get(part)
+        section = field.annotation if field else None
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            return ""
+    close = get_close_matches(str(location[-1]), section.model_fields, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,66 @@
+"""Where things lie below the project folder. dvc.yaml names the same paths (a test holds them together)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectPaths:
+    """The default place of every artifact, relative to ``root``."""
+
+    root: Path = Path()
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of the pictures table, with its marker."""
+        return self.root / "data" / "pictures"
+
+    @property
+    def training_set(self) -> Path:
+        """Folder of images.npy, labels.npy, manifest.parquet and their marker."""
+        return self.root / "data" / "training"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the trained candidate: model.safetensors, model.json and run.json."""
+        return self.root / "models" / "candidate"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Per-epoch training state; outside DVC, so that an interrupted run goes on."""
+        return self.root / "state" / "checkpoints"
+
+    @property
+    def state(self) -> Path:
+        """Locks, the ledger of decisions and undelivered tracking data."""
+        return self.root / "state"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def pictures_report(self) -> Path:
+        return self.reports / "pictures"
+
+    @property
+    def training_set_report(self) -> Path:
+        return self.reports / "training_set"
+
+    @property
+    def training_report(self) -> Path:
+        """metrics.json and history.csv of the training run."""
+        return self.reports / "training"
+
+    @property
+    def evaluation_report(self) -> Path:
+        """metrics.json, predictions.csv and pictures of the evaluation."""
+        return self.reports / "evaluation"
+
+    @property
+    def gate_report(self) -> Path:
+        return self.reports / "gate"

@@ -1,0 +1,79 @@
+"""The words and record types that every part of the system shares.
+
+A score or label says how bad a degradation is: 0 is absent, 1 is severe. The overall
+score is the other way round: 1 is a picture without fault.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Final, Literal
+
+Head = Literal["color_cast", "blurriness", "watermark", "noise"]
+
+HEADS: Final[tuple[Head, ...]] = ("color_cast", "blurriness", "watermark", "noise")
+"""The heads in the order of labels.npy's columns and of the model's ``all_scores``."""
+
+OVERALL_WEIGHTS: Final[dict[Head, float]] = {
+    "color_cast": 0.2,
+    "blurriness": 0.3,
+    "watermark": 0.25,
+    "noise": 0.25,
+}
+"""overall = 1 - sum(weight x score); the weights of the original design, which add up to 1."""
+
+SHORT_NAMES: Final[dict[Head, str]] = {
+    "color_cast": "CC",
+    "blurriness": "Blur",
+    "watermark": "WM",
+    "noise": "Noise",
+}
+
+MEANINGS: Final[dict[str, str]] = {
+    "color_cast": "0 neutral, 1 a strong cast",
+    "blurriness": "0 sharp, 1 heavily blurred",
+    "watermark": "0 no mark, 1 a dominant mark",
+    "noise": "0 clean, 1 very noisy",
+    "overall": "1 no fault, 0 every fault at its worst",
+}
+
+Split = Literal["train", "validation", "test"]
+SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")
+
+
+def overall_score(scores: Mapping[Head, float]) -> float:
+    """Combine the four scores, each in [0, 1], into the overall one in [0, 1], 1 best."""
+    return 1.0 - sum(OVERALL_WEIGHTS[head] * scores[head] for head in HEADS)
+
+
+@dataclass(frozen=True, slots=True)
+class QualityScores:
+    """The scores of one picture: four severities in [0, 1], and overall in [0, 1], 1 best."""
+
+    color_cast: float
+    blurriness: float
+    watermark: float
+    noise: float
+    overall: float
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CleanPicture:
+    """A row of the pictures table: a clean picture, or why there is none.
+
+    ``data`` are the original encoded bytes; ``reason`` is None exactly when they decode.
+    ``group`` names what the picture was cut from: crops of one photograph share it.
+    ``origin`` says where the bytes came from (package and file, data set at a commit and
+    row, or a path relative to the folder).
+    """
+
+    picture_id: str
+    group: str
+    origin: str
+    sha256: str
+    data: bytes
+    width: int | None
+    height: int | None
+    reason: str | None

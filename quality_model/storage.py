@@ -1,0 +1,235 @@
+"""Where bytes become durable: a result is complete or absent.
+
+A file is written under a temporary name in its own folder, flushed to the disk, renamed,
+and the folder flushed. A folder of files is complete when its marker, written last,
+vouches for each of them. Readers accept only what a marker vouches for.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
+
+from quality_model.errors import CorruptError, IncompleteError, StorageError
+
+MARKER_NAME: Final = "_complete.json"
+_TEMPORARY_PREFIX: Final = ".partial-"
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; what is written there appears at ``path`` on success.
+
+    On an error the temporary file is removed and an earlier ``path`` stays as it was.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _explain(error, path) from error
+    temporary = path.parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}"
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+        flush_folder(path.parent)
+    except OSError as error:
+        raise _explain(error, path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file durably (see `staged`)."""
+    with staged(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 file durably (see `staged`)."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON durably; NaN and infinity are refused, for JSON has no word for them."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        IncompleteError: There is no such file.
+        CorruptError: It is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise IncompleteError(f"{path} is not there.", "Run the step that makes it.") from None
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(
+            f"{path} is not JSON: {error}.", "Delete it and run the step that makes it."
+        ) from None
+    except OSError as error:
+        raise _explain(error, path) from error
+
+
+def append_line(path: Path, record: Mapping[str, Any], *, timeout_s: float = 30.0) -> None:
+    """Append one JSON record as a line, durably, one writer at a time."""
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    with locked(path.with_name(path.name + ".lock"), timeout_s=timeout_s):
+        try:
+            with path.open("ab") as handle:
+                handle.write(line.encode("utf-8"))
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            raise _explain(error, path) from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the records of `append_line`, oldest first; none if there is no file.
+
+    A last line cut short by a crash was never acknowledged and is left out.
+    """
+    if not path.exists():
+        return []
+    records = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            if number == len(lines):
+                continue
+            raise CorruptError(f"{path}, line {number}, is not JSON.", "Mend or remove that line.") from None
+    return records
+
+
+@contextmanager
+def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
+    """Hold a lock between processes; the system frees it when its holder dies.
+
+    Raises:
+        StorageError: Another process held it for longer than ``timeout_s``.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=timeout_s)
+        lock.acquire()
+    except Timeout:
+        raise StorageError(
+            f"Another process has held {path} for more than {timeout_s:g} s.",
+            "Wait for it to end, or end it; then try again.",
+        ) from None
+    except OSError as error:
+        raise _explain(error, path) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def seal(folder: Path, names: Sequence[str], *, rows: int, **facts: Any) -> dict[str, Any]:
+    """Write the marker that vouches for the files ``names`` of ``folder``; call it last.
+
+    Args:
+        folder: Holds the files.
+        names: Files relative to it.
+        rows: Rows or samples that they hold together.
+        facts: JSON values to keep in the marker.
+
+    Returns:
+        The marker: ``rows``, ``files`` (name, bytes, sha256 of each), ``sha256`` over all
+        of them, and the facts.
+    """
+    files = [
+        {"name": name, "bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
+        for name in names
+    ]
+    digest = hashlib.sha256("".join(f"{f['name']}\0{f['sha256']}\n" for f in files).encode()).hexdigest()
+    marker = {**facts, "rows": rows, "files": files, "sha256": digest}
+    write_json(folder / MARKER_NAME, marker)
+    return marker
+
+
+def unseal(folder: Path) -> None:
+    """Take the marker away before the files of ``folder`` change."""
+    with suppress(FileNotFoundError):
+        (folder / MARKER_NAME).unlink()
+        flush_folder(folder)
+
+
+def require_sealed(folder: Path, *, verify: bool = False) -> dict[str, Any]:
+    """Return the marker of a complete folder.
+
+    Args:
+        folder: Holds the marker and its files.
+        verify: Hash every file; without it only presence and length are checked.
+
+    Raises:
+        IncompleteError: No marker, or a file is missing.
+        CorruptError: A file has another length or, with ``verify``, another hash.
+    """
+    if not (folder / MARKER_NAME).exists():
+        raise IncompleteError(
+            f"{folder} is not complete: it has no {MARKER_NAME}.", "Run the step that makes it."
+        )
+    marker = read_json(folder / MARKER_NAME)
+    if not isinstance(marker, dict) or not isinstance(marker.get("files"), list):
+        raise CorruptError(f"{folder / MARKER_NAME} is not a marker.", "Run the step that makes it again.")
+    for entry in marker["files"]:
+        path = folder / entry["name"]
+        if not path.exists():
+            raise IncompleteError(f"{path} is missing.", "Run the step that makes it again.")
+        if path.stat().st_size != entry["bytes"] or (verify and file_sha256(path) != entry["sha256"]):
+            raise CorruptError(
+                f"{path} is not the file that {MARKER_NAME} vouches for.",
+                "Delete the folder and run the step that makes it again.",
+            )
+    return marker
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files that a killed writer left in ``folder``."""
+    for path in folder.glob(f"{_TEMPORARY_PREFIX}*"):
+        with suppress(OSError):
+            path.unlink()
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames and removals in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explain(error: OSError, path: Path) -> StorageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageError(
+            f"No space is left for {path}.", "Free some space and run the same command again: it goes on."
+        )
+    return StorageError(
+        f"{path} cannot be used: {error.strerror or error}.", "Check the path and its permissions."
+    )
