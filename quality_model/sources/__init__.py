@@ -1,0 +1,76 @@
+"""Where clean pictures come from: one interface over several kinds of source."""
+
+import os
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Protocol
+
+from quality_model.errors import UsageError
+from quality_model.params import LimitsParams, SourceParams
+from quality_model.records import CleanPicture
+from quality_model.sources.presets import PRESETS, SAMPLE_PHOTOS, Preset
+
+__all__ = ["PRESETS", "Preset", "Source", "open_source"]
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+class Source(Protocol):
+    """Clean pictures in an order that the section's seed fixes.
+
+    ``name`` and ``revision`` go into the marker of the pictures table; ``revision`` pins
+    the content where the source has such a thing. ``pictures`` may give more pictures than
+    were asked for (the caller stops), and gives unreadable ones as rows with a reason.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+    def pictures(self) -> Iterator[CleanPicture]: ...
+
+
+def open_source(section: SourceParams, limits: LimitsParams) -> Source:
+    """Find the source that ``section.dataset`` names.
+
+    An existing folder wins where the value looks like a path (it has a slash, or starts
+    with a dot or a tilde); then presets, then ``owner/name`` of the Hugging Face hub.
+
+    Raises:
+        UsageError: The value names nothing.
+        SourceError: The source cannot be used (see `HuggingFace`).
+        NetworkUnavailableError: It is on the hub, which does not answer.
+    """
+    value = section.dataset
+    path_like = "/" in value or os.sep in value or value.startswith((".", "~"))
+    if path_like:
+        folder = Path(value).expanduser()
+        if folder.is_dir():
+            from quality_model.sources.local_folder import LocalFolder
+
+            return LocalFolder(section, limits, folder)
+        if folder.exists():
+            raise UsageError(f"{value} is a file, not a folder of pictures.", "Name the folder it lies in.")
+    if value == SAMPLE_PHOTOS:
+        from quality_model.sources.sample_photos import SamplePhotos
+
+        return SamplePhotos(section, limits)
+    preset = PRESETS.get(value)
+    if preset or _REPOSITORY.fullmatch(value):
+        from quality_model.sources.hugging_face import HuggingFace
+
+        return HuggingFace(section, limits, preset)
+    if path_like:
+        raise UsageError(f"There is no folder {value}.", "Check the path.")
+    close = get_close_matches(value, [*PRESETS], n=1)
+    guess = f"Did you mean {close[0]!r}? " if close else ""
+    here = (
+        f" (there is a folder of that name here: write ./{value})" if value and Path(value).is_dir() else ""
+    )
+    raise UsageError(
+        f"There is no data set {value!r}{here}.",
+        f"{guess}Presets: {', '.join(PRESETS)}. Or name a Hugging Face data set as owner/name, "
+        "or a folder as ./folder or /path/of/folder.",
+    )

@@ -1,0 +1,99 @@
+"""The first step of the pipeline: from a source to the pictures table."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from quality_model import storage
+from quality_model.params import LimitsParams, SourceParams
+from quality_model.records import CleanPicture
+from quality_model.sources import Source, open_source
+from quality_model.sources.table import TABLE_NAME, PicturesWriter
+
+_logger = logging.getLogger(__name__)
+
+
+def download(source: SourceParams, limits: LimitsParams, output: Path) -> dict[str, Any]:
+    """Take ``num_images`` different pictures from a source into ``output``.
+
+    Exact duplicates (equal bytes) of a readable picture are dropped and counted, and do not
+    count towards ``num_images``; unreadable pictures are kept as rows with a reason, and do.
+    An earlier table stays as it was until the new one is whole.
+
+    Args:
+        source: What to take.
+        limits: What a picture may be.
+        output: Folder for pictures.parquet and its marker.
+
+    Returns:
+        The marker: ``rows``, ``requested``, ``readable``, ``unreadable`` (count by reason),
+        ``duplicates``, ``groups``, ``source``, ``revision``, ``request``, ``files``, ``sha256``.
+
+    Raises:
+        UsageError: The data set's name is none.
+        SourceError: The pictures cannot be had.
+        NetworkUnavailableError: They are on a network that does not answer.
+        StorageError: The output cannot be written.
+    """
+    opened = open_source(source, limits)
+    storage.sweep(output)
+    counts: Counter[str] = Counter()
+    groups: set[str] = set()
+    with storage.staged(output / TABLE_NAME) as temporary:
+        with PicturesWriter(temporary) as writer:
+            for picture in _different(opened, source.num_images, counts):
+                writer.write(picture)
+                groups.add(picture.group)
+        storage.unseal(output)
+    rows = counts["readable"] + sum(_reasons(counts).values())
+    if rows < source.num_images:
+        _logger.warning(
+            "%s holds %d different pictures; %d were asked for", opened.name, rows, source.num_images
+        )
+    return storage.seal(
+        output,
+        [TABLE_NAME],
+        rows=rows,
+        requested=source.num_images,
+        readable=counts["readable"],
+        unreadable=_reasons(counts),
+        duplicates=counts["duplicates"],
+        groups=len(groups),
+        source=opened.name,
+        revision=opened.revision,
+        # A path names a user and a machine; the folder's own name is enough to know it by.
+        request={**source.model_dump(mode="json"), "dataset": opened.name},
+    )
+
+
+def _different(source: Source, wanted: int, counts: Counter[str]) -> Iterator[CleanPicture]:
+    seen: set[bytes] = set()
+    taken = 0
+    with tqdm(total=wanted, desc="download", unit="picture", disable=None) as bar:
+        for picture in source.pictures():
+            if picture.reason is None:
+                key = bytes.fromhex(picture.sha256)
+                if key in seen:
+                    counts["duplicates"] += 1
+                    continue
+                seen.add(key)
+                counts["readable"] += 1
+            else:
+                counts[f"reason {picture.reason}"] += 1
+            yield picture
+            bar.update()
+            taken += 1
+            if taken >= wanted:
+                return
+
+
+def _reasons(counts: Counter[str]) -> dict[str, int]:
+    return {
+        key.removeprefix("reason "): count
+        for key, count in sorted(counts.items())
+        if key.startswith("reason ")
+    }

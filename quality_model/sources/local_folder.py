@@ -1,0 +1,127 @@
+"""Clean pictures from a folder of the user's own."""
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from quality_model import images
+from quality_model.errors import PictureError, SourceError
+from quality_model.params import LimitsParams, SourceParams
+from quality_model.records import CleanPicture
+from quality_model.sources.reading import read_picture
+
+_logger = logging.getLogger(__name__)
+
+
+class LocalFolder:
+    """The pictures in a folder and its sub-folders.
+
+    Hidden files and folders are left out, links are followed, and a folder that is reached
+    twice is read once. Pictures of one sub-folder form a group; a picture at the top, or all
+    pictures if they lie in one and the same sub-folder, form groups of their own.
+    With more pictures than ``num_images``, the seed and the names decide which come first.
+    """
+
+    revision: str | None = None
+
+    def __init__(self, section: SourceParams, limits: LimitsParams, root: Path) -> None:
+        self._section = section
+        self._limits = limits
+        self._root = root
+        self.name = f"folder {printable(root.resolve().name) or 'root'}"
+
+    def pictures(self) -> Iterator[CleanPicture]:
+        """Read the pictures, at most ``num_images`` that differ if the caller stops there.
+
+        Raises:
+            SourceError: The folder cannot be listed or holds no picture.
+        """
+        paths, problems = list_pictures(self._root)
+        if not paths and not problems:
+            raise SourceError(
+                f"{self._root} holds no pictures.",
+                f"Put pictures there ({', '.join(sorted(images.SUFFIXES))}), or name another folder.",
+            )
+        candidates = sorted(paths | problems.keys())
+        if len(candidates) > self._section.num_images:
+            candidates.sort(key=self._rank)
+        folders = Counter(PurePosixPath(name).parent for name in candidates)
+        grouped = len(folders) > 1
+        _logger.info("%s: %d pictures in %d folders", self.name, len(candidates), len(folders))
+        for name in candidates:
+            parent = PurePosixPath(name).parent.as_posix()
+            yield read_picture(
+                printable(name),
+                printable(parent if grouped and parent != "." else name),
+                printable(name),
+                partial(self._read, name, problems.get(name)),
+                self._limits,
+            )
+
+    def _read(self, name: str, problem: PictureError | None) -> bytes:
+        if problem:
+            raise problem
+        return images.read_bytes(self._root / name, self._limits)
+
+    def _rank(self, name: str) -> bytes:
+        return hashlib.sha256(f"{self._section.seed}\0".encode() + os.fsencode(name)).digest()
+
+
+def list_pictures(root: Path) -> tuple[set[str], dict[str, PictureError]]:
+    """Find the pictures below a folder.
+
+    Returns:
+        Paths relative to ``root``, with slashes, of files whose name ends like a picture's
+        (`images.SUFFIXES`); and the sub-folders that cannot be listed, each with its error.
+
+    Raises:
+        SourceError: ``root`` itself cannot be listed.
+    """
+    found: set[str] = set()
+    problems: dict[str, PictureError] = {}
+    visited: set[tuple[int, int]] = set()
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            identity = (root / folder).stat()
+            if (identity.st_dev, identity.st_ino) in visited:
+                continue
+            visited.add((identity.st_dev, identity.st_ino))
+            with os.scandir(root / folder) as listing:
+                entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            if not folder:
+                raise SourceError(
+                    f"{root} cannot be listed: {error.strerror}.", "Check the path and its permissions."
+                ) from None
+            reason = "no_permission" if isinstance(error, PermissionError) else "unreadable"
+            problems[folder] = PictureError(reason, f"the folder cannot be listed: {error.strerror}")
+            continue
+        deeper = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if _is_folder(entry):
+                deeper.append(name)
+            elif Path(entry.name).suffix.lower() in images.SUFFIXES:
+                found.add(name)
+        waiting.extend(reversed(deeper))
+    return found, problems
+
+
+def printable(name: str) -> str:
+    """A file name as text that Parquet and JSON take; bytes that are not UTF-8 become ``\\xNN``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
