@@ -5,6 +5,8 @@ be left empty (null). The flags of the command line are derived from these field
 their help is the field's description.
 """
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -240,12 +242,34 @@ def load_params(path: Path, overrides: dict[str, Any] | None = None) -> Params:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise ParameterError(f"{path} is not YAML: {error}.", "Correct the line named here.") from None
-    if isinstance(tree, dict):
-        for dotted, value in (overrides or {}).items():
-            section, _, key = dotted.partition(".")
-            if isinstance(tree.get(section), dict):
-                tree[section] = {**tree[section], key: value}
+    for dotted, value in (overrides or {}).items():
+        _override(tree, dotted, value)
     return parse_params(tree, str(path))
+
+
+def flatten(params: Section) -> dict[str, Any]:
+    """Every parameter by its dotted key (``train.loss_weights.watermark``), for records and hashes."""
+    flat: dict[str, Any] = {}
+    for name, value in params:
+        if isinstance(value, Section):
+            flat |= {f"{name}.{key}": inner for key, inner in flatten(value).items()}
+        else:
+            flat[name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def params_sha256(*sections: Section) -> str:
+    """One hash for the values of some sections, whatever the order and layout of the file."""
+    canonical = json.dumps([flatten(section) for section in sections], sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _override(tree: Any, dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {}) if isinstance(tree, dict) else None
+    if isinstance(tree, dict):
+        tree[key] = value
 
 
 def _explain(detail: Any, tree: Any) -> str:

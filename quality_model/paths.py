@@ -64,3 +64,13 @@ class ProjectPaths:
     @property
     def gate_report(self) -> Path:
         return self.reports / "gate"
+
+    @property
+    def samples(self) -> Path:
+        """PNG files of some samples, to look at or to score."""
+        return self.root / "samples"
+
+    @property
+    def scores(self) -> Path:
+        """Batch scoring's output, a folder for each job."""
+        return self.root / "scores"

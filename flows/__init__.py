@@ -1,0 +1,1 @@
+"""What runs when: flows read as tables of contents."""

@@ -1,0 +1,42 @@
+"""Retraining: DVC's stages, then the gate, the registry and the promotion."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from quality_model.params import load_params
+from quality_model.paths import ProjectPaths
+from tasks import pipeline, release
+
+PROMOTED, REFUSED, UNCHANGED = "promoted", "refused", "unchanged"
+
+
+@flow(name="retrain")
+def retrain(project: Path = Path()) -> str:
+    """Bring the candidate up to date and let it become champion if it may.
+
+    Args:
+        project: Folder of dvc.yaml and params.yaml.
+
+    Returns:
+        ``promoted``, ``refused``, or ``unchanged`` where there was nothing to decide.
+    """
+    paths = ProjectPaths(project)
+    params = load_params(paths.params)
+    for stage in pipeline.stage_order(project):
+        pipeline.reproduce_stage.with_options(retries=1, retry_delay_seconds=10)(project, stage)
+    settled = release.find_settled(params.registry, params.gate, paths)
+    if settled is not None:
+        release.record_no_op(params.registry, paths, settled)
+        return UNCHANGED
+    verdict = release.judge(params.evaluate, params.gate, params.registry, paths)
+    if not verdict.passed:
+        return REFUSED
+    version = release.register.with_options(retries=2, retry_delay_seconds=10)(params.registry, paths)
+    release.promote.with_options(retries=2, retry_delay_seconds=10)(params.registry, project, version)
+    release.announce(params.registry, version)
+    return PROMOTED
+
+
+if __name__ == "__main__":
+    retrain()

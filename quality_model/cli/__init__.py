@@ -1,0 +1,79 @@
+"""The command line: a customer of the library, with one command a step.
+
+Everything heavy is imported inside the commands, so that ``--help`` answers at once.
+"""
+
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+
+from quality_model import telemetry
+from quality_model.cli import data, models, pictures, releases
+from quality_model.errors import QualityModelError
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="quality-model", prog_name="quality-model")
+@click.option("-v", "--verbose", is_flag=True, help="Say more of what is done.")
+def cli(verbose: bool) -> None:
+    """Judge the technical quality of pictures: colour cast, blur, watermark and noise.
+
+    Each command reads params.yaml; a flag overrides one of its values.
+    """
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format="%(message)s", stream=sys.stderr
+    )
+    for name in (
+        "httpx",
+        "httpcore",
+        "alembic",
+        "mlflow",
+        "fsspec",
+        "urllib3",
+        "PIL",
+        "matplotlib",
+        "filelock",
+    ):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+for module in (data, models, pictures, releases):
+    for command in module.COMMANDS:
+        cli.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and leave with its exit code (see `quality_model.errors`)."""
+    telemetry.silence()
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        result = cli.main(args=arguments, prog_name="quality-model", standalone_mode=False)
+    except QualityModelError as error:
+        click.echo(f"Error: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted. What is complete is kept; the same command goes on from there.", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _terminate(number: int, frame: Any) -> None:
+    click.echo("Terminated. What is complete is kept; the same command goes on from there.", err=True)
+    raise SystemExit(EXIT_TERMINATED)

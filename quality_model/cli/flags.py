@@ -1,0 +1,118 @@
+"""Flags derived from the typed sections of params.yaml, so that nothing is typed twice."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import click
+import yaml
+
+from quality_model.errors import ParameterError
+from quality_model.params import Params, Section, load_params
+from quality_model.paths import ProjectPaths
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def folder_option(name: str, default: Path, text: str) -> Callable[[F], F]:
+    """An option for a folder or file with the project's default place."""
+    return click.option(name, type=click.Path(path_type=Path), default=default, show_default=True, help=text)
+
+
+def with_params(*sections: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Pass ``params`` to a command, overridden by flags for the fields of ``sections``.
+
+    A field that several of the sections have (``seed``) gets one flag, which sets them all.
+    Fields with structure have no flag of their own: ``--set section.key=value`` reaches them.
+    """
+    fields: dict[str, list[str]] = {}
+    for section in sections:
+        for name, info in _section_type(section).model_fields.items():
+            if _is_plain(info.annotation):
+                fields.setdefault(name, []).append(section)
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapper(params_file: Path, assignments: tuple[str, ...], **values: Any) -> Any:
+            overrides = dict(_parse_assignment(text) for text in assignments)
+            for name, owners in fields.items():
+                given = values.pop(_destination(name))
+                if given is not None:
+                    overrides |= {f"{section}.{name}": given for section in owners}
+            return command(params=load_params(params_file, overrides), **values)
+
+        options = [
+            click.option(
+                "--params",
+                "params_file",
+                type=click.Path(path_type=Path),
+                default=ProjectPaths().params,
+                show_default=True,
+                help="File of parameters.",
+            ),
+            click.option(
+                "--set",
+                "assignments",
+                multiple=True,
+                metavar="SECTION.KEY=VALUE",
+                help="Override any parameter; VALUE is YAML.",
+            ),
+        ]
+        options += [_field_option(name, owners) for name, owners in fields.items()]
+        for option in reversed(options):
+            wrapper = option(wrapper)
+        return wrapper
+
+    return decorate
+
+
+def _field_option(name: str, owners: list[str]) -> Callable[[F], F]:
+    info = _section_type(owners[0]).model_fields[name]
+    keys = ", ".join(f"{owner}.{name}" for owner in owners)
+    choices = [choice for part in _parts(info.annotation) for choice in get_args(part)]
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        _destination(name),
+        metavar="|".join(choices) or _metavar(info.annotation),
+        help=f"{(info.description or '').strip()} [params: {keys}]",
+    )
+
+
+def _destination(name: str) -> str:
+    return f"field_{name}"
+
+
+def _section_type(name: str) -> type[Section]:
+    section = Params.model_fields[name].annotation
+    assert isinstance(section, type)
+    assert issubclass(section, Section)
+    return section
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """Members of a union other than None."""
+    if get_origin(annotation) is Literal:
+        return [annotation]
+    return [part for part in get_args(annotation) or (annotation,) if part is not NoneType]
+
+
+def _is_plain(annotation: Any) -> bool:
+    return all(part in (int, float, str) or get_origin(part) is Literal for part in _parts(annotation))
+
+
+def _metavar(annotation: Any) -> str:
+    return {int: "INTEGER", float: "NUMBER", str: "TEXT"}[_parts(annotation)[0]]
+
+
+def _parse_assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or "." not in key:
+        raise ParameterError(
+            f"--set {text!r} is not SECTION.KEY=VALUE.", "For example --set train.epochs=50."
+        )
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ParameterError(f"--set {text!r}: the value is not YAML: {error}.") from None

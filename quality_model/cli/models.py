@@ -1,0 +1,54 @@
+"""Commands that train and measure a model."""
+
+from pathlib import Path
+
+import click
+
+from quality_model.cli.flags import folder_option, with_params
+from quality_model.params import Params, flatten
+from quality_model.paths import ProjectPaths
+
+_PATHS = ProjectPaths()
+_TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of the training set.")
+
+
+@click.command()
+@_TRAINING_SET_IN
+@folder_option("--output", _PATHS.model, "Folder for the trained model.")
+@folder_option("--report", _PATHS.training_report, "Folder for metrics.json and history.csv.")
+@folder_option("--checkpoints", _PATHS.checkpoints, "Folder for what an interrupted run goes on from.")
+@with_params("train")
+def train(params: Params, data_dir: Path, output: Path, report: Path, checkpoints: Path) -> None:
+    """Train a model on a training set."""
+    from quality_model.stages.training import train_candidate
+
+    train_candidate(
+        params.train,
+        params.registry,
+        root=Path(),
+        training_set=data_dir,
+        output=output,
+        report=report,
+        checkpoints=checkpoints,
+        settings=flatten(params),
+    )
+    click.echo(f"The trained model: {output}")
+
+
+@click.command()
+@_TRAINING_SET_IN
+@folder_option("--model", _PATHS.model, "Folder or file of the model.")
+@folder_option("--output", _PATHS.evaluation_report, "Folder for measures and pictures.")
+@with_params("evaluate")
+def evaluate(params: Params, data_dir: Path, model: Path, output: Path) -> None:
+    """Measure a model on the test split."""
+    from quality_model.stages.evaluation import evaluate_candidate, summary_table
+
+    evaluation = evaluate_candidate(
+        params.evaluate, params.registry, root=Path(), training_set=data_dir, model=model, output=output
+    )
+    click.echo(summary_table(evaluation))
+    click.echo(f"Measures and pictures: {output}")
+
+
+COMMANDS = [train, evaluate]

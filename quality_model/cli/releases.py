@@ -1,0 +1,85 @@
+"""Commands of the registry: gate, register, promote, rollback, history."""
+
+from pathlib import Path
+
+import click
+
+from quality_model.cli.flags import folder_option, with_params
+from quality_model.errors import GateRefusedError
+from quality_model.params import Params
+from quality_model.paths import ProjectPaths
+
+_PATHS = ProjectPaths()
+_ROOT = Path()
+_MODEL_IN = folder_option("--model", _PATHS.model, "Folder of the candidate.")
+_VERDICT = folder_option("--report", _PATHS.gate_report, "Folder of the verdict.")
+
+
+@click.command()
+@folder_option("--data-dir", _PATHS.training_set, "Folder of the training set, for its test split.")
+@_MODEL_IN
+@_VERDICT
+@with_params("evaluate")
+def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
+    """Decide whether a candidate may become champion; exit code 3 if not."""
+    from quality_model.stages.release import judge_candidate
+
+    verdict = judge_candidate(
+        params.evaluate,
+        params.gate,
+        params.registry,
+        root=_ROOT,
+        training_set=data_dir,
+        model=model,
+        report=report,
+    )
+    click.echo(verdict.table())
+    if not verdict.passed:
+        raise GateRefusedError("The gate refused the candidate.", f"The reasons are above and in {report}.")
+
+
+@click.command()
+@_MODEL_IN
+@_VERDICT
+@with_params()
+def register(params: Params, model: Path, report: Path) -> None:
+    """Register a candidate that passed the gate, under the alias `candidate`."""
+    from quality_model.stages.release import register_candidate
+
+    version = register_candidate(params.registry, root=_ROOT, model=model, report=report)
+    click.echo(f"Registered {params.registry.model_name} version {version}, alias candidate.")
+
+
+@click.command()
+@click.argument("version", default="candidate")
+@with_params()
+def promote(params: Params, version: str) -> None:
+    """Make VERSION (a number, or `candidate`) the champion."""
+    from quality_model.stages.release import promote_version
+
+    promoted = promote_version(params.registry, root=_ROOT, reference=version, reason="by hand")
+    click.echo(f"Champion: {params.registry.model_name} version {promoted}.")
+
+
+@click.command()
+@click.option("--reason", default="by hand", show_default=True, help="Why; kept in the history.")
+@with_params()
+def rollback(params: Params, reason: str) -> None:
+    """Put the previous champion back."""
+    from quality_model.stages.release import roll_back
+
+    version = roll_back(params.registry, root=_ROOT, reason=reason)
+    click.echo(f"Champion: {params.registry.model_name} version {version} again.")
+
+
+@click.command()
+@with_params()
+def history(params: Params) -> None:
+    """List every change of the aliases and every decision, oldest first."""
+    from quality_model.stages.release import history_lines
+
+    for line in history_lines(params.registry, root=_ROOT):
+        click.echo(line)
+
+
+COMMANDS = [gate, register, promote, rollback, history]

@@ -1,0 +1,1 @@
+"""Prefect adapters: one call into the library, or into DVC, each."""

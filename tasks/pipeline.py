@@ -1,0 +1,74 @@
+"""DVC's stages as Prefect tasks. Which stages there are, and in which order, is DVC's answer."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from prefect import task
+from prefect.logging import get_run_logger
+
+from quality_model import telemetry
+
+
+@task
+def stage_order(project: Path) -> list[str]:
+    """Ask DVC for the names of its stages, upstream first."""
+    telemetry.silence()
+    from dvc.repo import Repo
+    from dvc.repo.reproduce import plan_repro
+
+    with Repo(str(project)) as repo:
+        return [stage.name for stage in plan_repro(repo.index.graph)]
+
+
+@task(task_run_name="{stage}")
+def reproduce_stage(project: Path, stage: str) -> bool:
+    """Bring one stage up to date, with DVC's own checks of what it depends on.
+
+    Returns:
+        Whether the stage's recorded inputs or outputs are other than before.
+
+    Raises:
+        subprocess.CalledProcessError: The stage failed; its output is in the task's log.
+    """
+    before = _recorded(project, stage)
+    command = [sys.executable, "-m", "dvc", "repro", stage]
+    logger = get_run_logger()
+    process = subprocess.Popen(
+        command,
+        cwd=project,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip():
+                logger.info(line.rstrip())
+        if process.wait() != 0:
+            raise subprocess.CalledProcessError(process.returncode, command)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    return _recorded(project, stage) != before
+
+
+def _environment() -> dict[str, str]:
+    """Stages run with this interpreter, whether or not its environment is activated."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, **telemetry.QUIET, "PATH": path}
+
+
+def _recorded(project: Path, stage: str) -> object:
+    try:
+        lock = yaml.safe_load((project / "dvc.lock").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return lock.get("stages", {}).get(stage)

@@ -1,0 +1,73 @@
+"""The gate, the registry and the champion's announcement as Prefect tasks."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
+
+from quality_model.gates import Verdict
+from quality_model.params import EvaluateParams, GateParams, RegistryParams
+from quality_model.paths import ProjectPaths
+from quality_model.stages import release
+
+CHAMPION_PROMOTED = "quality-model.champion.promoted"
+"""The event that a scoring deployment waits for (prefect.yaml)."""
+
+
+@task
+def find_settled(registry: RegistryParams, gate: GateParams, paths: ProjectPaths) -> str | None:
+    """Why there is nothing to decide about the candidate, or None."""
+    return release.settled_reason(
+        registry, gate, root=paths.root, model=paths.model, training_set=paths.training_set
+    )
+
+
+@task
+def record_no_op(registry: RegistryParams, paths: ProjectPaths, reason: str) -> None:
+    """Put a retraining that changed nothing on record."""
+    release.record_no_op(registry, root=paths.root, model=paths.model, reason=reason)
+    create_markdown_artifact(f"Nothing to do: {reason}", key="retraining")
+
+
+@task
+def judge(
+    evaluate: EvaluateParams, gate: GateParams, registry: RegistryParams, paths: ProjectPaths
+) -> Verdict:
+    """Let the gate decide on the candidate."""
+    verdict = release.judge_candidate(
+        evaluate,
+        gate,
+        registry,
+        root=paths.root,
+        training_set=paths.training_set,
+        model=paths.model,
+        report=paths.gate_report,
+    )
+    create_markdown_artifact(verdict.markdown(), key="gate", description="The gate's reasons")
+    return verdict
+
+
+@task
+def register(registry: RegistryParams, paths: ProjectPaths) -> str:
+    """Register the candidate that passed; returns its version."""
+    return release.register_candidate(registry, root=paths.root, model=paths.model, report=paths.gate_report)
+
+
+@task
+def promote(registry: RegistryParams, root: Path, version: str) -> str:
+    """Make a version the champion."""
+    return release.promote_version(registry, root=root, reference=version, reason="passed the gate")
+
+
+@task
+def announce(registry: RegistryParams, version: str) -> None:
+    """Tell Prefect that there is a new champion, so that what waits for one can run."""
+    emit_event(
+        event=CHAMPION_PROMOTED,
+        resource={
+            "prefect.resource.id": f"quality-model.{registry.model_name}",
+            "prefect.resource.name": registry.model_name,
+        },
+        payload={"version": version},
+    )

@@ -1,0 +1,18 @@
+"""Batch scoring as a Prefect task."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+
+from quality_model.params import LimitsParams, ScoreParams
+from quality_model.scoring import ScoreSummary
+from quality_model.stages.scoring import score_collection
+
+
+@task
+def score(section: ScoreParams, limits: LimitsParams, root: Path, inputs: Path, output: Path) -> ScoreSummary:
+    """Score a collection; asked again for the same output, it goes on where it stopped."""
+    summary = score_collection(section, limits, root=root, inputs=inputs, output=output)
+    create_markdown_artifact(summary.markdown(), key="scores", description=f"Scores of {inputs}")
+    return summary
