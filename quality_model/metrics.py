@@ -10,16 +10,14 @@ are not independent of each other, so resampling them one by one would promise t
 """
 
 from collections.abc import Iterator
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-Measure = Literal["mse", "rmse", "mae", "r2", "pearson", "spearman", "constant_mse"]
-
-MEASURES: Final[tuple[Measure, ...]] = ("mse", "rmse", "mae", "r2", "pearson", "spearman", "constant_mse")
+MEASURES: Final = ("mse", "rmse", "mae", "r2", "pearson", "spearman", "constant_mse")
 """mse, rmse, mae: 0 or more, 0 best. r2: at most 1, 1 best, 0 for the mean of the evaluated labels.
 pearson, spearman: -1 to 1, 1 best. constant_mse: the MSE of answering one constant always."""
 
@@ -99,7 +97,7 @@ def constant_mse(labels: npt.ArrayLike, constant: float | None) -> float | None:
 
 def measure(
     labels: npt.ArrayLike, scores: npt.ArrayLike, *, constant: float | None
-) -> dict[Measure, float | None]:
+) -> dict[str, float | None]:
     """Every measure of one head.
 
     Args:
@@ -127,7 +125,7 @@ def bootstrap_intervals(
     samples: int,
     confidence: float,
     seed: int,
-) -> dict[Measure, Interval | None]:
+) -> dict[str, Interval | None]:
     """Percentile intervals of every measure of one head, by resampling groups.
 
     Args:
@@ -163,7 +161,7 @@ def resample_counts(num_groups: int, samples: int, seed: int) -> Floats:
 
 def _resampled_measures(
     labels: Floats, scores: Floats, group_index: npt.NDArray[np.intp], counts: Floats, constant: float | None
-) -> dict[Measure, Floats]:
+) -> dict[str, Floats]:
     """Each measure in each resample, (samples,), NaN where it is not defined.
 
     All but the rank correlation are functions of sums over samples, so the sums are formed

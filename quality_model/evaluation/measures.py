@@ -1,0 +1,208 @@
+"""The evaluation of a model on one split: per head, per kind, with intervals.
+
+Slices. Beside all samples of the split, each head is measured on
+- every kind of its degradation: the samples that have this kind and no others, so that the
+  kinds do not share samples and a weak kind is not diluted by an easy remainder;
+- ``absent``: the samples without this degradation, whatever else they suffer from, and
+- ``clean``: the untouched pictures.
+The last two are the reference for the kinds. Their labels are all 0, so correlations and R2
+are not defined there; ``mean_score`` is what the head answers where there is nothing to find.
+
+The constant predictor of a slice answers the mean of the *training* labels of the same
+slice, so ``constant_mse`` is what someone who knows only the slice would reach.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from quality_model import metrics, storage
+from quality_model.errors import UsageError
+from quality_model.evaluation.predictions import predict_scores, predictions_table
+from quality_model.records import HEADS, Head, Split
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from quality_model.params import EvaluateParams
+    from quality_model.training_set.store import TrainingSet
+
+_log = logging.getLogger(__name__)
+
+METRICS_NAME: Final = "metrics.json"
+DETAILS_NAME: Final = "evaluation.json"
+PREDICTIONS_NAME: Final = "predictions.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How one model did on one split.
+
+    Attributes:
+        metrics: JSON-able: ``split``, ``data_sha256`` (of the training set), ``num_samples``,
+            ``num_groups``, ``loss``, ``confidence``, ``bootstrap_samples`` and, under
+            ``heads``, a slice of all samples for each head with further slices in it:
+            ``kinds`` by name, ``absent`` and ``clean``. A slice holds ``num_samples``,
+            ``num_groups``, ``mean_label``, ``mean_score``, every one of `metrics.MEASURES`
+            (None where it is not defined) and ``intervals``: ``[low, high]`` or None for each.
+        predictions: See `predictions_table`.
+    """
+
+    metrics: dict[str, Any]
+    predictions: pd.DataFrame
+
+    def summary(self) -> dict[str, Any]:
+        """The few numbers that ``dvc metrics show`` prints: the loss, and the measures of each head."""
+        heads = self.metrics["heads"]
+        return {
+            "loss": self.metrics["loss"],
+            **{head: {name: heads[head][name] for name in metrics.MEASURES} for head in HEADS},
+        }
+
+
+def evaluate(
+    section: EvaluateParams,
+    model: torch.nn.Module,
+    training_set: TrainingSet,
+    *,
+    loss_weights: Mapping[Head, float] | Mapping[str, float],
+    split: Split = "test",
+) -> Evaluation:
+    """Score a split and measure the scores.
+
+    Args:
+        section: Batch size, device, bootstrap.
+        model: Is moved to the section's device.
+        training_set: Holds the split.
+        loss_weights: Weight of each head's MSE in the loss, as in training.
+        split: Which samples.
+
+    Raises:
+        UsageError: The split has no samples.
+        CheckpointError: See `predict_scores`.
+        DeviceUnavailableError: The section's device is not there.
+    """
+    from quality_model.device import choose_device
+
+    indices = training_set.indices(split)
+    if len(indices) == 0:
+        raise UsageError(
+            f"The split {split} has no samples.",
+            f"Raise generate.{split}_share, or generate from more groups.",
+        )
+    device = choose_device(section.device)
+    scores = predict_scores(
+        model.to(device), training_set, indices, batch_size=section.batch_size, device=device
+    )
+    predictions = predictions_table(training_set, indices, scores)
+    heads = measure_heads(section, predictions, training_labels(training_set))
+    losses = [loss_weights[head] * heads[head]["mse"] for head in HEADS]
+    _log.info("Evaluated %d samples of the split %s.", len(indices), split)
+    return Evaluation(
+        metrics={
+            "split": split,
+            "data_sha256": training_set.data_sha256,
+            "num_samples": len(predictions),
+            "num_groups": int(predictions["group"].nunique()),
+            "loss": float(np.mean(losses)),
+            "confidence": section.confidence,
+            "bootstrap_samples": section.bootstrap_samples,
+            "heads": heads,
+        },
+        predictions=predictions,
+    )
+
+
+def measure_heads(
+    section: EvaluateParams, predictions: pd.DataFrame, training: pd.DataFrame
+) -> dict[str, dict[str, Any]]:
+    """Measure each head on all samples and on its slices.
+
+    Args:
+        section: Bootstrap.
+        predictions: See `predictions_table`.
+        training: Labels of the training split, see `training_labels`.
+
+    Returns:
+        The ``heads`` of `Evaluation.metrics`.
+    """
+    heads: dict[str, dict[str, Any]] = {}
+    for head in HEADS:
+        kinds = sorted({*predictions[f"{head}_kind"].dropna(), *training[f"{head}_kind"].dropna()})
+        seen = _slices(training, head, kinds)
+        measured = {
+            name: _measure_slice(section, predictions[mask], head, _mean(training[seen[name]], head, "label"))
+            for name, mask in _slices(predictions, head, kinds).items()
+        }
+        heads[head] = {
+            **measured["all"],
+            "kinds": {kind: measured[f"kind {kind}"] for kind in kinds},
+            "absent": measured["absent"],
+            "clean": measured["clean"],
+        }
+    return heads
+
+
+def training_labels(training_set: TrainingSet) -> pd.DataFrame:
+    """``is_clean`` and each head's ``{head}_kind`` and ``{head}_label`` of the training split."""
+    rows = training_set.indices("train")
+    columns = ["is_clean", *(f"{head}_kind" for head in HEADS)]
+    table: pd.DataFrame = training_set.manifest.iloc[rows][columns].copy()
+    for position, head in enumerate(HEADS):
+        table[f"{head}_label"] = np.asarray(training_set.labels[rows, position], dtype=np.float64)
+    return table
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write metrics.json (the summary), evaluation.json (all of it) and predictions.csv (for plots)."""
+    storage.write_json(folder / METRICS_NAME, evaluation.summary())
+    storage.write_json(folder / DETAILS_NAME, evaluation.metrics)
+    with storage.staged(folder / PREDICTIONS_NAME) as path:
+        evaluation.predictions.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+
+
+def _slices(table: pd.DataFrame, head: str, kinds: list[str]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which rows of ``table`` belong to each slice of a head."""
+    column = table[f"{head}_kind"]
+    return {
+        "all": np.ones(len(table), dtype=bool),
+        "absent": column.isna().to_numpy(dtype=bool),
+        "clean": table["is_clean"].to_numpy(dtype=bool),
+        **{f"kind {kind}": (column == kind).to_numpy(dtype=bool) for kind in kinds},
+    }
+
+
+def _measure_slice(
+    section: EvaluateParams, table: pd.DataFrame, head: str, constant: float | None
+) -> dict[str, Any]:
+    labels, scores = table[f"{head}_label"].to_numpy(), table[f"{head}_score"].to_numpy()
+    groups = table["group"].to_numpy()
+    intervals = metrics.bootstrap_intervals(
+        labels,
+        scores,
+        groups,
+        constant=constant,
+        samples=section.bootstrap_samples,
+        confidence=section.confidence,
+        seed=section.seed,
+    )
+    return {
+        "num_samples": len(table),
+        "num_groups": len(set(groups)),
+        "mean_label": _mean(table, head, "label"),
+        "mean_score": _mean(table, head, "score"),
+        **metrics.measure(labels, scores, constant=constant),
+        "intervals": {name: None if ends is None else list(ends) for name, ends in intervals.items()},
+    }
+
+
+def _mean(table: pd.DataFrame, head: str, column: str) -> float | None:
+    return float(table[f"{head}_{column}"].mean()) if len(table) else None
