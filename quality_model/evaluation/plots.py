@@ -1,0 +1,252 @@
+"""Pictures of training, evaluation and scoring, drawn without a display and without global state.
+
+Each function returns a `matplotlib.figure.Figure`; `save_figure` makes it a PNG file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from quality_model import metrics, storage
+from quality_model.records import HEADS, MEANINGS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLES: Final = {
+    "color_cast": "Colour cast",
+    "blurriness": "Blurriness",
+    "watermark": "Watermark",
+    "noise": "Noise",
+    "overall": "Overall quality",
+}
+
+_COLOURS: Final = {
+    "color_cast": "#c0562f",
+    "blurriness": "#2c6fb0",
+    "watermark": "#7d4fb0",
+    "noise": "#2f8159",
+    "overall": "#3d3d3d",
+}
+_DPI: Final = 110
+_LABEL_STEPS: Final = 10
+"""Ranges of the label over which the mean score is drawn."""
+
+_FEWEST_PER_STEP: Final = 5
+"""Samples that such a range needs to have its mean drawn."""
+
+_SCORE_BINS: Final = 40
+_LOWEST_R2: Final = -1.0
+"""R2 below this is not shown: a first epoch far below 0 would flatten the rest."""
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, durably."""
+    with storage.staged(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+
+
+def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Loss, and MSE and R2 of each head, over the epochs.
+
+    Args:
+        history: For each epoch ``epoch``, ``train_loss``, ``validation_loss`` and, by head,
+            ``train_mse``, ``validation_mse`` and ``validation_r2``. What is None is not drawn.
+    """
+    figure = _figure(14.0, 4.8)
+    loss, mse, r2 = figure.subplots(1, 3)
+    epochs = [int(entry["epoch"]) for entry in history]
+    validation = _series(history, "validation_loss")
+    _curve(loss, epochs, _series(history, "train_loss"), _COLOURS["overall"], "training", "--")
+    _curve(loss, epochs, validation, _COLOURS["overall"], "validation", "-")
+    if np.isfinite(validation).any():
+        best = epochs[int(np.nanargmin(validation))]
+        loss.axvline(best, color="#999999", linewidth=1.0, linestyle=":", label=f"best: epoch {best}")
+    loss.set_title("Loss (lower is better)\nmean of weighted MSE over the heads")
+    for head in HEADS:
+        _curve(mse, epochs, _series(history, "train_mse", head), _COLOURS[head], None, "--")
+        _curve(mse, epochs, _series(history, "validation_mse", head), _COLOURS[head], TITLES[head], "-")
+        _curve(r2, epochs, _series(history, "validation_r2", head), _COLOURS[head], TITLES[head], "-")
+    mse.set_title("MSE per head (lower is better)\nsolid validation, dashed training")
+    r2.set_title("R² per head in validation (1 is best)\n0 is no better than the labels' mean")
+    r2.axhline(0.0, color="#555555", linewidth=1.0)
+    lowest = min(np.nanmin([*_series(history, "validation_r2", head), 0.0]) for head in HEADS)
+    r2.set_ylim(bottom=max(_LOWEST_R2, lowest - 0.05), top=1.0)
+    for axes in (loss, mse, r2):
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(fontsize=9, frameon=False)
+        _tidy(axes)
+    for axes in (loss, mse):
+        axes.set_ylim(bottom=0.0)
+    return figure
+
+
+def predicted_against_true(predictions: pd.DataFrame) -> Figure:
+    """For each head, how many samples have which label and which score.
+
+    Args:
+        predictions: ``{head}_label`` and ``{head}_score``, each in [0, 1].
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    # without its palest quarter, in which a single sample would not be seen
+    colours = LinearSegmentedColormap.from_list("density", colormaps["YlGnBu"](np.linspace(0.25, 1.0, 256)))
+    figure = _figure(10.4, 9.6)
+    figure.suptitle(f"Predicted against true severity, {len(predictions)} samples (0 absent, 1 severe)")
+    pairs = {head: _pair(predictions, head) for head in HEADS}
+    density = {head: _density(*pair) for head, pair in pairs.items()}
+    norm = LogNorm(vmin=0.8, vmax=max(2.0, *(float(cells.max(initial=0.0)) for cells in density.values())))
+    edges = np.linspace(0.0, 1.0, _SCORE_BINS + 1)
+    grid = figure.subplots(2, 2, sharex=True, sharey=True)
+    for axes, head in zip(grid.flat, HEADS, strict=True):
+        labels, scores = pairs[head]
+        cells = np.ma.masked_equal(density[head], 0.0)
+        axes.pcolormesh(edges, edges, cells.T, cmap=colours, norm=norm)
+        axes.plot([0, 1], [0, 1], color="#222222", linewidth=1.0, linestyle="--", label="perfect")
+        middles, means = _mean_score_by_label(labels, scores)
+        axes.plot(
+            middles,
+            means,
+            "o-",
+            color="#d1495b",
+            markersize=4,
+            linewidth=1.4,
+            label="mean score",
+            clip_on=False,
+        )
+        r2, mse = _text(metrics.r2(labels, scores), 2), _text(metrics.mse(labels, scores), 4)
+        axes.set_title(f"{TITLES[head]}: R² {r2}, MSE {mse}")
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.label_outer()
+        _tidy(axes)
+    for axes in grid[-1]:
+        axes.set_xlabel("label (true severity)")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("score (predicted severity)")
+    grid[0, 0].legend(fontsize=9, frameon=False, loc="upper left")
+    figure.colorbar(
+        ScalarMappable(norm, colours), ax=grid, label="samples per cell", shrink=0.75, format="%d"
+    )
+    return figure
+
+
+def worst_errors(predictions: pd.DataFrame, images: npt.NDArray[np.uint8], *, columns: int = 8) -> Figure:
+    """The samples on which each head errs most, a row per head, the worst first.
+
+    Args:
+        predictions: ``row``, and ``{head}_kind``, ``{head}_label``, ``{head}_score``.
+        images: uint8 (N, S, S, 3) RGB, such as a memory map; only what is shown is read.
+        columns: Samples per head.
+    """
+    figure = _figure(1.55 * columns + 1.0, 8.8)
+    figure.suptitle(
+        "Largest errors per head: score against label (0 absent, 1 severe), kind of the degradation"
+    )
+    grid = figure.subplots(len(HEADS), columns, squeeze=False)
+    for row, head in zip(grid, HEADS, strict=True):
+        labels, scores = _pair(predictions, head)
+        order = np.argsort(-np.abs(scores - labels), kind="stable")[:columns]
+        for axes in row:
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        for axes, position in zip(row, order, strict=False):
+            sample = predictions.iloc[position]
+            axes.imshow(np.asarray(images[int(sample["row"])]), interpolation="nearest")
+            kind = sample[f"{head}_kind"]
+            axes.set_title(
+                f"score {scores[position]:.2f}, label {labels[position]:.2f}\n"
+                f"{kind if isinstance(kind, str) else 'absent'}",
+                fontsize=8,
+            )
+        row[0].set_ylabel(TITLES[head], fontsize=11, color=_COLOURS[head], fontweight="bold")
+    return figure
+
+
+def histogram_figure(scores: Mapping[str, npt.ArrayLike]) -> Figure:
+    """How often each score occurs, a panel per column.
+
+    Args:
+        scores: By column (a head, ``overall`` or another name) (n,) scores in [0, 1]; what is
+            not finite, such as the score of an unreadable input, is left out.
+    """
+    figure = _figure(3.1 * max(1, len(scores)), 3.5)
+    grid = figure.subplots(1, max(1, len(scores)), squeeze=False, sharey=True)[0]
+    grid[0].set_ylabel("pictures")
+    for axes, (name, values) in zip(grid, scores.items(), strict=False):
+        finite = np.asarray(values, dtype=np.float64)
+        finite = finite[np.isfinite(finite)]
+        axes.hist(finite, bins=np.linspace(0.0, 1.0, _SCORE_BINS + 1), color=_COLOURS.get(name, "#3d3d3d"))
+        spread = "no scores"
+        if len(finite):
+            axes.axvline(float(np.median(finite)), color="#111111", linewidth=1.2, linestyle="--")
+            spread = f"median {np.median(finite):.2f} of {len(finite):,}"
+        axes.set_title(f"{TITLES.get(name, name)}\n{spread}", fontsize=10)
+        axes.set_xlabel(MEANINGS.get(name, "score").replace(", ", "\n"), fontsize=9)
+        axes.set_xlim(0, 1)
+        _tidy(axes)
+    return figure
+
+
+def _figure(width_in: float, height_in: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _curve(
+    axes: Axes, epochs: list[int], values: metrics.Floats, colour: str, label: str | None, style: str
+) -> None:
+    marker = "o" if len(epochs) <= 20 else ""
+    axes.plot(
+        epochs, values, style, color=colour, label=label, marker=marker, markersize=3.5, linewidth=1.5,
+        alpha=0.6 if style == "--" else 1.0,
+    )  # fmt: skip
+
+
+def _series(history: Sequence[Mapping[str, Any]], key: str, head: str | None = None) -> metrics.Floats:
+    values = [entry.get(key) if head is None else (entry.get(key) or {}).get(head) for entry in history]
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _pair(predictions: pd.DataFrame, head: str) -> tuple[metrics.Floats, metrics.Floats]:
+    labels, scores = predictions[f"{head}_label"], predictions[f"{head}_score"]
+    return labels.to_numpy(dtype=np.float64), scores.to_numpy(dtype=np.float64)
+
+
+def _density(labels: metrics.Floats, scores: metrics.Floats) -> metrics.Floats:
+    cells, _, _ = np.histogram2d(labels, scores, bins=_SCORE_BINS, range=((0.0, 1.0), (0.0, 1.0)))
+    return cells
+
+
+def _mean_score_by_label(
+    labels: metrics.Floats, scores: metrics.Floats
+) -> tuple[metrics.Floats, metrics.Floats]:
+    """Mean label and mean score of the samples without the degradation, and of each range of labels."""
+    steps = np.ceil(np.clip(labels, 0.0, 1.0) * _LABEL_STEPS).astype(np.int64)  # 0 is a label of exactly 0
+    sizes = np.bincount(steps, minlength=_LABEL_STEPS + 1)
+    enough = sizes >= _FEWEST_PER_STEP
+    sums = [np.bincount(steps, weights=values, minlength=_LABEL_STEPS + 1) for values in (labels, scores)]
+    return sums[0][enough] / sizes[enough], sums[1][enough] / sizes[enough]
+
+
+def _text(value: float | None, digits: int) -> str:
+    return "not defined" if value is None else f"{value:.{digits}f}"
