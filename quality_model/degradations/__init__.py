@@ -1,0 +1,12 @@
+"""What is done to clean pictures, and which label it earns: the label profiles by name."""
+
+from typing import Final
+
+from quality_model.degradations.profile import AppliedDegradation, DegradedSample, Profile
+from quality_model.degradations.randomness import SampleRandomness
+from quality_model.degradations.seed_profile import SeedProfile
+
+PROFILES: Final[dict[str, Profile]] = {"seed": SeedProfile()}
+"""The label profiles that ``generate.profile`` may name."""
+
+__all__ = ["PROFILES", "AppliedDegradation", "DegradedSample", "Profile", "SampleRandomness"]

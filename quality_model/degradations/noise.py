@@ -1,0 +1,63 @@
+"""Noise: gaussian, salt and pepper, and Poisson (shot noise)."""
+
+import cv2
+import numpy as np
+
+from quality_model.degradations.randomness import Stream, normal_quantiles, poisson_quantiles
+from quality_model.images import Pixels
+
+
+def gaussian(pixels: Pixels, std: float, stream: Stream) -> Pixels:
+    """Add normal noise of its own to each channel of each pixel, rounded and cut to 0 to 255.
+
+    Args:
+        pixels: uint8 (height, width, 3).
+        std: Standard deviation in grey levels, before rounding and cutting.
+        stream: Where the noise comes from.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    table = np.rint(normal_quantiles() * np.float32(std)).astype(np.int16)
+    # mode="wrap" only saves numpy the check: 16 bits cannot leave a table of 65,536.
+    added = table.take(stream.bits16(pixels.size), mode="wrap").reshape(pixels.shape)
+    return np.asarray(cv2.add(pixels, added, dtype=cv2.CV_8U), dtype=np.uint8)
+
+
+def salt_and_pepper(pixels: Pixels, share: float, stream: Stream) -> Pixels:
+    """Turn each pixel white or black (all channels), each with a probability of ``share / 2``.
+
+    Args:
+        pixels: uint8 (height, width, 3).
+        share: Expected share of the pixels that turn, 0 to 1, in steps of 2**-15.
+        stream: Where the choice comes from.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    bits = stream.bits16(pixels.shape[0] * pixels.shape[1])
+    half = round(share * 32768)
+    result = pixels.copy()
+    flat = result.reshape(-1, 3)
+    flat[np.flatnonzero(bits < half)] = 255
+    flat[np.flatnonzero(bits >= 65536 - half)] = 0
+    return result
+
+
+def poisson(pixels: Pixels, peak: int, stream: Stream) -> Pixels:
+    """Count photons: each channel of each pixel becomes a Poisson count, shown as grey again.
+
+    The standard deviation at grey level v is ``sqrt(255 * v / peak)``.
+
+    Args:
+        pixels: uint8 (height, width, 3).
+        peak: Mean count of white, 1 to 4096; fewer is noisier.
+        stream: Where the counts come from.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    index = stream.bits16(pixels.size).reshape(pixels.shape) >> 4
+    cell = pixels.astype(np.int32) << 12
+    cell |= index
+    return poisson_quantiles(peak).take(cell, mode="wrap")

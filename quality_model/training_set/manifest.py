@@ -1,0 +1,89 @@
+"""The manifest: a row per sample, in the order of images.npy."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from quality_model.records import HEADS, Split
+from quality_model.training_set.samples import Sample
+
+_ROW_GROUP_ROWS: Final = 4096
+
+
+def _head_fields() -> Iterable[pa.Field]:
+    for head in HEADS:
+        yield pa.field(f"{head}_kind", pa.string())
+        yield pa.field(f"{head}_parameters", pa.string())
+        yield pa.field(f"{head}_position", pa.int8())
+        yield pa.field(f"{head}_label", pa.float32(), nullable=False)
+
+
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("picture_id", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("is_clean", pa.bool_(), nullable=False),
+        pa.field("profile", pa.string(), nullable=False),
+        *_head_fields(),
+        pa.field("mean_brightness", pa.float32(), nullable=False),
+        pa.field("brightness_std", pa.float32(), nullable=False),
+        pa.field("pixels_sha256", pa.string(), nullable=False),
+    ]
+)
+"""``is_clean``: nothing was applied. Per head: kind, parameters (JSON) and position (from 0) of
+the degradation, null where there was none, and its label, 0 where there was none."""
+
+
+class ManifestWriter:
+    """Writes rows in row groups of a fixed size: the bytes do not depend on how rows arrive."""
+
+    def __init__(self, path: Path, profile: str) -> None:
+        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._profile = profile
+        self._rows: list[dict[str, Any]] = []
+
+    def write(self, sample: Sample, split: Split) -> None:
+        self._rows.append(_row(sample, split, self._profile))
+        if len(self._rows) >= _ROW_GROUP_ROWS:
+            self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
+        self._rows = []
+
+
+def _row(sample: Sample, split: Split, profile: str) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "sample_id": sample.sample_id,
+        "picture_id": sample.picture_id,
+        "group": sample.group,
+        "split": split,
+        "is_clean": not sample.applied,
+        "profile": profile,
+        "mean_brightness": sample.mean_brightness,
+        "brightness_std": sample.brightness_std,
+        "pixels_sha256": sample.pixels_sha256,
+    }
+    row |= {f"{head}_label": label for head, label in zip(HEADS, sample.labels, strict=True)}
+    for degradation in sample.applied:
+        row[f"{degradation.head}_kind"] = degradation.kind
+        row[f"{degradation.head}_parameters"] = json.dumps(
+            dict(degradation.parameters), sort_keys=True, ensure_ascii=False, allow_nan=False
+        )
+        row[f"{degradation.head}_position"] = degradation.position
+    return row
