@@ -21,7 +21,7 @@ MEASURES: Final = ("mse", "rmse", "mae", "r2", "pearson", "spearman", "constant_
 """mse, rmse, mae: 0 or more, 0 best. r2: at most 1, 1 best, 0 for the mean of the evaluated labels.
 pearson, spearman: -1 to 1, 1 best. constant_mse: the MSE of answering one constant always."""
 
-SMALLEST_DEFINED_SHARE: Final = 0.5
+SMALLEST_DEFINED_SHARE: Final = 0.9
 """An interval needs this share of the resamples to define its measure; else it is None."""
 
 _FEWEST: Final = 2
