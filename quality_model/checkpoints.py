@@ -1,0 +1,231 @@
+"""Trained models as files: weights as safetensors, and a JSON that says how to rebuild the network.
+
+Loading a model never runs code from its files. Weights of the original design (.pt, .pth)
+are read by PyTorch's restricted unpickler, which knows tensors and plain values only.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from quality_model import storage
+from quality_model.errors import CheckpointError, StorageError
+from quality_model.model import DESIGN_DROPOUT, MultiHeadQualityAssessmentModel
+from quality_model.records import HEADS
+
+FORMAT_VERSION: Final = 1
+ARCHITECTURE: Final = MultiHeadQualityAssessmentModel.__name__
+WEIGHTS_NAME: Final = "model.safetensors"
+DESCRIPTION_NAME: Final = "model.json"
+MODEL_FILES: Final = (WEIGHTS_NAME, DESCRIPTION_NAME, storage.MARKER_NAME)
+
+DESIGN_IMAGE_SIZE_PX: Final = 224
+"""The side of pictures that the original design's weights were trained on."""
+
+MAX_BYTES: Final = 2**30
+"""No file of this network's weights, optimiser state included, comes near this."""
+
+_NESTED_KEYS: Final = ("model_state_dict", "state_dict")
+_REMEDY: Final = "Use another checkpoint, or train the model again."
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that was read and checked, in evaluation mode.
+
+    ``sha256`` is the hash of the file of weights; ``facts`` are those given to `save_model`,
+    empty for a bare file of weights.
+    """
+
+    model: MultiHeadQualityAssessmentModel
+    image_size_px: int
+    sha256: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def save_model(
+    folder: Path, model: MultiHeadQualityAssessmentModel, *, image_size_px: int, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write model.safetensors, model.json and, last, the marker that vouches for both.
+
+    Args:
+        folder: Made if missing; a model that it holds is replaced.
+        model: On any device.
+        image_size_px: Side of the pictures the model is meant for.
+        facts: JSON values to keep beside the weights.
+
+    Returns:
+        The marker (see `storage.seal`).
+
+    Raises:
+        CheckpointError: A weight is not finite.
+        StorageError: The files could not be written.
+    """
+    from safetensors.torch import save
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    _require_sound(state, folder / WEIGHTS_NAME)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "architecture": ARCHITECTURE,
+        "dropout": model.dropout,
+        "image_size_px": image_size_px,
+        "heads": list(HEADS),
+        "facts": dict(facts),
+    }
+    storage.unseal(folder)
+    storage.write_bytes(folder / WEIGHTS_NAME, save(state))
+    storage.write_json(folder / DESCRIPTION_NAME, description)
+    return storage.seal(folder, [WEIGHTS_NAME, DESCRIPTION_NAME], rows=1, kind="model")
+
+
+def load_model(path: Path, device: torch.device) -> LoadedModel:
+    """Read a model written by `save_model`, or a bare file of weights.
+
+    Args:
+        path: A folder; a .safetensors file (beside the model.json that describes it, or
+            without one, of the original design's shape); or a .pt or .pth state dict of
+            the original design, bare or under ``model_state_dict`` or ``state_dict``.
+        device: Where the model goes.
+
+    Raises:
+        CheckpointError: The files are missing, cut short or altered, hold code, another
+            architecture or weights that are not finite. The message names the file.
+    """
+    if path.is_dir():
+        return _load_folder(path, device)
+    data = _read(path)
+    if path.suffix == ".safetensors":
+        state = _parse_safetensors(data, path)
+    elif path.suffix in (".pt", ".pth"):
+        state = _parse_pickle(data, path)
+    else:
+        raise CheckpointError(
+            f"{path} is not a checkpoint by its name.",
+            f"Give a folder with {WEIGHTS_NAME}, or a .safetensors, .pt or .pth file.",
+        )
+    model = _build(state, DESIGN_DROPOUT, path).to(device)
+    return LoadedModel(model, DESIGN_IMAGE_SIZE_PX, hashlib.sha256(data).hexdigest())
+
+
+def _load_folder(folder: Path, device: torch.device) -> LoadedModel:
+    try:
+        marker = storage.require_sealed(folder, verify=True)
+        description = storage.read_json(folder / DESCRIPTION_NAME)
+    except StorageError as error:
+        raise CheckpointError(f"No model loads from {folder}: {error.problem}", _REMEDY) from error
+    vouched = {entry["name"]: entry["sha256"] for entry in marker["files"]}
+    path = folder / WEIGHTS_NAME
+    data = _read(path)
+    sha256 = hashlib.sha256(data).hexdigest()
+    if vouched.get(WEIGHTS_NAME) != sha256 or DESCRIPTION_NAME not in vouched:
+        raise CheckpointError(f"{folder / storage.MARKER_NAME} does not vouch for {path}.", _REMEDY)
+    dropout, image_size_px, facts = _check_description(description, folder / DESCRIPTION_NAME)
+    model = _build(_parse_safetensors(data, path), dropout, path).to(device)
+    return LoadedModel(model, image_size_px, sha256, facts)
+
+
+def _check_description(description: Any, path: Path) -> tuple[float, int, dict[str, Any]]:
+    match description:
+        case {"format_version": int(version)} if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has format version {version}; this program reads {FORMAT_VERSION}.",
+                "Use the program's version that wrote it, or train the model again.",
+            )
+        case {"architecture": str(name)} if name != ARCHITECTURE:
+            raise CheckpointError(f"{path} describes {name}, not {ARCHITECTURE}.", _REMEDY)
+        case {"heads": list(heads)} if heads != list(HEADS):
+            raise CheckpointError(f"{path} has heads {heads}, not {list(HEADS)}.", _REMEDY)
+        case {
+            "format_version": int(),
+            "architecture": str(),
+            "heads": list(),
+            "dropout": float(dropout),
+            "image_size_px": int(image_size_px),
+            "facts": dict(facts),
+        } if 0 <= dropout < 1 and 16 <= image_size_px <= 4096:
+            return dropout, image_size_px, facts
+    raise CheckpointError(f"{path} does not describe a model.", _REMEDY)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise CheckpointError(f"{path} is larger than any weights of this network.", _REMEDY)
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror or error}.",
+            "Check the path, or name a model of the registry, such as champion.",
+        ) from None
+
+
+def _parse_safetensors(data: bytes, path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}.", _REMEDY) from None
+
+
+def _parse_pickle(data: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001  (unpickling hostile bytes raises nearly anything)
+        first_line = str(error).strip().split("\n")[0] or type(error).__name__
+        raise CheckpointError(
+            f"{path} does not load as tensors and plain values: {first_line[:200]}",
+            "A file that needs code to load is refused. " + _REMEDY,
+        ) from None
+    for key in _NESTED_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
+        raise CheckpointError(f"{path} holds no state dict of tensors.", _REMEDY)
+    return dict(content)
+
+
+def _build(state: Mapping[str, Tensor], dropout: float, path: Path) -> MultiHeadQualityAssessmentModel:
+    """A model in evaluation mode with these weights, once names, shapes and values are right."""
+    model = MultiHeadQualityAssessmentModel(dropout)
+    expected = model.state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    foreign = sorted(state.keys() - expected.keys())
+    other_shape = [
+        f"{name} {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    problems = [
+        f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+        for what, names in (("missing", missing), ("unknown", foreign), ("of another shape", other_shape))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{path} is of another architecture: {'; '.join(problems)}.", _REMEDY)
+    _require_sound(state, path)
+    weights = model.degradation_weights.clone()
+    if not torch.allclose(state["degradation_weights"].float().cpu(), weights, atol=1e-3):
+        raise CheckpointError(f"{path} weighs the heads of the overall score differently.", _REMEDY)
+    model.load_state_dict(dict(state))
+    model.degradation_weights.copy_(weights)  # exact again where they were kept in half precision
+    return model.eval()
+
+
+def _require_sound(state: Mapping[str, Tensor], path: Path) -> None:
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity.", _REMEDY)
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise CheckpointError(f"{path}: {name} is a variance below zero.", _REMEDY)

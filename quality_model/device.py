@@ -1,0 +1,197 @@
+"""Which device computes, in which number format, and how its memory is kept.
+
+A choice that the caller leaves open (``auto``) is made by what the device can do and, where
+that does not settle it, by a self-check of a second or two.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quality_model.errors import DeviceUnavailableError, UsageError
+
+Precision = Literal["float32", "bfloat16"]
+
+log = logging.getLogger(__name__)
+
+CLEAR_GAIN: Final = 1.15
+"""How much faster a choice must be to displace the plain one: a near tie always falls the same way."""
+
+_BFLOAT16_FLAGS: Final = ("amx_bf16", "avx512_bf16", "avx10_1", "bf16", "sve_bf16")
+"""Instructions without which bfloat16 is emulated, and many times slower than float32."""
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_KEEP_BYTES: Final = 2**30
+_CHECK_SHAPE: Final = (8, 32, 112, 112)
+"""Activations of the bfloat16 self-check: 13 MB, as beyond the caches as those of training."""
+
+
+def available_devices() -> list[str]:
+    """Names of the kinds of device on this machine, the preferred one first."""
+    names = []
+    if torch.cuda.is_available():
+        names.append("cuda")
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return [*names, "cpu"]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called ``auto`` (the best one here), ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        DeviceUnavailableError: It is not on this machine; the message names what is.
+        UsageError: There is no device of that name.
+    """
+    here = available_devices()
+    if name == "auto":
+        return torch.device(here[0])
+    if name not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"There is no device {name!r}.", "Use auto, cpu, cuda or mps.")
+    if name not in here:
+        raise DeviceUnavailableError(
+            f"Device {name!r} is not available; here: {', '.join(here)}.",
+            f"Use {here[0]} or auto{_cuda_hint() if name == 'cuda' else ''}.",
+        )
+    return torch.device(name)
+
+
+def choose_precision(
+    name: str, device: torch.device, *, is_faster: Callable[[torch.device], bool] | None = None
+) -> Precision:
+    """Return the number format of forward and backward passes; weights stay float32.
+
+    ``auto`` is bfloat16 on a CUDA device that has it, float32 on MPS, and on a CPU bfloat16
+    where the processor has instructions for it and a self-check finds it clearly faster.
+
+    Args:
+        name: ``auto``, ``float32`` or ``bfloat16``.
+        device: Where the passes run.
+        is_faster: Says whether bfloat16 is clearly faster; by default a self-check times it.
+
+    Raises:
+        DeviceUnavailableError: bfloat16 was asked for on a CUDA device without it.
+        UsageError: There is no format of that name.
+    """
+    if name not in ("auto", "float32", "bfloat16"):
+        raise UsageError(f"There is no precision {name!r}.", "Use auto, float32 or bfloat16.")
+    if name == "float32":
+        return "float32"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bfloat16"
+        if name == "bfloat16":
+            raise DeviceUnavailableError("This CUDA device has no bfloat16.", "Use float32 or auto.")
+        return "float32"
+    if name == "bfloat16":
+        return "bfloat16"
+    if device.type == "cpu" and cpu_has_bfloat16() and (is_faster or _bfloat16_is_faster)(device):
+        return "bfloat16"
+    return "float32"
+
+
+def cpu_has_bfloat16(capabilities: Mapping[str, Any] | None = None) -> bool:
+    """Say whether the processor computes in bfloat16 by its own instructions.
+
+    Args:
+        capabilities: Flags as `torch.cpu.get_capabilities` gives them; by default this processor's.
+    """
+    if capabilities is None:
+        read = getattr(torch.cpu, "get_capabilities", None)
+        capabilities = read() if read is not None else {}
+    return any(capabilities.get(flag) for flag in _BFLOAT16_FLAGS)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """A context in which eligible operations run in ``precision``; float32 changes nothing."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when everything queued on ``device`` is done, so that a clock reads true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep large freed blocks for reuse rather than hand them back at once.
+
+    The blocks of one step are those of the next; handing them back costs a page fault for
+    each page of each step. Holds for the whole process: call it where a job starts. A no-op
+    on systems without glibc.
+
+    Returns:
+        Whether the settings took hold.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # musl has none
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def fastest(candidates: Mapping[str, Callable[[], None]], device: torch.device, *, budget_s: float) -> str:
+    """Time each candidate in turn, and again while the budget lasts; return the fastest's name.
+
+    The first candidate is the plain choice: another one must beat it by `CLEAR_GAIN`. Each
+    runs once to warm up and once for its time, whatever the budget.
+    """
+    best_s = dict.fromkeys(candidates, float("inf"))
+    for run in candidates.values():
+        run()
+        wait_for(device)
+    start = time.perf_counter()
+    while True:
+        for name, run in candidates.items():
+            begin = time.perf_counter()
+            run()
+            wait_for(device)
+            best_s[name] = min(best_s[name], time.perf_counter() - begin)
+        if 2 * (time.perf_counter() - start) > budget_s:
+            break
+    plain, *others = candidates
+    winner = min(others, key=best_s.__getitem__, default=plain)
+    winner = winner if best_s[winner] * CLEAR_GAIN < best_s[plain] else plain
+    log.debug("Self-check: %s; using %s", {name: f"{s:.4f} s" for name, s in best_s.items()}, winner)
+    return winner
+
+
+def _bfloat16_is_faster(device: torch.device) -> bool:
+    """Time one convolution with its normalisation, forward and backward, in both formats."""
+    channels = _CHECK_SHAPE[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels))
+        layer.to(device)
+        x = torch.rand(_CHECK_SHAPE, device=device)
+
+    def step(precision: Precision) -> None:
+        with autocast(device, precision):
+            y: Tensor = F.relu(layer(x))
+        torch.autograd.backward(y.float().square().mean())
+
+    timed: dict[str, Callable[[], None]] = {
+        "float32": lambda: step("float32"),
+        "bfloat16": lambda: step("bfloat16"),
+    }
+    return fastest(timed, device, budget_s=0.5) == "bfloat16"
+
+
+def _cuda_hint() -> str:
+    return "" if torch.version.cuda else "; this torch is built without CUDA"

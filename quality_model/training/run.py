@@ -1,0 +1,260 @@
+"""The epochs of one run: forward, backward, step; and their state as plain values."""
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from quality_model.device import autocast, wait_for
+from quality_model.errors import TrainingError
+from quality_model.losses import weighted_mse
+from quality_model.model import MultiHeadQualityAssessmentModel, to_model_input
+from quality_model.params import TrainParams
+from quality_model.records import HEADS, Head
+from quality_model.training.plan import Plan
+from quality_model.training.report import EpochReport, best_epoch, out_of_patience
+
+if TYPE_CHECKING:
+    from quality_model.training_set.store import TrainingSet
+
+log = logging.getLogger(__name__)
+
+_CHECK_STEPS: Final = 16
+"""Steps between looks at the losses of an accelerator; each look waits for the device."""
+
+_WEIGHTS, _ORDER, _DROPOUT = range(3)
+"""Purposes of random streams."""
+
+_REMEDY_NOT_FINITE: Final = (
+    "Check the labels and pictures (validate the training set), lower train.learning_rate, or use "
+    "train.precision float32. The checkpoint of the epoch before is kept."
+)
+
+Indices = npt.NDArray[np.int64]
+
+
+def learning_rate(section: TrainParams, epoch: int) -> float:
+    """The rate of a 1-based epoch: cosine annealing (Loshchilov and Hutter, arXiv 1608.03983), set per epoch.
+
+    Starts at ``learning_rate`` and would end, one epoch after the last, at the share
+    ``final_learning_rate_share`` of it.
+    """
+    final = section.learning_rate * section.final_learning_rate_share
+    cosine = math.cos(math.pi * (epoch - 1) / section.epochs)
+    return final + (section.learning_rate - final) * (1.0 + cosine) / 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    train: Indices
+    validation: Indices
+
+    @classmethod
+    def of(cls, training_set: "TrainingSet") -> "Splits":
+        train = training_set.indices("train")
+        validation = training_set.indices("validation")
+        if len(train) < 2 or len(validation) < 1:
+            raise TrainingError(
+                f"The training set has {len(train)} samples to train on and {len(validation)} to "
+                "validate on; at least 2 and 1 are needed.",
+                "Use more pictures (source.num_images), or other shares (generate.validation_share).",
+            )
+        return cls(train, validation)
+
+
+class Run:
+    """The moving parts of a run, and their state after an epoch."""
+
+    def __init__(
+        self,
+        section: TrainParams,
+        training_set: "TrainingSet",
+        splits: Splits,
+        plan: Plan,
+        device: torch.device,
+    ) -> None:
+        self._section = section
+        self._set = training_set
+        self._splits = splits
+        self._plan = plan
+        self._device = device
+        self.history: list[EpochReport] = []
+        self._best: dict[str, Tensor] = {}
+        self._label_variance = {
+            name: np.var(np.asarray(training_set.labels)[rows], axis=0, dtype=np.float64)
+            for name, rows in (("train", splits.train), ("validation", splits.validation))
+        }
+        weights = section.loss_weights.as_dict()
+        self._loss_weights = torch.tensor([weights[head] for head in HEADS], device=device)
+        torch.manual_seed(_seed(section.seed, 0, _WEIGHTS))
+        model = MultiHeadQualityAssessmentModel(section.dropout).to(device)
+        self._model = model.to(memory_format=plan.torch_memory_format)
+        self._optimizer = torch.optim.AdamW(
+            self._model.parameters(),
+            lr=section.learning_rate,
+            weight_decay=section.weight_decay,
+            fused=device.type == "cuda",
+        )
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.history) >= self._section.epochs or out_of_patience(
+            self.history, self._section.patience
+        )
+
+    def resume(self, state: dict[str, Any] | None) -> int:
+        """Take up a checkpoint; return its epoch, 0 if there is none."""
+        if state is None:
+            return 0
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._best = state["best"]
+        self.history = [EpochReport.from_dict(plain) for plain in state["history"]]
+        log.info("Going on after epoch %d/%d", len(self.history), self._section.epochs)
+        return len(self.history)
+
+    def to_state(self) -> dict[str, Any]:
+        """Tensors and plain values. Order, dropout and learning rate follow from the epoch's number."""
+        return {
+            "model": dict(self._model.state_dict()),
+            "optimizer": self._optimizer.state_dict(),
+            "best": self._best,
+            "history": [report.to_dict() for report in self.history],
+        }
+
+    def best_model(self) -> MultiHeadQualityAssessmentModel:
+        """The model with the best epoch's weights, in evaluation mode; the run is over."""
+        self._model.load_state_dict(self._best)
+        self._model.eval()
+        return self._model
+
+    def next_epoch(self) -> EpochReport:
+        """Train and validate one epoch, and keep its weights if they are the best so far."""
+        epoch = len(self.history) + 1
+        rate = learning_rate(self._section, epoch)
+        before_s = self.history[-1].elapsed_s if self.history else 0.0
+        start = time.perf_counter()
+        train_mse, num_images = self._train_epoch(epoch, rate)
+        trained_s = time.perf_counter() - start
+        validation_mse = self._validate(epoch)
+        report = EpochReport(
+            epoch=epoch,
+            epochs=self._section.epochs,
+            train_loss=self._loss(train_mse),
+            validation_loss=self._loss(validation_mse),
+            train_mse=_by_head(train_mse),
+            validation_mse=_by_head(validation_mse),
+            train_r2=self._r2("train", train_mse),
+            validation_r2=self._r2("validation", validation_mse),
+            learning_rate=rate,
+            images_per_s=num_images / trained_s,
+            elapsed_s=before_s + time.perf_counter() - start,
+        )
+        self.history.append(report)
+        if best_epoch(self.history) == epoch:
+            self._best = {
+                name: tensor.detach().cpu().clone() for name, tensor in self._model.state_dict().items()
+            }
+        return report
+
+    def _train_epoch(self, epoch: int, rate: float) -> tuple[npt.NDArray[np.float64], int]:
+        """One pass in random order. Returns each head's mean MSE, float64 (4,), and the samples seen."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        order = np.random.default_rng([self._section.seed, epoch, _ORDER]).permutation(self._splits.train)
+        batches = _batches(order, self._section.batch_size)
+        torch.manual_seed(_seed(self._section.seed, epoch, _DROPOUT))
+        self._model.train()
+        losses: list[Tensor] = []
+        errors: list[Tensor] = []
+        every = 1 if self._device.type == "cpu" else _CHECK_STEPS
+        with tqdm(
+            total=sum(map(len, batches)),
+            desc=f"epoch {epoch}/{self._section.epochs}",
+            unit="img",
+            leave=False,
+            disable=None,  # a bar on a terminal only
+        ) as progress:
+            for step, rows in enumerate(batches, start=1):
+                x, labels = self._load(rows)
+                with autocast(self._device, self._plan.precision):
+                    scores = self._model(x)["all_scores"]
+                loss, per_head = weighted_mse(scores, labels, self._loss_weights)
+                self._optimizer.zero_grad(set_to_none=True)
+                torch.autograd.backward(loss)
+                torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._section.gradient_clip_norm)
+                self._optimizer.step()
+                losses.append(loss.detach())
+                errors.append(per_head.detach())
+                if step % every == 0 or step == len(batches):
+                    self._require_finite(losses, epoch, first_step=step - len(losses) + 1)
+                    losses.clear()
+                progress.update(len(rows))
+        wait_for(self._device)
+        sizes = np.array([len(rows) for rows in batches])
+        per_step = torch.stack(errors).cpu().numpy().astype(np.float64)
+        return np.average(per_step, axis=0, weights=sizes), int(sizes.sum())
+
+    def _validate(self, epoch: int) -> npt.NDArray[np.float64]:
+        """Each head's MSE on the validation split, float64 (4,)."""
+        self._model.eval()
+        rows = self._splits.validation
+        total = np.zeros(len(HEADS))
+        with torch.inference_mode(), autocast(self._device, self._plan.precision):
+            for start in range(0, len(rows), self._section.batch_size):
+                x, labels = self._load(rows[start : start + self._section.batch_size])
+                difference = self._model(x)["all_scores"].float() - labels
+                total += (difference.cpu().numpy().astype(np.float64) ** 2).sum(axis=0)
+        if not np.isfinite(total).all():
+            raise TrainingError(
+                f"The validation loss of epoch {epoch} is not a finite number.", _REMEDY_NOT_FINITE
+            )
+        return total / len(rows)
+
+    def _load(self, rows: Indices) -> tuple[Tensor, Tensor]:
+        """Pictures, float32 (n, 3, S, S) in [0, 1], and labels, float32 (n, 4); sorted rows read faster."""
+        rows = np.sort(rows)
+        x = to_model_input(self._set.images[rows], self._device)
+        labels = torch.from_numpy(np.asarray(self._set.labels[rows])).to(self._device, non_blocking=True)
+        return x.contiguous(memory_format=self._plan.torch_memory_format), labels
+
+    def _require_finite(self, losses: list[Tensor], epoch: int, *, first_step: int) -> None:
+        finite = torch.isfinite(torch.stack(losses)).cpu()
+        if not finite.all():
+            step = first_step + int((~finite).nonzero()[0, 0])
+            raise TrainingError(
+                f"The loss is not a finite number at epoch {epoch}, step {step}.", _REMEDY_NOT_FINITE
+            )
+
+    def _loss(self, mse: npt.NDArray[np.float64]) -> float:
+        weights = self._section.loss_weights.as_dict()
+        return float(np.mean([weights[head] * error for head, error in zip(HEADS, mse, strict=True)]))
+
+    def _r2(self, split: str, mse: npt.NDArray[np.float64]) -> dict[Head, float]:
+        variance = self._label_variance[split]
+        r2 = np.full(len(HEADS), np.nan)
+        np.divide(mse, variance, out=r2, where=variance > 0)
+        return _by_head(1.0 - r2)
+
+
+def _batches(order: Indices, batch_size: int) -> list[Indices]:
+    """Cut into batches; a lone last sample sits out this epoch, for one sample has no batch statistics."""
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return batches[:-1] if len(batches[-1]) == 1 else batches
+
+
+def _by_head(values: npt.NDArray[np.float64]) -> dict[Head, float]:
+    return {head: float(value) for head, value in zip(HEADS, values, strict=True)}
+
+
+def _seed(seed: int, epoch: int, purpose: int) -> int:
+    """A seed of 63 bits for one random stream of one epoch."""
+    state = np.random.SeedSequence([seed, epoch, purpose]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
