@@ -1,0 +1,12 @@
+"""Batch scoring: a collection of pictures in, Parquet shards of scores and reasons out.
+
+The listing of inputs is fixed in a plan when a job starts; each shard of the plan becomes
+one output file with its own marker, so that an interrupted job goes on at the first
+unfinished shard. Every input is one row: four scores, or the reason why there are none.
+"""
+
+from quality_model.scoring.identity import ModelIdentity, Scorer
+from quality_model.scoring.job import score
+from quality_model.scoring.summary import ScoreSummary
+
+__all__ = ["ModelIdentity", "ScoreSummary", "Scorer", "score"]

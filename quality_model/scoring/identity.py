@@ -1,0 +1,30 @@
+"""Which model scores, and the narrow interface through which it does."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """The model whose scores a job writes; each row names it.
+
+    ``sha256`` is that of its weights. ``version`` and ``run_id`` are None for a
+    checkpoint file that no registry knows. ``image_size_px`` is the side it scores at.
+    """
+
+    name: str
+    version: str | None
+    run_id: str | None
+    sha256: str
+    image_size_px: int
+
+
+class Scorer(Protocol):
+    """What scoring needs of a model."""
+
+    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """uint8 (N, S, S, 3) RGB -> float32 (N, 4) in [0, 1], in the order of `records.HEADS`."""
+        ...

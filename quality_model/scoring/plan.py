@@ -1,0 +1,233 @@
+"""The plan of a job: which input is which row of which shard, fixed when the job starts.
+
+``plan.parquet`` holds a row per input, a row group per shard; ``job.json``, written after
+it, says what was planned, with which model and parameters. A job that goes on must find
+all three as they were.
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from quality_model import storage
+from quality_model.errors import CorruptError, UsageError
+from quality_model.params import LimitsParams, ScoreParams
+from quality_model.scoring import collection, parquet_tables, tar_shards
+from quality_model.scoring.collection import Fingerprint, InputFile, Survey
+from quality_model.scoring.identity import ModelIdentity
+
+PLAN_NAME: Final = "plan.parquet"
+JOB_NAME: Final = "job.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedInput:
+    """One input.
+
+    ``key`` is its path or key, unique in the job. ``file`` is the Parquet file or tar
+    shard that holds it (None for a picture file), ``at`` the row or the offset there.
+    ``reason`` and ``detail`` say why it cannot be read, where the listing knows.
+    """
+
+    key: str
+    file: str | None = None
+    at: int = 0
+    num_bytes: int = 0
+    reason: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A planned job, as job.json tells it."""
+
+    kind: collection.Kind
+    num_inputs: int
+    num_files: int
+    fingerprint: str
+    skipped: dict[str, int]
+    plan_sha256: str
+    model: ModelIdentity
+    parameters: dict[str, Any]
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_inputs // int(self.parameters["shard_size"]))
+
+    def rows_of(self, shard: int) -> int:
+        """Inputs of a shard; the last may have fewer than the others."""
+        size = int(self.parameters["shard_size"])
+        return min(size, self.num_inputs - shard * size)
+
+
+def job_parameters(section: ScoreParams, limits: LimitsParams) -> dict[str, Any]:
+    """The parameters that decide about the bytes of the result."""
+    return {
+        "shard_size": section.shard_size,
+        "batch_size": section.batch_size,
+        "max_pixels": limits.max_pixels,
+        "max_bytes": limits.max_bytes,
+        "formats": list(limits.formats),
+    }
+
+
+def open_job(output: Path) -> Job | None:
+    """Read the job of ``output``; None if it has none.
+
+    Raises:
+        CorruptError: job.json or the plan is not what was written.
+    """
+    if not (output / JOB_NAME).exists():
+        return None
+    facts = storage.read_json(output / JOB_NAME)
+    try:
+        job = Job(**{**facts, "model": ModelIdentity(**facts["model"])})
+    except (TypeError, KeyError):
+        raise CorruptError(f"{output / JOB_NAME} is not the plan of a job.", _START_AGAIN) from None
+    plan = output / PLAN_NAME
+    if not plan.exists() or storage.file_sha256(plan) != job.plan_sha256:
+        raise CorruptError(f"{plan} is not the plan that {JOB_NAME} vouches for.", _START_AGAIN)
+    return job
+
+
+def require_same(job: Job, found: Survey, model: ModelIdentity, parameters: dict[str, Any]) -> None:
+    """Refuse to go on with a job whose inputs, model or parameters have changed.
+
+    Raises:
+        UsageError: Names each change.
+    """
+    changes = [
+        f"{key} was {job.parameters.get(key)!r} and is {value!r}"
+        for key, value in parameters.items()
+        if job.parameters.get(key) != value
+    ]
+    was, now = asdict(job.model), asdict(model)
+    changes += [f"model {key} was {was[key]!r} and is {now[key]!r}" for key in now if was[key] != now[key]]
+    if (job.kind, job.fingerprint) != (found.kind, found.fingerprint):
+        files = f"{job.num_files} {job.kind} files then, {found.num_files} {found.kind} files now"
+        changes.append(f"the inputs changed ({files})")
+    if changes:
+        raise UsageError(
+            "The output folder holds scores of another job: " + "; ".join(changes) + ".",
+            "Choose another output folder, or overwrite this one.",
+        )
+
+
+def make_plan(
+    output: Path, inputs: Path, found: Survey, limits: LimitsParams, model: ModelIdentity, parameters: Any
+) -> Job:
+    """List the inputs and write the plan.
+
+    Memory holds one shard's rows and eight bytes for each input.
+
+    Raises:
+        UsageError: Two inputs have the same key.
+        CorruptError: A Parquet file cannot be read.
+    """
+    fingerprint, skipped = Fingerprint(), Counter(found.skipped)
+    planned = _plan(_files(inputs, output, found, fingerprint), found, limits, skipped)
+    num_inputs = _write_plan(output / PLAN_NAME, planned, int(parameters["shard_size"]))
+    if not num_inputs:
+        raise UsageError(f"{inputs} holds nothing to score: its files hold no picture.", "Name another.")
+    job = Job(
+        kind=found.kind,
+        num_inputs=num_inputs,
+        num_files=fingerprint.num_files,
+        fingerprint=fingerprint.hexdigest(),
+        skipped=dict(sorted(skipped.items())),
+        plan_sha256=storage.file_sha256(output / PLAN_NAME),
+        model=model,
+        parameters=parameters,
+    )
+    storage.write_json(output / JOB_NAME, asdict(job))
+    return job
+
+
+def read_shard(output: Path, shard: int) -> list[PlannedInput]:
+    """The inputs of one shard, in order."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(output / PLAN_NAME) as file:
+        table = file.read_row_group(shard)
+    return [PlannedInput(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+
+
+_START_AGAIN = "Choose another output folder, or overwrite this one."
+
+
+def _files(inputs: Path, output: Path, found: Survey, fingerprint: Fingerprint) -> Iterator[InputFile]:
+    for file in collection.walk(inputs, leave_out=output):
+        if file.is_folder or collection.kind_of(file.name) == found.kind:
+            fingerprint.add(file)
+            yield file
+
+
+def _plan(
+    files: Iterator[InputFile], found: Survey, limits: LimitsParams, skipped: Counter[str]
+) -> Iterator[PlannedInput]:
+    for file in files:
+        name = collection.printable(file.name)
+        path = found.base / file.name
+        if file.is_folder:
+            yield PlannedInput(name, reason="no_permission", detail="the folder cannot be listed")
+        elif found.kind == "pictures":
+            yield PlannedInput(name)
+        elif found.kind == "parquet":
+            for row, key in enumerate(parquet_tables.list_keys(path, name)):
+                yield PlannedInput(key, name, row)
+        else:
+            for member in tar_shards.list_members(path, limits, skipped):
+                key = f"{name}#{member.name}" if member.name else name
+                yield PlannedInput(key, name, member.offset, member.num_bytes, member.reason, member.detail)
+
+
+def _write_plan(path: Path, planned: Iterator[PlannedInput], shard_size: int) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        {
+            "key": pa.string(),
+            "file": pa.string(),
+            "at": pa.int64(),
+            "num_bytes": pa.int64(),
+            "reason": pa.string(),
+            "detail": pa.string(),
+        }
+    )
+    hashes = array("q")
+    with storage.staged(path) as temporary:
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            while rows := list(islice(planned, shard_size)):
+                columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
+                hashes.extend(hash(key) for key in columns["key"])
+                writer.write_table(pa.table(columns, schema=schema), row_group_size=shard_size)
+        _require_unique(temporary, hashes)
+    return len(hashes)
+
+
+def _require_unique(plan: Path, hashes: "array[int]") -> None:
+    """Refuse keys that occur twice: first by hash, then, for the suspects, by the keys themselves."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    values, counts = np.unique(np.frombuffer(hashes, dtype=np.int64), return_counts=True)
+    suspects = set(values[counts > 1].tolist())
+    if not suspects:
+        return
+    first: dict[str, str] = {}
+    with pq.ParquetFile(plan) as file:
+        for batch in file.iter_batches(columns=["key", "file"]):
+            for key, name in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True):
+                if hash(key) in suspects and key in first:
+                    raise UsageError(
+                        f"Two inputs are called {key!r}: one in {first[key]}, one in {name}.",
+                        "A duplicated file? Move one away, give the rows unique keys, or score the files"
+                        " one by one.",
+                    )
+                if hash(key) in suspects:
+                    first[key] = name

@@ -1,0 +1,77 @@
+"""From a planned input to what decoding needs: a path, encoded bytes, or a reason."""
+
+import hashlib
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from quality_model import images
+from quality_model.errors import PictureError
+from quality_model.images import Pixels
+from quality_model.params import LimitsParams
+from quality_model.scoring import plan
+from quality_model.scoring.collection import file_name
+from quality_model.scoring.parquet_tables import RowReader
+from quality_model.scoring.tar_shards import MemberReader
+
+Source = Path | bytes | PictureError
+"""A picture file to read, encoded bytes that were read, or why there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What reading and decoding one input gave.
+
+    Either ``pixels``, uint8 (S, S, 3), or ``reason`` and ``detail``. ``sha256`` is that of
+    the encoded bytes, None where they could not be read; ``width`` and ``height`` those of
+    the picture, upright, in pixels.
+    """
+
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    pixels: Pixels | None = None
+    reason: str | None = None
+    detail: str | None = None
+
+
+def sources(output: Path, base: Path, kind: str, shards: Iterator[int]) -> Generator[Source, None, None]:
+    """Give the source of each input of ``shards``, in order; holds one shard's plan at a time."""
+    rows, members = RowReader(), MemberReader()
+    try:
+        for shard in shards:
+            for planned in plan.read_shard(output, shard):
+                yield _source(planned, base, kind, rows, members)
+    finally:
+        members.close()
+
+
+def read_picture(source: Source, *, image_size_px: int, limits: LimitsParams) -> Reading:
+    """Read, decode and resize one input; what goes wrong becomes a reason."""
+    sha256 = None
+    try:
+        if isinstance(source, PictureError):
+            raise source
+        data = images.read_bytes(source, limits) if isinstance(source, Path) else source
+        sha256 = hashlib.sha256(data).hexdigest()
+        pixels = images.decode(data, limits)
+        height, width = pixels.shape[:2]
+        return Reading(sha256, width, height, images.resize(pixels, image_size_px))
+    except PictureError as error:
+        return Reading(sha256, reason=error.reason, detail=error.detail)
+
+
+def _source(
+    planned: plan.PlannedInput, base: Path, kind: str, rows: RowReader, members: MemberReader
+) -> Source:
+    if planned.reason is not None:
+        return PictureError(planned.reason, planned.detail or "")
+    if planned.file is None:
+        return base / file_name(planned.key)
+    file = base / file_name(planned.file)
+    if kind == "parquet":
+        return rows.read(file, planned.file, planned.at)
+    try:
+        return members.read(file, planned.at, planned.num_bytes)
+    except PictureError as error:
+        return error

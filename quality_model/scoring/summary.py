@@ -1,0 +1,170 @@
+"""What a job came to: counts, reasons, quantiles and histograms of the scores."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from quality_model import storage
+from quality_model.records import HEADS, MEANINGS
+from quality_model.scoring.identity import ModelIdentity
+
+SUMMARY_NAME: Final = "summary.json"
+FIGURE_NAME: Final = "summary.png"
+QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+_BINS: Final = 10_000
+_BARS: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSummary:
+    """The outcome of a job.
+
+    ``inputs`` = ``scored`` + the sum of ``reasons``. ``skipped`` counts files that are not
+    inputs, by suffix. ``quantiles`` holds, per head and overall, the quantiles of the
+    scores to within 0.0001. ``shards_before`` were finished by an earlier run; speed is
+    that of this run alone.
+    """
+
+    output: Path
+    model: ModelIdentity
+    inputs: int
+    scored: int
+    reasons: dict[str, int]
+    skipped: dict[str, int]
+    shards: int
+    shards_before: int
+    elapsed_s: float
+    images_per_s: float
+    quantiles: dict[str, dict[str, float]]
+
+    @property
+    def error_share(self) -> float:
+        """Share of the inputs that could not be scored."""
+        return 1.0 - self.scored / self.inputs if self.inputs else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values: those of summary.json, and this run's speed."""
+        return {
+            **lasting_facts(self.model, self.inputs, self.scored, self.reasons, self.skipped, self.shards),
+            "quantiles": self.quantiles,
+            "output": str(self.output),
+            "shards_before": self.shards_before,
+            "elapsed_s": self.elapsed_s,
+            "images_per_s": self.images_per_s,
+        }
+
+    def lines(self) -> list[str]:
+        """The summary for a console."""
+        told = [
+            f"{self.inputs} inputs: {self.scored} scored, {self.inputs - self.scored} with a reason,"
+            f" in {self.shards} shards ({self.shards_before} from an earlier run)."
+        ]
+        told += [f"  {count} x {reason}" for reason, count in self.reasons.items()]
+        if self.skipped:
+            files = ", ".join(f"{count} x {name or '(no suffix)'}" for name, count in self.skipped.items())
+            told.append(f"Skipped, for they are not inputs: {files}.")
+        if self.elapsed_s > 0:
+            told.append(f"{self.images_per_s:.1f} images/s, {self.elapsed_s:.1f} s.")
+        for name, values in self.quantiles.items():
+            told.append(
+                f"  {name:<10} median {values['0.5']:.3f}, 5 to 95 % {values['0.05']:.3f} to"
+                f" {values['0.95']:.3f}   ({MEANINGS[name]})"
+            )
+        return told
+
+
+def lasting_facts(
+    model: ModelIdentity,
+    inputs: int,
+    scored: int,
+    reasons: dict[str, int],
+    skipped: dict[str, int],
+    shards: int,
+) -> dict[str, Any]:
+    """What depends on inputs and model alone, and so is the same after any interruption."""
+    return {
+        "model": {
+            "name": model.name, "version": model.version, "run_id": model.run_id, "sha256": model.sha256,
+            "image_size_px": model.image_size_px,
+        },
+        "inputs": inputs,
+        "scored": scored,
+        "reasons": reasons,
+        "skipped": skipped,
+        "shards": shards,
+    }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Tally:
+    """Adds up shards, in memory that does not grow with them."""
+
+    inputs: int = 0
+    scored: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, npt.NDArray[np.int64]] = field(
+        default_factory=lambda: {name: np.zeros(_BINS, dtype=np.int64) for name in (*HEADS, "overall")}
+    )
+
+    def add(self, table: Any) -> None:
+        """Add a shard as `shards.read_checked` gives it."""
+        self.inputs += table.num_rows
+        reasons = Counter(table["reason"].drop_null().to_pylist())
+        self.scored += table.num_rows - reasons.total()
+        self.reasons.update(reasons)
+        for name, counts in self.counts.items():
+            values = table[name].drop_null().to_numpy()
+            bins = np.minimum((values.astype(np.float64) * _BINS).astype(np.int64), _BINS - 1)
+            counts += np.bincount(bins, minlength=_BINS)
+
+    def quantiles(self) -> dict[str, dict[str, float]]:
+        """Per score, the middle of the bin in which each quantile lies; none without scores."""
+        if not self.scored:
+            return {}
+        found = {}
+        for name, counts in self.counts.items():
+            reached = np.cumsum(counts)
+            bins = [int(np.searchsorted(reached, max(1, share * self.scored))) for share in QUANTILES]
+            found[name] = {
+                f"{share:g}": round((number + 0.5) / _BINS, 5)
+                for share, number in zip(QUANTILES, bins, strict=True)
+            }
+        return found
+
+    def sorted_reasons(self) -> dict[str, int]:
+        """Counts of the reasons, most frequent first."""
+        return dict(sorted(self.reasons.items(), key=lambda entry: (-entry[1], entry[0])))
+
+
+def write_figure(path: Path, tally: Tally, title: str) -> None:
+    """Draw the histogram of each score as a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    axes = figure.subplots(2, 3)
+    edges = np.linspace(0.0, 1.0, _BARS + 1)
+    for axis, (name, counts) in zip(axes.flat, tally.counts.items(), strict=False):
+        axis.stairs(counts.reshape(_BARS, -1).sum(axis=1), edges, fill=True)
+        axis.set_title(name)
+        axis.set_xlabel(MEANINGS[name])
+        axis.set_ylabel("pictures")
+        axis.set_xlim(0, 1)
+        axis.set_ylim(bottom=0)
+    reasons = tally.sorted_reasons()
+    last = axes.flat[-1]
+    last.set_title("not scored, by reason" if reasons else "every input was scored")
+    if reasons:
+        last.barh(list(reasons)[:10], list(reasons.values())[:10])
+        last.invert_yaxis()
+        last.set_xlabel("inputs")
+    else:
+        last.set_axis_off()
+    with storage.staged(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
