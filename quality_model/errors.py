@@ -12,7 +12,8 @@
     |-- TrainingError            7   training cannot go on
     |-- CheckpointError          8   weights that do not load
     |-- RegistryError            9   tracking server or model registry
-    |   `-- ModelNotFoundError
+    |   |-- ModelNotFoundError
+    |   `-- ChampionChangedError     another promotion came in between
     |-- StorageError            10   bytes that could not become, or are not, durable
     |   |-- IncompleteError          no marker vouches for them
     |   `-- CorruptError             they are not what the marker vouches for
@@ -105,6 +106,10 @@ class RegistryError(QualityModelError):
 
 class ModelNotFoundError(RegistryError):
     """A registry reference names nothing."""
+
+
+class ChampionChangedError(RegistryError):
+    """The champion is no longer the one that the candidate was compared with."""
 
 
 class StorageError(QualityModelError):
