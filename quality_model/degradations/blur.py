@@ -19,7 +19,7 @@ def gaussian(pixels: Pixels, sigma_px: float) -> Pixels:
     """Blur with a gaussian; from a sigma of 2.5 px on, with three box passes.
 
     Three boxes of odd widths a, b, c have the variance ``(a**2 + b**2 + c**2 - 3) / 12``
-    (Kovesi, Fast almost-Gaussian filtering, 2010); their sigma is within 2.5 % of the one
+    (Kovesi, Fast almost-Gaussian filtering, 2010); their sigma is within 3 % of the one
     asked for.
 
     Args:

@@ -108,11 +108,14 @@ def _text(text: str, size_px: int) -> Coverage:
 
 @lru_cache(maxsize=64)
 def _rising(text: str, size_px: int, side_px: int) -> Coverage:
+    """The text turned by 45 degrees counter-clockwise about its centre, on a square canvas."""
     image = Image.fromarray(_text(text, size_px))
-    turned = np.array(image.rotate(45, Image.Resampling.BILINEAR, expand=True))
-    height, width = turned.shape
-    top, left = max(height - side_px, 0) // 2, max(width - side_px, 0) // 2
-    return turned[top : top + side_px, left : left + side_px].copy()
+    half = min(side_px, int(np.ceil((image.width + image.height) / np.sqrt(2.0)))) / 2.0
+    cosine = np.sqrt(0.5)
+    # From a pixel of the result to where it comes from: x' = (x - y) / sqrt(2), y' = (x + y) / sqrt(2).
+    back = (cosine, -cosine, image.width / 2.0, cosine, cosine, image.height / 2.0 - 2.0 * cosine * half)
+    size = (int(2 * half), int(2 * half))
+    return np.array(image.transform(size, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR))
 
 
 @lru_cache(maxsize=128)

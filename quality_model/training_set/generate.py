@@ -43,13 +43,14 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
 
     The files (see `TrainingSet`) depend on the pictures and the parameters alone, not on
     the number of workers; memory does not grow with the number of samples. The marker is
-    written last: what a stopped run leaves is never taken for a training set.
+    written last: what a stopped run leaves is never taken for a training set, and an earlier
+    one in the folder is replaced only when all of the new one is made.
 
     Args:
         section: What to make.
         limits: What a picture may be.
         pictures: Folder of the pictures table.
-        output: Folder of the training set; an earlier one in it is replaced.
+        output: Folder of the training set.
 
     Returns:
         What was made: ``samples``, ``pictures``, ``skipped_pictures``, ``groups`` and
@@ -86,7 +87,6 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
         storage.staged(output / LABELS_NAME) as labels_path,
         storage.staged(output / IMAGES_NAME) as images_path,
     ):
-        storage.unseal(output)
         storage.sweep(output)
         offset = _allocate(images_path, (num_samples, side, side, 3))
         recipe = Recipe(
@@ -101,6 +101,7 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
                 labels.write(np.array(sample.labels, dtype="<f4").tobytes())
                 manifest.write(sample, split)
                 tally.add(sample, split)
+        storage.unseal(output)
     storage.seal(
         output,
         [IMAGES_NAME, LABELS_NAME, MANIFEST_NAME],

@@ -1,0 +1,44 @@
+"""Samples as picture files: to look at, or to score."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from quality_model import storage
+from quality_model.errors import UsageError
+from quality_model.records import HEADS, Split
+from quality_model.training_set.store import TrainingSet
+
+
+def export_samples(training_set: Path, *, split: Split, count: int, output: Path) -> int:
+    """Write samples, spread evenly over a split, as PNG files named after what was done to them.
+
+    Args:
+        training_set: Folder of the training set.
+        split: Which samples.
+        count: Most files.
+        output: Folder; files of the same names are replaced.
+
+    Returns:
+        Number of files.
+
+    Raises:
+        UsageError: The split has no samples.
+    """
+    samples = TrainingSet.open(training_set)
+    indices = samples.indices(split)
+    if len(indices) == 0:
+        raise UsageError(f"The split {split} has no samples.", "Choose another split.")
+    chosen = indices[np.unique(np.linspace(0, len(indices) - 1, count).round().astype(int))]
+    for index in chosen:
+        row = samples.manifest.iloc[index]
+        done = [
+            f"{head}-{row[f'{head}_kind']}-{row[f'{head}_label']:.2f}"
+            for head in HEADS
+            if row[f"{head}_label"] > 0
+        ]
+        name = "_".join([row["sample_id"].replace("/", "-").replace("#", "-"), *(done or ["clean"])])
+        with storage.staged(output / f"{name}.png") as temporary:
+            Image.fromarray(samples.images[index]).save(temporary, format="PNG")
+    return len(chosen)
