@@ -8,6 +8,7 @@ import io
 import os
 import stat
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from quality_model.errors import PictureError
+from quality_model.errors import ParameterError, PictureError
 from quality_model.params import LimitsParams
 
 Pixels = npt.NDArray[np.uint8]
@@ -42,9 +43,10 @@ def read_bytes(path: Path, limits: LimitsParams) -> bytes:
         raise PictureError("no_permission", "the file may not be read") from None
     except (OSError, ValueError) as error:
         raise PictureError("unreadable", str(getattr(error, "strerror", None) or error)) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise PictureError("not_a_file", "it is a folder, a pipe or a device")
     with os.fdopen(descriptor, "rb") as handle:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise PictureError("not_a_file", "it is a folder, a pipe or a device")
         try:
             data = handle.read(limits.max_bytes + 1)
         except OSError as error:
@@ -74,18 +76,20 @@ def decode(data: bytes, limits: LimitsParams) -> Pixels:
     Raises:
         PictureError: ``empty``, ``too_many_bytes``, ``not_a_picture``, ``too_many_pixels``,
             ``truncated`` or ``broken``.
+        ParameterError: ``limits.formats`` names a format that Pillow does not read.
     """
     check_bytes(data, limits)
+    readers = _readers(limits.formats)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(io.BytesIO(data), formats=limits.formats) as image:
+            with Image.open(io.BytesIO(data), formats=readers) as image:
                 if image.width * image.height > limits.max_pixels:
                     raise PictureError(
                         "too_many_pixels", f"{image.width} x {image.height}, at most {limits.max_pixels}"
                     )
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return _to_rgb(_upright(image))
         except PictureError:
             raise
         except UnidentifiedImageError:
@@ -95,8 +99,7 @@ def decode(data: bytes, limits: LimitsParams) -> Pixels:
         except MemoryError:
             raise PictureError("too_many_pixels", "not enough memory to decode") from None
         except Exception as error:  # decoders raise nearly anything on hostile bytes
-            reason = "truncated" if "truncated" in str(error).lower() else "broken"
-            raise PictureError(reason, f"{type(error).__name__}: {error}") from None
+            raise _undecodable(error) from None
 
 
 def resize(pixels: Pixels, size_px: int) -> Pixels:
@@ -111,8 +114,7 @@ def resize(pixels: Pixels, size_px: int) -> Pixels:
     """
     if pixels.shape[:2] == (size_px, size_px):
         return pixels
-    image = Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.LANCZOS)
-    return np.asarray(image)
+    return np.array(Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.LANCZOS))
 
 
 def decode_resized(data: bytes, size_px: int, limits: LimitsParams) -> Pixels:
@@ -121,8 +123,16 @@ def decode_resized(data: bytes, size_px: int, limits: LimitsParams) -> Pixels:
 
 
 def from_image(image: Image.Image) -> Pixels:
-    """RGB pixels of a PIL image that is already in memory, turned upright."""
-    return _to_rgb(ImageOps.exif_transpose(image))
+    """RGB pixels of an open PIL image, turned upright.
+
+    Raises:
+        PictureError: ``truncated`` or ``broken``: its file was opened but does not decode.
+    """
+    try:
+        image.load()
+        return _to_rgb(_upright(image))
+    except Exception as error:
+        raise _undecodable(error) from None
 
 
 def from_array(array: npt.NDArray[Any]) -> Pixels:
@@ -145,10 +155,38 @@ def from_array(array: npt.NDArray[Any]) -> Pixels:
     return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array
 
 
+@lru_cache(maxsize=8)
+def _readers(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Pillow's readers for some formats. MPO has none of its own: JPEG's reads its first picture."""
+    readers = tuple(dict.fromkeys("JPEG" if name == "MPO" else name for name in formats))
+    Image.init()
+    if unknown := [name for name in readers if name not in Image.OPEN]:
+        raise ParameterError(
+            f"limits.formats names {', '.join(unknown)}, which Pillow does not read.",
+            f"It reads: {', '.join(sorted(Image.OPEN))}.",
+        )
+    return readers
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says; one whose EXIF is damaged stays as it is."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the pixels are good, so the picture is
+        return image
+
+
+def _undecodable(error: Exception) -> PictureError:
+    reason = "truncated" if "truncated" in str(error).lower() else "broken"
+    return PictureError(reason, f"{type(error).__name__}: {error}")
+
+
 def _to_rgb(image: Image.Image) -> Pixels:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return _grey16_to_rgb(image)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.mode == "La":  # premultiplied alpha, which converts to nothing but LA
+        image = image.convert("LA")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, rgba)
@@ -157,7 +195,7 @@ def _to_rgb(image: Image.Image) -> Pixels:
 
 def _grey16_to_rgb(image: Image.Image) -> Pixels:
     """Grey of more than 8 bits: 16-bit values over 257; floats in [0, 1] times 255."""
-    values = np.asarray(image).astype(np.float64)
+    values = np.nan_to_num(np.asarray(image).astype(np.float64))
     scaled = values * 255.0 if image.mode == "F" and values.max(initial=0.0) <= 1.0 else values / 257.0
-    grey = np.clip(np.nan_to_num(scaled).round(), 0, 255).astype(np.uint8)
+    grey = np.clip(scaled.round(), 0, 255).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
