@@ -1,0 +1,141 @@
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from quality_model.errors import SourceError, StorageError, UsageError
+from quality_model.sources.download import download
+from quality_model.sources.table import PicturesTable
+
+
+@pytest.fixture
+def folder(tmp_path, pictures):
+    """12 different pictures, a copy of one of them, and three that cannot be read."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, data in enumerate(pictures[:12]):
+        (folder / f"{number:02d}.png").write_bytes(data)
+    (folder / "copy.png").write_bytes(pictures[3])
+    (folder / "cut.png").write_bytes(pictures[0][:300])
+    (folder / "empty1.png").touch()
+    (folder / "empty2.png").touch()
+    return folder
+
+
+def test_every_file_is_a_row_or_a_counted_duplicate(folder, source, limits, tmp_path):
+    summary = download(source(dataset=str(folder), num_images=100), limits, tmp_path / "out")
+    assert summary["rows"] == 15
+    assert summary["readable"] == 12
+    assert summary["unreadable"] == {"empty": 2, "truncated": 1}
+    assert summary["duplicates"] == 1
+    assert summary["rows"] + summary["duplicates"] == len(list(folder.iterdir()))
+    assert len(PicturesTable.open(tmp_path / "out", verify=True)) == 15
+
+
+def test_the_summary_is_what_the_marker_holds(folder, source, limits, tmp_path):
+    summary = download(source(dataset=str(folder), num_images=100), limits, tmp_path / "out")
+    assert PicturesTable.open(tmp_path / "out").marker == summary
+    assert summary["request"]["seed"] == 42
+
+
+def test_fewer_pictures_than_asked_for_is_said(folder, source, limits, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        summary = download(source(dataset=str(folder), num_images=100), limits, tmp_path / "out")
+    assert summary["requested"] == 100
+    assert "15 different pictures; 100 were asked for" in caplog.text
+
+
+def test_as_many_pictures_as_asked_for_are_taken(folder, source, limits, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        summary = download(source(dataset=str(folder), num_images=7), limits, tmp_path / "out")
+    assert summary["rows"] == 7
+    assert not caplog.text
+
+
+def test_a_duplicate_is_replaced_by_another_picture(source, limits, tmp_path, pictures):
+    for number in range(20):
+        path = tmp_path / f"in/{number:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(pictures[number // 2])
+    summary = download(source(dataset=str(tmp_path / "in"), num_images=10), limits, tmp_path / "out")
+    assert summary["readable"] == 10
+
+
+def test_the_same_request_gives_the_same_bytes(source, limits, tmp_path):
+    section = source(num_images=12)
+    assert download(section, limits, tmp_path / "a") == download(section, limits, tmp_path / "b")
+    assert (tmp_path / "a/pictures.parquet").read_bytes() == (tmp_path / "b/pictures.parquet").read_bytes()
+
+
+def test_no_path_of_this_machine_is_written(folder, source, limits, tmp_path):
+    download(source(dataset=str(folder), num_images=100), limits, tmp_path / "out")
+    for path in (tmp_path / "out").iterdir():
+        assert os.fsencode(tmp_path) not in path.read_bytes()
+
+
+def test_a_new_download_replaces_an_earlier_one(folder, source, limits, tmp_path):
+    for num_images in (5, 9):
+        download(source(dataset=str(folder), num_images=num_images), limits, tmp_path / "out")
+        assert len(PicturesTable.open(tmp_path / "out", verify=True)) == num_images
+
+
+@pytest.mark.parametrize(("dataset", "error"), [("tiny-imagnet", UsageError), ("{empty}", SourceError)])
+def test_a_refused_source_leaves_an_earlier_download_as_it_was(
+    folder, source, limits, tmp_path, dataset, error
+):
+    (tmp_path / "empty").mkdir()
+    before = download(source(dataset=str(folder), num_images=5), limits, tmp_path / "out")
+    with pytest.raises(error):
+        download(source(dataset=dataset.format(empty=tmp_path / "empty")), limits, tmp_path / "out")
+    assert PicturesTable.open(tmp_path / "out", verify=True).marker == before
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_an_output_that_is_a_file_is_refused(folder, source, limits, tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(StorageError, match="out"):
+        download(source(dataset=str(folder), num_images=5), limits, tmp_path / "out")
+
+
+def test_a_killed_download_leaves_no_marker_and_the_next_one_ends_as_if_undisturbed(source, limits, tmp_path):
+    section = source(num_images=20)
+    script = (
+        "import sys, json; from pathlib import Path; from quality_model.sources.download import download;"
+        "from quality_model.params import SourceParams, load_params;"
+        "section = SourceParams(**json.loads(sys.argv[1]));"
+        "download(section, load_params(Path('params.yaml')).limits, Path(sys.argv[2]))"
+    )
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", script, json.dumps(section.model_dump()), str(out)])
+    while process.poll() is None and not list(out.glob(".partial-*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "_complete.json").exists()
+    summary = download(section, limits, out)
+    assert summary == download(section, limits, tmp_path / "undisturbed")
+    assert {path.name for path in out.iterdir()} == {"pictures.parquet", "_complete.json"}
+
+
+def test_rows_are_written_in_small_groups_so_that_few_pictures_wait_in_memory(
+    source, limits, tmp_path, pictures
+):
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(200):
+        (folder / f"{number:03d}.png").write_bytes(pictures[number % 48] + bytes([number]))
+    download(source(dataset=str(folder), num_images=200), limits, tmp_path / "out")
+    metadata = pq.ParquetFile(tmp_path / "out" / "pictures.parquet").metadata
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [64, 64, 64, 8]
+
+
+def test_no_progress_is_drawn_where_there_is_no_terminal(folder, source, limits, tmp_path, capfd):
+    download(source(dataset=str(folder), num_images=5), limits, tmp_path / "out")
+    captured = capfd.readouterr()
+    assert captured.out == "" and "download" not in captured.err

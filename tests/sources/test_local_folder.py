@@ -1,0 +1,154 @@
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from quality_model.errors import SourceError
+from quality_model.sources import open_source
+
+
+@pytest.fixture
+def rows(source, limits, tmp_path):
+    """The rows of the folder ``tmp_path/in``, by picture id."""
+    (tmp_path / "in").mkdir()
+
+    def read(**changes):
+        section = source(**{"dataset": str(tmp_path / "in"), "num_images": 100, **changes})
+        return {row.picture_id: row for row in open_source(section, limits).pictures()}
+
+    return read
+
+
+@pytest.fixture
+def folder(rows, tmp_path):
+    return tmp_path / "in"
+
+
+def put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def test_pictures_are_found_in_sub_folders_and_keep_their_bytes(rows, folder, pictures):
+    put(folder / "b.png", pictures[0])
+    put(folder / "x/y/a.PNG", pictures[1])
+    put(folder / "x/c.jpeg", pictures[2])
+    found = rows()
+    assert list(found) == ["b.png", "x/c.jpeg", "x/y/a.PNG"]
+    assert [row.data for row in found.values()] == [pictures[0], pictures[2], pictures[1]]
+    assert all(row.origin == name and (row.width, row.height) == (32, 32) for name, row in found.items())
+
+
+def test_a_sub_folder_is_a_group_and_a_picture_at_the_top_one_of_its_own(rows, folder, pictures):
+    for number, name in enumerate(["a.png", "b.png", "x/c.png", "x/d.png", "y/e.png"]):
+        put(folder / name, pictures[number])
+    assert [row.group for row in rows().values()] == ["a.png", "b.png", "x", "x", "y"]
+
+
+def test_pictures_that_all_lie_in_one_sub_folder_are_groups_of_their_own(rows, folder, pictures):
+    put(folder / "all/a.png", pictures[0])
+    put(folder / "all/b.png", pictures[1])
+    assert [row.group for row in rows().values()] == ["all/a.png", "all/b.png"]
+
+
+def test_hidden_files_and_other_files_are_left_out(rows, folder, pictures):
+    put(folder / "a.png", pictures[0])
+    for name in (".hidden.png", ".thumbnails/b.png", "notes.txt", "png", "archive.png.zip"):
+        put(folder / name, pictures[1])
+    assert list(rows()) == ["a.png"]
+
+
+def test_unreadable_pictures_are_rows_with_a_reason(rows, folder, pictures):
+    put(folder / "empty.jpg", b"")
+    put(folder / "html.jpg", b"<html></html>")
+    put(folder / "cut.png", pictures[0][:300])
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    os.mkfifo(folder / "pipe.png")
+    found = rows()
+    assert {name: row.reason for name, row in found.items()} == {
+        "cut.png": "truncated",
+        "empty.jpg": "empty",
+        "gone.png": "missing",
+        "html.jpg": "not_a_picture",
+        "loop.png": "unreadable",
+        "pipe.png": "not_a_file",
+    }
+    assert found["cut.png"].data == pictures[0][:300]
+    assert all(row.width is None and row.height is None for row in found.values())
+
+
+def test_links_are_followed_once_and_loops_end(rows, folder, pictures, tmp_path):
+    put(folder / "x/a.png", pictures[0])
+    put(tmp_path / "elsewhere/b.png", pictures[1])
+    (folder / "x/up").symlink_to(folder)
+    (folder / "y").symlink_to(tmp_path / "elsewhere")
+    (folder / "z").symlink_to(folder / "x")
+    assert list(rows()) == ["x/a.png", "y/b.png"]
+
+
+def test_a_folder_named_like_a_picture_is_a_folder(rows, folder, pictures):
+    put(folder / "trip.jpg/a.png", pictures[0])
+    assert list(rows()) == ["trip.jpg/a.png"]
+
+
+def test_a_name_that_is_not_utf8_is_written_with_escapes(rows, folder, pictures):
+    put(Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")), pictures[0])
+    assert list(rows()) == ["caf\\xe9.png"]
+    assert next(iter(rows().values())).reason is None
+
+
+def test_an_empty_folder_is_refused(rows, folder):
+    put(folder / "notes.txt", b"none here")
+    with pytest.raises(SourceError, match="holds no pictures"):
+        rows()
+
+
+def test_a_sub_folder_that_may_not_be_listed_is_a_row_with_a_reason(source, limits, pictures):
+    with TemporaryDirectory() as temporary:  # tmp_path is not open to the user that root becomes here
+        folder = Path(temporary)
+        folder.chmod(0o755)
+        put(folder / "a.png", pictures[0])
+        put(folder / "secret/b.png", pictures[1])
+        (folder / "secret").chmod(0)
+        with ordinary_user():
+            rows = list(open_source(source(dataset=temporary, num_images=9), limits).pictures())
+        (folder / "secret").chmod(0o755)
+    assert {row.picture_id: row.reason for row in rows} == {"a.png": None, "secret": "no_permission"}
+
+
+def test_the_seed_chooses_among_more_pictures_than_asked_for(rows, folder, pictures):
+    for number, data in enumerate(pictures):
+        put(folder / f"{number:02d}.png", data)
+    first, again, other = (list(rows(num_images=10, seed=seed))[:10] for seed in (1, 1, 2))
+    assert first == again
+    assert set(first) != set(other)
+    assert first != sorted(first)
+
+
+def test_a_new_picture_displaces_at_most_one_of_the_chosen(rows, folder, pictures):
+    for number, data in enumerate(pictures[:40]):
+        put(folder / f"{number:02d}.png", data)
+    before = set(list(rows(num_images=10))[:10])
+    put(folder / "new.png", pictures[40])
+    assert len(before - set(list(rows(num_images=10))[:10])) <= 1
+
+
+def test_the_name_of_the_source_does_not_tell_where_the_folder_lies(folder, source, limits):
+    assert open_source(source(dataset=str(folder)), limits).name == "folder in"
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Without root's power to list everything, where the tests run as root."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)

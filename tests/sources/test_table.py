@@ -1,0 +1,125 @@
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from quality_model import storage
+from quality_model.errors import CorruptError, IncompleteError
+from quality_model.records import CleanPicture
+from quality_model.sources.table import PicturesTable, PicturesWriter
+
+
+@pytest.fixture
+def rows(pictures):
+    """150 rows, every tenth unreadable."""
+    return [
+        CleanPicture(f"p/{n:03d}", f"g{n % 7}", "here", f"{n:064x}", pictures[n % 48], None, None, "broken")
+        if n % 10 == 9
+        else CleanPicture(f"p/{n:03d}", f"g{n % 7}", "here", f"{n:064x}", pictures[n % 48], 32, 32, None)
+        for n in range(150)
+    ]
+
+
+@pytest.fixture
+def folder(rows, tmp_path):
+    with PicturesWriter(tmp_path / "pictures.parquet") as writer:
+        for row in rows:
+            writer.write(row)
+    storage.seal(tmp_path, ["pictures.parquet"], rows=len(rows))
+    return tmp_path
+
+
+def test_rows_come_back_as_they_were_written(folder, rows):
+    assert list(PicturesTable.open(folder).iter_pictures()) == rows
+
+
+def test_rows_are_read_in_any_order(folder, rows):
+    table = PicturesTable.open(folder)
+    for index in (149, 0, 63, 64, 128, 1, 127, 149):
+        assert table.read(index) == rows[index]
+
+
+@pytest.mark.parametrize("index", [-1, 150, 10**9])
+def test_a_row_that_is_not_there_is_an_index_error(folder, index):
+    with pytest.raises(IndexError):
+        PicturesTable.open(folder).read(index)
+
+
+def test_the_readable_rows_can_be_had_alone(folder, rows):
+    table = PicturesTable.open(folder)
+    readable = [row for row in rows if row.reason is None]
+    assert list(table.iter_pictures(readable_only=True)) == readable
+    assert [table.read(index) for index in table.readable_indices()] == readable
+
+
+def test_the_frame_holds_everything_but_the_bytes(folder, rows):
+    frame = PicturesTable.open(folder).frame()
+    assert list(frame.columns) == ["picture_id", "group", "origin", "sha256", "width", "height", "reason"]
+    assert list(frame["picture_id"]) == [row.picture_id for row in rows]
+    assert list(PicturesTable.open(folder).frame(["group"]).columns) == ["group"]
+
+
+def test_a_table_can_be_sent_to_other_processes(folder, rows):
+    table = PicturesTable.open(folder)
+    table.read(0)
+    assert pickle.loads(pickle.dumps(table)).read(70) == rows[70]
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
+        assert list(pool.map(table.read, [3, 100, 64])) == [rows[3], rows[100], rows[64]]
+
+
+def test_a_large_picture_ends_its_row_group_early(tmp_path):
+    with PicturesWriter(tmp_path / "pictures.parquet") as writer:
+        for size in (40_000_000, 1, 1):
+            writer.write(CleanPicture("p", "g", "o", "", bytes(size), 1, 1, None))
+    metadata = pq.ParquetFile(tmp_path / "pictures.parquet").metadata
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [1, 2]
+
+
+def test_an_empty_table_is_a_table(tmp_path):
+    with PicturesWriter(tmp_path / "pictures.parquet"):
+        pass
+    storage.seal(tmp_path, ["pictures.parquet"], rows=0)
+    table = PicturesTable.open(tmp_path)
+    assert len(table) == 0
+    assert list(table.iter_pictures()) == [] and table.readable_indices() == []
+
+
+def test_a_table_without_a_marker_is_incomplete(folder):
+    storage.unseal(folder)
+    with pytest.raises(IncompleteError, match=r"_complete\.json"):
+        PicturesTable.open(folder)
+
+
+def test_a_cut_footer_is_found(folder):
+    path = folder / "pictures.parquet"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(CorruptError, match=r"pictures\.parquet"):
+        PicturesTable.open(folder)
+    storage.seal(folder, ["pictures.parquet"], rows=150)
+    with pytest.raises(CorruptError, match=r"pictures\.parquet is not a pictures table"):
+        PicturesTable.open(folder)
+
+
+def test_a_changed_byte_is_found_when_asked_to_verify(folder):
+    path = folder / "pictures.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptError):
+        PicturesTable.open(folder, verify=True)
+
+
+def test_a_table_with_other_columns_is_refused_with_their_names(tmp_path):
+    pq.write_table(pa.table({"image": [1], "label": [2]}), tmp_path / "pictures.parquet")
+    storage.seal(tmp_path, ["pictures.parquet"], rows=1)
+    with pytest.raises(CorruptError, match="image, label"):
+        PicturesTable.open(tmp_path)
+
+
+def test_a_marker_that_counts_other_rows_is_refused(folder):
+    storage.seal(folder, ["pictures.parquet"], rows=149)
+    with pytest.raises(CorruptError, match="150 rows, the marker says 149"):
+        PicturesTable.open(folder)
