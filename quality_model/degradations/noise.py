@@ -2,8 +2,9 @@
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from quality_model.degradations.randomness import Stream, normal_quantiles, poisson_quantiles
+from quality_model.degradations.randomness import QUANTILES, Stream, normal_quantiles, poisson_quantiles
 from quality_model.images import Pixels
 
 
@@ -18,10 +19,18 @@ def gaussian(pixels: Pixels, std: float, stream: Stream) -> Pixels:
     Returns:
         uint8 (height, width, 3).
     """
-    table = np.rint(normal_quantiles() * np.float32(std)).astype(np.int16)
+    bits = stream.bits16(pixels.size).reshape(pixels.shape)
+    # Scale whichever is smaller, the table or the picture: the same numbers come out.
     # mode="wrap" only saves numpy the check: 16 bits cannot leave a table of 65,536.
-    added = table.take(stream.bits16(pixels.size), mode="wrap").reshape(pixels.shape)
+    if pixels.size > QUANTILES:
+        added = _whole_levels(normal_quantiles(), std).take(bits, mode="wrap")
+    else:
+        added = _whole_levels(normal_quantiles().take(bits, mode="wrap"), std)
     return np.asarray(cv2.add(pixels, added, dtype=cv2.CV_8U), dtype=np.uint8)
+
+
+def _whole_levels(normal: npt.NDArray[np.float32], std: float) -> npt.NDArray[np.int16]:
+    return np.rint(normal * np.float32(std)).astype(np.int16)
 
 
 def salt_and_pepper(pixels: Pixels, share: float, stream: Stream) -> Pixels:

@@ -105,10 +105,10 @@ def test_the_poisson_table_has_the_mean_and_variance_of_counts(peak: int, level:
 
 
 def test_the_poisson_table_agrees_with_scipy() -> None:
-    from scipy.stats import poisson
+    from scipy.special import pdtr
 
     quantiles = (np.arange(4096) + 0.5) / 4096
-    counts = poisson.ppf(quantiles, 50 / 255 * 128)
+    counts = np.searchsorted(pdtr(np.arange(200), 50 / 255 * 128), quantiles)
 
     expected = np.minimum(np.rint(counts * 255 / 128), 255)
     assert np.array_equal(poisson_quantiles(128).reshape(256, -1)[50], expected)
