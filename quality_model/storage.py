@@ -7,6 +7,7 @@ vouches for each of them. Readers accept only what a marker vouches for.
 
 import errno
 import hashlib
+import io
 import json
 import os
 import uuid
@@ -87,13 +88,22 @@ def read_json(path: Path) -> Any:
 
 def append_line(path: Path, record: Mapping[str, Any], *, timeout_s: float = 30.0) -> None:
     """Append one JSON record as a line, durably, one writer at a time."""
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
     with locked(path.with_name(path.name + ".lock"), timeout_s=timeout_s):
         try:
-            with path.open("ab") as handle:
-                handle.write(line.encode("utf-8"))
-                handle.flush()
+            is_new = not path.exists()
+            with path.open("ab+", buffering=0) as handle:
+                _end_last_line(handle)
+                start = handle.seek(0, os.SEEK_END)
+                try:
+                    while line:
+                        line = line[handle.write(line) :]
+                except OSError:
+                    handle.truncate(start)
+                    raise
                 os.fsync(handle.fileno())
+            if is_new:
+                flush_folder(path.parent)
         except OSError as error:
             raise _explain(error, path) from error
 
@@ -102,20 +112,26 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read the records of `append_line`, oldest first; none if there is no file.
 
     A last line cut short by a crash was never acknowledged and is left out.
+
+    Raises:
+        CorruptError: A line is not a JSON record.
+        StorageError: The file cannot be read.
     """
-    if not path.exists():
+    records: list[dict[str, Any]] = []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
         return []
-    records = []
-    lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise _explain(error, path) from error
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            if number == len(lines):
-                continue
-            raise CorruptError(f"{path}, line {number}, is not JSON.", "Mend or remove that line.") from None
+        record = _parse_line(line)
+        if record is not None:
+            records.append(record)
+        elif number < len(lines):
+            raise CorruptError(f"{path}, line {number}, is not a JSON record.", "Mend or remove that line.")
     return records
 
 
@@ -168,9 +184,13 @@ def seal(folder: Path, names: Sequence[str], *, rows: int, **facts: Any) -> dict
 
 def unseal(folder: Path) -> None:
     """Take the marker away before the files of ``folder`` change."""
-    with suppress(FileNotFoundError):
+    try:
         (folder / MARKER_NAME).unlink()
         flush_folder(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _explain(error, folder / MARKER_NAME) from error
 
 
 def require_sealed(folder: Path, *, verify: bool = False) -> dict[str, Any]:
@@ -184,23 +204,27 @@ def require_sealed(folder: Path, *, verify: bool = False) -> dict[str, Any]:
         IncompleteError: No marker, or a file is missing.
         CorruptError: A file has another length or, with ``verify``, another hash.
     """
-    if not (folder / MARKER_NAME).exists():
-        raise IncompleteError(
-            f"{folder} is not complete: it has no {MARKER_NAME}.", "Run the step that makes it."
-        )
-    marker = read_json(folder / MARKER_NAME)
-    if not isinstance(marker, dict) or not isinstance(marker.get("files"), list):
-        raise CorruptError(f"{folder / MARKER_NAME} is not a marker.", "Run the step that makes it again.")
-    for entry in marker["files"]:
-        path = folder / entry["name"]
+    path = folder / MARKER_NAME
+    try:
         if not path.exists():
-            raise IncompleteError(f"{path} is missing.", "Run the step that makes it again.")
-        if path.stat().st_size != entry["bytes"] or (verify and file_sha256(path) != entry["sha256"]):
-            raise CorruptError(
-                f"{path} is not the file that {MARKER_NAME} vouches for.",
-                "Delete the folder and run the step that makes it again.",
+            raise IncompleteError(
+                f"{folder} is not complete: it has no {MARKER_NAME}.", "Run the step that makes it."
             )
-    return marker
+        marker = read_json(path)
+        if not _is_marker(marker):
+            raise CorruptError(f"{path} is not a marker.", "Run the step that makes it again.")
+        for entry in marker["files"]:
+            path = folder / entry["name"]
+            if not path.exists():
+                raise IncompleteError(f"{path} is missing.", "Run the step that makes it again.")
+            if path.stat().st_size != entry["bytes"] or (verify and file_sha256(path) != entry["sha256"]):
+                raise CorruptError(
+                    f"{path} is not the file that {MARKER_NAME} vouches for.",
+                    "Delete the folder and run the step that makes it again.",
+                )
+    except OSError as error:
+        raise _explain(error, path) from error
+    return dict(marker)
 
 
 def sweep(folder: Path) -> None:
@@ -223,6 +247,50 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_marker(marker: Any) -> bool:
+    return (
+        isinstance(marker, dict)
+        and isinstance(marker.get("rows"), int)
+        and isinstance(marker.get("sha256"), str)
+        and isinstance(marker.get("files"), list)
+        and all(
+            isinstance(entry, dict)
+            and isinstance(entry.get("name"), str)
+            and isinstance(entry.get("bytes"), int)
+            and isinstance(entry.get("sha256"), str)
+            for entry in marker["files"]
+        )
+    )
+
+
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _end_last_line(handle: io.FileIO) -> None:
+    """Drop a last line that a crash cut short, or the next one would be glued to it."""
+    size = handle.seek(0, os.SEEK_END)
+    if not size:
+        return
+    start, tail = size, b""
+    while start and b"\n" not in tail:
+        step = min(start, 64 * 1024)
+        start -= step
+        handle.seek(start)
+        tail = handle.read(step) + tail
+    last = tail.rpartition(b"\n")[2]
+    if not last:
+        return
+    if _parse_line(last) is None:
+        handle.truncate(size - len(last))
+    else:
+        handle.write(b"\n")
 
 
 def _explain(error: OSError, path: Path) -> StorageError:
