@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_lengths_scale_with_the_size_of_the_picture() -> None:
 def test_the_poisson_peak_falls_with_the_strength_to_a_noise_of_16_grey_levels() -> None:
     peaks = [poisson_peak(t) for t in np.linspace(0.1, 1.0, 50)]
 
-    assert all(first >= second for first, second in zip(peaks, peaks[1:], strict=False))
+    assert all(first >= second for first, second in pairwise(peaks))
     assert np.sqrt(255 * 127.5 / peaks[-1]) == pytest.approx(16, abs=0.1)
     assert 0.1 <= peaks[0] / 255 <= 1
 
