@@ -5,12 +5,14 @@ import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from quality_model.errors import UsageError
-from quality_model.params import LimitsParams, SourceParams
 from quality_model.records import CleanPicture
 from quality_model.sources.presets import PRESETS, SAMPLE_PHOTOS, Preset
+
+if TYPE_CHECKING:  # the command line lists the presets before it needs the parameters
+    from quality_model.params import LimitsParams, SourceParams
 
 __all__ = ["PRESETS", "Preset", "Source", "open_source"]
 
@@ -32,7 +34,7 @@ class Source(Protocol):
     def pictures(self) -> Iterator[CleanPicture]: ...
 
 
-def open_source(section: SourceParams, limits: LimitsParams) -> Source:
+def open_source(section: "SourceParams", limits: "LimitsParams") -> Source:
     """Find the source that ``section.dataset`` names.
 
     An existing folder wins where the value looks like a path (it has a slash, or starts

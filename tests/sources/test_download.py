@@ -1,11 +1,13 @@
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 
+import pyarrow.parquet as pq
 import pytest
 
 from quality_model.errors import SourceError, StorageError, UsageError
@@ -125,7 +127,6 @@ def test_a_killed_download_leaves_no_marker_and_the_next_one_ends_as_if_undistur
 def test_rows_are_written_in_small_groups_so_that_few_pictures_wait_in_memory(
     source, limits, tmp_path, pictures
 ):
-
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(200):
@@ -139,3 +140,17 @@ def test_no_progress_is_drawn_where_there_is_no_terminal(folder, source, limits,
     download(source(dataset=str(folder), num_images=5), limits, tmp_path / "out")
     captured = capfd.readouterr()
     assert captured.out == "" and "download" not in captured.err
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_that_looks_complete(source, limits, tmp_path):
+    earlier = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, earlier[1]))
+    try:
+        with pytest.raises(StorageError, match="No space is left"):
+            download(source(num_images=10), limits, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, earlier)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
+    assert download(source(num_images=10), limits, tmp_path)["rows"] == 10
