@@ -43,9 +43,9 @@ def main() -> None:
     outcome, summary = first_run()
     words = CLOSING_WORDS.format(
         outcome=outcome,
-        num_inputs=summary.num_inputs,
-        num_scored=summary.num_scored,
-        num_reasons=summary.num_reasons,
+        num_inputs=summary.inputs,
+        num_scored=summary.scored,
+        num_reasons=summary.inputs - summary.scored,
         scores=summary.output,
         minutes=(time.monotonic() - started) / 60,
     )

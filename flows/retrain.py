@@ -29,11 +29,11 @@ def retrain(project: Path = Path()) -> str:
     if settled is not None:
         release.record_no_op(params.registry, paths, settled)
         return UNCHANGED
-    verdict = release.judge(params.evaluate, params.gate, params.registry, paths)
+    verdict = release.judge(params.evaluate, params.gate, params.registry, params.train.loss_weights, paths)
     if not verdict.passed:
         return REFUSED
     version = release.register.with_options(retries=2, retry_delay_seconds=10)(params.registry, paths)
-    release.promote.with_options(retries=2, retry_delay_seconds=10)(params.registry, project, version)
+    release.promote.with_options(retries=2, retry_delay_seconds=10)(params.registry, paths, version)
     release.announce(params.registry, version)
     return PROMOTED
 

@@ -62,6 +62,7 @@ class MultiHeadQualityInference:
             or ``models:/name/3``. A path that exists wins over a reference of the same name.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         limits: What a picture file may be before it is refused; by default `SAFE_LIMITS`.
+        root: The project folder whose registry a reference means; by default the current one.
 
     Raises:
         CheckpointError: The weights do not load.
@@ -71,11 +72,16 @@ class MultiHeadQualityInference:
     """
 
     def __init__(
-        self, model_path: str | Path = "champion", device: str = "auto", limits: LimitsParams | None = None
+        self,
+        model_path: str | Path = "champion",
+        device: str = "auto",
+        limits: LimitsParams | None = None,
+        *,
+        root: Path | None = None,
     ) -> None:
         self.device = choose_device(device)
         self._limits = limits or SAFE_LIMITS
-        path, name, version, run_id = _find(model_path)
+        path, name, version, run_id = _find(model_path, root)
         loaded = load_model(path, self.device)
         self._model = loaded.model
         self.image_size_px: int = loaded.image_size_px
@@ -160,7 +166,7 @@ class MultiHeadQualityInference:
         return images.resize(pixels, self.image_size_px)
 
 
-def _find(reference: str | Path) -> tuple[Path, str, str | None, str | None]:
+def _find(reference: str | Path, root: Path | None) -> tuple[Path, str, str | None, str | None]:
     """Path, name, version and run id of what the reference names."""
     path = Path(reference)
     text = os.fspath(reference)
@@ -168,7 +174,7 @@ def _find(reference: str | Path) -> tuple[Path, str, str | None, str | None]:
         return path, path.name, None, None
     from quality_model.registry import resolve
 
-    resolved = resolve(text)
+    resolved = resolve(text, root=root)
     return resolved.path, resolved.name, resolved.version, resolved.run_id
 
 

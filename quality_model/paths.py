@@ -2,6 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+RUN_NAME: Final = "run.json"
+"""In a model's folder: the tracked run that made it."""
+
+HISTORY_NAME: Final = "history.json"
+"""In a training's report: the measures of each epoch."""
+
+VERDICT_NAME: Final = "verdict.json"
+"""In the gate's report: what it decided, about which model, and why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,11 @@
 """The gate, the registry and the champion's announcement as Prefect tasks."""
 
-from pathlib import Path
-
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
 from quality_model.gates import Verdict
-from quality_model.params import EvaluateParams, GateParams, RegistryParams
+from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams
 from quality_model.paths import ProjectPaths
 from quality_model.stages import release
 
@@ -32,7 +30,11 @@ def record_no_op(registry: RegistryParams, paths: ProjectPaths, reason: str) -> 
 
 @task
 def judge(
-    evaluate: EvaluateParams, gate: GateParams, registry: RegistryParams, paths: ProjectPaths
+    evaluate: EvaluateParams,
+    gate: GateParams,
+    registry: RegistryParams,
+    loss_weights: PerHead,
+    paths: ProjectPaths,
 ) -> Verdict:
     """Let the gate decide on the candidate."""
     verdict = release.judge_candidate(
@@ -43,6 +45,7 @@ def judge(
         training_set=paths.training_set,
         model=paths.model,
         report=paths.gate_report,
+        loss_weights=loss_weights,
     )
     create_markdown_artifact(verdict.markdown(), key="gate", description="The gate's reasons")
     return verdict
@@ -55,9 +58,9 @@ def register(registry: RegistryParams, paths: ProjectPaths) -> str:
 
 
 @task
-def promote(registry: RegistryParams, root: Path, version: str) -> str:
-    """Make a version the champion."""
-    return release.promote_version(registry, root=root, reference=version, reason="passed the gate")
+def promote(registry: RegistryParams, paths: ProjectPaths, version: str) -> str:
+    """Make the version that passed the gate the champion."""
+    return release.promote_candidate(registry, root=paths.root, version=version, report=paths.gate_report)
 
 
 @task

@@ -14,5 +14,7 @@ from quality_model.stages.scoring import score_collection
 def score(section: ScoreParams, limits: LimitsParams, root: Path, inputs: Path, output: Path) -> ScoreSummary:
     """Score a collection; asked again for the same output, it goes on where it stopped."""
     summary = score_collection(section, limits, root=root, inputs=inputs, output=output)
-    create_markdown_artifact(summary.markdown(), key="scores", description=f"Scores of {inputs}")
+    create_markdown_artifact(
+        "```\n" + "\n".join(summary.lines()) + "\n```", key="scores", description=f"Scores of {inputs}"
+    )
     return summary

@@ -8,6 +8,7 @@ import click
 from quality_model.cli.flags import folder_option, with_params
 from quality_model.params import Params
 from quality_model.paths import ProjectPaths
+from quality_model.records import SPLITS, Split
 
 _PATHS = ProjectPaths()
 _PICTURES_IN = folder_option("--data-dir", _PATHS.pictures, "Folder of the clean pictures.")
@@ -94,9 +95,7 @@ def validate_training_set(params: Params, data_dir: Path, output: Path) -> None:
 
 @click.command("export-samples")
 @_TRAINING_SET_IN
-@click.option(
-    "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
-)
+@click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
 @click.option("--count", type=click.IntRange(min=1), default=24, show_default=True, help="Samples to write.")
 @click.option(
     "--output",
@@ -105,7 +104,7 @@ def validate_training_set(params: Params, data_dir: Path, output: Path) -> None:
     show_default=True,
     help="Folder for PNGs.",
 )
-def export_samples(data_dir: Path, split: str, count: int, output: Path) -> None:
+def export_samples(data_dir: Path, split: Split, count: int, output: Path) -> None:
     """Write samples of the training set as PNG files, to look at or to score."""
     from quality_model.training_set.export import export_samples
 

@@ -6,7 +6,7 @@ import click
 
 from quality_model.cli.flags import folder_option, with_params
 from quality_model.params import Params, flatten
-from quality_model.paths import ProjectPaths
+from quality_model.paths import HISTORY_NAME, ProjectPaths
 
 _PATHS = ProjectPaths()
 _TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of the training set.")
@@ -38,14 +38,22 @@ def train(params: Params, data_dir: Path, output: Path, report: Path, checkpoint
 @click.command()
 @_TRAINING_SET_IN
 @folder_option("--model", _PATHS.model, "Folder or file of the model.")
+@folder_option("--history", _PATHS.training_report, "Folder of the training's report.")
 @folder_option("--output", _PATHS.evaluation_report, "Folder for measures and pictures.")
 @with_params("evaluate")
-def evaluate(params: Params, data_dir: Path, model: Path, output: Path) -> None:
+def evaluate(params: Params, data_dir: Path, model: Path, history: Path, output: Path) -> None:
     """Measure a model on the test split."""
     from quality_model.stages.evaluation import evaluate_candidate, summary_table
 
     evaluation = evaluate_candidate(
-        params.evaluate, params.registry, root=Path(), training_set=data_dir, model=model, output=output
+        params.evaluate,
+        params.registry,
+        root=Path(),
+        training_set=data_dir,
+        model=model,
+        history=history if (history / HISTORY_NAME).exists() else None,
+        output=output,
+        loss_weights=params.train.loss_weights,
     )
     click.echo(summary_table(evaluation))
     click.echo(f"Measures and pictures: {output}")

@@ -56,13 +56,17 @@ def predict(params: Params, pictures: tuple[Path, ...], as_json: bool) -> None:
     show_default=True,
     help="Folder for the Parquet shards; the same folder resumes an interrupted job.",
 )
+@click.option("--overwrite", is_flag=True, help="Throw away another job's result in the output folder.")
 @with_params("score")
-def score(params: Params, inputs: Path, output: Path) -> None:
+def score(params: Params, inputs: Path, output: Path, overwrite: bool) -> None:
     """Score INPUTS: a folder of pictures, Parquet files, or tar shards."""
     from quality_model.stages.scoring import score_collection
 
-    summary = score_collection(params.score, params.limits, root=Path(), inputs=inputs, output=output)
-    click.echo(summary.table())
+    summary = score_collection(
+        params.score, params.limits, root=Path(), inputs=inputs, output=output, overwrite=overwrite
+    )
+    for line in summary.lines():
+        click.echo(line)
     click.echo(f"Scores: {output}")
 
 

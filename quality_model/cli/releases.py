@@ -12,6 +12,7 @@ from quality_model.paths import ProjectPaths
 _PATHS = ProjectPaths()
 _ROOT = Path()
 _MODEL_IN = folder_option("--model", _PATHS.model, "Folder of the candidate.")
+_REASON = click.option("--reason", default="by hand", show_default=True, help="Why; kept in the history.")
 _VERDICT = folder_option("--report", _PATHS.gate_report, "Folder of the verdict.")
 
 
@@ -32,6 +33,7 @@ def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
         training_set=data_dir,
         model=model,
         report=report,
+        loss_weights=params.train.loss_weights,
     )
     click.echo(verdict.table())
     if not verdict.passed:
@@ -52,17 +54,18 @@ def register(params: Params, model: Path, report: Path) -> None:
 
 @click.command()
 @click.argument("version", default="candidate")
+@_REASON
 @with_params()
-def promote(params: Params, version: str) -> None:
+def promote(params: Params, version: str, reason: str) -> None:
     """Make VERSION (a number, or `candidate`) the champion."""
-    from quality_model.stages.release import promote_version
+    from quality_model.stages.release import promote_by_hand
 
-    promoted = promote_version(params.registry, root=_ROOT, reference=version, reason="by hand")
+    promoted = promote_by_hand(params.registry, root=_ROOT, reference=version, reason=reason)
     click.echo(f"Champion: {params.registry.model_name} version {promoted}.")
 
 
 @click.command()
-@click.option("--reason", default="by hand", show_default=True, help="Why; kept in the history.")
+@_REASON
 @with_params()
 def rollback(params: Params, reason: str) -> None:
     """Put the previous champion back."""

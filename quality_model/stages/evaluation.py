@@ -1,0 +1,97 @@
+"""Evaluation as a step: measures and pictures of a model on the test split, kept with its run."""
+
+import logging
+from pathlib import Path
+
+from quality_model import storage
+from quality_model.checkpoints import load_model
+from quality_model.device import choose_device
+from quality_model.evaluation import Evaluation, evaluate, write_evaluation
+from quality_model.evaluation.plots import (
+    learning_curves,
+    predicted_against_true,
+    save_figure,
+    worst_errors,
+)
+from quality_model.params import EvaluateParams, PerHead, RegistryParams
+from quality_model.paths import HISTORY_NAME, RUN_NAME
+from quality_model.records import HEADS
+from quality_model.tracking import resume_run, run_exists
+from quality_model.training_set.store import TrainingSet
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_candidate(
+    section: EvaluateParams,
+    registry: RegistryParams,
+    *,
+    root: Path,
+    training_set: Path,
+    model: Path,
+    history: Path | None,
+    output: Path,
+    loss_weights: PerHead,
+) -> Evaluation:
+    """Measure a model on the test split.
+
+    Args:
+        section: Bootstrap, batch size, device.
+        registry: Names the experiment.
+        root: The project folder.
+        training_set: Folder whose test split is used.
+        model: Folder of a trained model, or a file of weights.
+        history: Folder of the training's report, for the learning curves; None if there is none.
+        output: Folder for metrics.json, evaluation.json, predictions.csv and pictures/.
+        loss_weights: Weight of each head in the loss.
+
+    Raises:
+        CheckpointError: The model does not load.
+        IncompleteError, CorruptError: The training set is not whole.
+    """
+    samples = TrainingSet.open(training_set)
+    loaded = load_model(model, choose_device(section.device))
+    evaluation = evaluate(section, loaded.model, samples, loss_weights=loss_weights.as_dict())
+    write_evaluation(evaluation, output)
+    pictures = output / "pictures"
+    save_figure(predicted_against_true(evaluation.predictions), pictures / "predicted_against_true.png")
+    save_figure(worst_errors(evaluation.predictions, samples.images), pictures / "worst_errors.png")
+    if history is not None:
+        curves = learning_curves(storage.read_json(history / HISTORY_NAME))
+        save_figure(curves, pictures / "learning_curves.png")
+    _track(registry, root, model, output, evaluation)
+    return evaluation
+
+
+def summary_table(evaluation: Evaluation) -> str:
+    """The measures of each head, with the interval of R2, as aligned text."""
+    heads = evaluation.metrics["heads"]
+    lines = [
+        f"{'head':12} {'MSE':>8} {'constant':>9} {'MAE':>7} {'R2':>7} {'interval of R2':>18} {'Spearman':>9}"
+    ]
+    for head in HEADS:
+        measured = heads[head]
+        low_high = measured["intervals"]["r2"]
+        interval = "-" if low_high is None else f"[{low_high[0]:.3f}, {low_high[1]:.3f}]"
+        cells = [_cell(measured[name], width, digits) for name, width, digits in _COLUMNS]
+        lines.append(f"{head:12} {cells[0]} {cells[1]} {cells[2]} {cells[3]} {interval:>18} {cells[4]}")
+    return "\n".join(lines)
+
+
+_COLUMNS = (("mse", 8, 4), ("constant_mse", 9, 4), ("mae", 7, 4), ("r2", 7, 3), ("spearman", 9, 3))
+
+
+def _cell(value: float | None, width: int, digits: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:{width}.{digits}f}"
+
+
+def _track(registry: RegistryParams, root: Path, model: Path, output: Path, evaluation: Evaluation) -> None:
+    note = model / RUN_NAME
+    key = storage.read_json(note)["run_key"] if note.exists() else None
+    if key is None or not run_exists(root, registry, key):
+        log.warning("%s belongs to no run that is known here; its measures stay in %s.", model, output)
+        return
+    with resume_run(root, registry, key) as run:
+        run.log_metrics(evaluation.summary(), "test")
+        run.log_files(output, "evaluation")
+        run.set_tags({"test_data_sha256": evaluation.metrics["data_sha256"]})

@@ -1,0 +1,54 @@
+"""Batch scoring as a step: the model that a reference names, its scores, and the check of them."""
+
+from pathlib import Path
+
+from quality_model.inference import MultiHeadQualityInference
+from quality_model.params import LimitsParams, ScoreParams
+from quality_model.scoring import ModelIdentity, ScoreSummary, score
+from quality_model.validation import validate_scores
+
+
+def score_collection(
+    section: ScoreParams,
+    limits: LimitsParams,
+    *,
+    root: Path,
+    inputs: Path,
+    output: Path,
+    overwrite: bool = False,
+) -> ScoreSummary:
+    """Score a collection with the model that ``section.model`` names, and check the scores.
+
+    Args:
+        section: Model, shards, workers, device, and the share of errors that is allowed.
+        limits: What a picture may be.
+        root: The project folder, whose registry a reference means.
+        inputs: A folder of pictures, Parquet files or tar shards.
+        output: Folder for the shards; the expectations' results go to ``output/report``.
+        overwrite: Throw away another job's result in ``output``.
+
+    Raises:
+        UsageError, InputErrorsAboveLimit, StorageError: See `quality_model.scoring.score`.
+        ModelNotFoundError, CheckpointError: The model cannot be had.
+        ValidationError: The scores break their contract.
+    """
+    scorer = MultiHeadQualityInference(section.model, section.device, limits, root=root)
+    source = scorer.source
+    model = ModelIdentity(
+        name=source.name,
+        version=source.version,
+        run_id=source.run_id,
+        sha256=source.sha256,
+        image_size_px=scorer.image_size_px,
+    )
+    summary = score(
+        section,
+        limits,
+        inputs=inputs,
+        output=output,
+        scorer=scorer,
+        model=model,
+        overwrite=overwrite,
+    )
+    validate_scores(output, output / "report")
+    return summary

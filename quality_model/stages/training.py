@@ -1,0 +1,159 @@
+"""Training as a step: the loop, its record in MLflow, and the files it leaves."""
+
+import csv
+import io
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from quality_model import storage
+from quality_model.checkpoints import save_model
+from quality_model.params import RegistryParams, TrainParams, params_sha256
+from quality_model.paths import HISTORY_NAME, RUN_NAME
+from quality_model.records import HEADS
+from quality_model.tracking import DataFacts, Run, resume_run, run_exists, start_run
+from quality_model.training import EpochReport, TrainedModel, clear_checkpoints, train
+from quality_model.training_set.store import TrainingSet
+
+log = logging.getLogger(__name__)
+
+_PER_HEAD: Final = ("train_mse", "validation_mse", "train_r2", "validation_r2")
+_LASTING: Final = ("source.", "generate.", "train.")
+"""Sections of the parameters that the weights hang on."""
+
+_TIMINGS: Final = ("images_per_s", "elapsed_s")
+"""Go to MLflow only, so that the same training leaves the same files."""
+
+
+def train_candidate(
+    section: TrainParams,
+    registry: RegistryParams,
+    *,
+    root: Path,
+    training_set: Path,
+    output: Path,
+    report: Path,
+    checkpoints: Path,
+    settings: Mapping[str, Any],
+) -> TrainedModel:
+    """Train, and go on where an interrupted training of the same data and parameters stopped.
+
+    Args:
+        section: The recipe.
+        registry: Names the experiment.
+        root: The project folder.
+        training_set: Folder of the labelled samples.
+        output: Folder for model.safetensors, model.json and run.json.
+        report: Folder for metrics.json, history.json and history.csv.
+        checkpoints: Folder for the state after each epoch; emptied at the end.
+        settings: Every parameter by dotted key, for the record.
+
+    Raises:
+        TrainingError: See `quality_model.training.train`.
+        IncompleteError, CorruptError: The training set is not whole.
+    """
+    samples = TrainingSet.open(training_set)
+    history: list[EpochReport] = []
+    with _tracked(section, registry, root, samples, training_set, checkpoints, settings) as run:
+
+        def on_epoch(epoch: EpochReport) -> None:
+            history.append(epoch)
+            run.log_epoch(epoch.to_dict())
+
+        trained = train(section, samples, checkpoints, on_epoch)
+        save_model(
+            output,
+            trained.model,
+            image_size_px=samples.image_size_px,
+            facts=_lasting_facts(trained, settings),
+        )
+        _write_report(report, trained)
+        run.log_metrics(_summary(trained), "best")
+        run.log_model(output, step=trained.best_epoch)
+        run.log_files(report, "training")
+        storage.write_json(output / RUN_NAME, {"run_key": run.key, "run_id": run.run_id})
+    clear_checkpoints(checkpoints)
+    (checkpoints / RUN_NAME).unlink(missing_ok=True)
+    return trained
+
+
+def _tracked(
+    section: TrainParams,
+    registry: RegistryParams,
+    root: Path,
+    samples: TrainingSet,
+    folder: Path,
+    checkpoints: Path,
+    settings: Mapping[str, Any],
+) -> Run:
+    """Begin a run, or take up the one of the interrupted training that this one continues."""
+    note = checkpoints / RUN_NAME
+    identity = {"params_sha256": params_sha256(section), "data_sha256": samples.data_sha256}
+    if note.exists():
+        earlier = storage.read_json(note)
+        same = all(earlier.get(key) == value for key, value in identity.items())
+        if same and run_exists(root, registry, earlier["run_key"]):
+            return resume_run(root, registry, earlier["run_key"], system_metrics=True)
+    run = start_run(
+        root,
+        registry,
+        name="train",
+        params=settings,
+        params_sha256=params_sha256(section),
+        data=DataFacts(
+            name=str(settings.get("source.dataset", "training set")),
+            sha256=samples.data_sha256,
+            rows=len(samples.labels),
+            source=folder.name if folder.is_absolute() else str(folder),
+            facts={
+                "groups": int(samples.manifest["group"].nunique()),
+                "image_size_px": samples.image_size_px,
+                "profile": str(settings.get("generate.profile", "unknown")),
+            },
+        ),
+    )
+    storage.write_json(note, {**identity, "run_key": run.key})
+    return run
+
+
+def _lasting_facts(trained: TrainedModel, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What model.json says of its origin: what the weights hang on, and no path of this machine."""
+    lasting = {key: value for key, value in settings.items() if key.startswith(_LASTING)}
+    dataset = str(settings.get("source.dataset", ""))
+    if dataset.startswith((".", "/", "~")):
+        lasting["source.dataset"] = Path(dataset).name
+    return {**trained.facts(), "settings": lasting}
+
+
+def _summary(trained: TrainedModel) -> dict[str, Any]:
+    best = trained.best.to_dict()
+    return {
+        "best_epoch": trained.best_epoch,
+        "epochs_run": len(trained.history),
+        **{key: best[key] for key in ("train_loss", "validation_loss", "validation_mse", "validation_r2")},
+    }
+
+
+def _write_report(folder: Path, trained: TrainedModel) -> None:
+    history = [
+        {key: value for key, value in epoch.to_dict().items() if key not in _TIMINGS}
+        for epoch in trained.history
+    ]
+    storage.write_json(folder / "metrics.json", _summary(trained))
+    storage.write_json(folder / HISTORY_NAME, history)
+    storage.write_text(folder / "history.csv", _to_csv(history))
+
+
+def _to_csv(history: Iterable[Mapping[str, Any]]) -> str:
+    """One row an epoch, for `dvc plots`."""
+    rows = []
+    for epoch in history:
+        row = {key: epoch[key] for key in ("epoch", "train_loss", "validation_loss", "learning_rate")}
+        row |= {f"{name}_{head}": epoch[name][head] for name in _PER_HEAD for head in HEADS}
+        rows.append(row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

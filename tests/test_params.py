@@ -1,0 +1,108 @@
+"""params.yaml: what is allowed, and what a user is told about what is not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quality_model.errors import ParameterError
+from quality_model.params import Params, flatten, load_params, params_sha256, parse_params
+
+COMMITTED = Path(__file__).resolve().parent.parent / "params.yaml"
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def test_the_committed_file_parses_and_is_frozen(params: Params) -> None:
+    with pytest.raises(Exception, match="frozen"):
+        params.train.epochs = 3
+
+
+def test_the_design_recipe_is_what_the_committed_file_trains_with(params: Params) -> None:
+    train = params.train
+    assert (train.learning_rate, train.weight_decay, train.gradient_clip_norm) == (0.001, 0.0001, 1.0)
+    assert (train.patience, train.dropout, train.final_learning_rate_share) == (10, 0.3, 0.01)
+    assert list(train.loss_weights.as_dict().values()) == [1.0, 1.0, 1.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train.epoch": 3}, r"unknown key 'train\.epoch' \(did you mean 'epochs'\?\)"),
+        ({"trian.epochs": 3}, r"unknown key 'trian' \(did you mean 'train'\?\)"),
+        ({"train.epochs": 0}, r"train\.epochs = 0: .*greater than or equal to 1"),
+        ({"train.epochs": "many"}, r"train\.epochs = 'many'"),
+        ({"train.learning_rate": float("nan")}, r"train\.learning_rate = nan"),
+        ({"train.device": "gpu"}, r"train\.device = 'gpu': .*'cpu'"),
+        ({"gate.max_mse": {"color_cast": 1}}, r"missing key 'gate\.max_mse\.blurriness'"),
+        ({"gate.max_mse.noise": "low"}, r"gate\.max_mse\.noise = 'low'"),
+        ({"generate.validation_share": 0.6, "generate.test_share": 0.5}, r"leave a share for training"),
+        ({"registry.model_name": "../x"}, r"registry\.model_name = '\.\./x'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(
+    overrides: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ParameterError, match=message):
+        load_params(COMMITTED, overrides)
+
+
+def test_every_problem_is_named_at_once() -> None:
+    with pytest.raises(ParameterError, match=r"(?s)train\.epochs.*score\.shard_size"):
+        load_params(COMMITTED, {"train.epochs": 0, "score.shard_size": -1})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- a list", "train: [", "a: &a [*a]", "\x00", "!!python/object:os.system x"]
+)
+def test_what_is_not_a_file_of_sections_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=r"params\.yaml"):
+        load_params(path)
+
+
+def test_a_file_that_is_not_there_says_where_to_be(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="Run the command in the project folder"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_an_override_reaches_a_value_inside_a_section_and_leaves_its_neighbours(params: Params) -> None:
+    changed = load_params(COMMITTED, {"train.loss_weights.watermark": 3})
+    assert changed.train.loss_weights.watermark == 3.0
+    assert changed.train.loss_weights.noise == params.train.loss_weights.noise
+    assert changed.generate == params.generate
+
+
+@given(JSON)
+def test_no_tree_of_plain_values_raises_anything_but_a_parameter_error(tree: Any) -> None:
+    with pytest.raises(ParameterError):
+        parse_params(tree)
+
+
+@given(section=st.sampled_from(sorted(Params.model_fields)), value=JSON)
+def test_no_broken_section_raises_anything_but_a_parameter_error(section: str, value: Any) -> None:
+    tree = yaml.safe_load(COMMITTED.read_text())
+    tree[section] = value
+    with pytest.raises(ParameterError, match=section):
+        parse_params(tree)
+
+
+def test_the_hash_follows_the_values_and_not_the_layout(tmp_path: Path, params: Params) -> None:
+    shuffled = tmp_path / "params.yaml"
+    tree = yaml.safe_load(COMMITTED.read_text())
+    shuffled.write_text(yaml.safe_dump({key: tree[key] for key in sorted(tree, reverse=True)}))
+    assert params_sha256(load_params(shuffled)) == params_sha256(params)
+    assert params_sha256(load_params(COMMITTED, {"train.epochs": 9})) != params_sha256(params)
+
+
+def test_flat_names_lead_back_to_the_values(params: Params) -> None:
+    flat = flatten(params)
+    assert flat["train.loss_weights.watermark"] == 1.5
+    assert load_params(COMMITTED, {k: v for k, v in flat.items() if not isinstance(v, list)}) == params

@@ -1,0 +1,185 @@
+"""dvc.yaml, prefect.yaml, params.yaml and the README against the code they describe."""
+
+import ast
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from quality_model.cli import cli
+from quality_model.params import Params
+from quality_model.paths import ProjectPaths
+
+PROJECT = Path(__file__).resolve().parent.parent
+STAGES = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
+
+# What a stage imports without its result hanging on it: values reach a stage through DVC's params;
+# the command line, messages and places change no bytes; tracking and registry keep a record beside it.
+NOT_DEPENDENCIES = {
+    "cli", "errors", "params", "paths", "registry", "telemetry", "tracking", "__init__", "__main__"
+}  # fmt: skip
+
+# The module that a stage's command calls.
+ENTRY = {
+    "download": "sources/download.py",
+    "validate_pictures": "validation/__init__.py",
+    "generate": "training_set/generate.py",
+    "validate_training_set": "validation/__init__.py",
+    "train": "stages/training.py",
+    "evaluate": "stages/evaluation.py",
+}
+
+
+def paths_of(entries: list) -> set[str]:
+    return {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
+
+
+def imported_modules(path: Path) -> set[Path]:
+    """Files of the library that a file imports anywhere, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("quality_model"):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("quality_model")]
+        for name in names:
+            base = PROJECT / Path(*name.split("."))
+            for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+                if candidate.exists():
+                    found.add(candidate)
+    return found
+
+
+def closure(entry: Path) -> set[str]:
+    """Every file of the library that running ``entry`` can execute, relative to the project."""
+    todo, seen = [entry], set()
+    while todo:
+        path = todo.pop()
+        part = path.relative_to(PROJECT / "quality_model").parts[0].removesuffix(".py")
+        if path in seen or part in NOT_DEPENDENCIES:
+            continue
+        seen.add(path)
+        todo.extend(imported_modules(path))
+    return {str(path.relative_to(PROJECT)) for path in seen}
+
+
+def is_covered(path: str, deps: set[str]) -> bool:
+    return any(path == dep or path.startswith(f"{dep}/") for dep in deps)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_all_the_code_that_does_its_work(stage: str) -> None:
+    deps = paths_of(STAGES[stage]["deps"])
+    needed = closure(PROJECT / "quality_model" / ENTRY[stage])
+    missing = {path for path in needed if not is_covered(path, deps)}
+    assert not missing, f"dvc.yaml: stage {stage} lacks deps {sorted(missing)}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_no_code_that_it_does_not_run(stage: str) -> None:
+    needed = closure(PROJECT / "quality_model" / ENTRY[stage])
+    code = {dep for dep in paths_of(STAGES[stage]["deps"]) if dep.startswith("quality_model")}
+    idle = {dep for dep in code if not any(is_covered(path, {dep}) for path in needed)}
+    assert not idle, f"dvc.yaml: stage {stage} has idle deps {sorted(idle)}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_lock_file_for_a_changed_package_is_changed_code(stage: str) -> None:
+    assert "requirements.lock" in STAGES[stage]["deps"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_a_command_without_values(stage: str) -> None:
+    words = shlex.split(STAGES[stage]["cmd"])
+    assert words[:3] == ["python", "-m", "quality_model"]
+    assert len(words) == 4
+    assert words[3] in cli.commands
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_parameters_of_a_stage_are_sections_of_params_yaml(stage: str) -> None:
+    for dotted in STAGES[stage]["params"]:
+        section = Params
+        for key in dotted.split("."):
+            assert key in section.model_fields, dotted
+            section = section.model_fields[key].annotation
+
+
+def test_the_outputs_lie_where_the_commands_put_them_by_default() -> None:
+    outputs = {
+        Path(path)
+        for stage in STAGES.values()
+        for kind in ("outs", "metrics", "plots")
+        for path in paths_of(stage.get(kind, []))
+    }
+    paths = ProjectPaths()
+    places = {
+        paths.pictures,
+        paths.pictures_report,
+        paths.training_set,
+        paths.training_set_report,
+        paths.model,
+        paths.training_report,
+        paths.evaluation_report,
+    }
+    assert all(any(output == place or place in output.parents for place in places) for output in outputs)
+    assert all(any(output == place or place in output.parents for output in outputs) for place in places)
+
+
+def test_the_entry_points_of_prefect_yaml_are_flows() -> None:
+    from prefect import Flow
+
+    for deployment in yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]:
+        file, _, name = deployment["entrypoint"].partition(":")
+        module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+        assert isinstance(getattr(module, name), Flow)
+
+
+def test_the_event_that_a_promotion_emits_is_the_one_that_scoring_waits_for() -> None:
+    from tasks.release import CHAMPION_PROMOTED
+
+    deployments = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+    expected = [e for d in deployments for trigger in d.get("triggers", []) for e in trigger["expect"]]
+    assert expected == [CHAMPION_PROMOTED]
+
+
+def test_the_makefile_silences_what_the_library_silences() -> None:
+    from quality_model.telemetry import QUIET
+
+    exported = dict(re.findall(r"^export (\w+) := (\w+)$", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    assert exported == QUIET
+
+
+def readme_commands() -> list[str]:
+    """The commands of the README's shell blocks, a line each."""
+    text = (PROJECT / "README.md").read_text()
+    commands = []
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+        joined = block.replace("\\\n", " ")
+        for line in joined.splitlines():
+            commands += [part.split("#")[0].strip() for part in line.split("&&")]
+    return [command for command in commands if command]
+
+
+def test_every_command_of_the_command_line_has_help_and_options_that_the_readme_can_use() -> None:
+    for command in cli.commands.values():
+        assert command.get_short_help_str()
+    for line in readme_commands():
+        words = shlex.split(line)
+        if words[0] != "quality-model":
+            continue
+        command = cli.commands[words[1]]
+        options = {opt for p in command.params if isinstance(p, click.Option) for opt in p.opts}
+        assert {word for word in words[2:] if word.startswith("--")} <= options, line
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    wanted = {shlex.split(line)[1] for line in readme_commands() if line.startswith("make ")}
+    assert wanted
+    assert wanted <= targets
