@@ -149,9 +149,7 @@ def worst_errors(predictions: pd.DataFrame, images: npt.NDArray[np.uint8], *, co
         columns: Samples per head.
     """
     figure = _figure(1.55 * columns + 1.0, 8.8)
-    figure.suptitle(
-        "Largest errors per head: score against label (0 absent, 1 severe), kind of the degradation"
-    )
+    figure.suptitle("Largest errors of each head (0 absent, 1 severe), with the kind of its degradation")
     grid = figure.subplots(len(HEADS), columns, squeeze=False)
     for row, head in zip(grid, HEADS, strict=True):
         labels, scores = _pair(predictions, head)

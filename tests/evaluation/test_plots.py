@@ -1,0 +1,177 @@
+"""Pictures of training, evaluation and scoring: what they say, and that it can be read."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from quality_model.evaluation.plots import (
+    histogram_figure,
+    learning_curves,
+    predicted_against_true,
+    save_figure,
+    worst_errors,
+)
+from quality_model.images import Pixels
+from quality_model.records import HEADS
+
+
+def history(epochs: int, **changes: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": 0.06 / epoch,
+            "validation_loss": 0.05 + 0.001 * (epoch - 3) ** 2,
+            "train_mse": dict.fromkeys(HEADS, 0.05 / epoch),
+            "validation_mse": dict.fromkeys(HEADS, 0.06 / epoch),
+            "validation_r2": dict.fromkeys(HEADS, 1 - 4 / epoch),
+            **changes,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def predictions(size: int = 60, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    columns: dict[str, Any] = {"row": np.arange(size)}
+    for head in HEADS:
+        present = rng.random(size) < 0.5
+        labels = np.where(present, rng.uniform(0.1, 1.0, size), 0.0)
+        columns[f"{head}_label"] = labels
+        columns[f"{head}_score"] = np.clip(0.1 + 0.7 * labels + rng.normal(0, 0.1, size), 0, 1)
+        columns[f"{head}_kind"] = np.where(present, "salt_and_pepper", None)
+    return pd.DataFrame(columns)
+
+
+@pytest.fixture
+def images(photo: Pixels) -> Pixels:
+    """uint8 (60, 48, 48, 3), the value of the first pixel being the row."""
+    stack = np.stack([photo[4 * row : 4 * row + 48, :48] for row in range(60)])
+    stack[:, 0, 0, :] = np.arange(60)[:, None]
+    return stack
+
+
+def overlapping(figure: Figure) -> list[tuple[str, str]]:
+    """Pairs of titles and labels that are drawn over each other, and texts beyond the figure's edge."""
+    figure.draw_without_rendering()
+    texts: list[Text] = [text for text in [figure._suptitle] if text is not None]  # type: ignore[attr-defined]
+    for axes in figure.axes:
+        texts += [axes.title, axes.xaxis.label, axes.yaxis.label]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text()]
+    edge = figure.bbox
+    outside = [
+        (name, "edge")
+        for name, box in boxes
+        if box.x0 < edge.x0 or box.x1 > edge.x1 or box.y0 < edge.y0 or box.y1 > edge.y1
+    ]
+    return outside + [
+        (first[0], second[0])
+        for first, second in itertools.combinations(boxes, 2)
+        if first[1].overlaps(second[1])
+    ]
+
+
+DRAWN: dict[str, Callable[[pd.DataFrame, Pixels], Figure]] = {
+    "learning curves": lambda table, images: learning_curves(history(8)),
+    "predicted against true": lambda table, images: predicted_against_true(table),
+    "worst errors": worst_errors,
+    "histograms": lambda table, images: histogram_figure(
+        {**{head: table[f"{head}_score"] for head in HEADS}, "overall": 1 - table["noise_score"]}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_no_title_or_label_covers_another_or_leaves_the_picture(name: str, images: Pixels) -> None:
+    assert overlapping(DRAWN[name](predictions(), images)) == []
+
+
+def test_a_saved_figure_is_a_png_and_saving_it_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one.png", "two.png"):
+        save_figure(histogram_figure({"noise": [0.1, 0.2, 0.9]}), tmp_path / "deep" / name)
+    with Image.open(tmp_path / "deep" / "one.png") as image:
+        assert image.format == "PNG"
+        assert np.asarray(image.convert("L")).std() > 5
+    assert (tmp_path / "deep" / "one.png").read_bytes() == (tmp_path / "deep" / "two.png").read_bytes()
+    assert len(list((tmp_path / "deep").iterdir())) == 2
+
+
+def test_learning_curves_show_every_epoch_and_mark_the_best() -> None:
+    loss, mse, r2 = learning_curves(history(5)).axes
+    validation = next(line for line in loss.lines if line.get_label() == "validation")
+    assert list(validation.get_xdata()) == [1, 2, 3, 4, 5]
+    assert "best: epoch 3" in [line.get_label() for line in loss.lines]
+    assert len([line for line in mse.lines if len(line.get_xdata()) == 5]) == 2 * len(HEADS)
+    assert len([line for line in r2.lines if len(line.get_xdata()) == 5]) == len(HEADS)
+
+
+@pytest.mark.parametrize("entries", [[], history(1), history(3, validation_r2=dict.fromkeys(HEADS))])
+def test_learning_curves_of_no_epoch_or_one_or_without_r2_can_be_drawn(
+    entries: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    save_figure(learning_curves(entries), tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_predicted_against_true_counts_every_sample_and_states_r2() -> None:
+    table = predictions()
+    table["noise_score"] = table["noise_label"]
+    panels = predicted_against_true(table).axes[:4]
+    for axes in panels:
+        assert np.ma.sum(axes.collections[0].get_array()) == len(table)
+    assert panels[3].get_title() == "Noise: R² 1.00, MSE 0.0000"
+
+
+def test_labels_without_variance_have_no_r2_and_are_drawn_nevertheless(tmp_path: Path) -> None:
+    table = predictions()
+    table["noise_label"] = 0.0
+    figure = predicted_against_true(table)
+    assert "R² not defined" in figure.axes[3].get_title()
+    save_figure(figure, tmp_path / "true.png")
+
+
+def test_the_worst_errors_of_each_head_come_first_with_their_pictures(images: Pixels) -> None:
+    table = predictions()
+    table.loc[17, ["blurriness_label", "blurriness_score"]] = [1.0, 0.0]
+    table.loc[17, "blurriness_kind"] = "motion"
+    axes = worst_errors(table, images, columns=5).axes
+    assert len(axes) == 5 * len(HEADS)
+    assert axes[5].get_title() == "score 0.00, label 1.00\nmotion"
+    for position, head in enumerate(HEADS):
+        error = np.abs(table[f"{head}_score"] - table[f"{head}_label"]).to_numpy()
+        shown = [int(one.images[0].get_array()[0, 0, 0]) for one in axes[5 * position : 5 * position + 5]]
+        assert shown == list(np.argsort(-error)[:5])
+
+
+def test_fewer_samples_than_places_leave_places_empty(images: Pixels, tmp_path: Path) -> None:
+    figure = worst_errors(predictions(size=2), images, columns=4)
+    assert sum(bool(axes.images) for axes in figure.axes) == 2 * len(HEADS)
+    save_figure(figure, tmp_path / "worst.png")
+
+
+def test_a_histogram_counts_finite_scores_and_says_how_many() -> None:
+    (axes,) = histogram_figure({"overall": [0.0, 0.25, 1.0, float("nan")]}).axes
+    assert sum(bar.get_height() for bar in axes.patches) == 3
+    assert axes.get_title() == "Overall quality\nmedian 0.25 of 3"
+    assert axes.get_xlabel() == "1 no fault\n0 every fault at its worst"
+
+
+def test_a_collection_without_scores_has_an_empty_histogram_that_says_so() -> None:
+    (axes,) = histogram_figure({"noise": []}).axes
+    assert axes.get_title() == "Noise\nno scores"
+
+
+def test_drawing_opens_no_figure_in_pyplot() -> None:
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    predicted_against_true(predictions())
+    histogram_figure({"noise": [0.5]})
+    assert plt.get_fignums() == before
