@@ -1,0 +1,89 @@
+"""Small pictures tables, and training sets made of them."""
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from quality_model import storage
+from quality_model.images import Pixels
+from quality_model.params import GenerateParams, LimitsParams, Params
+from quality_model.records import CleanPicture
+from quality_model.sources.table import TABLE_NAME, PicturesWriter
+from quality_model.training_set.generate import generate
+
+
+def _encode(pixels: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _write_pictures(
+    folder: Path,
+    pictures: Sequence[Pixels | bytes],
+    *,
+    per_group: int = 2,
+    reasons: dict[int, str] | None = None,
+) -> Path:
+    """A sealed pictures table; ``reasons`` makes rows of pictures that cannot be read."""
+    folder.mkdir(parents=True)
+    with PicturesWriter(folder / TABLE_NAME) as writer:
+        for number, picture in enumerate(pictures):
+            data = picture if isinstance(picture, bytes) else _encode(picture)
+            readable = number not in (reasons or {})
+            writer.write(
+                CleanPicture(
+                    picture_id=f"picture/{number:04d}",
+                    group=f"group {number // per_group}",
+                    origin="made in a test",
+                    sha256=hashlib.sha256(data).hexdigest(),
+                    data=data,
+                    width=64 if readable else None,
+                    height=48 if readable else None,
+                    reason=None if readable else (reasons or {})[number],
+                )
+            )
+    storage.seal(folder, [TABLE_NAME], rows=len(pictures))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_pictures() -> Callable[..., Path]:
+    """`_write_pictures`, for tests that need a table of their own."""
+    return _write_pictures
+
+
+@pytest.fixture(scope="session")
+def crops(photo: Pixels) -> list[Pixels]:
+    """24 different crops, uint8 (48, 64, 3)."""
+    return [photo[16 * n : 16 * n + 48, 14 * n : 14 * n + 64] for n in range(24)]
+
+
+@pytest.fixture(scope="session")
+def pictures(crops: list[Pixels], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pictures table of 24 pictures in 12 groups."""
+    return _write_pictures(tmp_path_factory.mktemp("table") / "pictures", crops)
+
+
+@pytest.fixture(scope="session")
+def section(params: Params) -> Callable[..., GenerateParams]:
+    """A section that makes 5 samples of 32 x 32 pixels in one process, with some fields changed."""
+    base = params.generate.model_dump() | {"image_size": 32, "samples_per_image": 5, "workers": 1, "seed": 42}
+    return lambda **changes: GenerateParams(**{**base, **changes})
+
+
+@pytest.fixture(scope="session")
+def made(
+    pictures: Path,
+    section: Callable[..., GenerateParams],
+    limits: LimitsParams,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[str, Any]]:
+    """A training set of those pictures, not to be changed, and what `generate` said of it."""
+    folder = tmp_path_factory.mktemp("made") / "training"
+    return folder, generate(section(), limits, pictures, folder)

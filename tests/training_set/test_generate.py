@@ -1,0 +1,335 @@
+"""The generation: the same bytes whatever the workers, whole groups, and nothing half made."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from quality_model import storage
+from quality_model.degradations import PROFILES, SampleRandomness
+from quality_model.errors import IncompleteError, QualityModelError, SourceError, StorageError
+from quality_model.images import resize
+from quality_model.records import HEADS, SPLITS
+from quality_model.storage import MARKER_NAME
+from quality_model.training_set.generate import generate
+from quality_model.training_set.store import TrainingSet
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+SCRIPT = """
+import resource, sys
+from pathlib import Path
+from quality_model.errors import QualityModelError
+from quality_model.params import load_params
+from quality_model.training_set.generate import generate
+
+if __name__ == "__main__":
+    pictures, output, workers, largest_file = sys.argv[1:]
+    params = load_params(Path("params.yaml"), {"generate.workers": int(workers), "generate.image_size": 224,
+                                               "generate.samples_per_image": 20})
+    if int(largest_file):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest_file), int(largest_file)))
+    try:
+        generate(params.generate, params.limits, Path(pictures), Path(output))
+    except QualityModelError as error:
+        sys.exit(str(error))
+"""
+
+
+def start(pictures: Path, output: Path, *, workers: int = 1, largest_file: int = 0) -> subprocess.Popen[str]:
+    """Generate in a process of its own, slowly enough to be stopped on the way."""
+    command = [sys.executable, "-c", SCRIPT, pictures, output, str(workers), str(largest_file)]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: storage.file_sha256(path) for path in sorted(folder.iterdir())}
+
+
+def wait_for(condition, *, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_every_picture_gives_itself_and_its_degraded_samples(made, crops) -> None:
+    training_set = TrainingSet.open(made[0])
+    manifest = training_set.manifest
+
+    assert len(training_set) == 24 * 6
+    assert manifest["sample_id"].tolist() == [
+        f"picture/{picture:04d}#{number:02d}" for picture in range(24) for number in range(6)
+    ]
+    for picture, crop in enumerate(crops):
+        assert np.array_equal(training_set.images[6 * picture], resize(crop, 32))
+        assert not training_set.labels[6 * picture].any()
+    assert set(manifest["profile"]) == {"seed"}
+
+
+def test_a_row_of_the_manifest_tells_how_its_pixels_were_made(made, crops) -> None:
+    training_set = TrainingSet.open(made[0])
+
+    for index, row in training_set.manifest.iterrows():
+        if index % 6 == 0:
+            continue
+        clean = resize(crops[index // 6], 32)
+        sample = PROFILES["seed"].degrade(clean, SampleRandomness(42, row["sample_id"]))
+        assert np.array_equal(training_set.images[index], sample.image)
+        assert np.array_equal(training_set.labels[index], np.float32(sample.labels))
+        assert row["is_clean"] == (not sample.applied)
+        applied = {degradation.head: degradation for degradation in sample.applied}
+        for head in HEADS:
+            if head in applied:
+                assert row[f"{head}_kind"] == applied[head].kind
+                assert json.loads(row[f"{head}_parameters"]) == applied[head].parameters
+                assert row[f"{head}_position"] == applied[head].position
+                assert row[f"{head}_label"] == np.float32(applied[head].label)
+            else:
+                assert row[[f"{head}_kind", f"{head}_parameters", f"{head}_position"]].isna().all()
+                assert row[f"{head}_label"] == 0
+
+
+def test_the_statistics_of_a_row_are_those_of_its_pixels(made) -> None:
+    training_set = TrainingSet.open(made[0])
+
+    grey = training_set.images[:] @ np.array([0.299, 0.587, 0.114]) / 255
+    assert np.allclose(training_set.manifest["mean_brightness"], grey.mean(axis=(1, 2)), atol=2e-3)
+    assert np.allclose(training_set.manifest["brightness_std"], grey.std(axis=(1, 2)), atol=2e-3)
+    recorded = training_set.manifest["pixels_sha256"]
+    assert len(set(recorded)) > 0.7 * len(recorded)
+    assert recorded.str.fullmatch("[0-9a-f]{64}").all()
+
+
+def test_a_group_never_stands_on_two_sides_of_the_split(made) -> None:
+    manifest = TrainingSet.open(made[0]).manifest
+
+    assert manifest.groupby("group")["split"].nunique().max() == 1
+    assert set(manifest["split"]) == set(SPLITS)
+    assert manifest["group"].nunique() == 12
+
+
+def test_the_summary_counts_what_is_in_the_files(made) -> None:
+    folder, summary = made
+    training_set = TrainingSet.open(folder)
+    manifest = training_set.manifest
+
+    assert summary["samples"] == len(training_set) == training_set.marker["rows"]
+    assert summary["pictures"] == 24
+    assert summary["skipped_pictures"] == 0
+    assert summary["groups"] == {"train": 8, "validation": 2, "test": 2}
+    assert summary["samples_per_split"] == {split: (manifest["split"] == split).sum() for split in SPLITS}
+    assert summary["clean_share"] == pytest.approx(manifest["is_clean"].mean())
+    for column, head in enumerate(HEADS):
+        assert summary["label_means"][head] == pytest.approx(training_set.labels[:, column].mean(), abs=1e-6)
+        assert summary["label_variances"][head] == pytest.approx(
+            training_set.labels[:, column].var(), abs=1e-6
+        )
+        assert summary["kinds"][head] == manifest[f"{head}_kind"].value_counts().to_dict()
+
+
+def test_the_marker_says_what_was_asked_and_of_which_pictures(made, pictures) -> None:
+    marker = TrainingSet.open(made[0], verify=True).marker
+
+    assert marker["params"]["seed"] == 42
+    assert "workers" not in marker["params"]
+    assert marker["profile"] == "seed"
+    assert marker["image_size_px"] == 32
+    assert marker["pictures_sha256"] == storage.require_sealed(pictures)["sha256"]
+    assert marker["expected_clean_share"] == pytest.approx(1 / 6 + 5 / 6 * 0.2)
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(made, pictures, section, limits, tmp_path) -> None:
+    generate(section(workers=2), limits, pictures, tmp_path / "training")
+
+    assert hashes(tmp_path / "training") == hashes(made[0])
+
+
+def test_a_sample_does_not_depend_on_the_other_pictures_of_the_table(
+    made, crops, write_pictures, section, limits, tmp_path
+) -> None:
+    fewer = write_pictures(tmp_path / "pictures", crops[:6])
+    generate(section(), limits, fewer, tmp_path / "training")
+
+    few, many = TrainingSet.open(tmp_path / "training"), TrainingSet.open(made[0])
+    assert np.array_equal(few.images, many.images[:36])
+    assert np.array_equal(few.labels, many.labels[:36])
+
+
+def test_another_seed_gives_other_samples_of_the_same_clean_pictures(
+    made, pictures, section, limits, tmp_path
+) -> None:
+    generate(section(seed=43), limits, pictures, tmp_path / "training")
+
+    other, first = TrainingSet.open(tmp_path / "training"), TrainingSet.open(made[0])
+    assert np.array_equal(other.images[::6], first.images[::6])
+    assert not np.array_equal(other.labels, first.labels)
+    assert other.data_sha256 != first.data_sha256
+
+
+def test_unreadable_pictures_are_left_out_and_counted(
+    crops, write_pictures, section, limits, tmp_path
+) -> None:
+    table = write_pictures(
+        tmp_path / "pictures", [*crops[:9], b"<html>"], reasons={2: "truncated", 9: "not_a_picture"}
+    )
+    summary = generate(section(), limits, table, tmp_path / "training")
+
+    assert summary["pictures"] == 8
+    assert summary["skipped_pictures"] == 2
+    names = TrainingSet.open(tmp_path / "training").manifest["picture_id"].unique()
+    assert "picture/0002" not in names
+    assert len(names) == 8
+
+
+def test_a_picture_of_one_pixel_and_an_all_black_one_give_samples_too(
+    write_pictures, section, limits, tmp_path
+) -> None:
+    one_pixel = np.array([[[10, 200, 30]]], dtype=np.uint8)
+    line = np.full((1, 300, 3), 90, dtype=np.uint8)
+    black = np.zeros((40, 40, 3), dtype=np.uint8)
+    table = write_pictures(tmp_path / "pictures", [one_pixel, line, black], per_group=1)
+    generate(section(), limits, table, tmp_path / "training")
+
+    training_set = TrainingSet.open(tmp_path / "training")
+    assert np.all(training_set.images[0] == one_pixel)
+    assert not training_set.images[12].any()
+    assert np.isfinite(training_set.manifest["brightness_std"]).all()
+
+
+def test_pictures_without_a_readable_one_are_a_clear_error(
+    crops, write_pictures, section, limits, tmp_path
+) -> None:
+    table = write_pictures(tmp_path / "pictures", crops[:1], reasons={0: "truncated"})
+
+    with pytest.raises(SourceError, match="no readable picture"):
+        generate(section(), limits, table, tmp_path / "training")
+    assert not (tmp_path / "training").exists()
+
+
+def test_too_few_groups_are_a_clear_error_before_any_work(
+    crops, write_pictures, section, limits, tmp_path
+) -> None:
+    table = write_pictures(tmp_path / "pictures", crops[:4])
+
+    with pytest.raises(SourceError, match=r"2 group\(s\)"):
+        generate(section(), limits, table, tmp_path / "training")
+    assert not (tmp_path / "training").exists()
+
+
+def test_pictures_that_are_not_there_are_a_clear_error(section, limits, tmp_path) -> None:
+    with pytest.raises(IncompleteError, match="not complete"):
+        generate(section(), limits, tmp_path / "pictures", tmp_path / "training")
+
+
+def test_an_output_that_is_a_file_is_a_clear_error(pictures, section, limits, tmp_path) -> None:
+    (tmp_path / "training").write_text("in the way")
+
+    with pytest.raises(StorageError, match="training"):
+        generate(section(), limits, pictures, tmp_path / "training")
+    assert (tmp_path / "training").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_picture_that_does_not_decode_stops_the_run_by_name_and_keeps_the_earlier_set(
+    workers, made, crops, write_pictures, section, limits, tmp_path
+) -> None:
+    output = tmp_path / "training"
+    shutil.copytree(made[0], output)
+    table = write_pictures(tmp_path / "pictures", [*crops[:11], b"GIF89a, or so it says"])
+
+    with pytest.raises(SourceError, match="picture/0011"):
+        generate(section(workers=workers), limits, table, output)
+    assert hashes(output) == hashes(made[0])
+
+
+def test_a_stricter_limit_on_pixels_is_told_with_its_remedy(pictures, section, limits, tmp_path) -> None:
+    strict = limits.model_copy(update={"max_pixels": 100})
+
+    with pytest.raises(SourceError, match="too_many_pixels") as caught:
+        generate(section(), strict, pictures, tmp_path / "training")
+    assert "limits" in caught.value.remedy
+    assert list((tmp_path / "training").iterdir()) == []
+
+
+def test_a_new_set_replaces_an_earlier_one_of_another_size(made, pictures, section, limits, tmp_path) -> None:
+    output = tmp_path / "training"
+    shutil.copytree(made[0], output)
+    generate(section(image_size=40, samples_per_image=1), limits, pictures, output)
+
+    training_set = TrainingSet.open(output, verify=True)
+    assert training_set.images.shape == (48, 40, 40, 3)
+
+
+def test_a_killed_run_leaves_no_marker_and_no_process_and_the_next_run_is_whole(
+    made, pictures, section, limits, tmp_path
+) -> None:
+    output = tmp_path / "training"
+    process = start(pictures, output, workers=2)
+    family = psutil.Process(process.pid)
+
+    def pixels_are_written() -> bool:
+        assert process.poll() is None, process.stderr.read()
+        return len(family.children()) >= 2 and any(
+            path.stat().st_blocks for path in output.glob(".partial-*images.npy")
+        )
+
+    wait_for(pixels_are_written)
+    children = family.children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    assert not (output / MARKER_NAME).exists()
+    with pytest.raises(IncompleteError):
+        TrainingSet.open(output)
+    wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
+    generate(section(), limits, pictures, output)
+    assert hashes(output) == hashes(made[0])
+
+
+def test_a_full_disk_is_told_as_such_and_leaves_nothing(pictures, tmp_path) -> None:
+    output = tmp_path / "training"
+    process = start(pictures, output, largest_file=1_000_000)
+    _, message = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert message.startswith("No space is left for")
+    assert "images.npy" in message
+    assert "Traceback" not in message
+    assert list(output.iterdir()) == []
+
+
+def test_a_worker_that_dies_is_noticed_and_told(pictures, section, limits, tmp_path) -> None:
+    stop = threading.Event()
+
+    def kill_the_first_worker() -> None:
+        while not stop.is_set():
+            for child in psutil.Process().children():
+                with_spawn = any("spawn_main" in part for part in child.cmdline())
+                if with_spawn:
+                    child.kill()
+                    return
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_the_first_worker)
+    killer.start()
+    try:
+        with pytest.raises(QualityModelError, match="worker processes died") as caught:
+            generate(section(workers=2, samples_per_image=50), limits, pictures, tmp_path / "training")
+    finally:
+        stop.set()
+        killer.join()
+    assert "generate.workers" in caught.value.remedy
+    assert not (tmp_path / "training" / MARKER_NAME).exists()
