@@ -1,0 +1,228 @@
+"""What is expected of a training set: its manifest against its labels, its split and its profile."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from quality_model.degradations import PROFILES, Profile
+from quality_model.errors import CorruptError
+from quality_model.params import GenerateParams, ValidationParams
+from quality_model.records import HEADS, SPLITS
+from quality_model.training_set.store import MANIFEST_NAME, TrainingSet
+from quality_model.validation.expectations import (
+    Expectation,
+    Table,
+    among,
+    at_least_rows,
+    between,
+    contains,
+    exactly_rows,
+    mean_between,
+    not_null,
+    unique,
+)
+from quality_model.validation.report import validate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SURPRISING: Final = 1e-6
+"""A chance below this does not happen: a sound set fails a random expectation this rarely."""
+
+_STANDARD_ERRORS: Final = 5.0
+_ROUNDING: Final = 1e-6
+
+
+def validate_training_set(
+    section: ValidationParams, generate: GenerateParams, training_set: Path, report: Path
+) -> dict[str, Any]:
+    """Validate the training set in the folder ``training_set`` (see `report.validate`).
+
+    The share of clean samples may differ from its expectation, (1 + n u) / (1 + n) for n
+    samples per picture of which the profile leaves a share u untouched, by the tolerance of
+    ``section`` or by five standard errors of a small set, whichever is more.
+
+    Args:
+        section: Limits.
+        generate: The parameters that the set was made with.
+        training_set: Output of `training_set.generate`.
+        report: Folder of the report.
+
+    Raises:
+        ValidationError: Names each failed expectation, its column and examples.
+        IncompleteError, CorruptError: There is no sound set to validate.
+    """
+    opened = TrainingSet.open(training_set)
+    manifest = _read_manifest(training_set)
+    profile = PROFILES[generate.profile]
+    samples = _with_derived(manifest, opened)
+    tables = [
+        Table(
+            "samples",
+            samples,
+            ("sample_id",),
+            _of_samples(section, generate, profile, len(opened), len(manifest)),
+        ),
+        Table(
+            "groups",
+            _per("group", manifest, splits=("split", "nunique"), samples=("sample_id", "size")),
+            ("group",),
+            [
+                at_least_rows(section.min_groups, "There are enough groups to learn and to test from."),
+                among("splits", [1], "All samples of a group are on the same side of the split."),
+            ],
+        ),
+        Table(
+            "pictures",
+            _per("picture_id", manifest, groups=("group", "nunique"), samples=("sample_id", "size")),
+            ("picture_id",),
+            [
+                among("groups", [1], "All samples of a picture are in one group."),
+                among(
+                    "samples",
+                    [generate.samples_per_image + 1],
+                    "Every picture gave its degraded samples and itself.",
+                ),
+            ],
+        ),
+        Table(
+            "kinds",
+            _kinds(manifest, profile, generate),
+            ("head", "kind"),
+            [between("samples", 1, None, "Every kind of degradation occurs, as in so large a set it must.")],
+        ),
+    ]
+    return validate("training set", tables, report)
+
+
+def _of_samples(
+    section: ValidationParams, generate: GenerateParams, profile: Profile, rows: int, num_samples: int
+) -> list[Expectation]:
+    low, high = clean_share_limits(section, generate, profile, num_samples)
+    splits = [split for split in SPLITS if split == "train" or getattr(generate, f"{split}_share") > 0]
+    return [
+        exactly_rows(rows, "The manifest has a row for every sample of labels.npy and images.npy."),
+        unique("sample_id", "No sample has the name of another."),
+        unique("recipe", "No degraded sample was made twice: same picture, kinds, parameters and order."),
+        unique("noisy_pixels", "No two noisy samples have the same pixels: noise is drawn for each."),
+        among("profile", [generate.profile], "All samples were made with the profile of the parameters."),
+        among("split", SPLITS, "Every sample is in a split that there is."),
+        contains("split", splits, "No split is empty."),
+        mean_between("clean", low, high, "The share of samples without degradation is as expected."),
+        among("clean_as_told", [True], "A sample is called clean exactly if nothing was applied to it."),
+        among("in_order", [True], "The positions of a sample's degradations count from 0 without gaps."),
+        between("label_difference", 0.0, 0.0, "The manifest's labels are those of labels.npy."),
+        not_null("label_difference", "Labels are numbers, and every row has its row in labels.npy."),
+        *[expectation for head in HEADS for expectation in _of_head(head, profile)],
+        not_null("mean_brightness", "The brightness is a number."),
+        between("mean_brightness", 0.0, 1.0, "The brightness lies in [0, 1]."),
+        between("mean_brightness", 0.01, 0.99, "Hardly a sample is all black or all white.", mostly=0.95),
+        between("brightness_std", 0.01, 0.5, "Hardly a sample is a plain area.", mostly=0.95),
+        mean_between("mean_brightness", 0.1, 0.9, "The set as a whole is neither dark nor blown out."),
+    ]
+
+
+def _of_head(head: Any, profile: Profile) -> list[Expectation]:
+    low, high = profile.label_ranges[head]
+    return [
+        not_null(f"{head}_label", "The label is a number."),
+        between(f"{head}_label", 0.0, 1.0, "The label lies in [0, 1]."),
+        between(
+            f"{head}_severity",
+            low - _ROUNDING,
+            high + _ROUNDING,
+            "Where the degradation was applied, the label lies in the profile's range.",
+        ),
+        between(f"{head}_absent", 0.0, 0.0, "Where the degradation was not applied, the label is 0."),
+        among(f"{head}_kind", profile.kinds[head], "The kind is one that the profile makes."),
+    ]
+
+
+def clean_share_limits(
+    section: ValidationParams, generate: GenerateParams, profile: Profile, num_samples: int
+) -> tuple[float, float]:
+    """Lowest and highest share of samples without degradation (see `validate_training_set`)."""
+    drawn = generate.samples_per_image
+    share = (1 + drawn * profile.untouched_share) / (1 + drawn)
+    num_drawn = max(1.0, num_samples * drawn / (1 + drawn))
+    error = (
+        math.sqrt(profile.untouched_share * (1 - profile.untouched_share) / num_drawn) * drawn / (1 + drawn)
+    )
+    tolerance = max(section.clean_share_tolerance, _STANDARD_ERRORS * error)
+    return max(0.0, share - tolerance), min(1.0, share + tolerance)
+
+
+def _kinds(manifest: "pd.DataFrame", profile: Profile, generate: GenerateParams) -> "pd.DataFrame":
+    """Samples per kind, for the kinds whose absence would be a surprise.
+
+    Of n samples with a head, one of k equally frequent kinds is absent with probability
+    (1 - 1/k)^n. The head itself is on a drawn sample with probability (1 - u) / 4 at least,
+    for the profile leaves only a share u untouched.
+    """
+    import pandas as pd
+
+    num_drawn = len(manifest) * generate.samples_per_image / (1 + generate.samples_per_image)
+    least_share = (1 - profile.untouched_share) / len(HEADS)
+    rows = []
+    for head, kinds in profile.kinds.items():
+        counts = manifest[f"{head}_kind"].value_counts()
+        by_head = int(counts.sum()) >= samples_for_certainty(1 / len(kinds))
+        by_set = num_drawn >= samples_for_certainty(least_share / len(kinds))
+        if by_head or by_set:
+            rows += [(head, kind, int(counts.get(kind, 0))) for kind in kinds]
+    return pd.DataFrame(rows, columns=["head", "kind", "samples"])
+
+
+def samples_for_certainty(share: float) -> int:
+    """Samples above which something that each has with probability ``share`` is never absent."""
+    return 1 if share >= 1 else math.ceil(math.log(SURPRISING) / math.log1p(-share))
+
+
+def _with_derived(manifest: "pd.DataFrame", opened: TrainingSet) -> "pd.DataFrame":
+    """The manifest with the columns that expectations look at; null where one does not apply."""
+    import numpy as np
+    import pandas as pd
+
+    derived: dict[str, Any] = {}
+    applied = pd.DataFrame({head: manifest[f"{head}_kind"].notna() for head in HEADS})
+    touched = applied.any(axis=1)
+    for head in HEADS:
+        derived[f"{head}_severity"] = manifest[f"{head}_label"].where(applied[head])
+        derived[f"{head}_absent"] = manifest[f"{head}_label"].where(~applied[head])
+    labels = manifest[[f"{head}_label" for head in HEADS]].to_numpy(dtype=np.float64)
+    difference = np.full(len(manifest), np.nan)
+    shared = min(len(manifest), len(opened))
+    difference[:shared] = np.abs(labels[:shared] - opened.labels[:shared]).max(axis=1, initial=0.0)
+    derived["label_difference"] = difference
+    derived["clean"] = (~touched).astype(float)
+    derived["clean_as_told"] = manifest["is_clean"] == ~touched
+    positions = manifest[[f"{head}_position" for head in HEADS]].to_numpy(dtype=np.float64, na_value=np.nan)
+    count = applied.sum(axis=1).to_numpy()
+    expected = np.where(np.arange(len(HEADS)) < count[:, None], np.arange(len(HEADS)), np.nan)
+    derived["in_order"] = (np.isnan(positions) == ~applied.to_numpy()).all(axis=1) & (
+        np.nan_to_num(np.sort(positions, axis=1), nan=-1.0) == np.nan_to_num(expected, nan=-1.0)
+    ).all(axis=1)
+    parts = [
+        "picture_id",
+        *[f"{head}_{part}" for head in HEADS for part in ("kind", "parameters", "position", "label")],
+    ]
+    recipe = manifest[parts].astype("string").fillna("").agg("|".join, axis=1)
+    derived["recipe"] = recipe.where(touched)
+    derived["noisy_pixels"] = manifest["pixels_sha256"].where(applied["noise"])
+    columns = [name for name in manifest.columns if not name.endswith(("_parameters", "_position"))]
+    return pd.concat([manifest[columns], pd.DataFrame(derived, index=manifest.index)], axis=1)
+
+
+def _per(column: str, manifest: "pd.DataFrame", **aggregates: tuple[str, str]) -> "pd.DataFrame":
+    frame: pd.DataFrame = manifest.groupby(column, sort=True).agg(**aggregates).reset_index()
+    return frame
+
+
+def _read_manifest(training_set: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    path = training_set / MANIFEST_NAME
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise CorruptError(f"{path} cannot be read: {error}.", "Generate the training set again.") from None
