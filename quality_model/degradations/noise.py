@@ -30,7 +30,7 @@ def gaussian(pixels: Pixels, std: float, stream: Stream) -> Pixels:
 
 
 def _whole_levels(normal: npt.NDArray[np.float32], std: float) -> npt.NDArray[np.int16]:
-    return np.rint(normal * np.float32(std)).astype(np.int16)
+    return np.asarray(np.rint(normal * np.float32(std)), dtype=np.int16)
 
 
 def salt_and_pepper(pixels: Pixels, share: float, stream: Stream) -> Pixels:
