@@ -12,8 +12,12 @@ export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_UPDATE_DOWNLOAD_COUNTS := 0
 export GX_ANALYTICS_ENABLED := false
+export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export PREFECT_HOME ?= $(CURDIR)/state/prefect
 export DVC_SITE_CACHE_DIR ?= $(CURDIR)/state/dvc
+
+# Without bytecode every start compiles its imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install run test lint format bench mlflow-ui prefect-ui service lock clean
 
@@ -30,6 +34,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 run: install ## Train, gate, promote and score, end to end
+	@mkdir -p "$$PREFECT_HOME"
 	python -m flows.first_run
 
 test: install ## The whole test suite
@@ -49,6 +54,7 @@ mlflow-ui: install ## Runs, metrics, models: http://127.0.0.1:5000
 	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
 prefect-ui: install ## Flows and schedules: http://127.0.0.1:4200
+	@mkdir -p "$$PREFECT_HOME"
 	prefect server start --host 127.0.0.1 --port 4200
 
 service: install ## Deploy the schedules and work on them (needs prefect-ui running)
