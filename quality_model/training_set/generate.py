@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 _CHUNK_PICTURES: Final = 8
 _CHUNK_BYTES: Final = 8 * 2**20
 _CHUNKS_IN_FLIGHT_PER_WORKER: Final = 3
-_WORTH_A_POOL_SAMPLES: Final = 600
+_WORTH_A_POOL_SAMPLES: Final = 2000
 """Below this, one process is done before others have started."""
 
 
