@@ -1,6 +1,7 @@
 """Fixtures that every test may use. Nothing here phones home, and no server outlives a test."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.update(
@@ -44,3 +45,33 @@ def photo() -> Pixels:
 
     path = Path(skimage.__file__).parent / "data" / "astronaut.png"
     return np.asarray(Image.open(path).convert("RGB"))
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without content, to be copied: making its tables takes seconds."""
+    from quality_model.registry.connection import connect
+    from quality_model.storage import locked
+
+    shared = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        shared = shared.parent  # one database for all workers
+    database = shared / "mlflow" / "template.db"
+    with locked(shared / "mlflow.lock", timeout_s=240):
+        if not database.exists():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+                connect(shared / "mlflow" / "making")
+            shutil.copyfile(shared / "mlflow" / "making" / "mlflow.db", database)
+    return database
+
+
+@pytest.fixture
+def project(tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with the committed params.yaml and an empty MLflow database of its own."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = tmp_path / "project"
+    root.mkdir()
+    shutil.copyfile(PROJECT / "params.yaml", root / "params.yaml")
+    shutil.copyfile(mlflow_database, root / "mlflow.db")
+    return root

@@ -29,7 +29,15 @@ _SETTINGS: Final = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0.2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+_CAUSE: Final = re.compile(
+    r"Connection refused|Connection reset by peer|[Tt]imed out|too many \d+ error responses"
+    r"|Name or service not known|Temporary failure in name resolution|file is not a database"
+    r"|database is locked|unable to open database file|attempt to write a readonly database"
+)
+"""The words that say why, in the middle of what the layers below wrap around them."""
+
 _MIGRATION_WAIT_S: Final = 120.0
 _MESSAGE_LENGTH: Final = 300
 
@@ -167,6 +175,9 @@ def without_credentials(uri: str) -> str:
 
 
 def _first_words(error: Exception) -> str:
+    cause = _CAUSE.search(str(error))
+    if cause:
+        return f"{cause[0]}."
     lines = str(error).strip().splitlines() or [type(error).__name__]
     words = re.sub(r"//[^/@\s]+@", "//", lines[0])
     return words if len(words) <= _MESSAGE_LENGTH else words[:_MESSAGE_LENGTH] + "..."

@@ -67,7 +67,7 @@ def fetch(
         folder = ProjectPaths(connection.root).state / "models" / name / version
         with locked(folder.with_name(f"{version}.lock"), timeout_s=_DOWNLOAD_WAIT_S):
             if not _is_good(folder, expected):
-                _download(connection, model_id, version, folder)
+                _download(connection, location, version, folder)
     marker = require_sealed(folder, verify=True)
     if marker["sha256"] != expected:
         raise CorruptError(
@@ -92,7 +92,7 @@ def _is_good(folder: Path, sha256: str) -> bool:
         return False
 
 
-def _download(connection: Connection, model_id: str, version: str, folder: Path) -> None:
+def _download(connection: Connection, location: str, version: str, folder: Path) -> None:
     from mlflow.artifacts import download_artifacts
 
     for stale in folder.parent.glob(f".partial-*-{version}"):
@@ -101,7 +101,7 @@ def _download(connection: Connection, model_id: str, version: str, folder: Path)
     try:
         with speaking_to(connection.shown, f"Downloading version {version}"):
             got = download_artifacts(
-                artifact_uri=f"models:/{model_id}/{MODEL_FOLDER}",
+                artifact_uri=f"{location.rstrip('/')}/{MODEL_FOLDER}",
                 dst_path=str(temporary),
                 tracking_uri=connection.uri,
                 registry_uri=connection.uri,

@@ -248,7 +248,8 @@ class Registry:
                 return self.find(current)
             state = self._reconciled("champion")
             line = succession(state.events, "champion")
-            before = line[:-1] if current is not None else line
+            kept = {version.version for version in self.versions()}
+            before = [number for number in (line[:-1] if current is not None else line) if number in kept]
             if not before:
                 raise RegistryError(
                     f"{self.name} has no earlier champion to go back to.",
