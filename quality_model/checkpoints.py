@@ -7,6 +7,7 @@ are read by PyTorch's restricted unpickler, which knows tensors and plain values
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,9 +91,9 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     """Read a model written by `save_model`, or a bare file of weights.
 
     Args:
-        path: A folder; a .safetensors file (beside the model.json that describes it, or
-            without one, of the original design's shape); or a .pt or .pth state dict of
-            the original design, bare or under ``model_state_dict`` or ``state_dict``.
+        path: A folder, or its model.safetensors; another .safetensors file; or a .pt or .pth
+            state dict of the original design, bare or under ``model_state_dict`` or
+            ``state_dict``. A bare file is taken to be made for 224 px.
         device: Where the model goes.
 
     Raises:
@@ -101,6 +102,8 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     """
     if path.is_dir():
         return _load_folder(path, device)
+    if path.name == WEIGHTS_NAME and path.with_name(storage.MARKER_NAME).exists():
+        return _load_folder(path.parent, device)
     data = _read(path)
     if path.suffix == ".safetensors":
         state = _parse_safetensors(data, path)
@@ -179,6 +182,11 @@ def _parse_safetensors(data: bytes, path: Path) -> dict[str, Tensor]:
 
 def _parse_pickle(data: bytes, path: Path) -> dict[str, Tensor]:
     try:
+        if zipfile.is_zipfile(io.BytesIO(data)):  # PyTorch itself passes over wrong checksums
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"the checksum of {damaged} is wrong")
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  (unpickling hostile bytes raises nearly anything)
         first_line = str(error).strip().split("\n")[0] or type(error).__name__

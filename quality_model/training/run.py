@@ -87,10 +87,11 @@ class Run:
         self._device = device
         self.history: list[EpochReport] = []
         self._best: dict[str, Tensor] = {}
-        self._label_variance = {
-            name: np.var(np.asarray(training_set.labels)[rows], axis=0, dtype=np.float64)
-            for name, rows in (("train", splits.train), ("validation", splits.validation))
-        }
+        with np.errstate(invalid="ignore"):  # labels that are not finite are reported where they strike
+            self._label_variance = {
+                name: np.var(training_set.labels[rows], axis=0, dtype=np.float64)
+                for name, rows in (("train", splits.train), ("validation", splits.validation))
+            }
         weights = section.loss_weights.as_dict()
         self._loss_weights = torch.tensor([weights[head] for head in HEADS], device=device)
         torch.manual_seed(_seed(section.seed, 0, _WEIGHTS))

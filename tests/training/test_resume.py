@@ -1,0 +1,239 @@
+"""A run that was killed goes on, and ends with the bits of an undisturbed one."""
+
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from quality_model import storage
+from quality_model.params import TrainParams
+from quality_model.training import EpochReport, TrainedModel, clear_checkpoints, loop, train
+from quality_model.training_set.store import TrainingSet
+
+TRAIN_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from quality_model.params import TrainParams
+from quality_model.training import train
+from quality_model.training_set.store import TrainingSet
+
+section, data, checkpoints, last_epoch = sys.argv[1:]
+
+def on_epoch(report):
+    if report.epoch == int(last_epoch):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train(TrainParams.model_validate_json(section), TrainingSet.open(Path(data)), Path(checkpoints), on_epoch)
+"""
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+def stop_after(epoch: int) -> Callable[[EpochReport], None]:
+    def on_epoch(report: EpochReport) -> None:
+        if report.epoch == epoch:
+            raise Interrupted
+
+    return on_epoch
+
+
+def interrupt(section: TrainParams, training_set: TrainingSet, checkpoints: Path, *, after: int) -> None:
+    with pytest.raises(Interrupted):
+        train(section, training_set, checkpoints, stop_after(after))
+
+
+def without_times(trained: TrainedModel) -> list[dict[str, object]]:
+    times = ("images_per_s", "elapsed_s")
+    return [
+        {key: value for key, value in report.to_dict().items() if key not in times}
+        for report in trained.history
+    ]
+
+
+def assert_same_run(one: TrainedModel, other: TrainedModel) -> None:
+    theirs = other.model.state_dict()
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, theirs[name]), name
+    assert without_times(one) == without_times(other)
+    assert one.facts() == other.facts()
+
+
+@pytest.fixture
+def undisturbed(training_set: TrainingSet, section: TrainParams, tmp_path: Path) -> TrainedModel:
+    return train(section, training_set, tmp_path / "undisturbed")
+
+
+def epochs_kept(checkpoints: Path) -> list[str]:
+    return sorted(path.name for path in checkpoints.glob("run-*/epoch-*"))
+
+
+@pytest.mark.parametrize("killed_after", [1, 2])
+def test_a_killed_process_goes_on_and_ends_as_if_undisturbed(
+    training_set: TrainingSet,
+    section: TrainParams,
+    undisturbed: TrainedModel,
+    tmp_path: Path,
+    killed_after: int,
+) -> None:
+    checkpoints = tmp_path / "killed"
+    # The same memory format as the undisturbed run: which one is faster is the machine's mood.
+    (plan,) = (tmp_path / "undisturbed").glob("run-*/plan.json")
+    target = checkpoints / plan.parent.name / "plan.json"
+    target.parent.mkdir(parents=True)
+    shutil.copy(plan, target)
+    arguments = [section.model_dump_json(), str(training_set.folder), str(checkpoints), str(killed_after)]
+    process = subprocess.run([sys.executable, "-c", TRAIN_AND_DIE, *arguments], check=False)
+    assert process.returncode == -signal.SIGKILL
+    reported: list[int] = []
+    trained = train(section, training_set, checkpoints, lambda report: reported.append(report.epoch))
+    assert trained.resumed_from_epoch == killed_after
+    assert reported == [1, 2, 3]
+    assert_same_run(trained, undisturbed)
+
+
+def test_a_run_stopped_after_every_epoch_ends_as_if_undisturbed(
+    training_set: TrainingSet, section: TrainParams, tmp_path: Path
+) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    for epoch in (1, 2, 3):
+        interrupt(section, training_set, checkpoints, after=epoch)
+    (plan,) = checkpoints.glob("run-*/plan.json")
+    whole = tmp_path / "whole" / plan.parent.name
+    whole.mkdir(parents=True)
+    shutil.copy(plan, whole / "plan.json")
+    trained = train(section, training_set, checkpoints)
+    assert trained.resumed_from_epoch == 3
+    assert_same_run(trained, train(section, training_set, tmp_path / "whole"))
+
+
+def test_the_way_of_computing_is_chosen_once(
+    training_set: TrainingSet, section: TrainParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    interrupt(section, training_set, checkpoints, after=1)
+
+    def choose_again(*_: object) -> None:
+        raise AssertionError("a resumed run must not choose again")
+
+    monkeypatch.setattr(loop, "choose_plan", choose_again)
+    assert len(train(section, training_set, checkpoints).history) == 3
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "unmark", "remove"])
+def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(
+    training_set: TrainingSet,
+    section: TrainParams,
+    tmp_path: Path,
+    damage: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    whole = train(section, training_set, checkpoints)
+    (newest,) = checkpoints.glob("run-*/epoch-000003")
+    data = (newest / "state.pt").read_bytes()
+    if damage == "flip":
+        middle = len(data) // 2
+        (newest / "state.pt").write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+    elif damage == "cut":
+        (newest / "state.pt").write_bytes(data[: len(data) // 2])
+    elif damage == "unmark":
+        storage.unseal(newest)
+    else:
+        (newest / "state.pt").unlink()
+    with caplog.at_level(logging.WARNING, logger="quality_model.training"):
+        again = train(section, training_set, checkpoints)
+    assert again.resumed_from_epoch == 2
+    assert "epoch-000003" in caplog.text
+    assert_same_run(again, whole)
+
+
+def test_a_finished_run_asked_again_trains_no_more(
+    training_set: TrainingSet, section: TrainParams, tmp_path: Path
+) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    first = train(section, training_set, checkpoints)
+    before = {path: path.stat().st_mtime_ns for path in checkpoints.glob("run-*/*/*")}
+    second = train(section, training_set, checkpoints)
+    assert second.resumed_from_epoch == 3
+    assert {path: path.stat().st_mtime_ns for path in checkpoints.glob("run-*/*/*")} == before
+    assert_same_run(second, first)
+
+
+def test_a_run_that_stopped_early_stays_stopped(
+    training_set: TrainingSet, section: TrainParams, tmp_path: Path
+) -> None:
+    # With steps too small to change the loss, no epoch after the first is better.
+    idle = section.model_copy(update={"learning_rate": 1e-30, "epochs": 6, "patience": 1})
+    first = train(idle, training_set, tmp_path / "checkpoints")
+    second = train(idle, training_set, tmp_path / "checkpoints")
+    assert first.stopped_early
+    assert second.resumed_from_epoch == len(first.history)
+    assert_same_run(second, first)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"epochs": 4}, "epochs 3 there, 4 now"), ({"learning_rate": 0.002}, "learning_rate 0.001 there")],
+)
+def test_checkpoints_of_another_recipe_are_not_used_and_the_log_says_why(
+    training_set: TrainingSet,
+    section: TrainParams,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    change: dict[str, object],
+    said: str,
+) -> None:
+    interrupt(section, training_set, tmp_path / "checkpoints", after=1)
+    other = section.model_copy(update=change)
+    with caplog.at_level(logging.INFO, logger="quality_model.training"):
+        interrupt(other, training_set, tmp_path / "checkpoints", after=1)
+    assert said in caplog.text
+    assert epochs_kept(tmp_path / "checkpoints") == ["epoch-000001", "epoch-000001"]
+
+
+def test_checkpoints_of_other_data_are_not_used(
+    training_set: TrainingSet,
+    section: TrainParams,
+    write: Callable[..., TrainingSet],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    interrupt(section, training_set, tmp_path / "checkpoints", after=1)
+    other = write(num_train=10)
+    with caplog.at_level(logging.INFO, logger="quality_model.training"):
+        trained = train(section, other, tmp_path / "checkpoints")
+    assert trained.resumed_from_epoch == 0
+    assert "data_sha256" in caplog.text
+
+
+def test_going_back_to_an_interrupted_recipe_goes_on_with_it(
+    training_set: TrainingSet, section: TrainParams, tmp_path: Path
+) -> None:
+    interrupt(section, training_set, tmp_path / "checkpoints", after=2)
+    other = section.model_copy(update={"seed": 1})
+    interrupt(other, training_set, tmp_path / "checkpoints", after=1)
+    assert train(section, training_set, tmp_path / "checkpoints").resumed_from_epoch == 2
+
+
+def test_the_last_two_checkpoints_are_kept_until_cleared(
+    training_set: TrainingSet, section: TrainParams, tmp_path: Path
+) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    train(section, training_set, checkpoints)
+    assert epochs_kept(checkpoints) == ["epoch-000002", "epoch-000003"]
+    clear_checkpoints(checkpoints)
+    assert list(checkpoints.glob("run-*")) == []
+    assert train(section, training_set, checkpoints).resumed_from_epoch == 0
+
+
+def test_clearing_a_folder_that_is_not_there_is_nothing(tmp_path: Path) -> None:
+    clear_checkpoints(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
