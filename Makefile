@@ -1,6 +1,8 @@
 # One vocabulary for people, hooks and CI.
 VENV := .venv
 PYTHON ?= python3
+MLFLOW_PORT ?= 5000
+PREFECT_PORT ?= 4200
 STAMP := $(VENV)/.installed
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -51,11 +53,11 @@ format: install ## Let ruff mend what it can
 	ruff format .
 
 mlflow-ui: install ## Runs, metrics, models: http://127.0.0.1:5000
-	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(MLFLOW_PORT)
 
 prefect-ui: install ## Flows and schedules: http://127.0.0.1:4200
 	@mkdir -p "$$PREFECT_HOME"
-	prefect server start --host 127.0.0.1 --port 4200
+	prefect server start --host 127.0.0.1 --port $(PREFECT_PORT)
 
 service: install ## Deploy the schedules and work on them (needs prefect-ui running)
 	prefect work-pool create quality --type process --overwrite

@@ -34,7 +34,7 @@ def reproduce_stage(project: Path, stage: str) -> bool:
         subprocess.CalledProcessError: The stage failed; its output is in the task's log.
     """
     before = _recorded(project, stage)
-    command = [sys.executable, "-m", "dvc", "repro", stage]
+    command = [sys.executable, "-m", "dvc", "repro", "--quiet", stage]
     logger = get_run_logger()
     process = subprocess.Popen(
         command,
@@ -57,7 +57,9 @@ def reproduce_stage(project: Path, stage: str) -> bool:
         if process.poll() is None:
             process.terminate()
             process.wait()
-    return _recorded(project, stage) != before
+    changed = _recorded(project, stage) != before
+    logger.info("Stage %s: %s.", stage, "brought up to date" if changed else "unchanged")
+    return changed
 
 
 def _environment() -> dict[str, str]:

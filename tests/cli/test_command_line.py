@@ -79,7 +79,7 @@ def test_help_and_the_list_of_data_sets_import_nothing_heavy() -> None:
         "from quality_model.cli import cli\n"
         "cli.main(['list-datasets'], standalone_mode=False)\n"
         "cli.main(['train', '--help'], standalone_mode=False)\n"
-        "heavy = {'torch', 'mlflow', 'pandas', 'numpy', 'datasets', 'great_expectations', 'matplotlib', 'PIL'}\n"
+        "heavy = {'torch', 'mlflow', 'pandas', 'numpy', 'datasets', 'great_expectations', 'PIL'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run(

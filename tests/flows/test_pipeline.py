@@ -1,0 +1,160 @@
+"""The whole way in a small project: DVC's commands, the retraining flow, the champion and its scores."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from quality_model.registry import read_decisions
+from quality_model.storage import require_sealed
+from tests.flows.conftest import PROJECT, Run
+
+STAGES = list(yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"])
+
+
+def quality_model(run: Run, project: Path, *arguments: str, check: bool = True):
+    return run(project, sys.executable, "-m", "quality_model", *arguments, check=check)
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    """A project in the state after the first retraining, to be changed by the test."""
+    return Path(shutil.copytree(trained, tmp_path / "project", symlinks=True))
+
+
+def test_the_first_retraining_makes_every_artifact_and_a_champion(trained: Path) -> None:
+    for folder in ("data/pictures", "data/training", "models/candidate"):
+        require_sealed(trained / folder, verify=True)
+    for picture in ("predicted_against_true", "worst_errors", "learning_curves"):
+        assert (trained / "reports" / "evaluation" / "pictures" / f"{picture}.png").stat().st_size > 10_000
+    (decision,) = read_decisions(trained)
+    assert (decision["outcome"], decision["version"]) == ("promoted", "1")
+    assert json.loads((trained / "reports" / "gate" / "verdict.json").read_text())["passed"] is True
+
+
+def test_the_history_tells_of_the_candidate_and_the_champion(trained: Path, run: Run) -> None:
+    told = quality_model(run, trained, "history").stdout
+    assert "candidate set: version - -> 1" in told
+    assert "champion promoted: version - -> 1" in told
+
+
+def test_a_second_repro_does_nothing(trained: Path, run: Run) -> None:
+    told = run(trained, "dvc", "repro").stdout
+    assert told.count("didn't change, skipping") == len(STAGES)
+    assert "Running stage" not in told
+
+
+def test_a_second_retraining_is_recorded_as_a_no_op_with_its_reason(copied: Path, run: Run) -> None:
+    before = (copied / "dvc.lock").read_bytes()
+    run(copied, sys.executable, "-m", "flows.retrain")
+    last = read_decisions(copied)[-1]
+    assert last["outcome"] == "no-op"
+    assert "version 1 was promoted" in last["reasons"][0]
+    assert (copied / "dvc.lock").read_bytes() == before
+
+
+def test_a_candidate_that_the_gate_refuses_gets_no_alias_and_the_champion_stays(
+    copied: Path, run: Run
+) -> None:
+    params = yaml.safe_load((copied / "params.yaml").read_text())
+    params["gate"]["min_r2"]["noise"] = 0.999
+    (copied / "params.yaml").write_text(yaml.safe_dump(params))
+    run(copied, sys.executable, "-m", "flows.retrain")
+    last = read_decisions(copied)[-1]
+    assert last["outcome"] == "refused"
+    assert any("noise" in reason for reason in last["reasons"])
+    told = quality_model(run, copied, "history").stdout
+    assert told.count("champion promoted") == 1
+    gate = quality_model(run, copied, "gate", check=False)
+    assert gate.returncode == 3
+    assert "min_r2" in gate.stdout
+    assert quality_model(run, copied, "register", check=False).returncode == 3
+
+
+def test_metrics_and_plots_can_be_shown_and_compared(trained: Path, run: Run) -> None:
+    metrics = run(trained, "dvc", "metrics", "show").stdout
+    assert "reports/evaluation/metrics.json" in metrics
+    assert "watermark.r2" in metrics
+    run(trained, "dvc", "metrics", "diff")
+    run(trained, "dvc", "plots", "show", "--out", "state/plots")
+    page = (trained / "state" / "plots" / "index.html").read_text()
+    assert "validation_loss" in page
+
+
+def test_an_experiment_with_another_parameter_runs_what_hangs_on_it(copied: Path, run: Run) -> None:
+    told = run(copied, "dvc", "exp", "run", "--set-param", "evaluate.bootstrap_samples=60").stdout
+    assert "Running stage 'evaluate'" in told
+    assert "Running stage 'train'" not in told
+
+
+def test_artifacts_travel_through_a_local_remote(copied: Path, run: Run, tmp_path: Path) -> None:
+    run(copied, "dvc", "remote", "add", "--default", "shelf", str(tmp_path / "shelf"))
+    run(copied, "dvc", "push")
+    expected = require_sealed(copied / "data" / "training")["sha256"]
+    for path in ("data", "models", ".dvc/cache"):
+        shutil.rmtree(copied / path)
+    run(copied, "dvc", "pull")
+    assert require_sealed(copied / "data" / "training", verify=True)["sha256"] == expected
+    assert "Running stage" not in run(copied, "dvc", "repro").stdout
+
+
+def test_data_that_break_their_contract_stop_the_pipeline_before_training(copied: Path, run: Run) -> None:
+    params = yaml.safe_load((copied / "params.yaml").read_text())
+    params["validation"]["min_pictures"] = 1000
+    (copied / "params.yaml").write_text(yaml.safe_dump(params))
+    done = run(copied, "dvc", "repro", check=False)
+    assert done.returncode != 0
+    told = done.stdout + done.stderr
+    assert "Running stage 'train'" not in told
+    assert "expect_table_row_count" in told
+    assert "1000" in told
+
+
+def test_the_champion_scores_a_folder_and_every_row_says_which_model_it_was(copied: Path, run: Run) -> None:
+    quality_model(run, copied, "export-samples", "--count", "6")
+    (copied / "samples" / "broken.png").write_text("<html>")
+    quality_model(run, copied, "score", "samples", "--output", "scores/mine")
+    rows = pd.concat(pd.read_parquet(path) for path in (copied / "scores" / "mine").glob("shard-*.parquet"))
+    assert len(rows) == 7
+    assert rows["reason"].notna().sum() == 1
+    assert set(rows["model_version"]) == {"1"}
+    run_id = json.loads((copied / "models" / "candidate" / "run.json").read_text())["run_id"]
+    assert set(rows["run_id"]) == {run_id}
+
+
+def test_predict_prints_the_scores_of_the_champion(copied: Path, run: Run) -> None:
+    quality_model(run, copied, "export-samples", "--count", "2")
+    pictures = sorted(str(path.relative_to(copied)) for path in (copied / "samples").iterdir())
+    lines = quality_model(run, copied, "predict", "--json", *pictures).stdout.splitlines()
+    for line, picture in zip(lines, pictures, strict=True):
+        scores = json.loads(line)
+        assert scores["path"] == picture
+        assert all(0 <= scores[head] <= 1 for head in ("color_cast", "blurriness", "watermark", "noise"))
+
+
+def test_rollback_puts_the_champion_before_back(copied: Path, run: Run) -> None:
+    assert quality_model(run, copied, "rollback", check=False).returncode == 9
+    params = yaml.safe_load((copied / "params.yaml").read_text())
+    params["train"]["seed"] = 7
+    params["gate"]["max_mse_increase"] = dict.fromkeys(params["gate"]["max_mse_increase"], 1.0)
+    (copied / "params.yaml").write_text(yaml.safe_dump(params))
+    run(copied, sys.executable, "-m", "flows.retrain")
+    assert read_decisions(copied)[-1]["version"] == "2"
+    assert "version 1 again" in quality_model(run, copied, "rollback").stdout
+    assert "champion rolled back: version 2 -> 1" in quality_model(run, copied, "history").stdout
+
+
+def test_the_committed_lock_is_current() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Running stage" not in done.stdout, done.stdout

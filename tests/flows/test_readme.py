@@ -1,0 +1,125 @@
+"""Every command of the README runs, with smaller numbers where its own would take hours."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.flows.conftest import PROJECT, Run, environment
+
+README = (PROJECT / "README.md").read_text()
+BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
+SHELL = [
+    part.split("#")[0].strip()
+    for language, block in BLOCKS
+    if language == "sh"
+    for line in block.replace("\\\n", " ").splitlines()
+    for part in line.split("&&")
+]
+SMALLER = {
+    "--epochs 50": "--epochs 2",
+    "--samples-per-image 5": "--samples-per-image 3",
+    "source.dataset=tiny-imagenet": "source.dataset=./my-pictures",
+    "generate.image_size=224": "generate.image_size=40",
+    "train.epochs=50": "train.epochs=2",
+}
+SERVERS = {"make mlflow-ui": "MLFLOW_PORT", "make prefect-ui": "PREFECT_PORT"}
+ELSEWHERE = {
+    "make run": "the flow behind it is what the fixture `trained` runs; CI's other steps make the rest",
+    "make test": "is running",
+    "make service": "tests/flows/test_service.py does its three steps against a server of its own",
+}
+
+
+def commands_of(program: str) -> list[str]:
+    return [command for command in SHELL if command.startswith(f"{program} ")]
+
+
+def test_no_command_of_the_readme_is_left_out() -> None:
+    covered = {*commands_of("quality-model"), *commands_of("dvc"), *SERVERS, *ELSEWHERE}
+    assert set(filter(None, SHELL)) == covered
+
+
+@pytest.fixture(scope="module")
+def workplace(trained: Path, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """A copy of the trained project with a user's own pictures in it."""
+    project = Path(shutil.copytree(trained, tmp_path_factory.mktemp("readme") / "project", symlinks=True))
+    run(project, sys.executable, "-m", "quality_model", "export-samples", "--split", "train", "--count", "40")
+    for number, path in enumerate(sorted((project / "samples").iterdir())):
+        folder = project / "my-pictures" / f"album-{number % 8}"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / path.name)
+    first, second, *_ = (project / "samples").iterdir()
+    shutil.copyfile(first, project / "photo.jpg")
+    shutil.copyfile(second, project / "other.png")
+    return project
+
+
+def test_the_commands_for_own_pictures_run_in_their_order(workplace: Path, run: Run) -> None:
+    commands = commands_of("quality-model")
+    assert len(commands) >= 10
+    for command in commands:
+        for large, small in SMALLER.items():
+            command = command.replace(large, small)
+        words = shlex.split(command)[1:]
+        if words[0] == "predict":
+            words = [word for word in words if word.endswith(("predict", "jpg", "png"))]
+        run(workplace, sys.executable, "-m", "quality_model", *words)
+
+
+def test_the_python_example_prints_scores(trained: Path, workplace: Path, run: Run) -> None:
+    (example,) = (block for language, block in BLOCKS if language == "python")
+    shutil.copyfile(workplace / "photo.jpg", trained / "photo.jpg")
+    assert "'overall':" in run(trained, sys.executable, "-c", example).stdout
+
+
+def test_the_full_configuration_is_a_valid_set_of_overrides(workplace: Path, run: Run) -> None:
+    experiment, *others = commands_of("dvc")
+    for large, small in SMALLER.items():
+        experiment = experiment.replace(large, small)
+    run(workplace, *shlex.split(experiment))
+    for command in others:
+        run(workplace, *shlex.split(command))
+
+
+@pytest.mark.parametrize("command", SERVERS)
+def test_a_web_page_opens_on_loopback(trained: Path, command: str, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    venv = Path(sys.prefix)
+    words = [*command.split(), f"{SERVERS[command]}={port}", f"VENV={venv}", "-o", f"{venv}/.installed"]
+    log = tmp_path / "log"
+    with log.open("wb") as handle:
+        server = subprocess.Popen(
+            [*words, "-f", str(PROJECT / "Makefile")],
+            cwd=trained,
+            env=environment(trained),
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        end = time.monotonic() + 240
+        while True:
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            try:
+                page = httpx.get(f"http://127.0.0.1:{port}/", timeout=5, follow_redirects=True)
+                break
+            except httpx.HTTPError:
+                time.sleep(1)
+        assert page.status_code == 200
+        assert "<html" in page.text
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=60)

@@ -1,0 +1,137 @@
+"""The scheduled service with a real Prefect server and a real worker."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from quality_model.images import Pixels
+from quality_model.registry import read_decisions
+from tests.flows.conftest import environment, make_project
+
+DEADLINE_S = 420
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def project(tmp_path: Path, photo: Pixels) -> Path:
+    """A project whose weekly schedule is due every minute, with pictures to score."""
+    project = make_project(tmp_path / "project")
+    deployments = project / "prefect.yaml"
+    text = deployments.read_text()
+    assert "0 3 * * 1" in text
+    deployments.write_text(text.replace("0 3 * * 1", "* * * * *"))
+    (project / "samples").mkdir()
+    for number in range(3):
+        Image.fromarray(photo[number * 50 : number * 50 + 200, :200]).save(
+            project / "samples" / f"{number}.png"
+        )
+    return project
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that a test started; ended with it, the last one first."""
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for process in reversed(processes):
+        process.terminate()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def wait_for(what: str, check: Any, deadline_s: float, process: subprocess.Popen[bytes], log: Path) -> Any:
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        if found := check():
+            return found
+        assert process.poll() is None, f"{what}: the process ended\n{log.read_text()[-3000:]}"
+        time.sleep(2)
+    raise AssertionError(f"{what} within {deadline_s} s\n{log.read_text()[-6000:]}")
+
+
+@pytest.mark.timeout(900)
+def test_a_scheduled_retraining_and_the_scoring_that_its_promotion_triggers_complete(
+    project: Path, started: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    env = environment(project) | {
+        "PREFECT_API_URL": api,
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+        "PREFECT_WORKER_QUERY_SECONDS": "3",
+        "PWD": str(project),
+    }
+
+    def start(name: str, *command: str) -> tuple[subprocess.Popen[bytes], Path]:
+        log = tmp_path / f"{name}.log"
+        with log.open("wb") as handle:
+            process = subprocess.Popen(
+                command,
+                cwd=project,
+                env=env,
+                stdout=handle,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+        started.append(process)
+        return process, log
+
+    def prefect(*command: str) -> None:
+        done = subprocess.run(
+            ["prefect", *command], cwd=project, env=env, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def healthy() -> bool:
+        try:
+            return httpx.get(f"{api}/health", timeout=5).json() is True
+        except (httpx.HTTPError, ValueError):
+            return False
+
+    def completed(flow: str) -> list[dict[str, Any]]:
+        query = {
+            "flows": {"name": {"any_": [flow]}},
+            "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+        }
+        return list(httpx.post(f"{api}/flow_runs/filter", json=query, timeout=30).json())
+
+    server, server_log = start(
+        "server", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)
+    )
+    wait_for("the server answers", healthy, 240, server, server_log)
+    prefect("work-pool", "create", "quality", "--type", "process")
+    prefect("--no-prompt", "deploy", "--all")
+    worker, worker_log = start("worker", "prefect", "worker", "start", "--pool", "quality")
+
+    (retraining, *_) = wait_for(
+        "a scheduled retraining completes", lambda: completed("retrain"), DEADLINE_S, worker, worker_log
+    )
+    assert retraining["auto_scheduled"] is True
+    (scoring, *_) = wait_for(
+        "the scoring completes", lambda: completed("score"), DEADLINE_S, worker, worker_log
+    )
+    assert scoring["created_by"]["type"] == "AUTOMATION", scoring["created_by"]
+    assert read_decisions(project)[0]["outcome"] == "promoted"
+    (scores,) = (project / "scores").iterdir()
+    assert (scores / "_complete.json").exists()
+    tasks = httpx.post(
+        f"{api}/task_runs/filter",
+        json={"flow_runs": {"id": {"any_": [retraining["id"]]}}},
+        timeout=30,
+    ).json()
+    names = {task["name"] for task in tasks}
+    assert {"download", "generate", "train", "evaluate"} <= names
