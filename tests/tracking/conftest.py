@@ -30,7 +30,6 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 @dataclass(frozen=True)
 class Server:
     uri: str
-    database: Path
 
 
 @pytest.fixture
@@ -66,12 +65,6 @@ def start(project: Path, params: Params) -> StartRun:
 
 
 @pytest.fixture
-def serve() -> Callable[[Path, Path, int], AbstractContextManager[str]]:
-    """Run a tracking server of its own: folder, database, port -> its address."""
-    return running_server
-
-
-@pytest.fixture
 def unused_port() -> int:
     return free_port()
 
@@ -89,7 +82,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> I
     database = folder / "server.db"
     database.write_bytes(mlflow_database.read_bytes())
     with running_server(folder, database, free_port()) as uri:
-        yield Server(uri, database)
+        yield Server(uri)
 
 
 @contextmanager

@@ -50,7 +50,6 @@ def test_a_server_that_does_not_do_its_work_stops_no_training(start, misbehaving
         assert run.waiting == 4
 
 
-@pytest.mark.timeout(120)
 def test_what_a_server_missed_arrives_once_with_its_times_when_it_is_back(
     start, server, project, model_folder, tmp_path, unused_port, monkeypatch
 ):
@@ -152,7 +151,7 @@ def test_a_run_deleted_in_the_web_ui_stops_no_training(start, project):
     run.end()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 def test_the_registry_says_that_the_server_is_down_and_hides_the_password(project, unused_port, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{unused_port}")
     registry = Registry(project, load_params(project / "params.yaml").registry)

@@ -20,7 +20,6 @@ def two_projects(project, server, tmp_path, monkeypatch):
     return project, other
 
 
-@pytest.mark.timeout(240)
 def test_a_model_promoted_on_one_machine_is_scored_with_on_another(
     two_projects, start, server, section, model_folder
 ):
