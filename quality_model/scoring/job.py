@@ -14,7 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from quality_model import storage
-from quality_model.errors import CheckpointError, InputErrorsAboveLimit, StorageError, UsageError
+from quality_model.errors import (
+    CheckpointError,
+    CorruptError,
+    InputErrorsAboveLimit,
+    StorageError,
+    UsageError,
+)
 from quality_model.params import LimitsParams, ScoreParams
 from quality_model.records import HEADS
 from quality_model.scoring import collection, plan, shards
@@ -60,7 +66,7 @@ def score(
             the marker that vouches for them.
         scorer: Scores pixels; in this process.
         model: Whose scores they are.
-        overwrite: Throw away another job's result in ``output``.
+        overwrite: Throw away the result of another job in ``output``; this job's own is kept.
 
     Raises:
         UsageError: Nothing to score, keys that occur twice, or ``output`` holds another
@@ -70,18 +76,13 @@ def score(
         StorageError: The disk is full, another process writes to ``output``, or the
             accounts do not add up.
     """
-    output.mkdir(parents=True, exist_ok=True)
     if inputs.exists() and inputs.resolve() == output.resolve():
         raise UsageError(f"{inputs} is both input and output.", "Choose another output folder.")
+    found = collection.survey(inputs, output)
     with storage.locked(output / LOCK_NAME, timeout_s=_LOCK_TIMEOUT_S):
-        if overwrite:
-            _clear(output)
         storage.sweep(output)
-        found = collection.survey(inputs, output)
-        job = _begin(output, inputs, found, limits, model, plan.job_parameters(section, limits))
+        job = _begin(output, inputs, found, limits, model, plan.job_parameters(section, limits), overwrite)
         summary = _carry_on(output, job, section, limits, found.base, scorer)
-    for line in summary.lines():
-        logger.info(line)
     if summary.error_share > section.max_error_share:
         raise InputErrorsAboveLimit(
             f"{summary.inputs - summary.scored} of {summary.inputs} inputs could not be scored"
@@ -94,20 +95,31 @@ def score(
 
 
 def _begin(
-    output: Path, inputs: Path, found: collection.Survey, limits: LimitsParams, model: ModelIdentity,
+    output: Path,
+    inputs: Path,
+    found: collection.Survey,
+    limits: LimitsParams,
+    model: ModelIdentity,
     parameters: dict[str, Any],
-) -> plan.Job:  # fmt: skip
-    job = plan.open_job(output)
-    if job is not None:
-        plan.require_same(job, found, model, parameters)
-        return job
-    known = {LOCK_NAME, plan.PLAN_NAME}
-    others = sorted(path.name for path in output.iterdir() if path.name not in known)
-    if others:
-        raise UsageError(
-            f"{output} is not empty and holds no scoring job: {', '.join(others[:3])}.",
-            "Choose another output folder.",
-        )
+    overwrite: bool,
+) -> plan.Job:
+    """Go on with the job of ``output`` if it is this one; plan a new one if it has none."""
+    try:
+        job = plan.open_job(output)
+        if job is not None:
+            plan.require_same(job, found, model, parameters)
+            return job
+    except (UsageError, CorruptError):
+        if not overwrite:
+            raise
+        _clear(output)
+    else:
+        others = sorted({path.name for path in output.iterdir()} - {LOCK_NAME, plan.PLAN_NAME})
+        if others:
+            raise UsageError(
+                f"{output} is not empty and holds no scoring job: {', '.join(others[:3])}.",
+                "Choose another output folder.",
+            )
     return plan.make_plan(output, inputs, found, limits, model, parameters)
 
 
@@ -253,8 +265,8 @@ def _given_up(fate: Fate) -> Reading:
 
 
 def _clear(output: Path) -> None:
+    """Remove another job's result; its plan stays until that of the new one takes its place."""
     storage.unseal(output)
-    names = (plan.JOB_NAME, plan.PLAN_NAME, SUMMARY_NAME, FIGURE_NAME)
-    for pattern in (*names, *_SHARD_FILES):
+    for pattern in (*_SHARD_FILES, SUMMARY_NAME, FIGURE_NAME):
         for path in output.glob(pattern):
             path.unlink()

@@ -112,7 +112,7 @@ def require_same(job: Job, found: Survey, model: ModelIdentity, parameters: dict
         changes.append(f"the inputs changed ({files})")
     if changes:
         raise UsageError(
-            "The output folder holds scores of another job: " + "; ".join(changes) + ".",
+            "The output folder holds the scores of another job: " + "; ".join(changes) + ".",
             "Choose another output folder, or overwrite this one.",
         )
 
@@ -173,7 +173,7 @@ def _plan(
         name = collection.printable(file.name)
         path = found.base / file.name
         if file.is_folder:
-            yield PlannedInput(name, reason="no_permission", detail="the folder cannot be listed")
+            yield PlannedInput(name, reason="unreadable", detail="the folder cannot be listed")
         elif found.kind == "pictures":
             yield PlannedInput(name)
         elif found.kind == "parquet":

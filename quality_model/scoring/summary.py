@@ -144,11 +144,13 @@ def write_figure(path: Path, tally: Tally, title: str) -> None:
     """Draw the histogram of each score as a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    figure = Figure(figsize=(12, 6.4))
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     axes = figure.subplots(2, 3)
+    figure.subplots_adjust(left=0.07, right=0.97, bottom=0.09, top=0.88, wspace=0.35, hspace=0.45)
     edges = np.linspace(0.0, 1.0, _BARS + 1)
     for axis, (name, counts) in zip(axes.flat, tally.counts.items(), strict=False):
         axis.stairs(counts.reshape(_BARS, -1).sum(axis=1), edges, fill=True)
@@ -156,6 +158,8 @@ def write_figure(path: Path, tally: Tally, title: str) -> None:
         axis.set_xlabel(MEANINGS[name])
         axis.set_ylabel("pictures")
         axis.set_xlim(0, 1)
+        axis.set_xticks((0.0, 0.5, 1.0))
+        axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axis.set_ylim(bottom=0)
     reasons = tally.sorted_reasons()
     last = axes.flat[-1]

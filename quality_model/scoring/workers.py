@@ -183,6 +183,7 @@ class Workers(Generic[Item, Result]):
         try:
             worker.wait_until_ready()
         except (EOFError, OSError):
+            worker.process.join(timeout=1.0)  # for its own exit code
             self._end(worker)
             raise QualityModelError(
                 f"A worker process ended before it could begin (exit code {worker.process.exitcode}).",

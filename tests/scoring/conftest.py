@@ -1,0 +1,110 @@
+"""Small collections, and a scorer whose scores can be worked out by hand."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+from PIL import Image
+
+from quality_model.images import Pixels
+from quality_model.params import Params
+from quality_model.scoring import ModelIdentity, ScoreSummary, score
+
+IDENTITY = ModelIdentity(name="grey", version="3", run_id="a1b2", sha256="c" * 64, image_size_px=32)
+
+
+class MeanScorer:
+    """Scores by the mean of each channel and of all: a function of the pixels, as a model is."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        self.batches.append(len(pixels))
+        channels = pixels.mean(axis=(1, 2)) / 255.0
+        return np.column_stack([channels, channels.mean(axis=1)]).astype(np.float32)
+
+
+def encode(pixels: Pixels, suffix: str = "JPEG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, suffix)
+    return buffer.getvalue()
+
+
+def shards_of(output: Path) -> pd.DataFrame:
+    """All rows of a job's result."""
+    return pd.concat([pd.read_parquet(path) for path in sorted(output.glob("shard-*.parquet"))])
+
+
+def bytes_of(output: Path) -> dict[str, bytes]:
+    """What a job leaves, by file."""
+    return {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def crops(photo: Pixels) -> list[bytes]:
+    """Forty different crops of a photograph, encoded."""
+    starts = [(40 * (number // 10), 40 * (number % 10)) for number in range(40)]
+    return [encode(photo[top : top + 48, left : left + 64]) for top, left in starts]
+
+
+def _fill(root: Path, crops: list[bytes]) -> Path:
+    for number, data in enumerate(crops[:20]):
+        path = root / ("day" if number % 2 else "night") / f"{number:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path, crops: list[bytes]) -> Path:
+    """Twenty pictures in two folders, the same in every test."""
+    return _fill(tmp_path / "pictures", crops)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, params: Params, crops: list[bytes]
+) -> dict[str, bytes]:
+    """What scoring `folder` leaves when nothing disturbs it, by file."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    _runner(params, place / "scores")(_fill(place / "pictures", crops))
+    return bytes_of(place / "scores")
+
+
+@pytest.fixture
+def run(params: Params, tmp_path: Path) -> Callable[..., ScoreSummary]:
+    """Score into tmp_path/scores, seven inputs per shard, four per batch, in this process."""
+    return _runner(params, tmp_path / "scores")
+
+
+def _runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
+    def _run(
+        inputs: Path,
+        output: Path = place,
+        *,
+        scorer: Any = None,
+        model: ModelIdentity = IDENTITY,
+        overwrite: bool = False,
+        limits: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> ScoreSummary:
+        settings = {"shard_size": 7, "batch_size": 4, "workers": 1, **changes}
+        return score(
+            params.score.model_copy(update=settings),
+            params.limits.model_copy(update=limits or {}),
+            inputs=inputs,
+            output=output,
+            scorer=scorer or MeanScorer(),
+            model=model,
+            overwrite=overwrite,
+        )
+
+    return _run

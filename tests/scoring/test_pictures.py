@@ -1,0 +1,205 @@
+"""Scoring a folder: a row for every input, whatever it is."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import psutil
+import pytest
+from PIL import Image
+
+from quality_model import storage
+from quality_model.errors import CheckpointError, InputErrorsAboveLimit, StorageError, UsageError
+from quality_model.images import Pixels, decode, resize
+from quality_model.params import LimitsParams
+from quality_model.records import HEADS, overall_score
+from quality_model.scoring import ScoreSummary
+
+from .conftest import IDENTITY, MeanScorer, bytes_of, encode, shards_of
+
+Run = Callable[..., ScoreSummary]
+
+
+def test_every_picture_has_a_row_with_its_own_scores(
+    folder: Path, run: Run, tmp_path: Path, limits: LimitsParams
+) -> None:
+    summary = run(folder)
+    rows = shards_of(tmp_path / "scores")
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
+    assert rows["key"].tolist() == files
+    assert rows["input"].tolist() == list(range(20))
+    assert (summary.inputs, summary.scored, summary.reasons, summary.shards) == (20, 20, {}, 3)
+    for row in rows.itertuples():
+        data = (folder / row.key).read_bytes()
+        pixels = resize(decode(data, limits), IDENTITY.image_size_px)
+        expected = MeanScorer().score_pixels(pixels[None])[0]
+        got = {head: getattr(row, head) for head in HEADS}
+        assert list(got.values()) == pytest.approx(expected.tolist())
+        assert row.overall == pytest.approx(overall_score(got), abs=1e-6)
+        assert row.sha256 == hashlib.sha256(data).hexdigest()
+        assert (row.width, row.height) == (64, 48)
+    assert rows["model_name"].unique().tolist() == ["grey"]
+    assert rows["model_version"].unique().tolist() == ["3"]
+    assert rows["run_id"].unique().tolist() == ["a1b2"]
+
+
+def test_shards_and_batches_have_the_sizes_of_the_parameters(folder: Path, run: Run, tmp_path: Path) -> None:
+    scorer = MeanScorer()
+    run(folder, scorer=scorer)
+    lengths = [len(pd.read_parquet(path)) for path in sorted((tmp_path / "scores").glob("*-*.parquet"))]
+    assert lengths == [7, 7, 6]
+    assert scorer.batches == [4, 3, 4, 3, 4, 2]
+
+
+def test_whatever_cannot_be_scored_is_a_row_with_a_reason(
+    folder: Path, run: Run, tmp_path: Path, photo: Pixels
+) -> None:
+    jpeg = encode(photo[:64, :64])
+    (folder / "a-empty.jpg").write_bytes(b"")
+    (folder / "b-cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (folder / "c-page.jpg").write_bytes(b"<html>not found</html>")
+    (folder / "d-gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "e-self.jpg").symlink_to("e-self.jpg")
+    os.mkfifo(folder / "f-pipe.jpg")
+    (folder / "g-heavy.jpg").write_bytes(jpeg + bytes(70_000))
+    Image.new("RGB", (3000, 400)).save(folder / "h-bomb.png")
+    Image.new("RGB", (1, 1), "white").save(folder / "i-dot.png")
+    summary = run(folder, limits={"max_bytes": 60_000, "max_pixels": 1_000_000})
+    rows = shards_of(tmp_path / "scores").set_index("key")
+    assert rows["reason"].dropna().to_dict() == {
+        "a-empty.jpg": "empty",
+        "b-cut.jpg": "truncated",
+        "c-page.jpg": "not_a_picture",
+        "d-gone.jpg": "missing",
+        "e-self.jpg": "unreadable",
+        "f-pipe.jpg": "not_a_file",
+        "g-heavy.jpg": "too_many_bytes",
+        "h-bomb.png": "too_many_pixels",
+    }
+    assert rows.loc["i-dot.png", ["width", "height", "overall"]].tolist() == [1, 1, 0.0]
+    assert rows["overall"].isna().equals(rows["reason"].notna())
+    assert summary.inputs == 29 == summary.scored + sum(summary.reasons.values())
+    assert rows.loc["c-page.jpg", "sha256"] == hashlib.sha256(b"<html>not found</html>").hexdigest()
+
+
+def test_a_picture_that_vanishes_during_the_job_is_a_row_with_a_reason(
+    folder: Path, run: Run, tmp_path: Path
+) -> None:
+    class Remover(MeanScorer):
+        def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            (folder / "night" / "018.jpg").unlink(missing_ok=True)
+            return super().score_pixels(pixels)
+
+    summary = run(folder, scorer=Remover())
+    assert summary.reasons == {"missing": 1}
+    assert shards_of(tmp_path / "scores").set_index("key").loc["night/018.jpg", "reason"] == "missing"
+
+
+def test_a_name_that_is_not_utf8_keeps_its_picture(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    root = tmp_path / "odd"
+    root.mkdir()
+    (root / os.fsdecode(b"\xff\n.jpg")).write_bytes(crops[0])
+    assert run(root).scored == 1
+    assert shards_of(tmp_path / "scores")["key"].tolist() == ["\\xff\n.jpg"]
+
+
+def test_the_result_does_not_depend_on_processes_even_if_one_is_killed(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    class Killer(MeanScorer):
+        def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            if not self.batches:
+                children = psutil.Process().children()
+                readers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+                assert len(readers) == 2
+                readers[0].kill()
+            return super().score_pixels(pixels)
+
+    run(folder, workers=2, scorer=Killer())
+    assert bytes_of(tmp_path / "scores") == undisturbed
+
+
+def test_too_many_errors_fail_the_job_after_everything_is_written(
+    folder: Path, run: Run, tmp_path: Path
+) -> None:
+    for number in range(5):
+        (folder / f"broken-{number}.jpg").write_bytes(b"no")
+    assert run(folder, tmp_path / "allowed", max_error_share=0.2).scored == 20
+    with pytest.raises(InputErrorsAboveLimit, match=r"5 of 25 .*20.0%, allowed 19.0%.*5 x not_a_picture"):
+        run(folder, max_error_share=0.19)
+    assert storage.require_sealed(tmp_path / "scores", verify=True)["rows"] == 25
+
+
+def test_a_collection_of_nothing_but_broken_pictures_is_reported_without_scores(
+    run: Run, tmp_path: Path
+) -> None:
+    root = tmp_path / "broken"
+    root.mkdir()
+    (root / "a.jpg").write_bytes(b"no")
+    summary = run(root)
+    assert (summary.scored, summary.reasons, summary.quantiles) == (0, {"not_a_picture": 1}, {})
+    assert (tmp_path / "scores" / "summary.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, -0.1, 1.1])
+def test_a_model_that_gives_no_scores_stops_the_job(
+    folder: Path, run: Run, tmp_path: Path, bad: float
+) -> None:
+    class Damaged(MeanScorer):
+        def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            return np.full((len(pixels), 4), bad, dtype=np.float32)
+
+    with pytest.raises(CheckpointError, match="expected 4 each, in"):
+        run(folder, scorer=Damaged())
+    assert not list((tmp_path / "scores").glob("shard-*"))
+
+
+def test_the_summary_counts_and_gives_quantiles(folder: Path, run: Run, tmp_path: Path) -> None:
+    (folder / "notes.txt").write_text("x")
+    summary = run(folder)
+    rows = shards_of(tmp_path / "scores")
+    kept = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    assert (kept["inputs"], kept["scored"], kept["skipped"]) == (20, 20, {".txt": 1})
+    assert kept["quantiles"] == summary.quantiles
+    for name in (*HEADS, "overall"):
+        values = np.sort(rows[name].to_numpy())
+        assert summary.quantiles[name]["0.5"] == pytest.approx(values[9], abs=1e-4)
+        assert summary.quantiles[name]["0.95"] == pytest.approx(values[18], abs=1e-4)
+    with Image.open(tmp_path / "scores" / "summary.png") as figure:
+        assert figure.width > 600
+    text = "\n".join(summary.lines())
+    assert "20 inputs: 20 scored, 0 with a reason" in text
+    assert "1 x .txt" in text
+    assert summary.images_per_s > 0
+
+
+def test_nothing_in_the_result_tells_where_it_was_made(folder: Path, run: Run, tmp_path: Path) -> None:
+    (folder / "broken.jpg").write_bytes(b"no")
+    run(folder)
+    for name, data in bytes_of(tmp_path / "scores").items():
+        assert str(tmp_path).encode() not in data, name
+
+
+def test_inputs_and_output_cannot_be_the_same_folder(folder: Path, run: Run) -> None:
+    with pytest.raises(UsageError, match="both input and output"):
+        run(folder, folder)
+
+
+def test_an_output_that_is_a_file_is_refused(folder: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(StorageError, match="taken"):
+        run(folder, tmp_path / "taken")
+
+
+def test_a_folder_with_other_files_is_left_alone(folder: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "thesis.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match=r"thesis\.txt"):
+            run(folder, overwrite=overwrite)
+    assert (tmp_path / "scores" / "thesis.txt").read_text() == "mine"

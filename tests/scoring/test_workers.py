@@ -1,0 +1,119 @@
+"""Workers that die, hang or raise: every item gets its result, in order, and nothing waits for ever."""
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from quality_model.errors import QualityModelError
+from quality_model.scoring.workers import Workers, num_workers
+
+TROUBLE = """
+import os, signal, sys, time
+from pathlib import Path
+
+def work(notes, item):
+    number, behaviour = item
+    seen = Path(notes) / str(number)
+    again = seen.exists()
+    seen.touch()
+    if behaviour == "die" or (behaviour == "die once" and not again):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if behaviour.startswith("meet "):
+        other = Path(notes) / behaviour.removeprefix("meet ")
+        while not other.exists():
+            time.sleep(0.01)
+    if behaviour == "raise":
+        raise LookupError(f"item {number}")
+    return number, os.getpid()
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """A function that workers can import and that does what its item says."""
+    (tmp_path / "trouble.py").write_text(dedent(TROUBLE))
+    monkeypatch.syspath_prepend(tmp_path)
+    import trouble  # type: ignore[import-not-found]
+
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    yield partial(trouble.work, str(notes))
+    sys.modules.pop("trouble", None)
+
+
+def workers(work: Callable[..., Any], **more: Any) -> Workers[Any, Any]:
+    settings: dict[str, Any] = {"count": 2, "window": 6, "given_up": lambda fate: (fate, None), **more}
+    return Workers(work, **settings)
+
+
+def test_results_come_in_the_order_of_the_items_from_several_processes(work: Callable[..., Any]) -> None:
+    """The first two items wait for each other: one process alone would never end."""
+    items = [(0, "meet 1"), (1, "meet 0"), *((number, "") for number in range(2, 50))]
+    results = list(workers(work).map(iter(items)))
+    assert [number for number, _ in results] == list(range(50))
+    assert results[0][1] != results[1][1]
+
+
+def test_an_item_whose_worker_died_is_tried_once_more(work: Callable[..., Any]) -> None:
+    items = [(number, "die once" if number == 3 else "") for number in range(12)]
+    assert [number for number, _ in workers(work).map(iter(items))] == list(range(12))
+
+
+def test_an_item_that_costs_two_workers_is_given_up_and_the_others_are_not(work: Callable[..., Any]) -> None:
+    items = [(number, "die" if number in (0, 7) else "") for number in range(12)]
+    results = [number for number, _ in workers(work).map(iter(items))]
+    assert results == ["worker_died", 1, 2, 3, 4, 5, 6, "worker_died", 8, 9, 10, 11]
+
+
+def test_a_worker_that_hangs_is_noticed_and_given_up(work: Callable[..., Any]) -> None:
+    items = [(number, "stop" if number == 1 else "") for number in range(4)]
+    results = workers(work, hung_after_s=0.5).map(iter(items))
+    assert [number for number, _ in results] == [0, "too_slow", 2, 3]
+
+
+def test_what_the_function_raises_is_raised_where_the_results_are_awaited(work: Callable[..., Any]) -> None:
+    with pytest.raises(LookupError, match="item 2"):
+        list(workers(work).map(iter([(0, ""), (1, ""), (2, "raise"), (3, "")])))
+
+
+def test_what_the_items_raise_is_raised_where_the_results_are_awaited(work: Callable[..., Any]) -> None:
+    def items() -> Iterator[Any]:
+        yield 0, ""
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError, match="no more"):
+        list(workers(work).map(items()))
+
+
+def test_no_more_items_are_taken_ahead_than_the_window_allows(work: Callable[..., Any]) -> None:
+    taken = 0
+
+    def items() -> Iterator[Any]:
+        nonlocal taken
+        for number in range(40):
+            taken = number + 1
+            yield number, ""
+
+    for given, _ in enumerate(workers(work, window=5).map(items())):
+        assert taken <= given + 6
+    assert taken == 40
+
+
+def test_workers_that_cannot_start_are_an_error_and_no_hang(work: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "trouble.py").write_text("raise SystemExit(3)")
+    with pytest.raises(QualityModelError, match=r"before it could begin \(exit code 3\)"):
+        list(workers(work).map(iter([(0, "")])))
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_items", "used"), [(1, 10**6, 1), (3, 5, 3), (0, 5, 1), (0, 0, 1), (0, 40, 1)]
+)
+def test_processes_are_as_many_as_asked_for_or_as_pay_off(asked: int, num_items: int, used: int) -> None:
+    assert num_workers(asked, num_items) == used
