@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from quality_model.errors import DeviceUnavailableError, UsageError
 
 Precision = Literal["float32", "bfloat16"]
+MemoryFormat = Literal["contiguous", "channels_last"]
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,29 @@ def cpu_has_bfloat16(capabilities: Mapping[str, Any] | None = None) -> bool:
         read = getattr(torch.cpu, "get_capabilities", None)
         capabilities = read() if read is not None else {}
     return any(capabilities.get(flag) for flag in _BFLOAT16_FLAGS)
+
+
+def choose_memory_format(
+    device: torch.device, precision: Precision, *, cpu_capability: str | None = None
+) -> MemoryFormat:
+    """Return how activations lie in memory: channels_last where it gains.
+
+    That is where bfloat16 runs on tensor cores or matrix instructions, and on processors with
+    AVX-512 (a third more images/s in float32 on a Xeon). With AVX2 the two differ by less than
+    a self-check can tell on a busy machine (0.87 to 1.08 between 64 and 224 px), so a rule
+    decides, not a clock: the same machine always computes the same bits.
+
+    Args:
+        device: Where the passes run.
+        precision: Their number format.
+        cpu_capability: As `torch.backends.cpu.get_cpu_capability` gives it; by default this processor's.
+    """
+    if device.type == "mps":
+        return "contiguous"
+    if precision == "bfloat16":
+        return "channels_last"
+    capability = cpu_capability or torch.backends.cpu.get_cpu_capability()
+    return "channels_last" if device.type == "cpu" and capability.startswith("AVX512") else "contiguous"
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:

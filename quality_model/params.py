@@ -260,8 +260,12 @@ def flatten(params: Section) -> dict[str, Any]:
 
 def params_sha256(*sections: Section) -> str:
     """One hash for the values of some sections, whatever the order and layout of the file."""
-    canonical = json.dumps([flatten(section) for section in sections], sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return values_sha256([flatten(section) for section in sections])
+
+
+def values_sha256(values: Any) -> str:
+    """One hash for plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _override(tree: Any, dotted: str, value: Any) -> None:

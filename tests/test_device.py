@@ -10,6 +10,7 @@ from quality_model.device import (
     autocast,
     available_devices,
     choose_device,
+    choose_memory_format,
     choose_precision,
     cpu_has_bfloat16,
     fastest,
@@ -97,6 +98,24 @@ def test_auto_precision_on_a_cpu_needs_the_instructions_and_a_gain(
 
 def test_auto_precision_is_float32_on_mps() -> None:
     assert choose_precision("auto", torch.device("mps"), is_faster=lambda device: True) == "float32"
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "capability", "expected"),
+    [
+        ("cpu", "float32", "AVX2", "contiguous"),
+        ("cpu", "float32", "AVX512", "channels_last"),
+        ("cpu", "float32", "DEFAULT", "contiguous"),
+        ("cpu", "bfloat16", "AVX512", "channels_last"),
+        ("cuda", "bfloat16", "AVX2", "channels_last"),
+        ("cuda", "float32", "AVX512", "contiguous"),
+        ("mps", "float32", "DEFAULT", "contiguous"),
+    ],
+)
+def test_channels_last_is_chosen_where_it_gains(
+    device: str, precision, capability: str, expected: str
+) -> None:
+    assert choose_memory_format(torch.device(device), precision, cpu_capability=capability) == expected
 
 
 def test_the_self_check_of_bfloat16_leaves_the_random_stream_alone(monkeypatch: pytest.MonkeyPatch) -> None:

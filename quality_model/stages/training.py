@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from quality_model import storage
 from quality_model.checkpoints import save_model
-from quality_model.params import RegistryParams, TrainParams, params_sha256
+from quality_model.params import RegistryParams, TrainParams, values_sha256
 from quality_model.paths import HISTORY_NAME, RUN_NAME
 from quality_model.records import HEADS
-from quality_model.tracking import DataFacts, Run, resume_run, run_exists, start_run
+from quality_model.tracking import DataFacts, Run, data_tags, resume_run, run_exists, start_run
 from quality_model.training import EpochReport, TrainedModel, clear_checkpoints, train
 from quality_model.training_set.store import TrainingSet
 
@@ -55,7 +55,7 @@ def train_candidate(
     """
     samples = TrainingSet.open(training_set)
     history: list[EpochReport] = []
-    with _tracked(section, registry, root, samples, training_set, checkpoints, settings) as run:
+    with _tracked(registry, root, samples, training_set, checkpoints, settings) as run:
 
         def on_epoch(epoch: EpochReport) -> None:
             history.append(epoch)
@@ -79,7 +79,6 @@ def train_candidate(
 
 
 def _tracked(
-    section: TrainParams,
     registry: RegistryParams,
     root: Path,
     samples: TrainingSet,
@@ -89,7 +88,8 @@ def _tracked(
 ) -> Run:
     """Begin a run, or take up the one of the interrupted training that this one continues."""
     note = checkpoints / RUN_NAME
-    identity = {"params_sha256": params_sha256(section), "data_sha256": samples.data_sha256}
+    lasting = _lasting_settings(settings)
+    identity = {"params_sha256": values_sha256(lasting), "data_sha256": samples.data_sha256}
     if note.exists():
         earlier = storage.read_json(note)
         same = all(earlier.get(key) == value for key, value in identity.items())
@@ -99,10 +99,11 @@ def _tracked(
         root,
         registry,
         name="train",
-        params=settings,
-        params_sha256=params_sha256(section),
+        params={**settings, **lasting},
+        params_sha256=identity["params_sha256"],
+        tags=data_tags(root, folder),
         data=DataFacts(
-            name=str(settings.get("source.dataset", "training set")),
+            name=str(lasting.get("source.dataset", "training set")),
             sha256=samples.data_sha256,
             rows=len(samples.labels),
             source=folder.name if folder.is_absolute() else str(folder),
@@ -118,12 +119,17 @@ def _tracked(
 
 
 def _lasting_facts(trained: TrainedModel, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What model.json says of its origin: what the weights hang on, and no path of this machine."""
+    """What model.json says of its origin."""
+    return {**trained.facts(), "settings": _lasting_settings(settings)}
+
+
+def _lasting_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the weights hang on, without a path of this machine."""
     lasting = {key: value for key, value in settings.items() if key.startswith(_LASTING)}
     dataset = str(settings.get("source.dataset", ""))
     if dataset.startswith((".", "/", "~")):
         lasting["source.dataset"] = Path(dataset).name
-    return {**trained.facts(), "settings": lasting}
+    return lasting
 
 
 def _summary(trained: TrainedModel) -> dict[str, Any]:

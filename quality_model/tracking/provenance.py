@@ -1,9 +1,11 @@
-"""Which code made something: the git commit, and whether the files still are that commit's."""
+"""Which code and data made something: commit, uncommitted changes, and the hash by which DVC knows the data."""
 
 import os
 import subprocess
 from pathlib import Path
 from typing import Final
+
+import yaml
 
 UNKNOWN: Final = "unknown"
 _TIMEOUT_S: Final = 10.0
@@ -20,6 +22,23 @@ def code_tags(root: Path) -> dict[str, str]:
         "git_commit": commit or UNKNOWN,
         "git_dirty": UNKNOWN if commit is None or changed is None else str(bool(changed)).lower(),
     }
+
+
+def data_tags(root: Path, folder: Path) -> dict[str, str]:
+    """Tag ``dvc_data_hash``: the hash by which the project's dvc.lock knows a folder.
+
+    Nothing where it does not know it, as for a training set made without the pipeline.
+    """
+    try:
+        lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
+        wanted = folder.resolve().relative_to(root.resolve()).as_posix()
+        for stage in lock["stages"].values():
+            for out in stage.get("outs", []):
+                if out["path"] == wanted:
+                    return {"dvc_data_hash": str(out["md5"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        pass
+    return {}
 
 
 def _git(root: Path, *arguments: str) -> str | None:

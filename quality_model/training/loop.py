@@ -109,7 +109,7 @@ def train(
     ):
         plan = Plan.from_dict(state.plan(), device)
         if plan is None:
-            plan = choose_plan(section, device, training_set.image_size_px)
+            plan = choose_plan(section, device)
             state.save_plan(plan.to_dict())
         log.info(
             "Training on %s in %s, %s; %d samples to train on, %d to validate on",

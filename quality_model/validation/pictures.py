@@ -6,9 +6,11 @@ from typing import Any
 from quality_model.params import ValidationParams
 from quality_model.sources.table import PicturesTable
 from quality_model.validation.expectations import (
+    Expectation,
     Table,
     at_least_rows,
     between,
+    matches,
     not_null,
     null,
     unique,
@@ -33,10 +35,10 @@ def validate_pictures(section: ValidationParams, pictures: Path, report: Path) -
         names,
         [
             at_least_rows(1, "There are pictures."),
-            not_null("picture_id", "Every picture has a name."),
             unique("picture_id", "No two pictures have the same name."),
-            not_null("group", "Every picture belongs to a group, or the split would leak."),
-            not_null("origin", "It is known where every picture came from."),
+            *_told("picture_id", "Every picture has a name."),
+            *_told("group", "Every picture belongs to a group, or the split would leak."),
+            *_told("origin", "It is known where every picture came from."),
             null(
                 "reason",
                 "Few pictures are unreadable; a value is the reason why one is.",
@@ -68,3 +70,7 @@ def validate_pictures(section: ValidationParams, pictures: Path, report: Path) -
         [null(side, "A picture with a reason has no size.") for side in ("width", "height")],
     )
     return validate("table of pictures", [every_row, sound, broken], report)
+
+
+def _told(column: str, meaning: str) -> list[Expectation]:
+    return [not_null(column, meaning), matches(column, r"\S", meaning)]

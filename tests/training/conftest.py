@@ -53,9 +53,9 @@ def write_training_set(
     return TrainingSet.open(folder)
 
 
-@pytest.fixture
-def training_set(tmp_path: Path) -> TrainingSet:
-    return write_training_set(tmp_path / "data")
+@pytest.fixture(scope="session")
+def training_set(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
+    return write_training_set(tmp_path_factory.mktemp("training") / "data")
 
 
 @pytest.fixture

@@ -41,9 +41,9 @@ def assert_same_bits(one: TrainedModel, other: TrainedModel) -> None:
 
 
 def test_it_learns(training_set: TrainingSet, section: TrainParams, tmp_path: Path) -> None:
-    trained = train(with_values(section, epochs=8, dropout=0.0), training_set, tmp_path / "checkpoints")
+    trained = train(with_values(section, epochs=6, dropout=0.0), training_set, tmp_path / "checkpoints")
     losses = [report.train_loss for report in trained.history]
-    assert losses[-1] < losses[0] / 3
+    assert losses[-1] < losses[0] / 2
     assert not trained.model.training
 
 

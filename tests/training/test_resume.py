@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,28 @@ def assert_same_run(one: TrainedModel, other: TrainedModel) -> None:
     assert one.facts() == other.facts()
 
 
-@pytest.fixture
-def undisturbed(training_set: TrainingSet, section: TrainParams, tmp_path: Path) -> TrainedModel:
-    return train(section, training_set, tmp_path / "undisturbed")
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that nothing disturbed, and the folder of its checkpoints; copy, do not touch."""
+
+    trained: TrainedModel
+    checkpoints: Path
+
+    def copy(self, target: Path) -> Path:
+        """All its checkpoints, in another folder."""
+        return Path(shutil.copytree(self.checkpoints, target))
+
+    def copy_plan(self, target: Path) -> Path:
+        """Only how it computes, as a run killed in its first epoch leaves it."""
+        return Path(shutil.copytree(self.checkpoints, target, ignore=shutil.ignore_patterns("epoch-*")))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    training_set: TrainingSet, section: TrainParams, tmp_path_factory: pytest.TempPathFactory
+) -> FinishedRun:
+    checkpoints = tmp_path_factory.mktemp("undisturbed") / "checkpoints"
+    return FinishedRun(train(section, training_set, checkpoints), checkpoints)
 
 
 def epochs_kept(checkpoints: Path) -> list[str]:
@@ -79,16 +99,11 @@ def epochs_kept(checkpoints: Path) -> list[str]:
 def test_a_killed_process_goes_on_and_ends_as_if_undisturbed(
     training_set: TrainingSet,
     section: TrainParams,
-    undisturbed: TrainedModel,
+    undisturbed: FinishedRun,
     tmp_path: Path,
     killed_after: int,
 ) -> None:
-    checkpoints = tmp_path / "killed"
-    # The same memory format as the undisturbed run: which one is faster is the machine's mood.
-    (plan,) = (tmp_path / "undisturbed").glob("run-*/plan.json")
-    target = checkpoints / plan.parent.name / "plan.json"
-    target.parent.mkdir(parents=True)
-    shutil.copy(plan, target)
+    checkpoints = undisturbed.copy_plan(tmp_path / "checkpoints")
     arguments = [section.model_dump_json(), str(training_set.folder), str(checkpoints), str(killed_after)]
     process = subprocess.run([sys.executable, "-c", TRAIN_AND_DIE, *arguments], check=False)
     assert process.returncode == -signal.SIGKILL
@@ -96,22 +111,18 @@ def test_a_killed_process_goes_on_and_ends_as_if_undisturbed(
     trained = train(section, training_set, checkpoints, lambda report: reported.append(report.epoch))
     assert trained.resumed_from_epoch == killed_after
     assert reported == [1, 2, 3]
-    assert_same_run(trained, undisturbed)
+    assert_same_run(trained, undisturbed.trained)
 
 
 def test_a_run_stopped_after_every_epoch_ends_as_if_undisturbed(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
+    training_set: TrainingSet, section: TrainParams, undisturbed: FinishedRun, tmp_path: Path
 ) -> None:
-    checkpoints = tmp_path / "checkpoints"
+    checkpoints = undisturbed.copy_plan(tmp_path / "checkpoints")
     for epoch in (1, 2, 3):
         interrupt(section, training_set, checkpoints, after=epoch)
-    (plan,) = checkpoints.glob("run-*/plan.json")
-    whole = tmp_path / "whole" / plan.parent.name
-    whole.mkdir(parents=True)
-    shutil.copy(plan, whole / "plan.json")
     trained = train(section, training_set, checkpoints)
     assert trained.resumed_from_epoch == 3
-    assert_same_run(trained, train(section, training_set, tmp_path / "whole"))
+    assert_same_run(trained, undisturbed.trained)
 
 
 def test_the_way_of_computing_is_chosen_once(
@@ -131,12 +142,12 @@ def test_the_way_of_computing_is_chosen_once(
 def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(
     training_set: TrainingSet,
     section: TrainParams,
+    undisturbed: FinishedRun,
     tmp_path: Path,
     damage: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    checkpoints = tmp_path / "checkpoints"
-    whole = train(section, training_set, checkpoints)
+    checkpoints = undisturbed.copy(tmp_path / "checkpoints")
     (newest,) = checkpoints.glob("run-*/epoch-000003")
     data = (newest / "state.pt").read_bytes()
     if damage == "flip":
@@ -152,19 +163,18 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(
         again = train(section, training_set, checkpoints)
     assert again.resumed_from_epoch == 2
     assert "epoch-000003" in caplog.text
-    assert_same_run(again, whole)
+    assert_same_run(again, undisturbed.trained)
 
 
 def test_a_finished_run_asked_again_trains_no_more(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
+    training_set: TrainingSet, section: TrainParams, undisturbed: FinishedRun, tmp_path: Path
 ) -> None:
-    checkpoints = tmp_path / "checkpoints"
-    first = train(section, training_set, checkpoints)
+    checkpoints = undisturbed.copy(tmp_path / "checkpoints")
     before = {path: path.stat().st_mtime_ns for path in checkpoints.glob("run-*/*/*")}
-    second = train(section, training_set, checkpoints)
-    assert second.resumed_from_epoch == 3
+    again = train(section, training_set, checkpoints)
+    assert again.resumed_from_epoch == 3
     assert {path: path.stat().st_mtime_ns for path in checkpoints.glob("run-*/*/*")} == before
-    assert_same_run(second, first)
+    assert_same_run(again, undisturbed.trained)
 
 
 def test_a_run_that_stopped_early_stays_stopped(
@@ -186,52 +196,47 @@ def test_a_run_that_stopped_early_stays_stopped(
 def test_checkpoints_of_another_recipe_are_not_used_and_the_log_says_why(
     training_set: TrainingSet,
     section: TrainParams,
+    undisturbed: FinishedRun,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     change: dict[str, object],
     said: str,
 ) -> None:
-    interrupt(section, training_set, tmp_path / "checkpoints", after=1)
+    checkpoints = undisturbed.copy(tmp_path / "checkpoints")
     other = section.model_copy(update=change)
     with caplog.at_level(logging.INFO, logger="quality_model.training"):
-        interrupt(other, training_set, tmp_path / "checkpoints", after=1)
+        interrupt(other, training_set, checkpoints, after=1)
     assert said in caplog.text
-    assert epochs_kept(tmp_path / "checkpoints") == ["epoch-000001", "epoch-000001"]
+    assert epochs_kept(checkpoints) == ["epoch-000001", "epoch-000002", "epoch-000003"]
 
 
 def test_checkpoints_of_other_data_are_not_used(
-    training_set: TrainingSet,
     section: TrainParams,
+    undisturbed: FinishedRun,
     write: Callable[..., TrainingSet],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    interrupt(section, training_set, tmp_path / "checkpoints", after=1)
-    other = write(num_train=10)
+    checkpoints = undisturbed.copy(tmp_path / "checkpoints")
     with caplog.at_level(logging.INFO, logger="quality_model.training"):
-        trained = train(section, other, tmp_path / "checkpoints")
+        trained = train(section, write(num_train=10), checkpoints)
     assert trained.resumed_from_epoch == 0
     assert "data_sha256" in caplog.text
 
 
-def test_going_back_to_an_interrupted_recipe_goes_on_with_it(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
+def test_going_back_to_an_earlier_recipe_finds_its_checkpoints(
+    training_set: TrainingSet, section: TrainParams, undisturbed: FinishedRun, tmp_path: Path
 ) -> None:
-    interrupt(section, training_set, tmp_path / "checkpoints", after=2)
-    other = section.model_copy(update={"seed": 1})
-    interrupt(other, training_set, tmp_path / "checkpoints", after=1)
-    assert train(section, training_set, tmp_path / "checkpoints").resumed_from_epoch == 2
+    checkpoints = undisturbed.copy(tmp_path / "checkpoints")
+    interrupt(section.model_copy(update={"seed": 1}), training_set, checkpoints, after=1)
+    assert train(section, training_set, checkpoints).resumed_from_epoch == 3
 
 
-def test_the_last_two_checkpoints_are_kept_until_cleared(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
-) -> None:
-    checkpoints = tmp_path / "checkpoints"
-    train(section, training_set, checkpoints)
+def test_the_last_two_checkpoints_are_kept_until_cleared(undisturbed: FinishedRun, tmp_path: Path) -> None:
+    checkpoints = undisturbed.copy(tmp_path / "checkpoints")
     assert epochs_kept(checkpoints) == ["epoch-000002", "epoch-000003"]
     clear_checkpoints(checkpoints)
     assert list(checkpoints.glob("run-*")) == []
-    assert train(section, training_set, checkpoints).resumed_from_epoch == 0
 
 
 def test_clearing_a_folder_that_is_not_there_is_nothing(tmp_path: Path) -> None:
