@@ -1,4 +1,4 @@
-"""Which code and data made something: commit, uncommitted changes, and the hash by which DVC knows the data."""
+"""Which code and data made something: commit, uncommitted changes, and DVC's hash of the data."""
 
 import os
 import subprocess
