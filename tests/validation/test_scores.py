@@ -1,0 +1,133 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from quality_model import storage
+from quality_model.errors import CorruptError, IncompleteError, ValidationError
+from quality_model.params import Params
+from quality_model.records import CleanPicture
+from quality_model.scoring import ModelIdentity, score
+from quality_model.validation import validate_scores
+
+from .conftest import failures, reseal
+
+
+class MeanScorer:
+    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        channels = pixels.mean(axis=(1, 2)) / 255.0
+        return np.column_stack([channels, channels.mean(axis=1)]).astype(np.float32)
+
+
+@pytest.fixture(scope="session", params=["3", None], ids=["registered model", "checkpoint file"])
+def scores(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    params: Params,
+    pictures: list[CleanPicture],
+) -> Path:
+    """Twenty-four scored pictures and one unreadable one, in three shards."""
+    place = tmp_path_factory.mktemp("scored")
+    (place / "in").mkdir()
+    for picture in pictures:
+        (place / "in" / f"{picture.picture_id}.png").write_bytes(picture.data)
+    (place / "in" / "z.png").write_bytes(b"no")
+    score(
+        params.score.model_copy(update={"shard_size": 10, "workers": 1}),
+        params.limits,
+        inputs=place / "in",
+        output=place / "out",
+        scorer=MeanScorer(),
+        model=ModelIdentity("mean", request.param, request.param, "a" * 64, 32),
+    )
+    return place / "out"
+
+
+@pytest.fixture
+def change(scores: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A sealed copy in whose second shard some values were changed."""
+
+    def _change(*values: tuple[int, str, object]) -> Path:
+        folder = Path(shutil.copytree(scores, tmp_path / "scores"))
+        path = folder / "shard-00001.parquet"
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+        for row, column, value in values:
+            rows[row][column] = value
+        schema = pa.schema([field.with_nullable(True) for field in table.schema])
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+        reseal(folder)
+        return folder
+
+    return _change
+
+
+def test_what_a_job_writes_meets_every_expectation(scores: Path, tmp_path: Path) -> None:
+    assert validate_scores(scores, tmp_path / "r")["passed"]
+
+
+def test_each_defect_is_named_with_its_column_and_key(change: Callable[..., Path], tmp_path: Path) -> None:
+    folder = change(
+        (0, "noise", 1.5),
+        (1, "overall", 0.123),
+        (2, "reason", "truncated"),
+        (3, "watermark", None),
+        (4, "key", "p00.png"),
+        (5, "input", 0),
+        (6, "model_name", "other"),
+        (7, "sha256", "beef"),
+        (8, "width", 0),
+        (9, "model_version", "9"),
+    )
+    with pytest.raises(ValidationError) as caught:
+        validate_scores(folder, tmp_path / "r")
+    lines = failures(caught.value)
+    for where, told in [
+        ("scores.noise: expect_column_values_to_be_between", "noise 1.5, key p10.png"),
+        ("scores.overall_error: expect_column_values_to_be_between", "key p11.png"),
+        ("scores.holds: expect_column_values_to_be_in_set", "neither or both, key p12.png"),
+        ("scores.holds: expect_column_values_to_be_in_set", "neither or both, key p13.png"),
+        ("scores.key: expect_column_values_to_be_unique", "key p00.png"),
+        ("scores.input: expect_column_values_to_be_unique", "input 0, key p15.png"),
+        ("scores.model_name: expect_column_values_to_be_in_set", "model_name other, key p16.png"),
+        ("scores.sha256: expect_column_values_to_match_regex", "sha256 beef, key p17.png"),
+        ("scores.width: expect_column_values_to_be_between", "width 0, key p18.png"),
+        ("scores.model_version: expect_column_values_to_be_", "model_version 9, key p19.png"),
+    ]:
+        assert [line for line in lines if line.startswith(where) and told in line], (where, lines)
+
+
+def test_a_missing_shard_is_named(change: Callable[..., Path], tmp_path: Path) -> None:
+    folder = change()
+    (folder / "shard-00002.parquet").unlink()
+    with pytest.raises(IncompleteError, match=r"shard-00002\.parquet is missing"):
+        validate_scores(folder, tmp_path / "r")
+
+
+def test_a_marker_that_leaves_a_shard_out_is_noticed_by_the_count(
+    change: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = change()
+    marker = storage.read_json(folder / storage.MARKER_NAME)
+    marker["files"] = [entry for entry in marker["files"] if entry["name"] != "shard-00002.parquet"]
+    storage.write_json(folder / storage.MARKER_NAME, marker)
+    with pytest.raises(ValidationError, match=r"expect_table_row_count_to_equal \(value 25\): found 20"):
+        validate_scores(folder, tmp_path / "r")
+
+
+@pytest.mark.parametrize("damage", ["cut footer", "foreign schema"])
+def test_a_shard_that_is_none_is_named(change: Callable[..., Path], tmp_path: Path, damage: str) -> None:
+    folder = change()
+    shard = folder / "shard-00001.parquet"
+    if damage == "cut footer":
+        shard.write_bytes(shard.read_bytes()[:-9])
+    else:
+        pq.write_table(pa.table({"name": ["x"]}), shard)
+    reseal(folder)
+    with pytest.raises(CorruptError, match=r"shard-00001\.parquet is not a shard of scores"):
+        validate_scores(folder, tmp_path / "r")
