@@ -17,6 +17,7 @@ FIGURE_NAME: Final = "summary.png"
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS: Final = 10_000
 _BARS: Final = 50
+_REASONS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +166,14 @@ def write_figure(path: Path, tally: Tally, title: str) -> None:
     last = axes.flat[-1]
     last.set_title("not scored, by reason" if reasons else "every input was scored")
     if reasons:
-        last.barh(list(reasons)[:10], list(reasons.values())[:10])
+        shown = list(reasons.items())[:_REASONS]
+        last.barh(range(len(shown)), [count for _, count in shown], color="lightsteelblue")
+        for place, (reason, count) in enumerate(shown):
+            last.annotate(f" {reason}: {count}", (0, place), va="center")
+        last.set_yticks([])
         last.invert_yaxis()
         last.set_xlabel("inputs")
+        last.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     else:
         last.set_axis_off()
     with storage.staged(path) as temporary:
