@@ -119,7 +119,7 @@ def choose_memory_format(
 
     That is where bfloat16 runs on tensor cores or matrix instructions, and on processors with
     AVX-512 (a third more images/s in float32 on a Xeon). With AVX2 the two differ by less than
-    a self-check can tell on a busy machine (0.87 to 1.08 between 64 and 224 px), so a rule
+    a self-check can tell on a busy machine (0.85 to 1.08 between 64 and 224 px), so a rule
     decides, not a clock: the same machine always computes the same bits.
 
     Args:

@@ -26,9 +26,9 @@ NOT_DEPENDENCIES = {
 # The module that a stage's command calls.
 ENTRY = {
     "download": "sources/download.py",
-    "validate_pictures": "validation/__init__.py",
+    "validate_pictures": "validation/pictures.py",
     "generate": "training_set/generate.py",
-    "validate_training_set": "validation/__init__.py",
+    "validate_training_set": "validation/training_set.py",
     "train": "stages/training.py",
     "evaluate": "stages/evaluation.py",
 }

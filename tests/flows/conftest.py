@@ -43,7 +43,6 @@ def environment(project: Path) -> dict[str, str]:
         "PREFECT_HOME": str(project / "state" / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "DVC_SITE_CACHE_DIR": str(project / "state" / "dvc"),
-        "OMP_NUM_THREADS": "2",
     }
 
 

@@ -14,6 +14,7 @@ from quality_model.registry import read_decisions
 from quality_model.storage import require_sealed
 from tests.flows.conftest import PROJECT, Run
 
+pytestmark = pytest.mark.xdist_group("trained")  # one worker trains once for all of them
 STAGES = list(yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"])
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.flows.conftest import PROJECT, Run, environment
 
+pytestmark = pytest.mark.xdist_group("trained")
 README = (PROJECT / "README.md").read_text()
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
 SHELL = [
