@@ -4,25 +4,16 @@ import os
 import shutil
 from pathlib import Path
 
-os.environ.update(
-    {
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DVC_NO_ANALYTICS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-        "GX_ANALYTICS_ENABLED": "false",
-        "MPLBACKEND": "Agg",
-    }
-)
-
 import numpy as np
 import pytest
 from PIL import Image
 
+from quality_model import telemetry
 from quality_model.images import Pixels
 from quality_model.params import LimitsParams, Params, load_params
+
+telemetry.silence()
+os.environ["MPLBACKEND"] = "Agg"
 
 PROJECT = Path(__file__).resolve().parent.parent
 
