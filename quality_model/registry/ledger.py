@@ -22,7 +22,7 @@ def record_decision(root: Path, outcome: Outcome, facts: Mapping[str, Any]) -> d
     Raises:
         StorageError: It could not be written; then it is not in the ledger.
     """
-    record = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "outcome": outcome, **facts}
+    record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "outcome": outcome, **facts}
     append_line(_ledger(root), record)
     return record
 
