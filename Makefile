@@ -31,8 +31,9 @@ install: $(STAMP) ## Make .venv from requirements.lock
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$$GIT_DIR" -o -d .git || { echo "Error: not a git checkout; DVC needs one: git init"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(VENV)/bin/python -m pip --disable-pip-version-check check
 	@touch $@
 
 run: install ## Train, gate, promote and score, end to end
