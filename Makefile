@@ -21,7 +21,7 @@ export DVC_SITE_CACHE_DIR ?= $(CURDIR)/state/dvc
 # Without bytecode every start compiles its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test lint format bench mlflow-ui prefect-ui service lock clean
+.PHONY: help install run test lint format mlflow-ui prefect-ui service lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,7 @@ prefect-ui: install ## Flows and schedules: http://127.0.0.1:4200
 	@mkdir -p "$$PREFECT_HOME"
 	prefect server start --host 127.0.0.1 --port $(PREFECT_PORT)
 
+service: export PREFECT_API_URL := http://127.0.0.1:$(PREFECT_PORT)/api
 service: install ## Deploy the schedules and work on them (needs prefect-ui running)
 	prefect work-pool create quality --type process --overwrite
 	prefect --no-prompt deploy --all

@@ -23,6 +23,10 @@ def retrain(project: Path = Path()) -> str:
     """
     paths = ProjectPaths(project)
     params = load_params(paths.params)
+    release.check_size(params.registry, params.generate, paths)
+    pipeline.look_for_new_pictures.with_options(retries=2, retry_delay_seconds=30)(
+        params.source, params.limits, paths
+    )
     for stage in pipeline.stage_order(project):
         pipeline.reproduce_stage.with_options(retries=1, retry_delay_seconds=10)(project, stage)
     settled = release.find_settled(params.registry, params.gate, paths)
@@ -34,7 +38,7 @@ def retrain(project: Path = Path()) -> str:
         return REFUSED
     version = release.register.with_options(retries=2, retry_delay_seconds=10)(params.registry, paths)
     release.promote.with_options(retries=2, retry_delay_seconds=10)(params.registry, paths, version)
-    release.announce(params.registry, version)
+    release.announce.with_options(retries=2, retry_delay_seconds=10)(params.registry, version)
     return PROMOTED
 
 

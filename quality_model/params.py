@@ -271,9 +271,12 @@ def values_sha256(values: Any) -> str:
 def _override(tree: Any, dotted: str, value: Any) -> None:
     *sections, key = dotted.split(".")
     for section in sections:
-        tree = tree.setdefault(section, {}) if isinstance(tree, dict) else None
-    if isinstance(tree, dict):
-        tree[key] = value
+        if not isinstance(tree, dict):
+            break
+        tree = tree.setdefault(section, {})
+    if not isinstance(tree, dict):
+        raise ParameterError(f"{dotted!r} names no parameter.", "Give SECTION.KEY as in params.yaml.")
+    tree[key] = value
 
 
 def _explain(detail: Any, tree: Any) -> str:

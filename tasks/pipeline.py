@@ -10,6 +10,9 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from quality_model import telemetry
+from quality_model.params import LimitsParams, SourceParams
+from quality_model.paths import ProjectPaths
+from quality_model.sources import freshness
 
 
 @task
@@ -23,6 +26,21 @@ def stage_order(project: Path) -> list[str]:
         return [stage.name for stage in plan_repro(repo.index.graph)]
 
 
+@task
+def look_for_new_pictures(source: SourceParams, limits: LimitsParams, paths: ProjectPaths) -> bool:
+    """Take the pictures anew if the source holds others than last time, which DVC cannot see.
+
+    Returns:
+        Whether they were taken anew.
+    """
+    found = freshness.source_sha256(source, limits)
+    if freshness.is_known(paths.state, found):
+        return False
+    _repro(paths.root, "--force", "--single-item", "download")
+    freshness.remember(paths.state, found)
+    return True
+
+
 @task(task_run_name="{stage}")
 def reproduce_stage(project: Path, stage: str) -> bool:
     """Bring one stage up to date, with DVC's own checks of what it depends on.
@@ -34,7 +52,14 @@ def reproduce_stage(project: Path, stage: str) -> bool:
         subprocess.CalledProcessError: The stage failed; its output is in the task's log.
     """
     before = _recorded(project, stage)
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet", stage]
+    _repro(project, stage)
+    changed = _recorded(project, stage) != before
+    get_run_logger().info("Stage %s: %s.", stage, "brought up to date" if changed else "unchanged")
+    return changed
+
+
+def _repro(project: Path, *arguments: str) -> None:
+    command = [sys.executable, "-m", "dvc", "repro", "--quiet", *arguments]
     logger = get_run_logger()
     process = subprocess.Popen(
         command,
@@ -57,9 +82,6 @@ def reproduce_stage(project: Path, stage: str) -> bool:
         if process.poll() is None:
             process.terminate()
             process.wait()
-    changed = _recorded(project, stage) != before
-    logger.info("Stage %s: %s.", stage, "brought up to date" if changed else "unchanged")
-    return changed
 
 
 def _environment() -> dict[str, str]:

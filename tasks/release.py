@@ -3,14 +3,21 @@
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
+from prefect.logging import get_run_logger
 
 from quality_model.gates import Verdict
-from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams
+from quality_model.params import EvaluateParams, GateParams, GenerateParams, PerHead, RegistryParams
 from quality_model.paths import ProjectPaths
 from quality_model.stages import release
 
 CHAMPION_PROMOTED = "quality-model.champion.promoted"
 """The event that a scoring deployment waits for (prefect.yaml)."""
+
+
+@task
+def check_size(registry: RegistryParams, generate: GenerateParams, paths: ProjectPaths) -> None:
+    """Refuse before work is wasted to train at another picture size than the champion's."""
+    release.require_comparable(registry, root=paths.root, image_size_px=generate.image_size)
 
 
 @task
@@ -25,6 +32,7 @@ def find_settled(registry: RegistryParams, gate: GateParams, paths: ProjectPaths
 def record_no_op(registry: RegistryParams, paths: ProjectPaths, reason: str) -> None:
     """Put a retraining that changed nothing on record."""
     release.record_no_op(registry, root=paths.root, model=paths.model, reason=reason)
+    get_run_logger().info("Nothing to do: %s.", reason)
     create_markdown_artifact(f"Nothing to do: {reason}", key="retraining")
 
 
@@ -47,6 +55,7 @@ def judge(
         report=paths.gate_report,
         loss_weights=loss_weights,
     )
+    get_run_logger().info("%s\n%s", verdict.table(), verdict.summary())
     create_markdown_artifact(verdict.markdown(), key="gate", description="The gate's reasons")
     return verdict
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
 
 from quality_model.params import LimitsParams, ScoreParams
 from quality_model.scoring import ScoreSummary
@@ -14,7 +15,7 @@ from quality_model.stages.scoring import score_collection
 def score(section: ScoreParams, limits: LimitsParams, root: Path, inputs: Path, output: Path) -> ScoreSummary:
     """Score a collection; asked again for the same output, it goes on where it stopped."""
     summary = score_collection(section, limits, root=root, inputs=inputs, output=output)
-    create_markdown_artifact(
-        "```\n" + "\n".join(summary.lines()) + "\n```", key="scores", description=f"Scores of {inputs}"
-    )
+    lines = "\n".join(summary.lines())
+    get_run_logger().info(lines)
+    create_markdown_artifact(f"```\n{lines}\n```", key="scores", description=f"Scores of {inputs}")
     return summary

@@ -68,6 +68,12 @@ def test_what_is_not_a_file_of_sections_is_refused_with_its_name(tmp_path: Path,
         load_params(path)
 
 
+@pytest.mark.parametrize("key", ["train.epochs.foo", "source.split.x"])
+def test_a_key_below_a_value_names_no_parameter(key: str) -> None:
+    with pytest.raises(ParameterError, match="names no parameter"):
+        load_params(COMMITTED, {key: 3})
+
+
 def test_a_file_that_is_not_there_says_where_to_be(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="Run the command in the project folder"):
         load_params(tmp_path / "params.yaml")

@@ -8,6 +8,7 @@ import click
 from quality_model.cli.flags import with_params
 from quality_model.errors import InputErrorsAboveLimit, PictureError
 from quality_model.params import Params
+from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS
 
 
@@ -52,15 +53,15 @@ def predict(params: Params, pictures: tuple[Path, ...], as_json: bool) -> None:
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    default=Path("scores"),
-    show_default=True,
-    help="Folder for the Parquet shards; the same folder resumes an interrupted job.",
+    help="Folder for the Parquet shards; the same one resumes an interrupted job.  [default: scores/<name>]",
 )
 @click.option("--overwrite", is_flag=True, help="Throw away another job's result in the output folder.")
 @with_params("score")
-def score(params: Params, inputs: Path, output: Path, overwrite: bool) -> None:
+def score(params: Params, inputs: Path, output: Path | None, overwrite: bool) -> None:
     """Score INPUTS: a folder of pictures, Parquet files, or tar shards."""
     from quality_model.stages.scoring import score_collection
+
+    output = output or ProjectPaths().scores / inputs.resolve().stem
 
     summary = score_collection(
         params.score, params.limits, root=Path(), inputs=inputs, output=output, overwrite=overwrite

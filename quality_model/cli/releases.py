@@ -85,4 +85,13 @@ def history(params: Params) -> None:
         click.echo(line)
 
 
-COMMANDS = [gate, register, promote, rollback, history]
+@click.command()
+def deliver() -> None:
+    """Send what waits in state/tracking for a tracking server that was down."""
+    from quality_model.tracking import deliver
+
+    sent = deliver(_ROOT)
+    click.echo(f"Delivered {sum(sent.values())} reports of {len(sent)} runs.")
+
+
+COMMANDS = [deliver, gate, register, promote, rollback, history]

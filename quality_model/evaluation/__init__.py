@@ -1,6 +1,13 @@
 """What a model does on samples that it has not seen: scores, measures, pictures."""
 
-from quality_model.evaluation.measures import Evaluation, evaluate, write_evaluation
+from quality_model.evaluation.measures import Evaluation, evaluate, require_size, write_evaluation
 from quality_model.evaluation.predictions import predict_scores, predictions_table
 
-__all__ = ["Evaluation", "evaluate", "predict_scores", "predictions_table", "write_evaluation"]
+__all__ = [
+    "Evaluation",
+    "evaluate",
+    "predict_scores",
+    "predictions_table",
+    "require_size",
+    "write_evaluation",
+]

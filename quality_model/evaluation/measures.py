@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from quality_model.checkpoints import LoadedModel
     from quality_model.params import EvaluateParams
     from quality_model.training_set.store import TrainingSet
 
@@ -119,6 +120,20 @@ def evaluate(
         },
         predictions=predictions,
     )
+
+
+def require_size(loaded: LoadedModel, training_set: TrainingSet) -> None:
+    """Make sure that a model is measured on pictures of the size it scores at.
+
+    Raises:
+        UsageError: It works at another size than this set's.
+    """
+    if loaded.image_size_px != training_set.image_size_px:
+        raise UsageError(
+            f"The model works at {loaded.image_size_px} px, the training set has "
+            f"{training_set.image_size_px} px.",
+            "Name the training set it was made for, or generate one of its size.",
+        )
 
 
 def measure_heads(

@@ -31,7 +31,7 @@ class LocalFolder:
     def __init__(self, section: SourceParams, limits: LimitsParams, root: Path) -> None:
         self._section = section
         self._limits = limits
-        self._root = root
+        self.root = root
         self.name = f"folder {printable(root.resolve().name) or 'root'}"
 
     def pictures(self) -> Iterator[CleanPicture]:
@@ -40,10 +40,10 @@ class LocalFolder:
         Raises:
             SourceError: The folder cannot be listed or holds no picture.
         """
-        paths, problems = list_pictures(self._root)
+        paths, problems = list_pictures(self.root)
         if not paths and not problems:
             raise SourceError(
-                f"{self._root} holds no pictures.",
+                f"{self.root} holds no pictures.",
                 f"Put pictures there ({', '.join(sorted(images.SUFFIXES))}), or name another folder.",
             )
         candidates = sorted(paths | problems.keys())
@@ -65,7 +65,7 @@ class LocalFolder:
     def _read(self, name: str, problem: PictureError | None) -> bytes:
         if problem:
             raise problem
-        return images.read_bytes(self._root / name, self._limits)
+        return images.read_bytes(self.root / name, self._limits)
 
     def _rank(self, name: str) -> bytes:
         return hashlib.sha256(f"{self._section.seed}\0".encode() + os.fsencode(name)).digest()

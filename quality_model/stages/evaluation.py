@@ -6,7 +6,7 @@ from pathlib import Path
 from quality_model import storage
 from quality_model.checkpoints import load_model
 from quality_model.device import choose_device
-from quality_model.evaluation import Evaluation, evaluate, write_evaluation
+from quality_model.evaluation import Evaluation, evaluate, require_size, write_evaluation
 from quality_model.evaluation.plots import (
     learning_curves,
     predicted_against_true,
@@ -51,6 +51,7 @@ def evaluate_candidate(
     """
     samples = TrainingSet.open(training_set)
     loaded = load_model(model, choose_device(section.device))
+    require_size(loaded, samples)
     evaluation = evaluate(section, loaded.model, samples, loss_weights=loss_weights.as_dict())
     write_evaluation(evaluation, output)
     pictures = output / "pictures"

@@ -9,7 +9,7 @@ from quality_model import gates, storage
 from quality_model.checkpoints import LoadedModel, load_model
 from quality_model.device import choose_device
 from quality_model.errors import GateRefusedError, RegistryError, UsageError
-from quality_model.evaluation import evaluate
+from quality_model.evaluation import evaluate, require_size
 from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, params_sha256
 from quality_model.paths import RUN_NAME, VERDICT_NAME
 from quality_model.registry import ModelVersion, Registry, read_decisions, record_decision
@@ -53,6 +53,7 @@ def judge_candidate(
     samples = TrainingSet.open(training_set)
     device = choose_device(section.device)
     candidate = load_model(model, device)
+    require_size(candidate, samples)
     champion = Registry(root, registry).champion()
 
     def measure(loaded: LoadedModel) -> dict[str, Any]:
@@ -60,14 +61,8 @@ def judge_candidate(
 
     reigning = None
     if champion is not None:
-        loaded = load_model(Registry(root, registry).resolve(champion.version).path, device)
-        if loaded.image_size_px != samples.image_size_px:
-            raise UsageError(
-                f"The champion works at {loaded.image_size_px} px, the test set has "
-                f"{samples.image_size_px} px.",
-                "Generate at the champion's size, or start another line with registry.model_name.",
-            )
-        reigning = measure(loaded)
+        require_comparable(registry, root=root, image_size_px=samples.image_size_px)
+        reigning = measure(load_model(Registry(root, registry).resolve(champion.version).path, device))
     verdict = gates.decide(gate, measure(candidate), reigning)
     facts = {
         "model_sha256": _model_sha256(model),
@@ -82,6 +77,24 @@ def judge_candidate(
     if not verdict.passed:
         record_decision(root, "refused", {**facts, "version": None, "reasons": list(verdict.refusals)})
     return verdict
+
+
+def require_comparable(registry: RegistryParams, *, root: Path, image_size_px: int) -> None:
+    """Make sure that the champion, if there is one, can be compared on pictures of this size.
+
+    Raises:
+        UsageError: It works at another size, so that no candidate of this one could be judged.
+    """
+    catalogue = Registry(root, registry)
+    champion = catalogue.champion()
+    if champion is None:
+        return
+    loaded = load_model(catalogue.resolve(champion.version).path, choose_device("cpu"))
+    if loaded.image_size_px != image_size_px:
+        raise UsageError(
+            f"The champion works at {loaded.image_size_px} px; generate.image_size is {image_size_px}.",
+            "Generate at the champion's size, or start another line of models with registry.model_name.",
+        )
 
 
 def register_candidate(registry: RegistryParams, *, root: Path, model: Path, report: Path) -> str:

@@ -14,10 +14,19 @@ _TIMEOUT_S: Final = 10.0
 def code_tags(root: Path) -> dict[str, str]:
     """Tags ``git_commit`` and ``git_dirty`` of the project at ``root``; ``unknown`` outside git.
 
-    dvc.lock does not count as a change, for the pipeline itself rewrites it.
+    dvc.lock and reports do not count as a change, for the pipeline itself rewrites them.
     """
     commit = _git(root, "rev-parse", "HEAD")
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
+    changed = _git(
+        root,
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        ".",
+        ":(exclude)dvc.lock",
+        ":(exclude)reports",
+    )
     return {
         "git_commit": commit or UNKNOWN,
         "git_dirty": UNKNOWN if commit is None or changed is None else str(bool(changed)).lower(),
@@ -27,8 +36,10 @@ def code_tags(root: Path) -> dict[str, str]:
 def data_tags(root: Path, folder: Path) -> dict[str, str]:
     """Tag ``dvc_data_hash``: the hash by which the project's dvc.lock knows a folder.
 
-    Nothing where it does not know it, as for a training set made without the pipeline.
+    Nothing outside a stage that DVC runs, for only there is the lock known to be about this folder.
     """
+    if "DVC_STAGE" not in os.environ:
+        return {}
     try:
         lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
         wanted = folder.resolve().relative_to(root.resolve()).as_posix()

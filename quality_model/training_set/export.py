@@ -18,7 +18,7 @@ def export_samples(training_set: Path, *, split: Split, count: int, output: Path
         training_set: Folder of the training set.
         split: Which samples.
         count: Most files.
-        output: Folder; files of the same names are replaced.
+        output: Folder; the files of an earlier export are replaced.
 
     Returns:
         Number of files.
@@ -31,6 +31,8 @@ def export_samples(training_set: Path, *, split: Split, count: int, output: Path
     if len(indices) == 0:
         raise UsageError(f"The split {split} has no samples.", "Choose another split.")
     chosen = indices[np.unique(np.linspace(0, len(indices) - 1, count).round().astype(int))]
+    _clear(output)
+    names = []
     for index in chosen:
         row = samples.manifest.iloc[index]
         done = [
@@ -39,6 +41,17 @@ def export_samples(training_set: Path, *, split: Split, count: int, output: Path
             if row[f"{head}_label"] > 0
         ]
         name = "_".join([row["sample_id"].replace("/", "-").replace("#", "-"), *(done or ["clean"])])
-        with storage.staged(output / f"{name}.png") as temporary:
+        names.append(f"{name}.png")
+        with storage.staged(output / names[-1]) as temporary:
             Image.fromarray(samples.images[index]).save(temporary, format="PNG")
-    return len(chosen)
+    storage.seal(output, names, rows=len(names), kind="samples")
+    return len(names)
+
+
+def _clear(output: Path) -> None:
+    """Take away the files of an earlier export, and nothing else."""
+    marker = output / storage.MARKER_NAME
+    if marker.exists():
+        for entry in storage.read_json(marker)["files"]:
+            (output / entry["name"]).unlink(missing_ok=True)
+        storage.unseal(output)

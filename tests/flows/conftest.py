@@ -91,7 +91,8 @@ def run() -> Run:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
-    """A project in which the retraining flow ran once. Tests may use it, not change its artifacts."""
+    """A project in which `make run`'s flow ran once. Tests may use it, not change its artifacts."""
     project = make_project(tmp_path_factory.mktemp("trained") / "project")
-    run(project, sys.executable, "-m", "flows.retrain")
+    told = run(project, sys.executable, "-m", "flows.first_run")
+    (project / "state" / "told.txt").write_text(told.stdout + told.stderr)
     return project

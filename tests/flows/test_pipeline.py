@@ -9,7 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
+from quality_model.images import Pixels
 from quality_model.registry import read_decisions
 from quality_model.storage import require_sealed
 from tests.flows.conftest import PROJECT, Run
@@ -36,6 +38,57 @@ def test_the_first_retraining_makes_every_artifact_and_a_champion(trained: Path)
     (decision,) = read_decisions(trained)
     assert (decision["outcome"], decision["version"]) == ("promoted", "1")
     assert json.loads((trained / "reports" / "gate" / "verdict.json").read_text())["passed"] is True
+
+
+def test_the_first_run_ends_by_saying_what_was_made_and_where_to_look(trained: Path) -> None:
+    told = (trained / "state" / "told.txt").read_text()
+    closing = told[told.index("Retraining: promoted.") :]
+    assert "The champion scored 24 of 24 pictures" in closing
+    (scores,) = (trained / "scores").iterdir()
+    assert f"scores/{scores.name}" in closing
+    for place in ("models/candidate", "reports/evaluation/pictures", "reports/gate", "samples"):
+        assert place in closing
+        assert (trained / place).is_dir()
+    assert "make mlflow-ui" in closing
+    assert "make prefect-ui" in closing
+
+
+def test_the_verdict_is_in_the_log_of_the_flow(trained: Path) -> None:
+    told = (trained / "state" / "told.txt").read_text()
+    assert "watermark" in told
+    assert "max_mse" in told
+    assert "The gate lets the candidate pass" in told
+
+
+def test_pictures_that_were_added_to_the_source_are_taken_in(copied: Path, run: Run, photo: Pixels) -> None:
+    folder = copied / "mine"
+    for number in range(30):
+        (folder / f"album-{number % 8}").mkdir(parents=True, exist_ok=True)
+        top, left = 30 * (number // 8), 45 * (number % 8)
+        crop = Image.fromarray(photo[top : top + 96, left : left + 96])
+        crop.save(folder / f"album-{number % 8}" / f"{number}.png")
+    params = yaml.safe_load((copied / "params.yaml").read_text())
+    params["source"] |= {"dataset": "./mine", "num_images": 100}
+    params["gate"]["max_mse_increase"] = dict.fromkeys(params["gate"]["max_mse_increase"], 10.0)
+    (copied / "params.yaml").write_text(yaml.safe_dump(params))
+    run(copied, sys.executable, "-m", "flows.retrain")
+    assert require_sealed(copied / "data" / "pictures")["rows"] == 30
+    Image.fromarray(photo[200:300, 100:200]).save(folder / "album-0" / "new.png")
+    run(copied, sys.executable, "-m", "flows.retrain")
+    assert require_sealed(copied / "data" / "pictures")["rows"] == 31
+    assert [decision["outcome"] for decision in read_decisions(copied)] == ["promoted"] * 3
+
+
+def test_another_picture_size_than_the_champions_is_refused_before_work_is_wasted(
+    copied: Path, run: Run
+) -> None:
+    params = yaml.safe_load((copied / "params.yaml").read_text())
+    params["generate"]["image_size"] = 40
+    (copied / "params.yaml").write_text(yaml.safe_dump(params))
+    done = run(copied, sys.executable, "-m", "flows.retrain", check=False)
+    assert done.returncode != 0
+    assert "The champion works at 32 px; generate.image_size is 40" in done.stdout + done.stderr
+    assert "Stage generate" not in done.stdout + done.stderr
 
 
 def test_the_history_tells_of_the_candidate_and_the_champion(trained: Path, run: Run) -> None:

@@ -37,9 +37,9 @@ SMALLER = {
 }
 SERVERS = {"make mlflow-ui": "MLFLOW_PORT", "make prefect-ui": "PREFECT_PORT"}
 ELSEWHERE = {
-    "make run": "the flow behind it is what the fixture `trained` runs; CI's other steps make the rest",
+    "make run": "the fixture `trained` runs the flow behind it",
     "make test": "is running",
-    "make service": "tests/flows/test_service.py does its three steps against a server of its own",
+    "make service": "tests/flows/test_service.py runs it against a server of its own",
 }
 
 

@@ -1,7 +1,10 @@
 """The scheduled service with a real Prefect server and a real worker."""
 
+import os
+import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ from PIL import Image
 
 from quality_model.images import Pixels
 from quality_model.registry import read_decisions
-from tests.flows.conftest import environment, make_project
+from tests.flows.conftest import PROJECT, environment, make_project
 
 DEADLINE_S = 420
 
@@ -46,11 +49,11 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
     processes: list[subprocess.Popen[bytes]] = []
     yield processes
     for process in reversed(processes):
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(what: str, check: Any, deadline_s: float, process: subprocess.Popen[bytes], log: Path) -> Any:
@@ -70,7 +73,6 @@ def test_a_scheduled_retraining_and_the_scoring_that_its_promotion_triggers_comp
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     env = environment(project) | {
-        "PREFECT_API_URL": api,
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
         "PREFECT_WORKER_QUERY_SECONDS": "3",
         "PWD": str(project),
@@ -86,15 +88,10 @@ def test_a_scheduled_retraining_and_the_scoring_that_its_promotion_triggers_comp
                 stdout=handle,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
         started.append(process)
         return process, log
-
-    def prefect(*command: str) -> None:
-        done = subprocess.run(
-            ["prefect", *command], cwd=project, env=env, capture_output=True, text=True, timeout=240
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
 
     def healthy() -> bool:
         try:
@@ -113,9 +110,11 @@ def test_a_scheduled_retraining_and_the_scoring_that_its_promotion_triggers_comp
         "server", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)
     )
     wait_for("the server answers", healthy, 240, server, server_log)
-    prefect("work-pool", "create", "quality", "--type", "process")
-    prefect("--no-prompt", "deploy", "--all")
-    worker, worker_log = start("worker", "prefect", "worker", "start", "--pool", "quality")
+    venv = Path(sys.prefix)
+    worker, worker_log = start(
+        "service", "make", "service", "-f", str(PROJECT / "Makefile"), f"PREFECT_PORT={port}",
+        f"VENV={venv}", "-o", f"{venv}/.installed",
+    )  # fmt: skip
 
     (retraining, *_) = wait_for(
         "a scheduled retraining completes", lambda: completed("retrain"), DEADLINE_S, worker, worker_log

@@ -1,0 +1,49 @@
+"""Whether a source holds other pictures than those that were taken from it."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Final
+
+from quality_model import storage
+from quality_model.params import LimitsParams, SourceParams, flatten, values_sha256
+from quality_model.sources import open_source
+from quality_model.sources.local_folder import LocalFolder, list_pictures
+
+NOTE_NAME: Final = "source.json"
+
+
+def source_sha256(section: SourceParams, limits: LimitsParams) -> str:
+    """One hash for what a source holds now, without reading its pictures.
+
+    A data set of the hub is known by its commit, the embedded photographs by their packages'
+    versions, a folder by the names, lengths and modification times of its pictures.
+
+    Raises:
+        UsageError, SourceError, NetworkUnavailableError: The source cannot be opened.
+    """
+    source = open_source(section, limits)
+    listing = _listing_sha256(source.root) if isinstance(source, LocalFolder) else None
+    return values_sha256([flatten(section), flatten(limits), source.name, source.revision, listing])
+
+
+def is_known(state: Path, sha256: str) -> bool:
+    """Whether `remember` was called last with this hash."""
+    note = state / NOTE_NAME
+    return note.exists() and storage.read_json(note) == {"sha256": sha256}
+
+
+def remember(state: Path, sha256: str) -> None:
+    """Note what the pictures were taken from, once they are taken."""
+    storage.write_json(state / NOTE_NAME, {"sha256": sha256})
+
+
+def _listing_sha256(root: Path) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(list_pictures(root)[0]):
+        try:
+            facts = (root / name).stat()
+        except OSError:
+            continue
+        digest.update(os.fsencode(name) + f"\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
