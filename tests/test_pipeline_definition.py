@@ -140,6 +140,16 @@ def test_the_entry_points_of_prefect_yaml_are_flows() -> None:
         assert isinstance(getattr(module, name), Flow)
 
 
+def test_retraining_is_weekly_and_never_twice_at_once_and_scoring_is_daily() -> None:
+    deployments = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+    retraining, scoring = deployments
+    minute, hour, day, month, weekday = retraining["schedules"][0]["cron"].split()
+    assert (minute.isdigit(), hour.isdigit(), day, month, weekday.isdigit()) == (True, True, "*", "*", True)
+    assert retraining["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+    minute, hour, *days = scoring["schedules"][0]["cron"].split()
+    assert (minute.isdigit(), hour.isdigit(), days) == (True, True, ["*", "*", "*"])
+
+
 def test_the_event_that_a_promotion_emits_is_the_one_that_scoring_waits_for() -> None:
     from tasks.release import CHAMPION_PROMOTED
 
