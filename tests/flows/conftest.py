@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from quality_model.storage import locked
 from quality_model.telemetry import QUIET
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -93,7 +94,14 @@ def run() -> Run:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     """A project in which `make run`'s flow ran once. Tests may use it, not change its artifacts."""
-    project = make_project(tmp_path_factory.mktemp("trained") / "project")
-    told = run(project, sys.executable, "-m", "flows.first_run")
-    (project / "state" / "told.txt").write_text(told.stdout + told.stderr)
+    shared = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        shared = shared.parent  # one project for all workers
+    project = shared / "trained" / "project"
+    told = project / "state" / "told.txt"
+    with locked(shared / "trained.lock", timeout_s=280):
+        if not told.exists():
+            make_project(project)
+            done = run(project, sys.executable, "-m", "flows.first_run")
+            told.write_text(done.stdout + done.stderr)
     return project

@@ -18,7 +18,6 @@ from PIL import Image
 from quality_model.images import Pixels
 from tests.flows.conftest import PROJECT, Run, environment
 
-pytestmark = pytest.mark.xdist_group("trained")
 README = (PROJECT / "README.md").read_text()
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
 SHELL = [
@@ -78,10 +77,9 @@ def test_the_commands_for_own_pictures_run_in_their_order(workplace: Path, run: 
         run(workplace, sys.executable, "-m", "quality_model", *words)
 
 
-def test_the_python_example_prints_scores(trained: Path, workplace: Path, run: Run) -> None:
+def test_the_python_example_prints_scores(workplace: Path, run: Run) -> None:
     (example,) = (block for language, block in BLOCKS if language == "python")
-    shutil.copyfile(workplace / "photo.jpg", trained / "photo.jpg")
-    assert "'overall':" in run(trained, sys.executable, "-c", example).stdout
+    assert "'overall':" in run(workplace, sys.executable, "-c", example).stdout
 
 
 def test_the_full_configuration_is_a_valid_set_of_overrides(workplace: Path, run: Run) -> None:
