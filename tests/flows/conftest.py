@@ -79,7 +79,7 @@ def run() -> Run:
     """Run a command in a project, as a user would; it must end well unless ``check=False``."""
 
     def run(
-        project: Path, *command: str, check: bool = True, timeout_s: float = 280
+        project: Path, *command: str, check: bool = True, timeout_s: float = 560
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             command, cwd=project, env=environment(project), capture_output=True, text=True, timeout=timeout_s
@@ -99,7 +99,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
         shared = shared.parent  # one project for all workers
     project = shared / "trained" / "project"
     told = project / "state" / "told.txt"
-    with locked(shared / "trained.lock", timeout_s=280):
+    with locked(shared / "trained.lock", timeout_s=560):
         if not told.exists():
             make_project(project)
             done = run(project, sys.executable, "-m", "flows.first_run")
