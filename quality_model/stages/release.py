@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from quality_model import gates, storage
 from quality_model.checkpoints import LoadedModel, load_model
 from quality_model.device import choose_device
@@ -54,16 +56,12 @@ def judge_candidate(
     device = choose_device(section.device)
     candidate = load_model(model, device)
     require_size(candidate, samples)
-    champion = Registry(root, registry).champion()
+    champion, reigning = _champion(registry, root, samples.image_size_px, device)
 
     def measure(loaded: LoadedModel) -> dict[str, Any]:
         return evaluate(section, loaded.model, samples, loss_weights=loss_weights.as_dict()).metrics
 
-    reigning = None
-    if champion is not None:
-        require_comparable(registry, root=root, image_size_px=samples.image_size_px)
-        reigning = measure(load_model(Registry(root, registry).resolve(champion.version).path, device))
-    verdict = gates.decide(gate, measure(candidate), reigning)
+    verdict = gates.decide(gate, measure(candidate), measure(reigning) if reigning else None)
     facts = {
         "model_sha256": _model_sha256(model),
         "data_sha256": samples.data_sha256,
@@ -85,16 +83,7 @@ def require_comparable(registry: RegistryParams, *, root: Path, image_size_px: i
     Raises:
         UsageError: It works at another size, so that no candidate of this one could be judged.
     """
-    catalogue = Registry(root, registry)
-    champion = catalogue.champion()
-    if champion is None:
-        return
-    loaded = load_model(catalogue.resolve(champion.version).path, choose_device("cpu"))
-    if loaded.image_size_px != image_size_px:
-        raise UsageError(
-            f"The champion works at {loaded.image_size_px} px; generate.image_size is {image_size_px}.",
-            "Generate at the champion's size, or start another line of models with registry.model_name.",
-        )
+    _champion(registry, root, image_size_px, choose_device("cpu"))
 
 
 def register_candidate(registry: RegistryParams, *, root: Path, model: Path, report: Path) -> str:
@@ -237,6 +226,23 @@ def resume_and_deliver(registry: RegistryParams, root: Path, model: Path) -> str
         )
     with resume_run(root, registry, storage.read_json(note)["run_key"]) as run:
         return run.require_delivered()
+
+
+def _champion(
+    registry: RegistryParams, root: Path, image_size_px: int, device: torch.device
+) -> tuple[ModelVersion, LoadedModel] | tuple[None, None]:
+    """The champion, read once, and its model, which must work at this picture size."""
+    catalogue = Registry(root, registry)
+    champion = catalogue.champion()
+    if champion is None:
+        return None, None
+    loaded = load_model(catalogue.resolve(champion.version).path, device)
+    if loaded.image_size_px != image_size_px:
+        raise UsageError(
+            f"The champion works at {loaded.image_size_px} px; generate.image_size is {image_size_px}.",
+            "Generate at the champion's size, or start another line of models with registry.model_name.",
+        )
+    return champion, loaded
 
 
 def _attach_to_run(registry: RegistryParams, root: Path, model: Path, verdict: Mapping[str, Any]) -> None:
