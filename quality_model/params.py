@@ -137,6 +137,8 @@ class TrainParams(Section):
     """device to train on"""
     precision: Literal["auto", "float32", "bfloat16"]
     """number format; auto: bfloat16 where a self-check finds it faster"""
+    clean_flag_share: Share
+    """largest share of clean validation pictures that a head's threshold may flag"""
 
 
 class EvaluateParams(Section):
@@ -146,6 +148,8 @@ class EvaluateParams(Section):
     """samples per forward pass"""
     bootstrap_samples: Count
     """resamples of the groups for the intervals"""
+    ladder_pictures: Count
+    """most clean test pictures that severity ladders are made of"""
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)]
     """confidence of the intervals"""
     seed: Seed
@@ -161,8 +165,16 @@ class GateParams(Section):
     """largest MSE per head on the test split"""
     min_r2: PerHead
     """smallest R2 per head on the test split"""
+    min_r2_over_baseline: PerHead
+    """smallest R2 per head, less that of the best baseline without training"""
+    min_ladder_spearman: PerHead
+    """smallest rank correlation of level and score per head, on the worst of its severity ladders"""
+    max_cross_talk: PerHead
+    """how far a head's score may move, either way, while another degradation becomes severe"""
+    max_clean_flags: PerHead
+    """largest share of clean test pictures that a head may flag, at the model's threshold"""
     max_mse_increase: PerHead
-    """how much worse than the champion's MSE a head's may be, both on this test split"""
+    """margin of non-inferiority: how much worse than the champion's MSE a head's may be, with confidence"""
 
 
 class RegistryParams(Section):
