@@ -1,7 +1,6 @@
 """DVC's stages as Prefect tasks. Which stages there are, and in which order, is DVC's answer."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from quality_model import telemetry
 from quality_model.params import LimitsParams, SourceParams
 from quality_model.paths import ProjectPaths
 from quality_model.sources import freshness
+from tasks import dvc_process
 
 
 @task
@@ -59,29 +59,7 @@ def reproduce_stage(project: Path, stage: str) -> bool:
 
 
 def _repro(project: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet", *arguments]
-    logger = get_run_logger()
-    process = subprocess.Popen(
-        command,
-        cwd=project,
-        env=_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip():
-                logger.info(line.rstrip())
-        if process.wait() != 0:
-            raise subprocess.CalledProcessError(process.returncode, command)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
+    dvc_process.repro(project, *arguments, environment=_environment(), log=get_run_logger().info)
 
 
 def _environment() -> dict[str, str]:
