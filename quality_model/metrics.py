@@ -150,6 +150,44 @@ def bootstrap_intervals(
     return {name: _interval(values, confidence) for name, values in resampled.items()}
 
 
+def paired_bootstrap(
+    labels: npt.ArrayLike,
+    first_scores: npt.ArrayLike,
+    second_scores: npt.ArrayLike,
+    groups: npt.ArrayLike,
+    *,
+    samples: int,
+    confidence: float,
+    seed: int,
+) -> Interval | None:
+    """Percentile interval of MSE(first) - MSE(second) of one head, by resampling groups.
+
+    Both are measured on the same resample each time, so what is hard for both cancels; above 0
+    the first is worse.
+
+    Args:
+        labels: (n,), in [0, 1].
+        first_scores: (n,), in [0, 1].
+        second_scores: (n,), in [0, 1], of the same samples.
+        groups: (n,), any values; equal ones are drawn together.
+        samples: Number of resamples.
+        confidence: Share of the resamples inside the interval, in (0, 1).
+        seed: Same seed and groups, same interval.
+
+    Returns:
+        None where a score or label is not finite, and with fewer than two groups.
+    """
+    first, second = _usable(labels, first_scores), _usable(labels, second_scores)
+    names, group_index = np.unique(np.asarray(groups), return_inverse=True)
+    if first is None or second is None or len(names) < _FEWEST:
+        return None
+    more = (first[1] - first[0]) ** 2 - (second[1] - second[0]) ** 2  # (n,), of the squared error
+    sizes = np.bincount(group_index)
+    sums = np.bincount(group_index, weights=more)
+    counts = resample_counts(len(names), samples, seed)  # (samples, groups)
+    return _interval((counts @ sums) / (counts @ sizes), confidence)
+
+
 def resample_counts(num_groups: int, samples: int, seed: int) -> Floats:
     """How often each group is drawn in each resample: (samples, num_groups), rows add up to num_groups."""
     generator = np.random.default_rng(seed)

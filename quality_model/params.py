@@ -8,7 +8,7 @@ their help is the field's description.
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,6 +28,9 @@ class Section(BaseModel):
     """A frozen part of params.yaml that refuses keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class PerHead(Section):
@@ -192,7 +195,8 @@ class ScoreParams(Section):
     """How a collection is scored."""
 
     model: str
-    """model: registry reference (champion, candidate, a version number) or a checkpoint file"""
+    """model: auto (the champion, else the shipped model), pretrained (the shipped model), a registry
+    reference (champion, candidate, a version number) or a checkpoint file"""
     shard_size: Count
     """inputs per output file"""
     batch_size: Count
@@ -205,10 +209,29 @@ class ScoreParams(Section):
     """share of unreadable inputs above which the job fails, after writing what it has"""
 
 
-class Params(Section):
-    """All of params.yaml."""
+class ScoringParams(Section):
+    """What the scoring of pictures needs."""
 
     limits: LimitsParams
+    score: ScoreParams
+
+
+WITHOUT_PROJECT: Final = ScoringParams(
+    limits=LimitsParams(
+        max_pixels=100_000_000,
+        max_bytes=100_000_000,
+        formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM"),
+    ),
+    score=ScoreParams(
+        model="auto", shard_size=1000, batch_size=16, workers=0, device="auto", max_error_share=1.0
+    ),
+)
+"""For scoring outside any project folder; a test holds it equal to the committed params.yaml."""
+
+
+class Params(ScoringParams):
+    """All of params.yaml."""
+
     source: SourceParams
     generate: GenerateParams
     validation: ValidationParams
@@ -216,7 +239,6 @@ class Params(Section):
     evaluate: EvaluateParams
     gate: GateParams
     registry: RegistryParams
-    score: ScoreParams
 
 
 def parse_params(tree: Any, origin: str = "params.yaml") -> Params:
@@ -231,13 +253,7 @@ def parse_params(tree: Any, origin: str = "params.yaml") -> Params:
             f"{origin} holds {type(tree).__name__}, not sections of keys and values.",
             "Compare it with the params.yaml of the repository.",
         )
-    try:
-        return Params.model_validate(tree)
-    except ValidationError as error:
-        problems = [_explain(detail, tree) for detail in error.errors(include_url=False)]
-        raise ParameterError(
-            f"{origin}: " + "; ".join(problems) + ".", "Correct the keys named here."
-        ) from None
+    return _validated(Params, tree, origin)
 
 
 def load_params(path: Path, overrides: dict[str, Any] | None = None) -> Params:
@@ -257,6 +273,18 @@ def load_params(path: Path, overrides: dict[str, Any] | None = None) -> Params:
     for dotted, value in (overrides or {}).items():
         _override(tree, dotted, value)
     return parse_params(tree, str(path))
+
+
+def scoring_params(overrides: dict[str, Any]) -> ScoringParams:
+    """Parameters for scoring without a params.yaml, with overrides by dotted key.
+
+    Raises:
+        ParameterError: An override is not allowed, or belongs to a project's other sections.
+    """
+    tree = WITHOUT_PROJECT.model_dump()
+    for dotted, value in overrides.items():
+        _override(tree, dotted, value)
+    return _validated(ScoringParams, tree, "Without a params.yaml")
 
 
 def flatten(params: Section) -> dict[str, Any]:
@@ -291,19 +319,29 @@ def _override(tree: Any, dotted: str, value: Any) -> None:
     tree[key] = value
 
 
-def _explain(detail: Any, tree: Any) -> str:
+def _validated(kind: type[S], tree: Any, origin: str) -> S:
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        problems = [_explain(detail, kind) for detail in error.errors(include_url=False)]
+        raise ParameterError(
+            f"{origin}: " + "; ".join(problems) + ".", "Correct the keys named here."
+        ) from None
+
+
+def _explain(detail: Any, kind: type[Section]) -> str:
     key = ".".join(str(part) for part in detail["loc"]) or "(top level)"
     if detail["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{_suggestion(detail['loc'], tree)}"
+        return f"unknown key {key!r}{_suggestion(detail['loc'], kind)}"
     if detail["type"] == "missing":
         return f"missing key {key!r}"
     return f"{key} = {detail['input']!r}: {detail['msg'].removeprefix('Value error, ')}"
 
 
-def _suggestion(location: tuple[Any, ...], tree: Any) -> str:
+def _suggestion(location: tuple[Any, ...], kind: type[Section]) -> str:
     from difflib import get_close_matches
 
-    section: Any = Params
+    section: Any = kind
     for part in location[:-1]:
         field = section.model_fields.get(part)
         section = field.annotation if field else None

@@ -217,3 +217,70 @@ def test_the_same_seed_gives_the_same_intervals_whatever_the_order_of_the_sample
         assert first[name] == pytest.approx(second[name], abs=1e-12)
     other = metrics.bootstrap_intervals(labels, scores, groups, **{**options, "seed": 10})
     assert other["mse"] != first["mse"]
+
+
+OPTIONS: dict[str, Any] = {"samples": 300, "confidence": 0.9, "seed": 4}
+
+
+def test_a_paired_interval_is_that_of_measuring_both_on_each_resample() -> None:
+    labels, first, _ = labelled(8, size=60)
+    second = np.clip(first + np.random.default_rng(1).normal(0, 0.1, 60), 0, 1)
+    groups = np.sort(np.random.default_rng(5).integers(0, 9, 60))  # groups of unequal size
+    names = np.unique(groups)
+    differences = []
+    for counts in metrics.resample_counts(len(names), OPTIONS["samples"], OPTIONS["seed"]):
+        rows = np.repeat(np.arange(60), counts[np.searchsorted(names, groups)].astype(int))
+        ours, theirs = (metrics.mse(labels[rows], scores[rows]) for scores in (first, second))
+        assert ours is not None
+        assert theirs is not None
+        differences.append(ours - theirs)
+    interval = metrics.paired_bootstrap(labels, first, second, groups, **OPTIONS)
+    assert interval == pytest.approx(np.quantile(differences, [0.05, 0.95]), abs=1e-12)
+
+
+def test_what_is_hard_for_both_does_not_widen_a_paired_interval() -> None:
+    rng = np.random.default_rng(6)
+    groups = np.repeat(np.arange(20), 5)
+    labels = rng.random(100)
+    hardness = rng.uniform(0, 0.5, 20)[groups]  # some groups are hard for any model
+    first, second = labels + hardness, labels + np.sqrt(hardness**2 + 0.01)
+    interval = metrics.paired_bootstrap(labels, first, second, groups, **OPTIONS)
+    assert interval == pytest.approx((-0.01, -0.01))
+
+
+def test_a_model_compared_with_itself_differs_by_nothing() -> None:
+    labels, scores, groups = labelled(9)
+    assert metrics.paired_bootstrap(labels, scores, scores, groups, **OPTIONS) == (0.0, 0.0)
+
+
+def test_exchanging_the_two_models_turns_a_paired_interval_round() -> None:
+    labels, first, groups = labelled(10)
+    second = np.clip(first * 0.9, 0, 1)
+    one = metrics.paired_bootstrap(labels, first, second, groups, **OPTIONS)
+    other = metrics.paired_bootstrap(labels, second, first, groups, **OPTIONS)
+    assert one is not None
+    assert other == pytest.approx((-one.high, -one.low))
+
+
+def test_a_paired_interval_over_groups_is_wider_where_a_group_errs_as_one() -> None:
+    rng = np.random.default_rng(12)
+    groups = np.repeat(np.arange(12), 20)
+    labels = rng.random(240)
+    first = labels + rng.normal(0, 0.1, 12)[groups]
+    second = labels + 0.1
+    over_groups = metrics.paired_bootstrap(labels, first, second, groups, **OPTIONS)
+    over_samples = metrics.paired_bootstrap(labels, first, second, np.arange(240), **OPTIONS)
+    assert over_groups is not None
+    assert over_samples is not None
+    assert over_groups.high - over_groups.low > 2 * (over_samples.high - over_samples.low)
+
+
+@pytest.mark.parametrize(
+    ("scores", "groups"), [([0.1, 0.2, 0.3], ["a"] * 3), ([0.1, math.nan, 0.3], ["a", "b", "c"])]
+)
+def test_one_group_or_a_score_that_is_not_finite_gives_no_paired_interval(
+    scores: list[float], groups: list[str]
+) -> None:
+    labels, other = [0.0, 0.5, 1.0], [0.0, 0.4, 0.9]
+    assert metrics.paired_bootstrap(labels, scores, other, groups, **OPTIONS) is None
+    assert metrics.paired_bootstrap(labels, other, scores, groups, **OPTIONS) is None

@@ -1,0 +1,83 @@
+"""The gate's decision: a row for every rule and head, and how it is shown."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+ALL_HEADS: Final = "all"
+"""What stands for the head in a row about the evidence as a whole."""
+
+_TITLES: Final = ("head", "rule", "value", "threshold", "result", "reason")
+_NUMERIC: Final = ("value", "threshold")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One rule applied to one head.
+
+    Attributes:
+        head: A head, or `ALL_HEADS`.
+        rule: The name of a function of `RULES`.
+        value: The candidate's measure; None where there is no usable number, or the rule
+            is not about one.
+        threshold: What it is held against; None as for ``value``.
+        passed: Whether the rule is met.
+        reason: Why, in words.
+    """
+
+    head: str
+    rule: str
+    value: float | None
+    threshold: float | None
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The gate's decision."""
+
+    passed: bool
+    rows: tuple[Row, ...]
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """The reasons of the rules that are not met, in the order of the rows."""
+        return tuple(row.reason for row in self.rows if not row.passed)
+
+    def summary(self) -> str:
+        """One line: passed, or refused with every reason."""
+        if self.passed:
+            return f"The gate lets the candidate pass: all {len(self.rows)} rules are met."
+        return f"The gate refuses the candidate: {'; '.join(self.refusals) or 'there is no evidence'}."
+
+    def table(self) -> str:
+        """Aligned text for a terminal or a log."""
+        lines = [_TITLES, *map(_cells, self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if title in _NUMERIC else cell.ljust(width)
+                for title, cell, width in zip(_TITLES, line, widths, strict=True)
+            ).rstrip()
+            for line in lines
+        )
+
+    def markdown(self) -> str:
+        """The summary and the table in Markdown, under a heading."""
+        rules = tuple("---:" if title in _NUMERIC else "---" for title in _TITLES)
+        lines = [_TITLES, rules, *map(_cells, self.rows)]
+        body = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+        return f"## Gate: {'passed' if self.passed else 'refused'}\n\n{self.summary()}\n\n{body}\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: ``passed``, ``summary`` and ``rows``."""
+        return {
+            "passed": self.passed,
+            "summary": self.summary(),
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    numbers = ["-" if number is None else f"{number:.6g}" for number in (row.value, row.threshold)]
+    return (row.head, row.rule, *numbers, "passed" if row.passed else "REFUSED", row.reason)
