@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from quality_model import storage
 from quality_model.errors import CorruptError
 from quality_model.records import CleanPicture
+from quality_model.row_groups import RowGroupWriter
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,40 +38,24 @@ _ROW_GROUP_BYTES: Final = 32 * 2**20
 _CACHED_ROW_GROUPS: Final = 2
 
 
-class PicturesWriter:
-    """Writes rows in small row groups, so that memory does not grow with their number."""
+class PicturesWriter(RowGroupWriter):
+    """Writes pictures in small row groups."""
 
     def __init__(self, path: Path) -> None:
         # The bytes are compressed pictures: neither a codec nor a dictionary makes them smaller.
-        self._writer = pq.ParquetWriter(
+        super().__init__(
             path,
             SCHEMA,
+            max_rows=_ROW_GROUP_ROWS,
+            max_bytes=_ROW_GROUP_BYTES,
             compression={name: "none" if name == "data" else "zstd" for name in SCHEMA.names},
             use_dictionary=["group", "reason"],
             write_statistics=["width", "height"],
         )
-        self._rows: list[CleanPicture] = []
-        self._bytes = 0
 
     def write(self, picture: CleanPicture) -> None:
-        self._rows.append(picture)
-        self._bytes += len(picture.data)
-        if len(self._rows) >= _ROW_GROUP_ROWS or self._bytes >= _ROW_GROUP_BYTES:
-            self._flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        if self._rows:
-            columns = {name: [getattr(row, name) for row in self._rows] for name in SCHEMA.names}
-            self._writer.write_table(pa.table(columns, schema=SCHEMA))
-        self._rows, self._bytes = [], 0
+        row = {name: getattr(picture, name) for name in SCHEMA.names}
+        self.add(row, num_bytes=len(picture.data))
 
 
 class PicturesTable:
