@@ -3,12 +3,12 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from quality_model.records import HEADS, Split
+from quality_model.row_groups import RowGroupWriter
 from quality_model.training_set.samples import Sample
 
 _ROW_GROUP_ROWS: Final = 4096
@@ -40,31 +40,15 @@ SCHEMA: Final = pa.schema(
 the degradation, null where there was none, and its label, 0 where there was none."""
 
 
-class ManifestWriter:
-    """Writes rows in row groups of a fixed size: the bytes do not depend on how rows arrive."""
+class ManifestWriter(RowGroupWriter):
+    """Writes a row per sample."""
 
     def __init__(self, path: Path, profile: str) -> None:
-        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        super().__init__(path, SCHEMA, max_rows=_ROW_GROUP_ROWS, compression="zstd")
         self._profile = profile
-        self._rows: list[dict[str, Any]] = []
 
     def write(self, sample: Sample, split: Split) -> None:
-        self._rows.append(_row(sample, split, self._profile))
-        if len(self._rows) >= _ROW_GROUP_ROWS:
-            self._flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
-        self._rows = []
+        self.add(_row(sample, split, self._profile))
 
 
 def _row(sample: Sample, split: Split, profile: str) -> dict[str, Any]:
