@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -24,13 +24,16 @@ class Source(Protocol):
 
     ``name`` and ``revision`` go into the marker of the pictures table; ``revision`` pins
     the content where the source has such a thing. ``pictures`` may give more pictures than
-    were asked for (the caller stops), and gives unreadable ones as rows with a reason.
+    were asked for (the caller stops), and gives unreadable ones as rows with a reason; then
+    ``not_read`` counts, by suffix, the files in formats that are not read at all.
     """
 
     @property
     def name(self) -> str: ...
     @property
     def revision(self) -> str | None: ...
+    @property
+    def not_read(self) -> Mapping[str, int]: ...
     def pictures(self) -> Iterator[CleanPicture]: ...
 
 

@@ -31,7 +31,8 @@ def download(source: SourceParams, limits: LimitsParams, output: Path) -> dict[s
 
     Returns:
         The marker: ``rows``, ``requested``, ``readable``, ``unreadable`` (count by reason),
-        ``duplicates``, ``groups``, ``source``, ``revision``, ``request``, ``files``, ``sha256``.
+        ``duplicates``, ``not_read`` (files in other formats), ``groups``,
+        ``source``, ``revision``, ``request``, ``files``, ``sha256``.
 
     Raises:
         UsageError: The data set's name is none.
@@ -62,6 +63,7 @@ def download(source: SourceParams, limits: LimitsParams, output: Path) -> dict[s
         readable=counts["readable"],
         unreadable=_reasons(counts),
         duplicates=counts["duplicates"],
+        not_read=sum(opened.not_read.values()),
         groups=len(groups),
         source=opened.name,
         revision=opened.revision,

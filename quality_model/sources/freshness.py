@@ -40,7 +40,7 @@ def remember(state: Path, sha256: str) -> None:
 
 def _listing_sha256(root: Path) -> str:
     digest = hashlib.sha256()
-    for name in sorted(list_pictures(root)[0]):
+    for name in sorted(list_pictures(root).pictures):
         try:
             facts = (root / name).stat()
         except OSError:

@@ -4,9 +4,10 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
 from quality_model.errors import NetworkUnavailableError, PictureError, QualityModelError, SourceError
@@ -36,6 +37,8 @@ class HuggingFace:
         SourceError: No such data set or revision, or it needs a log-in.
         NetworkUnavailableError: The hub does not answer.
     """
+
+    not_read: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, section: SourceParams, limits: LimitsParams, preset: Preset | None = None) -> None:
         self._section = section

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Final, NamedTuple
 
 from quality_model import images
 from quality_model.errors import PictureError, SourceError
@@ -15,6 +16,24 @@ from quality_model.records import CleanPicture
 from quality_model.sources.reading import read_picture
 
 _logger = logging.getLogger(__name__)
+
+SUFFIXES_NOT_READ: Final = frozenset(
+    {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".raw", ".cr2", ".nef", ".arw", ".dng"}
+)
+"""Names of pictures in formats that `images` does not decode: told, lest they be missed."""
+
+
+class Listing(NamedTuple):
+    """What lies below a folder, in paths relative to it, with slashes.
+
+    ``pictures`` are files whose name ends like a picture's (`images.SUFFIXES`), ``problems``
+    the sub-folders that cannot be listed, and ``not_read`` counts the files that end in one of
+    `SUFFIXES_NOT_READ`, by suffix.
+    """
+
+    pictures: set[str]
+    problems: dict[str, PictureError]
+    not_read: Counter[str]
 
 
 class LocalFolder:
@@ -32,6 +51,7 @@ class LocalFolder:
         self._section = section
         self._limits = limits
         self.root = root
+        self.not_read: dict[str, int] = {}
         self.name = f"folder {printable(root.resolve().name) or 'root'}"
 
     def pictures(self) -> Iterator[CleanPicture]:
@@ -40,12 +60,16 @@ class LocalFolder:
         Raises:
             SourceError: The folder cannot be listed or holds no picture.
         """
-        paths, problems = list_pictures(self.root)
+        paths, problems, not_read = list_pictures(self.root)
+        self.not_read = dict(sorted(not_read.items()))
+        others = ", ".join(f"{count} x {suffix}" for suffix, count in self.not_read.items())
         if not paths and not problems:
             raise SourceError(
-                f"{self.root} holds no pictures.",
+                f"{self.root} holds no pictures" + (f" that can be read ({others})." if others else "."),
                 f"Put pictures there ({', '.join(sorted(images.SUFFIXES))}), or name another folder.",
             )
+        if others:
+            _logger.warning("%s: formats that are not read: %s", self.name, others)
         candidates = sorted(paths | problems.keys())
         if len(candidates) > self._section.num_images:
             candidates.sort(key=self._rank)
@@ -71,18 +95,15 @@ class LocalFolder:
         return hashlib.sha256(f"{self._section.seed}\0".encode() + os.fsencode(name)).digest()
 
 
-def list_pictures(root: Path) -> tuple[set[str], dict[str, PictureError]]:
+def list_pictures(root: Path) -> Listing:
     """Find the pictures below a folder.
-
-    Returns:
-        Paths relative to ``root``, with slashes, of files whose name ends like a picture's
-        (`images.SUFFIXES`); and the sub-folders that cannot be listed, each with its error.
 
     Raises:
         SourceError: ``root`` itself cannot be listed.
     """
     found: set[str] = set()
     problems: dict[str, PictureError] = {}
+    not_read: Counter[str] = Counter()
     visited: set[tuple[int, int]] = set()
     waiting = [""]
     while waiting:
@@ -109,10 +130,12 @@ def list_pictures(root: Path) -> tuple[set[str], dict[str, PictureError]]:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if _is_folder(entry):
                 deeper.append(name)
-            elif Path(entry.name).suffix.lower() in images.SUFFIXES:
+            elif (suffix := Path(entry.name).suffix.lower()) in images.SUFFIXES:
                 found.add(name)
+            elif suffix in SUFFIXES_NOT_READ:
+                not_read[suffix] += 1
         waiting.extend(reversed(deeper))
-    return found, problems
+    return Listing(found, problems, not_read)
 
 
 def printable(name: str) -> str:

@@ -6,12 +6,13 @@ is shrunk to it, and nothing is ever enlarged, so that no crop is softer than it
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from PIL import Image
@@ -83,6 +84,7 @@ class SamplePhotos:
     """``num_images`` crops, spread evenly over the photographs, the same for the same seed."""
 
     name = SAMPLE_PHOTOS
+    not_read: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, section: SourceParams, limits: LimitsParams) -> None:
         self._section = section

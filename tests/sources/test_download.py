@@ -39,6 +39,17 @@ def test_every_file_is_a_row_or_a_counted_duplicate(folder, source, limits, tmp_
     assert len(PicturesTable.open(tmp_path / "out", verify=True)) == 15
 
 
+def test_pictures_in_formats_that_are_not_read_are_counted_and_named(
+    folder, source, limits, tmp_path, pictures, caplog
+):
+    for name in ("a.heic", "b.HEIC", "c.dng", "notes.txt"):
+        (folder / name).write_bytes(pictures[0])
+    with caplog.at_level(logging.WARNING):
+        summary = download(source(dataset=str(folder), num_images=10), limits, tmp_path / "out")
+    assert summary["not_read"] == 3
+    assert "formats that are not read: 1 x .dng, 2 x .heic" in caplog.text
+
+
 def test_the_summary_is_what_the_marker_holds(folder, source, limits, tmp_path):
     summary = download(source(dataset=str(folder), num_images=100), limits, tmp_path / "out")
     assert PicturesTable.open(tmp_path / "out").marker == summary

@@ -107,6 +107,12 @@ def test_an_empty_folder_is_refused(rows, folder):
         rows()
 
 
+def test_a_folder_with_only_formats_that_are_not_read_is_refused_with_their_names(rows, folder, pictures):
+    put(folder / "x/a.heic", pictures[0])
+    with pytest.raises(SourceError, match=r"no pictures that can be read \(1 x \.heic\)"):
+        rows()
+
+
 def test_a_sub_folder_that_may_not_be_listed_is_a_row_with_a_reason(source, limits, pictures):
     with TemporaryDirectory() as temporary:  # tmp_path is not open to the user that root becomes here
         folder = Path(temporary)
