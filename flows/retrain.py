@@ -29,7 +29,7 @@ def retrain(project: Path = Path()) -> str:
     )
     for stage in pipeline.stage_order(project):
         pipeline.reproduce_stage.with_options(retries=1, retry_delay_seconds=10)(project, stage)
-    settled = release.find_settled(params.registry, params.gate, paths)
+    settled = release.find_settled(params.evaluate, params.gate, params.registry, paths)
     if settled is not None:
         release.record_no_op(params.registry, paths, settled)
         return UNCHANGED

@@ -21,10 +21,12 @@ def check_size(registry: RegistryParams, generate: GenerateParams, paths: Projec
 
 
 @task
-def find_settled(registry: RegistryParams, gate: GateParams, paths: ProjectPaths) -> str | None:
+def find_settled(
+    evaluate: EvaluateParams, gate: GateParams, registry: RegistryParams, paths: ProjectPaths
+) -> str | None:
     """Why there is nothing to decide about the candidate, or None."""
     return release.settled_reason(
-        registry, gate, root=paths.root, model=paths.model, training_set=paths.training_set
+        evaluate, gate, registry, root=paths.root, model=paths.model, training_set=paths.training_set
     )
 
 

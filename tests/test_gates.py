@@ -166,8 +166,8 @@ def test_a_head_that_flags_too_many_clean_pictures_is_refused() -> None:
 
 def test_a_lower_total_loss_does_not_excuse_a_head_that_became_worse() -> None:
     labels, groups = np.linspace(0, 1, 60), np.arange(60) // 5
-    error = dict.fromkeys(HEADS, 0.2)  # the champion's, everywhere
-    better = dict.fromkeys(HEADS, 0.1) | {"watermark": 0.22}
+    error: dict[str, float] = dict.fromkeys(HEADS, 0.2)  # the champion's, everywhere
+    better: dict[str, float] = {**dict.fromkeys(HEADS, 0.1), "watermark": 0.22}
 
     def measured(errors: Mapping[str, float]) -> dict[str, Any]:
         result = evaluation()
@@ -175,7 +175,8 @@ def test_a_lower_total_loss_does_not_excuse_a_head_that_became_worse() -> None:
             result["heads"][head]["mse"] = metrics.mse(labels, labels + errors[head])
         return {**result, "loss": np.mean([result["heads"][head]["mse"] for head in HEADS])}
 
-    candidate, champion, pairs = measured(better), measured(error), {}
+    candidate, champion = measured(better), measured(error)
+    pairs: dict[str, Any] = {}
     for head in HEADS:
         options: dict[str, Any] = {"samples": 100, "confidence": 0.95, "seed": 1}
         ends = metrics.paired_bootstrap(
@@ -229,7 +230,9 @@ def test_variants_of_one_picture_do_not_make_a_comparison_sure() -> None:
 
 
 def test_one_test_group_is_not_enough_to_compare_with_the_champion() -> None:
-    pairs = {head: {"difference": -0.01, "low": None, "high": None, "num_groups": 1} for head in HEADS}
+    pairs: dict[str, Any] = {
+        head: {"difference": -0.01, "low": None, "high": None, "num_groups": 1} for head in HEADS
+    }
     verdict = decide(SECTION, evaluation(), evaluation(), pairs)
     assert refused(verdict) == [(head, "non_inferiority") for head in HEADS]
     assert all("needs 2 test groups, there is 1" in reason for reason in verdict.refusals)

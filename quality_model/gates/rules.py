@@ -96,7 +96,7 @@ def ladder(evidence: Evidence) -> Iterator[Row]:
     """Each head's scores rise along all of its severity ladders: the worst one counts."""
     ladders = entries(entry(evidence.candidate, "ladders"))
     for head in HEADS:
-        found = {}
+        found: dict[str, Number] = {}
         for name, steps in ladders:
             if entry(steps, "head") not in HEADS:
                 found[name] = Number(None, f"the ladder {name} names no head")
@@ -110,15 +110,15 @@ def ladder(evidence: Evidence) -> Iterator[Row]:
 def cross_talk(evidence: Evidence) -> Iterator[Row]:
     """Each head keeps still while another degradation becomes severe: its largest movement counts."""
     for head in HEADS:
-        found = {}
+        found: dict[str, Number] = {}
         for degraded in HEADS:
             if degraded != head:
                 moved = entry(evidence.candidate, "cross_talk", degraded, head)
                 number = bounded(moved, f"movement under severe {degraded}", "movement")
                 found[degraded] = number if number.value is None else Number(abs(number.value))
-        degraded, value = decisive(found, "cross-talk", max)
+        name, value = decisive(found, "cross-talk", max)
         limit = _threshold(evidence.section.max_cross_talk, "max_cross_talk", head)
-        yield _row(head, "cross_talk", value, limit, _at_most(f"movement under severe {degraded}"))
+        yield _row(head, "cross_talk", value, limit, _at_most(f"movement under severe {name}"))
 
 
 def clean_flags(evidence: Evidence) -> Iterator[Row]:

@@ -1,9 +1,10 @@
 """From a trained candidate to a champion: the gate, the registry, the promotion, the way back."""
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -11,14 +12,26 @@ from quality_model import gates, storage
 from quality_model.checkpoints import LoadedModel, load_model
 from quality_model.device import choose_device
 from quality_model.errors import GateRefusedError, RegistryError, UsageError
-from quality_model.evaluation import evaluate, require_size
+from quality_model.evaluation import require_size
 from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, params_sha256
-from quality_model.paths import RUN_NAME, VERDICT_NAME
-from quality_model.registry import ModelVersion, Registry, read_decisions, record_decision
+from quality_model.paths import EVIDENCE_NAME, RUN_NAME, VERDICT_NAME, ProjectPaths
+from quality_model.registry import (
+    ModelVersion,
+    Registry,
+    decision_line,
+    read_decisions,
+    record_decision,
+    run_origin,
+)
+from quality_model.stages.card import publish_card
+from quality_model.stages.evidence import gather_evidence
 from quality_model.tracking import resume_run, run_exists
 from quality_model.training_set.store import TrainingSet
 
 log = logging.getLogger(__name__)
+
+_DECIDING: Final = ("promoted", "refused")
+"""Outcomes that stand until data, model, measuring or thresholds change."""
 
 
 def judge_candidate(
@@ -38,7 +51,7 @@ def judge_candidate(
     to the ledger.
 
     Args:
-        section: How both are measured.
+        section: How both are measured, and the bootstrap that compares them.
         gate: Thresholds.
         registry: Where the champion is.
         root: The project folder.
@@ -58,22 +71,40 @@ def judge_candidate(
     require_size(candidate, samples)
     champion, reigning = _champion(registry, root, samples.image_size_px, device)
 
-    def measure(loaded: LoadedModel) -> dict[str, Any]:
-        return evaluate(section, loaded.model, samples, loss_weights=loss_weights.as_dict()).metrics
-
-    verdict = gates.decide(gate, measure(candidate), measure(reigning) if reigning else None)
+    evidence = gather_evidence(
+        section,
+        samples,
+        candidate,
+        reigning,
+        loss_weights=loss_weights,
+        evaluation=ProjectPaths(root).evaluation_report,
+    )
+    verdict = gates.decide(gate, *evidence)
     facts = {
         "model_sha256": _model_sha256(model),
         "data_sha256": samples.data_sha256,
-        "gate_sha256": params_sha256(gate),
+        "gate_sha256": params_sha256(gate, section),
         "compared_with": champion.version if champion else None,
     }
-    storage.write_json(report / VERDICT_NAME, {**verdict.to_dict(), **facts})
+    told = {**verdict.to_dict(), **facts, "measures": evidence.summary()}
+    storage.write_json(report / EVIDENCE_NAME, evidence.candidate)
+    storage.write_json(report / VERDICT_NAME, told)
     storage.write_text(report / "verdict.md", verdict.markdown())
     log.info("%s\n%s", verdict.table(), verdict.summary())
-    _attach_to_run(registry, root, model, {**verdict.to_dict(), **facts})
+    run_id = _attach_to_run(registry, root, model, told)
     if not verdict.passed:
-        record_decision(root, "refused", {**facts, "version": None, "reasons": list(verdict.refusals)})
+        origin = run_origin(root, run_id) if run_id else {}
+        record_decision(
+            root,
+            "refused",
+            {
+                **origin,
+                **facts,
+                "run_id": run_id,
+                "reasons": list(verdict.refusals),
+                "evidence": _evidence(told),
+            },
+        )
     return verdict
 
 
@@ -109,6 +140,7 @@ def register_candidate(registry: RegistryParams, *, root: Path, model: Path, rep
             f"Run {run_id} holds another model than {model}.", "Train again, then run the gate."
         )
     catalogue.attach_verdict(verdict, run_id=run_id, version=version.version)
+    publish_card(catalogue, version, model=model, report=report)
     catalogue.set_candidate(version.version, "passed the gate")
     return version.version
 
@@ -149,9 +181,15 @@ def roll_back(registry: RegistryParams, *, root: Path, reason: str) -> str:
 
 
 def settled_reason(
-    registry: RegistryParams, gate: GateParams, *, root: Path, model: Path, training_set: Path
+    section: EvaluateParams,
+    gate: GateParams,
+    registry: RegistryParams,
+    *,
+    root: Path,
+    model: Path,
+    training_set: Path,
 ) -> str | None:
-    """Why there is nothing to decide: this model, data and thresholds were decided on before.
+    """Why there is nothing to decide: this model, data, measuring and thresholds were decided on before.
 
     A refusal counts only while the champion is the one that the candidate was compared with; a
     promotion only while the version is there.
@@ -159,12 +197,12 @@ def settled_reason(
     facts = {
         "model_sha256": _model_sha256(model),
         "data_sha256": TrainingSet.open(training_set).data_sha256,
-        "gate_sha256": params_sha256(gate),
+        "gate_sha256": params_sha256(gate, section),
     }
     decided = [
         decision
         for decision in read_decisions(root)
-        if decision["outcome"] in ("promoted", "refused")
+        if decision["outcome"] in _DECIDING
         and all(decision.get(key) == value for key, value in facts.items())
     ]
     if not decided:
@@ -181,14 +219,20 @@ def settled_reason(
 
 
 def record_no_op(registry: RegistryParams, *, root: Path, model: Path, reason: str) -> None:
-    """Put on record that there was nothing to decide."""
+    """Put on record that there was nothing to decide, with the evidence of the decision that stands."""
     champion = Registry(root, registry).champion()
     log.info("Nothing to do: %s.", reason)
+    model_sha256 = _model_sha256(model)
+    standing: dict[str, Any] = {}
+    for decision in read_decisions(root):
+        if decision.get("model_sha256") == model_sha256 and decision["outcome"] in _DECIDING:
+            standing = decision
     record_decision(
         root,
         "no-op",
         {
-            "model_sha256": _model_sha256(model),
+            **{key: value for key, value in standing.items() if key not in ("time", "outcome")},
+            "model_sha256": model_sha256,
             "version": champion.version if champion else None,
             "reasons": [reason],
         },
@@ -200,17 +244,14 @@ def history_lines(registry: RegistryParams, *, root: Path) -> Iterator[str]:
     moves = [
         (
             event.time,
-            f"{event.alias} {event.action}: version {event.from_version or '-'} -> {event.to_version}",
-            [event.reason],
+            f"{event.alias} {event.action}: version {event.from_version or '-'} -> {event.to_version} "
+            f"({event.reason})",
         )
         for event in Registry(root, registry).history()
     ]
-    decisions = [
-        (decision["time"], f"retraining {decision['outcome']}", decision.get("reasons", []))
-        for decision in read_decisions(root)
-    ]
-    for time, what, reasons in sorted([*moves, *decisions], key=lambda line: line[0]):
-        yield f"{time}  {what}" + (f" ({'; '.join(map(str, reasons))})" if reasons else "")
+    moves += [(decision["time"], decision_line(decision)) for decision in read_decisions(root)]
+    for time, what in sorted(moves, key=lambda line: line[0]):
+        yield f"{time}  {what}"
 
 
 def resume_and_deliver(registry: RegistryParams, root: Path, model: Path) -> str:
@@ -245,10 +286,16 @@ def _champion(
     return champion, loaded
 
 
-def _attach_to_run(registry: RegistryParams, root: Path, model: Path, verdict: Mapping[str, Any]) -> None:
+def _attach_to_run(
+    registry: RegistryParams, root: Path, model: Path, verdict: Mapping[str, Any]
+) -> str | None:
+    """Keep the verdict with the run that made a model; returns MLflow's id of it, None if it has none."""
     note = model / RUN_NAME
-    if note.exists() and run_exists(root, registry, storage.read_json(note)["run_key"]):
-        Registry(root, registry).attach_verdict(verdict, run_id=resume_and_deliver(registry, root, model))
+    if not note.exists() or not run_exists(root, registry, storage.read_json(note)["run_key"]):
+        return None
+    run_id = resume_and_deliver(registry, root, model)
+    Registry(root, registry).attach_verdict(verdict, run_id=run_id)
+    return run_id
 
 
 def _verdict(report: Path) -> dict[str, Any]:
@@ -263,6 +310,7 @@ def _model_sha256(model: Path) -> str:
 def _record(
     outcome: Any, root: Path, version: ModelVersion, reason: str, facts: Mapping[str, Any] | None = None
 ) -> None:
+    """Put on record what became of a version, with its origin and the evidence that let it in."""
     origin = {
         key: version.tags.get(key) for key in ("model_sha256", "data_sha256", "params_sha256", "git_commit")
     }
@@ -275,5 +323,20 @@ def _record(
             "version": version.version,
             "run_id": version.run_id,
             "reasons": [reason],
+            "evidence": _evidence(_kept_verdict(version)),
         },
     )
+
+
+def _kept_verdict(version: ModelVersion) -> Mapping[str, Any]:
+    """The verdict that is attached to a version; empty where there is none or it is not JSON."""
+    try:
+        verdict = json.loads(version.tags.get("verdict_json", "{}"))
+    except ValueError:
+        return {}
+    return verdict if isinstance(verdict, dict) else {}
+
+
+def _evidence(verdict: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the ledger keeps of a verdict: every row, and the measures of each head."""
+    return {"rows": verdict["rows"], "measures": verdict.get("measures")} if "rows" in verdict else None

@@ -27,6 +27,7 @@ TINY = {
     "gate": {
         "max_mse": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
         "min_r2": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), -50.0),
+        "min_r2_over_baseline": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), -50.0),
         "max_mse_increase": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
     },
     "score": {"workers": 1},

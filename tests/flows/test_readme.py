@@ -56,7 +56,7 @@ def workplace(trained: Path, tmp_path_factory: pytest.TempPathFactory, photo: Pi
     """A copy of the trained project with a user's own pictures in it."""
     project = Path(shutil.copytree(trained, tmp_path_factory.mktemp("readme") / "project", symlinks=True))
     for number in range(40):
-        folder = project / "my-pictures" / f"album-{number % 8}"
+        folder = project / "my-pictures" / f"album-{number % 10}"
         folder.mkdir(parents=True, exist_ok=True)
         top, left = 40 * (number // 8), 45 * (number % 8)
         Image.fromarray(photo[top : top + 96, left : left + 96]).save(folder / f"{number}.png")

@@ -1,0 +1,246 @@
+"""What the gate reads, and what the ledger and the history tell of every decision."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from quality_model import storage
+from quality_model.checkpoints import save_model
+from quality_model.gates import Verdict
+from quality_model.images import Pixels
+from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.params import EvaluateParams, GateParams, Params, PerHead, RegistryParams
+from quality_model.paths import RUN_NAME, ProjectPaths
+from quality_model.records import HEADS
+from quality_model.registry import Registry, decision_line, read_decisions, record_decision
+from quality_model.stages import release
+from quality_model.stages.evidence import compare_scores, known_baselines
+from quality_model.training_set.store import TrainingSet
+from tests.evaluation.conftest import SIZE_PX, write_training_set
+
+BASELINES = {head: {"classical": {"mse": 0.05, "r2": 0.25, "spearman": 0.5}} for head in HEADS}
+
+Judge = Callable[..., Verdict]
+
+
+def per_head(value: float) -> PerHead:
+    return PerHead(**dict.fromkeys(HEADS, value))
+
+
+LENIENT = GateParams(
+    max_mse=per_head(1.0),
+    min_r2=per_head(-1e6),
+    min_r2_over_baseline=per_head(-1e6),
+    min_ladder_spearman=per_head(-1.0),
+    max_cross_talk=per_head(1.0),
+    max_clean_flags=per_head(1.0),
+    max_mse_increase=per_head(1.0),
+)
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> TrainingSet:
+    return write_training_set(tmp_path_factory.mktemp("decisions") / "training", photo)
+
+
+@pytest.fixture
+def evaluate(params: Params) -> EvaluateParams:
+    changes = {"bootstrap_samples": 50, "ladder_pictures": 1, "device": "cpu"}
+    return params.evaluate.model_copy(update=changes)
+
+
+@pytest.fixture
+def judge(project: Path, section: RegistryParams, evaluate: EvaluateParams, samples: TrainingSet) -> Judge:
+    """Let the gate decide on a model folder in a project whose evaluation has measured the baselines."""
+    storage.write_json(
+        ProjectPaths(project).evaluation_report / "evaluation.json",
+        {"split": "test", "data_sha256": samples.data_sha256, "baselines": BASELINES},
+    )
+
+    def judge(model: Path, gate: GateParams = LENIENT) -> Verdict:
+        return release.judge_candidate(
+            evaluate,
+            gate,
+            section,
+            root=project,
+            training_set=samples.folder,
+            model=model,
+            report=ProjectPaths(project).gate_report,
+            loss_weights=per_head(1.0),
+        )
+
+    return judge
+
+
+@pytest.fixture
+def second(project: Path, three_versions: Path, registry: Registry) -> Path:
+    """The folder of version 2's model, with the run that made it; it has no thresholds."""
+    folder = Path(shutil.copytree(three_versions / "models" / "2", project / "models" / "second"))
+    storage.write_json(folder / RUN_NAME, {"run_key": registry.find("2").run_id, "run_id": None})
+    return folder
+
+
+@pytest.fixture
+def complete(project: Path, samples: TrainingSet) -> Path:
+    """The folder of a model that says what it was trained on and has thresholds, of no run."""
+    facts = {"data_sha256": samples.data_sha256, "thresholds": dict.fromkeys(HEADS, 0.9)}
+    folder = project / "models" / "complete"
+    save_model(folder, MultiHeadQualityAssessmentModel(), image_size_px=SIZE_PX, facts=facts)
+    return folder
+
+
+def test_a_refusal_is_recorded_with_every_row_the_measures_and_where_the_model_came_from(
+    project: Path, registry: Registry, judge: Judge, second: Path, samples: TrainingSet
+) -> None:
+    registry.promote("1", "first")
+    verdict = judge(second)
+    (decision,) = read_decisions(project)
+    assert (decision["outcome"], decision["version"], decision["compared_with"]) == ("refused", None, "1")
+    assert decision["run_id"] == registry.find("2").run_id
+    assert (decision["data_sha256"], decision["params_sha256"]) == (samples.data_sha256, "8" * 64)
+    assert decision["git_commit"] == registry.find("2").tags["git_commit"]
+    assert decision["reasons"] == list(verdict.refusals)
+    assert all("threshold for flags is missing" in reason for reason in decision["reasons"])
+    assert [row["reason"] for row in decision["evidence"]["rows"]] == [row.reason for row in verdict.rows]
+    measures = decision["evidence"]["measures"]
+    for side in ("candidate", "champion"):
+        assert all(set(measures[side][head]) == {"mse", "r2"} for head in HEADS)
+    for head in HEADS:
+        difference = measures["candidate"][head]["mse"] - measures["champion"][head]["mse"]
+        assert measures["paired"][head]["difference"] == pytest.approx(difference)
+        assert measures["paired"][head]["num_groups"] == 5
+    assert "it is not known on which data the champion was trained" in verdict.rows[0].reason
+
+
+def test_the_gate_takes_the_baselines_that_the_evaluation_measured_on_the_same_data(
+    project: Path, judge: Judge, complete: Path
+) -> None:
+    verdict = judge(complete)
+    assert verdict.passed
+    assert verdict.rows[0].reason == "no champion yet: the thresholds alone decide"
+    evidence = json.loads((ProjectPaths(project).gate_report / "evidence.json").read_text())
+    assert evidence["baselines"] == BASELINES
+    (row,) = (row for row in verdict.rows if (row.head, row.rule) == ("noise", "baseline_skill"))
+    assert row.value == pytest.approx(evidence["heads"]["noise"]["r2"] - 0.25)
+    assert read_decisions(project) == []
+
+
+def test_a_refused_model_is_decided_on_again_only_if_something_changed(
+    project: Path,
+    section: RegistryParams,
+    evaluate: EvaluateParams,
+    judge: Judge,
+    complete: Path,
+    samples: TrainingSet,
+) -> None:
+    strict = LENIENT.model_copy(update={"max_mse": per_head(0.0)})
+    judge(complete, strict)
+
+    def settled(measuring: EvaluateParams, gate: GateParams) -> str | None:
+        return release.settled_reason(
+            measuring, gate, section, root=project, model=complete, training_set=samples.folder
+        )
+
+    assert "when the gate refused: color_cast: mse" in (settled(evaluate, strict) or "")
+    assert settled(evaluate, LENIENT) is None
+    assert settled(evaluate.model_copy(update={"confidence": 0.5}), strict) is None
+    release.record_no_op(section, root=project, model=complete, reason="as before")
+    refused, no_op = read_decisions(project)
+    assert (no_op["outcome"], no_op["reasons"]) == ("no-op", ["as before"])
+    for key in ("evidence", "data_sha256", "model_sha256", "gate_sha256"):
+        assert no_op[key] == refused[key]
+
+
+def test_a_promotion_and_a_rollback_are_recorded_with_the_evidence_that_let_the_version_in(
+    project: Path, section: RegistryParams, registry: Registry
+) -> None:
+    verdict = {"passed": True, "rows": [{"head": "noise", "passed": True}], "measures": {"candidate": {}}}
+    registry.attach_verdict(verdict, run_id=registry.find("1").run_id or "", version="1")
+    for version in ("1", "3"):
+        release.promote_by_hand(section, root=project, reference=version, reason="looked at it")
+    release.roll_back(section, root=project, reason="worse in use")
+    decisions = read_decisions(project)
+    assert [(d["outcome"], d["version"]) for d in decisions] == [
+        ("promoted", "1"),
+        ("promoted", "3"),
+        ("rolled back", "1"),
+    ]
+    known = {"rows": verdict["rows"], "measures": verdict["measures"]}
+    assert [decision["evidence"] for decision in decisions] == [known, None, known]
+    for decision in decisions:
+        found = registry.find(decision["version"])
+        assert decision["run_id"] == found.run_id
+        for key in ("data_sha256", "params_sha256", "git_commit", "model_sha256"):
+            assert decision[key] == found.tags[key]
+    lines = list(release.history_lines(section, root=project))
+    assert len(lines) == 6
+    assert lines[-1].endswith("decision rolled back: version 1, data 11111111, commit unknown (worse in use)")
+    assert sum("champion rolled back: version 3 -> 1 (worse in use)" in line for line in lines) == 1
+
+
+def test_a_decision_in_short_shows_outcome_version_data_commit_and_the_first_reason(tmp_path: Path) -> None:
+    facts: dict[str, Any] = {
+        "data_sha256": "0123456789ab" * 5,
+        "git_commit": "fedcba9876" * 4,
+        "reasons": ["noise: r2 0.1 is below 0.97", "blurriness: mse is missing", "third"],
+    }
+    decision = record_decision(tmp_path, "refused", facts)
+    assert decision_line(decision) == (
+        "decision refused: version -, data 01234567, commit fedcba98 "
+        "(noise: r2 0.1 is below 0.97; and 2 more)"
+    )
+    assert decision["evidence"] is None
+    assert decision_line(record_decision(tmp_path, "promoted", {"version": "7"})) == (
+        "decision promoted: version 7, data -, commit -"
+    )
+
+
+def table(scores: np.ndarray, groups: np.ndarray) -> pd.DataFrame:
+    labels = np.linspace(0, 1, len(scores))
+    columns = {f"{head}_label": labels for head in HEADS} | {f"{head}_score": scores for head in HEADS}
+    return pd.DataFrame({"sample_id": [f"s{row}" for row in range(len(scores))], "group": groups, **columns})
+
+
+def test_two_models_are_compared_on_the_same_samples_by_group(evaluate: EvaluateParams) -> None:
+    labels, groups = np.linspace(0, 1, 40), np.arange(40) // 8
+    compared = compare_scores(evaluate, table(labels + 0.2, groups), table(labels + 0.1, groups))
+    for head in HEADS:
+        pair = compared[head]
+        assert [pair[key] for key in ("difference", "low", "high")] == pytest.approx([0.03] * 3)
+        assert pair["num_groups"] == 5
+
+
+def test_one_group_gives_a_difference_without_an_interval(evaluate: EvaluateParams) -> None:
+    labels, groups = np.linspace(0, 1, 40), np.zeros(40)
+    pair = compare_scores(evaluate, table(labels + 0.2, groups), table(labels, groups))["noise"]
+    assert pair == {"difference": pytest.approx(0.04), "low": None, "high": None, "num_groups": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reused"),
+    [
+        ({}, True),
+        ({"data_sha256": "other"}, False),
+        ({"split": "validation"}, False),
+        ({"baselines": {}}, False),
+        ({"baselines": {**BASELINES, "noise": {}}}, False),
+    ],
+)
+def test_baselines_are_reused_only_if_they_are_whole_and_of_the_same_test_split(
+    tmp_path: Path, changes: dict[str, Any], reused: bool
+) -> None:
+    earlier = {"split": "test", "data_sha256": "5e1f", "baselines": BASELINES, **changes}
+    storage.write_json(tmp_path / "evaluation.json", earlier)
+    assert known_baselines(tmp_path, "5e1f") == (BASELINES if reused else None)
+
+
+def test_a_damaged_or_missing_evaluation_means_that_baselines_are_measured_again(tmp_path: Path) -> None:
+    assert known_baselines(tmp_path, "5e1f") is None
+    (tmp_path / "evaluation.json").write_text("{")
+    assert known_baselines(tmp_path, "5e1f") is None
