@@ -13,6 +13,9 @@ HISTORY_NAME: Final = "history.json"
 VERDICT_NAME: Final = "verdict.json"
 """In the gate's report: what it decided, about which model, and why."""
 
+EVIDENCE_NAME: Final = "evidence.json"
+"""In the gate's report: the candidate's evaluation that it decided on."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProjectPaths:
@@ -74,6 +77,11 @@ class ProjectPaths:
     @property
     def gate_report(self) -> Path:
         return self.reports / "gate"
+
+    @property
+    def comparison_report(self) -> Path:
+        """Two models on the same pictures."""
+        return self.reports / "comparison"
 
     @property
     def samples(self) -> Path:

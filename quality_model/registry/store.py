@@ -7,7 +7,7 @@ process killed in between leaves neither a wrong champion nor a gap.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 from quality_model.errors import ChampionChangedError, ModelNotFoundError, RegistryError
 from quality_model.params import RegistryParams
 from quality_model.paths import ProjectPaths
+from quality_model.registry import attachments
 from quality_model.registry.connection import Connection, as_current, connect, speaking_to
 from quality_model.registry.files import ResolvedModel, fetch
 from quality_model.registry.history import (
@@ -268,16 +269,21 @@ class Registry:
             run_id: MLflow run: gets a tag and the file gate/verdict.json.
             version: Gets tags ``verdict`` (passed or refused) and ``verdict_json``.
         """
-        word = "passed" if verdict.get("passed") is True else "refused"
-        text = json.dumps(verdict, ensure_ascii=False, default=str)
-        with self._speaking("Attaching the verdict"):
-            self._client.set_tag(run_id, "verdict", word)
-            self._client.log_text(
-                run_id, json.dumps(verdict, ensure_ascii=False, default=str, indent=2), "gate/verdict.json"
-            )
-            if version is not None:
-                self._client.set_model_version_tag(self.name, version, "verdict", word)
-                self._client.set_model_version_tag(self.name, version, "verdict_json", text)
+        attachments.attach_verdict(self._connection, self.name, verdict, run_id=run_id, version=version)
+
+    def attach_card(self, version: ModelVersion, text: str) -> None:
+        """Make a model card the version's description, and the file MODEL_CARD.md of its run."""
+        attachments.attach_card(
+            self._connection, self.name, text, run_id=version.run_id, version=version.version
+        )
+
+    def attach_comparison(
+        self, version: ModelVersion, summary: Mapping[str, Any], files: Iterable[Path]
+    ) -> None:
+        """Keep a comparison: its summary as the version's tag ``comparison_json``, its files with the run."""
+        attachments.attach_comparison(
+            self._connection, self.name, summary, files, run_id=version.run_id, version=version.version
+        )
 
     # -- inside
 

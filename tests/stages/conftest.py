@@ -1,0 +1,89 @@
+"""A project with a champion and a candidate that see noise differently."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from quality_model import storage
+from quality_model.checkpoints import save_model
+from quality_model.images import Pixels
+from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.params import Params
+from quality_model.paths import RUN_NAME
+from quality_model.records import HEADS
+from quality_model.registry import Registry
+from quality_model.tracking import DataFacts, start_run
+
+SETTINGS = {"source.dataset": "sample-photos", "generate.profile": "seed", "train.epochs": 2}
+
+
+def make_model(noise_bias: float) -> MultiHeadQualityAssessmentModel:
+    """Random weights, the same each time; its noise score is below 0.2 for a bias of -3, above 0.8 for 3."""
+    torch.manual_seed(7)
+    model = MultiHeadQualityAssessmentModel()
+    with torch.no_grad():
+        model.head_noise[6].bias.fill_(noise_bias)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def two_versions(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path, params: Params) -> Path:
+    """Project folder whose version 1 is champion and 2 candidate. Copied by `project`, never changed."""
+    root = tmp_path_factory.mktemp("two-versions")
+    shutil.copyfile(mlflow_database, root / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        registry = Registry(root, params.registry)
+        for number, bias in ((1, -3.0), (2, 3.0)):
+            folder = root / "models" / str(number)
+            facts = {
+                "data_sha256": str(number) * 64,
+                "num_train": 600,
+                "settings": SETTINGS,
+                "thresholds": dict.fromkeys(HEADS, 0.5),
+            }
+            save_model(folder, make_model(bias), image_size_px=32, facts=facts)
+            with start_run(
+                root,
+                params.registry,
+                name="train",
+                params={},
+                params_sha256="8" * 64,
+                data=DataFacts("sample-photos", str(number) * 64, 720, "data/training"),
+                system_metrics=False,
+            ) as run:
+                run.log_model(folder)
+            registry.register(run.require_delivered())
+            storage.write_json(folder / RUN_NAME, {"run_key": run.key, "run_id": run.run_id})
+        registry.promote("1", "first")
+        registry.set_candidate("2", "passed the gate")
+    return root
+
+
+@pytest.fixture
+def project(project: Path, two_versions: Path) -> Path:
+    """A project folder of its own, whose database knows the two versions' files."""
+    shutil.copyfile(two_versions / "mlflow.db", project / "mlflow.db")
+    shutil.copytree(two_versions / "state", project / "state")
+    return project
+
+
+@pytest.fixture
+def registry(project: Path, params: Params) -> Registry:
+    return Registry(project, params.registry)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Path:
+    """Five pictures, one of them wide, a broken one and a file that is no picture."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "album").mkdir()
+    for number in range(5):
+        crop = photo[40 * number : 40 * number + 96, : 96 if number else 200]
+        Image.fromarray(crop).save(folder / ("album" if number % 2 else ".") / f"{number}.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not the rest")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
