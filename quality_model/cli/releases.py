@@ -1,5 +1,6 @@
-"""Commands of the registry: gate, register, promote, rollback, history."""
+"""Commands of the registry: gate, register, compare, promote, rollback, history, trace."""
 
+import json
 from pathlib import Path
 
 import click
@@ -53,6 +54,39 @@ def register(params: Params, model: Path, report: Path) -> None:
 
 
 @click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--model", default="candidate", show_default=True, help="The new model: version or path.")
+@click.option("--against", default="champion", show_default=True, help="The model it would replace.")
+@folder_option("--output", _PATHS.comparison_report, "Folder for comparison.json, .md, .csv and a picture.")
+@click.option(
+    "--thumbnails",
+    type=click.IntRange(min=0),
+    default=12,
+    show_default=True,
+    help="Pictures with the largest changes to show.",
+)
+@with_params()
+def compare(params: Params, folder: Path, model: str, against: str, output: Path, thumbnails: int) -> None:
+    """Say how the scores and flags of the pictures in FOLDER differ between two models."""
+    from quality_model.stages.comparison import compare_models
+
+    comparison = compare_models(
+        params.score,
+        params.limits,
+        params.registry,
+        root=_ROOT,
+        folder=folder,
+        model=model,
+        against=against,
+        output=output,
+        num_thumbnails=thumbnails,
+    )
+    click.echo(comparison.headline())
+    click.echo(comparison.table())
+    click.echo(f"Comparison: {output}")
+
+
+@click.command()
 @click.argument("version", default="candidate")
 @_REASON
 @with_params()
@@ -86,6 +120,22 @@ def history(params: Params) -> None:
 
 
 @click.command()
+@click.argument("scores", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@with_params()
+def trace(params: Params, scores: Path, as_json: bool) -> None:
+    """Lead from SCORES, a shard or a folder of them, back to model, run, data, commit and decision."""
+    from quality_model.stages.lineage import trace as trace_scores
+
+    lineage = trace_scores(params.registry, root=_ROOT, path=scores)
+    if as_json:
+        click.echo(json.dumps(lineage.to_dict(), ensure_ascii=False))
+        return
+    for line in lineage.lines():
+        click.echo(line)
+
+
+@click.command()
 def deliver() -> None:
     """Send what waits in state/tracking for a tracking server that was down."""
     from quality_model.tracking import deliver
@@ -94,4 +144,4 @@ def deliver() -> None:
     click.echo(f"Delivered {sum(sent.values())} reports of {len(sent)} runs.")
 
 
-COMMANDS = [deliver, gate, register, promote, rollback, history]
+COMMANDS = [deliver, gate, register, compare, promote, rollback, history, trace]

@@ -1,0 +1,269 @@
+"""From a scored shard back to what made it: model, run, data, commit, verdict and decisions."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from quality_model import storage
+from quality_model.checkpoints import DESCRIPTION_NAME
+from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, UsageError
+from quality_model.params import RegistryParams
+from quality_model.pretrained import NAME as PRETRAINED
+from quality_model.pretrained import pretrained_folder
+from quality_model.registry import ModelVersion, Registry, read_decisions
+from quality_model.registry.connection import database_exists
+from quality_model.scoring.plan import JOB_NAME
+
+_REGISTERED: Final = re.compile(r"[1-9][0-9]{0,9}")
+"""A version of the registry is a number; that of a file is the beginning of a hash."""
+
+_COLUMNS: Final = ("model_name", "model_version", "run_id")
+_SHARDS: Final = "shard-*.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What is known of the model whose scores a shard holds; None where nothing is.
+
+    Attributes:
+        shards: The files that were read.
+        model_name: As the rows give it.
+        model_version: In the registry; None for a checkpoint file.
+        run_id: MLflow run that trained it.
+        weights_sha256: Of the file of weights, as the scoring job recorded it.
+        model_sha256: Of the model's folder, as registered.
+        data_name: Data set of the training.
+        data_sha256: Of the training set.
+        params_sha256: Of the parameters that the weights hang on.
+        git_commit: Code of the training.
+        git_dirty: ``true`` where it had uncommitted changes.
+        aliases: That name the version now.
+        verdict: ``passed`` or ``refused``, by the gate.
+        decisions: The ledger's records about this model, oldest first.
+        notes: What could not be known, and why.
+    """
+
+    shards: tuple[str, ...]
+    model_name: str
+    model_version: str | None = None
+    run_id: str | None = None
+    weights_sha256: str | None = None
+    model_sha256: str | None = None
+    data_name: str | None = None
+    data_sha256: str | None = None
+    params_sha256: str | None = None
+    git_commit: str | None = None
+    git_dirty: str | None = None
+    aliases: tuple[str, ...] = ()
+    verdict: str | None = None
+    decisions: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """A short table for a terminal."""
+        dirty = " (with uncommitted changes)" if self.git_dirty == "true" else ""
+        version = " ".join(filter(None, (self.model_version, *(f"({name})" for name in self.aliases))))
+        told = [
+            ("shards", self.shards[0] + (f" and {len(self.shards) - 1} more" if self.shards[1:] else "")),
+            ("model", self.model_name),
+            ("version", version),
+            ("run", self.run_id),
+            ("weights sha256", self.weights_sha256),
+            ("model sha256", self.model_sha256),
+            ("data", self.data_name),
+            ("data sha256", self.data_sha256),
+            ("commit", f"{self.git_commit}{dirty}" if self.git_commit else None),
+            ("verdict", self.verdict),
+            *(
+                ("decision", _decision_line(decision))
+                for decision in self.decisions
+                if decision.get("outcome") != "no-op"  # one for each scheduled look that found nothing new
+            ),
+            *(("note", note) for note in self.notes),
+        ]
+        return [f"{name:14}  {value or '-'}" for name, value in told]
+
+
+class _Scorer(NamedTuple):
+    """The model as the rows name it."""
+
+    name: str
+    version: str | None
+    run_id: str | None
+
+
+def trace(registry: RegistryParams, *, root: Path, path: Path) -> Lineage:
+    """Find out what made a shard's scores.
+
+    Args:
+        registry: Names the registered model.
+        root: The project folder, with registry and ledger.
+        path: A shard, or the folder of a scoring job.
+
+    Raises:
+        UsageError: It holds no scores, or those of several models.
+        CorruptError: A shard is not what its marker vouches for.
+        ModelNotFoundError: There is no registry, or it no longer has the version.
+        RegistryError: The version here came from another run than the scores: another registry.
+    """
+    shards = _shards(path)
+    scorer = _one_scorer(shards)
+    weights_sha256 = _weights_sha256(shards[0].parent, scorer)
+    known = Lineage(
+        shards=tuple(map(str, shards)),
+        model_name=scorer.name,
+        model_version=scorer.version,
+        run_id=scorer.run_id,
+        weights_sha256=weights_sha256,
+    )
+    if scorer.name == PRETRAINED:
+        return _shipped(known, root)
+    if scorer.version is None or not _REGISTERED.fullmatch(scorer.version):
+        return replace(known, decisions=_decisions(root, scorer.run_id, None), notes=(_NO_REGISTRY,))
+    version = _version(registry, root, scorer)
+    tags = version.tags
+    return replace(
+        known,
+        model_sha256=tags.get("model_sha256"),
+        data_name=tags.get("data_name"),
+        data_sha256=tags.get("data_sha256"),
+        params_sha256=tags.get("params_sha256"),
+        git_commit=tags.get("git_commit"),
+        git_dirty=tags.get("git_dirty"),
+        aliases=version.aliases,
+        verdict=tags.get("verdict"),
+        decisions=_decisions(root, version.run_id, tags.get("model_sha256")),
+        notes=() if "verdict" in tags else ("The gate's verdict on this version is not on record.",),
+    )
+
+
+_NO_REGISTRY: Final = "No registry knows this model: the scores were made with a file of weights."
+_NOT_SHIPPED: Final = "The model that scored shipped with another release of this package."
+
+
+def _shards(path: Path) -> list[Path]:
+    if not path.exists():
+        raise UsageError(f"{path} is not there.", "Name a shard, or the folder of a scoring job.")
+    shards = sorted(path.glob(_SHARDS)) if path.is_dir() else [path]
+    if not shards:
+        raise UsageError(f"{path} holds no shard of scores.", "Name the output folder of `score`.")
+    for shard in shards:
+        _require_vouched(shard)
+    return shards
+
+
+def _require_vouched(shard: Path) -> None:
+    """A shard with a marker must be what it vouches for; one that was moved elsewhere has none."""
+    marker = shard.with_suffix(".json")
+    if not marker.exists():
+        return
+    facts = storage.read_json(marker)
+    if not isinstance(facts, dict) or facts.get("sha256") != storage.file_sha256(shard):
+        raise CorruptError(
+            f"{shard} is not the file that {marker.name} vouches for.", "Score the collection again."
+        )
+
+
+def _one_scorer(shards: Sequence[Path]) -> _Scorer:
+    found: dict[_Scorer, Path] = {}
+    for shard in shards:
+        for scorer in _scorers(shard):
+            found.setdefault(scorer, shard)
+    if not found:
+        raise UsageError(f"{shards[0]} has no rows.", "Name a shard with scores.")
+    if len(found) > 1:
+        models = ", ".join(f"{scorer.name} version {scorer.version or '-'}" for scorer in found)
+        raise UsageError(f"These are scores of several models: {models}.", "Trace them one by one.")
+    return next(iter(found))
+
+
+def _scorers(shard: Path) -> set[_Scorer]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        columns = set(pq.read_schema(shard).names)
+        if missing := [name for name in _COLUMNS if name not in columns]:
+            raise UsageError(
+                f"{shard} is no shard of scores: it has no column {', '.join(missing)}.",
+                "Name a shard-NNNNN.parquet that `score` wrote.",
+            )
+        rows = pq.read_table(shard, columns=list(_COLUMNS))
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(
+            f"{shard} is no shard of scores: it cannot be read as Parquet ({str(error).splitlines()[0]}).",
+            "Name a shard-NNNNN.parquet that `score` wrote, or the folder of a scoring job.",
+        ) from None
+    distinct = rows.group_by(list(_COLUMNS)).aggregate([]).select(list(_COLUMNS))
+    return {_Scorer(*row) for row in zip(*(column.to_pylist() for column in distinct.columns), strict=True)}
+
+
+def _weights_sha256(folder: Path, scorer: _Scorer) -> str | None:
+    """What the job beside the shard says of the weights, if it is about this model."""
+    job = folder / JOB_NAME
+    facts = storage.read_json(job) if job.exists() else None
+    model = facts.get("model") if isinstance(facts, dict) else None
+    if not isinstance(model, dict) or (model.get("name"), model.get("version")) != scorer[:2]:
+        return None
+    return model.get("sha256")
+
+
+def _shipped(known: Lineage, root: Path) -> Lineage:
+    """What model.json says of the model inside the package, if it still is the one that scored."""
+    folder = pretrained_folder()
+    facts = storage.read_json(folder / DESCRIPTION_NAME)["facts"] if folder else {}
+    if facts.get("version") != known.model_version:
+        return replace(known, notes=(_NOT_SHIPPED,))
+    return replace(
+        known,
+        data_name=facts.get("settings", {}).get("source.dataset"),
+        data_sha256=facts.get("data_sha256"),
+        git_commit=facts.get("git_commit"),
+        decisions=_decisions(root, known.run_id, None),
+        notes=("No registry knows this model: it ships with the package; see its model card.",),
+    )
+
+
+def _version(registry: RegistryParams, root: Path, scorer: _Scorer) -> ModelVersion:
+    shown = f"Version {scorer.version} of {scorer.name}, which made these scores,"
+    if not database_exists(root):
+        raise ModelNotFoundError(
+            f"{shown} cannot be looked up: there is no registry in {root.resolve()}.",
+            "Run this in the project that scored, or set MLFLOW_TRACKING_URI.",
+        )
+    catalogue = Registry(root, registry.model_copy(update={"model_name": scorer.name}))
+    try:
+        version = catalogue.find(scorer.version or "")
+    except ModelNotFoundError as error:
+        kept = _decisions(root, scorer.run_id, None)
+        ledger = f" The ledger still has: {'; '.join(map(_decision_line, kept))}." if kept else ""
+        raise ModelNotFoundError(
+            f"{shown} is no longer in the registry; its run was {scorer.run_id or 'not recorded'}.",
+            f"{error.remedy}{ledger}",
+        ) from None
+    if scorer.run_id is not None and version.run_id != scorer.run_id:
+        raise RegistryError(
+            f"{shown} came from run {scorer.run_id}; here that version came from run {version.run_id}.",
+            "The scores were made with another registry: set MLFLOW_TRACKING_URI to it.",
+        )
+    return version
+
+
+def _decisions(root: Path, run_id: str | None, model_sha256: str | None) -> tuple[Mapping[str, Any], ...]:
+    """The ledger's records of this run or of these files."""
+    return tuple(
+        decision
+        for decision in read_decisions(root)
+        if (run_id is not None and decision.get("run_id") == run_id)
+        or (model_sha256 is not None and decision.get("model_sha256") == model_sha256)
+    )
+
+
+def _decision_line(decision: Mapping[str, Any]) -> str:
+    reasons = "; ".join(map(str, decision.get("reasons") or ()))
+    return f"{decision.get('time')} {decision.get('outcome')}" + (f" ({reasons})" if reasons else "")

@@ -1,0 +1,155 @@
+"""Two models on one folder of pictures: what would change if one took the other's place."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from quality_model import storage
+from quality_model.comparison import Comparison, Row, Side, Thumbnails, draw_largest
+from quality_model.errors import ModelNotFoundError, UsageError
+from quality_model.params import Params
+from quality_model.records import HEADS
+from quality_model.stages.comparison import compare_models
+from tests.stages.conftest import make_model
+
+
+@pytest.fixture
+def compare(project: Path, params: Params, pictures: Path):
+    def compare(folder: Path = pictures, model: str = "candidate", against: str = "champion") -> Comparison:
+        return compare_models(
+            params.score.model_copy(update={"batch_size": 2}),
+            params.limits,
+            params.registry,
+            root=project,
+            folder=folder,
+            model=model,
+            against=against,
+            output=project / "reports" / "comparison",
+            num_thumbnails=3,
+        )
+
+    return compare
+
+
+def test_a_folder_is_scored_by_both_models_and_what_changes_is_kept_and_attached(
+    compare, project: Path, registry, tmp_path: Path
+) -> None:
+    comparison = compare()
+    told = comparison.summary()
+    assert (told["num_pictures"], told["num_scored"], told["num_changed_flags"]) == (6, 5, 5)
+    noise = told["heads"]["noise"]
+    assert (noise["newly_flagged"], noise["no_longer_flagged"]) == (5, 0)
+    assert (noise["flagged_old"], noise["flagged_new"]) == (0, 5)
+    assert noise["mean_change"] == pytest.approx(noise["mean_new"] - noise["mean_old"])
+    assert noise["mean_change"] > 0.6
+    assert told["heads"]["blurriness"]["mean_absolute_change"] == 0.0  # the same weights but for noise
+
+    output = project / "reports" / "comparison"
+    storage.require_sealed(output, verify=True)
+    kept = json.loads((output / "comparison.json").read_text())
+    assert [row["key"] for row in kept["unreadable"]] == ["broken.jpg"]
+    assert len(kept["largest_changes"]) == 3
+    rows = list(csv.DictReader((output / "comparison.csv").open()))
+    assert [row["key"] for row in rows] == [
+        "0.png", "2.png", "4.png", "album/1.png", "album/3.png", "broken.jpg"
+    ]  # fmt: skip
+    assert [bool(row["reason"]) for row in rows] == [False] * 5 + [True]
+    assert {row["flags_new"].split()[-1] for row in rows[:5]} == {"noise"}
+    assert "broken.jpg" in (output / "comparison.md").read_text()
+    assert Image.open(output / "largest_changes.png").width > 800
+
+    version = registry.find("candidate")
+    assert json.loads(version.tags["comparison_json"]) == told
+    client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
+    attached = client.download_artifacts(version.run_id, "comparison", str(tmp_path))
+    assert {path.name for path in Path(attached).iterdir()} == {
+        "comparison.json", "comparison.md", "comparison.csv", "largest_changes.png"
+    }  # fmt: skip
+
+
+def test_a_file_of_weights_compares_too_and_without_thresholds_changes_of_flags_are_not_known(
+    compare, registry, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    weights = tmp_path / "mine.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in make_model(0.0).state_dict().items()}, weights)
+    folder = tmp_path / "one"
+    folder.mkdir()
+    Image.fromarray(np.full((40, 40, 3), 90, dtype=np.uint8)).save(folder / "grey.png")
+    comparison = compare(folder, str(weights))
+    told = comparison.summary()
+    assert (told["new"]["name"], told["new"]["version"]) == ("mine.safetensors", None)
+    assert (told["num_changed_flags"], told["heads"]["noise"]["newly_flagged"]) == (None, None)
+    assert "not known" in comparison.headline()
+    assert "comparison_json" not in registry.find("candidate").tags
+
+
+def test_what_cannot_be_compared_is_named(compare, tmp_path: Path) -> None:
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    pd.DataFrame({"a": [1]}).to_parquet(tables / "a.parquet")
+    with pytest.raises(UsageError, match="no pictures"):
+        compare(tables)
+    with pytest.raises(ModelNotFoundError, match="names no version"):
+        compare(model="9")
+
+
+def side(**thresholds: float) -> Side:
+    return Side("m", "1", None, "0" * 64, 32, thresholds)
+
+
+def row(key: str, old: float, new: float) -> Row:
+    return Row(key, {**dict.fromkeys(HEADS, 0.2), "noise": old}, {**dict.fromkeys(HEADS, 0.2), "noise": new})
+
+
+def test_each_model_is_held_against_its_own_thresholds_either_way() -> None:
+    limits = dict.fromkeys(HEADS, 0.5)
+    rows = [row("a", 0.6, 0.4), row("b", 0.4, 0.4), row("c", 0.6, 0.9), row("d", 0.2, 0.35)]
+    comparison = Comparison("f", side(**limits), side(**{**limits, "noise": 0.3}), rows)
+    noise = comparison.summary()["heads"]["noise"]
+    assert (noise["flagged_old"], noise["flagged_new"]) == (2, 4)
+    assert (noise["newly_flagged"], noise["no_longer_flagged"]) == (2, 0)
+    assert (noise["largest_change"], noise["largest_change_key"]) == (pytest.approx(0.3), "c")
+    assert comparison.summary()["num_changed_flags"] == 2
+
+
+def test_thumbnails_are_those_of_the_largest_changes_whichever_come_first() -> None:
+    changes = [0.1, 0.5, 0.0, 0.5, 0.5, 0.3]
+    rows = [row(str(number), 0.0, change) for number, change in enumerate(changes)]
+    thumbnails = Thumbnails(3)
+    for each in rows:
+        thumbnails.offer(each, np.zeros((2, 2, 3), dtype=np.uint8))
+    shown = Comparison("f", side(), side(), rows).largest(3)
+    assert [each.key for each in shown] == ["1", "3", "4"]
+    assert all(thumbnails.of(each) is not None for each in shown)
+    assert thumbnails.of(rows[0]) is None
+
+
+def test_the_picture_shows_each_thumbnail_with_old_and_new_scores_and_flags() -> None:
+    rows = [row("small $.png", 0.2, 0.25), row("a folder with a long name/large.png", 0.2, 0.9)]
+    thumbnails = Thumbnails(12)
+    for each in rows:
+        thumbnails.offer(each, np.zeros((2, 3, 3), dtype=np.uint8))
+    limits = dict.fromkeys(HEADS, 0.5)
+    first, second, *others = draw_largest(
+        Comparison("f", side(**limits), side(**limits), rows), thumbnails
+    ).axes
+    assert [len(axes.images) for axes in (first, second, *others)] == [1, 1, *[0] * len(others)]
+    assert first.get_title().endswith("long name/large.png")
+    assert "Noise 0.20  -> 0.90*" in first.get_xlabel()
+    assert "*" not in second.get_xlabel()
+
+
+def test_a_folder_without_one_readable_picture_says_so() -> None:
+    comparison = Comparison("f", side(), side(), [Row("a", reason="empty", detail="no bytes")])
+    assert "0 of 1 pictures could be scored. Nothing can be said." in comparison.headline()
+    assert comparison.summary()["heads"]["noise"]["mean_change"] is None
+    assert "- a: empty (no bytes)" in comparison.markdown("x.png")
+    assert "noise" in comparison.table()
