@@ -9,13 +9,14 @@ from prefect import flow
 from flows.retrain import retrain
 from flows.score import score
 from quality_model.paths import ProjectPaths
+from quality_model.pretrained import NAME
 from quality_model.scoring import ScoreSummary
 from tasks import samples
 
 
 @flow(name="first-run")
 def first_run(project: Path = Path()) -> tuple[str, ScoreSummary]:
-    """Retrain, then score some samples of the test split with the champion."""
+    """Retrain, then score some samples of the test split with the champion, if there is one."""
     paths = ProjectPaths(project)
     outcome = retrain(project)
     folder = samples.export(paths.training_set, paths.samples)
@@ -23,7 +24,7 @@ def first_run(project: Path = Path()) -> tuple[str, ScoreSummary]:
 
 
 CLOSING_WORDS = """
-Retraining: {outcome}. The champion scored {num_scored} of {num_inputs} pictures
+Retraining: {outcome}. {scorer} scored {num_scored} of {num_inputs} pictures
 ({num_reasons} could not be read). All of it took {minutes:.1f} minutes.
 
   models/candidate              the trained model (safetensors)
@@ -43,6 +44,7 @@ def main() -> None:
     outcome, summary = first_run()
     words = CLOSING_WORDS.format(
         outcome=outcome,
+        scorer="The model that ships with the package" if summary.model.name == NAME else "The champion",
         num_inputs=summary.inputs,
         num_scored=summary.scored,
         num_reasons=summary.inputs - summary.scored,

@@ -1,4 +1,4 @@
-"""Batch scoring with the champion."""
+"""Batch scoring with the model that the parameters name: by default the champion, else the shipped one."""
 
 from datetime import UTC, datetime
 from pathlib import Path

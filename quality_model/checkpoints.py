@@ -7,6 +7,7 @@ are read by PyTorch's restricted unpickler, which knows tensors and plain values
 import hashlib
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from torch import Tensor
 from quality_model import storage
 from quality_model.errors import CheckpointError, StorageError
 from quality_model.model import DESIGN_DROPOUT, MultiHeadQualityAssessmentModel
-from quality_model.records import HEADS
+from quality_model.records import HEADS, Head
 
 FORMAT_VERSION: Final = 1
 ARCHITECTURE: Final = MultiHeadQualityAssessmentModel.__name__
@@ -50,9 +51,20 @@ class LoadedModel:
     sha256: str
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def thresholds(self) -> dict[Head, float] | None:
+        """The score above which a head flags a picture; None if the model came without."""
+        kept = self.facts.get("thresholds")
+        return None if kept is None else {head: float(kept[head]) for head in HEADS if head in kept}
+
 
 def save_model(
-    folder: Path, model: MultiHeadQualityAssessmentModel, *, image_size_px: int, facts: Mapping[str, Any]
+    folder: Path,
+    model: MultiHeadQualityAssessmentModel,
+    *,
+    image_size_px: int,
+    facts: Mapping[str, Any],
+    half_precision: bool = False,
 ) -> dict[str, Any]:
     """Write model.safetensors, model.json and, last, the marker that vouches for both.
 
@@ -60,19 +72,28 @@ def save_model(
         folder: Made if missing; a model that it holds is replaced.
         model: On any device.
         image_size_px: Side of the pictures the model is meant for.
-        facts: JSON values to keep beside the weights.
+        facts: JSON values to keep beside the weights; ``thresholds``, if there, maps heads to
+            the scores above which they flag a picture.
+        half_precision: Keep floats in 16 bits: half the bytes, and scores that differ by less
+            than 0.01. Loading gives float32 either way.
 
     Returns:
         The marker (see `storage.seal`).
 
     Raises:
-        CheckpointError: A weight is not finite.
+        CheckpointError: A weight is not finite, or too large for 16 bits; or a threshold is
+            not a number for a head.
         StorageError: The files could not be written.
     """
     from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half_precision:
+        state = {
+            name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()
+        }
     _require_sound(state, folder / WEIGHTS_NAME)
+    _require_thresholds(facts, folder / DESCRIPTION_NAME)
     description = {
         "format_version": FORMAT_VERSION,
         "architecture": ARCHITECTURE,
@@ -154,6 +175,7 @@ def _check_description(description: Any, path: Path) -> tuple[float, int, dict[s
             "image_size_px": int(image_size_px),
             "facts": dict(facts),
         } if 0 <= dropout < 1 and 16 <= image_size_px <= 4096:
+            _require_thresholds(facts, path)
             return dropout, image_size_px, facts
     raise CheckpointError(f"{path} does not describe a model.", _REMEDY)
 
@@ -237,3 +259,18 @@ def _require_sound(state: Mapping[str, Tensor], path: Path) -> None:
             raise CheckpointError(f"{path}: {name} holds NaN or infinity.", _REMEDY)
         if name.endswith("running_var") and (tensor < 0).any():
             raise CheckpointError(f"{path}: {name} is a variance below zero.", _REMEDY)
+
+
+def _require_thresholds(facts: Mapping[str, Any], path: Path) -> None:
+    """A threshold that is not understood would silently flag nothing, or everything."""
+    kept = facts.get("thresholds")
+    if kept is None:
+        return
+    if not isinstance(kept, Mapping):
+        raise CheckpointError(f"{path}: the thresholds are {kept!r}, not a number for each head.", _REMEDY)
+    for head, threshold in kept.items():
+        if head not in HEADS:
+            raise CheckpointError(f"{path} has a threshold for {head!r}, which is no head.", _REMEDY)
+        is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+        if not (is_number and math.isfinite(threshold)):
+            raise CheckpointError(f"{path}: the threshold of {head} is {threshold!r}, not a number.", _REMEDY)

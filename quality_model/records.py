@@ -6,7 +6,7 @@ score is the other way round: 1 is a picture without fault.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 Head = Literal["color_cast", "blurriness", "watermark", "noise"]
 
@@ -45,18 +45,33 @@ def overall_score(scores: Mapping[Head, float]) -> float:
     return 1.0 - sum(OVERALL_WEIGHTS[head] * scores[head] for head in HEADS)
 
 
+def flagged_heads(scores: Mapping[Head, float], thresholds: Mapping[Head, float] | None) -> tuple[Head, ...]:
+    """The heads whose score is above the model's threshold, in the order of `HEADS`.
+
+    A head without a threshold flags nothing, and neither does a model without any.
+    """
+    limits = thresholds or {}
+    return tuple(head for head in HEADS if head in limits and scores[head] > limits[head])
+
+
 @dataclass(frozen=True, slots=True)
 class QualityScores:
-    """The scores of one picture: four severities in [0, 1], and overall in [0, 1], 1 best."""
+    """The scores of one picture: four severities in [0, 1], and overall in [0, 1], 1 best.
+
+    ``flags`` names the heads whose score is above the model's threshold; none if the model
+    came without thresholds.
+    """
 
     color_cast: float
     blurriness: float
     watermark: float
     noise: float
     overall: float
+    flags: tuple[Head, ...] = ()
 
-    def to_dict(self) -> dict[str, float]:
-        return asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values: five numbers, and the flags as a list."""
+        return {**asdict(self), "flags": list(self.flags)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
+import copy
 import json
 import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from quality_model import storage
 from quality_model.checkpoints import MODEL_FILES, load_model, save_model
 from quality_model.errors import CheckpointError
-from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.images import Pixels
+from quality_model.model import MultiHeadQualityAssessmentModel, to_model_input
+from quality_model.records import HEADS
 
 CPU = torch.device("cpu")
 
@@ -292,3 +296,87 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 def test_weights_hold_every_tensor_once(folder: Path, model: MultiHeadQualityAssessmentModel) -> None:
     assert load_file(folder / "model.safetensors").keys() == model.state_dict().keys()
+
+
+@pytest.fixture
+def half(tmp_path: Path, model: MultiHeadQualityAssessmentModel) -> Path:
+    save_model(tmp_path / "half", model, image_size_px=96, facts={}, half_precision=True)
+    return tmp_path / "half"
+
+
+def test_weights_in_half_precision_take_less_than_five_megabytes_and_load_as_float32(
+    half: Path, model: MultiHeadQualityAssessmentModel
+) -> None:
+    assert (half / "model.safetensors").stat().st_size < 5_000_000
+    kept = load_file(half / "model.safetensors")
+    loaded = load_model(half, CPU).model.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert kept[name].dtype == (torch.float16 if tensor.is_floating_point() else tensor.dtype)
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.allclose(loaded[name], tensor, rtol=1e-3, atol=1e-6), name
+    assert torch.equal(loaded["degradation_weights"], model.degradation_weights)
+
+
+@torch.no_grad()
+def test_half_precision_changes_scores_by_less_than_a_hundredth(tmp_path: Path, photo: Pixels) -> None:
+    torch.manual_seed(8)
+    crops = np.stack([photo[y : y + 48, x : x + 48] for y, x in ((0, 0), (200, 90), (300, 300), (40, 400))])
+    pictures = to_model_input(crops, CPU)
+    model = MultiHeadQualityAssessmentModel()
+    for _ in range(20):
+        model(pictures)
+    for head, logits in zip(HEADS, model.eval()(pictures)["all_scores"].logit().T, strict=True):
+        last = getattr(model, f"head_{head}")[6]  # spread its scores over pictures, as training would
+        last.bias.copy_(-300 * (logits.mean() - last.bias))
+        last.weight.mul_(300)
+    save_model(tmp_path / "model", model, image_size_px=48, facts={}, half_precision=True)
+    bare = (tmp_path / "model" / "model.safetensors").rename(tmp_path / "bare.safetensors")
+    scores = model(pictures)["all_scores"]
+    assert (scores.amax(0) - scores.amin(0)).min() > 0.05  # they do depend on the picture
+    assert (load_model(bare, CPU).model(pictures)["all_scores"] - scores).abs().max() < 0.01
+
+
+def test_a_weight_too_large_for_half_precision_is_refused(
+    tmp_path: Path, model: MultiHeadQualityAssessmentModel
+) -> None:
+    large = copy.deepcopy(model)
+    with torch.no_grad():
+        large.head_noise[6].bias.fill_(70_000.0)
+    with pytest.raises(CheckpointError, match=r"head_noise\.6\.bias"):
+        save_model(tmp_path / "model", large, image_size_px=96, facts={}, half_precision=True)
+    assert not (tmp_path / "model").exists()
+
+
+def test_thresholds_come_with_the_model(tmp_path: Path, model: MultiHeadQualityAssessmentModel) -> None:
+    thresholds = {"noise": 0.5, "color_cast": 0.25, "blurriness": 0, "watermark": 0.75}
+    save_model(tmp_path / "model", model, image_size_px=96, facts={"thresholds": thresholds})
+    loaded = load_model(tmp_path / "model", CPU).thresholds
+    assert loaded == thresholds
+    assert list(loaded) == list(HEADS)
+
+
+def test_a_model_without_thresholds_has_none(folder: Path) -> None:
+    assert load_model(folder, CPU).thresholds is None
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "said"),
+    [
+        ({"noise": "high"}, "noise"),
+        ({"noise": True}, "noise"),
+        ({"noise": float("nan")}, "noise"),
+        ({"sharpness": 0.5}, "sharpness"),
+        ([0.5, 0.5, 0.5, 0.5], "not a number for each head"),
+    ],
+)
+def test_thresholds_that_are_not_understood_are_refused(
+    folder: Path, model: MultiHeadQualityAssessmentModel, thresholds: object, said: str
+) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        save_model(folder, model, image_size_px=96, facts={"thresholds": thresholds})
+    description = json.loads((folder / "model.json").read_text())
+    description["facts"]["thresholds"] = thresholds
+    (folder / "model.json").write_text(json.dumps(description))
+    storage.seal(folder, ["model.safetensors", "model.json"], rows=1)
+    with pytest.raises(CheckpointError, match=said):
+        load_model(folder, CPU)

@@ -46,8 +46,12 @@ def inference(folder: Path) -> MultiHeadQualityInference:
     return MultiHeadQualityInference(folder, device="cpu")
 
 
+def numbers(scores: QualityScores) -> dict[str, float]:
+    return {name: getattr(scores, name) for name in (*HEADS, "overall")}
+
+
 def assert_close(one: QualityScores, other: QualityScores) -> None:
-    assert one.to_dict() == pytest.approx(other.to_dict(), abs=1e-5)
+    assert numbers(one) == pytest.approx(numbers(other), abs=1e-5)
 
 
 def test_a_path_a_pil_image_and_an_array_of_one_picture_score_the_same(
@@ -64,8 +68,8 @@ def test_scores_are_a_typed_record_with_the_overall_formula(
 ) -> None:
     scores = inference.predict(crops[0])
     assert isinstance(scores, QualityScores)
-    assert list(scores.to_dict()) == ["color_cast", "blurriness", "watermark", "noise", "overall"]
-    assert all(0 <= value <= 1 for value in scores.to_dict().values())
+    assert list(scores.to_dict()) == ["color_cast", "blurriness", "watermark", "noise", "overall", "flags"]
+    assert all(0 <= value <= 1 for value in numbers(scores).values())
     assert scores.overall == pytest.approx(
         1
         - (0.2 * scores.color_cast + 0.3 * scores.blurriness + 0.25 * scores.watermark + 0.25 * scores.noise)
@@ -80,7 +84,7 @@ def test_scores_are_those_of_the_model_on_the_resized_picture(
     with torch.no_grad():
         output = model(torch.tensor(resized[None]).permute(0, 3, 1, 2) / 255)
     expected = {name: output[name].item() for name in (*HEADS, "overall")}
-    assert inference.predict(crops[2]).to_dict() == pytest.approx(expected, abs=1e-5)
+    assert numbers(inference.predict(crops[2])) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
@@ -91,7 +95,7 @@ def test_a_batch_scores_each_picture_as_alone_and_in_order(
     assert len(together) == 3
     for scores, crop in zip(together, crops, strict=True):
         assert_close(scores, inference.predict(crop))
-    assert len({tuple(round(score, 2) for score in scores.to_dict().values()) for scores in together}) == 3
+    assert len({tuple(round(score, 2) for score in numbers(scores).values()) for scores in together}) == 3
 
 
 def test_a_batch_may_come_from_a_generator_and_may_be_empty(
@@ -99,6 +103,31 @@ def test_a_batch_may_come_from_a_generator_and_may_be_empty(
 ) -> None:
     assert len(inference.predict_batch(crop for crop in crops)) == 3
     assert inference.predict_batch([]) == []
+
+
+def test_heads_above_the_thresholds_of_the_model_are_flagged(
+    inference: MultiHeadQualityInference, crops: list[Pixels], tmp_path: Path
+) -> None:
+    scores = [numbers(inference.predict(crop)) for crop in crops]
+    thresholds = {head: sum(sorted(row[head] for row in scores)[:2]) / 2 for head in HEADS}
+    thresholds["noise"] = 1.0
+    save_model(tmp_path / "model", inference._model, image_size_px=SIZE_PX, facts={"thresholds": thresholds})
+    flagging = MultiHeadQualityInference(tmp_path / "model", device="cpu")
+    assert flagging.thresholds == thresholds
+    for crop, row in zip(crops, scores, strict=True):
+        flags = flagging.predict(crop).flags
+        assert flags == tuple(head for head in HEADS if row[head] > thresholds[head])
+        assert flagging.predict(crop).to_dict()["flags"] == list(flags)
+    assert [flagging.predict_batch(crops)[n].flags for n in range(3)] == [
+        flagging.predict(crop).flags for crop in crops
+    ]
+
+
+def test_a_model_without_thresholds_flags_nothing(
+    inference: MultiHeadQualityInference, crops: list[Pixels]
+) -> None:
+    assert inference.thresholds is None
+    assert inference.predict(crops[0]).flags == ()
 
 
 def test_predicting_twice_gives_the_same_bits(
@@ -220,7 +249,9 @@ def test_a_registry_reference_loads_the_version_that_it_names(
         tags={},
     )
     asked: list[str] = []
-    monkeypatch.setattr(registry, "resolve", lambda reference, root=None: asked.append(reference) or version)
+    monkeypatch.setattr(
+        registry, "resolve", lambda reference, root, section: asked.append(reference) or version
+    )
     for reference in ("champion", "7", "models:/quality-model@champion"):
         source = MultiHeadQualityInference(reference, device="cpu").source
         assert (source.name, source.version, source.run_id) == ("quality-model", "7", "abc")
@@ -248,7 +279,7 @@ def test_a_reference_without_a_registry_says_so(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ModelNotFoundError, match="champion"):
-        MultiHeadQualityInference(device="cpu")
+        MultiHeadQualityInference("champion", device="cpu")
     assert list(tmp_path.iterdir()) == []
 
 

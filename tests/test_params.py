@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quality_model.errors import ParameterError
-from quality_model.params import Params, flatten, load_params, params_sha256, parse_params
+from quality_model.params import (
+    WITHOUT_PROJECT,
+    Params,
+    flatten,
+    load_params,
+    params_sha256,
+    parse_params,
+    scoring_params,
+)
 
 COMMITTED = Path(__file__).resolve().parent.parent / "params.yaml"
 JSON = st.recursive(
@@ -51,6 +59,23 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(
 ) -> None:
     with pytest.raises(ParameterError, match=message):
         load_params(COMMITTED, overrides)
+
+
+def test_scoring_without_a_file_of_parameters_means_the_committed_ones(params: Params) -> None:
+    assert scoring_params({}) == WITHOUT_PROJECT
+    assert (params.limits, params.score) == (WITHOUT_PROJECT.limits, WITHOUT_PROJECT.score)
+
+
+def test_overrides_hold_without_a_file_of_parameters() -> None:
+    assert scoring_params({"score.model": "pretrained"}).score.model == "pretrained"
+    assert scoring_params({"limits.max_pixels": 9}).limits.max_pixels == 9
+    for overrides, message in (
+        ({"score.modle": "x"}, r"unknown key 'score\.modle' \(did you mean 'model'\?\)"),
+        ({"score.batch_size": 0}, r"score\.batch_size = 0"),
+        ({"train.epochs": 3}, r"Without a params\.yaml: unknown key 'train'"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            scoring_params(overrides)
 
 
 def test_every_problem_is_named_at_once() -> None:

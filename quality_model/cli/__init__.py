@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from quality_model import telemetry
-from quality_model.cli import data, models, pictures, releases
+from quality_model.cli import data, models, pictures, releases, shipping
 from quality_model.errors import QualityModelError
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -44,7 +44,7 @@ def cli(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-for module in (data, models, pictures, releases):
+for module in (data, models, pictures, releases, shipping):
     for command in module.COMMANDS:
         cli.add_command(command)
 

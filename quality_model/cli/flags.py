@@ -8,9 +8,10 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 import yaml
+from click.core import ParameterSource
 
 from quality_model.errors import ParameterError
-from quality_model.params import Params, Section, load_params
+from quality_model.params import Params, Section, load_params, scoring_params
 from quality_model.paths import ProjectPaths
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,9 +22,13 @@ def folder_option(name: str, default: Path, text: str) -> Callable[[F], F]:
     return click.option(name, type=click.Path(path_type=Path), default=default, show_default=True, help=text)
 
 
-def with_params(*sections: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def with_params(
+    *sections: str, needs_project: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Pass ``params`` to a command, overridden by flags for the fields of ``sections``.
 
+    Without ``needs_project`` the command also runs where there is no params.yaml, unless one
+    was named: it then gets the `ScoringParams` for that case.
     A field that several of the sections have (``seed``) gets one flag, which sets them all.
     Fields with structure have no flag of their own: ``--set section.key=value`` reaches them.
     """
@@ -41,6 +46,8 @@ def with_params(*sections: str) -> Callable[[Callable[..., Any]], Callable[..., 
                 given = values.pop(_destination(name))
                 if given is not None:
                     overrides |= {f"{section}.{name}": given for section in owners}
+            if not needs_project and not params_file.exists() and _is_left_at_default("params_file"):
+                return command(params=scoring_params(overrides), **values)
             return command(params=load_params(params_file, overrides), **values)
 
         options = [
@@ -78,6 +85,10 @@ def _field_option(name: str, owners: list[str]) -> Callable[[F], F]:
         metavar="|".join(choices) or _metavar(info.annotation),
         help=f"{(info.description or '').strip()} [params: {keys}]",
     )
+
+
+def _is_left_at_default(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.DEFAULT
 
 
 def _destination(name: str) -> str:

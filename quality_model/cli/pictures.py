@@ -7,7 +7,7 @@ import click
 
 from quality_model.cli.flags import with_params
 from quality_model.errors import InputErrorsAboveLimit, PictureError
-from quality_model.params import Params
+from quality_model.params import Params, RegistryParams, ScoringParams
 from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS
 
@@ -15,22 +15,25 @@ from quality_model.records import HEADS
 @click.command()
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@with_params("score")
-def predict(params: Params, pictures: tuple[Path, ...], as_json: bool) -> None:
-    """Print the four scores (0 absent, 1 severe) and the overall one (1 best) of PICTURES."""
+@with_params("score", needs_project=False)
+def predict(params: Params | ScoringParams, pictures: tuple[Path, ...], as_json: bool) -> None:
+    """Print scores of PICTURES (0 absent, 1 severe), the overall one (1 best), and what is flagged."""
     from quality_model.inference import MultiHeadQualityInference
 
     model = MultiHeadQualityInference(
-        model_path=params.score.model, device=params.score.device, limits=params.limits
+        model_path=params.score.model,
+        device=params.score.device,
+        limits=params.limits,
+        registry=_registry(params),
     )
     columns = (*HEADS, "overall")
     width = max(len(str(picture)) for picture in pictures)
     if not as_json:
-        click.echo("  ".join([" " * width, *(f"{column:>10}" for column in columns)]))
+        click.echo("  ".join([" " * width, *(f"{column:>10}" for column in columns), "flags"]))
     unreadable = 0
     for picture in pictures:
         try:
-            scores = model.predict(picture).to_dict()
+            scores = model.predict(picture)
         except PictureError as error:
             unreadable += 1
             click.echo(
@@ -40,10 +43,12 @@ def predict(params: Params, pictures: tuple[Path, ...], as_json: bool) -> None:
             )
             continue
         if as_json:
-            click.echo(json.dumps({"path": str(picture), **scores}))
+            click.echo(json.dumps({"path": str(picture), **scores.to_dict()}))
         else:
-            cells = (f"{scores[column]:10.3f}" for column in columns)
-            click.echo("  ".join([f"{picture!s:{width}}", *cells]))
+            cells = (f"{getattr(scores, column):10.3f}" for column in columns)
+            click.echo("  ".join([f"{picture!s:{width}}", *cells, ", ".join(scores.flags) or "-"]))
+    if model.thresholds is None:
+        click.echo("Nothing is flagged: the model has no thresholds.", err=True)
     if unreadable:
         raise InputErrorsAboveLimit(f"{unreadable} of {len(pictures)} pictures could not be read.")
 
@@ -56,19 +61,29 @@ def predict(params: Params, pictures: tuple[Path, ...], as_json: bool) -> None:
     help="Folder for the Parquet shards; the same one resumes an interrupted job.  [default: scores/<name>]",
 )
 @click.option("--overwrite", is_flag=True, help="Throw away another job's result in the output folder.")
-@with_params("score")
-def score(params: Params, inputs: Path, output: Path | None, overwrite: bool) -> None:
+@with_params("score", needs_project=False)
+def score(params: Params | ScoringParams, inputs: Path, output: Path | None, overwrite: bool) -> None:
     """Score INPUTS: a folder of pictures, Parquet files, or tar shards."""
     from quality_model.stages.scoring import score_collection
 
     output = output or ProjectPaths().scores / inputs.resolve().stem
 
     summary = score_collection(
-        params.score, params.limits, root=Path(), inputs=inputs, output=output, overwrite=overwrite
+        params.score,
+        params.limits,
+        root=Path(),
+        inputs=inputs,
+        output=output,
+        overwrite=overwrite,
+        registry=_registry(params),
     )
     for line in summary.lines():
         click.echo(line)
     click.echo(f"Scores: {output}")
+
+
+def _registry(params: Params | ScoringParams) -> RegistryParams | None:
+    return params.registry if isinstance(params, Params) else None
 
 
 COMMANDS = [predict, score]

@@ -1,10 +1,13 @@
 """Which model scores, and the narrow interface through which it does."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from quality_model.records import Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +16,7 @@ class ModelIdentity:
 
     ``sha256`` is that of its weights. ``version`` and ``run_id`` are None for a
     checkpoint file that no registry knows. ``image_size_px`` is the side it scores at.
+    A score above its head's threshold is flagged; without ``thresholds`` none is.
     """
 
     name: str
@@ -20,6 +24,7 @@ class ModelIdentity:
     run_id: str | None
     sha256: str
     image_size_px: int
+    thresholds: Mapping[Head, float] | None
 
 
 class Scorer(Protocol):

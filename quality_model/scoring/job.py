@@ -149,6 +149,7 @@ def _carry_on(
         elapsed_s=elapsed_s,
         images_per_s=num_done / elapsed_s if elapsed_s > 0 else 0.0,
         quantiles=tally.quantiles(),
+        flagged=tally.flagged(job.model.thresholds),
     )
 
 
@@ -241,7 +242,13 @@ def _account(output: Path, job: plan.Job) -> Tally:
 
 def _seal(output: Path, job: plan.Job, tally: Tally) -> None:
     facts = lasting_facts(
-        job.model, tally.inputs, tally.scored, tally.sorted_reasons(), job.skipped, job.num_shards
+        job.model,
+        tally.inputs,
+        tally.scored,
+        tally.sorted_reasons(),
+        job.skipped,
+        job.num_shards,
+        tally.flagged(job.model.thresholds),
     )
     storage.write_json(output / SUMMARY_NAME, {**facts, "quantiles": tally.quantiles()})
     version = f" version {job.model.version}" if job.model.version else ""

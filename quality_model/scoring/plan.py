@@ -105,7 +105,7 @@ def require_same(job: Job, found: Survey, model: ModelIdentity, parameters: dict
         for key, value in parameters.items()
         if job.parameters.get(key) != value
     ]
-    was, now = asdict(job.model), asdict(model)
+    was, now = asdict(job.model), asdict(model)  # thresholds too: they decide about the flags
     changes += [f"model {key} was {was[key]!r} and is {now[key]!r}" for key in now if was[key] != now[key]]
     if (job.kind, job.fingerprint) != (found.kind, found.fingerprint):
         files = f"{job.num_files} {job.kind} files then, {found.num_files} {found.kind} files now"

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from quality_model import storage
 from quality_model.errors import CorruptError, StorageError
-from quality_model.records import HEADS, OVERALL_WEIGHTS
+from quality_model.records import HEADS, OVERALL_WEIGHTS, flagged_heads
 from quality_model.scoring.identity import ModelIdentity
 from quality_model.scoring.reading import Reading
 
@@ -28,8 +28,9 @@ def marker_name(shard: int) -> str:
 def schema() -> Any:
     """The columns of a shard.
 
-    ``input`` is the number of the input in the job, from 0. Scores are null exactly where
-    ``reason`` is not. Sizes are in pixels, of the picture as read.
+    ``input`` is the number of the input in the job, from 0. Scores and ``flags`` (the heads
+    whose score is above the model's threshold) are null exactly where ``reason`` is not.
+    Sizes are in pixels, of the picture as read.
     """
     import pyarrow as pa
 
@@ -41,6 +42,7 @@ def schema() -> Any:
             ("width", pa.int32()),
             ("height", pa.int32()),
             *[(name, pa.float32()) for name in SCORE_COLUMNS],
+            ("flags", pa.list_(pa.string())),
             pa.field("model_name", pa.string(), nullable=False),
             ("model_version", pa.string()),
             ("run_id", pa.string()),
@@ -76,7 +78,7 @@ def write_shard(
         keys: One per input.
         readings: One per input; their pixels are not looked at.
         scores: float32 (M, 4), one row for each reading without a reason, in order.
-        model: Named in each row.
+        model: Named in each row; its thresholds decide about the flags.
 
     Returns:
         The marker: ``rows``, ``scored``, ``reasons`` (counts), ``bytes``, ``sha256``.
@@ -101,6 +103,9 @@ def write_shard(
     full[good] = np.column_stack([scores, overall(scores)])
     for number, name in enumerate(SCORE_COLUMNS):
         columns[name] = pa.array(full[:, number], mask=~good)
+    by_head = (dict(zip(HEADS, map(float, row), strict=True)) for row in scores)
+    flags = (flagged_heads(row, model.thresholds) for row in by_head)
+    columns["flags"] = [next(flags) if is_good else None for is_good in good]
     table = pa.table({field.name: columns[field.name] for field in schema()}, schema=schema())
     path = output / shard_name(shard)
     with storage.staged(path) as temporary:
@@ -162,7 +167,7 @@ def read_checked(output: Path, shard: int, *, first_input: int, keys: Sequence[s
     ):
         raise StorageError(f"{path} does not hold the inputs of its plan.", "Score into another folder.")
     has_reason = pc.is_valid(table["reason"])
-    for name in SCORE_COLUMNS:
+    for name in (*SCORE_COLUMNS, "flags"):
         if pc.any(pc.equal(pc.is_valid(table[name]), has_reason)).as_py():
             raise StorageError(
                 f"{path} has a row with both or neither of {name} and a reason.", "Score into another folder."

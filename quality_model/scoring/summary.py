@@ -1,7 +1,8 @@
 """What a job came to: counts, reasons, quantiles and histograms of the scores."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quality_model import storage
-from quality_model.records import HEADS, MEANINGS
+from quality_model.records import HEADS, MEANINGS, Head
 from quality_model.scoring.identity import ModelIdentity
 
 SUMMARY_NAME: Final = "summary.json"
@@ -26,8 +27,8 @@ class ScoreSummary:
 
     ``inputs`` = ``scored`` + the sum of ``reasons``. ``skipped`` counts files that are not
     inputs, by suffix. ``quantiles`` holds, per head and overall, the quantiles of the
-    scores to within 0.0001. ``shards_before`` were finished by an earlier run; speed is
-    that of this run alone.
+    scores to within 0.0001. ``flagged`` counts, per head that has a threshold, the pictures
+    above it. ``shards_before`` were finished by an earlier run; speed is that of this run alone.
     """
 
     output: Path
@@ -41,6 +42,7 @@ class ScoreSummary:
     elapsed_s: float
     images_per_s: float
     quantiles: dict[str, dict[str, float]]
+    flagged: dict[str, int]
 
     @property
     def error_share(self) -> float:
@@ -50,7 +52,15 @@ class ScoreSummary:
     def to_dict(self) -> dict[str, Any]:
         """JSON values: those of summary.json, and this run's speed."""
         return {
-            **lasting_facts(self.model, self.inputs, self.scored, self.reasons, self.skipped, self.shards),
+            **lasting_facts(
+                self.model,
+                self.inputs,
+                self.scored,
+                self.reasons,
+                self.skipped,
+                self.shards,
+                self.flagged,
+            ),
             "quantiles": self.quantiles,
             "output": str(self.output),
             "shards_before": self.shards_before,
@@ -60,9 +70,11 @@ class ScoreSummary:
 
     def lines(self) -> list[str]:
         """The summary for a console."""
+        version = f", version {self.model.version}" if self.model.version else ""
         told = [
+            f"Model: {self.model.name}{version}.",
             f"{self.inputs} inputs: {self.scored} scored, {self.inputs - self.scored} with a reason,"
-            f" in {self.shards} shards ({self.shards_before} from an earlier run)."
+            f" in {self.shards} shards ({self.shards_before} from an earlier run).",
         ]
         told += [f"  {count} x {reason}" for reason, count in self.reasons.items()]
         if self.skipped:
@@ -75,6 +87,8 @@ class ScoreSummary:
                 f"  {name:<10} median {values['0.5']:.3f}, 5 to 95 % {values['0.05']:.3f} to"
                 f" {values['0.95']:.3f}   ({MEANINGS[name]})"
             )
+        counts = ", ".join(f"{count} x {head}" for head, count in self.flagged.items())
+        told.append(f"Flagged: {counts}." if counts else "Nothing is flagged: the model has no thresholds.")
         return told
 
 
@@ -85,19 +99,18 @@ def lasting_facts(
     reasons: dict[str, int],
     skipped: dict[str, int],
     shards: int,
+    flagged: dict[str, int],
 ) -> dict[str, Any]:
     """What depends on inputs and model alone, and so is the same after any interruption."""
     return {
-        "model": {
-            "name": model.name, "version": model.version, "run_id": model.run_id, "sha256": model.sha256,
-            "image_size_px": model.image_size_px,
-        },
+        "model": asdict(model),
         "inputs": inputs,
         "scored": scored,
         "reasons": reasons,
         "skipped": skipped,
         "shards": shards,
-    }  # fmt: skip
+        "flagged": flagged,
+    }
 
 
 @dataclass(slots=True)
@@ -107,6 +120,7 @@ class Tally:
     inputs: int = 0
     scored: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
     counts: dict[str, npt.NDArray[np.int64]] = field(
         default_factory=lambda: {name: np.zeros(_BINS, dtype=np.int64) for name in (*HEADS, "overall")}
     )
@@ -117,6 +131,7 @@ class Tally:
         reasons = Counter(table["reason"].drop_null().to_pylist())
         self.scored += table.num_rows - reasons.total()
         self.reasons.update(reasons)
+        self.flags.update(head for flags in table["flags"].drop_null().to_pylist() for head in flags)
         for name, counts in self.counts.items():
             values = table[name].drop_null().to_numpy()
             bins = np.minimum((values.astype(np.float64) * _BINS).astype(np.int64), _BINS - 1)
@@ -135,6 +150,10 @@ class Tally:
                 for share, number in zip(QUANTILES, bins, strict=True)
             }
         return found
+
+    def flagged(self, thresholds: Mapping[Head, float] | None) -> dict[str, int]:
+        """Pictures flagged per head that has a threshold."""
+        return {head: self.flags[head] for head in HEADS if head in (thresholds or {})}
 
     def sorted_reasons(self) -> dict[str, int]:
         """Counts of the reasons, most frequent first."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from quality_model.inference import MultiHeadQualityInference
-from quality_model.params import LimitsParams, ScoreParams
+from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.scoring import ModelIdentity, ScoreSummary, score
 from quality_model.validation import validate_scores
 
@@ -16,6 +16,7 @@ def score_collection(
     inputs: Path,
     output: Path,
     overwrite: bool = False,
+    registry: RegistryParams | None = None,
 ) -> ScoreSummary:
     """Score a collection with the model that ``section.model`` names, and check the scores.
 
@@ -26,13 +27,14 @@ def score_collection(
         inputs: A folder of pictures, Parquet files or tar shards.
         output: Folder for the shards; the expectations' results go to ``output/report``.
         overwrite: Throw away another job's result in ``output``.
+        registry: Registry parameters; by default those of the project's params.yaml.
 
     Raises:
         UsageError, InputErrorsAboveLimit, StorageError: See `quality_model.scoring.score`.
         ModelNotFoundError, CheckpointError: The model cannot be had.
         ValidationError: The scores break their contract.
     """
-    scorer = MultiHeadQualityInference(section.model, section.device, limits, root=root)
+    scorer = MultiHeadQualityInference(section.model, section.device, limits, root=root, registry=registry)
     source = scorer.source
     model = ModelIdentity(
         name=source.name,
@@ -40,6 +42,7 @@ def score_collection(
         run_id=source.run_id,
         sha256=source.sha256,
         image_size_px=scorer.image_size_px,
+        thresholds=scorer.thresholds,
     )
     summary = score(
         section,

@@ -14,9 +14,13 @@ from PIL import Image
 
 from quality_model.images import Pixels
 from quality_model.params import Params
+from quality_model.records import Head
 from quality_model.scoring import ModelIdentity, ScoreSummary, score
 
-IDENTITY = ModelIdentity(name="grey", version="3", run_id="a1b2", sha256="c" * 64, image_size_px=32)
+THRESHOLDS: dict[Head, float] = {"color_cast": 0.5, "blurriness": 0.4, "watermark": 0.3, "noise": 1.0}
+IDENTITY = ModelIdentity(
+    name="grey", version="3", run_id="a1b2", sha256="c" * 64, image_size_px=32, thresholds=THRESHOLDS
+)
 
 
 class MeanScorer:

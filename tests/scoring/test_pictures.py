@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from quality_model.params import LimitsParams
 from quality_model.records import HEADS, overall_score
 from quality_model.scoring import ScoreSummary
 
-from .conftest import IDENTITY, MeanScorer, bytes_of, encode, shards_of
+from .conftest import IDENTITY, THRESHOLDS, MeanScorer, bytes_of, encode, shards_of
 
 Run = Callable[..., ScoreSummary]
 
@@ -46,6 +47,39 @@ def test_every_picture_has_a_row_with_its_own_scores(
     assert rows["model_name"].unique().tolist() == ["grey"]
     assert rows["model_version"].unique().tolist() == ["3"]
     assert rows["run_id"].unique().tolist() == ["a1b2"]
+
+
+def test_pictures_whose_score_is_above_a_threshold_are_flagged(
+    folder: Path, run: Run, tmp_path: Path
+) -> None:
+    (folder / "broken.jpg").write_bytes(b"no")
+    summary = run(folder)
+    rows = shards_of(tmp_path / "scores").set_index("key")
+    assert rows.loc["broken.jpg", "flags"] is None
+    rows = rows.drop("broken.jpg")
+    for row in rows.itertuples():
+        assert list(row.flags) == [head for head in HEADS if getattr(row, head) > THRESHOLDS[head]]
+    expected = {head: int((rows[head] > threshold).sum()) for head, threshold in THRESHOLDS.items()}
+    assert any(0 < count < 20 for count in expected.values())
+    assert summary.flagged == expected
+    assert json.loads((tmp_path / "scores" / "summary.json").read_text())["flagged"] == expected
+    assert f"{expected['blurriness']} x blurriness" in "\n".join(summary.lines())
+
+
+def test_a_score_equal_to_its_threshold_is_not_flagged(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (9, 9), "white").save(tmp_path / "one" / "white.png")
+    run(tmp_path / "one")
+    assert shards_of(tmp_path / "scores")["flags"][0].tolist() == ["color_cast", "blurriness", "watermark"]
+
+
+def test_a_model_without_thresholds_flags_nothing_and_the_summary_says_so(
+    folder: Path, run: Run, tmp_path: Path
+) -> None:
+    summary = run(folder, model=replace(IDENTITY, thresholds=None))
+    assert [flags.tolist() for flags in shards_of(tmp_path / "scores")["flags"]] == [[]] * 20
+    assert summary.flagged == {}
+    assert "the model has no thresholds" in "\n".join(summary.lines())
 
 
 def test_shards_and_batches_have_the_sizes_of_the_parameters(folder: Path, run: Run, tmp_path: Path) -> None:
@@ -173,6 +207,7 @@ def test_the_summary_counts_and_gives_quantiles(folder: Path, run: Run, tmp_path
     with Image.open(tmp_path / "scores" / "summary.png") as figure:
         assert figure.width > 600
     text = "\n".join(summary.lines())
+    assert "Model: grey, version 3." in text
     assert "20 inputs: 20 scored, 0 with a reason" in text
     assert "1 x .txt" in text
     assert summary.images_per_s > 0

@@ -21,7 +21,7 @@ from quality_model.errors import CorruptError, StorageError, UsageError
 from quality_model.scoring import ScoreSummary
 from quality_model.scoring.job import LOCK_NAME
 
-from .conftest import IDENTITY, MeanScorer, bytes_of, shards_of
+from .conftest import IDENTITY, THRESHOLDS, MeanScorer, bytes_of, shards_of
 
 Run = Callable[..., ScoreSummary]
 PROJECT = Path(__file__).resolve().parents[2]
@@ -101,7 +101,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
                 params = load_params(Path({str(PROJECT / "params.yaml")!r}))
                 section = params.score.model_copy(update=dict(shard_size=7, batch_size=4, workers=1))
                 score(section, params.limits, inputs=Path({str(folder)!r}), output=Path({str(output)!r}),
-                      scorer=Slow(), model=ModelIdentity("grey", "3", "a1b2", "c" * 64, 32))
+                      scorer=Slow(), model=ModelIdentity("grey", "3", "a1b2", "c" * 64, 32, {THRESHOLDS!r}))
             """
         )
     )
@@ -154,6 +154,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "limit": ({"limits": {"max_pixels": 9999}}, "max_pixels was 100000000 and is 9999"),
     "model version": ({"model": replace(IDENTITY, version="4")}, "model version was '3' and is '4'"),
     "weights": ({"model": replace(IDENTITY, sha256="d" * 64)}, "model sha256 was"),
+    "thresholds": ({"model": replace(IDENTITY, thresholds=None)}, "model thresholds was"),
 }
 
 

@@ -43,7 +43,7 @@ def scores(
         inputs=place / "in",
         output=place / "out",
         scorer=MeanScorer(),
-        model=ModelIdentity("mean", request.param, request.param, "a" * 64, 32),
+        model=ModelIdentity("mean", request.param, request.param, "a" * 64, 32, {"noise": 0.3}),
     )
     return place / "out"
 
@@ -100,6 +100,18 @@ def test_each_defect_is_named_with_its_column_and_key(change: Callable[..., Path
         ("scores.model_version: expect_column_values_to_be_", "model_version 9, key p19.png"),
     ]:
         assert [line for line in lines if line.startswith(where) and told in line], (where, lines)
+
+
+def test_a_flag_that_the_thresholds_do_not_give_is_named(change: Callable[..., Path], tmp_path: Path) -> None:
+    rows = pq.read_table(change() / "shard-00001.parquet").to_pylist()
+    flagged = next(number for number, row in enumerate(rows) if row["flags"] == ["noise"])
+    shutil.rmtree(tmp_path / "scores")
+    folder = change((flagged, "flags", []), ((flagged + 1) % 10, "flags", None))
+    with pytest.raises(ValidationError) as caught:
+        validate_scores(folder, tmp_path / "r")
+    lines = "\n".join(failures(caught.value))
+    assert f"flags_are wrong, key {rows[flagged]['key']}" in lines
+    assert f"neither or both, key {rows[(flagged + 1) % 10]['key']}" in lines
 
 
 def test_a_missing_shard_is_named(change: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""Making a trained model the one that ships: half precision, and nothing in it of the machine it is from."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from quality_model import storage
+from quality_model.checkpoints import load_model, save_model
+from quality_model.paths import RUN_NAME
+
+_VERSION_LENGTH: Final = 12
+_OF_A_MACHINE: Final = frozenset({"device", "workers", "host", "hostname", "user", "root"})
+"""Last words of the keys of facts that say where, not how, a model was trained."""
+
+_PATH: Final = re.compile(r"(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|file:)")
+_SEPARATOR: Final = re.compile(r"[/\\]+")
+
+
+def ship(model: Path, output: Path) -> dict[str, Any]:
+    """Write a trained model as one that can ship: model.safetensors, model.json and their marker.
+
+    The facts gain ``version`` (the short hash of the trained weights), ``trained_sha256`` (the
+    whole one) and, if run.json lies beside the model, ``run_id``. Other files of ``output``,
+    such as its model card, stay as they are.
+
+    Args:
+        model: Folder or file of a trained model (see `checkpoints.load_model`).
+        output: Folder for the files; a model that it holds is replaced.
+
+    Returns:
+        The marker (see `storage.seal`).
+
+    Raises:
+        CheckpointError: The model does not load, or a weight is too large for 16 bits.
+    """
+    loaded = load_model(model, torch.device("cpu"))
+    facts = {
+        **_portable(loaded.facts),
+        "version": loaded.sha256[:_VERSION_LENGTH],
+        "trained_sha256": loaded.sha256,
+        **_run_of(model),
+    }
+    return save_model(
+        output, loaded.model, image_size_px=loaded.image_size_px, facts=facts, half_precision=True
+    )
+
+
+def _run_of(model: Path) -> dict[str, str]:
+    note = model / RUN_NAME
+    run_id = storage.read_json(note).get("run_id") if note.exists() else None
+    return {"run_id": run_id} if run_id else {}
+
+
+def _portable(value: Any) -> Any:
+    """The value without what depends on the machine: its keys are left out, paths keep their last name."""
+    if isinstance(value, Mapping):
+        return {
+            key: _portable(inner)
+            for key, inner in value.items()
+            if str(key).rpartition(".")[2] not in _OF_A_MACHINE
+        }
+    if isinstance(value, list | tuple):
+        return [_portable(inner) for inner in value]
+    if isinstance(value, str) and _PATH.match(value):
+        return _SEPARATOR.split(value.rstrip("/\\"))[-1]
+    return value

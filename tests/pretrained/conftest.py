@@ -1,0 +1,65 @@
+"""A model that stands for the one that ships, whose weights these tests do not need."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from quality_model import pretrained
+from quality_model.checkpoints import save_model
+from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.records import HEADS
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained model's folder, with facts of the machine that it is from, and its run."""
+    torch.manual_seed(4)
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    facts = {
+        "best_epoch": 3,
+        "data_sha256": "e" * 64,
+        "thresholds": dict.fromkeys(HEADS, 0.25),
+        "settings": {
+            "source.dataset": "/home/someone/pictures",
+            "train.device": "cuda",
+            "generate.workers": 16,
+            "train.epochs": 8,
+            "train.loss_weights": {"noise": 1.0},
+        },
+        "hostname": "grey-box",
+        "files": ["~/more/of-them", "sample-photos", "zh-plus/tiny-imagenet"],
+    }
+    save_model(folder, MultiHeadQualityAssessmentModel().eval(), image_size_px=32, facts=facts)
+    (folder / "run.json").write_text('{"run_key": "k", "run_id": "0123abcd"}')
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shipped_files(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("package") / "standard"
+    pretrained.ship(trained, folder)
+    return folder
+
+
+@pytest.fixture
+def shipped(shipped_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package ships a model."""
+    monkeypatch.setattr(pretrained, "FOLDER", shipped_files)
+    return shipped_files
+
+
+@pytest.fixture
+def nothing_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package ships no model."""
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "standard")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: no project, no registry."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder

@@ -1,0 +1,154 @@
+"""Which model scores when none is named, where there is no registry."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from quality_model import MultiHeadQualityInference
+from quality_model.cli import cli
+from quality_model.errors import CheckpointError, ModelNotFoundError, ParameterError
+from quality_model.images import Pixels
+from quality_model.records import HEADS
+from quality_model.storage import file_sha256
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def picture(elsewhere: Path, photo: Pixels) -> Path:
+    Image.fromarray(photo[:64, :64]).save(elsewhere / "photo.png")
+    return Path("photo.png")
+
+
+def command(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
+
+
+@pytest.mark.parametrize("named", ["auto", "pretrained"])
+def test_without_a_registry_the_shipped_model_scores_and_says_which_it_is(
+    shipped: Path, trained: Path, elsewhere: Path, photo: Pixels, named: str
+) -> None:
+    model = MultiHeadQualityInference(named, device="cpu")
+    assert model.source.name == "pretrained"
+    assert model.source.version == file_sha256(trained / "model.safetensors")[:12]
+    assert model.source.run_id == "0123abcd"
+    assert model.source.sha256 == file_sha256(shipped / "model.safetensors")
+    assert 0 <= model.predict(photo).overall <= 1
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_auto_is_the_default_and_its_choice_is_logged(
+    shipped: Path, elsewhere: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert MultiHeadQualityInference(device="cpu").source.name == "pretrained"
+    assert "No champion is registered: the model that ships" in caplog.text
+
+
+def test_a_folder_of_that_name_is_not_taken_for_the_shipped_model(
+    shipped: Path, trained: Path, elsewhere: Path
+) -> None:
+    for name in ("auto", "pretrained"):
+        (elsewhere / name).symlink_to(trained)
+        assert MultiHeadQualityInference(name, device="cpu").source.path == shipped
+        assert MultiHeadQualityInference(f"./{name}", device="cpu").source.path == Path(name)
+
+
+@pytest.mark.parametrize("named", ["auto", "pretrained"])
+def test_an_installation_without_weights_says_so(nothing_shipped: None, elsewhere: Path, named: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"[nN]o weights ship") as caught:
+        MultiHeadQualityInference(named, device="cpu")
+    assert ("champion" in caught.value.problem) == (named == "auto")
+
+
+def test_damaged_weights_of_the_package_are_an_error(
+    shipped: Path, elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in shipped.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    (damaged / "model.safetensors").write_bytes(b"cut")
+    monkeypatch.setattr("quality_model.pretrained.FOLDER", damaged)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        MultiHeadQualityInference(device="cpu")
+
+
+def test_a_new_user_scores_a_picture_outside_any_project_and_mlflow_is_not_imported(
+    shipped: Path, picture: Path, elsewhere: Path
+) -> None:
+    script = f"""
+        import sys
+        from pathlib import Path
+        from quality_model import pretrained
+        from quality_model.cli import cli
+        pretrained.FOLDER = Path({str(shipped)!r})
+        cli.main(["predict", {str(picture)!r}, "--json"], standalone_mode=False)
+        print("mlflow" in sys.modules)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(script)],
+        env={"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    line, has_mlflow = done.stdout.splitlines()
+    told = json.loads(line)
+    assert list(told) == ["path", *HEADS, "overall", "flags"]
+    assert told["flags"] == [head for head in HEADS if told[head] > 0.25]
+    assert has_mlflow == "False"
+    assert [path.name for path in elsewhere.iterdir()] == ["photo.png"]
+
+
+def test_the_table_of_predict_has_a_column_of_flags(shipped: Path, picture: Path) -> None:
+    heading, row = command("predict", str(picture), "--device", "cpu").stdout.splitlines()
+    assert heading.split() == [*HEADS, "overall", "flags"]
+    values = [float(cell) for cell in row.split()[1:5]]
+    flags = [head for head, value in zip(HEADS, values, strict=True) if value > 0.25]
+    assert row.split(maxsplit=6)[6] == (", ".join(flags) or "-")
+
+
+def test_predict_says_when_a_model_has_no_thresholds(picture: Path, tmp_path: Path) -> None:
+    import torch
+
+    from quality_model.checkpoints import save_model
+    from quality_model.model import MultiHeadQualityAssessmentModel
+
+    torch.manual_seed(1)
+    save_model(tmp_path / "bare", MultiHeadQualityAssessmentModel(), image_size_px=32, facts={})
+    result = command("predict", str(picture), "--model", str(tmp_path / "bare"))
+    assert result.stdout.splitlines()[1].split()[-1] == "-"
+    assert "no thresholds" in result.stderr
+
+
+def test_a_new_user_scores_a_folder_outside_any_project(
+    shipped: Path, trained: Path, elsewhere: Path, photo: Pixels
+) -> None:
+    (elsewhere / "pictures").mkdir()
+    Image.fromarray(photo[:80, :64]).save(elsewhere / "pictures" / "a.png")
+    (elsewhere / "pictures" / "b.png").write_bytes(b"no")
+    result = command("score", "pictures", "--output", "scores/mine")
+    version = file_sha256(trained / "model.safetensors")[:12]
+    assert f"Model: pretrained, version {version}." in result.stdout
+    good, bad = pd.read_parquet("scores/mine/shard-00000.parquet").itertuples()
+    assert (good.model_name, good.model_version, good.run_id) == ("pretrained", version, "0123abcd")
+    assert list(good.flags) == [head for head in HEADS if getattr(good, head) > 0.25]
+    assert (bad.flags, bad.reason) == (None, "not_a_picture")
+    summary = json.loads(Path("scores/mine/summary.json").read_text())
+    assert summary["flagged"] == {head: int(head in good.flags) for head in HEADS}
+    assert summary["model"]["thresholds"] == dict.fromkeys(HEADS, 0.25)
+    assert json.loads(Path("scores/mine/report/validation.json").read_text())["passed"]
+
+
+def test_a_file_of_parameters_that_was_named_must_be_there(shipped: Path, picture: Path) -> None:
+    with pytest.raises(ParameterError, match=r"params\.yaml cannot be read"):
+        command("predict", str(picture), "--params", "params.yaml")

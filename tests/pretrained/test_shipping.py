@@ -1,0 +1,80 @@
+"""What `ship` writes, and that the package carries it."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from quality_model import pretrained, storage
+from quality_model.checkpoints import load_model
+from quality_model.cli import cli
+from quality_model.errors import CheckpointError
+
+CPU = torch.device("cpu")
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def test_the_shipped_model_is_the_trained_one_in_half_precision(trained: Path, shipped_files: Path) -> None:
+    assert (shipped_files / "model.safetensors").stat().st_size < 5_000_000
+    assert storage.require_sealed(shipped_files, verify=True)["kind"] == "model"
+    original, shipped = load_model(trained, CPU), load_model(shipped_files, CPU)
+    assert shipped.image_size_px == original.image_size_px
+    assert shipped.thresholds == original.thresholds
+    pictures = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        difference = shipped.model(pictures)["all_scores"] - original.model(pictures)["all_scores"]
+    assert difference.abs().max() < 0.01
+
+
+def test_its_facts_lead_back_to_its_training_and_not_to_a_machine(trained: Path, shipped_files: Path) -> None:
+    facts = load_model(shipped_files, CPU).facts
+    sha256 = storage.file_sha256(trained / "model.safetensors")
+    assert (facts["trained_sha256"], facts["version"], facts["run_id"]) == (sha256, sha256[:12], "0123abcd")
+    assert (facts["best_epoch"], facts["data_sha256"]) == (3, "e" * 64)
+    assert facts["settings"] == {
+        "source.dataset": "pictures",
+        "train.epochs": 8,
+        "train.loss_weights": {"noise": 1.0},
+    }
+    assert "hostname" not in facts
+    assert facts["files"] == ["of-them", "sample-photos", "zh-plus/tiny-imagenet"]
+
+
+def test_the_command_ships_and_leaves_the_card_beside_the_model(trained: Path, tmp_path: Path) -> None:
+    output = tmp_path / "standard"
+    output.mkdir()
+    (output / "MODEL_CARD.md").write_text("# A model")
+    arguments = ["ship", "--model", str(trained), "--output", str(output)]
+    for _ in range(2):  # again over what is there
+        result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+        assert result.exit_code == 0
+        assert "model.safetensors" in result.output
+    assert (output / "MODEL_CARD.md").read_text() == "# A model"
+    assert json.loads((output / "model.json").read_text())["facts"]["run_id"] == "0123abcd"
+
+
+def test_a_model_that_is_not_whole_does_not_ship(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="gone"):
+        pretrained.ship(tmp_path / "gone", tmp_path / "standard")
+    assert not (tmp_path / "standard").exists()
+
+
+def test_the_package_carries_the_folder_of_the_shipped_model() -> None:
+    setuptools = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert setuptools["package-data"]["quality_model.pretrained"] == ["standard/*"]
+    assert Path(pretrained.__file__).parent / "standard" == pretrained.FOLDER
+
+
+def test_what_ships_if_anything_does_is_whole_and_loads() -> None:
+    folder = pretrained.pretrained_folder()
+    if folder is None:
+        pytest.skip("no weights ship with this checkout")
+    loaded = load_model(folder, CPU)
+    assert (folder / "model.safetensors").stat().st_size < 5_000_000
+    assert loaded.thresholds is not None
+    assert loaded.facts["version"]
+    for name in ("MODEL_CARD.md", "LICENSES.md"):
+        assert (folder / name).read_text().strip()

@@ -1,0 +1,69 @@
+"""Which model scores when none is named, in a project with a registry."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from quality_model import MultiHeadQualityInference, pretrained
+from quality_model.checkpoints import save_model
+from quality_model.errors import CorruptError
+from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.params import RegistryParams
+from quality_model.registry import Registry
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "standard"
+    torch.manual_seed(0)
+    save_model(folder, MultiHeadQualityAssessmentModel(), image_size_px=32, facts={"version": "s1"})
+    monkeypatch.setattr(pretrained, "FOLDER", folder)
+    return folder
+
+
+def chosen(project: Path, **more: RegistryParams) -> tuple[str, str | None]:
+    source = MultiHeadQualityInference("auto", "cpu", root=project, **more).source
+    return source.name, source.version
+
+
+def test_the_shipped_model_scores_until_there_is_a_champion(
+    project: Path, registry: Registry, shipped: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert chosen(project) == ("pretrained", "s1")
+    registry.promote("2", "better")
+    with caplog.at_level(logging.INFO):
+        assert chosen(project) == ("quality-model", "2")
+    assert "The champion scores: version 2 of quality-model." in caplog.text
+    assert MultiHeadQualityInference("pretrained", "cpu", root=project).source.version == "s1"
+
+
+def test_the_champion_is_that_of_the_registry_parameters(
+    project: Path, registry: Registry, section: RegistryParams, shipped: Path
+) -> None:
+    registry.promote("1", "first")
+    other = section.model_copy(update={"model_name": "quality-model-224"})
+    assert chosen(project, registry=other) == ("pretrained", "s1")
+    (project / "params.yaml").unlink()
+    assert chosen(project) == ("pretrained", "s1")  # nothing says whose champion is meant
+    assert chosen(project, registry=section) == ("quality-model", "1")
+
+
+def test_a_champion_that_does_not_load_is_an_error_and_the_shipped_model_does_not_stand_in(
+    project: Path, registry: Registry, shipped: Path
+) -> None:
+    registry.promote("1", "first")
+    registry._client.set_model_version_tag(registry.name, "1", "model_sha256", "0" * 64)
+    with pytest.raises(CorruptError, match="not those that were registered"):
+        chosen(project)
+
+
+def test_a_registry_that_does_not_answer_is_an_error(
+    project: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from quality_model.errors import RegistryError
+
+    (project / "mlflow.db").write_bytes(b"not a database, whatever its name says" * 100)
+    with pytest.raises(RegistryError):
+        chosen(project)
