@@ -41,7 +41,7 @@ class Sender:
             RegistryError: MLflow did not answer, or refused.
         """
         doing = call["call"]
-        if doing != "start" and "run_id" not in state:
+        if doing != "start" and not state.get("run_id"):
             raise RegistryError(f"The run {state['key']} has not started at {self.connection.shown} yet.")
         with speaking_to(self.connection.shown, f"Reporting {doing}"):
             return _DOINGS[doing](self.connection, state, call)

@@ -85,6 +85,10 @@ class Outbox:
                 self._keep(call)
                 self._rest(error)
 
+    def rest(self) -> None:
+        """Keep what comes in the next seconds on disk: the server is known not to answer."""
+        self._retry_at = time.monotonic() + self._pause_s
+
     def deliver(self) -> int:
         """Send what waits, now; returns the number of calls sent.
 

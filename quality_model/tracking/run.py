@@ -178,6 +178,8 @@ def start_run(
     data: DataFacts | None = None,
     tags: Mapping[str, object] | None = None,
     system_metrics: bool = True,
+    key: str | None = None,
+    keep: bool = False,
 ) -> Run:
     """Begin a run.
 
@@ -191,12 +193,17 @@ def start_run(
         data: The data set, which becomes an input of the run.
         tags: More tags.
         system_metrics: Sample the machine's load meanwhile.
+        key: Names a run that may be begun again and is still one run; empty: a new one.
+        keep: Leave the first reports on disk, for the server is known not to answer.
 
     Raises:
         UsageError: MLFLOW_TRACKING_URI is not an address. A server that is down is no error.
     """
-    key = f"run-{uuid.uuid4().hex[:16]}"
+    begun_again = key is not None
+    key = key or f"run-{uuid.uuid4().hex[:16]}"
     outbox = _outbox(root, key)
+    if keep:
+        outbox.rest()
     code = code_tags(root)
     all_tags: dict[str, object] = {
         **code,
@@ -211,6 +218,8 @@ def start_run(
         all_tags |= {"data_sha256": data.sha256, "data_name": data.name, "data_rows": data.rows}
     start_ms = _now_ms()
     outbox.update(experiment=section.experiment, start_ms=start_ms)
+    if begun_again:
+        outbox.update(run_id=None)  # the server says by the key which run it is, if it still has it
     outbox.put(
         {
             "call": "start",
@@ -223,6 +232,11 @@ def start_run(
         }
     )
     return Run(outbox, start_ms=start_ms, system_metrics=system_metrics)
+
+
+def is_waiting(root: Path, key: str) -> bool:
+    """Whether reports of a run wait on disk for the server."""
+    return _outbox(root, key).waiting > 0
 
 
 def run_exists(root: Path, section: RegistryParams, reference: str) -> bool:
