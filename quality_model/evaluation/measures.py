@@ -1,4 +1,4 @@
-"""The evaluation of a model on one split: per head, per kind, with intervals.
+"""The evaluation of a model on one split: per head, per kind, with intervals and evidence.
 
 Slices. Beside all samples of the split, each head is measured on
 - every kind of its degradation: the samples that have this kind and no others, so that the
@@ -10,6 +10,11 @@ are not defined there; ``mean_score`` is what the head answers where there is no
 
 The constant predictor of a slice answers the mean of the *training* labels of the same
 slice, so ``constant_mse`` is what someone who knows only the slice would reach.
+
+Evidence. Beside the split itself, what the gate asks of a model: `ladders` of degradations by
+other software with the `cross_talk` they show, and `clean_flags`. Slices by severity,
+brightness, detail and source are in `slices`; they come without intervals, which would cost
+more than all the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +31,16 @@ import numpy.typing as npt
 
 from quality_model import metrics, storage
 from quality_model.errors import UsageError
-from quality_model.evaluation.predictions import predict_scores, predictions_table
+from quality_model.evaluation.clean_flags import clean_flags
+from quality_model.evaluation.cross_talk import cross_talk, largest_movement
+from quality_model.evaluation.ladders import measure_ladders, score_ladders
+from quality_model.evaluation.predictions import (
+    STATISTICS,
+    predict_pixels,
+    predict_scores,
+    predictions_table,
+)
+from quality_model.evaluation.slices import FEWEST_SAMPLES, slice_masks
 from quality_model.records import HEADS, Head, Split
 
 if TYPE_CHECKING:
@@ -51,9 +66,13 @@ class Evaluation:
         metrics: JSON-able: ``split``, ``data_sha256`` (of the training set), ``num_samples``,
             ``num_groups``, ``loss``, ``confidence``, ``bootstrap_samples`` and, under
             ``heads``, a slice of all samples for each head with further slices in it:
-            ``kinds`` by name, ``absent`` and ``clean``. A slice holds ``num_samples``,
-            ``num_groups``, ``mean_label``, ``mean_score``, every one of `metrics.MEASURES`
-            (None where it is not defined) and ``intervals``: ``[low, high]`` or None for each.
+            ``kinds`` by name, ``absent``, ``clean`` and ``slices`` by dimension and name. A slice
+            holds ``num_samples``, ``num_groups``, ``mean_label``, ``mean_score``, every one of
+            `metrics.MEASURES` (None where it is not defined) and ``intervals``: ``[low, high]`` or
+            None for each; those of ``slices`` that are too small hold ``num_samples`` alone.
+            The evidence: ``ladders`` by name (see `ScoredLadder.measure`), ``cross_talk`` by degraded
+            and moved head, ``clean_flags`` by head, and ``baselines`` by head and name, empty where
+            none were measured.
         predictions: See `predictions_table`.
     """
 
@@ -61,11 +80,27 @@ class Evaluation:
     predictions: pd.DataFrame
 
     def summary(self) -> dict[str, Any]:
-        """The few numbers that ``dvc metrics show`` prints: the loss, and the measures of each head."""
+        """The few numbers that ``dvc metrics show`` prints: the loss, and the measures of each head.
+
+        With them the evidence in one number each: ``worst_ladder_spearman``, the lowest of the
+        head's ladders, ``largest_cross_talk``, see `largest_movement`, and ``clean_flag_share``.
+        """
         heads = self.metrics["heads"]
         return {
             "loss": self.metrics["loss"],
-            **{head: {name: heads[head][name] for name in metrics.MEASURES} for head in HEADS},
+            **{
+                head: {name: heads[head][name] for name in metrics.MEASURES} | self._evidence(head)
+                for head in HEADS
+            },
+        }
+
+    def _evidence(self, head: str) -> dict[str, float | None]:
+        ladders = self.metrics["ladders"].values()
+        correlations = [ladder["spearman"] for ladder in ladders if ladder["head"] == head]
+        return {
+            "worst_ladder_spearman": None if None in correlations else min(correlations, default=None),
+            "largest_cross_talk": largest_movement(self.metrics["cross_talk"], head),
+            "clean_flag_share": self.metrics["clean_flags"][head]["flagged_share"],
         }
 
 
@@ -76,15 +111,19 @@ def evaluate(
     *,
     loss_weights: Mapping[Head, float] | Mapping[str, float],
     split: Split = "test",
+    thresholds: Mapping[Head, float] | None = None,
+    baselines: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Score a split and measure the scores.
+    """Score a split and measure the scores, and take the evidence on the split's clean pictures.
 
     Args:
-        section: Batch size, device, bootstrap.
+        section: Batch size, device, bootstrap, pictures of the ladders.
         model: Is moved to the section's device.
         training_set: Holds the split.
         loss_weights: Weight of each head's MSE in the loss, as in training.
         split: Which samples.
+        thresholds: Of the model's flags; None if it has none.
+        baselines: What was measured of them on this split, taken over as it is; None: not measured.
 
     Raises:
         UsageError: The split has no samples.
@@ -100,11 +139,17 @@ def evaluate(
             f"Raise generate.{split}_share, or generate from more groups.",
         )
     device = choose_device(section.device)
-    scores = predict_scores(
-        model.to(device), training_set, indices, batch_size=section.batch_size, device=device
-    )
+    model = model.to(device)
+    scores = predict_scores(model, training_set, indices, batch_size=section.batch_size, device=device)
     predictions = predictions_table(training_set, indices, scores)
     heads = measure_heads(section, predictions, training_labels(training_set))
+    clean = predictions["is_clean"].to_numpy(dtype=bool)
+    ladders = score_ladders(
+        partial(predict_pixels, model, batch_size=section.batch_size, device=device),
+        training_set.images,
+        _spread(indices[clean], section.ladder_pictures),
+        seed=section.seed,
+    )
     losses = [loss_weights[head] * heads[head]["mse"] for head in HEADS]
     _log.info("Evaluated %d samples of the split %s.", len(indices), split)
     return Evaluation(
@@ -117,6 +162,10 @@ def evaluate(
             "confidence": section.confidence,
             "bootstrap_samples": section.bootstrap_samples,
             "heads": heads,
+            "baselines": dict(baselines or {}),
+            "ladders": measure_ladders(ladders),
+            "cross_talk": cross_talk(ladders),
+            "clean_flags": clean_flags(scores[clean], thresholds),
         },
         predictions=predictions,
     )
@@ -162,14 +211,18 @@ def measure_heads(
             "kinds": {kind: measured[f"kind {kind}"] for kind in kinds},
             "absent": measured["absent"],
             "clean": measured["clean"],
+            "slices": _measure_finer(predictions, training, head),
         }
     return heads
 
 
 def training_labels(training_set: TrainingSet) -> pd.DataFrame:
-    """``is_clean`` and each head's ``{head}_kind`` and ``{head}_label`` of the training split."""
+    """``group``, ``is_clean``, each head's ``{head}_kind`` and ``{head}_label``, and the
+    `STATISTICS` where the manifest has them, of the training split.
+    """
     rows = training_set.indices("train")
-    columns = ["is_clean", *(f"{head}_kind" for head in HEADS)]
+    columns = ["group", "is_clean", *(f"{head}_kind" for head in HEADS)]
+    columns += [name for name in STATISTICS if name in training_set.manifest]
     table: pd.DataFrame = training_set.manifest.iloc[rows][columns].copy()
     for position, head in enumerate(HEADS):
         table[f"{head}_label"] = np.asarray(training_set.labels[rows, position], dtype=np.float64)
@@ -195,20 +248,46 @@ def _slices(table: pd.DataFrame, head: str, kinds: list[str]) -> dict[str, npt.N
     }
 
 
+def _measure_finer(predictions: pd.DataFrame, training: pd.DataFrame, head: str) -> dict[str, Any]:
+    """The slices of `slice_masks`, measured where they have enough samples."""
+    seen = slice_masks(training, head)
+    measured: dict[str, Any] = {}
+    for dimension, masks in slice_masks(predictions, head).items():
+        measured[dimension] = {}
+        for name, mask in masks.items():
+            table, known = predictions[mask], seen[dimension].get(name)
+            constant = None if known is None else _mean(training[known], head, "label")
+            measured[dimension][name] = (
+                _measure_slice(None, table, head, constant)
+                if len(table) >= FEWEST_SAMPLES
+                else {"num_samples": len(table)}
+            )
+    return measured
+
+
+def _spread(rows: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """At most so many rows, evenly from first to last: neighbours are of one group."""
+    places = np.linspace(0, len(rows) - 1, min(len(rows), most))
+    return rows[np.round(places).astype(np.int64)]
+
+
 def _measure_slice(
-    section: EvaluateParams, table: pd.DataFrame, head: str, constant: float | None
+    section: EvaluateParams | None, table: pd.DataFrame, head: str, constant: float | None
 ) -> dict[str, Any]:
+    """The measures of a slice; without a section no intervals."""
     labels, scores = table[f"{head}_label"].to_numpy(), table[f"{head}_score"].to_numpy()
     groups = table["group"].to_numpy()
-    intervals = metrics.bootstrap_intervals(
-        labels,
-        scores,
-        groups,
-        constant=constant,
-        samples=section.bootstrap_samples,
-        confidence=section.confidence,
-        seed=section.seed,
-    )
+    intervals: dict[str, metrics.Interval | None] = dict.fromkeys(metrics.MEASURES)
+    if section is not None:
+        intervals = metrics.bootstrap_intervals(
+            labels,
+            scores,
+            groups,
+            constant=constant,
+            samples=section.bootstrap_samples,
+            confidence=section.confidence,
+            seed=section.seed,
+        )
     return {
         "num_samples": len(table),
         "num_groups": len(set(groups)),

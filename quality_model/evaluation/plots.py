@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quality_model import metrics, storage
-from quality_model.records import HEADS, MEANINGS
+from quality_model.records import HEADS, Head
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,24 +140,34 @@ def predicted_against_true(predictions: pd.DataFrame) -> Figure:
     return figure
 
 
-def worst_errors(predictions: pd.DataFrame, images: npt.NDArray[np.uint8], *, columns: int = 8) -> Figure:
-    """The samples on which each head errs most, a row per head, the worst first.
+def worst_errors(
+    predictions: pd.DataFrame,
+    images: npt.NDArray[np.uint8],
+    heads: Sequence[Head] = HEADS,
+    *,
+    count: int = 8,
+    columns: int = 8,
+) -> Figure:
+    """The samples on which each head errs most, the worst first; every head begins a new row.
 
     Args:
         predictions: ``row``, and ``{head}_kind``, ``{head}_label``, ``{head}_score``.
         images: uint8 (N, S, S, 3) RGB, such as a memory map; only what is shown is read.
-        columns: Samples per head.
+        heads: Which heads.
+        count: Samples per head.
+        columns: Samples per row.
     """
-    figure = _figure(1.55 * columns + 1.0, 8.8)
-    figure.suptitle("Largest errors of each head (0 absent, 1 severe), with the kind of its degradation")
-    grid = figure.subplots(len(HEADS), columns, squeeze=False)
-    for row, head in zip(grid, HEADS, strict=True):
+    rows = -(-count // columns)  # of each head
+    figure = _figure(1.55 * columns + 1.0, 2.1 * rows * len(heads) + 0.4)
+    figure.suptitle("Largest errors (0 absent, 1 severe), with the kind of the head's degradation")
+    grid = figure.subplots(rows * len(heads), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for head, part in zip(heads, np.split(grid, len(heads)), strict=True):
         labels, scores = _pair(predictions, head)
-        order = np.argsort(-np.abs(scores - labels), kind="stable")[:columns]
-        for axes in row:
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-        for axes, position in zip(row, order, strict=False):
+        order = np.argsort(-np.abs(scores - labels), kind="stable")[:count]
+        for axes, position in zip(part.flat, order, strict=False):
             sample = predictions.iloc[position]
             axes.imshow(np.asarray(images[int(sample["row"])]), interpolation="nearest")
             kind = sample[f"{head}_kind"]
@@ -166,32 +176,63 @@ def worst_errors(predictions: pd.DataFrame, images: npt.NDArray[np.uint8], *, co
                 f"{kind if isinstance(kind, str) else 'absent'}",
                 fontsize=8,
             )
-        row[0].set_ylabel(TITLES[head], fontsize=11, color=_COLOURS[head], fontweight="bold")
+        part[0, 0].set_ylabel(TITLES[head], fontsize=11, color=_COLOURS[head], fontweight="bold")
     return figure
 
 
-def histogram_figure(scores: Mapping[str, npt.ArrayLike]) -> Figure:
-    """How often each score occurs, a panel per column.
+def ladders_figure(ladders: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """How the score of its own head climbs each severity ladder, a row per head, a panel per ladder.
 
     Args:
-        scores: By column (a head, ``overall`` or another name) (n,) scores in [0, 1]; what is
-            not finite, such as the score of an unreadable input, is left out.
+        ladders: By name, see `ladders.ScoredLadder.measure`.
     """
-    figure = _figure(3.1 * max(1, len(scores)), 3.5)
-    grid = figure.subplots(1, max(1, len(scores)), squeeze=False, sharey=True)[0]
-    grid[0].set_ylabel("pictures")
-    for axes, (name, values) in zip(grid, scores.items(), strict=False):
-        finite = np.asarray(values, dtype=np.float64)
-        finite = finite[np.isfinite(finite)]
-        axes.hist(finite, bins=np.linspace(0.0, 1.0, _SCORE_BINS + 1), color=_COLOURS.get(name, "#3d3d3d"))
-        spread = "no scores"
-        if len(finite):
-            axes.axvline(float(np.median(finite)), color="#111111", linewidth=1.2, linestyle="--")
-            spread = f"median {np.median(finite):.2f} of {len(finite):,}"
-        axes.set_title(f"{TITLES.get(name, name)}\n{spread}", fontsize=10)
-        axes.set_xlabel(MEANINGS.get(name, "score").replace(", ", "\n"), fontsize=9)
-        axes.set_xlim(0, 1)
-        _tidy(axes)
+    by_head = {head: [name for name in ladders if ladders[name]["head"] == head] for head in HEADS}
+    columns = max(1, *(len(names) for names in by_head.values()))
+    figure = _figure(3.6 * columns + 0.4, 2.9 * len(HEADS))
+    figure.suptitle("Severity ladders made by other software: mean score, and its middle half (shaded)")
+    for head, row in zip(HEADS, figure.subplots(len(HEADS), columns, squeeze=False), strict=True):
+        for axes in row[len(by_head[head]) :]:
+            axes.set_axis_off()
+        for axes, name in zip(row, by_head[head], strict=False):
+            ladder = ladders[name]
+            if ladder["num_pictures"]:
+                levels = ladder["levels"]
+                axes.fill_between(
+                    levels, ladder["low_scores"], ladder["high_scores"], color=_COLOURS[head], alpha=0.2, lw=0
+                )
+                axes.plot(levels, ladder["mean_scores"], "o-", color=_COLOURS[head], markersize=4)
+            axes.set_ylim(0.0, 1.0)
+            axes.set_xlim(left=0.0)
+            axes.set_xlabel(ladder["unit"])
+            spearman, rising = _text(ladder["spearman"], 2), _text(ladder["monotone_share"], 2)
+            axes.set_title(f"{name.replace('_', ' ')}\nSpearman {spearman}, rising on {rising}", fontsize=10)
+            _tidy(axes)
+        row[0].set_ylabel(f"{TITLES[head]} score", color=_COLOURS[head], fontweight="bold")
+    return figure
+
+
+def cross_talk_figure(matrix: Mapping[str, Mapping[str, float | None]]) -> Figure:
+    """How far each head moves when each degradation becomes severe, as an annotated heat map.
+
+    Args:
+        matrix: By degraded head, then by moved head, in [-1, 1]; None where it is not known.
+    """
+    values = np.array([[matrix[degraded][moved] for moved in HEADS] for degraded in HEADS], dtype=np.float64)
+    figure = _figure(6.6, 5.4)
+    axes = figure.subplots()
+    shown = axes.imshow(values, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
+    names = [TITLES[head] for head in HEADS]
+    axes.set_xticks(range(len(HEADS)), names)
+    axes.set_yticks(range(len(HEADS)), names)
+    axes.set_xlabel("whose score moves")
+    axes.set_ylabel("what becomes severe")
+    axes.set_title("Cross-talk: mean score at the severest level minus clean\n(0 is best off the diagonal)")
+    for (row, column), value in np.ndenumerate(values):
+        text = f"{value:+.2f}" if np.isfinite(value) else "-"
+        colour = "white" if abs(value) > 0.6 else "#111111"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=11)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="change of the mean score")
     return figure
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from quality_model.errors import CheckpointError
 from quality_model.records import HEADS, OVERALL_WEIGHTS
+
+STATISTICS: Final = ("mean_brightness", "brightness_std")
+"""Columns of the manifest that slices are cut by, each in [0, 1]."""
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,18 +44,34 @@ def predict_scores(
     Raises:
         CheckpointError: A score is not finite: the weights are damaged.
     """
+    return _score(model, training_set.images, np.asarray(indices, dtype=np.int64), batch_size, device)
+
+
+def predict_pixels(
+    model: torch.nn.Module, pixels: npt.NDArray[np.uint8], *, batch_size: int, device: torch.device
+) -> npt.NDArray[np.float64]:
+    """Score pictures, uint8 (n, S, S, 3), as `predict_scores` does; float64 (n, 4)."""
+    return _score(model, pixels, np.arange(len(pixels)), batch_size, device).astype(np.float64)
+
+
+def _score(
+    model: torch.nn.Module,
+    images: npt.NDArray[np.uint8],
+    rows: npt.NDArray[np.int64],
+    batch_size: int,
+    device: torch.device,
+) -> npt.NDArray[np.float32]:
     import torch
 
     from quality_model.model import to_model_input
 
-    rows = np.asarray(indices, dtype=np.int64)
     scores = np.empty((len(rows), len(HEADS)), dtype=np.float32)
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
             for start in range(0, len(rows), batch_size):
-                batch = to_model_input(training_set.images[rows[start : start + batch_size]], device)
+                batch = to_model_input(images[rows[start : start + batch_size]], device)
                 scores[start : start + batch_size] = model(batch)["all_scores"].float().cpu().numpy()
     finally:
         model.train(was_training)
@@ -78,7 +97,8 @@ def predictions_table(
     Returns:
         ``sample_id``, ``group``, ``row`` (in the training set), ``is_clean``; for each head
         ``{head}_kind`` (None where the degradation is absent), ``{head}_label``,
-        ``{head}_score``; and ``overall_label``, ``overall_score`` (1 best).
+        ``{head}_score``; ``overall_label``, ``overall_score`` (1 best); and ``mean_brightness``
+        and ``brightness_std`` where the manifest has them.
     """
     import pandas as pd
 
@@ -99,4 +119,5 @@ def predictions_table(
         columns[f"{head}_score"] = scores[:, position].astype(np.float64)
     columns["overall_label"] = 1.0 - labels @ weights
     columns["overall_score"] = 1.0 - scores.astype(np.float64) @ weights
+    columns |= {name: manifest[name].to_numpy(np.float64) for name in STATISTICS if name in manifest}
     return pd.DataFrame(columns)

@@ -50,6 +50,8 @@ def write_training_set(folder: Path, photo: np.ndarray, *, num_groups: int = 20)
                 "group": f"g{group:02}",
                 "split": split,
                 "is_clean": not present.any(),
+                "mean_brightness": np.float32(pixels.mean() / 255),
+                "brightness_std": np.float32(pixels.std() / 255),
             }
             for head, there, value in zip(HEADS, present, severity, strict=True):
                 kind = KINDS[head][int(rng.integers(2))]
@@ -79,13 +81,13 @@ def two_groups(tmp_path: Path, photo: np.ndarray) -> TrainingSet:
     return write_training_set(tmp_path / "two", photo, num_groups=2)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def reads_labels() -> nn.Module:
     """A model whose scores are the labels."""
     return ReadsLabels()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def reads_labels_too_high() -> nn.Module:
     """A model whose scores are the labels plus 0.25, at most 1."""
     return ReadsLabels(offset=0.25)

@@ -11,12 +11,14 @@ from torch import nn
 from quality_model import metrics
 from quality_model.errors import UsageError
 from quality_model.evaluation import Evaluation, evaluate, write_evaluation
+from quality_model.evaluation.ladders import LADDERS
 from quality_model.gates import decide
 from quality_model.params import EvaluateParams, Params
 from quality_model.records import HEADS
 from quality_model.training_set.store import TrainingSet
 
 WEIGHTS = {"color_cast": 1.0, "blurriness": 1.0, "watermark": 1.5, "noise": 1.0}
+THRESHOLDS = {"color_cast": 0.2, "blurriness": 0.3, "watermark": 0.2, "noise": 0.3}
 KINDS = {
     "color_cast": {"red", "cool"},
     "blurriness": {"gaussian", "motion", "box"},
@@ -27,14 +29,22 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def section() -> EvaluateParams:
-    return EvaluateParams(batch_size=16, bootstrap_samples=100, confidence=0.9, seed=1, device="cpu")
+    return EvaluateParams(
+        batch_size=16,
+        bootstrap_samples=100,
+        ladder_pictures=2,
+        baseline_samples=100,
+        confidence=0.9,
+        seed=1,
+        device="cpu",
+    )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def too_high(
     section: EvaluateParams, reads_labels_too_high: nn.Module, training_set: TrainingSet
 ) -> Evaluation:
-    return evaluate(section, reads_labels_too_high, training_set, loss_weights=WEIGHTS)
+    return evaluate(section, reads_labels_too_high, training_set, loss_weights=WEIGHTS, thresholds=THRESHOLDS)
 
 
 def test_a_model_that_answers_the_labels_has_no_error_and_explains_everything(
@@ -152,7 +162,9 @@ def test_intervals_hold_the_measure_and_are_drawn_over_groups(
 def test_evaluating_twice_gives_the_same_numbers(
     too_high: Evaluation, section: EvaluateParams, reads_labels_too_high: nn.Module, training_set: TrainingSet
 ) -> None:
-    again = evaluate(section, reads_labels_too_high, training_set, loss_weights=WEIGHTS)
+    again = evaluate(
+        section, reads_labels_too_high, training_set, loss_weights=WEIGHTS, thresholds=THRESHOLDS
+    )
     assert again.metrics == too_high.metrics
     pd.testing.assert_frame_equal(again.predictions, too_high.predictions)
 
@@ -174,7 +186,8 @@ def test_what_is_written_is_what_was_measured(too_high: Evaluation, tmp_path: Pa
     assert json.loads((tmp_path / "evaluation.json").read_text()) == too_high.metrics
     summary = json.loads((tmp_path / "metrics.json").read_text())
     assert list(summary) == ["loss", *HEADS]
-    assert summary["noise"] == {name: too_high.metrics["heads"]["noise"][name] for name in metrics.MEASURES}
+    measures = {name: too_high.metrics["heads"]["noise"][name] for name in metrics.MEASURES}
+    assert measures.items() <= summary["noise"].items()
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert list(table["sample_id"]) == list(too_high.predictions["sample_id"])
     for column in ("noise_label", "noise_score", "overall_score"):
@@ -188,15 +201,114 @@ def test_writing_the_same_evaluation_twice_gives_the_same_bytes(too_high: Evalua
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
 
 
-def test_the_gate_reads_an_evaluation_as_it_is(
-    too_high: Evaluation,
-    section: EvaluateParams,
-    reads_labels: nn.Module,
-    training_set: TrainingSet,
-    params: Params,
+@pytest.mark.parametrize("head", HEADS)
+def test_severity_bands_divide_the_degraded_samples_and_hold_their_measures(
+    too_high: Evaluation, head: str
 ) -> None:
-    exact = evaluate(section, reads_labels, training_set, loss_weights=WEIGHTS)
-    assert decide(params.gate, exact.metrics, None).passed
-    assert decide(params.gate, exact.metrics, too_high.metrics).passed
-    worse = decide(params.gate, too_high.metrics, exact.metrics)
-    assert {row.head for row in worse.rows if row.rule == "champion_mse" and not row.passed} == set(HEADS)
+    measured = too_high.metrics["heads"][head]
+    bands = measured["slices"]["severity"]
+    degraded = measured["num_samples"] - measured["absent"]["num_samples"]
+    assert sum(band["num_samples"] for band in bands.values()) == degraded
+    table = too_high.predictions
+    severe = table[table[f"{head}_label"] > 0.75]
+    if len(severe) >= 5:
+        assert bands["0.75-1"]["mean_score"] == pytest.approx(severe[f"{head}_score"].mean())
+        assert bands["0.75-1"]["mse"] == metrics.mse(severe[f"{head}_label"], severe[f"{head}_score"])
+        assert set(bands["0.75-1"]["intervals"].values()) == {None}
+
+
+def test_a_slice_of_few_samples_gives_their_number_and_claims_nothing(too_high: Evaluation) -> None:
+    slices = [
+        measured
+        for head in HEADS
+        for dimension in too_high.metrics["heads"][head]["slices"].values()
+        for measured in dimension.values()
+    ]
+    small = [measured for measured in slices if measured["num_samples"] < 5]
+    assert small
+    assert all(set(measured) == {"num_samples"} for measured in small)
+    assert all("mse" in measured for measured in slices if measured["num_samples"] >= 5)
+
+
+def test_brightness_detail_and_source_divide_all_samples(too_high: Evaluation) -> None:
+    slices = too_high.metrics["heads"]["noise"]["slices"]
+    for dimension in ("brightness", "detail", "source"):
+        assert sum(measured["num_samples"] for measured in slices[dimension].values()) == 30, dimension
+
+
+def test_every_ladder_is_measured_on_clean_test_pictures_and_as_many_as_the_section_allows(
+    too_high: Evaluation,
+) -> None:
+    assert set(too_high.metrics["ladders"]) == {ladder.name for ladder in LADDERS}
+    assert {found["num_pictures"] for found in too_high.metrics["ladders"].values()} == {2}
+    # in a clean picture nothing is hidden, so the model answers what it always adds
+    assert {found["mean_scores"][0] for found in too_high.metrics["ladders"].values()} == {0.25}
+
+
+def test_cross_talk_is_that_of_the_ladders(too_high: Evaluation) -> None:
+    ladders, matrix = too_high.metrics["ladders"], too_high.metrics["cross_talk"]
+    for head in HEADS:
+        climbs = [
+            found["mean_scores"][-1] - found["mean_scores"][0]
+            for found in ladders.values()
+            if found["head"] == head
+        ]
+        assert matrix[head][head] == pytest.approx(np.mean(climbs))
+        assert set(matrix[head]) == set(HEADS)
+
+
+def test_clean_flags_are_counted_on_clean_test_samples_with_the_models_thresholds(
+    too_high: Evaluation,
+) -> None:
+    clean = int(too_high.predictions["is_clean"].sum())
+    flags = too_high.metrics["clean_flags"]
+    assert flags["color_cast"] == {"threshold": 0.2, "flagged_share": 1.0, "num_pictures": clean}
+    assert flags["noise"] == {"threshold": 0.3, "flagged_share": 0.0, "num_pictures": clean}
+
+
+def test_without_thresholds_and_baselines_the_evidence_says_that_they_are_not_known(
+    section: EvaluateParams, reads_labels: nn.Module, training_set: TrainingSet
+) -> None:
+    evaluation = evaluate(section, reads_labels, training_set, loss_weights=WEIGHTS)
+    assert evaluation.metrics["clean_flags"]["noise"]["flagged_share"] is None
+    assert evaluation.metrics["baselines"] == {}
+
+
+def test_baselines_that_were_measured_are_taken_over_as_they_are(
+    section: EvaluateParams, reads_labels: nn.Module, training_set: TrainingSet
+) -> None:
+    known = {"noise": {"estimate_sigma": {"mse": 0.1, "r2": 0.5, "spearman": 0.9}}}
+    evaluation = evaluate(section, reads_labels, training_set, loss_weights=WEIGHTS, baselines=known)
+    assert evaluation.metrics["baselines"] == known
+
+
+def test_the_summary_has_the_worst_ladder_the_largest_cross_talk_and_the_clean_flags_of_each_head() -> None:
+    heads = {head: dict.fromkeys(metrics.MEASURES, 0.5) for head in HEADS}
+    ladders = {
+        f"{head} {name}": {"head": head, "spearman": spearman}
+        for head in HEADS
+        for name, spearman in (("one", 0.9), ("other", 0.7))
+    }
+    ladders["noise other"]["spearman"] = None
+    matrix = {degraded: dict.fromkeys(HEADS, 0.01) for degraded in HEADS}
+    matrix["blurriness"] = {"color_cast": 0.02, "blurriness": 0.9, "watermark": -0.3, "noise": 0.0}
+    flags = {head: {"flagged_share": 0.02} for head in HEADS}
+    facts = {
+        "loss": 0.1, "heads": heads, "ladders": ladders, "cross_talk": matrix, "clean_flags": flags
+    }  # fmt: skip
+    summary = Evaluation(facts, pd.DataFrame()).summary()
+    assert summary["watermark"]["worst_ladder_spearman"] == 0.7
+    assert summary["noise"]["worst_ladder_spearman"] is None
+    assert summary["watermark"]["largest_cross_talk"] == 0.3
+    assert summary["blurriness"]["largest_cross_talk"] == 0.01
+    assert summary["noise"]["clean_flag_share"] == 0.02
+
+
+def test_the_gate_finds_all_it_asks_for_in_an_evaluation(too_high: Evaluation, params: Params) -> None:
+    baselines = {head: {"a baseline": {"mse": 0.1, "r2": 0.0, "spearman": 0.0}} for head in HEADS}
+    ladders = {  # those of a model that saw them; this one reads a few pixels
+        name: found | {"spearman": 0.9} for name, found in too_high.metrics["ladders"].items()
+    }
+    verdict = decide(params.gate, too_high.metrics | {"baselines": baselines, "ladders": ladders}, None)
+    refused = {row.rule for row in verdict.rows if not row.passed}
+    assert refused <= {"max_mse", "min_r2", "skill"}, verdict.refusals

@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from quality_model.evaluation.ladders import LADDERS, ScoredLadder, measure_ladders
 from quality_model.evaluation.plots import (
-    histogram_figure,
+    cross_talk_figure,
+    ladders_figure,
     learning_curves,
     predicted_against_true,
     save_figure,
@@ -50,6 +52,20 @@ def predictions(size: int = 60, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def measured_ladders(num_pictures: int = 9) -> dict[str, dict[str, Any]]:
+    """What `measure_ladders` gives for a model that climbs half of every ladder of the program."""
+    rng = np.random.default_rng(5)
+    scored = []
+    for ladder in LADDERS:
+        climb = np.linspace(0.1, 0.6, len(ladder.levels))[None, :, None]
+        scores = np.clip(climb + rng.normal(0, 0.05, (num_pictures, len(ladder.levels), 4)), 0, 1)
+        scored.append(ScoredLadder(ladder, scores))
+    return measure_ladders(scored)
+
+
+MATRIX = {degraded: {moved: 0.83 if moved == degraded else -0.04 for moved in HEADS} for degraded in HEADS}
+
+
 @pytest.fixture
 def images(photo: Pixels) -> Pixels:
     """uint8 (60, 48, 48, 3), the value of the first pixel being the row."""
@@ -82,9 +98,11 @@ DRAWN: dict[str, Callable[[pd.DataFrame, Pixels], Figure]] = {
     "learning curves": lambda table, images: learning_curves(history(8)),
     "predicted against true": lambda table, images: predicted_against_true(table),
     "worst errors": worst_errors,
-    "histograms": lambda table, images: histogram_figure(
-        {**{head: table[f"{head}_score"] for head in HEADS}, "overall": 1 - table["noise_score"]}
+    "worst errors of one head": lambda table, images: worst_errors(
+        table, images, ["noise"], count=10, columns=5
     ),
+    "ladders": lambda table, images: ladders_figure(measured_ladders()),
+    "cross-talk": lambda table, images: cross_talk_figure(MATRIX),
 }
 
 
@@ -95,7 +113,7 @@ def test_no_title_or_label_covers_another_or_leaves_the_picture(name: str, image
 
 def test_a_saved_figure_is_a_png_and_saving_it_again_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one.png", "two.png"):
-        save_figure(histogram_figure({"noise": [0.1, 0.2, 0.9]}), tmp_path / "deep" / name)
+        save_figure(cross_talk_figure(MATRIX), tmp_path / "deep" / name)
     with Image.open(tmp_path / "deep" / "one.png") as image:
         assert image.format == "PNG"
         assert np.asarray(image.convert("L")).std() > 5
@@ -141,7 +159,7 @@ def test_the_worst_errors_of_each_head_come_first_with_their_pictures(images: Pi
     table = predictions()
     table.loc[17, ["blurriness_label", "blurriness_score"]] = [1.0, 0.0]
     table.loc[17, "blurriness_kind"] = "motion"
-    axes = worst_errors(table, images, columns=5).axes
+    axes = worst_errors(table, images, count=5, columns=5).axes
     assert len(axes) == 5 * len(HEADS)
     assert axes[5].get_title() == "score 0.00, label 1.00\nmotion"
     for position, head in enumerate(HEADS):
@@ -151,21 +169,42 @@ def test_the_worst_errors_of_each_head_come_first_with_their_pictures(images: Pi
 
 
 def test_fewer_samples_than_places_leave_places_empty(images: Pixels, tmp_path: Path) -> None:
-    figure = worst_errors(predictions(size=2), images, columns=4)
+    figure = worst_errors(predictions(size=2), images, count=4, columns=4)
     assert sum(bool(axes.images) for axes in figure.axes) == 2 * len(HEADS)
     save_figure(figure, tmp_path / "worst.png")
 
 
-def test_a_histogram_counts_finite_scores_and_says_how_many() -> None:
-    (axes,) = histogram_figure({"overall": [0.0, 0.25, 1.0, float("nan")]}).axes
-    assert sum(bar.get_height() for bar in axes.patches) == 3
-    assert axes.get_title() == "Overall quality\nmedian 0.25 of 3"
-    assert axes.get_xlabel() == "1 no fault\n0 every fault at its worst"
+def test_the_worst_of_one_head_fill_rows_from_left_to_right(images: Pixels) -> None:
+    table = predictions()
+    error = np.abs(table["watermark_score"] - table["watermark_label"]).to_numpy()
+    axes = worst_errors(table, images, ["watermark"], count=10, columns=5).axes
+    shown = [int(one.images[0].get_array()[0, 0, 0]) for one in axes]
+    assert shown == list(np.argsort(-error)[:10])
+    assert axes[0].get_ylabel() == "Watermark"
 
 
-def test_a_collection_without_scores_has_an_empty_histogram_that_says_so() -> None:
-    (axes,) = histogram_figure({"noise": []}).axes
-    assert axes.get_title() == "Noise\nno scores"
+def test_every_ladder_has_a_panel_with_its_levels_its_mean_score_and_how_well_it_climbs() -> None:
+    measured = measured_ladders()
+    panels = [axes for axes in ladders_figure(measured).axes if axes.lines]
+    assert len(panels) == len(measured)
+    for name, ladder in measured.items():
+        (panel,) = (axes for axes in panels if axes.get_title().startswith(name.replace("_", " ")))
+        assert list(panel.lines[0].get_xdata()) == ladder["levels"]
+        assert list(panel.lines[0].get_ydata()) == ladder["mean_scores"]
+        assert f"Spearman {ladder['spearman']:.2f}" in panel.get_title()
+
+
+def test_ladders_without_a_picture_are_drawn_and_say_so(tmp_path: Path) -> None:
+    figure = ladders_figure(measured_ladders(num_pictures=0))
+    assert "Spearman not defined" in figure.axes[0].get_title()
+    save_figure(figure, tmp_path / "ladders.png")
+
+
+def test_cross_talk_is_written_into_its_cells_and_what_is_not_known_is_a_dash() -> None:
+    unknown = {**MATRIX, "noise": dict.fromkeys(HEADS)}
+    texts = [text.get_text() for text in cross_talk_figure(unknown).axes[0].texts]
+    assert texts[:4] == ["+0.83", "-0.04", "-0.04", "-0.04"]
+    assert texts[12:] == ["-"] * 4
 
 
 def test_drawing_opens_no_figure_in_pyplot() -> None:
@@ -173,5 +212,5 @@ def test_drawing_opens_no_figure_in_pyplot() -> None:
 
     before = plt.get_fignums()
     predicted_against_true(predictions())
-    histogram_figure({"noise": [0.5]})
+    cross_talk_figure(MATRIX)
     assert plt.get_fignums() == before
