@@ -2,12 +2,16 @@
 
 import logging
 from pathlib import Path
+from typing import Final
 
 from quality_model import storage
 from quality_model.checkpoints import load_model
 from quality_model.device import choose_device
 from quality_model.evaluation import Evaluation, evaluate, require_size, write_evaluation
+from quality_model.evaluation.baselines import BASELINE_VERSION, measure_baselines
 from quality_model.evaluation.plots import (
+    cross_talk_figure,
+    ladders_figure,
     learning_curves,
     predicted_against_true,
     save_figure,
@@ -16,10 +20,13 @@ from quality_model.evaluation.plots import (
 from quality_model.params import EvaluateParams, PerHead, RegistryParams
 from quality_model.paths import HISTORY_NAME, RUN_NAME
 from quality_model.records import HEADS
-from quality_model.tracking import resume_run, run_exists
+from quality_model.tracking import DataFacts, data_tags, log_baselines, resume_run, run_exists
 from quality_model.training_set.store import TrainingSet
 
 log = logging.getLogger(__name__)
+
+_WORST_PICTURES: Final = 10
+_WORST_COLUMNS: Final = 5
 
 
 def evaluate_candidate(
@@ -33,10 +40,10 @@ def evaluate_candidate(
     output: Path,
     loss_weights: PerHead,
 ) -> Evaluation:
-    """Measure a model on the test split.
+    """Measure a model on the test split, with the evidence that the gate asks for.
 
     Args:
-        section: Bootstrap, batch size, device.
+        section: Bootstrap, batch size, device, pictures of the ladders.
         registry: Names the experiment.
         root: The project folder.
         training_set: Folder whose test split is used.
@@ -52,16 +59,34 @@ def evaluate_candidate(
     samples = TrainingSet.open(training_set)
     loaded = load_model(model, choose_device(section.device))
     require_size(loaded, samples)
-    evaluation = evaluate(section, loaded.model, samples, loss_weights=loss_weights.as_dict())
+    evaluation = evaluate(
+        section,
+        loaded.model,
+        samples,
+        loss_weights=loss_weights.as_dict(),
+        thresholds=loaded.thresholds,
+        baselines=measure_baselines(samples, max_samples=section.baseline_samples, seed=section.seed),
+    )
     write_evaluation(evaluation, output)
     pictures = output / "pictures"
-    save_figure(predicted_against_true(evaluation.predictions), pictures / "predicted_against_true.png")
-    save_figure(worst_errors(evaluation.predictions, samples.images), pictures / "worst_errors.png")
+    _draw(evaluation, samples, pictures)
     if history is not None:
         curves = learning_curves(storage.read_json(history / HISTORY_NAME))
         save_figure(curves, pictures / "learning_curves.png")
+    _track_baselines(section, registry, root, training_set, samples, evaluation)
     _track(registry, root, model, output, evaluation)
     return evaluation
+
+
+def _draw(evaluation: Evaluation, samples: TrainingSet, folder: Path) -> None:
+    table, images = evaluation.predictions, samples.images
+    save_figure(predicted_against_true(table), folder / "predicted_against_true.png")
+    save_figure(ladders_figure(evaluation.metrics["ladders"]), folder / "ladders.png")
+    save_figure(cross_talk_figure(evaluation.metrics["cross_talk"]), folder / "cross_talk.png")
+    save_figure(worst_errors(table, images), folder / "worst_errors.png")
+    for head in HEADS:
+        worst = worst_errors(table, images, [head], count=_WORST_PICTURES, columns=_WORST_COLUMNS)
+        save_figure(worst, folder / f"worst_{head}.png")
 
 
 def summary_table(evaluation: Evaluation) -> str:
@@ -96,3 +121,32 @@ def _track(registry: RegistryParams, root: Path, model: Path, output: Path, eval
         run.log_metrics(evaluation.summary(), "test")
         run.log_files(output, "evaluation")
         run.set_tags({"test_data_sha256": evaluation.metrics["data_sha256"]})
+
+
+def _track_baselines(
+    section: EvaluateParams,
+    registry: RegistryParams,
+    root: Path,
+    folder: Path,
+    samples: TrainingSet,
+    evaluation: Evaluation,
+) -> None:
+    """Runs of their own, once for these data, so that they stand beside the models."""
+    log_baselines(
+        root,
+        registry,
+        evaluation.metrics["baselines"],
+        data=DataFacts(
+            name="training set",
+            sha256=samples.data_sha256,
+            rows=len(samples),
+            source=folder.name if folder.is_absolute() else str(folder),
+            context="evaluation",
+        ),
+        settings={
+            "version": BASELINE_VERSION,
+            "max_samples": section.baseline_samples,
+            "seed": section.seed,
+        },
+        tags=data_tags(root, folder),
+    )

@@ -9,6 +9,9 @@ from typing import Any, Final
 
 from quality_model import storage
 from quality_model.checkpoints import save_model
+from quality_model.device import choose_device
+from quality_model.evaluation.clean_flags import calibrate_thresholds
+from quality_model.evaluation.predictions import predict_scores
 from quality_model.params import RegistryParams, TrainParams, values_sha256
 from quality_model.paths import HISTORY_NAME, RUN_NAME
 from quality_model.records import HEADS
@@ -66,7 +69,7 @@ def train_candidate(
             output,
             trained.model,
             image_size_px=samples.image_size_px,
-            facts=_lasting_facts(trained, settings),
+            facts={**_lasting_facts(trained, settings), **_flag_facts(section, trained, samples)},
         )
         _write_report(report, trained)
         run.log_metrics(_summary(trained), "best")
@@ -121,6 +124,21 @@ def _tracked(
 def _lasting_facts(trained: TrainedModel, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What model.json says of its origin."""
     return {**trained.facts(), "settings": _lasting_settings(settings)}
+
+
+def _flag_facts(section: TrainParams, trained: TrainedModel, samples: TrainingSet) -> dict[str, Any]:
+    """``thresholds`` of the flags, calibrated on validation's clean samples; nothing without any."""
+    rows = samples.indices("validation")
+    clean = rows[samples.manifest["is_clean"].to_numpy(dtype=bool)[rows]]
+    device = choose_device(section.device)
+    scores = predict_scores(
+        trained.model.to(device), samples, clean, batch_size=section.batch_size, device=device
+    )
+    thresholds = calibrate_thresholds(scores, section.clean_flag_share)
+    if thresholds is None:
+        log.warning("No clean sample in the validation split: the model gets no thresholds for flags.")
+        return {}
+    return {"thresholds": thresholds, "thresholds_clean_samples": len(clean)}
 
 
 def _lasting_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
