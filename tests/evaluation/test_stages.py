@@ -1,0 +1,83 @@
+"""Training and evaluation as steps: what they leave for the gate and for the user's eyes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quality_model.checkpoints import load_model
+from quality_model.device import choose_device
+from quality_model.evaluation import predict_scores
+from quality_model.evaluation.clean_flags import flagged_shares
+from quality_model.params import Params, flatten
+from quality_model.records import HEADS
+from quality_model.stages.evaluation import evaluate_candidate
+from quality_model.stages.training import train_candidate
+from quality_model.training_set.store import TrainingSet
+
+
+@pytest.fixture
+def tiny(params: Params) -> Params:
+    """One epoch on the CPU and few pictures; the rest as committed."""
+    train = {
+        "epochs": 1,
+        "device": "cpu",
+        "precision": "float32",
+        "samples": "stored",
+        "clean_flag_share": 0.2,
+    }
+    evaluate = {"ladder_pictures": 1, "bootstrap_samples": 20, "baseline_samples": 10, "device": "cpu"}
+    return params.model_copy(
+        update={
+            "train": params.train.model_copy(update=train),
+            "evaluate": params.evaluate.model_copy(update=evaluate),
+        }
+    )
+
+
+def test_a_trained_model_carries_thresholds_and_its_evaluation_counts_flags_with_them_and_draws_the_evidence(
+    tiny: Params, training_set: TrainingSet, project: Path
+) -> None:
+    model, report = project / "model", project / "evaluation"
+    train_candidate(
+        tiny.train,
+        tiny.registry,
+        root=project,
+        training_set=training_set.folder,
+        output=model,
+        report=project / "training",
+        checkpoints=project / "checkpoints",
+        settings=flatten(tiny),
+    )
+    loaded = load_model(model, choose_device("cpu"))
+    assert loaded.thresholds is not None
+    rows = training_set.indices("validation")
+    clean = rows[training_set.manifest["is_clean"].to_numpy()[rows]]
+    scores = predict_scores(loaded.model, training_set, clean, batch_size=8, device=choose_device("cpu"))
+    shares = flagged_shares(scores, loaded.thresholds)
+    assert all(share is not None and share <= 0.2 for share in shares.values())
+    assert loaded.facts["thresholds_clean_samples"] == len(clean)
+
+    evaluate_candidate(
+        tiny.evaluate,
+        tiny.registry,
+        root=project,
+        training_set=training_set.folder,
+        model=model,
+        history=project / "training",
+        output=report,
+        loss_weights=tiny.train.loss_weights,
+    )
+    metrics = json.loads((report / "evaluation.json").read_text())
+    assert {head: metrics["clean_flags"][head]["threshold"] for head in HEADS} == loaded.thresholds
+    assert all(metrics["baselines"][head] for head in HEADS)
+    drawn = {path.stem: path for path in (report / "pictures").iterdir()}
+    assert set(drawn) == {
+        "predicted_against_true", "learning_curves", "ladders", "cross_talk", "worst_errors",
+        *(f"worst_{head}" for head in HEADS),
+    }  # fmt: skip
+    for path in drawn.values():
+        with Image.open(path) as image:
+            assert np.asarray(image.convert("L")).std() > 5
