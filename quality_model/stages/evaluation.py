@@ -90,21 +90,29 @@ def _draw(evaluation: Evaluation, samples: TrainingSet, folder: Path) -> None:
 
 
 def summary_table(evaluation: Evaluation) -> str:
-    """The measures of each head, with the interval of R2, as aligned text."""
-    heads = evaluation.metrics["heads"]
-    lines = [
-        f"{'head':12} {'MSE':>8} {'constant':>9} {'MAE':>7} {'R2':>7} {'interval of R2':>18} {'Spearman':>9}"
-    ]
+    """The measures of each head, with the interval of R2 and the evidence, as aligned text."""
+    heads, summary = evaluation.metrics["heads"], evaluation.summary()
+    titles = [f"{title:>{width}}" for title, _, width, _ in _COLUMNS]
+    lines = [" ".join([f"{'head':12}", *titles, f"{'interval of R2':>18}"])]
     for head in HEADS:
-        measured = heads[head]
-        low_high = measured["intervals"]["r2"]
+        low_high = heads[head]["intervals"]["r2"]
         interval = "-" if low_high is None else f"[{low_high[0]:.3f}, {low_high[1]:.3f}]"
-        cells = [_cell(measured[name], width, digits) for name, width, digits in _COLUMNS]
-        lines.append(f"{head:12} {cells[0]} {cells[1]} {cells[2]} {cells[3]} {interval:>18} {cells[4]}")
+        cells = [_cell(summary[head][name], width, digits) for _, name, width, digits in _COLUMNS]
+        lines.append(" ".join([f"{head:12}", *cells, f"{interval:>18}"]))
     return "\n".join(lines)
 
 
-_COLUMNS = (("mse", 8, 4), ("constant_mse", 9, 4), ("mae", 7, 4), ("r2", 7, 3), ("spearman", 9, 3))
+_COLUMNS: Final = (
+    ("MSE", "mse", 8, 4),
+    ("constant", "constant_mse", 9, 4),
+    ("MAE", "mae", 7, 4),
+    ("Spearman", "spearman", 9, 3),
+    ("worst ladder", "worst_ladder_spearman", 13, 3),
+    ("cross-talk", "largest_cross_talk", 11, 3),
+    ("clean flags", "clean_flag_share", 12, 3),
+    ("R2", "r2", 7, 3),
+)
+"""Title, name in the summary, width and digits."""
 
 
 def _cell(value: float | None, width: int, digits: int) -> str:

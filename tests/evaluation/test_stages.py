@@ -13,7 +13,7 @@ from quality_model.evaluation import predict_scores
 from quality_model.evaluation.clean_flags import flagged_shares
 from quality_model.params import Params, flatten
 from quality_model.records import HEADS
-from quality_model.stages.evaluation import evaluate_candidate
+from quality_model.stages.evaluation import evaluate_candidate, summary_table
 from quality_model.stages.training import train_candidate
 from quality_model.training_set.store import TrainingSet
 
@@ -60,7 +60,7 @@ def test_a_trained_model_carries_thresholds_and_its_evaluation_counts_flags_with
     assert all(share is not None and share <= 0.2 for share in shares.values())
     assert loaded.facts["thresholds_clean_samples"] == len(clean)
 
-    evaluate_candidate(
+    evaluation = evaluate_candidate(
         tiny.evaluate,
         tiny.registry,
         root=project,
@@ -70,6 +70,9 @@ def test_a_trained_model_carries_thresholds_and_its_evaluation_counts_flags_with
         output=report,
         loss_weights=tiny.train.loss_weights,
     )
+    head, *rows_of_heads = summary_table(evaluation).splitlines()
+    assert [row.split()[0] for row in rows_of_heads] == list(HEADS)
+    assert len({len(row) for row in (head, *rows_of_heads)}) == 1
     metrics = json.loads((report / "evaluation.json").read_text())
     assert {head: metrics["clean_flags"][head]["threshold"] for head in HEADS} == loaded.thresholds
     assert all(metrics["baselines"][head] for head in HEADS)
