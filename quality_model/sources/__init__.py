@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # the command line lists the presets before it needs the para
 
 __all__ = ["PRESETS", "Preset", "Source", "open_source"]
 
+_JOINT = " + "
+_COUNTED = re.compile(r"(?P<name>.*\S)\*(?P<count>\d+)")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -41,7 +43,8 @@ def open_source(section: "SourceParams", limits: "LimitsParams") -> Source:
     """Find the source that ``section.dataset`` names.
 
     An existing folder wins where the value looks like a path (it has a slash, or starts
-    with a dot or a tilde); then presets, then ``owner/name`` of the Hugging Face hub.
+    with a dot or a tilde); then presets, then ``owner/name`` of the Hugging Face hub. Several,
+    joined by `` + ``, are taken together (see `Combined`).
 
     Raises:
         UsageError: The value names nothing.
@@ -49,6 +52,10 @@ def open_source(section: "SourceParams", limits: "LimitsParams") -> Source:
         NetworkUnavailableError: It is on the hub, which does not answer.
     """
     value = section.dataset
+    if _JOINT in value and not Path(value).expanduser().is_dir():
+        from quality_model.sources.combined import Combined
+
+        return Combined([(open_source(part, limits), part.num_images) for part in _parts(section)])
     path_like = "/" in value or os.sep in value or value.startswith((".", "~"))
     if path_like:
         folder = Path(value).expanduser()
@@ -79,3 +86,32 @@ def open_source(section: "SourceParams", limits: "LimitsParams") -> Source:
         f"{guess}Presets: {', '.join(PRESETS)}. Or name a Hugging Face data set as owner/name, "
         "or a folder as ./folder or /path/of/folder.",
     )
+
+
+def _parts(section: "SourceParams") -> "list[SourceParams]":
+    """The section of each source: those without a number of their own share what the others leave."""
+    names = [name.strip() for name in section.dataset.split(_JOINT)]
+    found = [(_COUNTED.fullmatch(name), name) for name in names]
+    asked = [int(match["count"]) if match else None for match, _ in found]
+    open_ends = asked.count(None)
+    rest = section.num_images - sum(count or 0 for count in asked)
+    if 0 in asked or rest < open_ends or (open_ends == 0 and rest != 0):
+        raise UsageError(
+            f"The sources of {section.dataset!r} do not make up {section.num_images} pictures.",
+            "Let the numbers behind * add up to num_images, or leave one source without a number.",
+        )
+    shares = iter(divide(rest, open_ends))
+    return [
+        section.model_copy(
+            update={
+                "dataset": match["name"] if match else name,
+                "num_images": count if count is not None else next(shares),
+            }
+        )
+        for (match, name), count in zip(found, asked, strict=True)
+    ]
+
+
+def divide(total: int, parts: int) -> list[int]:
+    """Whole numbers that add up to ``total`` and differ by one at the most; none for no parts."""
+    return [total // parts + (number < total % parts) for number in range(parts)]

@@ -7,7 +7,8 @@ from typing import Final
 
 from quality_model import storage
 from quality_model.params import LimitsParams, SourceParams, flatten, values_sha256
-from quality_model.sources import open_source
+from quality_model.sources import Source, open_source
+from quality_model.sources.combined import Combined
 from quality_model.sources.local_folder import LocalFolder, list_pictures
 
 NOTE_NAME: Final = "source.json"
@@ -23,8 +24,7 @@ def source_sha256(section: SourceParams, limits: LimitsParams) -> str:
         UsageError, SourceError, NetworkUnavailableError: The source cannot be opened.
     """
     source = open_source(section, limits)
-    listing = _listing_sha256(source.root) if isinstance(source, LocalFolder) else None
-    return values_sha256([flatten(section), flatten(limits), source.name, source.revision, listing])
+    return values_sha256([flatten(section), flatten(limits), source.name, source.revision, _listing(source)])
 
 
 def is_known(state: Path, sha256: str) -> bool:
@@ -36,6 +36,12 @@ def is_known(state: Path, sha256: str) -> bool:
 def remember(state: Path, sha256: str) -> None:
     """Note what the pictures were taken from, once they are taken."""
     storage.write_json(state / NOTE_NAME, {"sha256": sha256})
+
+
+def _listing(source: Source) -> str | None:
+    if isinstance(source, Combined):
+        return values_sha256([_listing(part) for part, _ in source.sources])
+    return _listing_sha256(source.root) if isinstance(source, LocalFolder) else None
 
 
 def _listing_sha256(root: Path) -> str:
