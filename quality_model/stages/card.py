@@ -1,11 +1,13 @@
-"""The model card as a step: from the files of training and gate to the version that it describes."""
+"""The model card as a step: from the files of training and gate to the version or the shipped model."""
 
 from pathlib import Path
+from typing import Any
 
 from quality_model import storage
 from quality_model.cards import CARD_NAME, model_card
 from quality_model.checkpoints import DESCRIPTION_NAME
 from quality_model.paths import EVIDENCE_NAME, VERDICT_NAME
+from quality_model.pretrained import ship
 from quality_model.registry import ModelVersion, Registry
 
 _ORIGIN = ("data_name", "git_commit", "git_dirty", "model_sha256", "params_sha256")
@@ -28,11 +30,10 @@ def publish_card(catalogue: Registry, version: ModelVersion, *, model: Path, rep
         RegistryError: MLflow does not take it.
         CorruptError: A file is not JSON.
     """
-    evidence, verdict = report / EVIDENCE_NAME, report / VERDICT_NAME
-    card = model_card(
-        storage.read_json(model / DESCRIPTION_NAME),
-        storage.read_json(evidence) if evidence.exists() else None,
-        storage.read_json(verdict) if verdict.exists() else None,
+    card = _card_of(
+        model,
+        report,
+        about_sha256=str(storage.require_sealed(model)["sha256"]),
         name=version.name,
         version=version.version,
         origin={"run_id": version.run_id, **{key: version.tags.get(key) for key in _ORIGIN}},
@@ -40,3 +41,49 @@ def publish_card(catalogue: Registry, version: ModelVersion, *, model: Path, rep
     storage.write_text(report / CARD_NAME, card)
     catalogue.attach_card(version, card)
     return card
+
+
+def ship_with_card(model: Path, output: Path, *, report: Path, picture_licence: str | None) -> dict[str, Any]:
+    """Make a trained model the one that ships (see `pretrained.ship`), with its card beside it.
+
+    Args:
+        model: Folder of the trained model.
+        output: Folder for the model that ships.
+        report: Folder of the gate's verdict and evidence; if they are about another model, or
+            not there, the card calls them missing.
+        picture_licence: That of the pictures it learned from.
+
+    Returns:
+        The marker.
+
+    Raises:
+        CheckpointError: The model does not load.
+    """
+    marker = ship(model, output)
+    shipped = storage.read_json(output / DESCRIPTION_NAME)["facts"]
+    card = _card_of(
+        output,
+        report,
+        about_sha256=str(storage.require_sealed(model)["sha256"]),
+        version=shipped["version"],
+        origin={"run_id": shipped.get("run_id"), "model_sha256": shipped["trained_sha256"]},
+        picture_licence=picture_licence,
+    )
+    storage.write_text(output / CARD_NAME, card)
+    return marker
+
+
+def _card_of(model: Path, report: Path, *, about_sha256: str, **known: Any) -> str:
+    """The card of a model, by a report about the trained model of this hash."""
+    verdict = _read_if_there(report / VERDICT_NAME)
+    is_about_it = verdict is not None and verdict.get("model_sha256") == about_sha256
+    return model_card(
+        storage.read_json(model / DESCRIPTION_NAME),
+        _read_if_there(report / EVIDENCE_NAME) if is_about_it else None,
+        verdict if is_about_it else None,
+        **known,
+    )
+
+
+def _read_if_there(path: Path) -> Any:
+    return storage.read_json(path) if path.exists() else None

@@ -43,17 +43,41 @@ def test_its_facts_lead_back_to_its_training_and_not_to_a_machine(trained: Path,
     assert facts["files"] == ["of-them", "sample-photos", "zh-plus/tiny-imagenet"]
 
 
-def test_the_command_ships_and_leaves_the_card_beside_the_model(trained: Path, tmp_path: Path) -> None:
+def ship_by_command(trained: Path, output: Path, report: Path) -> str:
+    """Run the command, and return the card that it wrote."""
+    arguments = ["ship", "--model", str(trained), "--output", str(output), "--report", str(report)]
+    result = CliRunner().invoke(cli, [*arguments, "--picture-licence", "CC0"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "model.safetensors" in result.output
+    return (output / "MODEL_CARD.md").read_text()
+
+
+def test_the_command_ships_with_a_card_and_leaves_other_files_alone(trained: Path, tmp_path: Path) -> None:
     output = tmp_path / "standard"
     output.mkdir()
-    (output / "MODEL_CARD.md").write_text("# A model")
-    arguments = ["ship", "--model", str(trained), "--output", str(output)]
+    (output / "LICENSES.md").write_text("Of the pictures")
     for _ in range(2):  # again over what is there
-        result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
-        assert result.exit_code == 0
-        assert "model.safetensors" in result.output
-    assert (output / "MODEL_CARD.md").read_text() == "# A model"
+        card = ship_by_command(trained, output, tmp_path / "no report")
+    assert "CC0" in card
+    assert (output / "LICENSES.md").read_text() == "Of the pictures"
     assert json.loads((output / "model.json").read_text())["facts"]["run_id"] == "0123abcd"
+
+
+def test_the_card_tells_the_evidence_about_this_model_and_not_about_another(
+    trained: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "gate"
+    verdict = {"passed": True, "summary": "All is well."}
+    storage.write_json(report / "evidence.json", {"heads": {"noise": {"r2": 0.77}}})
+    storage.write_json(report / "verdict.json", {**verdict, "model_sha256": "of another"})
+    other = ship_by_command(trained, tmp_path / "standard", report)
+    assert "All is well." not in other
+    assert "0.770" not in other
+    sha256 = storage.require_sealed(trained)["sha256"]
+    storage.write_json(report / "verdict.json", {**verdict, "model_sha256": sha256})
+    own = ship_by_command(trained, tmp_path / "standard", report)
+    assert "All is well." in own
+    assert "0.770" in own
 
 
 def test_a_model_that_is_not_whole_does_not_ship(tmp_path: Path) -> None:
