@@ -60,7 +60,8 @@ class SourceParams(Section):
     """Where clean pictures come from."""
 
     dataset: str
-    """preset (see list-datasets), Hugging Face data set (owner/name), or path of a folder"""
+    """preset (see list-datasets), Hugging Face data set (owner/name), or path of a folder; or several,
+    joined by " + ", each with *NUMBER behind it if it is to give so many of num_images"""
     num_images: Count
     """number of clean pictures to take"""
     split: str | None
@@ -76,7 +77,7 @@ class SourceParams(Section):
 class GenerateParams(Section):
     """How clean pictures become labelled samples."""
 
-    profile: Literal["seed"]
+    profile: Literal["calibrated", "seed"]
     """label profile: which degradations in which ranges, and what a label means"""
     samples_per_image: Count
     """degraded samples per clean picture, besides the clean picture itself"""
@@ -116,6 +117,14 @@ class ValidationParams(Section):
 class TrainParams(Section):
     """The recipe of training."""
 
+    samples: Literal["stored", "fresh"]
+    """stored: those of the training set; fresh: its clean pictures, varied and degraded anew each time"""
+    samples_per_epoch: Count
+    """samples of an epoch, if fresh"""
+    crops_px: tuple[Annotated[int, Field(ge=32)], ...]
+    """sides of crops, if fresh, one after the other for equal parts of the run; none: whole pictures"""
+    start_from: str | None
+    """weights to begin with: a model's folder or file; empty: random ones"""
     epochs: Count
     """most epochs"""
     batch_size: Annotated[int, Field(ge=2)]
@@ -126,8 +135,14 @@ class TrainParams(Section):
     """weight decay of AdamW"""
     final_learning_rate_share: Share
     """cosine annealing ends at this share of the learning rate"""
+    warmup_epochs: NonNegative
+    """epochs over which the learning rate rises to its peak"""
+    weight_average: Annotated[float, Field(ge=0.0, lt=1.0)]
+    """decay per step of the moving average of the weights, which is then the model; 0: none"""
     gradient_clip_norm: Positive
     """largest norm of the gradient"""
+    max_validation_samples: Count
+    """most samples of the validation split that are scored after each epoch, spread evenly"""
     patience: Count
     """epochs without a better validation loss before training stops"""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -153,6 +168,8 @@ class EvaluateParams(Section):
     """resamples of the groups for the intervals"""
     ladder_pictures: Count
     """most clean test pictures that severity ladders are made of"""
+    baseline_samples: Count
+    """most samples, of the training and of the test, that zero-training baselines are made of"""
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)]
     """confidence of the intervals"""
     seed: Seed
@@ -210,7 +227,7 @@ class ScoreParams(Section):
 
 
 class ScoringParams(Section):
-    """What the scoring of pictures needs."""
+    """The sections that scoring pictures needs, which is all there is outside a project."""
 
     limits: LimitsParams
     score: ScoreParams
@@ -229,9 +246,10 @@ WITHOUT_PROJECT: Final = ScoringParams(
 """For scoring outside any project folder; a test holds it equal to the committed params.yaml."""
 
 
-class Params(ScoringParams):
+class Params(Section):
     """All of params.yaml."""
 
+    limits: LimitsParams
     source: SourceParams
     generate: GenerateParams
     validation: ValidationParams
@@ -239,6 +257,7 @@ class Params(ScoringParams):
     evaluate: EvaluateParams
     gate: GateParams
     registry: RegistryParams
+    score: ScoreParams
 
 
 def parse_params(tree: Any, origin: str = "params.yaml") -> Params:

@@ -1,4 +1,4 @@
-"""Noise: gaussian, salt and pepper, and Poisson (shot noise)."""
+"""Noise: gaussian, of brightness alone, salt and pepper, Poisson (shot noise) and speckle."""
 
 import cv2
 import numpy as np
@@ -27,6 +27,37 @@ def gaussian(pixels: Pixels, std: float, stream: Stream) -> Pixels:
     else:
         added = _whole_levels(normal_quantiles().take(bits, mode="wrap"), std)
     return np.asarray(cv2.add(pixels, added, dtype=cv2.CV_8U), dtype=np.uint8)
+
+
+def grainy(pixels: Pixels, std: float, stream: Stream, *, coloured: bool, grain_sigma_px: float) -> Pixels:
+    """Add normal noise whose neighbours are alike, as after demosaicing or on film.
+
+    Args:
+        pixels: uint8 (height, width, 3).
+        std: Standard deviation in grey levels, before rounding and cutting.
+        stream: Where the noise comes from.
+        coloured: Each channel has noise of its own; else all three share it.
+        grain_sigma_px: Sigma of the gaussian that the noise is smoothed with; 0 for none.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    height, width = pixels.shape[:2]
+    channels = 3 if coloured else 1
+    field = normal_quantiles().take(stream.bits16(height * width * channels), mode="wrap")
+    field = field.reshape(height, width, channels)
+    if grain_sigma_px > 0:
+        smooth = cv2.GaussianBlur(field, (0, 0), grain_sigma_px, borderType=cv2.BORDER_REFLECT)
+        field = (smooth.reshape(field.shape) / max(float(smooth.std()), 1e-6)).astype(np.float32)
+    added = np.broadcast_to(_whole_levels(field, std), pixels.shape)
+    return np.asarray(cv2.add(pixels, added, dtype=cv2.CV_8U), dtype=np.uint8)
+
+
+def speckle(pixels: Pixels, relative_std: float, stream: Stream) -> Pixels:
+    """Multiply each channel of each pixel by a normal variate of mean 1; uint8 (height, width, 3)."""
+    bits = stream.bits16(pixels.size).reshape(pixels.shape)
+    factor = 1.0 + np.float32(relative_std) * normal_quantiles().take(bits, mode="wrap")
+    return np.clip(np.rint(pixels * factor), 0, 255).astype(np.uint8)
 
 
 def _whole_levels(normal: npt.NDArray[np.float32], std: float) -> npt.NDArray[np.int16]:

@@ -1,10 +1,11 @@
 """What a label profile is: the one interface between degradations and the training set."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from quality_model.degradations.randomness import SampleRandomness
+from quality_model.degradations.severity import SeverityScale
 from quality_model.images import Pixels
 from quality_model.records import HEADS, Head
 
@@ -26,10 +27,15 @@ class AppliedDegradation:
 
 @dataclass(frozen=True, slots=True)
 class DegradedSample:
-    """A sample: pixels, uint8 (side, side, 3) RGB, and what was done to them, in order."""
+    """A sample: pixels, uint8 (side, side, 3) RGB, and what was done to them, in order.
+
+    ``delivery`` is what happened to it besides, and changes no label (recompression, slight
+    rescaling), as JSON values.
+    """
 
     image: Pixels
     applied: tuple[AppliedDegradation, ...]
+    delivery: Mapping[str, str | int | float] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[float, ...]:
@@ -52,8 +58,23 @@ class Profile(Protocol):
         ...
 
     @property
+    def source_kinds(self) -> Mapping[Head, tuple[str, ...]]:
+        """Kinds that a picture may have brought along, see ``softness_px`` of `keep`."""
+        ...
+
+    @property
     def label_ranges(self) -> Mapping[Head, tuple[float, float]]:
         """Lowest and highest label of a head that was degraded."""
+        ...
+
+    @property
+    def scales(self) -> Mapping[Head, SeverityScale]:
+        """The measure that each head's label is a function of; none where the label is no such thing."""
+        ...
+
+    @property
+    def order(self) -> tuple[Head, ...] | None:
+        """The order in which degradations are always applied; None if it is random."""
         ...
 
     @property
@@ -61,10 +82,31 @@ class Profile(Protocol):
         """Expected share of `degrade`'s samples to which nothing is applied."""
         ...
 
-    def keep(self, clean: Pixels, randomness: SampleRandomness) -> DegradedSample:
-        """The sample that stands for the clean picture, uint8 (side, side, 3), itself."""
+    @property
+    def measures_softness(self) -> bool:
+        """Whether pictures that are soft already are labelled so."""
         ...
 
-    def degrade(self, clean: Pixels, randomness: SampleRandomness) -> DegradedSample:
-        """A degraded sample of the clean picture, uint8 (side, side, 3), which stays as it is."""
+    def keep(
+        self, clean: Pixels, randomness: SampleRandomness, *, softness_px: float = 0.0
+    ) -> DegradedSample:
+        """The sample that stands for the clean picture, uint8 (side, side, 3), itself.
+
+        ``softness_px`` is the sigma, in pixels of a 224 px picture, of the blur that it has already.
+        """
+        ...
+
+    def degrade(
+        self,
+        clean: Pixels,
+        randomness: SampleRandomness,
+        *,
+        softness_px: float = 0.0,
+        scale: float | None = None,
+    ) -> DegradedSample:
+        """A degraded sample of the clean picture, uint8 (side, side, 3), which stays as it is.
+
+        ``scale`` is the number of its pixels to one of a 224 px picture: by default side / 224;
+        for a crop, that of what it was cut from.
+        """
         ...

@@ -13,10 +13,9 @@ from typing import Final
 from quality_model.degradations import blur, color_cast, noise, watermark
 from quality_model.degradations.profile import AppliedDegradation, DegradedSample
 from quality_model.degradations.randomness import SampleRandomness, Stream
+from quality_model.degradations.severity import REFERENCE_SIDE_PX, SeverityScale
 from quality_model.images import Pixels
 from quality_model.records import HEADS, Head
-
-ORIGINAL_SIDE_PX: Final = 224
 
 STRENGTHS: Final[dict[Head, tuple[float, float]]] = {
     "color_cast": (0.1, 0.5),
@@ -68,14 +67,27 @@ class SeedProfile:
         "noise": ("gaussian", "salt_and_pepper", "poisson"),
     }
     label_ranges: Final[Mapping[Head, tuple[float, float]]] = STRENGTHS
+    source_kinds: Final[Mapping[Head, tuple[str, ...]]] = {}
+    scales: Final[Mapping[Head, SeverityScale]] = {}
+    order: Final[tuple[Head, ...] | None] = None
     untouched_share: Final = 1.0 / (len(HEADS) + 1)
+    measures_softness: Final = False
 
-    def keep(self, clean: Pixels, randomness: SampleRandomness) -> DegradedSample:
-        """The clean picture as it is, with labels of 0."""
+    def keep(
+        self, clean: Pixels, randomness: SampleRandomness, *, softness_px: float = 0.0
+    ) -> DegradedSample:
+        """The clean picture as it is, with labels of 0, soft or not."""
         return DegradedSample(clean, ())
 
-    def degrade(self, clean: Pixels, randomness: SampleRandomness) -> DegradedSample:
-        """Apply 0 to 4 of the degradations; uint8 (side, side, 3) in and out."""
+    def degrade(
+        self,
+        clean: Pixels,
+        randomness: SampleRandomness,
+        *,
+        softness_px: float = 0.0,
+        scale: float | None = None,
+    ) -> DegradedSample:
+        """Apply 0 to 4 of the degradations; uint8 (side, side, 3) in and out; lengths go by the side."""
         plan = randomness.stream("plan")
         image, applied = clean, []
         for position, head in enumerate(plan.sample(HEADS, plan.integer(0, len(HEADS)))):
@@ -149,7 +161,7 @@ def poisson_peak(t: float) -> int:
 
 def _scaled(length_px: int, pixels: Pixels) -> int:
     """A length at 224 px, at the size of this picture: rounded, at least 1 px."""
-    return max(1, int(length_px * pixels.shape[0] / ORIGINAL_SIDE_PX + 0.5))
+    return max(1, int(length_px * pixels.shape[0] / REFERENCE_SIDE_PX + 0.5))
 
 
 _STEPS: Final[dict[Head, Callable[[Pixels, str, float, Stream], _Outcome]]] = {

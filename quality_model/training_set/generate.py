@@ -53,7 +53,7 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
         output: Folder of the training set.
 
     Returns:
-        What was made: ``samples``, ``pictures``, ``skipped_pictures``, ``groups`` and
+        What was made: ``samples``, ``pictures``, ``skipped_pictures``, ``soft_pictures``, ``groups`` and
         ``samples_per_split`` (by split), ``clean_share``, ``label_means`` and
         ``label_variances`` (by head, all samples counted) and ``kinds`` (by head and kind).
 
@@ -110,16 +110,26 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
         pictures_sha256=table.marker["sha256"],
         profile=profile.name,
         image_size_px=side,
-        expected_clean_share=(1 + section.samples_per_image * profile.untouched_share)
+        expected_clean_share=(1 - tally.soft_pictures / len(readable))
+        * (1 + section.samples_per_image * profile.untouched_share)
         / (1 + section.samples_per_image),
     )
     summary = {
         "samples": num_samples,
         "pictures": len(readable),
         "skipped_pictures": len(rows) - len(readable),
+        "soft_pictures": tally.soft_pictures,
         "groups": {split: sum(found == split for found in splits.values()) for split in SPLITS},
         **tally.summary(),
     }
+    if tally.soft_pictures:
+        _log.warning(
+            "%d of %d pictures are soft already, mostly for being enlarged to %d px: they are labelled so, "
+            "and not clean.",
+            tally.soft_pictures,
+            len(readable),
+            side,
+        )
     _log.info("%d samples of %d pictures are in %s", num_samples, len(readable), output)
     return summary
 
@@ -220,11 +230,17 @@ class _Tally:
         self._per_split: Counter[str] = Counter()
         self._kinds: dict[str, Counter[str]] = {head: Counter() for head in HEADS}
         self._clean = 0
+        self.soft_pictures = 0
+        self._last_soft: str | None = None
         self._sums = np.zeros((2, len(HEADS)))
 
     def add(self, sample: Sample, split: Split) -> None:
         self._per_split[split] += 1
         self._clean += not sample.applied
+        # A picture's samples follow one another, so remembering the last one counts pictures.
+        if sample.softness_px > 0 and sample.picture_id != self._last_soft:
+            self.soft_pictures += 1
+            self._last_soft = sample.picture_id
         labels = np.array(sample.labels)
         self._sums += (labels, labels**2)
         for degradation in sample.applied:

@@ -1,7 +1,7 @@
 """The manifest: a row per sample, in the order of images.npy."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,13 +31,16 @@ SCHEMA: Final = pa.schema(
         pa.field("is_clean", pa.bool_(), nullable=False),
         pa.field("profile", pa.string(), nullable=False),
         *_head_fields(),
+        pa.field("delivery", pa.string(), nullable=False),
+        pa.field("softness_px", pa.float32(), nullable=False),
         pa.field("mean_brightness", pa.float32(), nullable=False),
         pa.field("brightness_std", pa.float32(), nullable=False),
         pa.field("pixels_sha256", pa.string(), nullable=False),
     ]
 )
 """``is_clean``: nothing was applied. Per head: kind, parameters (JSON) and position (from 0) of
-the degradation, null where there was none, and its label, 0 where there was none."""
+the degradation, null where there was none, and its label, 0 where there was none. ``delivery``:
+what changed no label (JSON). ``softness_px``: sigma at 224 px of the blur that the picture had before."""
 
 
 class ManifestWriter(RowGroupWriter):
@@ -59,6 +62,8 @@ def _row(sample: Sample, split: Split, profile: str) -> dict[str, Any]:
         "split": split,
         "is_clean": not sample.applied,
         "profile": profile,
+        "delivery": _to_json(sample.delivery),
+        "softness_px": sample.softness_px,
         "mean_brightness": sample.mean_brightness,
         "brightness_std": sample.brightness_std,
         "pixels_sha256": sample.pixels_sha256,
@@ -66,8 +71,10 @@ def _row(sample: Sample, split: Split, profile: str) -> dict[str, Any]:
     row |= {f"{head}_label": label for head, label in zip(HEADS, sample.labels, strict=True)}
     for degradation in sample.applied:
         row[f"{degradation.head}_kind"] = degradation.kind
-        row[f"{degradation.head}_parameters"] = json.dumps(
-            dict(degradation.parameters), sort_keys=True, ensure_ascii=False, allow_nan=False
-        )
+        row[f"{degradation.head}_parameters"] = _to_json(degradation.parameters)
         row[f"{degradation.head}_position"] = degradation.position
     return row
+
+
+def _to_json(facts: Mapping[str, Any]) -> str:
+    return json.dumps(dict(facts), sort_keys=True, ensure_ascii=False, allow_nan=False)

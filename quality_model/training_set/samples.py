@@ -4,7 +4,7 @@ import hashlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
@@ -14,6 +14,8 @@ import cv2
 
 from quality_model import images
 from quality_model.degradations import PROFILES, AppliedDegradation, DegradedSample, SampleRandomness
+from quality_model.degradations.severity import REFERENCE_SIDE_PX
+from quality_model.degradations.softness import source_softness
 from quality_model.errors import PictureError, SourceError
 from quality_model.images import Pixels
 from quality_model.params import LimitsParams
@@ -41,6 +43,7 @@ class Recipe:
 class Sample:
     """What the manifest says of one sample; its pixels are on disk already.
 
+    ``delivery`` and ``softness_px`` are those of `DegradedSample` and `Profile.keep`.
     ``mean_brightness`` and ``brightness_std`` are of the grey picture (ITU-R BT.601), 0 to 1.
     """
 
@@ -49,6 +52,8 @@ class Sample:
     group: str
     applied: tuple[AppliedDegradation, ...]
     labels: tuple[float, ...]
+    delivery: Mapping[str, str | int | float]
+    softness_px: float
     mean_brightness: float
     brightness_std: float
     pixels_sha256: str
@@ -82,25 +87,32 @@ class SampleMaker:
         """
         samples: list[Sample] = []
         for picture in pictures:
-            clean = self._decode(picture)
+            clean, softness_px = self._decode(picture)
             for number in range(self._recipe.samples_per_image + 1):
                 sample_id = f"{picture.picture_id}#{number:02d}"
                 randomness = SampleRandomness(self._recipe.seed, sample_id)
                 make = self._profile.degrade if number else self._profile.keep
-                degraded = make(clean, randomness)
+                degraded = make(clean, randomness, softness_px=softness_px)
                 self._write(first_sample + len(samples), degraded.image)
-                samples.append(_describe(sample_id, picture, degraded))
+                samples.append(_describe(sample_id, picture, degraded, softness_px))
         return samples
 
-    def _decode(self, picture: CleanPicture) -> Pixels:
+    def _decode(self, picture: CleanPicture) -> tuple[Pixels, float]:
+        """The clean picture at the size of the set, and how soft it is (see `Profile.keep`)."""
+        size_px = self._recipe.image_size_px
         try:
-            return images.decode_resized(picture.data, self._recipe.image_size_px, self._recipe.limits)
+            pixels = images.decode(picture.data, self._recipe.limits)
         except PictureError as error:
             raise SourceError(
                 f"Picture {picture.picture_id} ({picture.origin}) is in the table as readable, "
                 f"but does not decode: {error}.",
                 "Run the download again with these limits.",
             ) from None
+        clean = images.resize(pixels, size_px)
+        if not self._profile.measures_softness:
+            return clean, 0.0
+        softness_px = source_softness(clean, enlarged_by=size_px / min(pixels.shape[:2]))
+        return clean, softness_px * REFERENCE_SIDE_PX / size_px
 
     def _write(self, row: int, image: Pixels) -> None:
         data = image.data.cast("B")
@@ -110,7 +122,7 @@ class SampleMaker:
             data, offset = data[written:], offset + written
 
 
-def _describe(sample_id: str, picture: CleanPicture, degraded: DegradedSample) -> Sample:
+def _describe(sample_id: str, picture: CleanPicture, degraded: DegradedSample, softness_px: float) -> Sample:
     mean, std = cv2.meanStdDev(cv2.cvtColor(degraded.image, cv2.COLOR_RGB2GRAY))
     return Sample(
         sample_id=sample_id,
@@ -118,6 +130,8 @@ def _describe(sample_id: str, picture: CleanPicture, degraded: DegradedSample) -
         group=picture.group,
         applied=degraded.applied,
         labels=degraded.labels,
+        delivery=degraded.delivery,
+        softness_px=softness_px,
         mean_brightness=float(mean.item()) / 255.0,
         brightness_std=float(std.item()) / 255.0,
         pixels_sha256=hashlib.sha256(degraded.image.data).hexdigest(),

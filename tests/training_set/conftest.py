@@ -23,7 +23,7 @@ def _encode(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def _write_pictures(
+def write_table(
     folder: Path,
     pictures: Sequence[Pixels | bytes],
     *,
@@ -54,8 +54,8 @@ def _write_pictures(
 
 @pytest.fixture(scope="session")
 def write_pictures() -> Callable[..., Path]:
-    """`_write_pictures`, for tests that need a table of their own."""
-    return _write_pictures
+    """`write_table`, for tests that need a table of their own."""
+    return write_table
 
 
 @pytest.fixture(scope="session")
@@ -67,13 +67,19 @@ def crops(photo: Pixels) -> list[Pixels]:
 @pytest.fixture(scope="session")
 def pictures(crops: list[Pixels], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pictures table of 24 pictures in 12 groups."""
-    return _write_pictures(tmp_path_factory.mktemp("table") / "pictures", crops)
+    return write_table(tmp_path_factory.mktemp("table") / "pictures", crops)
 
 
 @pytest.fixture(scope="session")
 def section(params: Params) -> Callable[..., GenerateParams]:
     """A section that makes 5 samples of 32 x 32 pixels in one process, with some fields changed."""
-    base = params.generate.model_dump() | {"image_size": 32, "samples_per_image": 5, "workers": 1, "seed": 42}
+    base = params.generate.model_dump() | {
+        "profile": "seed",
+        "image_size": 32,
+        "samples_per_image": 5,
+        "workers": 1,
+        "seed": 42,
+    }
     return lambda **changes: GenerateParams(**{**base, **changes})
 
 
