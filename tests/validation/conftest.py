@@ -77,7 +77,9 @@ def pictures(photo: Pixels) -> list[CleanPicture]:
 @pytest.fixture(scope="session")
 def generating(params: Params) -> GenerateParams:
     """Enough small samples for every kind to be certain to occur."""
-    return params.generate.model_copy(update={"samples_per_image": 30, "image_size": 32, "workers": 1})
+    return params.generate.model_copy(
+        update={"profile": "seed", "samples_per_image": 30, "image_size": 32, "workers": 1}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -96,21 +98,21 @@ def sound_set(
 Change = Callable[[pd.DataFrame, npt.NDArray[np.float32]], pd.DataFrame]
 
 
+def plant_in(sound: Path, folder: Path, change: Change) -> Path:
+    """A copy of a set in the empty ``folder``, its manifest and labels changed by a function, sealed."""
+    shutil.copy(sound / IMAGES_NAME, folder)
+    shutil.copy(sound / storage.MARKER_NAME, folder)
+    labels = np.load(sound / LABELS_NAME)
+    manifest = change(pd.read_parquet(sound / MANIFEST_NAME), labels)
+    np.save(folder / LABELS_NAME, labels)
+    fields = [field.with_nullable(True) for field in SCHEMA]
+    table = pa.Table.from_pandas(manifest, schema=pa.schema(fields), preserve_index=False)
+    pq.write_table(table, folder / MANIFEST_NAME)
+    reseal(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def plant(sound_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Change], Path]:
-    """A copy of the sound set whose manifest and labels were changed by a function, sealed."""
-
-    def _plant(change: Change) -> Path:
-        folder = tmp_path_factory.mktemp("planted")
-        shutil.copy(sound_set / IMAGES_NAME, folder)
-        shutil.copy(sound_set / storage.MARKER_NAME, folder)
-        labels = np.load(sound_set / LABELS_NAME)
-        manifest = change(pd.read_parquet(sound_set / MANIFEST_NAME), labels)
-        np.save(folder / LABELS_NAME, labels)
-        fields = [field.with_nullable(True) for field in SCHEMA]
-        table = pa.Table.from_pandas(manifest, schema=pa.schema(fields), preserve_index=False)
-        pq.write_table(table, folder / MANIFEST_NAME)
-        reseal(folder)
-        return folder
-
-    return _plant
+    """`plant_in` a new folder, of the sound set."""
+    return lambda change: plant_in(sound_set, tmp_path_factory.mktemp("planted"), change)
