@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from quality_model import storage
+from quality_model.checkpoints import load_model
 from quality_model.device import choose_device, keep_freed_memory
 from quality_model.errors import TrainingError
 from quality_model.model import MultiHeadQualityAssessmentModel
@@ -89,17 +90,20 @@ def train(
 
     Raises:
         TrainingError: A loss is not finite, there are too few samples, or memory is short.
+        CheckpointError: The weights to begin with do not load.
         DeviceUnavailableError: The device asked for is not here.
         StorageError: A checkpoint could not be written, or another process trains in ``checkpoints``.
     """
     device = choose_device(section.device)
-    splits = Splits.of(training_set)
+    splits = Splits.of(training_set, section.max_validation_samples)
+    start = None if not section.start_from else load_model(Path(section.start_from), device)
     keep_freed_memory()
     identity = RunIdentity.of(
         section,
         data_sha256=training_set.data_sha256,
         image_size_px=training_set.image_size_px,
         architecture=MultiHeadQualityAssessmentModel.__name__,
+        start_sha256=start.sha256 if start else None,
     )
     state = RunState(checkpoints, identity)
     forked = [torch.cuda.current_device()] if device.type == "cuda" else []
@@ -119,7 +123,7 @@ def train(
             len(splits.train),
             len(splits.validation),
         )
-        run = Run(section, training_set, splits, plan, device)
+        run = Run(section, training_set, splits, plan, device, start)
         resumed_from_epoch = run.resume(state.load_latest())
         for report in run.history:
             on_epoch(report)

@@ -4,12 +4,13 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from quality_model.device import autocast, wait_for
@@ -20,8 +21,10 @@ from quality_model.params import TrainParams
 from quality_model.records import HEADS, Head
 from quality_model.training.plan import Plan
 from quality_model.training.report import EpochReport, best_epoch, out_of_patience
+from quality_model.training.samples import Indices, open_samples, read_rows
 
 if TYPE_CHECKING:
+    from quality_model.checkpoints import LoadedModel
     from quality_model.training_set.store import TrainingSet
 
 log = logging.getLogger(__name__)
@@ -29,15 +32,13 @@ log = logging.getLogger(__name__)
 _CHECK_STEPS: Final = 16
 """Steps between looks at the losses of an accelerator; each look waits for the device."""
 
-_WEIGHTS, _ORDER, _DROPOUT = range(3)
-"""Purposes of random streams."""
+_WEIGHTS, _DROPOUT = 0, 2
+"""Purposes of random streams; 1 is the order of samples."""
 
 _REMEDY_NOT_FINITE: Final = (
     "Check the labels and pictures (validate the training set), lower train.learning_rate, or use "
     "train.precision float32. The checkpoint of the epoch before is kept."
 )
-
-Indices = npt.NDArray[np.int64]
 
 
 def learning_rate(section: TrainParams, epoch: int) -> float:
@@ -57,9 +58,9 @@ class Splits:
     validation: Indices
 
     @classmethod
-    def of(cls, training_set: "TrainingSet") -> "Splits":
+    def of(cls, training_set: "TrainingSet", max_validation_samples: int) -> "Splits":
         train = training_set.indices("train")
-        validation = training_set.indices("validation")
+        validation = _spread(training_set.indices("validation"), max_validation_samples)
         if len(train) < 2 or len(validation) < 1:
             raise TrainingError(
                 f"The training set has {len(train)} samples to train on and {len(validation)} to "
@@ -79,6 +80,7 @@ class Run:
         splits: Splits,
         plan: Plan,
         device: torch.device,
+        start: "LoadedModel | None" = None,
     ) -> None:
         self._section = section
         self._set = training_set
@@ -87,15 +89,17 @@ class Run:
         self._device = device
         self.history: list[EpochReport] = []
         self._best: dict[str, Tensor] = {}
+        self._samples = open_samples(section, training_set, splits.train)
         with np.errstate(invalid="ignore"):  # labels that are not finite are reported where they strike
-            self._label_variance = {
-                name: np.var(training_set.labels[rows], axis=0, dtype=np.float64)
-                for name, rows in (("train", splits.train), ("validation", splits.validation))
-            }
+            self._validation_variance = np.var(
+                training_set.labels[splits.validation], axis=0, dtype=np.float64
+            )
         weights = section.loss_weights.as_dict()
         self._loss_weights = torch.tensor([weights[head] for head in HEADS], device=device)
         torch.manual_seed(_seed(section.seed, 0, _WEIGHTS))
         model = MultiHeadQualityAssessmentModel(section.dropout).to(device)
+        if start is not None:
+            model.load_state_dict(start.model.state_dict())
         self._model = model.to(memory_format=plan.torch_memory_format)
         self._optimizer = torch.optim.AdamW(
             self._model.parameters(),
@@ -103,6 +107,7 @@ class Run:
             weight_decay=section.weight_decay,
             fused=device.type == "cuda",
         )
+        self._average = _moving_average(self._model, section.weight_average)
 
     @property
     def is_done(self) -> bool:
@@ -110,12 +115,20 @@ class Run:
             self.history, self._section.patience
         )
 
+    def trained_model(self) -> MultiHeadQualityAssessmentModel:
+        """The model whose scores count: the average of the weights if there is one."""
+        if self._average is None:
+            return self._model
+        return cast("MultiHeadQualityAssessmentModel", self._average.module)
+
     def resume(self, state: dict[str, Any] | None) -> int:
         """Take up a checkpoint; return its epoch, 0 if there is none."""
         if state is None:
             return 0
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         self._best = state["best"]
         self.history = [EpochReport.from_dict(plain) for plain in state["history"]]
         log.info("Going on after epoch %d/%d", len(self.history), self._section.epochs)
@@ -126,6 +139,7 @@ class Run:
         return {
             "model": dict(self._model.state_dict()),
             "optimizer": self._optimizer.state_dict(),
+            **({} if self._average is None else {"average": dict(self._average.state_dict())}),
             "best": self._best,
             "history": [report.to_dict() for report in self.history],
         }
@@ -142,7 +156,7 @@ class Run:
         rate = learning_rate(self._section, epoch)
         before_s = self.history[-1].elapsed_s if self.history else 0.0
         start = time.perf_counter()
-        train_mse, num_images = self._train_epoch(epoch, rate)
+        train_mse, train_variance, num_images = self._train_epoch(epoch, rate)
         trained_s = time.perf_counter() - start
         validation_mse = self._validate(epoch)
         report = EpochReport(
@@ -152,8 +166,8 @@ class Run:
             validation_loss=self._loss(validation_mse),
             train_mse=_by_head(train_mse),
             validation_mse=_by_head(validation_mse),
-            train_r2=self._r2("train", train_mse),
-            validation_r2=self._r2("validation", validation_mse),
+            train_r2=self._r2(train_mse, train_variance),
+            validation_r2=self._r2(validation_mse, self._validation_variance),
             learning_rate=rate,
             images_per_s=num_images / trained_s,
             elapsed_s=before_s + time.perf_counter() - start,
@@ -161,30 +175,33 @@ class Run:
         self.history.append(report)
         if best_epoch(self.history) == epoch:
             self._best = {
-                name: tensor.detach().cpu().clone() for name, tensor in self._model.state_dict().items()
+                name: tensor.detach().cpu().clone()
+                for name, tensor in self.trained_model().state_dict().items()
             }
         return report
 
-    def _train_epoch(self, epoch: int, rate: float) -> tuple[npt.NDArray[np.float64], int]:
-        """One pass in random order. Returns each head's mean MSE, float64 (4,), and the samples seen."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        order = np.random.default_rng([self._section.seed, epoch, _ORDER]).permutation(self._splits.train)
-        batches = _batches(order, self._section.batch_size)
+    def _train_epoch(
+        self, epoch: int, rate: float
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], int]:
+        """One pass. Returns each head's mean MSE and label variance, float64 (4,), and the samples seen."""
+        sizes = self._samples.batch_sizes(epoch)
         torch.manual_seed(_seed(self._section.seed, epoch, _DROPOUT))
         self._model.train()
         losses: list[Tensor] = []
         errors: list[Tensor] = []
+        seen: list[npt.NDArray[np.float32]] = []
         every = 1 if self._device.type == "cpu" else _CHECK_STEPS
         with tqdm(
-            total=sum(map(len, batches)),
+            total=sum(sizes),
             desc=f"epoch {epoch}/{self._section.epochs}",
             unit="img",
             leave=False,
             disable=None,  # a bar on a terminal only
         ) as progress:
-            for step, rows in enumerate(batches, start=1):
-                x, labels = self._load(rows)
+            for step, batch in enumerate(self._samples.batches(epoch), start=1):
+                self._set_rate(rate, epoch - 1 + step / len(sizes))
+                x, labels = self._to_device(*batch)
+                seen.append(batch[1])
                 with autocast(self._device, self._plan.precision):
                     scores = self._model(x)["all_scores"]
                 loss, per_head = weighted_mse(scores, labels, self._loss_weights)
@@ -192,26 +209,37 @@ class Run:
                 torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._section.gradient_clip_norm)
                 self._optimizer.step()
+                if self._average is not None:
+                    self._average.update_parameters(self._model)
                 losses.append(loss.detach())
                 errors.append(per_head.detach())
-                if step % every == 0 or step == len(batches):
+                if step % every == 0 or step == len(sizes):
                     self._require_finite(losses, epoch, first_step=step - len(losses) + 1)
                     losses.clear()
-                progress.update(len(rows))
+                progress.update(len(x))
         wait_for(self._device)
-        sizes = np.array([len(rows) for rows in batches])
         per_step = torch.stack(errors).cpu().numpy().astype(np.float64)
-        return np.average(per_step, axis=0, weights=sizes), int(sizes.sum())
+        with np.errstate(invalid="ignore"):  # labels that are not finite are reported where they strike
+            variance = np.var(np.concatenate(seen), axis=0, dtype=np.float64)
+        return np.average(per_step, axis=0, weights=sizes), variance, sum(sizes)
+
+    def _set_rate(self, rate: float, epochs_done: float) -> None:
+        """The epoch's rate, less while the run warms up."""
+        warmup = self._section.warmup_epochs
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * min(1.0, epochs_done / warmup) if warmup else rate
 
     def _validate(self, epoch: int) -> npt.NDArray[np.float64]:
         """Each head's MSE on the validation split, float64 (4,)."""
-        self._model.eval()
+        model = self.trained_model().eval()
         rows = self._splits.validation
         total = np.zeros(len(HEADS))
         with torch.inference_mode(), autocast(self._device, self._plan.precision):
             for start in range(0, len(rows), self._section.batch_size):
-                x, labels = self._load(rows[start : start + self._section.batch_size])
-                difference = self._model(x)["all_scores"].float() - labels
+                x, labels = self._to_device(
+                    *read_rows(self._set, rows[start : start + self._section.batch_size])
+                )
+                difference = model(x)["all_scores"].float() - labels
                 total += (difference.cpu().numpy().astype(np.float64) ** 2).sum(axis=0)
         if not np.isfinite(total).all():
             raise TrainingError(
@@ -219,12 +247,12 @@ class Run:
             )
         return total / len(rows)
 
-    def _load(self, rows: Indices) -> tuple[Tensor, Tensor]:
-        """Pictures, float32 (n, 3, S, S) in [0, 1], and labels, float32 (n, 4); sorted rows read faster."""
-        rows = np.sort(rows)
-        x = to_model_input(self._set.images[rows], self._device)
-        labels = torch.from_numpy(np.asarray(self._set.labels[rows])).to(self._device, non_blocking=True)
-        return x.contiguous(memory_format=self._plan.torch_memory_format), labels
+    def _to_device(
+        self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.float32]
+    ) -> tuple[Tensor, Tensor]:
+        """Pictures, float32 (n, 3, S, S) in [0, 1], and labels, float32 (n, 4)."""
+        x = to_model_input(images, self._device).contiguous(memory_format=self._plan.torch_memory_format)
+        return x, torch.from_numpy(labels).to(self._device, non_blocking=True)
 
     def _require_finite(self, losses: list[Tensor], epoch: int, *, first_step: int) -> None:
         finite = torch.isfinite(torch.stack(losses)).cpu()
@@ -238,17 +266,34 @@ class Run:
         weights = self._section.loss_weights.as_dict()
         return float(np.mean([weights[head] * error for head, error in zip(HEADS, mse, strict=True)]))
 
-    def _r2(self, split: str, mse: npt.NDArray[np.float64]) -> dict[Head, float]:
-        variance = self._label_variance[split]
+    def _r2(self, mse: npt.NDArray[np.float64], variance: npt.NDArray[np.float64]) -> dict[Head, float]:
         r2 = np.full(len(HEADS), np.nan)
         np.divide(mse, variance, out=r2, where=variance > 0)
         return _by_head(1.0 - r2)
 
 
-def _batches(order: Indices, batch_size: int) -> list[Indices]:
-    """Cut into batches; a lone last sample sits out this epoch, for one sample has no batch statistics."""
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return batches[:-1] if len(batches[-1]) == 1 else batches
+def _spread(rows: Indices, most: int) -> Indices:
+    """At most so many of the rows, evenly spread."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
+
+
+def _moving_average(model: MultiHeadQualityAssessmentModel, decay: float) -> AveragedModel | None:
+    """A moving average of weights and batch statistics, whose memory grows over the first steps."""
+    if decay == 0.0:
+        return None
+
+    def update(averaged: Any, current: Any, num_averaged: Any) -> None:
+        steps = float(num_averaged)
+        kept = min(decay, (1.0 + steps) / (10.0 + steps))
+        for old, new in zip(averaged, current, strict=True):
+            if old.is_floating_point():
+                old.lerp_(new.detach().to(old.dtype), 1.0 - kept)
+            else:
+                old.copy_(new)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
 def _by_head(values: npt.NDArray[np.float64]) -> dict[Head, float]:

@@ -42,12 +42,22 @@ class RunIdentity:
 
     @classmethod
     def of(
-        cls, section: TrainParams, *, data_sha256: str, image_size_px: int, architecture: str
+        cls,
+        section: TrainParams,
+        *,
+        data_sha256: str,
+        image_size_px: int,
+        architecture: str,
+        start_sha256: str | None = None,
     ) -> "RunIdentity":
-        """The device is left out: a run may go on elsewhere. ``epochs`` is in, for it sets the cosine."""
+        """The device is left out: a run may go on elsewhere. ``epochs`` is in, for it sets the cosine.
+
+        Weights to begin with count by their hash, not by where they lie.
+        """
         return cls(
             {
-                **section.model_dump(mode="json", exclude={"device"}),
+                **section.model_dump(mode="json", exclude={"device", "start_from"}),
+                "start_sha256": start_sha256,
                 "data_sha256": data_sha256,
                 "image_size_px": image_size_px,
                 "architecture": architecture,
