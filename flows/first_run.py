@@ -12,6 +12,7 @@ from quality_model.paths import ProjectPaths
 from quality_model.pretrained import NAME
 from quality_model.scoring import ScoreSummary
 from tasks import samples
+from tasks.ending import leave_in_order_on_sigterm
 
 
 @flow(name="first-run")
@@ -40,6 +41,7 @@ Your own pictures:         .venv/bin/quality-model predict FILE...   or   score 
 
 
 def main() -> None:
+    leave_in_order_on_sigterm()
     started = time.monotonic()
     outcome, summary = first_run()
     words = CLOSING_WORDS.format(

@@ -7,6 +7,7 @@ from prefect import flow
 from quality_model.params import load_params
 from quality_model.paths import ProjectPaths
 from tasks import pipeline, release
+from tasks.ending import leave_in_order_on_sigterm
 
 PROMOTED, REFUSED, UNCHANGED = "promoted", "refused", "unchanged"
 
@@ -43,4 +44,5 @@ def retrain(project: Path = Path()) -> str:
 
 
 if __name__ == "__main__":
+    leave_in_order_on_sigterm()
     retrain()
