@@ -177,7 +177,7 @@ def _one_scorer(shards: Sequence[Path]) -> _Scorer:
     if not found:
         raise UsageError(f"{shards[0]} has no rows.", "Name a shard with scores.")
     if len(found) > 1:
-        models = ", ".join(f"{scorer.name} version {scorer.version or '-'}" for scorer in found)
+        models = ", ".join(sorted(f"{scorer.name} version {scorer.version or '-'}" for scorer in found))
         raise UsageError(f"These are scores of several models: {models}.", "Trace them one by one.")
     return next(iter(found))
 
