@@ -22,7 +22,7 @@ PARTS = (
 TINY = {
     "source": {"num_images": 30},
     "generate": {"samples_per_image": 3, "image_size": 32, "workers": 1},
-    "train": {"epochs": 2},
+    "train": {"epochs": 2, "samples": "stored", "weight_average": 0.0},
     "evaluate": {"bootstrap_samples": 50, "ladder_pictures": 4, "baseline_samples": 60},
     "gate": {
         "max_mse": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
