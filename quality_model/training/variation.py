@@ -12,17 +12,15 @@ import numpy.typing as npt
 from quality_model.degradations.randomness import Stream
 from quality_model.images import Pixels
 
-LARGEST_ZOOM: Final = 1.75
-"""A crop may be shrunk from one this much larger, which makes other scales of a scene."""
-
-_SHRUNK_SHARE: Final = 0.4
-_TURNED_SHARE: Final = 0.25
-_RECOLOURED_SHARE: Final = 0.6
-_SWAPPED_SHARE: Final = 0.15
+_SHRUNK_SHARE: Final = 0.6
+_TURNED_SHARE: Final = 0.15
+_RECOLOURED_SHARE: Final = 0.4
+_SWAPPED_SHARE: Final = 0.05
 _RELIT_SHARE: Final = 0.5
 
-HUE_TURN_DEG: Final = 40.0
-SATURATIONS: Final = (0.3, 1.4)
+# Mild: what tells a cast is which colours scenes have, and that must survive.
+HUE_TURN_DEG: Final = 20.0
+SATURATIONS: Final = (0.4, 1.3)
 GAMMAS: Final = (0.65, 1.5)
 
 _ORDERS: Final = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
@@ -61,8 +59,9 @@ def vary(clean: Pixels, side_px: int, stream: Stream) -> Pixels:
 
 
 def _square(clean: Pixels, side_px: int, stream: Stream) -> Pixels:
+    """A crop as it is, or a larger one, up to the whole picture, shrunk: scenes show their colours whole."""
     whole = clean.shape[0]
-    zoom = stream.uniform(1.0, LARGEST_ZOOM)
+    zoom = (whole / side_px) ** stream.uniform(0.0, 1.0)
     shrunk = stream.uniform(0.0, 1.0) < _SHRUNK_SHARE
     side = min(whole, round(side_px * zoom)) if shrunk else side_px
     top, left = (stream.integer(0, whole - side) for _ in range(2))
