@@ -51,7 +51,7 @@ def model_card(
     size_px = description.get("image_size_px", MISSING)
     title = f"{name} version {version}" if version else name
     sections = [
-        [f"# Model card: {title}", _WHAT.format(size=size_px)],
+        [f"# Model card: {title}", _what(description)],
         ["## Intended use and limits", _USE],
         ["## How the scores read", *_meanings(facts)],
         ["## Training data and recipe", *_training(facts, size_px, origin or {})],
@@ -63,10 +63,14 @@ def model_card(
     return "\n\n".join("\n\n".join(section) for section in sections) + "\n"
 
 
-_WHAT: Final = (
-    "A convolutional network with 2.4 million parameters that scores four technical faults of a picture:"
-    " colour cast, blur, watermark and noise. It sees the whole picture, resized to {size} x {size} px."
-)
+def _what(description: Mapping[str, Any]) -> str:
+    size_px = description.get("image_size_px", MISSING)
+    return (
+        f"A convolutional network, architecture {_code(description.get('architecture'))}, that scores four"
+        " technical faults of a picture: colour cast, blur, watermark and noise. It sees the whole picture,"
+        f" resized to {size_px} x {size_px} px."
+    )
+
 
 _USE: Final = (
     "- For sorting and filtering collections of photographs, and for flags that a person looks at.\n"

@@ -12,18 +12,18 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from quality_model import storage
 from quality_model.errors import CheckpointError, StorageError
-from quality_model.model import DESIGN_DROPOUT, MultiHeadQualityAssessmentModel
+from quality_model.model import ARCHITECTURES, DESIGN_DROPOUT, MultiHeadQualityAssessmentModel
+from quality_model.params import ArchitectureName
 from quality_model.records import HEADS, Head
 
 FORMAT_VERSION: Final = 1
-ARCHITECTURE: Final = MultiHeadQualityAssessmentModel.__name__
 WEIGHTS_NAME: Final = "model.safetensors"
 DESCRIPTION_NAME: Final = "model.json"
 MODEL_FILES: Final = (WEIGHTS_NAME, DESCRIPTION_NAME, storage.MARKER_NAME)
@@ -33,6 +33,11 @@ DESIGN_IMAGE_SIZE_PX: Final = 224
 
 MAX_BYTES: Final = 2**30
 """No file of this network's weights, optimiser state included, comes near this."""
+
+_NAMED: Final[dict[str, ArchitectureName]] = {
+    **{name: name for name in ARCHITECTURES},
+    "MultiHeadQualityAssessmentModel": "standard",  # what descriptions said while there was one
+}
 
 _NESTED_KEYS: Final = ("model_state_dict", "state_dict")
 _REMEDY: Final = "Use another checkpoint, or train the model again."
@@ -96,7 +101,7 @@ def save_model(
     _require_thresholds(facts, folder / DESCRIPTION_NAME)
     description = {
         "format_version": FORMAT_VERSION,
-        "architecture": ARCHITECTURE,
+        "architecture": model.architecture,
         "dropout": model.dropout,
         "image_size_px": image_size_px,
         "heads": list(HEADS),
@@ -114,7 +119,7 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     Args:
         path: A folder, or its model.safetensors; another .safetensors file; or a .pt or .pth
             state dict of the original design, bare or under ``model_state_dict`` or
-            ``state_dict``. A bare file is taken to be made for 224 px.
+            ``state_dict``. A bare file is taken to be of the standard architecture, for 224 px.
         device: Where the model goes.
 
     Raises:
@@ -135,7 +140,7 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
             f"{path} is not a checkpoint by its name.",
             f"Give a folder with {WEIGHTS_NAME}, or a .safetensors, .pt or .pth file.",
         )
-    model = _build(state, DESIGN_DROPOUT, path).to(device)
+    model = _build(state, MultiHeadQualityAssessmentModel(DESIGN_DROPOUT), path).to(device)
     return LoadedModel(model, DESIGN_IMAGE_SIZE_PX, hashlib.sha256(data).hexdigest())
 
 
@@ -151,32 +156,41 @@ def _load_folder(folder: Path, device: torch.device) -> LoadedModel:
     sha256 = hashlib.sha256(data).hexdigest()
     if vouched.get(WEIGHTS_NAME) != sha256 or DESCRIPTION_NAME not in vouched:
         raise CheckpointError(f"{folder / storage.MARKER_NAME} does not vouch for {path}.", _REMEDY)
-    dropout, image_size_px, facts = _check_description(description, folder / DESCRIPTION_NAME)
-    model = _build(_parse_safetensors(data, path), dropout, path).to(device)
-    return LoadedModel(model, image_size_px, sha256, facts)
+    described = _check_description(description, folder / DESCRIPTION_NAME)
+    empty = MultiHeadQualityAssessmentModel(described.dropout, described.architecture)
+    model = _build(_parse_safetensors(data, path), empty, path).to(device)
+    return LoadedModel(model, described.image_size_px, sha256, described.facts)
 
 
-def _check_description(description: Any, path: Path) -> tuple[float, int, dict[str, Any]]:
+class _Description(NamedTuple):
+    architecture: ArchitectureName
+    dropout: float
+    image_size_px: int
+    facts: dict[str, Any]
+
+
+def _check_description(description: Any, path: Path) -> _Description:
     match description:
         case {"format_version": int(version)} if version != FORMAT_VERSION:
             raise CheckpointError(
                 f"{path} has format version {version}; this program reads {FORMAT_VERSION}.",
                 "Use the program's version that wrote it, or train the model again.",
             )
-        case {"architecture": str(name)} if name != ARCHITECTURE:
-            raise CheckpointError(f"{path} describes {name}, not {ARCHITECTURE}.", _REMEDY)
+        case {"architecture": str(name)} if name not in _NAMED:
+            known = " or ".join(ARCHITECTURES)
+            raise CheckpointError(f"{path} describes architecture {name}, not {known}.", _REMEDY)
         case {"heads": list(heads)} if heads != list(HEADS):
             raise CheckpointError(f"{path} has heads {heads}, not {list(HEADS)}.", _REMEDY)
         case {
             "format_version": int(),
-            "architecture": str(),
+            "architecture": str(name),
             "heads": list(),
             "dropout": float(dropout),
             "image_size_px": int(image_size_px),
             "facts": dict(facts),
         } if 0 <= dropout < 1 and 16 <= image_size_px <= 4096:
             _require_thresholds(facts, path)
-            return dropout, image_size_px, facts
+            return _Description(_NAMED[name], dropout, image_size_px, facts)
     raise CheckpointError(f"{path} does not describe a model.", _REMEDY)
 
 
@@ -226,9 +240,10 @@ def _parse_pickle(data: bytes, path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _build(state: Mapping[str, Tensor], dropout: float, path: Path) -> MultiHeadQualityAssessmentModel:
-    """A model in evaluation mode with these weights, once names, shapes and values are right."""
-    model = MultiHeadQualityAssessmentModel(dropout)
+def _build(
+    state: Mapping[str, Tensor], model: MultiHeadQualityAssessmentModel, path: Path
+) -> MultiHeadQualityAssessmentModel:
+    """The model in evaluation mode with these weights, once names, shapes and values are right."""
     expected = model.state_dict()
     missing = sorted(expected.keys() - state.keys())
     foreign = sorted(state.keys() - expected.keys())
@@ -243,7 +258,9 @@ def _build(state: Mapping[str, Tensor], dropout: float, path: Path) -> MultiHead
         if names
     ]
     if problems:
-        raise CheckpointError(f"{path} is of another architecture: {'; '.join(problems)}.", _REMEDY)
+        raise CheckpointError(
+            f"{path} is of another architecture than {model.architecture}: {'; '.join(problems)}.", _REMEDY
+        )
     _require_sound(state, path)
     weights = model.degradation_weights.clone()
     if not torch.allclose(state["degradation_weights"].float().cpu(), weights, atol=1e-3):

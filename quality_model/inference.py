@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from quality_model import images, pretrained
 from quality_model.checkpoints import load_model
 from quality_model.device import choose_device
+from quality_model.engines import Engine
+from quality_model.engines.choice import choose_engine
 from quality_model.errors import CheckpointError, ModelNotFoundError, PictureError, UsageError
 from quality_model.images import Pixels
-from quality_model.model import to_model_input
-from quality_model.params import WITHOUT_PROJECT, LimitsParams, RegistryParams, load_params
+from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams, load_params
 from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS, Head, QualityScores, flagged_heads, overall_score
 
@@ -60,7 +60,7 @@ class ModelSource:
 
 
 class MultiHeadQualityInference:
-    """A trained model that scores pictures, in float32.
+    """A trained model that scores pictures.
 
     Args:
         model_path: ``auto``: the registry's champion, or the model that ships inside the
@@ -72,6 +72,7 @@ class MultiHeadQualityInference:
         limits: What a picture file may be before it is refused; by default `SAFE_LIMITS`.
         root: The project folder whose registry a reference means; by default the current one.
         registry: Registry parameters; by default those of the project's params.yaml.
+        engine: What runs the network; by default the fastest that gives its scores (`engines`).
 
     Raises:
         CheckpointError: The weights do not load.
@@ -88,12 +89,13 @@ class MultiHeadQualityInference:
         *,
         root: Path | None = None,
         registry: RegistryParams | None = None,
+        engine: EngineName | None = None,
     ) -> None:
         self.device = choose_device(device)
         self._limits = limits or SAFE_LIMITS
         found = _find(model_path, root or Path(), registry)
         loaded = load_model(found.path, self.device)
-        self._model = loaded.model
+        self._engine = choose_engine(loaded.model, self.device, loaded.image_size_px, engine)
         self.image_size_px: int = loaded.image_size_px
         """side to which pictures are resized"""
         self.facts: dict[str, Any] = loaded.facts
@@ -106,6 +108,16 @@ class MultiHeadQualityInference:
             run_id=found.run_id or loaded.facts.get("run_id"),
             sha256=loaded.sha256,
         )
+
+    @property
+    def engine_name(self) -> EngineName:
+        """What runs the network."""
+        return self._engine.name
+
+    @property
+    def engine(self) -> Engine | None:
+        """What worker processes can score with; None where only this process can."""
+        return self._engine if self._engine.is_portable else None
 
     def predict(self, image: Picture) -> QualityScores:
         """Score one picture.
@@ -131,7 +143,7 @@ class MultiHeadQualityInference:
         return scores
 
     def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Score pictures that are decoded and resized, in one forward pass.
+        """Score pictures that are decoded and resized; on an accelerator in one forward pass.
 
         Args:
             pixels: uint8 (N, S, S, 3) RGB, S being ``image_size_px``.
@@ -149,11 +161,7 @@ class MultiHeadQualityInference:
                 "bad_array",
                 f"dtype {pixels.dtype}, shape {pixels.shape}; expected uint8 (N, {size}, {size}, 3)",
             )
-        if len(pixels) == 0:
-            return np.empty((0, len(HEADS)), dtype=np.float32)
-        with torch.inference_mode():
-            output = self._model(to_model_input(pixels, self.device))["all_scores"]
-        scores: npt.NDArray[np.float32] = output.float().cpu().numpy()
+        scores = self._engine.scores(pixels)
         if not np.isfinite(scores).all():
             raise CheckpointError(
                 f"The model {self.source.path} gives scores that are not finite numbers.",

@@ -23,6 +23,12 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
+ArchitectureName = Literal["standard", "compact"]
+"""A relative of the network (`quality_model.model.ARCHITECTURES`)."""
+
+EngineName = Literal["torch-float32", "torch-bfloat16", "ncnn-float32"]
+"""Library that runs a network, and its number format."""
+
 
 class Section(BaseModel):
     """A frozen part of params.yaml that refuses keys it does not know."""
@@ -117,6 +123,8 @@ class ValidationParams(Section):
 class TrainParams(Section):
     """The recipe of training."""
 
+    architecture: ArchitectureName
+    """standard, or compact: a quarter of the arithmetic, for scoring by the billion"""
     samples: Literal["stored", "fresh"]
     """stored: those of the training set; fresh: its clean pictures, varied and degraded anew each time"""
     samples_per_epoch: Count
@@ -155,6 +163,8 @@ class TrainParams(Section):
     """device to train on"""
     precision: Literal["auto", "float32", "bfloat16"]
     """number format; auto: bfloat16 where a self-check finds it faster"""
+    compile: bool
+    """compile the network for the device with torch.compile; without a compiler it runs as it is"""
     clean_flag_share: Share
     """largest share of clean validation pictures that a head's threshold may flag"""
 
@@ -217,11 +227,13 @@ class ScoreParams(Section):
     shard_size: Count
     """inputs per output file"""
     batch_size: Count
-    """pictures per forward pass"""
+    """pictures per forward pass on an accelerator; a CPU takes one at a time"""
     workers: Annotated[int, Field(ge=0)]
-    """processes that read and decode; 0: one per core"""
+    """processes that read, decode and, on a CPU, score; 0: one per core"""
     device: Literal["auto", "cpu", "cuda", "mps"]
     """device to score on"""
+    engine: Literal["auto", EngineName]
+    """what runs the network: library and number format; auto: the fastest that gives the network's scores"""
     max_error_share: Share
     """share of unreadable inputs above which the job fails, after writing what it has"""
 
@@ -240,7 +252,13 @@ WITHOUT_PROJECT: Final = ScoringParams(
         formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM"),
     ),
     score=ScoreParams(
-        model="auto", shard_size=1000, batch_size=16, workers=0, device="auto", max_error_share=1.0
+        model="auto",
+        shard_size=1000,
+        batch_size=16,
+        workers=0,
+        device="auto",
+        engine="auto",
+        max_error_share=1.0,
     ),
 )
 """For scoring outside any project folder; a test holds it equal to the committed params.yaml."""

@@ -65,6 +65,38 @@ def test_a_saved_model_loads_with_the_same_bits(folder: Path, model: MultiHeadQu
     assert not loaded.model.training
 
 
+def test_a_compact_model_comes_back_as_one(tmp_path: Path) -> None:
+    compact = MultiHeadQualityAssessmentModel(dropout=0.1, architecture="compact").eval()
+    save_model(tmp_path / "model", compact, image_size_px=64, facts={})
+    assert json.loads((tmp_path / "model" / "model.json").read_text())["architecture"] == "compact"
+    loaded = load_model(tmp_path / "model", CPU).model
+    assert loaded.architecture == "compact"
+    assert_same_weights(compact, loaded)
+
+
+def test_weights_of_one_architecture_under_the_name_of_another_are_refused(tmp_path: Path) -> None:
+    compact = MultiHeadQualityAssessmentModel(architecture="compact")
+    folder = tmp_path / "model"
+    save_model(folder, compact, image_size_px=64, facts={})
+    description = json.loads((folder / "model.json").read_text())
+    storage.write_json(folder / "model.json", {**description, "architecture": "standard"})
+    storage.seal(folder, ["model.safetensors", "model.json"], rows=1)
+    with pytest.raises(CheckpointError, match="of another architecture than standard"):
+        load_model(folder, CPU)
+
+
+def test_a_description_from_before_there_were_two_architectures_means_the_standard_one(
+    folder: Path, model: MultiHeadQualityAssessmentModel
+) -> None:
+    description = json.loads((folder / "model.json").read_text())
+    earlier = {**description, "architecture": "MultiHeadQualityAssessmentModel"}
+    storage.write_json(folder / "model.json", earlier)
+    storage.seal(folder, ["model.safetensors", "model.json"], rows=1)
+    loaded = load_model(folder, CPU).model
+    assert loaded.architecture == "standard"
+    assert_same_weights(model, loaded)
+
+
 def test_the_folder_holds_weights_a_description_and_a_marker(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(MODEL_FILES)
     assert storage.require_sealed(folder, verify=True)["rows"] == 1

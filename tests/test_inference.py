@@ -106,12 +106,13 @@ def test_a_batch_may_come_from_a_generator_and_may_be_empty(
 
 
 def test_heads_above_the_thresholds_of_the_model_are_flagged(
-    inference: MultiHeadQualityInference, crops: list[Pixels], tmp_path: Path
+    inference: MultiHeadQualityInference, folder: Path, crops: list[Pixels], tmp_path: Path
 ) -> None:
+    model = load_model(folder, torch.device("cpu")).model
     scores = [numbers(inference.predict(crop)) for crop in crops]
     thresholds = {head: sum(sorted(row[head] for row in scores)[:2]) / 2 for head in HEADS}
     thresholds["noise"] = 1.0
-    save_model(tmp_path / "model", inference._model, image_size_px=SIZE_PX, facts={"thresholds": thresholds})
+    save_model(tmp_path / "model", model, image_size_px=SIZE_PX, facts={"thresholds": thresholds})
     flagging = MultiHeadQualityInference(tmp_path / "model", device="cpu")
     assert flagging.thresholds == thresholds
     for crop, row in zip(crops, scores, strict=True):
@@ -283,9 +284,12 @@ def test_a_reference_without_a_registry_says_so(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_scores_that_are_not_finite_are_an_error_and_not_scores(folder: Path, crops: list[Pixels]) -> None:
-    broken = MultiHeadQualityInference(folder, device="cpu")
-    with torch.no_grad():
-        broken._model.head_noise[6].bias.fill_(float("nan"))
+def test_scores_that_are_not_finite_are_an_error_and_not_scores(tmp_path: Path, crops: list[Pixels]) -> None:
+    model = MultiHeadQualityAssessmentModel()
+    with torch.no_grad():  # finite all of them, but no longer what they compute
+        model.backbone[0].conv.weight.fill_(1e38)
+        model.backbone[1].conv1.weight.fill_(-1e38)
+    save_model(tmp_path / "broken", model, image_size_px=SIZE_PX, facts={})
+    broken = MultiHeadQualityInference(tmp_path / "broken", device="cpu")
     with pytest.raises(CheckpointError, match="not finite"):
         broken.predict(crops[0])

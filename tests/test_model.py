@@ -3,7 +3,12 @@ import pytest
 import torch
 
 from quality_model.images import Pixels
-from quality_model.model import NUM_PARAMETERS, MultiHeadQualityAssessmentModel, to_model_input
+from quality_model.model import (
+    NUM_PARAMETERS,
+    MultiHeadQualityAssessmentModel,
+    multiply_adds,
+    to_model_input,
+)
 from quality_model.records import HEADS, OVERALL_WEIGHTS
 
 CPU = torch.device("cpu")
@@ -13,6 +18,12 @@ CPU = torch.device("cpu")
 def model() -> MultiHeadQualityAssessmentModel:
     torch.manual_seed(1)
     return MultiHeadQualityAssessmentModel().eval()
+
+
+@pytest.fixture(scope="module")
+def compact() -> MultiHeadQualityAssessmentModel:
+    torch.manual_seed(1)
+    return MultiHeadQualityAssessmentModel(architecture="compact").eval()
 
 
 def design_shapes() -> dict[str, tuple[int, ...]]:
@@ -71,6 +82,45 @@ def test_pictures_of_any_size_get_the_six_outputs(
     }
     for scores in output.values():
         assert ((scores >= 0) & (scores <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width"), [(1, 224, 224), (3, 32, 32), (2, 33, 47), (1, 57, 130)]
+)
+def test_the_compact_one_gives_the_same_six_outputs(
+    compact: MultiHeadQualityAssessmentModel, batch: int, height: int, width: int
+) -> None:
+    with torch.inference_mode():
+        output = compact(torch.rand(batch, 3, height, width))
+    assert {name: tuple(t.shape) for name, t in output.items()} == {
+        **dict.fromkeys(HEADS, (batch, 1)),
+        "overall": (batch, 1),
+        "all_scores": (batch, 4),
+    }
+
+
+def test_the_compact_one_takes_a_quarter_of_the_arithmetic_or_less(
+    model: MultiHeadQualityAssessmentModel, compact: MultiHeadQualityAssessmentModel
+) -> None:
+    assert multiply_adds(compact, 224) <= multiply_adds(model, 224) / 4
+    assert sum(p.numel() for p in compact.parameters()) == 1_709_412
+
+
+def test_arithmetic_is_counted_as_by_hand(model: MultiHeadQualityAssessmentModel) -> None:
+    widths, side_px = (3, 32, 64, 128, 256), 224
+    by_hand = 0
+    for before, width in zip(widths, widths[1:], strict=False):
+        by_hand += side_px**2 * 9 * width * (before + 2 * width)
+        side_px //= 2
+    by_hand += 2 * 256 * 64 + 4 * (256 * 256 + 256 * 128 + 128)
+    assert multiply_adds(model, 224) == by_hand
+
+
+def test_the_compact_one_sees_every_pixel(compact: MultiHeadQualityAssessmentModel) -> None:
+    picture = torch.rand(1, 3, 32, 32, requires_grad=True)
+    torch.autograd.backward(compact(picture)["all_scores"].sum())
+    assert picture.grad is not None
+    assert (picture.grad.abs().amax(dim=(0, 1)) > 0).float().mean() > 0.9  # a pool passes over some
 
 
 def test_all_scores_are_the_heads_side_by_side(model: MultiHeadQualityAssessmentModel) -> None:

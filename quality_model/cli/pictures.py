@@ -25,6 +25,7 @@ def predict(params: Params | ScoringParams, pictures: tuple[Path, ...], as_json:
         device=params.score.device,
         limits=params.limits,
         registry=_registry(params),
+        engine=None if params.score.engine == "auto" else params.score.engine,
     )
     columns = (*HEADS, "overall")
     width = max(len(str(picture)) for picture in pictures)

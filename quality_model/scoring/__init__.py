@@ -7,6 +7,7 @@ unfinished shard. Every input is one row: four scores, or the reason why there a
 
 from quality_model.scoring.identity import ModelIdentity, Scorer
 from quality_model.scoring.job import score
+from quality_model.scoring.plan import planned_engine
 from quality_model.scoring.summary import ScoreSummary
 
-__all__ = ["ModelIdentity", "ScoreSummary", "Scorer", "score"]
+__all__ = ["ModelIdentity", "ScoreSummary", "Scorer", "planned_engine", "score"]

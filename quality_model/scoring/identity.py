@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from quality_model.engines import Engine
+from quality_model.params import EngineName
 from quality_model.records import Head
 
 
@@ -16,7 +18,8 @@ class ModelIdentity:
 
     ``sha256`` is that of its weights. ``version`` and ``run_id`` are None for a
     checkpoint file that no registry knows. ``image_size_px`` is the side it scores at.
-    A score above its head's threshold is flagged; without ``thresholds`` none is.
+    A score above its head's threshold is flagged; without ``thresholds`` none is. ``engine``
+    is what runs it: engines agree, but not to the last bit.
     """
 
     name: str
@@ -25,10 +28,19 @@ class ModelIdentity:
     sha256: str
     image_size_px: int
     thresholds: Mapping[Head, float] | None
+    engine: EngineName | None = None
 
 
 class Scorer(Protocol):
-    """What scoring needs of a model."""
+    """What scoring needs of a model.
+
+    Attributes:
+        engine: What worker processes score with, each on its core; None if only this process
+            can, as with an accelerator: `score_pixels` then gets batches.
+    """
+
+    @property
+    def engine(self) -> Engine | None: ...
 
     def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 (N, S, S, 3) RGB -> float32 (N, 4) in [0, 1], in the order of `records.HEADS`."""

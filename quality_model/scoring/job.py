@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -25,7 +25,7 @@ from quality_model.params import LimitsParams, ScoreParams
 from quality_model.records import HEADS
 from quality_model.scoring import collection, plan, shards
 from quality_model.scoring.identity import ModelIdentity, Scorer
-from quality_model.scoring.reading import Reading, read_picture, sources
+from quality_model.scoring.reading import Reading, Source, read_picture, sources
 from quality_model.scoring.summary import (
     FIGURE_NAME,
     SUMMARY_NAME,
@@ -161,10 +161,12 @@ def _score_shards(
 
     num_inputs = sum(job.rows_of(shard) for shard in todo)
     count = num_workers(section.workers, num_inputs)
-    read = partial(read_picture, image_size_px=job.model.image_size_px, limits=limits)
+    work: Callable[[Source], Reading] = partial(
+        read_picture, image_size_px=job.model.image_size_px, limits=limits, engine=scorer.engine
+    )
     window = 2 * section.batch_size + 2 * count
-    workers = Workers(read, given_up=_given_up, count=count, window=window)
-    logger.info("Scoring %d inputs in %d shards with %d reading processes.", num_inputs, len(todo), count)
+    workers = Workers(work, given_up=_given_up, count=count, window=window)
+    logger.info("Scoring %d inputs in %d shards with %d processes.", num_inputs, len(todo), count)
     bar = tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty())
     given = sources(output, base, job.kind, iter(todo))
     with bar, closing(given), closing(workers.map(given)) as readings:
@@ -185,21 +187,26 @@ def _score_shard(
     output: Path, job: plan.Job, shard: int, readings: Iterator[Reading], batch_size: int, scorer: Scorer,
     bar: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Batches never cross a shard's border, so that they are the same after an interruption."""
+    """Scores come with the readings, or batch by batch of their pixels.
+
+    Batches never cross a shard's border, so that they are the same after an interruption.
+    """
     keys = [planned.key for planned in plan.read_shard(output, shard)]
     kept: list[Reading] = []
     batch: list[npt.NDArray[np.uint8]] = []
     scores: list[npt.NDArray[np.float32]] = []
     for reading in islice(readings, len(keys)):
+        if reading.scores is not None:
+            scores.append(_checked(reading.scores[None], 1))
         if reading.pixels is not None:
             batch.append(reading.pixels)
         kept.append(_without_pixels(reading))
         if len(batch) == batch_size:
-            scores.append(_score_batch(scorer, batch))
+            scores.append(_checked(scorer.score_pixels(np.stack(batch)), len(batch)))
             batch.clear()
         bar.update(1)
     if batch:
-        scores.append(_score_batch(scorer, batch))
+        scores.append(_checked(scorer.score_pixels(np.stack(batch)), len(batch)))
     if len(kept) != len(keys):
         raise StorageError(f"Shard {shard} has {len(keys)} inputs; {len(kept)} were read.", "Run it again.")
     return shards.write_shard(
@@ -213,11 +220,11 @@ def _score_shard(
     )
 
 
-def _score_batch(scorer: Scorer, batch: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-    scores = scorer.score_pixels(np.stack(batch))
-    if scores.shape != (len(batch), len(HEADS)) or not bool(np.all((scores >= 0) & (scores <= 1))):
+def _checked(scores: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
+    """The scores of so many pictures, once they are such."""
+    if scores.shape != (count, len(HEADS)) or not bool(np.all((scores >= 0) & (scores <= 1))):
         raise CheckpointError(
-            f"The model gave {len(batch)} pictures scores of shape {scores.shape} from {scores.min()} to"
+            f"The model gave {count} pictures scores of shape {scores.shape} from {scores.min()} to"
             f" {scores.max()}; expected {len(HEADS)} each, in [0, 1].",
             "Its weights are damaged or not of this network; score with another model.",
         )

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from quality_model import storage
-from quality_model.errors import CorruptError, UsageError
-from quality_model.params import LimitsParams, ScoreParams
+from quality_model.errors import CorruptError, StorageError, UsageError
+from quality_model.params import EngineName, LimitsParams, ScoreParams
 from quality_model.scoring import collection, parquet_tables, tar_shards
 from quality_model.scoring.collection import Fingerprint, InputFile, Survey
 from quality_model.scoring.identity import ModelIdentity
@@ -92,6 +92,15 @@ def open_job(output: Path) -> Job | None:
     if not plan.exists() or storage.file_sha256(plan) != job.plan_sha256:
         raise CorruptError(f"{plan} is not the plan that {JOB_NAME} vouches for.", _START_AGAIN)
     return job
+
+
+def planned_engine(output: Path) -> EngineName | None:
+    """What runs the model of the job of ``output``, so that a job that goes on goes on with it."""
+    try:
+        job = open_job(output)
+    except (CorruptError, StorageError):
+        return None
+    return None if job is None else job.model.engine
 
 
 def require_same(job: Job, found: Survey, model: ModelIdentity, parameters: dict[str, Any]) -> None:

@@ -5,7 +5,11 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from quality_model import images
+from quality_model.engines import Engine
 from quality_model.errors import PictureError
 from quality_model.images import Pixels
 from quality_model.params import LimitsParams
@@ -20,17 +24,18 @@ Source = Path | bytes | PictureError
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What reading and decoding one input gave.
+    """What reading one input gave.
 
-    Either ``pixels``, uint8 (S, S, 3), or ``reason`` and ``detail``. ``sha256`` is that of
-    the encoded bytes, None where they could not be read; ``width`` and ``height`` those of
-    the picture, upright, in pixels.
+    One of ``pixels``, uint8 (S, S, 3), ``scores``, float32 (4,), or ``reason`` with ``detail``.
+    ``sha256`` is that of the encoded bytes, None where they could not be read; ``width`` and
+    ``height`` those of the picture, upright, in pixels.
     """
 
     sha256: str | None = None
     width: int | None = None
     height: int | None = None
     pixels: Pixels | None = None
+    scores: npt.NDArray[np.float32] | None = None
     reason: str | None = None
     detail: str | None = None
 
@@ -46,8 +51,10 @@ def sources(output: Path, base: Path, kind: str, shards: Iterator[int]) -> Gener
         members.close()
 
 
-def read_picture(source: Source, *, image_size_px: int, limits: LimitsParams) -> Reading:
-    """Read, decode and resize one input; what goes wrong becomes a reason."""
+def read_picture(
+    source: Source, *, image_size_px: int, limits: LimitsParams, engine: Engine | None
+) -> Reading:
+    """Read, decode and resize one input, and score it, given an engine; what goes wrong becomes a reason."""
     sha256 = None
     try:
         if isinstance(source, PictureError):
@@ -56,9 +63,12 @@ def read_picture(source: Source, *, image_size_px: int, limits: LimitsParams) ->
         sha256 = hashlib.sha256(data).hexdigest()
         pixels = images.decode(data, limits)
         height, width = pixels.shape[:2]
-        return Reading(sha256, width, height, images.resize(pixels, image_size_px))
+        pixels = images.resize(pixels, image_size_px)
     except PictureError as error:
         return Reading(sha256, reason=error.reason, detail=error.detail)
+    if engine is None:
+        return Reading(sha256, width, height, pixels)
+    return Reading(sha256, width, height, scores=engine.scores(pixels[None])[0])
 
 
 def _source(

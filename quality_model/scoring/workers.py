@@ -175,21 +175,25 @@ class Workers(Generic[Item, Result]):
         return self._given_up(fate), worker
 
     def _start(self) -> "_Worker":
-        with self._changed:
-            if self._stopping:
-                raise EOFError
-            worker = _Worker(self._function)
-            self._processes.add(worker.process)
-        try:
-            worker.wait_until_ready()
-        except (EOFError, OSError):
-            worker.process.join(timeout=1.0)  # for its own exit code
-            self._end(worker)
-            raise QualityModelError(
-                f"A worker process ended before it could begin (exit code {worker.process.exitcode}).",
-                "Is there enough memory? With workers = 1 everything runs in one process.",
-            ) from None
-        return worker
+        exit_code = None
+        for attempt in range(_ATTEMPTS):
+            with self._changed:
+                if self._stopping:
+                    raise EOFError
+                worker = _Worker(self._function)
+                self._processes.add(worker.process)
+            try:
+                worker.wait_until_ready()
+                return worker
+            except (EOFError, OSError):
+                worker.process.join(timeout=1.0)  # for its own exit code
+                exit_code = worker.process.exitcode
+                self._end(worker)
+                logger.warning("A worker process did not begin; attempt %d of %d.", attempt + 1, _ATTEMPTS)
+        raise QualityModelError(
+            f"A worker process ended before it could begin (exit code {exit_code}).",
+            "Is there enough memory? With workers = 1 everything runs in one process.",
+        )
 
     def _end(self, worker: "_Worker") -> None:
         worker.end()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from quality_model.inference import MultiHeadQualityInference
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
-from quality_model.scoring import ModelIdentity, ScoreSummary, score
+from quality_model.scoring import ModelIdentity, ScoreSummary, planned_engine, score
 from quality_model.validation import validate_scores
 
 
@@ -34,7 +34,10 @@ def score_collection(
         ModelNotFoundError, CheckpointError: The model cannot be had.
         ValidationError: The scores break their contract.
     """
-    scorer = MultiHeadQualityInference(section.model, section.device, limits, root=root, registry=registry)
+    engine = planned_engine(output) if section.engine == "auto" else section.engine
+    scorer = MultiHeadQualityInference(
+        section.model, section.device, limits, root=root, registry=registry, engine=engine
+    )
     source = scorer.source
     model = ModelIdentity(
         name=source.name,
@@ -43,6 +46,7 @@ def score_collection(
         sha256=source.sha256,
         image_size_px=scorer.image_size_px,
         thresholds=scorer.thresholds,
+        engine=scorer.engine_name,
     )
     summary = score(
         section,

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from quality_model import storage
-from quality_model.checkpoints import load_model
+from quality_model.checkpoints import LoadedModel, load_model
 from quality_model.device import choose_device, keep_freed_memory
-from quality_model.errors import TrainingError
+from quality_model.errors import CheckpointError, TrainingError
 from quality_model.model import MultiHeadQualityAssessmentModel
 from quality_model.params import TrainParams
 from quality_model.training.plan import Plan, choose_plan
@@ -90,19 +90,18 @@ def train(
 
     Raises:
         TrainingError: A loss is not finite, there are too few samples, or memory is short.
-        CheckpointError: The weights to begin with do not load.
+        CheckpointError: The weights to begin with do not load, or are of another architecture.
         DeviceUnavailableError: The device asked for is not here.
         StorageError: A checkpoint could not be written, or another process trains in ``checkpoints``.
     """
     device = choose_device(section.device)
     splits = Splits.of(training_set, section.max_validation_samples)
-    start = None if not section.start_from else load_model(Path(section.start_from), device)
+    start = _load_start(section, device)
     keep_freed_memory()
     identity = RunIdentity.of(
         section,
         data_sha256=training_set.data_sha256,
         image_size_px=training_set.image_size_px,
-        architecture=MultiHeadQualityAssessmentModel.__name__,
         start_sha256=start.sha256 if start else None,
     )
     state = RunState(checkpoints, identity)
@@ -151,3 +150,17 @@ def train(
             num_train=len(splits.train),
             num_validation=len(splits.validation),
         )
+
+
+def _load_start(section: TrainParams, device: torch.device) -> LoadedModel | None:
+    """The weights to begin with, if there are any."""
+    if not section.start_from:
+        return None
+    start = load_model(Path(section.start_from), device)
+    if start.model.architecture != section.architecture:
+        raise CheckpointError(
+            f"The weights in {section.start_from} are of architecture {start.model.architecture}, but "
+            f"train.architecture is {section.architecture}.",
+            "Begin with a model of the same architecture, or change train.architecture.",
+        )
+    return start

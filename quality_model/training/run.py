@@ -97,7 +97,7 @@ class Run:
         weights = section.loss_weights.as_dict()
         self._loss_weights = torch.tensor([weights[head] for head in HEADS], device=device)
         torch.manual_seed(_seed(section.seed, 0, _WEIGHTS))
-        model = MultiHeadQualityAssessmentModel(section.dropout).to(device)
+        model = MultiHeadQualityAssessmentModel(section.dropout, section.architecture).to(device)
         if start is not None:
             model.load_state_dict(start.model.state_dict())
         self._model = model.to(memory_format=plan.torch_memory_format)

@@ -47,7 +47,6 @@ class RunIdentity:
         *,
         data_sha256: str,
         image_size_px: int,
-        architecture: str,
         start_sha256: str | None = None,
     ) -> "RunIdentity":
         """The device is left out: a run may go on elsewhere. ``epochs`` is in, for it sets the cosine.
@@ -60,7 +59,6 @@ class RunIdentity:
                 "start_sha256": start_sha256,
                 "data_sha256": data_sha256,
                 "image_size_px": image_size_px,
-                "architecture": architecture,
                 "state_version": STATE_VERSION,
             }
         )

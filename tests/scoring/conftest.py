@@ -26,6 +26,8 @@ IDENTITY = ModelIdentity(
 class MeanScorer:
     """Scores by the mean of each channel and of all: a function of the pixels, as a model is."""
 
+    engine: Any = None
+
     def __init__(self) -> None:
         self.batches: list[int] = []
 
@@ -33,6 +35,25 @@ class MeanScorer:
         self.batches.append(len(pixels))
         channels = pixels.mean(axis=(1, 2)) / 255.0
         return np.column_stack([channels, channels.mean(axis=1)]).astype(np.float32)
+
+
+class MeanEngine:
+    """The same scores, computed where the pictures are read."""
+
+    name = "ncnn-float32"
+    is_portable = True
+
+    def scores(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return MeanScorer().score_pixels(pixels)
+
+
+class PerCoreScorer(MeanScorer):
+    """Leaves the scoring to the processes that read; that its own pixels are asked for is a defect."""
+
+    engine = MeanEngine()
+
+    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        raise AssertionError("scored in the parent process")
 
 
 def encode(pixels: Pixels, suffix: str = "JPEG") -> bytes:

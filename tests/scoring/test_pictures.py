@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +21,9 @@ from quality_model.errors import CheckpointError, InputErrorsAboveLimit, Storage
 from quality_model.images import Pixels, decode, resize
 from quality_model.params import LimitsParams
 from quality_model.records import HEADS, overall_score
-from quality_model.scoring import ScoreSummary
+from quality_model.scoring import ScoreSummary, planned_engine
 
-from .conftest import IDENTITY, THRESHOLDS, MeanScorer, bytes_of, encode, shards_of
+from .conftest import IDENTITY, THRESHOLDS, MeanScorer, PerCoreScorer, bytes_of, encode, shards_of
 
 Run = Callable[..., ScoreSummary]
 
@@ -156,6 +158,41 @@ def test_the_result_does_not_depend_on_processes_even_if_one_is_killed(
 
     run(folder, workers=2, scorer=Killer())
     assert bytes_of(tmp_path / "scores") == undisturbed
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_that_read_and_score_write_the_same_bytes(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], workers: int
+) -> None:
+    run(folder, workers=workers, scorer=PerCoreScorer())
+    assert bytes_of(tmp_path / "scores") == undisturbed
+
+
+def test_a_worker_killed_while_it_scores_costs_nothing(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    killer = threading.Thread(target=_kill_a_child)
+    killer.start()
+    run(folder, workers=2, scorer=PerCoreScorer())
+    killer.join()
+    assert bytes_of(tmp_path / "scores") == undisturbed
+
+
+def _kill_a_child() -> None:
+    """As soon as there is one, wherever it stands."""
+    while not (
+        found := [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    ):
+        time.sleep(0.01)
+    found[0].kill()
+
+
+def test_a_job_goes_on_with_the_engine_that_it_began_with(folder: Path, run: Run, tmp_path: Path) -> None:
+    run(folder, model=replace(IDENTITY, engine="torch-bfloat16"))
+    assert planned_engine(tmp_path / "scores") == "torch-bfloat16"
+    assert planned_engine(tmp_path / "none") is None
+    with pytest.raises(UsageError, match="model engine was 'torch-bfloat16' and is 'ncnn-float32'"):
+        run(folder, model=replace(IDENTITY, engine="ncnn-float32"))
 
 
 def test_too_many_errors_fail_the_job_after_everything_is_written(

@@ -92,6 +92,8 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
             from quality_model.scoring import ModelIdentity, score
 
             class Slow:
+                engine = None
+
                 def score_pixels(self, pixels):
                     time.sleep(0.3)
                     channels = pixels.mean(axis=(1, 2)) / 255.0

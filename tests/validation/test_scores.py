@@ -19,6 +19,8 @@ from .conftest import failures, reseal
 
 
 class MeanScorer:
+    engine = None
+
     def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         channels = pixels.mean(axis=(1, 2)) / 255.0
         return np.column_stack([channels, channels.mean(axis=1)]).astype(np.float32)

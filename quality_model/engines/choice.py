@@ -1,0 +1,98 @@
+"""Which engine scores: the fastest that gives the scores of the network in float32."""
+
+import copy
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from quality_model.device import choose_precision, fastest
+from quality_model.engines.engine import Engine
+from quality_model.engines.folding import folded
+from quality_model.engines.ncnn_engine import NcnnEngine
+from quality_model.engines.ncnn_network import NcnnNetwork
+from quality_model.engines.torch_engine import TorchEngine
+from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.params import EngineName
+
+LARGEST_DIFFERENCE: Final = 0.01
+"""Per score, between an engine and the network in float32."""
+
+_BUDGET_S: Final = 0.5
+
+
+log = logging.getLogger(__name__)
+
+
+def choose_engine(
+    model: MultiHeadQualityAssessmentModel,
+    device: torch.device,
+    image_size_px: int,
+    asked: EngineName | None = None,
+) -> Engine:
+    """Prepare the model for scoring by the fastest engine that agrees with it, or by the one asked for.
+
+    An engine that does not agree within `LARGEST_DIFFERENCE` on the check pictures is not used,
+    asked for or not; the log says so.
+
+    Args:
+        model: In evaluation mode, on ``device``; it is not changed.
+        device: Where to score.
+        image_size_px: Side of the pictures.
+        asked: Use this one if it agrees; by default the fastest.
+    """
+    plain = TorchEngine(copy.deepcopy(model), device, "float32")
+    checked = check_pictures(image_size_px)
+    expected = plain.scores(checked)
+    if not np.isfinite(expected).all():
+        return plain  # whoever scores will say that the weights are damaged
+    engines: dict[str, Engine] = {}
+    for name, make in _candidates(model, device, asked).items():
+        engine = make()
+        difference = float(np.abs(engine.scores(checked) - expected).max())
+        if difference <= LARGEST_DIFFERENCE:
+            engines[name] = engine
+        else:
+            log.warning("%s differs by up to %.3f from the network in float32: not used.", name, difference)
+    if not engines:
+        return plain
+    one = checked[:1]
+    timed = {name: partial(_score, engine, one) for name, engine in engines.items()}
+    chosen = fastest(timed, device, budget_s=_BUDGET_S) if len(engines) > 1 else next(iter(engines))
+    log.debug("Scoring by %s", chosen)
+    return engines[chosen]
+
+
+def check_pictures(size_px: int) -> npt.NDArray[np.uint8]:
+    """Pictures that excite a network in different ways: a gradient, noise, and edges; (3, S, S, 3)."""
+    ramp = np.linspace(0.0, 255.0, size_px)
+    gradient = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], 255.0 - ramp[:, None]), axis=-1)
+    noise = np.random.default_rng(0).integers(0, 256, (size_px, size_px, 3))
+    edges = np.where((np.indices((size_px, size_px)).sum(axis=0) // 8 % 2 == 0)[..., None], 230, [60, 30, 20])
+    return np.stack([gradient, noise, edges]).astype(np.uint8)
+
+
+def _candidates(
+    model: MultiHeadQualityAssessmentModel, device: torch.device, asked: EngineName | None
+) -> dict[str, Callable[[], Engine]]:
+    """Engines that the device can run, the plainest first."""
+    makers: dict[str, Callable[[], Engine]] = {
+        "torch-float32": lambda: TorchEngine(folded(model), device, "float32"),
+        "torch-bfloat16": lambda: TorchEngine(folded(model), device, "bfloat16"),
+        "ncnn-float32": lambda: NcnnEngine(NcnnNetwork.of(folded(model).cpu())),
+    }
+    if asked is not None:
+        return {asked: makers[asked]}
+    if choose_precision("auto", device, is_faster=lambda device: True) == "float32":
+        del makers["torch-bfloat16"]
+    if device.type != "cpu":
+        del makers["ncnn-float32"]
+    return makers
+
+
+def _score(engine: Engine, pixels: npt.NDArray[np.uint8]) -> None:
+    engine.scores(pixels)

@@ -1,0 +1,104 @@
+"""Every engine gives the network's scores; the fastest is chosen among those that do."""
+
+import copy
+import logging
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from quality_model.engines import choice
+from quality_model.engines.choice import check_pictures, choose_engine
+from quality_model.engines.folding import folded
+from quality_model.model import MultiHeadQualityAssessmentModel, to_model_input
+from quality_model.params import EngineName
+
+CPU = torch.device("cpu")
+TOLERANCES: dict[EngineName, float] = {"torch-float32": 1e-5, "ncnn-float32": 1e-5, "torch-bfloat16": 0.01}
+SIZE_PX = 48
+
+
+@pytest.fixture(scope="module")
+def model() -> MultiHeadQualityAssessmentModel:
+    """A network whose scores lie apart, with batch statistics as of a trained one."""
+    torch.manual_seed(3)
+    model = MultiHeadQualityAssessmentModel().eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0.0, 0.2)
+            module.running_var.uniform_(0.3, 1.5)
+            module.weight.data.uniform_(0.7, 1.4)
+            module.bias.data.normal_(0.0, 0.2)
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data.mul_(4.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def expected(model: MultiHeadQualityAssessmentModel) -> np.ndarray:
+    with torch.inference_mode():
+        return model(to_model_input(check_pictures(SIZE_PX), CPU))["all_scores"].numpy()
+
+
+@pytest.mark.parametrize("name", TOLERANCES)
+def test_an_engine_gives_the_scores_of_the_network(
+    model: MultiHeadQualityAssessmentModel, expected: np.ndarray, name: EngineName
+) -> None:
+    engine = choose_engine(model, CPU, SIZE_PX, name)
+    scores = engine.scores(check_pictures(SIZE_PX))
+
+    assert engine.name == name
+    assert scores.dtype == np.float32
+    assert np.abs(scores - expected).max() <= TOLERANCES[name]
+    assert np.ptp(expected, axis=0).mean() > 0.005
+
+
+@pytest.mark.parametrize("name", TOLERANCES)
+def test_a_score_hangs_neither_on_neighbours_nor_on_the_process(
+    model: MultiHeadQualityAssessmentModel, name: EngineName
+) -> None:
+    engine = choose_engine(model, CPU, SIZE_PX, name)
+    pictures = check_pictures(SIZE_PX)
+    together = engine.scores(pictures)
+    moved = pickle.loads(pickle.dumps(engine))
+
+    assert engine.is_portable
+    assert np.array_equal(np.concatenate([engine.scores(one[None]) for one in pictures]), together)
+    assert np.array_equal(moved.scores(pictures), together)
+    assert engine.scores(pictures[:0]).shape == (0, 4)
+
+
+def test_the_model_itself_is_left_as_it_was(model: MultiHeadQualityAssessmentModel) -> None:
+    before = copy.deepcopy(model.state_dict())
+    choose_engine(model, CPU, SIZE_PX)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_folding_leaves_no_batch_norm(model: MultiHeadQualityAssessmentModel) -> None:
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded(model).modules())
+
+
+@pytest.mark.parametrize("asked", [None, "ncnn-float32"])
+def test_an_engine_that_does_not_agree_is_not_used_and_the_log_says_so(
+    model: MultiHeadQualityAssessmentModel,
+    expected: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    asked: EngineName | None,
+) -> None:
+    monkeypatch.setattr(choice, "LARGEST_DIFFERENCE", -1.0)
+    with caplog.at_level(logging.WARNING):
+        engine = choose_engine(model, CPU, SIZE_PX, asked)
+
+    assert engine.name == "torch-float32"
+    assert np.abs(engine.scores(check_pictures(SIZE_PX)) - expected).max() <= 1e-6
+    assert "ncnn-float32 differs by up to" in caplog.text
+
+
+def test_damaged_weights_reach_whoever_scores(model: MultiHeadQualityAssessmentModel) -> None:
+    damaged = copy.deepcopy(model)
+    damaged.head_noise[6].bias.data.fill_(float("nan"))
+    assert np.isnan(choose_engine(damaged, CPU, SIZE_PX).scores(check_pictures(SIZE_PX))).any()
