@@ -88,9 +88,7 @@ class MultiHeadQualityAssessmentModel(nn.Module):
 
     degradation_weights: Tensor
 
-    def __init__(
-        self, dropout: float = DESIGN_DROPOUT, architecture: ArchitectureName = "standard"
-    ) -> None:
+    def __init__(self, dropout: float = DESIGN_DROPOUT, architecture: ArchitectureName = "standard") -> None:
         super().__init__()
         self.dropout = dropout
         self.architecture: ArchitectureName = architecture
