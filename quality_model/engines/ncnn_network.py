@@ -60,7 +60,7 @@ def _block(writer: "_Writer", block: nn.Module, blob: str) -> str:
             blob = writer.convolution(blob, block.conv2, _NONE)
             return writer.add("ReLU", [writer.add("BinaryOp", [blob, kept], "0=0")])
         case nn.MaxPool2d():
-            return writer.add("Pooling", [blob], f"0=0 1={block.kernel_size} 2={block.stride}")
+            return writer.add("Pooling", [blob], f"0=0 1={block.kernel_size} 2={block.stride} 5=1")
         case nn.PixelUnshuffle():
             return writer.add("Reorg", [blob], f"0={block.downscale_factor} 1=0")
     raise TypeError(f"no ncnn layer for {type(block).__name__}")

@@ -19,11 +19,11 @@ TOLERANCES: dict[EngineName, float] = {"torch-float32": 1e-5, "ncnn-float32": 1e
 SIZE_PX = 48
 
 
-@pytest.fixture(scope="module")
-def model() -> MultiHeadQualityAssessmentModel:
+@pytest.fixture(scope="module", params=["standard", "compact"])
+def model(request: pytest.FixtureRequest) -> MultiHeadQualityAssessmentModel:
     """A network whose scores lie apart, with batch statistics as of a trained one."""
     torch.manual_seed(3)
-    model = MultiHeadQualityAssessmentModel().eval()
+    model = MultiHeadQualityAssessmentModel(architecture=request.param).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0.0, 0.2)

@@ -131,6 +131,23 @@ def test_the_gate_takes_the_baselines_that_the_evaluation_measured_on_the_same_d
     assert read_decisions(project) == []
 
 
+def test_a_compact_model_is_judged_against_a_champion_of_the_standard_architecture(
+    project: Path, registry: Registry, judge: Judge, samples: TrainingSet
+) -> None:
+    facts = {"data_sha256": samples.data_sha256, "thresholds": dict.fromkeys(HEADS, 0.9)}
+    folder = project / "models" / "compact"
+    save_model(
+        folder,
+        MultiHeadQualityAssessmentModel(architecture="compact"),
+        image_size_px=SIZE_PX,
+        facts=facts,
+    )
+    registry.promote("1", "first")
+    verdict = judge(folder)
+    assert verdict.passed
+    assert storage.read_json(ProjectPaths(project).gate_report / "verdict.json")["compared_with"] == "1"
+
+
 def test_a_refused_model_is_decided_on_again_only_if_something_changed(
     project: Path,
     section: RegistryParams,
