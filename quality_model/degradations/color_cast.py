@@ -22,9 +22,13 @@ def blend(pixels: Pixels, tint: Colour, strength: float) -> Pixels:
     Returns:
         uint8 (height, width, 3).
     """
+    return np.asarray(cv2.LUT(pixels, table(tint, strength)[None]), dtype=np.uint8)
+
+
+def table(tint: Colour, strength: float) -> Pixels:
+    """What each level of each channel becomes, uint8 (256, 3)."""
     mixed = _levels() * (1.0 - strength) + np.array(tint, dtype=np.float64) * strength
-    table = np.floor(mixed + 0.5).astype(np.uint8)
-    return np.asarray(cv2.LUT(pixels, table[None]), dtype=np.uint8)
+    return np.floor(mixed + 0.5).astype(np.uint8)
 
 
 @cache

@@ -3,6 +3,7 @@
 Labels do not change by it: it is there so that a model learns to ignore it.
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 import cv2
@@ -28,23 +29,57 @@ _SAMPLINGS: Final = {
 Facts = dict[str, str | int | float]
 
 
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What happens to one picture on its way: rescaling, recompression, both or neither.
+
+    Attributes:
+        factor: Of the rescaling; None for none.
+        down: OpenCV's interpolation to the smaller side; ``up``: the one back.
+        quality: Of JPEG; None for no recompression.
+        sampling: Of its colours.
+    """
+
+    factor: float | None
+    down: int
+    up: int
+    quality: int | None
+    sampling: str
+
+    def facts(self) -> Facts:
+        """JSON values of what is done."""
+        facts: Facts = {} if self.factor is None else {"factor": self.factor}
+        if self.quality is not None:
+            facts |= {"quality": self.quality, "sampling": self.sampling}
+        return facts
+
+
+def draw_delivery(stream: Stream) -> Delivery:
+    """Decide by the stream; no pixels are needed."""
+    rescaled, recompressed = stream.uniform(0.0, 1.0), stream.uniform(0.0, 1.0)
+    factor, down, up = stream.uniform(SMALLEST_FACTOR, 1.0), stream.integer(0, 1), stream.integer(0, 2)
+    quality, sampling = stream.integer(*QUALITIES), stream.integer(0, 1)
+    return Delivery(
+        factor=factor if rescaled < RESCALED_SHARE else None,
+        down=cv2.INTER_AREA if down else cv2.INTER_LANCZOS4,
+        up=[*INTERPOLATIONS.values()][up],
+        quality=quality if recompressed < RECOMPRESSED_SHARE else None,
+        sampling=[*_SAMPLINGS][sampling],
+    )
+
+
 def deliver(pixels: Pixels, stream: Stream) -> tuple[Pixels, Facts]:
     """Rescale slightly, recompress, both or neither, as the stream says.
 
     Returns:
         uint8 (height, width, 3), and what was done.
     """
-    facts: Facts = {}
-    rescaled, recompressed = stream.uniform(0.0, 1.0), stream.uniform(0.0, 1.0)
-    factor, down, up = stream.uniform(SMALLEST_FACTOR, 1.0), stream.integer(0, 1), stream.integer(0, 2)
-    quality, sampling = stream.integer(*QUALITIES), stream.integer(0, 1)
-    if rescaled < RESCALED_SHARE:
-        facts["factor"] = factor
-        pixels = _rescale(pixels, factor, cv2.INTER_AREA if down else cv2.INTER_LANCZOS4, up)
-    if recompressed < RECOMPRESSED_SHARE:
-        facts |= {"quality": quality, "sampling": [*_SAMPLINGS][sampling]}
-        pixels = recompress(pixels, quality, [*_SAMPLINGS][sampling])
-    return pixels, facts
+    drawn = draw_delivery(stream)
+    if drawn.factor is not None:
+        pixels = _rescale(pixels, drawn.factor, drawn.down, drawn.up)
+    if drawn.quality is not None:
+        pixels = recompress(pixels, drawn.quality, drawn.sampling)
+    return pixels, drawn.facts()
 
 
 def recompress(pixels: Pixels, quality: int, sampling: str) -> Pixels:
@@ -56,9 +91,13 @@ def recompress(pixels: Pixels, quality: int, sampling: str) -> Pixels:
     return np.ascontiguousarray(decoded[..., ::-1])
 
 
+def rescaled_side(side_px: int, factor: float) -> int:
+    """The side in between, 2 px at least."""
+    return max(2, round(side_px * factor))
+
+
 def _rescale(pixels: Pixels, factor: float, down: int, up: int) -> Pixels:
     height, width = pixels.shape[:2]
-    reduced = (max(2, round(width * factor)), max(2, round(height * factor)))
+    reduced = (rescaled_side(width, factor), rescaled_side(height, factor))
     small = cv2.resize(pixels, reduced, interpolation=down)
-    way = [*INTERPOLATIONS.values()][up]
-    return np.asarray(cv2.resize(small, (width, height), interpolation=way), dtype=np.uint8)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=up), dtype=np.uint8)

@@ -102,19 +102,24 @@ def narrowed(kernel: Kernel, sigma_px: float) -> Kernel:
     return mixed
 
 
-def low_resolution(pixels: Pixels, factor: float, interpolation: str) -> tuple[Pixels, float]:
-    """Average areas down by about ``factor`` (1 or more), then enlarge again.
-
-    Returns:
-        uint8 (height, width, 3), and the equivalent sigma in pixels.
-    """
+def low_resolution(pixels: Pixels, factor: float, interpolation: str) -> Pixels:
+    """Average areas down by about ``factor`` (1 or more), then enlarge again; uint8 (height, width, 3)."""
     height, width = pixels.shape[:2]
-    small = (max(2, round(width / factor)), max(2, round(height / factor)))
+    small = (reduced_side(width, factor), reduced_side(height, factor))
     reduced = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)
     restored = cv2.resize(reduced, (width, height), interpolation=INTERPOLATIONS[interpolation])
-    actual = max(1.0, height / small[1])
-    sigma_px = RESAMPLED_SIGMAS[interpolation] * float(np.sqrt(actual**2 - 1.0))
-    return np.asarray(restored, dtype=np.uint8), sigma_px
+    return np.asarray(restored, dtype=np.uint8)
+
+
+def reduced_side(side_px: int, factor: float) -> int:
+    """The side of the low resolution, 2 px at least."""
+    return max(2, round(side_px / factor))
+
+
+def resampled_sigma(side_px: int, factor: float, interpolation: str) -> float:
+    """Equivalent sigma in pixels of `low_resolution` on a picture of this side."""
+    actual = max(1.0, side_px / reduced_side(side_px, factor))
+    return RESAMPLED_SIGMAS[interpolation] * float(np.sqrt(actual**2 - 1.0))
 
 
 def enlarged_sigma(factor: float) -> float:

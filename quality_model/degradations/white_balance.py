@@ -28,7 +28,7 @@ STRONGEST_DUV: Final = 0.06
 STRONGEST_LOG_GAIN: Final = 0.9
 _D65_MIREDS: Final = 1e6 / 6504.0
 
-_LINEAR_FROM_XYZ: Final = np.array(
+LINEAR_FROM_XYZ: Final = np.array(
     [
         [3.2404542, -1.5371385, -0.4985314],
         [-0.9692660, 1.8760108, 0.0415560],
@@ -68,14 +68,18 @@ def mixed_path(angle_deg: float) -> Floats:
 
 def at_shift(path: Floats, shift_ab: float) -> Floats:
     """The gains, (3,), that move a mid grey by ``shift_ab`` in the a*b* plane, or the path's last."""
-    moved = np.linalg.norm(to_lab(_encode(path * _decode(np.array(128.0)))[None])[0][:, 1:], axis=1)
+    moved = np.linalg.norm(to_lab(_encode(path * decode(np.array(128.0)))[None])[0][:, 1:], axis=1)
     return np.array([np.interp(shift_ab, np.maximum.accumulate(moved), path[:, c]) for c in range(3)])
 
 
 def apply_gains(pixels: Pixels, gains: Floats) -> Pixels:
     """Multiply the linear channels; cut at white. uint8 (height, width, 3) in and out."""
-    table = np.rint(_encode(_decode(np.arange(256.0))[:, None] * gains)).astype(np.uint8)
-    return np.asarray(cv2.LUT(pixels, table[None]), dtype=np.uint8)
+    return np.asarray(cv2.LUT(pixels, table(gains)[None]), dtype=np.uint8)
+
+
+def table(gains: Floats) -> Pixels:
+    """What each level of each channel becomes, uint8 (256, 3)."""
+    return np.rint(_encode(decode(np.arange(256.0))[:, None] * gains)).astype(np.uint8)
 
 
 def to_lab(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
@@ -107,7 +111,7 @@ def _gains(uv: Floats) -> Floats:
     denominator = 2.0 * u - 8.0 * v + 4.0
     x, y = 3.0 * u / denominator, 2.0 * v / denominator
     xyz = np.stack([x / y, np.ones_like(x), (1.0 - x - y) / y], axis=1)
-    linear = np.maximum(xyz @ _LINEAR_FROM_XYZ.T, 0.02)
+    linear = np.maximum(xyz @ LINEAR_FROM_XYZ.T, 0.02)
     return _balanced(linear / linear[0])
 
 
@@ -116,7 +120,7 @@ def _balanced(gains: Floats) -> Floats:
     return np.asarray(gains / (gains @ _LUMINANCE)[:, None])
 
 
-def _decode(levels: Floats) -> Floats:
+def decode(levels: Floats) -> Floats:
     """sRGB 0 to 255 to linear light 0 to 1 (IEC 61966-2-1)."""
     value = levels / 255.0
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)

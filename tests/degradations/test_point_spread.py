@@ -99,7 +99,8 @@ def test_a_low_resolution_looks_most_like_the_gaussian_of_its_sigma(
     photo: Pixels, interpolation: str, factor: float
 ) -> None:
     picture = photo[20:148, 150:278]
-    low, sigma_px = psf.low_resolution(picture, factor, interpolation)
+    low = psf.low_resolution(picture, factor, interpolation)
+    sigma_px = psf.resampled_sigma(128, factor, interpolation)
 
     candidates = np.linspace(0.5, 1.5, 41) * sigma_px
     errors = [
@@ -111,10 +112,9 @@ def test_a_low_resolution_looks_most_like_the_gaussian_of_its_sigma(
 
 def test_a_resolution_that_is_not_lowered_is_no_blur(photo: Pixels) -> None:
     picture = photo[:64, :64]
-    same, sigma_px = psf.low_resolution(picture, 1.0, "cubic")
 
-    assert sigma_px == 0.0
-    assert np.array_equal(same, picture)
+    assert psf.resampled_sigma(64, 1.0, "cubic") == 0.0
+    assert np.array_equal(psf.low_resolution(picture, 1.0, "cubic"), picture)
 
 
 def test_only_enlarging_blurs_and_more_of_it_blurs_more() -> None:
