@@ -41,7 +41,7 @@ run: install ## Train, gate, promote and score, end to end
 	python -m flows.first_run
 
 test: install ## The whole test suite
-	OMP_NUM_THREADS=1 python -m pytest -n 2
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal
 
 lint: install ## ruff, mypy, import contracts
 	ruff check .
