@@ -142,6 +142,25 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def can_compile(device: torch.device) -> bool:
+    """Try `torch.compile` on a small function; where it fails, say so in the log.
+
+    It needs a C++ compiler at run time, and Triton on a CUDA device.
+    """
+    try:
+        torch.compile(_doubled)(torch.ones(8, device=device))
+    except Exception as error:  # noqa: BLE001  (whatever a compiler's absence raises)
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        log.warning("torch.compile does not work here, so the network runs as it is: %s", reason)
+        return False
+    return True
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a CUDA device; 0 for any other, whose memory is not its own."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
+
+
 def wait_for(device: torch.device) -> None:
     """Return when everything queued on ``device`` is done, so that a clock reads true."""
     if device.type == "cuda":
@@ -222,6 +241,10 @@ def _bfloat16_is_faster(device: torch.device) -> bool:
         "bfloat16": lambda: step("bfloat16"),
     }
     return fastest(timed, device, budget_s=0.5) == "bfloat16"
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return 2.0 * x
 
 
 def _cuda_hint() -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from quality_model.device import autocast, wait_for
+from quality_model.device import autocast, free_bytes, wait_for
 from quality_model.errors import TrainingError
 from quality_model.losses import weighted_mse
 from quality_model.model import MultiHeadQualityAssessmentModel, to_model_input
@@ -21,7 +21,8 @@ from quality_model.params import TrainParams
 from quality_model.records import HEADS, Head
 from quality_model.training.plan import Plan
 from quality_model.training.report import EpochReport, best_epoch, out_of_patience
-from quality_model.training.samples import Indices, open_samples, read_rows
+from quality_model.training.samples import open_samples
+from quality_model.training.stored import Batch, Indices, StoredRows
 
 if TYPE_CHECKING:
     from quality_model.checkpoints import LoadedModel
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 _CHECK_STEPS: Final = 16
 """Steps between looks at the losses of an accelerator; each look waits for the device."""
+
+_DATA_SHARE: Final = 0.5
+"""Of an accelerator's free memory that pixels may take; the rest is for activations."""
 
 _WEIGHTS, _DROPOUT = 0, 2
 """Purposes of random streams; 1 is the order of samples."""
@@ -83,13 +87,15 @@ class Run:
         start: "LoadedModel | None" = None,
     ) -> None:
         self._section = section
-        self._set = training_set
         self._splits = splits
         self._plan = plan
         self._device = device
         self.history: list[EpochReport] = []
         self._best: dict[str, Tensor] = {}
-        self._samples = open_samples(section, training_set, splits.train)
+        read = [splits.validation, *([splits.train] if section.samples == "stored" else [])]
+        budget_bytes = int(_DATA_SHARE * free_bytes(device))
+        self._stored = StoredRows(training_set, np.concatenate(read), device, budget_bytes)
+        self._samples = open_samples(section, training_set, splits.train, self._stored, device)
         with np.errstate(invalid="ignore"):  # labels that are not finite are reported where they strike
             self._validation_variance = np.var(
                 training_set.labels[splits.validation], axis=0, dtype=np.float64
@@ -108,6 +114,7 @@ class Run:
             fused=device.type == "cuda",
         )
         self._average = _moving_average(self._model, section.weight_average)
+        self._forward = torch.compile(self._model) if plan.compiled else self._model
 
     @property
     def is_done(self) -> bool:
@@ -200,10 +207,10 @@ class Run:
         ) as progress:
             for step, batch in enumerate(self._samples.batches(epoch), start=1):
                 self._set_rate(rate, epoch - 1 + step / len(sizes))
-                x, labels = self._to_device(*batch)
+                x, labels = self._to_device(batch)
                 seen.append(batch[1])
                 with autocast(self._device, self._plan.precision):
-                    scores = self._model(x)["all_scores"]
+                    scores = self._forward(x)["all_scores"]
                 loss, per_head = weighted_mse(scores, labels, self._loss_weights)
                 self._optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
@@ -236,9 +243,7 @@ class Run:
         total = np.zeros(len(HEADS))
         with torch.inference_mode(), autocast(self._device, self._plan.precision):
             for start in range(0, len(rows), self._section.batch_size):
-                x, labels = self._to_device(
-                    *read_rows(self._set, rows[start : start + self._section.batch_size])
-                )
+                x, labels = self._to_device(self._stored.read(rows[start : start + self._section.batch_size]))
                 difference = model(x)["all_scores"].float() - labels
                 total += (difference.cpu().numpy().astype(np.float64) ** 2).sum(axis=0)
         if not np.isfinite(total).all():
@@ -247,10 +252,9 @@ class Run:
             )
         return total / len(rows)
 
-    def _to_device(
-        self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.float32]
-    ) -> tuple[Tensor, Tensor]:
+    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Pictures, float32 (n, 3, S, S) in [0, 1], and labels, float32 (n, 4)."""
+        images, labels = batch
         x = to_model_input(images, self._device).contiguous(memory_format=self._plan.torch_memory_format)
         return x, torch.from_numpy(labels).to(self._device, non_blocking=True)
 

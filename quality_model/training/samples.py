@@ -3,30 +3,32 @@
 Both hang on (seed, epoch) alone, so that a resumed run sees what an undisturbed one sees.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from quality_model.degradations import PROFILES, SampleRandomness
+from quality_model.degradations import PROFILES, Profile, SampleRandomness
 from quality_model.degradations.severity import REFERENCE_SIDE_PX
 from quality_model.errors import TrainingError
 from quality_model.params import TrainParams
 from quality_model.records import HEADS
+from quality_model.training.on_device import BatchDegrader
+from quality_model.training.stored import Batch, Indices, StoredRows
 from quality_model.training.variation import vary
 
 if TYPE_CHECKING:
     from quality_model.training_set.store import TrainingSet
 
-Indices = npt.NDArray[np.int64]
-Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
-"""Pictures, uint8 (n, S, S, 3), and labels, float32 (n, 4)."""
-
 _ORDER: Final = 1
 """Purpose of the random stream that shuffles an epoch."""
+
+Degrade = Callable[[npt.NDArray[np.uint8], Sequence[SampleRandomness], float], Batch]
+"""Makes samples of clean pictures, given each one's randomness and `Profile.degrade`'s ``scale``."""
 
 
 class Samples(Protocol):
@@ -36,23 +38,45 @@ class Samples(Protocol):
     def batches(self, epoch: int) -> Iterator[Batch]: ...
 
 
-def open_samples(section: TrainParams, training_set: "TrainingSet", rows: Indices) -> Samples:
+def open_samples(
+    section: TrainParams, training_set: "TrainingSet", rows: Indices, stored: StoredRows, device: torch.device
+) -> Samples:
     """The samples that ``section.samples`` names, of the rows of the train split.
+
+    Fresh ones are degraded where they are made, picture by picture on the CPU; those of profile
+    `calibrated` in batches on a CUDA device.
 
     Raises:
         TrainingError: Fresh ones were asked for, and no picture is clean or large enough.
     """
     if section.samples == "stored":
-        return StoredSamples(section, training_set, rows)
-    return FreshSamples(section, training_set, rows)
+        return StoredSamples(section, stored, rows)
+    profile = PROFILES[str(training_set.manifest["profile"].iloc[rows[0]])]
+    in_batches = device.type == "cuda" and profile.name == "calibrated"
+    degrade = BatchDegrader(device) if in_batches else picture_by_picture(profile)
+    return FreshSamples(section, training_set, rows, degrade)
+
+
+def picture_by_picture(profile: Profile) -> Degrade:
+    """Degrading on the CPU."""
+
+    def degrade(clean: npt.NDArray[np.uint8], randomness: Sequence[SampleRandomness], scale: float) -> Batch:
+        images = np.empty_like(clean)
+        labels = np.empty((len(clean), len(HEADS)), dtype=np.float32)
+        for place, (picture, random) in enumerate(zip(clean, randomness, strict=True)):
+            sample = profile.degrade(picture, random, scale=scale)
+            images[place], labels[place] = sample.image, sample.labels
+        return images, labels
+
+    return degrade
 
 
 class StoredSamples:
     """The samples of the training set, each once an epoch, in random order."""
 
-    def __init__(self, section: TrainParams, training_set: "TrainingSet", rows: Indices) -> None:
+    def __init__(self, section: TrainParams, stored: StoredRows, rows: Indices) -> None:
         self._section = section
-        self._set = training_set
+        self._stored = stored
         self._rows = rows
 
     def batch_sizes(self, epoch: int) -> list[int]:
@@ -62,7 +86,7 @@ class StoredSamples:
         order = np.random.default_rng([self._section.seed, epoch, _ORDER]).permutation(self._rows)
         start = 0
         for size in self.batch_sizes(epoch):
-            yield read_rows(self._set, order[start : start + size])
+            yield self._stored.read(order[start : start + size])
             start += size
 
 
@@ -72,13 +96,15 @@ class FreshSamples:
     The next batch is made while the last one is trained on.
     """
 
-    def __init__(self, section: TrainParams, training_set: "TrainingSet", rows: Indices) -> None:
+    def __init__(
+        self, section: TrainParams, training_set: "TrainingSet", rows: Indices, degrade: Degrade
+    ) -> None:
         manifest = training_set.manifest.iloc[rows]
         kept = manifest["sample_id"].str.endswith("#00") & manifest["is_clean"]
         self._clean = rows[kept.to_numpy(dtype=bool)]
         self._section = section
         self._set = training_set
-        self._profile = PROFILES[str(manifest["profile"].iloc[0])]
+        self._degrade = degrade
         if len(self._clean) == 0:
             raise TrainingError(
                 "No picture of the train split is clean, so none can be degraded anew.",
@@ -122,20 +148,12 @@ class FreshSamples:
     def _make(self, epoch: int, start: int, rows: Indices) -> Batch:
         side_px = self.side_px(epoch)
         scale = self._set.image_size_px / REFERENCE_SIDE_PX
-        images = np.empty((len(rows), side_px, side_px, 3), dtype=np.uint8)
-        labels = np.empty((len(rows), len(HEADS)), dtype=np.float32)
+        seed = self._section.seed
+        randomness = [SampleRandomness(seed, f"fresh {epoch} {start + place}") for place in range(len(rows))]
+        clean = np.empty((len(rows), side_px, side_px, 3), dtype=np.uint8)
         for place, row in enumerate(rows):
-            randomness = SampleRandomness(self._section.seed, f"fresh {epoch} {start + place}")
-            clean = vary(self._set.images[row], side_px, randomness.stream("variation"))
-            sample = self._profile.degrade(clean, randomness, scale=scale)
-            images[place], labels[place] = sample.image, sample.labels
-        return images, labels
-
-
-def read_rows(training_set: "TrainingSet", rows: Indices) -> Batch:
-    """Some samples of the set, in ascending order: sorted rows read faster."""
-    rows = np.sort(rows)
-    return training_set.images[rows], np.asarray(training_set.labels[rows])
+            clean[place] = vary(self._set.images[row], side_px, randomness[place].stream("variation"))
+        return self._degrade(clean, randomness, scale)
 
 
 def _sizes(count: int, batch_size: int) -> list[int]:

@@ -14,13 +14,17 @@ from quality_model.errors import CheckpointError, TrainingError
 from quality_model.images import Pixels, resize
 from quality_model.model import MultiHeadQualityAssessmentModel
 from quality_model.params import LimitsParams, Params, TrainParams
+from quality_model.records import HEADS
 from quality_model.training import EpochReport, TrainedModel, samples, train
-from quality_model.training.samples import open_samples
+from quality_model.training.on_device import BatchDegrader
+from quality_model.training.samples import FreshSamples, open_samples
+from quality_model.training.stored import StoredRows
 from quality_model.training_set.generate import generate
 from quality_model.training_set.store import TrainingSet
 
 from ..training_set.conftest import write_table
 
+CPU = torch.device("cpu")
 SIDE_PX = 40
 
 
@@ -57,7 +61,9 @@ def with_values(section: TrainParams, **values: object) -> TrainParams:
 
 def batches(section: TrainParams, training_set: TrainingSet, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """All pictures and labels of an epoch."""
-    made = open_samples(section, training_set, training_set.indices("train"))
+    rows = training_set.indices("train")
+    stored = StoredRows(training_set, rows, CPU, budget_bytes=0)
+    made = open_samples(section, training_set, rows, stored, CPU)
     images, labels = zip(*made.batches(epoch), strict=True)
     assert [len(batch) for batch in images] == made.batch_sizes(epoch)
     return np.concatenate(images), np.concatenate(labels)
@@ -133,6 +139,37 @@ def test_pictures_that_are_all_soft_are_refused(
 
     with pytest.raises(TrainingError, match="No picture of the train split is clean"):
         train(fresh, TrainingSet.open(tmp_path / "training"), tmp_path / "checkpoints")
+
+
+def test_fresh_samples_are_degraded_alike_picture_by_picture_and_in_batches_on_a_device(
+    fresh: TrainParams, photographs: TrainingSet
+) -> None:
+    rows = photographs.indices("train")
+    images, labels = batches(with_values(fresh, samples_per_epoch=60, batch_size=12), photographs, 1)
+    in_batches = FreshSamples(
+        with_values(fresh, samples_per_epoch=60, batch_size=12), photographs, rows, BatchDegrader(CPU)
+    )
+    made = list(in_batches.batches(1))
+
+    assert all(isinstance(batch, torch.Tensor) and batch.dtype == torch.uint8 for batch, _ in made)
+    found = np.concatenate([batch.numpy() for batch, _ in made])
+    found_labels = np.concatenate([batch for _, batch in made])
+    assert found.shape == images.shape
+    quiet = labels[:, HEADS.index("noise")] == 0
+    np.testing.assert_allclose(found_labels[quiet], labels[quiet], atol=0.005)
+    assert np.array_equal(found_labels > 0, labels > 0)
+    assert np.abs(found[quiet].astype(int) - images[quiet]).mean() < 1
+    assert np.abs(found.astype(int) - images).mean() < 25
+
+
+def test_a_run_learns_from_samples_degraded_in_batches(
+    fresh: TrainParams, photographs: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "picture_by_picture", lambda profile: BatchDegrader(CPU))
+    once = with_values(fresh, epochs=1, architecture="compact")
+    trained, again = (train(once, photographs, tmp_path / name) for name in ("one", "two"))
+    assert np.isfinite(trained.best.train_loss)
+    assert_same_weights(trained, again)
 
 
 @pytest.mark.parametrize("killed_after", [1, 2])

@@ -199,6 +199,25 @@ def test_training_in_bfloat16_works_too(write: Write, section: TrainParams, tmp_
     assert {tensor.dtype for tensor in trained.model.parameters()} == {torch.float32}
 
 
+@pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")
+def test_without_a_compiler_training_runs_as_it_is_and_says_so(
+    training_set: TrainingSet,
+    section: TrainParams,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import torch._inductor.config as inductor
+
+    once = with_values(section, epochs=1)
+    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-compiler"),))
+    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    asked = train(with_values(once, compile=True), training_set, tmp_path / "asked")
+    assert "torch.compile does not work here" in caplog.text
+    assert asked.facts()["compiled"] is False
+    assert_same_bits(asked, train(once, training_set, tmp_path / "plain"))
+
+
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
     training_set: TrainingSet, section: TrainParams, tmp_path: Path
 ) -> None:
