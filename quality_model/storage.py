@@ -3,6 +3,9 @@
 A file is written under a temporary name in its own folder, flushed to the disk, renamed,
 and the folder flushed. A folder of files is complete when its marker, written last,
 vouches for each of them. Readers accept only what a marker vouches for.
+
+Each step is an audit event (PEP 578), ``quality_model.storage.<step>`` with the path: a
+monitor can follow what is written, and fault tests end the process at any of them.
 """
 
 import errno
@@ -10,11 +13,12 @@ import hashlib
 import io
 import json
 import os
+import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from filelock import FileLock, Timeout
 
@@ -22,6 +26,9 @@ from quality_model.errors import CorruptError, IncompleteError, StorageError
 
 MARKER_NAME: Final = "_complete.json"
 _TEMPORARY_PREFIX: Final = ".partial-"
+
+Step = Literal["written", "flushed", "renamed", "sealing"]
+"""The temporary file is written; it is on the disk; it has its name; the marker comes next."""
 
 
 @contextmanager
@@ -40,9 +47,12 @@ def staged(path: Path) -> Iterator[Path]:
     temporary = path.parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}"
     try:
         yield temporary
+        _reached("written", path)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
+        _reached("flushed", path)
         temporary.replace(path)
+        _reached("renamed", path)
         flush_folder(path.parent)
     except OSError as error:
         raise _explain(error, path) from error
@@ -178,6 +188,7 @@ def seal(folder: Path, names: Sequence[str], *, rows: int, **facts: Any) -> dict
     ]
     digest = hashlib.sha256("".join(f"{f['name']}\0{f['sha256']}\n" for f in files).encode()).hexdigest()
     marker = {**facts, "rows": rows, "files": files, "sha256": digest}
+    _reached("sealing", folder)
     write_json(folder / MARKER_NAME, marker)
     return marker
 
@@ -247,6 +258,10 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _reached(step: Step, path: Path) -> None:
+    sys.audit(f"quality_model.storage.{step}", str(path))
 
 
 def _is_marker(marker: Any) -> bool:

@@ -7,6 +7,7 @@ process killed in between leaves neither a wrong champion nor a gap.
 """
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -326,6 +327,7 @@ class Registry:
     def _move(self, alias: Alias, target: ModelVersion, action: Action, reason: str, state: _State) -> None:
         with self._speaking(f"Setting {alias}"):
             self._client.set_registered_model_alias(self.name, alias, target.version)
+        sys.audit("quality_model.registry.moved", alias, target.version)
         now = self._read().aliases.get(alias)
         if now != target.version:
             raise RegistryError(
