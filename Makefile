@@ -21,7 +21,7 @@ export DVC_SITE_CACHE_DIR ?= $(CURDIR)/state/dvc
 # Without bytecode every start compiles its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test lint format mlflow-ui prefect-ui service lock clean
+.PHONY: help install run test torture lint format mlflow-ui prefect-ui service lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ run: install ## Train, gate, promote and score, end to end
 
 test: install ## The whole test suite
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal
+
+torture: install ## Faults with many seeds, fuzzing, and a soak (SOAK_INPUTS=50000)
+	OMP_NUM_THREADS=1 python -m pytest -n 2 -m torture --timeout 3600
 
 lint: install ## ruff, mypy, import contracts
 	ruff check .

@@ -1,0 +1,120 @@
+"""Four jobs on small data, what each leaves undisturbed, and fresh copies of what each needs."""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from quality_model.checkpoints import save_model
+from quality_model.images import Pixels
+from quality_model.model import MultiHeadQualityAssessmentModel
+
+from .processes import STEPS, Ended, Fault, recorded, run_command, tree
+
+PROJECT: Final = Path(__file__).resolve().parents[2]
+ORIGINAL_PHOTOS: Final = 14
+
+SMALL: Final = {
+    "source": {"dataset": "./photos", "num_images": ORIGINAL_PHOTOS},
+    "generate": {"profile": "seed", "samples_per_image": 2, "image_size": 32, "workers": 1},
+    "train": {"samples": "stored", "epochs": 2, "batch_size": 8, "device": "cpu", "precision": "float32"},
+    "score": {"model": "model", "shard_size": 5, "workers": 1, "device": "cpu", "engine": "torch-float32"},
+}
+
+COMMANDS: Final = {
+    "download": ["download"],
+    "generate": ["generate"],
+    "train": ["train"],
+    "score": ["score", "photos", "--output", "scores"],
+}
+RESULTS: Final = {
+    "download": ["data/pictures"],
+    "generate": ["data/training"],
+    "train": ["models/candidate", "reports/training"],
+    "score": ["scores"],
+}
+NOT_COMPARED: Final = {"candidate/run.json"}
+"""Names the tracked run, which is another one in each project."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command, and the bytes that it leaves when nothing disturbs it.
+
+    ``steps`` are those of `quality_model.storage` that it passes, in order; ``elapsed_s`` is what
+    it takes.
+    """
+
+    name: str
+    before: Path
+    result: dict[str, bytes]
+    steps: tuple[str, ...]
+    elapsed_s: float
+
+    def project(self, place: Path) -> Path:
+        """A project folder of its own in which the command can begin."""
+        return Path(shutil.copytree(self.before, place / "project"))
+
+    def run(self, project: Path, fault: Fault | None = None, *, killed_after_s: float | None = None) -> Ended:
+        return run_command(project, COMMANDS[self.name], fault, killed_after_s=killed_after_s)
+
+    def result_in(self, project: Path) -> dict[str, bytes]:
+        found = tree(*(project / folder for folder in RESULTS[self.name]))
+        return {name: data for name, data in found.items() if name not in NOT_COMPARED}
+
+    def count(self, step: str) -> int:
+        """How often the undisturbed command reached a step."""
+        return self.steps.count(step)
+
+
+def make_project(folder: Path, photo: Pixels, database: Path) -> Path:
+    """A project folder with small parameters, photographs, a model, and nothing made yet."""
+    folder.mkdir(parents=True)
+    params = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    for section, values in SMALL.items():
+        params[section] |= values
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    shutil.copyfile(database, folder / "mlflow.db")
+    (folder / "photos").mkdir()
+    for number in range(ORIGINAL_PHOTOS):
+        crop = photo[8 * number : 8 * number + 72, 9 * number : 9 * number + 96]
+        Image.fromarray(crop).save(folder / "photos" / f"{number:02d}.png")
+    torch.manual_seed(3)
+    save_model(folder / "model", MultiHeadQualityAssessmentModel(), image_size_px=32, facts={})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def jobs(
+    tmp_path_factory: pytest.TempPathFactory, photo: Pixels, mlflow_database: Path
+) -> Callable[[str], Job]:
+    """The job of a name; it and those it needs run undisturbed once."""
+    base = tmp_path_factory.mktemp("jobs")
+    project = make_project(base / "made" / "project", photo, mlflow_database)
+    known: dict[str, Job] = {}
+    needs = {"download": None, "generate": "download", "train": "generate", "score": None}
+
+    def job(name: str) -> Job:
+        if name not in known:
+            if needs[name]:
+                job(needs[name])
+            before = Path(shutil.copytree(project, base / f"before-{name}"))
+            started = time.monotonic()
+            ended = run_command(project, COMMANDS[name], recorded(base / f"{name}.txt"))
+            elapsed_s = time.monotonic() - started
+            assert ended.code == 0, ended.output
+            lines = (base / f"{name}.txt").read_text().splitlines()
+            steps = tuple(line.partition(" ")[0] for line in lines)
+            assert set(steps) == set(STEPS)
+            known[name] = Job(name, before, {}, steps, elapsed_s)
+            known[name] = Job(name, before, known[name].result_in(project), steps, elapsed_s)
+        return known[name]
+
+    return job

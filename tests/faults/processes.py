@@ -1,0 +1,148 @@
+"""Commands in processes of their own, with a fault at a chosen moment.
+
+The processes are forked from a server that has everything heavy imported already, so that a
+command starts at once. What happens in them is what happens to a user: the same entry point,
+real signals, real limits of the system.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+STEPS: Final = ("written", "flushed", "renamed", "sealing")
+"""What `quality_model.storage` announces, in its order."""
+
+_PRELOADED: Final = [
+    "pytest",
+    "great_expectations",
+    "mlflow",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "quality_model.cli",
+    "quality_model.sources.download",
+    "quality_model.stages.scoring",
+    "quality_model.stages.training",
+    "quality_model.training_set.generate",
+]
+_ENDS_WITHIN_S: Final = 240.0
+
+Fault = Callable[[], None]
+"""Called in the process before its command begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a process ended: its exit code (less than 0: the signal that killed it) and what it wrote."""
+
+    code: int
+    output: str
+
+
+def signal_at(step: str, number: int, which: int = signal.SIGKILL) -> Fault:
+    """Send this process a signal when storage reaches ``step`` for the ``number``-th time, from 1."""
+    return partial(_send_at, step, number, which)
+
+
+def files_at_most(num_bytes: int) -> Fault:
+    """Let no file grow beyond so many bytes: what a full disk looks like to whoever writes."""
+    return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+
+def recorded(path: Path) -> Fault:
+    """Write the steps that storage reaches to a file, one a line: name of the step, name of the file."""
+    return partial(_record, str(path))
+
+
+def start(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Begin ``function`` in a forked process; it must be importable."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    process = context.Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def start_command(project: Path, arguments: list[str], fault: Fault | None = None) -> Any:
+    """Begin a command of the command line in a project folder; its output goes to ``output.txt`` beside it."""
+    return start(_command, str(project), arguments, str(_output_of(project)), fault)
+
+
+def run_command(
+    project: Path, arguments: list[str], fault: Fault | None = None, *, killed_after_s: float | None = None
+) -> Ended:
+    """Run a command to its end, or kill it after a while."""
+    process = start_command(project, arguments, fault)
+    if killed_after_s is not None:
+        process.join(killed_after_s)
+        process.kill()
+    return end_of(process, project)
+
+
+def end_of(process: Any, project: Path) -> Ended:
+    """Wait for a process begun by `start_command`."""
+    process.join(_ENDS_WITHIN_S)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise AssertionError(f"it did not end:\n{_output_of(project).read_text()}")
+    return Ended(process.exitcode, _output_of(project).read_text())
+
+
+def tree(*folders: Path) -> dict[str, bytes]:
+    """The bytes of all files below some folders, by path; locks and files still being written left out."""
+    return {
+        f"{folder.name}/{path.relative_to(folder)}": path.read_bytes()
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "lock" not in path.suffix and path.name != ".lock"
+    }
+
+
+def _output_of(project: Path) -> Path:
+    return project.parent / "output.txt"
+
+
+def _command(project: str, arguments: list[str], output: str, fault: Fault | None) -> None:
+    from quality_model.cli import main
+
+    os.chdir(project)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number in (1, 2):
+        os.dup2(descriptor, number)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    if fault is not None:
+        fault()
+    main(arguments)
+
+
+def _send_at(step: str, number: int, which: int) -> None:
+    reached = 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal reached
+        if event == f"quality_model.storage.{step}":
+            reached += 1
+            if reached == number:
+                os.kill(os.getpid(), which)
+
+    sys.addaudithook(hook)
+
+
+def _record(path: str) -> None:
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    prefix = "quality_model.storage."
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event.startswith(prefix):
+            os.write(target, f"{event.removeprefix(prefix)} {Path(arguments[0]).name}\n".encode())
+
+    sys.addaudithook(hook)
