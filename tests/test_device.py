@@ -14,6 +14,7 @@ from quality_model.device import (
     choose_precision,
     cpu_has_bfloat16,
     fastest,
+    free_bytes,
 )
 from quality_model.errors import DeviceUnavailableError, UsageError
 
@@ -41,6 +42,10 @@ class Clock:
 def test_the_cpu_is_always_there() -> None:
     assert available_devices()[-1] == "cpu"
     assert choose_device("cpu") == CPU
+
+
+def test_a_cpu_has_no_memory_of_its_own_to_keep_data_in() -> None:
+    assert free_bytes(CPU) == 0
 
 
 def test_auto_takes_the_first_device_that_is_there() -> None:

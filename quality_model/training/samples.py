@@ -43,8 +43,8 @@ def open_samples(
 ) -> Samples:
     """The samples that ``section.samples`` names, of the rows of the train split.
 
-    Fresh ones are degraded where they are made, picture by picture on the CPU; those of profile
-    `calibrated` in batches on a CUDA device.
+    Fresh ones are degraded picture by picture on the CPU or, where that is possible, in batches on
+    the device.
 
     Raises:
         TrainingError: Fresh ones were asked for, and no picture is clean or large enough.
@@ -52,9 +52,14 @@ def open_samples(
     if section.samples == "stored":
         return StoredSamples(section, stored, rows)
     profile = PROFILES[str(training_set.manifest["profile"].iloc[rows[0]])]
-    in_batches = device.type == "cuda" and profile.name == "calibrated"
+    in_batches = can_degrade_in_batches(profile, device)
     degrade = BatchDegrader(device) if in_batches else picture_by_picture(profile)
     return FreshSamples(section, training_set, rows, degrade)
+
+
+def can_degrade_in_batches(profile: Profile, device: torch.device) -> bool:
+    """Whether the device makes the profile's samples, and faster than the CPU does: a CPU would not."""
+    return device.type == "cuda" and profile.name == "calibrated"
 
 
 def picture_by_picture(profile: Profile) -> Degrade:

@@ -10,6 +10,7 @@ import torch
 
 from quality_model import storage
 from quality_model.checkpoints import save_model
+from quality_model.degradations import PROFILES
 from quality_model.errors import CheckpointError, TrainingError
 from quality_model.images import Pixels, resize
 from quality_model.model import MultiHeadQualityAssessmentModel
@@ -17,7 +18,7 @@ from quality_model.params import LimitsParams, Params, TrainParams
 from quality_model.records import HEADS
 from quality_model.training import EpochReport, TrainedModel, samples, train
 from quality_model.training.on_device import BatchDegrader
-from quality_model.training.samples import FreshSamples, open_samples
+from quality_model.training.samples import FreshSamples, can_degrade_in_batches, open_samples
 from quality_model.training.stored import StoredRows
 from quality_model.training_set.generate import generate
 from quality_model.training_set.store import TrainingSet
@@ -160,6 +161,14 @@ def test_fresh_samples_are_degraded_alike_picture_by_picture_and_in_batches_on_a
     assert np.array_equal(found_labels > 0, labels > 0)
     assert np.abs(found[quiet].astype(int) - images[quiet]).mean() < 1
     assert np.abs(found.astype(int) - images).mean() < 25
+
+
+@pytest.mark.parametrize(
+    ("profile", "device", "expected"),
+    [("calibrated", "cuda", True), ("seed", "cuda", False), ("calibrated", "cpu", False)],
+)
+def test_batches_are_for_the_calibrated_profile_on_cuda(profile: str, device: str, expected: bool) -> None:
+    assert can_degrade_in_batches(PROFILES[profile], torch.device(device)) is expected
 
 
 def test_a_run_learns_from_samples_degraded_in_batches(

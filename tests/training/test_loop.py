@@ -218,6 +218,20 @@ def test_without_a_compiler_training_runs_as_it_is_and_says_so(
     assert_same_bits(asked, train(once, training_set, tmp_path / "plain"))
 
 
+@pytest.mark.torture
+def test_a_compiled_network_learns_what_the_plain_one_learns(
+    training_set: TrainingSet, section: TrainParams, tmp_path: Path
+) -> None:
+    """Half a minute of compiling."""
+    once = with_values(section, epochs=1, dropout=0.0, architecture="compact")
+    plain = train(once, training_set, tmp_path / "plain")
+    compiled = train(with_values(once, compile=True), training_set, tmp_path / "compiled")
+    assert compiled.plan.compiled
+    assert compiled.best.train_loss == pytest.approx(plain.best.train_loss, rel=0.01)
+    assert compiled.best.validation_loss == pytest.approx(plain.best.validation_loss, rel=0.05)
+    assert compiled.model.state_dict().keys() == plain.model.state_dict().keys()
+
+
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
     training_set: TrainingSet, section: TrainParams, tmp_path: Path
 ) -> None:
