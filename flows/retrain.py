@@ -34,11 +34,17 @@ def retrain(project: Path = Path()) -> str:
     if settled is not None:
         release.record_no_op(params.registry, paths, settled)
         return UNCHANGED
-    verdict = release.judge(params.evaluate, params.gate, params.registry, params.train.loss_weights, paths)
-    if not verdict.passed:
-        return REFUSED
-    version = release.register.with_options(retries=2, retry_delay_seconds=10)(params.registry, paths)
-    release.promote.with_options(retries=2, retry_delay_seconds=10)(params.registry, paths, version)
+    promoted = False
+    while not promoted:  # who became champion meanwhile is compared with, too
+        verdict = release.judge(
+            params.evaluate, params.gate, params.registry, params.train.loss_weights, paths
+        )
+        if not verdict.passed:
+            return REFUSED
+        version = release.register.with_options(retries=2, retry_delay_seconds=10)(params.registry, paths)
+        promoted = release.promote.with_options(retries=2, retry_delay_seconds=10)(
+            params.registry, paths, version
+        )
     release.announce.with_options(retries=2, retry_delay_seconds=10)(params.registry, version)
     return PROMOTED
 

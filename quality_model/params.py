@@ -7,6 +7,7 @@ their help is the field's description.
 
 import hashlib
 import json
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
@@ -60,6 +61,8 @@ class LimitsParams(Section):
     """most bytes of an encoded picture"""
     formats: tuple[str, ...] = Field(min_length=1)
     """formats that are read, as Pillow names them"""
+    max_seconds: Positive
+    """longest time for one picture, seconds, where processes of their own score it; then it is given up"""
 
 
 class SourceParams(Section):
@@ -250,6 +253,7 @@ WITHOUT_PROJECT: Final = ScoringParams(
         max_pixels=100_000_000,
         max_bytes=100_000_000,
         formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM"),
+        max_seconds=60.0,
     ),
     score=ScoreParams(
         model="auto",
@@ -372,7 +376,14 @@ def _explain(detail: Any, kind: type[Section]) -> str:
         return f"unknown key {key!r}{_suggestion(detail['loc'], kind)}"
     if detail["type"] == "missing":
         return f"missing key {key!r}"
-    return f"{key} = {detail['input']!r}: {detail['msg'].removeprefix('Value error, ')}"
+    return f"{key} = {_shortly(detail['input'])}: {detail['msg'].removeprefix('Value error, ')}"
+
+
+def _shortly(value: Any) -> str:
+    """A value for an error: a few lines of YAML can stand for billions of characters."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, 200, 200
+    return short.repr(value)
 
 
 def _suggestion(location: tuple[Any, ...], kind: type[Section]) -> str:

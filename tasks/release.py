@@ -69,8 +69,8 @@ def register(registry: RegistryParams, paths: ProjectPaths) -> str:
 
 
 @task
-def promote(registry: RegistryParams, paths: ProjectPaths, version: str) -> str:
-    """Make the version that passed the gate the champion."""
+def promote(registry: RegistryParams, paths: ProjectPaths, version: str) -> bool:
+    """Make the version that passed the gate the champion; False if another became it meanwhile."""
     return release.promote_candidate(registry, root=paths.root, version=version, report=paths.gate_report)
 
 

@@ -11,7 +11,7 @@ import torch
 from quality_model import gates, storage
 from quality_model.checkpoints import LoadedModel, load_model
 from quality_model.device import choose_device
-from quality_model.errors import GateRefusedError, RegistryError, UsageError
+from quality_model.errors import ChampionChangedError, GateRefusedError, RegistryError, UsageError
 from quality_model.evaluation import require_size
 from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, params_sha256
 from quality_model.paths import EVIDENCE_NAME, RUN_NAME, VERDICT_NAME, ProjectPaths
@@ -145,19 +145,25 @@ def register_candidate(registry: RegistryParams, *, root: Path, model: Path, rep
     return version.version
 
 
-def promote_candidate(registry: RegistryParams, *, root: Path, version: str, report: Path) -> str:
-    """Let the version that passed the gate reign, unless the champion changed since the comparison.
+def promote_candidate(registry: RegistryParams, *, root: Path, version: str, report: Path) -> bool:
+    """Let the version that passed the gate reign.
+
+    Returns:
+        False if the champion changed since the comparison: the gate has to compare with that one.
 
     Raises:
-        ChampionChangedError: It did; the gate has to compare again.
         RegistryError: The version's files are not whole; the old champion stays.
     """
     verdict = _verdict(report)
     catalogue = Registry(root, registry)
-    catalogue.promote(version, "passed the gate", compared_with=verdict["compared_with"])
+    try:
+        catalogue.promote(version, "passed the gate", compared_with=verdict["compared_with"])
+    except ChampionChangedError as error:
+        log.warning("%s", error.problem)
+        return False
     facts = {key: verdict.get(key) for key in ("model_sha256", "data_sha256", "gate_sha256", "compared_with")}
     _record("promoted", root, catalogue.find(version), "passed the gate", facts)
-    return version
+    return True
 
 
 def promote_by_hand(registry: RegistryParams, *, root: Path, reference: str, reason: str) -> str:
