@@ -16,6 +16,8 @@ from quality_model.checkpoints import save_model
 from quality_model.images import Pixels
 from quality_model.model import MultiHeadQualityAssessmentModel
 
+from tests.registry.conftest import three_versions as three_versions
+
 from .processes import STEPS, Ended, Fault, recorded, run_command, tree
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
@@ -31,15 +33,20 @@ SMALL: Final = {
 COMMANDS: Final = {
     "download": ["download"],
     "generate": ["generate"],
+    "generate-hf": ["generate-hf"],
     "train": ["train"],
     "score": ["score", "photos", "--output", "scores"],
 }
 RESULTS: Final = {
     "download": ["data/pictures"],
     "generate": ["data/training"],
+    "generate-hf": ["data/training", "data/pictures"],
     "train": ["models/candidate", "reports/training"],
     "score": ["scores"],
 }
+KILLED: Final = ("download", "generate", "train", "score")
+"""The jobs that are killed at every kind of moment."""
+
 NOT_COMPARED: Final = {"candidate/run.json"}
 """Names the tracked run, which is another one in each project."""
 
@@ -48,12 +55,14 @@ NOT_COMPARED: Final = {"candidate/run.json"}
 class Job:
     """A command, and the bytes that it leaves when nothing disturbs it.
 
-    ``steps`` are those of `quality_model.storage` that it passes, in order; ``elapsed_s`` is what
+    ``before`` and ``after`` are project folders, not to be changed: where it can begin, and where it
+    has ended. ``steps`` are those of `quality_model.storage` that it passes, in order; ``elapsed_s`` is what
     it takes.
     """
 
     name: str
     before: Path
+    after: Path
     result: dict[str, bytes]
     steps: tuple[str, ...]
     elapsed_s: float
@@ -66,12 +75,17 @@ class Job:
         return run_command(project, COMMANDS[self.name], fault, killed_after_s=killed_after_s)
 
     def result_in(self, project: Path) -> dict[str, bytes]:
-        found = tree(*(project / folder for folder in RESULTS[self.name]))
-        return {name: data for name, data in found.items() if name not in NOT_COMPARED}
+        return result_in(self.name, project)
 
     def count(self, step: str) -> int:
         """How often the undisturbed command reached a step."""
         return self.steps.count(step)
+
+
+def result_in(name: str, project: Path) -> dict[str, bytes]:
+    """What the job of a name left in a project."""
+    found = tree(*(project / folder for folder in RESULTS[name]))
+    return {path: data for path, data in found.items() if path not in NOT_COMPARED}
 
 
 def make_project(folder: Path, photo: Pixels, database: Path) -> Path:
@@ -91,30 +105,38 @@ def make_project(folder: Path, photo: Pixels, database: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def registered(project: Path, three_versions: Path) -> Path:
+    """A project folder of its own whose registry holds the versions 1, 2 and 3, and no alias."""
+    shutil.copyfile(three_versions / "mlflow.db", project / "mlflow.db")
+    return project
+
+
 @pytest.fixture(scope="session")
 def jobs(
     tmp_path_factory: pytest.TempPathFactory, photo: Pixels, mlflow_database: Path
 ) -> Callable[[str], Job]:
     """The job of a name; it and those it needs run undisturbed once."""
     base = tmp_path_factory.mktemp("jobs")
-    project = make_project(base / "made" / "project", photo, mlflow_database)
+    make_project(base / "new" / "project", photo, mlflow_database)
     known: dict[str, Job] = {}
-    needs = {"download": None, "generate": "download", "train": "generate", "score": None}
+    needs = {"generate": "download", "train": "generate"}
 
     def job(name: str) -> Job:
         if name not in known:
-            if needs[name]:
-                job(needs[name])
-            before = Path(shutil.copytree(project, base / f"before-{name}"))
+            if name in needs:
+                before = job(needs[name]).after
+            else:
+                before = base / "new" / "project"
+            after = Path(shutil.copytree(before, base / name / "project"))
             started = time.monotonic()
-            ended = run_command(project, COMMANDS[name], recorded(base / f"{name}.txt"))
+            ended = run_command(after, COMMANDS[name], recorded(base / f"{name}.txt"))
             elapsed_s = time.monotonic() - started
             assert ended.code == 0, ended.output
             lines = (base / f"{name}.txt").read_text().splitlines()
             steps = tuple(line.partition(" ")[0] for line in lines)
             assert set(steps) == set(STEPS)
-            known[name] = Job(name, before, {}, steps, elapsed_s)
-            known[name] = Job(name, before, known[name].result_in(project), steps, elapsed_s)
+            known[name] = Job(name, before, after, result_in(name, after), steps, elapsed_s)
         return known[name]
 
     return job

@@ -9,7 +9,7 @@ import pytest
 
 from quality_model.storage import MARKER_NAME
 
-from .conftest import COMMANDS, RESULTS, Job
+from .conftest import KILLED, RESULTS, Job
 from .processes import STEPS, signal_at
 
 NORMAL_SEEDS = 2
@@ -30,7 +30,7 @@ def completes(job: Job, project: Path) -> bool:
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", KILLED)
 def test_a_kill_at_a_named_point_changes_nothing_in_the_end(
     jobs: Callable[[str], Job], tmp_path: Path, name: str, step: str
 ) -> None:
@@ -43,7 +43,7 @@ def test_a_kill_at_a_named_point_changes_nothing_in_the_end(
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", KILLED)
 def test_a_kill_at_every_single_step_changes_nothing_in_the_end(
     jobs: Callable[[str], Job], tmp_path: Path, name: str
 ) -> None:
@@ -56,7 +56,7 @@ def test_a_kill_at_every_single_step_changes_nothing_in_the_end(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", KILLED)
 def test_a_kill_at_a_random_time_changes_nothing_in_the_end(
     jobs: Callable[[str], Job], tmp_path: Path, name: str, seed: int
 ) -> None:
@@ -71,7 +71,7 @@ def test_a_kill_at_a_random_time_changes_nothing_in_the_end(
 @pytest.mark.parametrize(
     ("which", "said"), [(signal.SIGTERM, "Terminated."), (signal.SIGINT, "Interrupted.")]
 )
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", KILLED)
 def test_a_command_that_is_asked_to_end_says_so_and_goes_on_later(
     jobs: Callable[[str], Job], tmp_path: Path, name: str, which: signal.Signals, said: str
 ) -> None:

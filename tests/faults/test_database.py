@@ -1,0 +1,77 @@
+"""A tracking database that is locked, read-only or damaged: an error of ours, and nothing lost."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from quality_model.errors import RegistryError
+from quality_model.params import Params
+from quality_model.registry import Registry
+from quality_model.tracking import deliver, start_run
+
+
+@pytest.fixture
+def impatient(registered: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project, whose database is waited for one second instead of twenty."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registered}/mlflow.db?timeout=1")
+    return registered
+
+
+@contextmanager
+def locked_database(project: Path) -> Iterator[None]:
+    """Another program writes to the database and takes its time."""
+    connection = sqlite3.connect(project / "mlflow.db", isolation_level=None)
+    connection.execute("begin exclusive")
+    try:
+        yield
+    finally:
+        connection.execute("rollback")
+        connection.close()
+
+
+def test_a_locked_database_is_told_and_the_champion_stays(impatient: Path, params: Params) -> None:
+    registry = Registry(impatient, params.registry)
+    registry.promote("1", "first")
+    with locked_database(impatient), pytest.raises(RegistryError, match="database is locked"):
+        registry.promote("2", "better")
+    assert registry.champion().version == "1"
+    assert registry.promote("2", "better")
+
+
+def test_a_training_goes_on_while_the_database_is_locked_and_its_reports_arrive_later(
+    impatient: Path, params: Params
+) -> None:
+    run = start_run(
+        impatient, params.registry, name="train", params={}, params_sha256="8" * 64, system_metrics=False
+    )
+    with locked_database(impatient):
+        for epoch in (1, 2, 3):
+            run.log_metrics({"train_loss": 1.0 / epoch}, step=epoch)
+        assert run.waiting == 3
+    assert deliver(impatient) == {run.key: 3}
+    run.end()
+
+
+def test_a_read_only_database_can_be_read_and_says_that_it_cannot_be_written(
+    registered: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{registered}/mlflow.db?mode=ro&uri=true")
+    registry = Registry(registered, params.registry)
+    assert [version.version for version in registry.versions()] == ["1", "2", "3"]
+    with pytest.raises(RegistryError, match="readonly database") as refused:
+        registry.promote("1", "first")
+    assert "can be read and written" in refused.value.remedy
+    assert registry.champion() is None
+
+
+def test_a_damaged_database_is_an_error_of_the_registry(registered: Path, params: Params) -> None:
+    database = registered / "mlflow.db"
+    data = bytearray(database.read_bytes())
+    data[4096 : len(data)] = b"\xa5" * (len(data) - 4096)
+    database.write_bytes(data)
+    with pytest.raises(RegistryError, match="malformed") as refused:
+        Registry(registered, params.registry).versions()
+    assert "database" in refused.value.remedy

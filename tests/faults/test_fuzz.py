@@ -1,0 +1,104 @@
+"""Bytes that nobody foresaw: the readers answer with their own errors, or with what was asked for."""
+
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from quality_model import images
+from quality_model.errors import ParameterError, PictureError
+from quality_model.params import LimitsParams, Params, load_params, parse_params
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+ROUNDS = [500, pytest.param(10_000, marks=pytest.mark.torture)]
+REASONS = {"empty", "not_a_picture", "too_many_pixels", "truncated", "broken", "too_many_bytes"}
+LARGE = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
+
+
+def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
+    """One of the seeds after one to six changes: bits, bytes, numbers, pieces cut, doubled, or from another."""
+    data = bytearray(rng.choice(seeds))
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randrange(len(data)) if data else 0
+        match rng.randrange(7):
+            case 0 if data:
+                data[at] ^= 1 << rng.randrange(8)
+            case 1 if data:
+                data[at] = rng.randrange(256)
+            case 2:
+                data[at : at + 4] = rng.choice(LARGE).to_bytes(4, rng.choice(["big", "little"]))
+            case 3:
+                del data[at : at + rng.randint(1, 40)]
+            case 4:
+                data[at:at] = data[at : at + rng.randint(1, 40)]
+            case 5:
+                other = rng.choice(seeds)
+                start = rng.randrange(len(other))
+                data[at : at + 16] = other[start : start + 16]
+            case _:
+                del data[max(at, 1) :]
+    return bytes(data)
+
+
+def pictures() -> list[bytes]:
+    """A small picture in every format and mode that has a decoder of its own."""
+    rgb = np.random.default_rng(5).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    image = Image.fromarray(rgb)
+    wanted = [
+        ("JPEG", "RGB", {}), ("JPEG", "CMYK", {}), ("JPEG", "L", {"progressive": True}),
+        ("PNG", "RGB", {}), ("PNG", "P", {}), ("PNG", "LA", {}), ("PNG", "RGBA", {}), ("PNG", "1", {}),
+        ("WEBP", "RGB", {}), ("WEBP", "RGBA", {"lossless": True}), ("GIF", "P", {}), ("BMP", "RGB", {}),
+        ("TIFF", "RGB", {}), ("TIFF", "L", {"compression": "tiff_lzw"}), ("TIFF", "F", {}),
+        ("TIFF", "RGB", {"compression": "jpeg"}), ("PPM", "RGB", {}), ("MPO", "RGB", {}),
+    ]  # fmt: skip
+    encoded = []
+    for kind, mode, options in wanted:
+        buffer = io.BytesIO()
+        image.convert(mode).save(buffer, kind, **options)
+        encoded.append(buffer.getvalue())
+    return encoded
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_the_picture_reader_raises_nothing_but_its_own_errors(limits: LimitsParams, rounds: int) -> None:
+    strict = limits.model_copy(update={"max_pixels": 1_000_000})
+    seeds = pictures()
+    assert all(images.decode(data, strict).shape[2] == 3 for data in seeds)
+    rng = random.Random(20)
+    for number in range(rounds):
+        data = mutated(rng, seeds)
+        try:
+            pixels = images.decode(data, strict)
+        except PictureError as error:
+            assert error.reason in REASONS, number
+        else:
+            assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_the_params_reader_raises_nothing_but_its_own_errors(tmp_path: Path, rounds: int) -> None:
+    seeds = [(PROJECT / "params.yaml").read_bytes(), b"limits: &a [*a]\n", b"train: {epochs: 1e999}\n"]
+    path = tmp_path / "params.yaml"
+    rng = random.Random(21)
+    refused = 0
+    for _ in range(rounds):
+        path.write_bytes(mutated(rng, seeds))
+        try:
+            assert isinstance(load_params(path), Params)
+        except ParameterError as error:
+            assert error.problem
+            refused += 1
+    assert refused > rounds // 2
+
+
+def test_a_file_of_parameters_that_unfolds_to_billions_is_refused_at_once() -> None:
+    levels = "\n".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 12))
+    tree = yaml.safe_load(f"l0: &l0 x\n{levels}\n")
+    with pytest.raises(ParameterError) as refused:
+        parse_params({**yaml.safe_load((PROJECT / "params.yaml").read_text()), "train": tree["l11"]})
+    assert len(str(refused.value)) < 10_000
