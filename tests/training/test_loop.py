@@ -222,7 +222,7 @@ def test_without_a_compiler_training_runs_as_it_is_and_says_so(
 def test_a_compiled_network_learns_what_the_plain_one_learns(
     training_set: TrainingSet, section: TrainParams, tmp_path: Path
 ) -> None:
-    """Half a minute of compiling."""
+    """Compiling takes a minute."""
     once = with_values(section, epochs=1, dropout=0.0, architecture="compact")
     plain = train(once, training_set, tmp_path / "plain")
     compiled = train(with_values(once, compile=True), training_set, tmp_path / "compiled")
