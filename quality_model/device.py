@@ -5,7 +5,6 @@ that does not settle it, by a self-check of a second or two.
 """
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -28,9 +27,6 @@ CLEAR_GAIN: Final = 1.15
 _BFLOAT16_FLAGS: Final = ("amx_bf16", "avx512_bf16", "avx10_1", "bf16", "sve_bf16")
 """Instructions without which bfloat16 is emulated, and many times slower than float32."""
 
-_M_TRIM_THRESHOLD: Final = -1
-_M_MMAP_THRESHOLD: Final = -3
-_KEEP_BYTES: Final = 2**30
 _MOST_ROUNDS: Final = 3
 _CHECK_SHAPE: Final = (8, 32, 112, 112)
 """Activations of the bfloat16 self-check: 13 MB, as beyond the caches as those of training."""
@@ -167,27 +163,6 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def keep_freed_memory() -> bool:
-    """Tell glibc to keep large freed blocks for reuse rather than hand them back at once.
-
-    The blocks of one step are those of the next; handing them back costs a page fault for
-    each page of each step. Holds for the whole process: call it where a job starts. A no-op
-    on systems without glibc.
-
-    Returns:
-        Whether the settings took hold.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    import ctypes
-
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # musl has none
-        return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def fastest(

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from quality_model import storage
+from quality_model.allocation import keep_freed_memory
 from quality_model.checkpoints import LoadedModel, load_model
-from quality_model.device import choose_device, keep_freed_memory
+from quality_model.device import choose_device
 from quality_model.errors import CheckpointError, TrainingError
 from quality_model.model import MultiHeadQualityAssessmentModel
 from quality_model.params import TrainParams

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 
 from quality_model import images
+from quality_model.allocation import keep_freed_memory
 from quality_model.degradations import PROFILES, AppliedDegradation, DegradedSample, SampleRandomness
 from quality_model.degradations.severity import REFERENCE_SIDE_PX
 from quality_model.degradations.softness import source_softness
@@ -158,6 +159,7 @@ def start_worker(recipe: Recipe) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
+    keep_freed_memory()
     _maker = SampleMaker(recipe)
 
 
