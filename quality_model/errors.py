@@ -17,7 +17,8 @@
     |-- StorageError            10   bytes that could not become, or are not, durable
     |   |-- IncompleteError          no marker vouches for them
     |   `-- CorruptError             they are not what the marker vouches for
-    `-- PictureError            11   one picture; batch work turns it into a row's reason
+    |-- PictureError            11   one picture; batch work turns it into a row's reason
+    `-- MemoryExhaustedError    12   the system has no memory to give
 
 Each says what was wrong, the value, and the remedy.
 """
@@ -143,3 +144,9 @@ class PictureError(QualityModelError):
 
     def __reduce__(self) -> tuple[type["PictureError"], tuple[str, str]]:
         return type(self), (self.reason, self.detail)
+
+
+class MemoryExhaustedError(QualityModelError):
+    """The system has no memory to give."""
+
+    exit_code = 12

@@ -43,7 +43,7 @@ def staged(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _explain(error, path) from error
+        raise explain(error, path) from error
     temporary = path.parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}"
     try:
         yield temporary
@@ -55,7 +55,7 @@ def staged(path: Path) -> Iterator[Path]:
         _reached("renamed", path)
         flush_folder(path.parent)
     except OSError as error:
-        raise _explain(error, path) from error
+        raise explain(error, path) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def read_json(path: Path) -> Any:
             f"{path} is not JSON: {error}.", "Delete it and run the step that makes it."
         ) from None
     except OSError as error:
-        raise _explain(error, path) from error
+        raise explain(error, path) from error
 
 
 def append_line(path: Path, record: Mapping[str, Any], *, timeout_s: float = 30.0) -> None:
@@ -115,7 +115,7 @@ def append_line(path: Path, record: Mapping[str, Any], *, timeout_s: float = 30.
             if is_new:
                 flush_folder(path.parent)
         except OSError as error:
-            raise _explain(error, path) from error
+            raise explain(error, path) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -133,7 +133,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise _explain(error, path) from error
+        raise explain(error, path) from error
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
@@ -162,28 +162,36 @@ def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
             "Wait for it to end, or end it; then try again.",
         ) from None
     except OSError as error:
-        raise _explain(error, path) from error
+        raise explain(error, path) from error
     try:
         yield
     finally:
         lock.release()
 
 
-def seal(folder: Path, names: Sequence[str], *, rows: int, **facts: Any) -> dict[str, Any]:
+def seal(
+    folder: Path, names: Sequence[str], *, rows: int, hashed: Mapping[str, str] | None = None, **facts: Any
+) -> dict[str, Any]:
     """Write the marker that vouches for the files ``names`` of ``folder``; call it last.
 
     Args:
         folder: Holds the files.
         names: Files relative to it.
         rows: Rows or samples that they hold together.
+        hashed: SHA-256 of the files that were hashed while they were written.
         facts: JSON values to keep in the marker.
 
     Returns:
         The marker: ``rows``, ``files`` (name, bytes, sha256 of each), ``sha256`` over all
         of them, and the facts.
     """
+    known = hashed or {}
     files = [
-        {"name": name, "bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
+        {
+            "name": name,
+            "bytes": (folder / name).stat().st_size,
+            "sha256": known.get(name) or file_sha256(folder / name),
+        }
         for name in names
     ]
     digest = hashlib.sha256("".join(f"{f['name']}\0{f['sha256']}\n" for f in files).encode()).hexdigest()
@@ -201,7 +209,7 @@ def unseal(folder: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise _explain(error, folder / MARKER_NAME) from error
+        raise explain(error, folder / MARKER_NAME) from error
 
 
 def require_sealed(folder: Path, *, verify: bool = False) -> dict[str, Any]:
@@ -234,7 +242,7 @@ def require_sealed(folder: Path, *, verify: bool = False) -> dict[str, Any]:
                     "Delete the folder and run the step that makes it again.",
                 )
     except OSError as error:
-        raise _explain(error, path) from error
+        raise explain(error, path) from error
     return dict(marker)
 
 
@@ -258,6 +266,17 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def explain(error: OSError, path: object) -> StorageError:
+    """What an error of the system means for the file at ``path``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageError(
+            f"No space is left for {path}.", "Free some space and run the same command again: it goes on."
+        )
+    return StorageError(
+        f"{path} cannot be used: {error.strerror or error}.", "Check the path and its permissions."
+    )
 
 
 def _reached(step: Step, path: Path) -> None:
@@ -306,13 +325,3 @@ def _end_last_line(handle: io.FileIO) -> None:
         handle.truncate(size - len(last))
     else:
         handle.write(b"\n")
-
-
-def _explain(error: OSError, path: Path) -> StorageError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StorageError(
-            f"No space is left for {path}.", "Free some space and run the same command again: it goes on."
-        )
-    return StorageError(
-        f"{path} cannot be used: {error.strerror or error}.", "Check the path and its permissions."
-    )

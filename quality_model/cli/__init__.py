@@ -13,7 +13,7 @@ import click
 
 from quality_model import telemetry
 from quality_model.cli import data, models, pictures, releases, shipping
-from quality_model.errors import QualityModelError
+from quality_model.errors import MemoryExhaustedError, QualityModelError
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -53,10 +53,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command and leave with its exit code (see `quality_model.errors`)."""
     telemetry.silence()
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(_run(arguments))
+    sys.exit(run(arguments))
 
 
-def _run(arguments: list[str] | None) -> int:
+def run(arguments: list[str] | None) -> int:
+    """Run one command and return its exit code; what is left to be raised is a bug."""
     try:
         result = cli.main(args=arguments, prog_name="quality-model", standalone_mode=False)
     except QualityModelError as error:
@@ -71,7 +72,21 @@ def _run(arguments: list[str] | None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (OSError, MemoryError) as error:  # what the system refuses is no bug of ours
+        told = _of_the_system(error)
+        click.echo(f"Error: {told}", err=True)
+        return told.exit_code
     return result if isinstance(result, int) else 0
+
+
+def _of_the_system(error: OSError | MemoryError) -> QualityModelError:
+    if isinstance(error, MemoryError):
+        return MemoryExhaustedError(
+            "There is not enough memory.", "Use fewer workers, smaller batches, or lower limits.max_pixels."
+        )
+    from quality_model.storage import explain
+
+    return explain(error, error.filename or "The disk or the network")
 
 
 def _terminate(number: int, frame: Any) -> None:

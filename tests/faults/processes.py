@@ -31,6 +31,13 @@ _PRELOADED: Final = [
     "quality_model.stages.training",
     "quality_model.training_set.generate",
 ]
+SECRETS: Final = {
+    "AWS_SECRET_ACCESS_KEY": "canary-of-the-object-store",
+    "HF_TOKEN": "hf_canary_of_the_hub",
+    "MLFLOW_TRACKING_PASSWORD": "canary-of-the-tracking-server",
+}
+"""In the environment of every command; none may turn up anywhere."""
+
 _ENDS_WITHIN_S: Final = 240.0
 
 Fault = Callable[[], None]
@@ -114,6 +121,7 @@ def _command(project: str, arguments: list[str], output: str, fault: Fault | Non
 
     os.chdir(project)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.environ.update(SECRETS)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number in (1, 2):
         os.dup2(descriptor, number)

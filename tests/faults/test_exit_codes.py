@@ -1,0 +1,113 @@
+"""Each cause has its exit code, the docs have all of them, and a traceback means a bug."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from quality_model import errors
+from quality_model.cli import EXIT_INTERRUPTED, EXIT_TERMINATED, cli, run
+from quality_model.storage import write_json
+
+from .conftest import PROJECT, Job
+from .processes import run_command
+
+Jobs = Callable[[str], Job]
+
+
+def all_errors() -> list[type[errors.QualityModelError]]:
+    return [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.QualityModelError)
+    ]
+
+
+def test_the_table_of_exit_codes_has_every_code_once_and_no_other() -> None:
+    text = (PROJECT / "docs" / "reliability.md").read_text()
+    section = text.split("## Exit codes")[1].split("\n## ")[0]
+    codes = [int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)]
+    own = {kind.exit_code for kind in all_errors()}
+    assert codes == sorted({0, *own, EXIT_INTERRUPTED, EXIT_TERMINATED})
+
+
+def test_every_error_stands_in_the_tree_with_the_code_it_ends_with() -> None:
+    tree = errors.__doc__ or ""
+    for kind in all_errors():
+        code = rf"\s+{kind.exit_code}\b" if kind.exit_code != kind.__base__.__dict__.get("exit_code") else ""
+        assert re.search(rf"\b{kind.__name__}\b", tree), kind
+        if code and kind is not errors.QualityModelError and "exit_code" in vars(kind):
+            assert re.search(rf"\b{kind.__name__}{code}", tree), kind
+
+
+CASES: dict[str, tuple[list[str], int, str]] = {
+    "a parameter out of range": (["download", "--num-images", "0"], 2, "source.num_images = "),
+    "a gate that refused": (["register"], 3, "The gate refused"),
+    "too many unreadable inputs": (
+        ["score", "photos", "--output", "scores", "--max-error-share", "0"], 4, "1 x not_a_picture",
+    ),
+    "a folder without pictures": (["download", "--dataset", "./nothing"], 5, "holds no pictures"),
+    "a table that breaks its contract": (["validate-pictures", "--set", "validation.min_pictures=99"], 6, "99"),
+    "too little to train on": (["train", "--data-dir", "unsplit"], 7, "validate on"),
+    "a model that does not load": (["predict", "--model", "params.yaml", "photos/00.png"], 8, "params.yaml"),
+    "a version that is not there": (["promote", "9"], 9, "quality-model"),
+    "a step that was not run": (["generate", "--data-dir", "nowhere"], 10, "nowhere"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with something wrong for every case."""
+    project = jobs("generate").project(tmp_path_factory.mktemp("cases"))
+    (project / "photos" / "page.jpg").write_bytes(b"<html>not found</html>")
+    (project / "nothing").mkdir()
+    write_json(project / "reports" / "gate" / "verdict.json", {"passed": False})
+    shares = ["--validation-share", "0", "--test-share", "0"]
+    ended = run_command(project, ["generate", "--output", "unsplit", *shares])
+    assert ended.code == 0, ended.output
+    return project
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_cause_ends_with_its_code_a_message_and_no_traceback(place: Path, case: str) -> None:
+    arguments, code, words = CASES[case]
+    ended = run_command(place, arguments)
+    assert ended.code == code, ended.output
+    assert words in ended.output
+    assert "Error: " in ended.output and "Traceback" not in ended.output
+
+
+def test_everything_is_written_before_too_many_errors_fail_the_job(place: Path) -> None:
+    shutil.rmtree(place / "scores", ignore_errors=True)
+    assert run_command(place, CASES["too many unreadable inputs"][0]).code == 4
+    assert (place / "scores" / "_complete.json").exists()
+
+
+def out_of_memory() -> None:
+    bytearray(2**62)
+
+
+def no_permission() -> None:
+    Path("/proc/self/mem").read_bytes()
+
+
+def bug() -> None:
+    raise LookupError("nobody thought of this")
+
+
+@pytest.mark.parametrize(("fault", "code"), [(out_of_memory, 12), (no_permission, 10)])
+def test_what_the_system_refuses_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Callable[[], None], code: int
+) -> None:
+    monkeypatch.setitem(cli.commands, "fault", click.Command("fault", callback=fault))
+    assert run(["fault"]) == code
+    assert capsys.readouterr().err.startswith("Error: ")
+
+
+def test_a_bug_is_shown_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cli.commands, "fault", click.Command("fault", callback=bug))
+    with pytest.raises(LookupError):
+        run(["fault"])

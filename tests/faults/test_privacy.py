@@ -1,0 +1,69 @@
+"""Nothing of a machine or its user is in what a run leaves; nothing listens or calls beyond this machine."""
+
+import getpass
+import re
+import socket
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from .conftest import PROJECT, Job
+from .processes import SECRETS
+
+FOLDERS = ("data", "models", "reports", "scores", "mlartifacts")
+DATABASE = "mlflow.db"
+"""Names the project folder, where it keeps artifacts; it is no artifact, and is not passed on."""
+
+
+@pytest.fixture(scope="module")
+def made(jobs: Callable[[str], Job]) -> dict[str, bytes]:
+    """Every file that download, generate, train and score leave, by path."""
+    files = {}
+    for project in (jobs("train").after, jobs("score").after):
+        for path in project.rglob("*"):
+            name = str(path.relative_to(project))
+            if path.is_file() and (name.split("/")[0] in (*FOLDERS, "state") or name == DATABASE):
+                files[f"{project.parent.name}/{name}"] = path.read_bytes()
+    return files
+
+
+def test_no_secret_of_the_environment_is_in_anything_that_a_run_leaves(made: dict[str, bytes]) -> None:
+    assert len(made) > 20
+    for secret in SECRETS.values():
+        assert not [name for name, data in made.items() if secret.encode() in data]
+
+
+def test_no_path_or_name_of_this_machine_is_in_any_artifact(
+    made: dict[str, bytes], jobs: Callable[[str], Job]
+) -> None:
+    artifacts = {name: data for name, data in made.items() if name.split("/")[1] in FOLDERS}
+    words = {str(jobs("train").after.parent), str(Path.home()), socket.gethostname(), f"/{getpass.getuser()}/"}
+    for word in (word.encode() for word in words if len(word) > 4):
+        assert not [name for name, data in artifacts.items() if word in data], word
+
+
+def test_every_server_that_we_start_or_document_listens_on_loopback() -> None:
+    texts = [PROJECT / "Makefile", PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]
+    commands = [
+        line
+        for text in texts
+        for line in text.read_text().splitlines()
+        if re.search(r"^\s*(\w+=\S+ )*(mlflow server|prefect server start)\b", line)
+    ]
+    assert len(commands) >= 4
+    assert not [line for line in commands if "--host 127.0.0.1" not in line]
+
+
+def test_the_documented_ways_to_ask_for_a_password_exist_in_the_installed_versions() -> None:
+    text = (PROJECT / "docs" / "reliability.md").read_text()
+    assert "--app-name basic-auth" in text
+    assert "basic-auth" in {entry.name for entry in entry_points(group="mlflow.app")}
+    assert "PREFECT_SERVER_API_AUTH_STRING" in text and "PREFECT_API_AUTH_STRING" in text
+    package = find_spec("prefect")
+    assert package and package.submodule_search_locations
+    settings = Path(package.submodule_search_locations[0]) / "settings" / "models"
+    assert "auth_string" in (settings / "server" / "api.py").read_text()
+    assert "auth_string" in (settings / "api.py").read_text()
