@@ -1,0 +1,63 @@
+"""A long job holds as much memory and as many open files at its end as at its beginning."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import psutil
+import pytest
+
+from .conftest import Job
+from .processes import start_command
+
+NUM_INPUTS = int(os.environ.get("SOAK_INPUTS", "50000"))
+LINKS_PER_FOLDER = 1000
+SAMPLE_EVERY_S = 0.5
+SLACK_BYTES = 30 * 2**20
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+def test_scoring_many_links_in_one_run_keeps_memory_and_descriptors_flat(
+    jobs: Callable[[str], Job], tmp_path: Path
+) -> None:
+    project = jobs("score").project(tmp_path)
+    photos = sorted((project / "photos").iterdir())
+    for number in range(NUM_INPUTS):
+        link = project / "links" / f"{number // LINKS_PER_FOLDER:03d}" / f"{number:06d}.png"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(photos[number % len(photos)])
+    options = ["--output", "scores", "--shard-size", "500", "--workers", "2"]
+    process = start_command(project, ["score", "links", *options])
+    memory, descriptors = [], []
+    while process.exitcode is None:
+        shards = len(list((project / "scores").glob("shard-*.json")))
+        if 2 <= shards < NUM_INPUTS // 500:  # after the start, before the check of the result
+            memory.append(family_memory(process.pid))
+            descriptors.append(num_descriptors(process.pid))
+        process.join(SAMPLE_EVERY_S)
+    assert process.exitcode == 0, (project.parent / "output.txt").read_text()
+    quarter = len(memory) // 4
+    first, last = memory[:quarter], memory[-quarter:]
+    print(
+        f"\nsoak: {NUM_INPUTS} inputs, memory {median(first) / 2**20:.0f} MiB in the first quarter, "
+        f"{median(last) / 2**20:.0f} MiB in the last; descriptors {median(descriptors[:quarter])} and "
+        f"{median(descriptors[-quarter:])}"
+    )
+    assert median(last) <= median(first) + SLACK_BYTES
+    assert max(descriptors[-quarter:]) <= max(descriptors[:quarter])
+
+
+def family_memory(pid: int) -> int:
+    """Bytes that a process and its children hold alone."""
+    return sum(process.memory_full_info().uss for process in family(pid))
+
+
+def num_descriptors(pid: int) -> int:
+    return sum(process.num_fds() for process in family(pid))
+
+
+def family(pid: int) -> list[psutil.Process]:
+    parent = psutil.Process(pid)
+    return [parent, *parent.children(recursive=True)]
