@@ -6,6 +6,8 @@ import pytest
 
 from quality_model.sources.table import PicturesTable
 
+from .conftest import parquet
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -184,6 +186,23 @@ def test_a_parquet_file_that_is_none_is_refused(hub, client, source, tmp_path: P
     assert refused["error"] == "SourceError"
     assert "someone/garbage" in refused["text"]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.97, 0.999])
+def test_a_byte_that_was_changed_on_the_way_is_never_taken_for_a_picture(
+    hub, client, source, pictures, tmp_path, share
+):
+    name = "data/train-00000-of-00001.parquet"
+    data = bytearray(parquet(pictures))
+    data[int(share * len(data))] ^= 0x10
+    hub.repositories["someone/changed"] = {name: bytes(data)}
+    answer = client.download(source(dataset="someone/changed", num_images=48), tmp_path)
+    if "error" in answer:
+        assert answer["error"] == "SourceError"
+        assert not list(tmp_path.iterdir())
+    else:
+        table = PicturesTable.open(tmp_path, verify=True)
+        assert {p.data for p in table.iter_pictures() if p.reason is None} <= set(pictures)
 
 
 def test_a_preset_knows_its_repository_and_column(hub, client, source, pictures, tmp_path):
