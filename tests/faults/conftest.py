@@ -15,7 +15,6 @@ from PIL import Image
 from quality_model.checkpoints import save_model
 from quality_model.images import Pixels
 from quality_model.model import MultiHeadQualityAssessmentModel
-
 from tests.registry.conftest import three_versions as three_versions
 
 from .processes import STEPS, Ended, Fault, recorded, run_command, tree
@@ -124,10 +123,7 @@ def jobs(
 
     def job(name: str) -> Job:
         if name not in known:
-            if name in needs:
-                before = job(needs[name]).after
-            else:
-                before = base / "new" / "project"
+            before = job(needs[name]).after if name in needs else base / "new" / "project"
             after = Path(shutil.copytree(before, base / name / "project"))
             started = time.monotonic()
             ended = run_command(after, COMMANDS[name], recorded(base / f"{name}.txt"))

@@ -77,7 +77,7 @@ def start(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def start_command(project: Path, arguments: list[str], fault: Fault | None = None) -> Any:
-    """Begin a command of the command line in a project folder; its output goes to ``output.txt`` beside it."""
+    """Begin a command in a project folder; what it prints goes to ``output.txt`` beside that."""
     return start(_command, str(project), arguments, str(_output_of(project)), fault)
 
 

@@ -50,7 +50,9 @@ CASES: dict[str, tuple[list[str], int, str]] = {
         ["score", "photos", "--output", "scores", "--max-error-share", "0"], 4, "1 x not_a_picture",
     ),
     "a folder without pictures": (["download", "--dataset", "./nothing"], 5, "holds no pictures"),
-    "a table that breaks its contract": (["validate-pictures", "--set", "validation.min_pictures=99"], 6, "99"),
+    "a table that breaks its contract": (
+        ["validate-pictures", "--set", "validation.min_pictures=99"], 6, "99",
+    ),
     "too little to train on": (["train", "--data-dir", "unsplit"], 7, "validate on"),
     "a model that does not load": (["predict", "--model", "params.yaml", "photos/00.png"], 8, "params.yaml"),
     "a version that is not there": (["promote", "9"], 9, "quality-model"),

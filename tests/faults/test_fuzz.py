@@ -21,7 +21,7 @@ LARGE = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 
 
 def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
-    """One of the seeds after one to six changes: bits, bytes, numbers, pieces cut, doubled, or from another."""
+    """One of the seeds after one to six changes: bits, bytes, numbers, pieces cut, doubled, exchanged."""
     data = bytearray(rng.choice(seeds))
     for _ in range(rng.randint(1, 6)):
         at = rng.randrange(len(data)) if data else 0

@@ -98,7 +98,9 @@ def test_every_kind_of_bad_file_is_a_row_and_none_costs_the_job(project: Path, p
     assert not (project / "canary").exists()
 
 
-def test_hostile_archives_give_rows_and_write_nothing_outside_the_scores(project: Path, photo: Pixels) -> None:
+def test_hostile_archives_give_rows_and_write_nothing_outside_the_scores(
+    project: Path, photo: Pixels
+) -> None:
     jpeg = encode(Image.fromarray(photo[:64, :64]), "JPEG", quality=95)
     inner = io.BytesIO()
     with tarfile.open(fileobj=inner, mode="w") as archive:

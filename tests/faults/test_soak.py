@@ -1,6 +1,7 @@
 """A long job holds as much memory and as many open files at its end as at its beginning."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -40,10 +41,10 @@ def test_scoring_many_links_in_one_run_keeps_memory_and_descriptors_flat(
     assert process.exitcode == 0, (project.parent / "output.txt").read_text()
     quarter = len(memory) // 4
     first, last = memory[:quarter], memory[-quarter:]
-    print(
+    sys.stdout.write(
         f"\nsoak: {NUM_INPUTS} inputs, memory {median(first) / 2**20:.0f} MiB in the first quarter, "
         f"{median(last) / 2**20:.0f} MiB in the last; descriptors {median(descriptors[:quarter])} and "
-        f"{median(descriptors[-quarter:])}"
+        f"{median(descriptors[-quarter:])}\n"
     )
     assert median(last) <= median(first) + SLACK_BYTES
     assert max(descriptors[-quarter:]) <= max(descriptors[:quarter])
