@@ -18,6 +18,7 @@ from quality_model.errors import QualityModelError, SourceError
 from quality_model.params import GenerateParams, LimitsParams
 from quality_model.records import HEADS, SPLITS, CleanPicture, Split
 from quality_model.sources.table import PicturesTable
+from quality_model.training_set.following import Follower
 from quality_model.training_set.samples import (
     Recipe,
     Sample,
@@ -92,20 +93,27 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
         recipe = Recipe(
             profile.name, section.seed, section.samples_per_image, side, limits, images_path, offset
         )
-        with ManifestWriter(manifest_path, profile.name) as manifest, labels_path.open("wb") as labels:
+        with (
+            ManifestWriter(manifest_path, profile.name) as manifest,
+            labels_path.open("wb") as labels,
+            Follower(images_path) as follower,
+        ):
             _write_header(labels, np.dtype("<f4"), (num_samples, len(HEADS)))
             workers = _num_workers(section.workers, num_samples)
             made = _make(table.iter_pictures(readable_only=True), recipe, workers)
-            for sample in _with_progress(made, num_samples):
+            for number, sample in enumerate(_with_progress(made, num_samples), start=1):
+                follower.advance(offset + number * side * side * 3)
                 split = splits[sample.group]
                 labels.write(np.array(sample.labels, dtype="<f4").tobytes())
                 manifest.write(sample, split)
                 tally.add(sample, split)
+            images_sha256 = follower.finish(offset + num_samples * side * side * 3)
         storage.unseal(output)
     storage.seal(
         output,
         [IMAGES_NAME, LABELS_NAME, MANIFEST_NAME],
         rows=num_samples,
+        hashed={IMAGES_NAME: images_sha256},
         params=section.model_dump(mode="json", exclude={"workers"}),
         pictures_sha256=table.marker["sha256"],
         profile=profile.name,
