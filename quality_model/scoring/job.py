@@ -165,7 +165,7 @@ def _score_shards(
         read_picture, image_size_px=job.model.image_size_px, limits=limits, engine=scorer.engine
     )
     window = 2 * section.batch_size + 2 * count
-    workers = Workers(work, given_up=_given_up, count=count, window=window)
+    workers = Workers(work, given_up=_given_up, count=count, window=window, hung_after_s=limits.max_seconds)
     logger.info("Scoring %d inputs in %d shards with %d processes.", num_inputs, len(todo), count)
     bar = tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty())
     given = sources(output, base, job.kind, iter(todo))

@@ -18,9 +18,6 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from quality_model.errors import QualityModelError
 
-HUNG_AFTER_S: Final = 120.0
-"""A worker that is silent for so long over one item is killed."""
-
 _START_WITHIN_S: Final = 120.0
 _ATTEMPTS: Final = 2
 
@@ -60,7 +57,7 @@ class Workers(Generic[Item, Result]):
         given_up: Callable[[Fate], Result],
         count: int,
         window: int,
-        hung_after_s: float = HUNG_AFTER_S,
+        hung_after_s: float,
     ) -> None:
         self._function = function
         self._given_up = given_up
@@ -254,6 +251,8 @@ def _run(connection: Any, function: Callable[[Any], Any]) -> None:
             item = connection.recv()
             try:
                 answer = True, function(item)
+            except MemoryError:
+                return  # a fresh process may have the room
             except Exception as error:  # noqa: BLE001 - raised again where the results are awaited
                 answer = False, error
             connection.send(answer)

@@ -29,6 +29,8 @@ def work(notes, item):
         other = Path(notes) / behaviour.removeprefix("meet ")
         while not other.exists():
             time.sleep(0.01)
+    if behaviour == "no memory" or (behaviour == "no memory once" and not again):
+        raise MemoryError
     if behaviour == "raise":
         raise LookupError(f"item {number}")
     return number, os.getpid()
@@ -49,7 +51,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 
 
 def workers(work: Callable[..., Any], **more: Any) -> Workers[Any, Any]:
-    settings: dict[str, Any] = {"count": 2, "window": 6, "given_up": lambda fate: (fate, None), **more}
+    settings = {"count": 2, "window": 6, "given_up": lambda fate: (fate, None), "hung_after_s": 60.0, **more}
     return Workers(work, **settings)
 
 
@@ -70,6 +72,13 @@ def test_an_item_that_costs_two_workers_is_given_up_and_the_others_are_not(work:
     items = [(number, "die" if number in (0, 7) else "") for number in range(12)]
     results = [number for number, _ in workers(work).map(iter(items))]
     assert results == ["worker_died", 1, 2, 3, 4, 5, 6, "worker_died", 8, 9, 10, 11]
+
+
+def test_an_item_for_which_a_worker_has_no_memory_is_tried_in_a_fresh_one_and_then_given_up(
+    work: Callable[..., Any],
+) -> None:
+    items = [(0, "no memory once"), (1, ""), (2, "no memory"), (3, "")]
+    assert [number for number, _ in workers(work).map(iter(items))] == [0, 1, "worker_died", 3]
 
 
 def test_a_worker_that_hangs_is_noticed_and_given_up(work: Callable[..., Any]) -> None:
