@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -247,8 +248,10 @@ def require_sealed(folder: Path, *, verify: bool = False) -> dict[str, Any]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files that a killed writer left in ``folder``."""
+    """Remove temporary files and folders that a killed writer left in ``folder``."""
     for path in folder.glob(f"{_TEMPORARY_PREFIX}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
         with suppress(OSError):
             path.unlink()
 

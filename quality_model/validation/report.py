@@ -49,6 +49,7 @@ def validate(subject: str, tables: Sequence[Table], report: Path) -> dict[str, A
         ValidationError: Names each failed expectation, its column and examples.
     """
     report.mkdir(parents=True, exist_ok=True)
+    storage.sweep(report)
     (report / REPORT_NAME).unlink(missing_ok=True)
     docs = report / f".partial-{uuid.uuid4().hex[:12]}"
     try:
