@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from quality_model import lanczos
 from quality_model.errors import ParameterError, PictureError
 from quality_model.params import LimitsParams
 
@@ -113,12 +112,8 @@ def resize(pixels: Pixels, size_px: int) -> Pixels:
     Returns:
         uint8 (size_px, size_px, 3).
     """
-    height, width = pixels.shape[:2]
-    if (height, width) == (size_px, size_px):
+    if pixels.shape[:2] == (size_px, size_px):
         return pixels
-    if height <= width:
-        return lanczos.resize(pixels, size_px)
-    # Taller ones Pillow weighs by columns first in some cases, which it decides for itself.
     return np.array(Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.LANCZOS))
 
 
