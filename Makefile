@@ -21,7 +21,7 @@ export DVC_SITE_CACHE_DIR ?= $(CURDIR)/state/dvc
 # Without bytecode every start compiles its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test torture lint format mlflow-ui prefect-ui service lock clean
+.PHONY: help install run test torture bench lint format mlflow-ui prefect-ui service lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ test: install ## The whole test suite
 
 torture: install ## Faults with many seeds, fuzzing, and a soak (SOAK_INPUTS=50000)
 	OMP_NUM_THREADS=1 python -m pytest -n 2 -m torture --timeout 3600
+
+bench: install ## What the library gains over the obvious implementation: a table, in about 15 minutes
+	python -m benchmarks
 
 lint: install ## ruff, mypy, import contracts
 	ruff check .

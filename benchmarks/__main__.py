@@ -1,0 +1,108 @@
+"""`python -m benchmarks`, or `make bench`: one table of what the library gains."""
+
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from benchmarks import comparison, growth, machine
+from benchmarks.jobs import JOBS
+from benchmarks.start_up import measure as measure_start_up
+from quality_model import telemetry
+
+_GROWTH = (1000, 10_000, 100_000)
+_SAMPLES = (2000, 20_000)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--jobs", default=",".join(JOBS), show_default=True, help="Which, joined by commas; or none.")
+@click.option("--repetitions", default=5, show_default=True, type=click.IntRange(min=1), help="Of each side.")
+@click.option(
+    "--pictures", type=click.IntRange(min=8), help="Clean pictures; by default as many as suit a job."
+)
+@click.option("--photographs", type=click.Path(path_type=Path, exists=True), help="Folder to cut them from.")
+@click.option("--profile", default="seed", show_default=True, help="Label profile of the generation.")
+@click.option("--model", type=click.Path(path_type=Path, exists=True), help="Model to score with, 224 px.")
+@click.option("--workers", default=0, show_default=True, help="Processes of ours; 0: one per core.")
+@click.option(
+    "--start-up/--no-start-up", default=True, show_default=True, help="Time commands from the shell."
+)
+@click.option("--growth", "growing", is_flag=True, help="Cost at 1,000 to 100,000 pictures, too; takes long.")
+@click.option("--growth-most", default=_GROWTH[-1], show_default=True, help="Stop growing there.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Where to keep every figure.")
+@click.option("--work", type=click.Path(path_type=Path), help="Folder for what is made and thrown away.")
+def main(
+    jobs: str,
+    repetitions: int,
+    pictures: int | None,
+    photographs: Path | None,
+    profile: str,
+    model: Path | None,
+    workers: int,
+    start_up: bool,
+    growing: bool,
+    growth_most: int,
+    json_file: Path | None,
+    work: Path | None,
+) -> None:
+    """Compare the library with the obvious implementation of the same work."""
+    telemetry.silence()
+    chosen = [name for name in jobs.split(",") if name not in ("", "none")]
+    if unknown := sorted(set(chosen) - set(JOBS)):
+        raise click.BadParameter(f"no job is called {', '.join(unknown)}", param_hint="--jobs")
+    facts = machine.describe()
+    click.echo(", ".join(f"{name} {value}" for name, value in facts.items()) + "\n")
+    kept: dict[str, object] = {"machine": facts}
+    with tempfile.TemporaryDirectory(dir=work) as temporary:
+        folder = Path(temporary)
+        found = []
+        for job in chosen:
+            count = pictures or comparison.NUM_PICTURES[job]
+            task = comparison.prepare(
+                job, folder / job, count=count, photographs=photographs, profile=profile, model=model
+            )
+            found.append(comparison.compare(job, comparison.with_workers(task, workers), repetitions))
+        if found:
+            _say(comparison.table(found))
+            kept["jobs"] = [one.to_dict() for one in found]
+        if start_up:
+            kept["start_up"] = _start_up(folder / "start-up", model, repetitions)
+        if growing:
+            kept["growth"] = _growth(folder / "growth", model, workers, chosen, growth_most)
+    if json_file:
+        json_file.write_text(json.dumps(kept, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def _start_up(folder: Path, model: Path | None, repetitions: int) -> object:
+    task = comparison.prepare("score", folder, count=8, photographs=None, profile="seed", model=model)
+    picture = next(iter(sorted(task.pictures.glob("*.jpg"))))
+    timed = measure_start_up(folder / "project", picture, task.model.resolve(), repetitions)
+    _say(
+        ["| from the shell | median | from, to | at most |", "|---|---|---|---|", *(t.line() for t in timed)]
+    )
+    return [{"command": one.command, "elapsed_s": one.elapsed_s, "most_s": one.most_s} for one in timed]
+
+
+def _growth(folder: Path, model: Path | None, workers: int, jobs: list[str], most: int) -> object:
+    task = comparison.prepare("score", folder, count=64, photographs=None, profile="seed", model=model)
+    task = comparison.with_workers(task, workers)
+    counts = [count for count in _GROWTH if count <= most]
+    grown = [*growth.measure(task, [job for job in jobs if job != "train"], counts)]
+    if "generate" in jobs:
+        grown += growth.memory_of_generation(task, [count for count in _SAMPLES if count <= most])
+    _say(["| ours | pictures | each | peak memory |", "|---|---|---|---|", *(one.line() for one in grown)])
+    return [
+        {"job": one.job, "pictures": one.num_pictures, "seconds": one.repetition.elapsed_s} for one in grown
+    ]
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+    click.echo("")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Both sides of the jobs in turn, several times, and what came out as one table."""
+
+import shutil
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.jobs import JOBS, SIDES, Side, Task
+from benchmarks.pictures import find_photographs, write_pictures
+from benchmarks.repetition import Repetition, repeat
+from quality_model.checkpoints import save_model
+from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.params import load_params
+from quality_model.sources.download import download
+from quality_model.training_set.generate import generate
+
+NUM_PICTURES: Final = {"generate": 1000, "train": 12, "score": 200}
+"""Clean pictures by default: long enough that starting processes does not decide, short enough to repeat."""
+
+_TRAINING: Final = {
+    "train.architecture": "standard",
+    "train.samples": "stored",
+    "train.epochs": 1,
+    "train.batch_size": 16,
+    "train.weight_average": 0.0,
+    "train.warmup_epochs": 0.0,
+    "train.max_validation_samples": 1,
+    "train.start_from": None,
+}
+"""One plain epoch, as the obvious side has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The repetitions of one job, by side."""
+
+    job: str
+    repetitions: dict[Side, list[Repetition]]
+
+    def speed(self, side: Side) -> float:
+        """Median of the images per second."""
+        return statistics.median(one.images_per_s for one in self.repetitions[side])
+
+    def spread(self, side: Side) -> float:
+        """Largest less smallest, as a share of the median."""
+        speeds = [one.images_per_s for one in self.repetitions[side]]
+        return (max(speeds) - min(speeds)) / self.speed(side)
+
+    @property
+    def ratio(self) -> float:
+        return self.speed("ours") / self.speed("obvious")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, each repetition included."""
+        return {
+            "job": self.job,
+            "ratio": self.ratio,
+            **{
+                side: {
+                    "images_per_s": self.speed(side),
+                    "spread": self.spread(side),
+                    "peak_memory_mb": max(one.peak_memory_mb for one in found),
+                    "num_images": found[0].num_images,
+                    "elapsed_s": [one.elapsed_s for one in found],
+                    "facts": {name: [one.facts[name] for one in found] for name in found[0].facts},
+                }
+                for side, found in self.repetitions.items()
+            },
+        }
+
+
+def compare(job: str, task: Task, repetitions: int) -> Comparison:
+    """Run both sides in turn, each repetition in a process of its own."""
+    found: dict[Side, list[Repetition]] = {side: [] for side in SIDES}
+    for _ in range(repetitions):
+        for side in SIDES:
+            found[side].append(repeat(job, side, task))
+            shutil.rmtree(task.output, ignore_errors=True)
+    return Comparison(job, found)
+
+
+def prepare(
+    job: str, folder: Path, *, count: int, photographs: Path | None, profile: str, model: Path | None
+) -> Task:
+    """Make what a job needs in ``folder``: pictures, and from them a table, a training set or a model."""
+    task = Task(
+        params_file=Path("params.yaml").resolve(),
+        pictures=folder / "pictures",
+        table=folder / "table",
+        training_set=folder / "training",
+        model=model or folder / "model",
+        output=folder / "output",
+        overrides={"generate.profile": profile, "generate.image_size": 224, **_TRAINING},
+    )
+    assert job in JOBS
+    write_pictures(task.pictures, count, find_photographs(photographs))
+    if job == "score":
+        if model is None:
+            network = MultiHeadQualityAssessmentModel().eval()
+            save_model(task.model, network, image_size_px=224, facts={})
+        return task
+    overrides = {"source.dataset": str(task.pictures), "source.num_images": count}
+    params = load_params(task.params_file, {**task.overrides, **overrides})
+    download(params.source, params.limits, task.table)
+    if job == "train":
+        generate(params.generate, params.limits, task.table, task.training_set)
+    return task
+
+
+def with_workers(task: Task, workers: int) -> Task:
+    """The same with a number of processes for generation and scoring."""
+    return replace(task, overrides={**task.overrides, "generate.workers": workers, "score.workers": workers})
+
+
+def table(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Lines of a Markdown table."""
+    yield "| job | obvious images/s | ours | ratio | spread | peak memory, obvious | ours |"
+    yield "|---|---|---|---|---|---|---|"
+    for one in comparisons:
+        spread = " / ".join(f"{one.spread(side):.0%}" for side in SIDES)
+        memory = [max(r.peak_memory_mb for r in one.repetitions[side]) for side in SIDES]
+        yield (
+            f"| {one.job} | {one.speed('obvious'):.3g} | {one.speed('ours'):.3g} | {one.ratio:.2f} "
+            f"| {spread} | {memory[0]:.0f} MB | {memory[1]:.0f} MB |"
+        )

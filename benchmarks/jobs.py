@@ -1,0 +1,149 @@
+"""The three jobs, both ways. A repetition runs one of these functions in a process of its own."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from quality_model.params import Params, load_params
+
+Side = Literal["obvious", "ours"]
+SIDES: Final[tuple[Side, ...]] = ("obvious", "ours")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What both sides get.
+
+    ``pictures`` is a folder of JPEG files, ``table`` the same pictures as a pictures table,
+    ``training_set`` a training set made of some, ``model`` a model's folder, ``output`` a
+    folder that is not there yet, ``overrides`` change params.yaml.
+    """
+
+    params_file: Path
+    pictures: Path
+    table: Path
+    training_set: Path
+    model: Path
+    output: Path
+    overrides: dict[str, Any]
+
+    @property
+    def params(self) -> Params:
+        return load_params(self.params_file, self.overrides)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Images that were done, the seconds that took (imports not counted), and what else is of interest."""
+
+    num_images: int
+    elapsed_s: float
+    facts: dict[str, float]
+
+
+def generate_obvious(task: Task) -> Outcome:
+    from benchmarks.obvious.generation import generate
+
+    section = task.params.generate
+    start = time.perf_counter()
+    count = generate(
+        task.pictures,
+        task.output,
+        samples_per_picture=section.samples_per_image,
+        side_px=section.image_size,
+        seed=section.seed,
+    )
+    return Outcome(count, time.perf_counter() - start, {})
+
+
+def generate_ours(task: Task) -> Outcome:
+    from quality_model.training_set import manifest  # noqa: F401  (imports do not count)
+    from quality_model.training_set.generate import generate
+
+    params = task.params
+    start = time.perf_counter()
+    summary = generate(params.generate, params.limits, task.table, task.output)
+    return Outcome(int(summary["samples"]), time.perf_counter() - start, {})
+
+
+def train_obvious(task: Task) -> Outcome:
+    import torch
+
+    from benchmarks.obvious.network import Network
+    from benchmarks.obvious.training import train_epoch
+    from quality_model.training_set.store import TrainingSet
+
+    section = task.params.train
+    rows = TrainingSet.open(task.training_set).indices("train").tolist()
+    network = Network(section.dropout)
+    start = time.perf_counter()
+    loss = train_epoch(
+        network,
+        task.training_set,
+        rows,
+        batch_size=section.batch_size,
+        learning_rate=section.learning_rate,
+        weight_decay=section.weight_decay,
+        gradient_clip_norm=section.gradient_clip_norm,
+        loss_weights=torch.tensor([*section.loss_weights.as_dict().values()]),
+    )
+    return Outcome(len(rows), time.perf_counter() - start, {"train_loss": loss})
+
+
+def train_ours(task: Task) -> Outcome:
+    """The time is the epoch's own: validation and checkpoint are left out on both sides."""
+    from quality_model.training import train
+    from quality_model.training_set.store import TrainingSet
+
+    samples = TrainingSet.open(task.training_set)
+    report = train(task.params.train, samples, task.output).history[0]
+    count = len(samples.indices("train"))
+    return Outcome(count, count / report.images_per_s, {"train_loss": report.train_loss})
+
+
+def score_obvious(task: Task) -> Outcome:
+    import torch
+
+    from benchmarks.obvious.network import Network
+    from benchmarks.obvious.scoring import score
+    from quality_model.checkpoints import load_model
+
+    loaded = load_model(task.model, torch.device("cpu"))
+    network = Network(loaded.model.dropout)
+    network.load(loaded.model.state_dict())
+    start = time.perf_counter()
+    count = score(network, task.pictures, task.output, side_px=loaded.image_size_px)
+    return Outcome(count, time.perf_counter() - start, {})
+
+
+def score_ours(task: Task) -> Outcome:
+    """Loading the model and checking the engine against float32 are not counted; starting workers is."""
+    from quality_model.inference import MultiHeadQualityInference
+    from quality_model.scoring import ModelIdentity, score
+
+    params = task.params
+    scorer = MultiHeadQualityInference(task.model, params.score.device, params.limits)
+    source = scorer.source
+    model = ModelIdentity(
+        source.name,
+        source.version,
+        source.run_id,
+        source.sha256,
+        scorer.image_size_px,
+        scorer.thresholds,
+        scorer.engine_name,
+    )
+    start = time.perf_counter()
+    summary = score(
+        params.score, params.limits, inputs=task.pictures, output=task.output, scorer=scorer, model=model
+    )
+    return Outcome(summary.scored, time.perf_counter() - start, {})
+
+
+JOBS: Final[dict[str, dict[Side, Callable[[Task], Outcome]]]] = {
+    "generate": {"obvious": generate_obvious, "ours": generate_ours},
+    "train": {"obvious": train_obvious, "ours": train_ours},
+    "score": {"obvious": score_obvious, "ours": score_ours},
+}

@@ -1,0 +1,50 @@
+"""The obvious side does the same work as the library, so that the ratio of their speeds means something."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.comparison import Comparison, table
+from benchmarks.obvious.generation import generate
+from benchmarks.obvious.network import Network
+from benchmarks.pictures import find_photographs, write_pictures
+from benchmarks.repetition import Repetition
+from quality_model.degradations.seed_profile import STRENGTHS
+from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.records import HEADS
+
+
+def test_the_obvious_network_gives_the_scores_of_the_library() -> None:
+    model = MultiHeadQualityAssessmentModel().eval()
+    network = Network(dropout=0.3)
+    network.load(model.state_dict())
+    pictures = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(network.eval()(pictures), model(pictures)["all_scores"], atol=1e-6)
+
+
+def test_the_obvious_generation_makes_files_of_the_same_shape_with_labels_of_the_same_ranges(
+    tmp_path: Path,
+) -> None:
+    write_pictures(tmp_path / "pictures", 4, find_photographs(None))
+    made = generate(tmp_path / "pictures", tmp_path / "set", samples_per_picture=20, side_px=96, seed=1)
+
+    images, labels = np.load(tmp_path / "set" / "images.npy"), np.load(tmp_path / "set" / "labels.npy")
+    assert made == len(images) == len(labels) == 4 * 21
+    assert images.dtype == np.uint8
+    assert images.shape[1:] == (96, 96, 3)
+    assert not labels[::21].any()
+    for column, head in enumerate(HEADS):
+        degraded = labels[:, column][labels[:, column] > 0]
+        low, high = STRENGTHS[head]
+        assert 20 < len(degraded) < 60
+        assert low <= degraded.min() < degraded.max() <= high
+
+
+def test_the_table_shows_medians_their_ratio_and_their_spread() -> None:
+    def runs(*seconds: float) -> list[Repetition]:
+        return [Repetition(100, one, 50.0, {}) for one in seconds]
+
+    row = [*table([Comparison("generate", {"obvious": runs(10, 20, 40), "ours": runs(1, 1, 2)})])][-1]
+    assert row == "| generate | 5 | 100 | 20.00 | 150% / 50% | 50 MB | 50 MB |"
