@@ -175,6 +175,8 @@ def seal(
 ) -> dict[str, Any]:
     """Write the marker that vouches for the files ``names`` of ``folder``; call it last.
 
+    What a killed writer left in the folder is swept: whoever seals it is its only writer.
+
     Args:
         folder: Holds the files.
         names: Files relative to it.
@@ -187,6 +189,7 @@ def seal(
         of them, and the facts.
     """
     known = hashed or {}
+    sweep(folder)
     files = [
         {
             "name": name,

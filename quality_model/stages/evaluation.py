@@ -67,6 +67,7 @@ def evaluate_candidate(
         thresholds=loaded.thresholds,
         baselines=measure_baselines(samples, max_samples=section.baseline_samples, seed=section.seed),
     )
+    storage.sweep(output)
     write_evaluation(evaluation, output)
     pictures = output / "pictures"
     _draw(evaluation, samples, pictures)

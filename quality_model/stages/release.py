@@ -87,6 +87,7 @@ def judge_candidate(
         "compared_with": champion.version if champion else None,
     }
     told = {**verdict.to_dict(), **facts, "measures": evidence.summary()}
+    storage.sweep(report)
     storage.write_json(report / EVIDENCE_NAME, evidence.candidate)
     storage.write_json(report / VERDICT_NAME, told)
     storage.write_text(report / "verdict.md", verdict.markdown())

@@ -164,6 +164,7 @@ def _write_report(folder: Path, trained: TrainedModel) -> None:
         {key: value for key, value in epoch.to_dict().items() if key not in _TIMINGS}
         for epoch in trained.history
     ]
+    storage.sweep(folder)
     storage.write_json(folder / "metrics.json", _summary(trained))
     storage.write_json(folder / HISTORY_NAME, history)
     storage.write_text(folder / "history.csv", _to_csv(history))

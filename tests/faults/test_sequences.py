@@ -28,7 +28,7 @@ def test_any_sequence_of_kills_ends_with_the_bytes_of_an_undisturbed_run(
 
 @pytest.mark.torture
 @pytest.mark.parametrize("name", ["generate-hf", "score"])
-@settings(max_examples=150, **QUIET)
+@settings(max_examples=60, **QUIET)
 @given(kills=KILLS)
 def test_any_of_many_sequences_of_kills_ends_with_the_bytes_of_an_undisturbed_run(
     jobs: Callable[[str], Job], name: str, kills: list[tuple[str, int]]
