@@ -1,0 +1,178 @@
+"""What each part of the recipe is worth: take it away, train again, measure on the same test.
+
+    python -m benchmarks.ablations --pictures data/pictures --work ABLATIONS
+
+Every run trains as many samples from the same first weights. Ladders (other software, no
+labels of ours) and R2 on calibrated labels are measured on test groups that no run but the
+leaking one has seen. A run that is there already is not made again.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+import numpy as np
+
+from quality_model import storage
+from quality_model.degradations.randomness import Stream
+from quality_model.device import choose_device
+from quality_model.evaluation import evaluate
+from quality_model.evaluation.cross_talk import largest_movement
+from quality_model.images import Pixels
+from quality_model.params import Params, PerHead, load_params
+from quality_model.records import HEADS
+from quality_model.sources.table import TABLE_NAME, PicturesTable, PicturesWriter
+from quality_model.training import train
+from quality_model.training_set.generate import generate
+from quality_model.training_set.store import TrainingSet
+
+IMAGE_SIZE_PX: Final = 96
+CROP_PX: Final = 64
+SAMPLES_PER_EPOCH: Final = 3200
+
+RECIPE: Final[Mapping[str, Any]] = {
+    "samples": "fresh",
+    "samples_per_epoch": SAMPLES_PER_EPOCH,
+    "crops_px": (CROP_PX,),
+    "batch_size": 16,
+    "learning_rate": 0.0012,
+    "dropout": 0.1,
+    "warmup_epochs": 0.5,
+    "weight_average": 0.998,
+    "max_validation_samples": 64,
+}
+INVERSE_VARIANCE: Final = {"color_cast": 1.1, "blurriness": 0.85, "watermark": 1.3, "noise": 0.95}
+DESIGN_WEIGHTS: Final = {"color_cast": 1.0, "blurriness": 1.0, "watermark": 1.5, "noise": 1.0}
+
+
+def _plain_crop(clean: Pixels, side_px: int, stream: Stream) -> Pixels:
+    """A crop, and nothing varied."""
+    top, left = (stream.integer(0, clean.shape[0] - side_px) for _ in range(2))
+    return np.ascontiguousarray(clean[top : top + side_px, left : left + side_px])
+
+
+def _without_variation() -> AbstractContextManager[Any]:
+    return mock.patch("quality_model.training.samples.vary", _plain_crop)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The recipe with one part taken away."""
+
+    what: str
+    train: Mapping[str, Any] = field(default_factory=dict)
+    loss_weights: Mapping[str, float] = field(default_factory=lambda: INVERSE_VARIANCE)
+    profile: str = "calibrated"
+    leaks: bool = False
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+ABLATIONS: Final[Mapping[str, Ablation]] = {
+    "recipe": Ablation("nothing"),
+    "seed-labels": Ablation("calibrated labels and their order: profile seed", profile="seed"),
+    "leaking-split": Ablation("the split by group: crops of a picture on both sides", leaks=True),
+    "stored": Ablation("fresh samples: the stored ones", {"samples": "stored"}),
+    "whole": Ablation("crops: whole pictures, as many pixels in all", {"crops_px": ()}),
+    "no-variation": Ablation("variation of clean pictures", around=_without_variation),
+    "design-weights": Ablation("loss weights by variance: the design's", loss_weights=DESIGN_WEIGHTS),
+    "no-average": Ablation("averaged weights", {"weight_average": 0.0}),
+    "no-warmup": Ablation("warm-up", {"warmup_epochs": 0.0}),
+    "dropout-.3": Ablation("dropout .1: the design's .3", {"dropout": 0.3}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
+    parser.add_argument("--pictures", type=Path, required=True, help="folder of a pictures table")
+    parser.add_argument("--work", type=Path, required=True, help="folder for sets and results")
+    parser.add_argument("--epochs", type=int, default=6, help=f"of {SAMPLES_PER_EPOCH} crops")
+    parser.add_argument("--only", nargs="*", choices=ABLATIONS, help="these ablations")
+    arguments = parser.parse_args()
+    params = load_params(Path("params.yaml"))
+    for name in arguments.only or ABLATIONS:
+        result = arguments.work / f"{name}-{arguments.epochs}.json"
+        if not result.exists():
+            storage.write_json(result, _measure(ABLATIONS[name], params, arguments))
+    sys.stdout.write(_table(arguments.work, arguments.epochs))
+
+
+def _measure(ablation: Ablation, params: Params, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train, and measure on the calibrated test; the leaking run on its own as well."""
+    reference = _training_set(params, arguments, "calibrated", leaks=False)
+    samples = _training_set(params, arguments, ablation.profile, leaks=ablation.leaks)
+    whole = ablation.train.get("crops_px") == ()
+    smaller = (CROP_PX / IMAGE_SIZE_PX) ** 2 if whole else 1.0
+    settings = {**RECIPE, **ablation.train, "epochs": arguments.epochs, "patience": arguments.epochs}
+    settings["samples_per_epoch"] = round(SAMPLES_PER_EPOCH * smaller)
+    settings["loss_weights"] = PerHead(**ablation.loss_weights)
+    section = params.train.model_copy(update=settings)
+    if section.samples == "stored":  # an epoch is the whole set: fewer of them, as many samples
+        number = max(1, round(arguments.epochs * SAMPLES_PER_EPOCH / len(samples.indices("train"))))
+        section = section.model_copy(update={"epochs": number, "patience": number})
+    with ablation.around():
+        trained = train(section, samples, arguments.work / "checkpoints")
+    measured = {}
+    for name, on in {"test": reference, "own_test": samples}.items():
+        metrics = evaluate(
+            params.evaluate,
+            trained.model.to(choose_device("auto")),
+            on,
+            loss_weights=INVERSE_VARIANCE,
+            thresholds=None,
+            baselines=None,
+        ).metrics
+        measured[name] = {
+            head: {
+                "r2": metrics["heads"][head]["r2"],
+                "ladder": min(one["spearman"] for one in metrics["ladders"].values() if one["head"] == head),
+                "cross_talk": largest_movement(metrics["cross_talk"], head),
+            }
+            for head in HEADS
+        }
+    return {"what": ablation.what, "num_samples": arguments.epochs * SAMPLES_PER_EPOCH, **measured}
+
+
+def _training_set(params: Params, arguments: argparse.Namespace, profile: str, *, leaks: bool) -> TrainingSet:
+    folder = arguments.work / f"{profile}{'-leaking' if leaks else ''}"
+    if not (folder / storage.MARKER_NAME).exists():
+        section = params.generate.model_copy(update={"profile": profile, "image_size": IMAGE_SIZE_PX})
+        pictures = _each_its_own_group(arguments) if leaks else arguments.pictures
+        generate(section, params.limits, pictures, folder)
+    return TrainingSet.open(folder)
+
+
+def _each_its_own_group(arguments: argparse.Namespace) -> Path:
+    """The pictures table without its groups: what splits by picture and not by group."""
+    folder: Path = arguments.work / "pictures-leaking"
+    table = PicturesTable.open(arguments.pictures)
+    with storage.staged(folder / TABLE_NAME) as path, PicturesWriter(path) as writer:
+        for picture in table.iter_pictures():
+            writer.write(replace(picture, group=picture.picture_id))
+    storage.seal(folder, [TABLE_NAME], rows=table.rows)
+    return folder
+
+
+def _table(work: Path, epochs: int) -> str:
+    lines = ["| without | " + " | ".join(f"{head} R2, ladder" for head in HEADS) + " |", "|---" * 5 + "|"]
+    for name in ABLATIONS:
+        path = work / f"{name}-{epochs}.json"
+        if not path.exists():
+            continue
+        result = json.loads(path.read_text())
+        for which in ("test", "own_test") if ABLATIONS[name].leaks else ("test",):
+            cells = [
+                f"{result[which][head]['r2']:.2f}, {result[which][head]['ladder']:.2f}" for head in HEADS
+            ]
+            where = " (measured on its own test)" if which == "own_test" else ""
+            lines.append(f"| {result['what']}{where} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main()
