@@ -26,6 +26,7 @@ _SAMPLES = (2000, 20_000)
 @click.option("--profile", default="seed", show_default=True, help="Label profile of the generation.")
 @click.option("--model", type=click.Path(path_type=Path, exists=True), help="Model to score with, 224 px.")
 @click.option("--workers", default=0, show_default=True, help="Processes of ours; 0: one per core.")
+@click.option("--compare/--no-compare", default=True, show_default=True, help="Compare the two sides.")
 @click.option(
     "--start-up/--no-start-up", default=True, show_default=True, help="Time commands from the shell."
 )
@@ -41,6 +42,7 @@ def main(
     profile: str,
     model: Path | None,
     workers: int,
+    compare: bool,
     start_up: bool,
     growing: bool,
     growth_most: int,
@@ -58,7 +60,7 @@ def main(
     with tempfile.TemporaryDirectory(dir=work) as temporary:
         folder = Path(temporary)
         found = []
-        for job in chosen:
+        for job in chosen if compare else ():
             count = pictures or comparison.NUM_PICTURES[job]
             task = comparison.prepare(
                 job, folder / job, count=count, photographs=photographs, profile=profile, model=model
