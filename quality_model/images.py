@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from quality_model.errors import ParameterError, PictureError
 from quality_model.params import LimitsParams
@@ -171,6 +171,8 @@ def _readers(formats: tuple[str, ...]) -> tuple[str, ...]:
 def _upright(image: Image.Image) -> Image.Image:
     """Turn a picture as its EXIF orientation says; one whose EXIF is damaged stays as it is."""
     try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image  # where exif_transpose would copy it
         return ImageOps.exif_transpose(image)
     except Exception:  # the pixels are good, so the picture is
         return image
@@ -190,7 +192,7 @@ def _to_rgb(image: Image.Image) -> Pixels:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, rgba)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _grey16_to_rgb(image: Image.Image) -> Pixels:
