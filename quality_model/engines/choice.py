@@ -14,7 +14,7 @@ from quality_model.device import choose_precision, fastest
 from quality_model.engines.engine import Engine
 from quality_model.engines.folding import folded
 from quality_model.engines.ncnn_engine import NcnnEngine
-from quality_model.engines.ncnn_network import NcnnNetwork
+from quality_model.engines.ncnn_network import to_ncnn
 from quality_model.engines.torch_engine import TorchEngine
 from quality_model.model import MultiHeadQualityAssessmentModel
 from quality_model.params import EngineName
@@ -86,7 +86,7 @@ def _candidates(
     makers: dict[str, Callable[[], Engine]] = {
         "torch-float32": lambda: TorchEngine(folded(model), device, "float32"),
         "torch-bfloat16": lambda: TorchEngine(folded(model), device, "bfloat16"),
-        "ncnn-float32": lambda: NcnnEngine(NcnnNetwork.of(folded(model).cpu())),
+        "ncnn-float32": lambda: NcnnEngine(to_ncnn(folded(model).cpu())),
     }
     if asked is not None:
         return {asked: makers[asked]}

@@ -5,17 +5,14 @@ The numbers of layer parameters are those of ncnn's operator reference
 """
 
 import struct
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from torch import Tensor, nn
 
+from quality_model.engines.ncnn_engine import INPUT, OUTPUT, NcnnNetwork
 from quality_model.model import ConvBlock, MultiHeadQualityAssessmentModel, ResidualBlock
 from quality_model.records import HEADS
-
-INPUT: Final = "pixels"
-OUTPUT: Final = "scores"
 
 _MAGIC: Final = 7767517
 _FLOAT32: Final = struct.pack("<i", 0)
@@ -25,29 +22,21 @@ _NONE, _RELU, _SIGMOID = 0, 1, 4
 """Activations that a layer applies to its own output."""
 
 
-@dataclass(frozen=True, slots=True)
-class NcnnNetwork:
-    """Layers and weights; takes float32 (3, S, S) RGB in [0, 1], gives the four scores."""
-
-    layers: str
-    weights: bytes
-
-    @classmethod
-    def of(cls, folded: MultiHeadQualityAssessmentModel) -> "NcnnNetwork":
-        """Describe a model whose batch norm is folded (see `folding.folded`), on the CPU."""
-        writer = _Writer()
-        blob = INPUT
-        for block in folded.backbone:
-            blob = _block(writer, block, blob)
-        pooled, to_weigh = writer.twice(writer.add("Pooling", [blob], "0=1 4=1"))
-        attention = _perceptron(writer, folded.channel_attention, pooled)
-        attended = writer.add("BinaryOp", [to_weigh, attention], "0=2")
-        scores = [
-            _perceptron(writer, getattr(folded, f"head_{head}"), part)
-            for head, part in zip(HEADS, writer.split(attended, len(HEADS)), strict=True)
-        ]
-        writer.add("Concat", scores, "0=0", output=OUTPUT)
-        return cls(writer.text(), bytes(writer.weights))
+def to_ncnn(folded: MultiHeadQualityAssessmentModel) -> NcnnNetwork:
+    """Describe a model whose batch norm is folded (see `folding.folded`), on the CPU."""
+    writer = _Writer()
+    blob = INPUT
+    for block in folded.backbone:
+        blob = _block(writer, block, blob)
+    pooled, to_weigh = writer.twice(writer.add("Pooling", [blob], "0=1 4=1"))
+    attention = _perceptron(writer, folded.channel_attention, pooled)
+    attended = writer.add("BinaryOp", [to_weigh, attention], "0=2")
+    scores = [
+        _perceptron(writer, getattr(folded, f"head_{head}"), part)
+        for head, part in zip(HEADS, writer.split(attended, len(HEADS)), strict=True)
+    ]
+    writer.add("Concat", scores, "0=0", output=OUTPUT)
+    return NcnnNetwork(writer.text(), bytes(writer.weights))
 
 
 def _block(writer: "_Writer", block: nn.Module, blob: str) -> str:

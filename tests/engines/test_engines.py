@@ -3,6 +3,9 @@
 import copy
 import logging
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,3 +105,16 @@ def test_damaged_weights_reach_whoever_scores(model: MultiHeadQualityAssessmentM
     damaged = copy.deepcopy(model)
     damaged.head_noise[6].bias.data.fill_(float("nan"))
     assert np.isnan(choose_engine(damaged, CPU, SIZE_PX).scores(check_pictures(SIZE_PX))).any()
+
+
+def test_a_worker_that_scores_with_ncnn_imports_no_torch(tmp_path: Path) -> None:
+    engine = choose_engine(MultiHeadQualityAssessmentModel().eval(), CPU, 32, "ncnn-float32")
+    (tmp_path / "engine.pickle").write_bytes(pickle.dumps(engine))
+    code = (
+        "import pickle, sys\n"
+        "from quality_model.scoring.reading import read_picture\n"
+        "pickle.load(open(sys.argv[1], 'rb'))\n"
+        "print('torch' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "engine.pickle")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
