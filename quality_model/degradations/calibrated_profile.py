@@ -18,10 +18,11 @@ from typing import Final
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from quality_model.degradations import calibrated_plan, marks, noise, white_balance
 from quality_model.degradations import point_spread as psf
-from quality_model.degradations.calibrated_plan import Blur, Facts, Marking, Noise
+from quality_model.degradations.calibrated_plan import Blur, Facts, Noise
 from quality_model.degradations.delivery import deliver
 from quality_model.degradations.profile import AppliedDegradation, DegradedSample
 from quality_model.degradations.randomness import SampleRandomness
@@ -87,10 +88,12 @@ class CalibratedProfile:
             facts = {**plan.cast.facts, "shift_ab": white_balance.mean_shift_ab(before, image)}
             applied["color_cast"] = _labelled("color_cast", plan.cast.kind, facts)
         if plan.marking is not None:
-            mark, opacity = plan.marking.mark, _opacity(image, plan.marking)
-            before, image = image, marks.stamp(image, mark, opacity)
+            mark, lab = plan.marking.mark, white_balance.to_lab(image)
+            full = marks.stamp(image, mark, 1.0)
+            opacity = plan.marking.opacity(_rms_difference(lab, full))
+            image = marks.stamp(image, mark, opacity)
             without_noise = None if without_noise is None else marks.stamp(without_noise, mark, opacity)
-            facts = {**mark.facts, "opacity": opacity, "rms_difference": _rms_difference(before, image)}
+            facts = {**mark.facts, "opacity": opacity, "rms_difference": _rms_difference(lab, image)}
             applied["watermark"] = _labelled("watermark", plan.marking.kind, facts)
         if plan.noise is not None and without_noise is not None:
             facts = {**noise_facts, "rms_levels": _rms_levels(without_noise, image)}
@@ -147,16 +150,15 @@ def _recolour(pixels: Pixels, table: Pixels) -> Pixels:
     return np.asarray(cv2.LUT(pixels, table[None]), dtype=np.uint8)
 
 
-def _opacity(pixels: Pixels, plan: Marking) -> float:
-    return plan.opacity(_rms_difference(pixels, marks.stamp(pixels, plan.mark, 1.0)))
-
-
 def _rms_levels(without: Pixels, final: Pixels) -> float:
     difference = final.astype(np.float32) - without
     return float(np.sqrt(np.square(difference).mean(dtype=np.float64)))
 
 
-def _rms_difference(before: Pixels, after: Pixels) -> float:
-    """RMS over the picture of the colour difference CIE 1976."""
-    difference = white_balance.to_lab(after) - white_balance.to_lab(before)
-    return float(np.sqrt(np.square(difference).sum(axis=2).mean(dtype=np.float64)))
+def _rms_difference(before_lab: npt.NDArray[np.float32], after: Pixels) -> float:
+    """RMS over the picture of the colour difference CIE 1976, from its Lab before."""
+    difference = white_balance.to_lab(after)
+    difference -= before_lab
+    lightness, a, b = np.moveaxis(np.square(difference, out=difference), 2, 0)
+    # As sum(axis=2) adds them, which is slow along so short an axis.
+    return float(np.sqrt((lightness + a + b).mean(dtype=np.float64)))

@@ -85,10 +85,9 @@ def deliver(pixels: Pixels, stream: Stream) -> tuple[Pixels, Facts]:
 def recompress(pixels: Pixels, quality: int, sampling: str) -> Pixels:
     """Through JPEG and back; uint8 (height, width, 3) RGB in and out."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLINGS[sampling]]
-    done, data = cv2.imencode(".jpg", pixels[..., ::-1], options)
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
     assert done
-    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)
-    return np.ascontiguousarray(decoded[..., ::-1])
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
 
 
 def rescaled_side(side_px: int, factor: float) -> int:

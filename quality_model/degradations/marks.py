@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
@@ -249,7 +250,8 @@ def _tiles(
 
 def _to_mark(layer: Image.Image, facts: dict[str, str | int | float]) -> Mark:
     rgba = np.array(layer)
-    return Mark(np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3]), facts)
+    colour = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
+    return Mark(colour, np.ascontiguousarray(rgba[..., 3]), facts)
 
 
 @lru_cache(maxsize=512)
