@@ -23,7 +23,6 @@ _SAMPLES = (2000, 20_000)
     "--pictures", type=click.IntRange(min=8), help="Clean pictures; by default as many as suit a job."
 )
 @click.option("--photographs", type=click.Path(path_type=Path, exists=True), help="Folder to cut them from.")
-@click.option("--profile", default="seed", show_default=True, help="Label profile of the generation.")
 @click.option("--model", type=click.Path(path_type=Path, exists=True), help="Model to score with, 224 px.")
 @click.option("--workers", default=0, show_default=True, help="Processes of ours; 0: one per core.")
 @click.option("--compare/--no-compare", default=True, show_default=True, help="Compare the two sides.")
@@ -39,7 +38,6 @@ def main(
     repetitions: int,
     pictures: int | None,
     photographs: Path | None,
-    profile: str,
     model: Path | None,
     workers: int,
     compare: bool,
@@ -62,9 +60,7 @@ def main(
         found = []
         for job in chosen if compare else ():
             count = pictures or comparison.NUM_PICTURES[job]
-            task = comparison.prepare(
-                job, folder / job, count=count, photographs=photographs, profile=profile, model=model
-            )
+            task = comparison.prepare(job, folder / job, count=count, photographs=photographs, model=model)
             found.append(comparison.compare(job, comparison.with_workers(task, workers), repetitions))
         if found:
             _say(comparison.table(found))
@@ -78,7 +74,7 @@ def main(
 
 
 def _start_up(folder: Path, model: Path | None, repetitions: int) -> object:
-    task = comparison.prepare("score", folder, count=8, photographs=None, profile="seed", model=model)
+    task = comparison.prepare("score", folder, count=8, photographs=None, model=model)
     picture = next(iter(sorted(task.pictures.glob("*.jpg"))))
     timed = measure_start_up(folder / "project", picture, task.model.resolve(), repetitions)
     _say(
@@ -88,7 +84,7 @@ def _start_up(folder: Path, model: Path | None, repetitions: int) -> object:
 
 
 def _growth(folder: Path, model: Path | None, workers: int, jobs: list[str], most: int) -> object:
-    task = comparison.prepare("score", folder, count=64, photographs=None, profile="seed", model=model)
+    task = comparison.prepare("score", folder, count=64, photographs=None, model=model)
     task = comparison.with_workers(task, workers)
     counts = [count for count in _GROWTH if count <= most]
     grown = [*growth.measure(task, [job for job in jobs if job != "train"], counts)]

@@ -81,9 +81,7 @@ def compare(job: str, task: Task, repetitions: int) -> Comparison:
     return Comparison(job, found)
 
 
-def prepare(
-    job: str, folder: Path, *, count: int, photographs: Path | None, profile: str, model: Path | None
-) -> Task:
+def prepare(job: str, folder: Path, *, count: int, photographs: Path | None, model: Path | None) -> Task:
     """Make what a job needs in ``folder``: pictures, and from them a table, a training set or a model."""
     task = Task(
         params_file=Path("params.yaml").resolve(),
@@ -92,7 +90,7 @@ def prepare(
         training_set=folder / "training",
         model=model or folder / "model",
         output=folder / "output",
-        overrides={"generate.profile": profile, "generate.image_size": 224, **_TRAINING},
+        overrides={"generate.profile": "seed", "generate.image_size": 224, **_TRAINING},
     )
     assert job in JOBS
     write_pictures(task.pictures, count, find_photographs(photographs))
