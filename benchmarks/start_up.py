@@ -1,7 +1,6 @@
 """What commands take from the shell, from the first byte read to the prompt."""
 
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -10,15 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
+from benchmarks.project import environment, make_project
 
-from quality_model.telemetry import QUIET
-
-_ROOT: Final = Path(__file__).resolve().parent.parent
-_PARTS: Final = (
-    *("quality_model", "flows", "tasks", "dvc.yaml", "params.yaml", "requirements.lock"),
-    *(".dvcignore", ".gitignore"),
-)
 _SMALL: Final[dict[str, dict[str, Any]]] = {
     "source": {"num_images": 30},
     "generate": {"samples_per_image": 2, "image_size": 32, "workers": 1},
@@ -52,7 +44,7 @@ def measure(folder: Path, picture: Path, model: Path, repetitions: int) -> list[
         model: What it scores with.
         repetitions: Of each command; the first one, which warms the caches, is not counted.
     """
-    project = _make_project(folder)
+    project = make_project(folder, _SMALL)
     _run(project, sys.executable, "-m", "flows.retrain")
     timed = [
         (0.5, ("quality-model", "--help")),
@@ -69,50 +61,9 @@ def measure(folder: Path, picture: Path, model: Path, repetitions: int) -> list[
     return found
 
 
-def _make_project(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    for name in _PARTS:
-        source = _ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(source, folder / name)
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    for section, values in _SMALL.items():
-        params[section] |= values
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    (folder / "state" / "prefect").mkdir(parents=True)
-    for command in (
-        ["git", "init", "-q"],
-        ["dvc", "init", "-q"],
-        ["git", "add", "-A"],
-        [
-            "git",
-            "-c",
-            "user.name=Benchmark",
-            "-c",
-            "user.email=benchmark@example.com",
-            "commit",
-            "-qm",
-            "Start",
-        ],
-    ):
-        _run(folder, *command)
-    return folder
-
-
 def _run(project: Path, *command: str) -> float:
-    environment = {
-        **os.environ,
-        **QUIET,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": str(project),
-        "PREFECT_HOME": str(project / "state" / "prefect"),
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "DVC_SITE_CACHE_DIR": str(project / "state" / "dvc"),
-    }
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=project, env=environment(project), capture_output=True, text=True)
     elapsed_s = time.perf_counter() - start
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")

@@ -1,23 +1,18 @@
 """A small project of its own for each test that runs the whole way."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
+from benchmarks.project import ROOT, environment
+from benchmarks.project import make_project as small_project
 from quality_model.storage import locked
-from quality_model.telemetry import QUIET
 
-PROJECT = Path(__file__).resolve().parents[2]
-PARTS = (
-    "quality_model", "flows", "tasks", "dvc.yaml", "params.yaml", "prefect.yaml", "requirements.lock",
-    ".dvcignore", ".gitignore",
-)  # fmt: skip
+PROJECT = ROOT
 
 TINY = {
     "source": {"num_images": 30},
@@ -36,43 +31,9 @@ TINY = {
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def environment(project: Path) -> dict[str, str]:
-    """What a shell with the project's environment active would have, with all state in the project."""
-    return {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))},
-        **QUIET,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": str(project),
-        "PREFECT_HOME": str(project / "state" / "prefect"),
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "DVC_SITE_CACHE_DIR": str(project / "state" / "dvc"),
-    }
-
-
 def make_project(folder: Path) -> Path:
     """A git and DVC project with this code and parameters that take seconds."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in PARTS:
-        source = PROJECT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(source, folder / name)
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    for section, values in TINY.items():
-        params[section] |= values
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    (folder / "state" / "prefect").mkdir(parents=True)
-    for command in (
-        ["git", "init", "-q"],
-        ["git", "config", "user.name", "Test"],
-        ["git", "config", "user.email", "test@example.com"],
-        ["dvc", "init", "-q"],
-        ["git", "add", "-A"],
-        ["git", "commit", "-qm", "A project"],
-    ):
-        subprocess.run(command, cwd=folder, env=environment(folder), check=True, capture_output=True)
-    return folder
+    return small_project(folder, TINY)
 
 
 @pytest.fixture(scope="session")
