@@ -1,0 +1,29 @@
+"""A model and the folder that it was saved to."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from quality_model.checkpoints import save_model
+from quality_model.model import MultiHeadQualityAssessmentModel
+
+
+@pytest.fixture(scope="module")
+def model() -> MultiHeadQualityAssessmentModel:
+    torch.manual_seed(3)
+    model = MultiHeadQualityAssessmentModel(dropout=0.2)
+    model(torch.rand(4, 3, 32, 32))  # batch norm has seen something
+    return model.eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, model: MultiHeadQualityAssessmentModel) -> Path:
+    save_model(tmp_path / "model", model, image_size_px=96, facts={"best_epoch": 7})
+    return tmp_path / "model"
+
+
+def assert_same_weights(one: MultiHeadQualityAssessmentModel, other: MultiHeadQualityAssessmentModel) -> None:
+    theirs = other.state_dict()
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, theirs[name]), name
