@@ -128,7 +128,7 @@ def _evaluation(facts: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> 
     yield (
         f"Split `{metrics.get('split', MISSING)}` {where}: {metrics.get('num_samples', MISSING)} samples"
         f" of {metrics.get('num_groups', MISSING)} groups. In brackets the"
-        f" {_percent(metrics.get('confidence'))} interval."
+        f" {_percent(_mapping(metrics.get('measuring')).get('confidence'))} interval."
     )
     rows = [(f"`{head}`", *_head_cells(metrics, head)) for head in HEADS]
     yield _table(("head", "R2", "MSE", "best baseline, R2", "worst ladder, Spearman"), rows)

@@ -30,7 +30,7 @@ METRICS = {
     "data_sha256": "d" * 64,
     "num_samples": 300,
     "num_groups": 12,
-    "confidence": 0.95,
+    "measuring": {"confidence": 0.95},
     "heads": {
         head: {"r2": 0.9, "mse": 0.0123, "intervals": {"r2": [0.85, 0.94]}} for head in HEADS
     },

@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from quality_model import metrics, storage
 from quality_model.errors import UsageError
+from quality_model.evaluation.baselines import BASELINE_VERSION
 from quality_model.evaluation.clean_flags import clean_flags
 from quality_model.evaluation.cross_talk import cross_talk, largest_movement
 from quality_model.evaluation.ladders import measure_ladders, score_ladders
@@ -63,13 +64,14 @@ class Evaluation:
     """How one model did on one split.
 
     Attributes:
-        metrics: JSON-able: ``split``, ``data_sha256`` (of the training set), ``num_samples``,
-            ``num_groups``, ``loss``, ``confidence``, ``bootstrap_samples`` and, under
-            ``heads``, a slice of all samples for each head with further slices in it:
-            ``kinds`` by name, ``absent``, ``clean`` and ``slices`` by dimension and name. A slice
-            holds ``num_samples``, ``num_groups``, ``mean_label``, ``mean_score``, every one of
-            `metrics.MEASURES` (None where it is not defined) and ``intervals``: ``[low, high]`` or
-            None for each; those of ``slices`` that are too small hold ``num_samples`` alone.
+        metrics: JSON-able: ``split``, ``data_sha256`` (of the training set), ``model_sha256`` (of the
+            model's folder, None if not known), ``measuring`` (see `measuring`), ``num_samples``,
+            ``num_groups``, ``loss`` and, under ``heads``, a slice of all samples for each head with
+            further slices in it: ``kinds`` by name, ``absent``, ``clean`` and ``slices`` by dimension
+            and name. A slice holds ``num_samples``, ``num_groups``, ``mean_label``, ``mean_score``,
+            every one of `metrics.MEASURES` (None where it is not defined) and ``intervals``:
+            ``[low, high]`` or None for each; those of ``slices`` that are too small hold
+            ``num_samples`` alone.
             The evidence: ``ladders`` by name (see `ScoredLadder.measure`), ``cross_talk`` by degraded
             and moved head, ``clean_flags`` by head, and ``baselines`` by head and name, empty where
             none were measured.
@@ -113,6 +115,7 @@ def evaluate(
     split: Split = "test",
     thresholds: Mapping[Head, float] | None = None,
     baselines: Mapping[str, Any] | None = None,
+    model_sha256: str | None = None,
 ) -> Evaluation:
     """Score a split and measure the scores, and take the evidence on the split's clean pictures.
 
@@ -124,6 +127,57 @@ def evaluate(
         split: Which samples.
         thresholds: Of the model's flags; None if it has none.
         baselines: What was measured of them on this split, taken over as it is; None: not measured.
+        model_sha256: Hash of the model's folder, kept with the measures; None if it has none.
+
+    Raises:
+        UsageError: The split has no samples.
+        CheckpointError: See `predict_scores`.
+        DeviceUnavailableError: The section's device is not there.
+    """
+    from quality_model.device import choose_device
+
+    predictions = score_split(section, model, training_set, split=split)
+    heads = measure_heads(section, predictions, training_labels(training_set))
+    clean = predictions[predictions["is_clean"]]
+    ladders = score_ladders(
+        partial(predict_pixels, model, batch_size=section.batch_size, device=choose_device(section.device)),
+        training_set.images,
+        _spread(clean["row"].to_numpy(), section.ladder_pictures),
+        seed=section.seed,
+    )
+    losses = [loss_weights[head] * heads[head]["mse"] for head in HEADS]
+    _log.info("Evaluated %d samples of the split %s.", len(predictions), split)
+    return Evaluation(
+        metrics={
+            "split": split,
+            "data_sha256": training_set.data_sha256,
+            "model_sha256": model_sha256,
+            "measuring": measuring(section),
+            "num_samples": len(predictions),
+            "num_groups": int(predictions["group"].nunique()),
+            "loss": float(np.mean(losses)),
+            "heads": heads,
+            "baselines": dict(baselines or {}),
+            "ladders": measure_ladders(ladders),
+            "cross_talk": cross_talk(ladders),
+            "clean_flags": clean_flags(clean[[f"{head}_score" for head in HEADS]].to_numpy(), thresholds),
+        },
+        predictions=predictions,
+    )
+
+
+def measuring(section: EvaluateParams) -> dict[str, Any]:
+    """What decides about the figures besides model and data: parameters, and the baselines' version."""
+    return {
+        **section.model_dump(exclude={"batch_size", "device"}),
+        "baseline_version": BASELINE_VERSION,
+    }
+
+
+def score_split(
+    section: EvaluateParams, model: torch.nn.Module, training_set: TrainingSet, *, split: Split = "test"
+) -> pd.DataFrame:
+    """Score the samples of a split, see `predictions_table`; the model is moved to the section's device.
 
     Raises:
         UsageError: The split has no samples.
@@ -139,36 +193,10 @@ def evaluate(
             f"Raise generate.{split}_share, or generate from more groups.",
         )
     device = choose_device(section.device)
-    model = model.to(device)
-    scores = predict_scores(model, training_set, indices, batch_size=section.batch_size, device=device)
-    predictions = predictions_table(training_set, indices, scores)
-    heads = measure_heads(section, predictions, training_labels(training_set))
-    clean = predictions["is_clean"].to_numpy(dtype=bool)
-    ladders = score_ladders(
-        partial(predict_pixels, model, batch_size=section.batch_size, device=device),
-        training_set.images,
-        _spread(indices[clean], section.ladder_pictures),
-        seed=section.seed,
+    scores = predict_scores(
+        model.to(device), training_set, indices, batch_size=section.batch_size, device=device
     )
-    losses = [loss_weights[head] * heads[head]["mse"] for head in HEADS]
-    _log.info("Evaluated %d samples of the split %s.", len(indices), split)
-    return Evaluation(
-        metrics={
-            "split": split,
-            "data_sha256": training_set.data_sha256,
-            "num_samples": len(predictions),
-            "num_groups": int(predictions["group"].nunique()),
-            "loss": float(np.mean(losses)),
-            "confidence": section.confidence,
-            "bootstrap_samples": section.bootstrap_samples,
-            "heads": heads,
-            "baselines": dict(baselines or {}),
-            "ladders": measure_ladders(ladders),
-            "cross_talk": cross_talk(ladders),
-            "clean_flags": clean_flags(scores[clean], thresholds),
-        },
-        predictions=predictions,
-    )
+    return predictions_table(training_set, indices, scores)
 
 
 def require_size(loaded: LoadedModel, training_set: TrainingSet) -> None:

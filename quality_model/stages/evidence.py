@@ -1,4 +1,10 @@
-"""What the gate reads: both models measured on one test set in one call, and head to head."""
+"""What the gate reads: the candidate's evidence, and both models head to head on one test split.
+
+Where a champion reigns, both are scored in one call: theirs is a paired comparison. The rest of the
+candidate's evidence (ladders, cross-talk, clean flags, slices, baselines) takes most of the time. It
+is taken over from the evaluation's report if that is about the same model, by its hash, on the same
+data, measured alike, and is measured here if not. Of the champion nothing else is asked.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from quality_model import metrics, storage
 from quality_model.errors import StorageError
-from quality_model.evaluation import Evaluation, evaluate
-from quality_model.evaluation.measures import DETAILS_NAME
+from quality_model.evaluation import evaluate
+from quality_model.evaluation.baselines import measure_baselines
+from quality_model.evaluation.measures import DETAILS_NAME, measuring, score_split
 from quality_model.params import EvaluateParams, PerHead
 from quality_model.records import HEADS
 
@@ -24,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 _SUMMARY: Final = ("mse", "r2")
 """The measures of each head that the ledger keeps."""
+
+_OF_BASELINES: Final = ("baseline_samples", "seed", "baseline_version")
+"""What of `measuring` decides about the baselines."""
 
 
 class Evidence(NamedTuple):
@@ -51,6 +61,7 @@ def gather_evidence(
     candidate: LoadedModel,
     champion: LoadedModel | None,
     *,
+    model_sha256: str,
     loss_weights: PerHead,
     evaluation: Path,
 ) -> Evidence:
@@ -61,59 +72,77 @@ def gather_evidence(
         samples: Holds the test split.
         candidate: Of this picture size, and so is the champion.
         champion: None if there is none.
+        model_sha256: Of the candidate's folder.
         loss_weights: Weight of each head in the loss.
-        evaluation: Folder of the evaluation's report, whose baselines serve if they are of these data.
+        evaluation: Folder of the evaluation's report, which serves as far as it is about the same.
 
     Raises:
         UsageError: The test split has no samples.
     """
-    baselines = known_baselines(evaluation, samples.data_sha256)
-    if baselines is None:
-        from quality_model.evaluation.baselines import measure_baselines
-
-        baselines = measure_baselines(
-            samples, split="test", max_samples=section.baseline_samples, seed=section.seed
+    measured = known_evaluation(section, evaluation, samples.data_sha256, model_sha256)
+    if measured is None:
+        baselines = known_baselines(section, evaluation, samples.data_sha256) or measure_baselines(
+            samples, max_samples=section.baseline_samples, seed=section.seed
         )
-
-    def measure(loaded: LoadedModel, of_data: Mapping[str, Any] | None) -> Evaluation:
-        return evaluate(
+        measured = evaluate(
             section,
-            loaded.model,
+            candidate.model,
             samples,
             loss_weights=loss_weights.as_dict(),
-            thresholds=loaded.thresholds,
-            baselines=of_data,
-        )
-
-    first = measure(candidate, baselines)
+            thresholds=candidate.thresholds,
+            baselines=baselines,
+            model_sha256=model_sha256,
+        ).metrics
+    told = {**measured, "trained_on_sha256": candidate.facts.get("data_sha256")}
     if champion is None:
-        return Evidence(_with_origin(first, candidate), None, None)
-    second = measure(champion, None)
-    return Evidence(
-        _with_origin(first, candidate),
-        _with_origin(second, champion),
-        compare_scores(section, first.predictions, second.predictions),
-    )
+        return Evidence(told, None, None)
+    ours, theirs = (score_split(section, loaded.model, samples) for loaded in (candidate, champion))
+    reigning = {
+        "split": "test",
+        "data_sha256": samples.data_sha256,
+        "heads": _in_short(theirs),
+        "trained_on_sha256": champion.facts.get("data_sha256"),
+    }
+    return Evidence(told, reigning, compare_scores(section, ours, theirs))
 
 
-def known_baselines(folder: Path, data_sha256: str) -> dict[str, Any] | None:
-    """The baselines of an earlier evaluation on the test split of the same data, or None.
+def known_evaluation(
+    section: EvaluateParams, folder: Path, data_sha256: str, model_sha256: str
+) -> dict[str, Any] | None:
+    """An earlier evaluation of the same model on the same test split, measured alike; or None."""
+    earlier = _earlier(folder, data_sha256)
+    same = earlier.get("model_sha256") == model_sha256 and earlier.get("measuring") == measuring(section)
+    return earlier if same and _complete(earlier) else None
 
-    They hang on the data and not on the model, so they need not be measured again.
-    """
+
+def known_baselines(section: EvaluateParams, folder: Path, data_sha256: str) -> dict[str, Any] | None:
+    """The baselines of an earlier evaluation of any model on the same test split, measured alike; or None."""
+    earlier = _earlier(folder, data_sha256)
+    was, now = earlier.get("measuring", {}), measuring(section)
+    same = all(was.get(key) == now[key] for key in _OF_BASELINES)
+    return earlier["baselines"] if same and _complete(earlier) else None
+
+
+def _earlier(folder: Path, data_sha256: str) -> dict[str, Any]:
+    """What an earlier evaluation on the test split of these data found; empty if there is none."""
     path = folder / DETAILS_NAME
     if not path.exists():
-        return None
+        return {}
     try:
-        earlier = storage.read_json(path)
+        found = storage.read_json(path)
     except StorageError as error:
-        _log.warning("The baselines are measured again: %s", error.problem)
-        return None
-    match earlier:
-        case {"split": "test", "data_sha256": str(digest), "baselines": dict(found)}:
-            complete = digest == data_sha256 and all(found.get(head) for head in HEADS)
-            return found if complete else None
-    return None
+        _log.warning("The gate measures again: %s", error.problem)
+        return {}
+    match found:
+        case {"split": "test", "data_sha256": str(digest), "measuring": dict()} if digest == data_sha256:
+            return dict(found)
+    return {}
+
+
+def _complete(evaluation: Mapping[str, Any]) -> bool:
+    """Whether the baselines of every head were measured."""
+    baselines = evaluation.get("baselines")
+    return isinstance(baselines, dict) and all(baselines.get(head) for head in HEADS)
 
 
 def compare_scores(section: EvaluateParams, first: pd.DataFrame, second: pd.DataFrame) -> dict[str, Any]:
@@ -153,5 +182,10 @@ def compare_scores(section: EvaluateParams, first: pd.DataFrame, second: pd.Data
     return compared
 
 
-def _with_origin(evaluation: Evaluation, loaded: LoadedModel) -> dict[str, Any]:
-    return {**evaluation.metrics, "trained_on_sha256": loaded.facts.get("data_sha256")}
+def _in_short(predictions: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """MSE and R2 of each head."""
+    pairs = {
+        head: (predictions[f"{head}_label"].to_numpy(), predictions[f"{head}_score"].to_numpy())
+        for head in HEADS
+    }
+    return {head: {"mse": metrics.mse(*pair), "r2": metrics.r2(*pair)} for head, pair in pairs.items()}

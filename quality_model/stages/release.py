@@ -76,6 +76,7 @@ def judge_candidate(
         samples,
         candidate,
         reigning,
+        model_sha256=_model_sha256(model),
         loss_weights=loss_weights,
         evaluation=ProjectPaths(root).evaluation_report,
     )

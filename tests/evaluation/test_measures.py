@@ -11,6 +11,7 @@ from torch import nn
 from quality_model import metrics
 from quality_model.errors import UsageError
 from quality_model.evaluation import Evaluation, evaluate, write_evaluation
+from quality_model.evaluation.baselines import BASELINE_VERSION
 from quality_model.evaluation.ladders import LADDERS
 from quality_model.gates import decide
 from quality_model.params import EvaluateParams, Params
@@ -62,7 +63,14 @@ def test_the_facts_say_what_was_evaluated(too_high: Evaluation, training_set: Tr
     assert facts["split"] == "test"
     assert facts["data_sha256"] == training_set.data_sha256
     assert (facts["num_samples"], facts["num_groups"]) == (30, 5)
-    assert (facts["confidence"], facts["bootstrap_samples"]) == (0.9, 100)
+    assert facts["measuring"] == {
+        "bootstrap_samples": 100,
+        "ladder_pictures": 2,
+        "baseline_samples": 100,
+        "confidence": 0.9,
+        "seed": 1,
+        "baseline_version": BASELINE_VERSION,
+    }
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from quality_model import storage
 from quality_model.checkpoints import load_model
 from quality_model.device import choose_device
 from quality_model.evaluation import predict_scores
@@ -14,6 +15,7 @@ from quality_model.evaluation.clean_flags import flagged_shares
 from quality_model.params import Params, flatten
 from quality_model.records import HEADS
 from quality_model.stages.evaluation import evaluate_candidate, summary_table
+from quality_model.stages.evidence import known_evaluation
 from quality_model.stages.training import train_candidate
 from quality_model.training_set.store import TrainingSet
 
@@ -76,6 +78,8 @@ def test_a_trained_model_carries_thresholds_and_its_evaluation_counts_flags_with
     metrics = json.loads((report / "evaluation.json").read_text())
     assert {head: metrics["clean_flags"][head]["threshold"] for head in HEADS} == loaded.thresholds
     assert all(metrics["baselines"][head] for head in HEADS)
+    model_sha256 = storage.require_sealed(model)["sha256"]
+    assert known_evaluation(tiny.evaluate, report, training_set.data_sha256, model_sha256) == metrics
     drawn = {path.stem: path for path in (report / "pictures").iterdir()}
     assert set(drawn) == {
         "predicted_against_true", "learning_curves", "ladders", "cross_talk", "worst_errors",

@@ -1,4 +1,4 @@
-"""What the gate reads, and what the ledger and the history tell of every decision."""
+"""What the gate decides, and what the ledger and the history tell of every decision."""
 
 import json
 import shutil
@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from quality_model import storage
 from quality_model.checkpoints import save_model
+from quality_model.evaluation.measures import measuring
 from quality_model.gates import Verdict
 from quality_model.images import Pixels
 from quality_model.model import MultiHeadQualityAssessmentModel
@@ -20,7 +19,6 @@ from quality_model.paths import RUN_NAME, ProjectPaths
 from quality_model.records import HEADS
 from quality_model.registry import Registry, decision_line, read_decisions, record_decision
 from quality_model.stages import release
-from quality_model.stages.evidence import compare_scores, known_baselines
 from quality_model.training_set.store import TrainingSet
 from tests.evaluation.conftest import SIZE_PX, write_training_set
 
@@ -60,7 +58,12 @@ def judge(project: Path, section: RegistryParams, evaluate: EvaluateParams, samp
     """Let the gate decide on a model folder in a project whose evaluation has measured the baselines."""
     storage.write_json(
         ProjectPaths(project).evaluation_report / "evaluation.json",
-        {"split": "test", "data_sha256": samples.data_sha256, "baselines": BASELINES},
+        {
+            "split": "test",
+            "data_sha256": samples.data_sha256,
+            "measuring": measuring(evaluate),
+            "baselines": BASELINES,
+        },
     )
 
     def judge(model: Path, gate: GateParams = LENIENT) -> Verdict:
@@ -216,48 +219,3 @@ def test_a_decision_in_short_shows_outcome_version_data_commit_and_the_first_rea
     assert decision_line(record_decision(tmp_path, "promoted", {"version": "7"})) == (
         "decision promoted: version 7, data -, commit -"
     )
-
-
-def table(scores: np.ndarray, groups: np.ndarray) -> pd.DataFrame:
-    labels = np.linspace(0, 1, len(scores))
-    columns = {f"{head}_label": labels for head in HEADS} | {f"{head}_score": scores for head in HEADS}
-    return pd.DataFrame({"sample_id": [f"s{row}" for row in range(len(scores))], "group": groups, **columns})
-
-
-def test_two_models_are_compared_on_the_same_samples_by_group(evaluate: EvaluateParams) -> None:
-    labels, groups = np.linspace(0, 1, 40), np.arange(40) // 8
-    compared = compare_scores(evaluate, table(labels + 0.2, groups), table(labels + 0.1, groups))
-    for head in HEADS:
-        pair = compared[head]
-        assert [pair[key] for key in ("difference", "low", "high")] == pytest.approx([0.03] * 3)
-        assert pair["num_groups"] == 5
-
-
-def test_one_group_gives_a_difference_without_an_interval(evaluate: EvaluateParams) -> None:
-    labels, groups = np.linspace(0, 1, 40), np.zeros(40)
-    pair = compare_scores(evaluate, table(labels + 0.2, groups), table(labels, groups))["noise"]
-    assert pair == {"difference": pytest.approx(0.04), "low": None, "high": None, "num_groups": 1}
-
-
-@pytest.mark.parametrize(
-    ("changes", "reused"),
-    [
-        ({}, True),
-        ({"data_sha256": "other"}, False),
-        ({"split": "validation"}, False),
-        ({"baselines": {}}, False),
-        ({"baselines": {**BASELINES, "noise": {}}}, False),
-    ],
-)
-def test_baselines_are_reused_only_if_they_are_whole_and_of_the_same_test_split(
-    tmp_path: Path, changes: dict[str, Any], reused: bool
-) -> None:
-    earlier = {"split": "test", "data_sha256": "5e1f", "baselines": BASELINES, **changes}
-    storage.write_json(tmp_path / "evaluation.json", earlier)
-    assert known_baselines(tmp_path, "5e1f") == (BASELINES if reused else None)
-
-
-def test_a_damaged_or_missing_evaluation_means_that_baselines_are_measured_again(tmp_path: Path) -> None:
-    assert known_baselines(tmp_path, "5e1f") is None
-    (tmp_path / "evaluation.json").write_text("{")
-    assert known_baselines(tmp_path, "5e1f") is None
