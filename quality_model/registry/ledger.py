@@ -66,7 +66,7 @@ def decision_line(decision: Mapping[str, Any]) -> str:
     more = f"; and {len(reasons) - 1} more" if reasons[1:] else ""
     told = f" ({reasons[0]}{more})" if reasons else ""
     version = decision.get("version") or "-"
-    return f"decision {decision['outcome']}: version {version}, data {data}, commit {commit}{told}"
+    return f"{decision['outcome']}: version {version}, data {data}, commit {commit}{told}"
 
 
 def _ledger(root: Path) -> Path:

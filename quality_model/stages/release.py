@@ -257,7 +257,7 @@ def history_lines(registry: RegistryParams, *, root: Path) -> Iterator[str]:
         )
         for event in Registry(root, registry).history()
     ]
-    moves += [(decision["time"], decision_line(decision)) for decision in read_decisions(root)]
+    moves += [(decision["time"], f"decision {decision_line(decision)}") for decision in read_decisions(root)]
     for time, what in sorted(moves, key=lambda line: line[0]):
         yield f"{time}  {what}"
 

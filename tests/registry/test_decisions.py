@@ -212,10 +212,9 @@ def test_a_decision_in_short_shows_outcome_version_data_commit_and_the_first_rea
     }
     decision = record_decision(tmp_path, "refused", facts)
     assert decision_line(decision) == (
-        "decision refused: version -, data 01234567, commit fedcba98 "
-        "(noise: r2 0.1 is below 0.97; and 2 more)"
+        "refused: version -, data 01234567, commit fedcba98 (noise: r2 0.1 is below 0.97; and 2 more)"
     )
     assert decision["evidence"] is None
     assert decision_line(record_decision(tmp_path, "promoted", {"version": "7"})) == (
-        "decision promoted: version 7, data -, commit -"
+        "promoted: version 7, data -, commit -"
     )
