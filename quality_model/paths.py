@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 RUN_NAME: Final = "run.json"
-"""In a model's folder: the tracked run that made it."""
+"""In a model's folder: the tracked run that made it, and the commit of the code."""
 
 HISTORY_NAME: Final = "history.json"
 """In a training's report: the measures of each epoch."""

@@ -8,7 +8,7 @@ one too: then there is no shipped model.
 from pathlib import Path
 from typing import Final
 
-from quality_model.pretrained.shipping import ship
+from quality_model.pretrained.shipping import FROM_RUN, ship
 from quality_model.storage import MARKER_NAME
 
 NAME: Final = "pretrained"
@@ -16,7 +16,7 @@ NAME: Final = "pretrained"
 
 FOLDER: Final = Path(__file__).parent / "standard"
 
-__all__ = ["FOLDER", "NAME", "pretrained_folder", "ship"]
+__all__ = ["FOLDER", "FROM_RUN", "NAME", "pretrained_folder", "ship"]
 
 
 def pretrained_folder() -> Path | None:

@@ -9,7 +9,11 @@ import torch
 
 from quality_model import storage
 from quality_model.checkpoints import load_model, save_model
+from quality_model.params import values_sha256
 from quality_model.paths import RUN_NAME
+
+FROM_RUN: Final = ("run_id", "git_commit", "git_dirty")
+"""What run.json, beside a trained model, tells of the training."""
 
 _VERSION_LENGTH: Final = 12
 _OF_A_MACHINE: Final = frozenset({"device", "workers", "host", "hostname", "user", "root"})
@@ -23,8 +27,9 @@ def ship(model: Path, output: Path) -> dict[str, Any]:
     """Write a trained model as one that can ship: model.safetensors, model.json and their marker.
 
     The facts gain ``version`` (the short hash of the trained weights), ``trained_sha256`` (the
-    whole one) and, if run.json lies beside the model, ``run_id``. Other files of ``output``,
-    such as its model card, stay as they are.
+    whole one), ``model_sha256`` (of the trained model's folder, by which the ledger knows it),
+    ``params_sha256`` (of the settings) and `FROM_RUN`, each None where it is not known. Other files
+    of ``output``, such as its model card, stay as they are.
 
     Args:
         model: Folder or file of a trained model (see `checkpoints.load_model`).
@@ -37,10 +42,13 @@ def ship(model: Path, output: Path) -> dict[str, Any]:
         CheckpointError: The model does not load, or a weight is too large for 16 bits.
     """
     loaded = load_model(model, torch.device("cpu"))
+    settings = loaded.facts.get("settings")
     facts = {
         **_portable(loaded.facts),
         "version": loaded.sha256[:_VERSION_LENGTH],
         "trained_sha256": loaded.sha256,
+        "model_sha256": storage.require_sealed(model)["sha256"] if model.is_dir() else None,
+        "params_sha256": None if settings is None else values_sha256(settings),
         **_run_of(model),
     }
     return save_model(
@@ -48,10 +56,10 @@ def ship(model: Path, output: Path) -> dict[str, Any]:
     )
 
 
-def _run_of(model: Path) -> dict[str, str]:
+def _run_of(model: Path) -> dict[str, str | None]:
     note = model / RUN_NAME
-    run_id = storage.read_json(note).get("run_id") if note.exists() else None
-    return {"run_id": run_id} if run_id else {}
+    known = storage.read_json(note) if note.exists() else {}
+    return {key: known.get(key) for key in FROM_RUN}
 
 
 def _portable(value: Any) -> Any:

@@ -1,16 +1,16 @@
 """The model card as a step: from the files of training and gate to the version or the shipped model."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from quality_model import storage
 from quality_model.cards import CARD_NAME, model_card
 from quality_model.checkpoints import DESCRIPTION_NAME
 from quality_model.paths import EVIDENCE_NAME, VERDICT_NAME
-from quality_model.pretrained import ship
+from quality_model.pretrained import FROM_RUN, ship
 from quality_model.registry import ModelVersion, Registry
 
-_ORIGIN = ("data_name", "git_commit", "git_dirty", "model_sha256", "params_sha256")
+_ORIGIN: Final = ("data_name", "git_commit", "git_dirty", "model_sha256", "params_sha256")
 
 
 def publish_card(catalogue: Registry, version: ModelVersion, *, model: Path, report: Path) -> str:
@@ -66,7 +66,7 @@ def ship_with_card(model: Path, output: Path, *, report: Path, picture_licence: 
         report,
         about_sha256=str(storage.require_sealed(model)["sha256"]),
         version=shipped["version"],
-        origin={"run_id": shipped.get("run_id"), "model_sha256": shipped["trained_sha256"]},
+        origin={key: shipped[key] for key in ("model_sha256", "params_sha256", *FROM_RUN)},
         picture_licence=picture_licence,
     )
     storage.write_text(output / CARD_NAME, card)

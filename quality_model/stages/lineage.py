@@ -12,7 +12,7 @@ from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
 from quality_model.params import RegistryParams
 from quality_model.pretrained import NAME as PRETRAINED
 from quality_model.pretrained import pretrained_folder
-from quality_model.registry import ModelVersion, Registry, read_decisions
+from quality_model.registry import ModelVersion, Registry, decision_line, read_decisions
 from quality_model.registry.connection import database_exists
 from quality_model.scoring.plan import JOB_NAME
 
@@ -80,7 +80,7 @@ class Lineage:
             ("commit", f"{self.git_commit}{dirty}" if self.git_commit else None),
             ("verdict", self.verdict),
             *(
-                ("decision", _decision_line(decision))
+                ("decision", f"{decision['time']} {decision_line(decision)}")
                 for decision in self.decisions
                 if decision.get("outcome") != "no-op"  # one for each scheduled look that found nothing new
             ),
@@ -221,10 +221,13 @@ def _shipped(known: Lineage, root: Path) -> Lineage:
         return replace(known, notes=(_NOT_SHIPPED,))
     return replace(
         known,
+        model_sha256=facts.get("model_sha256"),
         data_name=facts.get("settings", {}).get("source.dataset"),
         data_sha256=facts.get("data_sha256"),
+        params_sha256=facts.get("params_sha256"),
         git_commit=facts.get("git_commit"),
-        decisions=_decisions(root, known.run_id, None),
+        git_dirty=facts.get("git_dirty"),
+        decisions=_decisions(root, known.run_id, facts.get("model_sha256")),
         notes=("No registry knows this model: it ships with the package; see its model card.",),
     )
 
@@ -241,7 +244,7 @@ def _version(registry: RegistryParams, root: Path, scorer: _Scorer) -> ModelVers
         version = catalogue.find(scorer.version or "")
     except ModelNotFoundError as error:
         kept = _decisions(root, scorer.run_id, None)
-        ledger = f" The ledger still has: {'; '.join(map(_decision_line, kept))}." if kept else ""
+        ledger = f" The ledger still has: {'; '.join(map(decision_line, kept))}." if kept else ""
         raise ModelNotFoundError(
             f"{shown} is no longer in the registry; its run was {scorer.run_id or 'not recorded'}.",
             f"{error.remedy}{ledger}",
@@ -262,8 +265,3 @@ def _decisions(root: Path, run_id: str | None, model_sha256: str | None) -> tupl
         if (run_id is not None and decision.get("run_id") == run_id)
         or (model_sha256 is not None and decision.get("model_sha256") == model_sha256)
     )
-
-
-def _decision_line(decision: Mapping[str, Any]) -> str:
-    reasons = "; ".join(map(str, decision.get("reasons") or ()))
-    return f"{decision.get('time')} {decision.get('outcome')}" + (f" ({reasons})" if reasons else "")

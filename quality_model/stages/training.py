@@ -15,7 +15,8 @@ from quality_model.evaluation.predictions import predict_scores
 from quality_model.params import RegistryParams, TrainParams, values_sha256
 from quality_model.paths import HISTORY_NAME, RUN_NAME
 from quality_model.records import HEADS
-from quality_model.tracking import DataFacts, Run, data_tags, resume_run, run_exists, start_run
+from quality_model.tracking import DataFacts, Run, code_tags, data_tags, resume_run, run_exists, start_run
+from quality_model.tracking.provenance import UNKNOWN
 from quality_model.training import EpochReport, TrainedModel, clear_checkpoints, train
 from quality_model.training_set.store import TrainingSet
 
@@ -57,6 +58,7 @@ def train_candidate(
         IncompleteError, CorruptError: The training set is not whole.
     """
     samples = TrainingSet.open(training_set)
+    code = {key: None if value == UNKNOWN else value for key, value in code_tags(root).items()}
     history: list[EpochReport] = []
     with _tracked(registry, root, samples, training_set, checkpoints, settings) as run:
 
@@ -75,7 +77,7 @@ def train_candidate(
         run.log_metrics(_summary(trained), "best")
         run.log_model(output, step=trained.best_epoch)
         run.log_files(report, "training")
-        storage.write_json(output / RUN_NAME, {"run_key": run.key, "run_id": run.run_id})
+        storage.write_json(output / RUN_NAME, {"run_key": run.key, "run_id": run.run_id, **code})
     clear_checkpoints(checkpoints)
     (checkpoints / RUN_NAME).unlink(missing_ok=True)
     return trained

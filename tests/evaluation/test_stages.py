@@ -1,6 +1,7 @@
 """Training and evaluation as steps: what they leave for the gate and for the user's eyes."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from quality_model.checkpoints import load_model
 from quality_model.device import choose_device
 from quality_model.evaluation import predict_scores
 from quality_model.evaluation.clean_flags import flagged_shares
-from quality_model.params import Params, flatten
+from quality_model.params import Params, flatten, values_sha256
 from quality_model.records import HEADS
+from quality_model.registry import run_origin
 from quality_model.stages.evaluation import evaluate_candidate, summary_table
 from quality_model.stages.evidence import known_evaluation
 from quality_model.stages.training import train_candidate
@@ -39,10 +41,21 @@ def tiny(params: Params) -> Params:
     )
 
 
+def commit_everything(project: Path) -> str:
+    """Make the project a repository of one commit, and return its hash."""
+    git = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["add", "params.yaml"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *arguments], check=True)
+    return subprocess.run(
+        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
 def test_a_trained_model_carries_thresholds_and_its_evaluation_counts_flags_with_them_and_draws_the_evidence(
     tiny: Params, training_set: TrainingSet, project: Path
 ) -> None:
     model, report = project / "model", project / "evaluation"
+    commit = commit_everything(project)
     train_candidate(
         tiny.train,
         tiny.registry,
@@ -54,6 +67,9 @@ def test_a_trained_model_carries_thresholds_and_its_evaluation_counts_flags_with
         settings=flatten(tiny),
     )
     loaded = load_model(model, choose_device("cpu"))
+    run = storage.read_json(model / "run.json")
+    assert (run["git_commit"], run["git_dirty"]) == (commit, "false")
+    assert run_origin(project, run["run_id"])["params_sha256"] == values_sha256(loaded.facts["settings"])
     assert loaded.thresholds is not None
     rows = training_set.indices("validation")
     clean = rows[training_set.manifest["is_clean"].to_numpy()[rows]]

@@ -1,5 +1,6 @@
 """A model that stands for the one that ships, whose weights these tests do not need."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "files": ["~/more/of-them", "sample-photos", "zh-plus/tiny-imagenet"],
     }
     save_model(folder, MultiHeadQualityAssessmentModel().eval(), image_size_px=32, facts=facts)
-    (folder / "run.json").write_text('{"run_key": "k", "run_id": "0123abcd"}')
+    run = {"run_key": "k", "run_id": "0123abcd", "git_commit": "c" * 40, "git_dirty": "true"}
+    (folder / "run.json").write_text(json.dumps(run))
     return folder
 
 

@@ -12,6 +12,7 @@ from quality_model import pretrained, storage
 from quality_model.checkpoints import load_model
 from quality_model.cli import cli
 from quality_model.errors import CheckpointError
+from quality_model.params import values_sha256
 
 CPU = torch.device("cpu")
 PROJECT = Path(__file__).resolve().parents[2]
@@ -33,6 +34,9 @@ def test_its_facts_lead_back_to_its_training_and_not_to_a_machine(trained: Path,
     facts = load_model(shipped_files, CPU).facts
     sha256 = storage.file_sha256(trained / "model.safetensors")
     assert (facts["trained_sha256"], facts["version"], facts["run_id"]) == (sha256, sha256[:12], "0123abcd")
+    assert (facts["git_commit"], facts["git_dirty"]) == ("c" * 40, "true")
+    assert facts["model_sha256"] == storage.require_sealed(trained)["sha256"]
+    assert facts["params_sha256"] == values_sha256(load_model(trained, CPU).facts["settings"])
     assert (facts["best_epoch"], facts["data_sha256"]) == (3, "e" * 64)
     assert facts["settings"] == {
         "source.dataset": "pictures",
@@ -59,6 +63,7 @@ def test_the_command_ships_with_a_card_and_leaves_other_files_alone(trained: Pat
     for _ in range(2):  # again over what is there
         card = ship_by_command(trained, output, tmp_path / "no report")
     assert "CC0" in card
+    assert f"`{'c' * 40}` with uncommitted changes" in card
     assert (output / "LICENSES.md").read_text() == "Of the pictures"
     assert json.loads((output / "model.json").read_text())["facts"]["run_id"] == "0123abcd"
 

@@ -67,7 +67,12 @@ def test_a_shard_leads_to_version_run_data_commit_verdict_and_decision(
     assert len(whole.shards) == 2
     assert {**whole.to_dict(), "shards": None} == {**found.to_dict(), "shards": None}
     text = "\n".join(whole.lines())
-    for words in ("and 1 more", "1 (champion)", "1" * 64, "promoted (passed the gate)"):
+    for words in (
+        "and 1 more",
+        "1 (champion)",
+        "1" * 64,
+        "promoted: version -, data -, commit - (passed the gate)",
+    ):
         assert words in text
 
 
@@ -88,12 +93,23 @@ def test_scores_of_a_file_of_weights_tell_what_is_known(scored, traced) -> None:
     assert "file of weights" in found.notes[0]
 
 
-def test_scores_of_the_shipped_model_lead_to_its_training_data(scored, traced, monkeypatch, tmp_path) -> None:
-    facts = {"version": "c0ffee123456", "data_sha256": "5" * 64, "settings": {"source.dataset": "photos"}}
+def test_scores_of_the_shipped_model_lead_to_its_training_and_decision(
+    scored, traced, project: Path, monkeypatch, tmp_path: Path
+) -> None:
+    facts = {
+        "version": "c0ffee123456",
+        "data_sha256": "5" * 64,
+        "model_sha256": "6" * 64,
+        "git_commit": "7" * 40,
+        "settings": {"source.dataset": "photos"},
+    }
+    record_decision(project, "refused", {"model_sha256": "6" * 64, "reasons": ["not yet"]})
     (tmp_path / "model.json").write_text(json.dumps({"facts": facts}))
     monkeypatch.setattr("quality_model.stages.lineage.pretrained_folder", lambda: tmp_path)
     found = traced(scored("pretrained", "c0ffee123456", "r1"))
     assert (found.data_name, found.data_sha256, found.run_id) == ("photos", "5" * 64, "r1")
+    assert found.git_commit == "7" * 40
+    assert [decision["reasons"] for decision in found.decisions] == [["not yet"]]
     assert "another release" in traced(scored("pretrained", "0ther", None)).notes[0]
 
 
