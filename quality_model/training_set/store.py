@@ -94,10 +94,6 @@ class TrainingSet:
         """Rows of one split, ascending, int64 (n,)."""
         return np.flatnonzero((self.manifest["split"] == split).to_numpy()).astype(np.int64)
 
-    def groups(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
-        """The group of each of the rows, str (n,)."""
-        return self.manifest["group"].to_numpy(dtype=np.str_)[indices]
-
 
 def _load(path: Path, dtype: np.dtype[Any], shape: tuple[Any, ...]) -> npt.NDArray[Any]:
     try:

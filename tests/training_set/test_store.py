@@ -39,14 +39,8 @@ def test_the_splits_are_disjoint_and_together_everything(copy: Path) -> None:
 
     assert all(part.dtype == np.int64 for part in indices)
     assert np.array_equal(np.sort(np.concatenate(indices)), np.arange(144))
-    groups = [set(training_set.groups(part)) for part in indices]
+    groups = [set(training_set.manifest["group"].iloc[part]) for part in indices]
     assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
-
-
-def test_groups_are_those_of_the_rows_in_their_order(copy: Path) -> None:
-    groups = TrainingSet.open(copy).groups(np.array([143, 0, 12]))
-
-    assert groups.tolist() == ["group 11", "group 0", "group 1"]
 
 
 def test_plain_numpy_reads_the_files(copy: Path) -> None:
