@@ -156,6 +156,16 @@ def make_plan(
     return job
 
 
+def list_inputs(inputs: Path, output: Path, found: Survey, limits: LimitsParams) -> Iterator[PlannedInput]:
+    """The inputs of a collection in the order of a job, for who needs no job.
+
+    Raises:
+        CorruptError: A Parquet file cannot be read.
+        UsageError: A Parquet file has no column of pictures.
+    """
+    return _plan(_files(inputs, output, found, Fingerprint()), found, limits, Counter())
+
+
 def read_shard(output: Path, shard: int) -> list[PlannedInput]:
     """The inputs of one shard, in order."""
     import pyarrow.parquet as pq

@@ -1,7 +1,7 @@
 """From a planned input to what decoding needs: a path, encoded bytes, or a reason."""
 
 import hashlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +42,28 @@ class Reading:
 
 def sources(output: Path, base: Path, kind: str, shards: Iterator[int]) -> Generator[Source, None, None]:
     """Give the source of each input of ``shards``, in order; holds one shard's plan at a time."""
+    return sources_of((planned for shard in shards for planned in plan.read_shard(output, shard)), base, kind)
+
+
+def sources_of(inputs: Iterable[plan.PlannedInput], base: Path, kind: str) -> Generator[Source, None, None]:
+    """Give the source of each input, in order."""
     rows, members = RowReader(), MemberReader()
     try:
-        for shard in shards:
-            for planned in plan.read_shard(output, shard):
-                yield _source(planned, base, kind, rows, members)
+        for planned in inputs:
+            yield _source(planned, base, kind, rows, members)
     finally:
         members.close()
+
+
+def encoded_bytes(source: Source, limits: LimitsParams) -> bytes:
+    """The bytes of a source.
+
+    Raises:
+        PictureError: There are none, or they cannot be read.
+    """
+    if isinstance(source, PictureError):
+        raise source
+    return images.read_bytes(source, limits) if isinstance(source, Path) else source
 
 
 def read_picture(
@@ -57,9 +72,7 @@ def read_picture(
     """Read, decode and resize one input, and score it, given an engine; what goes wrong becomes a reason."""
     sha256 = None
     try:
-        if isinstance(source, PictureError):
-            raise source
-        data = images.read_bytes(source, limits) if isinstance(source, Path) else source
+        data = encoded_bytes(source, limits)
         sha256 = hashlib.sha256(data).hexdigest()
         pixels = images.decode(data, limits)
         height, width = pixels.shape[:2]

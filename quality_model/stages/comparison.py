@@ -1,8 +1,9 @@
-"""The comparison of two models as a step: both score one folder of pictures, and what changes is kept."""
+"""The comparison of two models as a step: both score one collection, and what changes is kept."""
 
 import logging
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -12,13 +13,14 @@ from PIL import Image
 
 from quality_model import images, storage
 from quality_model.comparison import Comparison, Row, Side, Thumbnails, draw_largest
-from quality_model.errors import ModelNotFoundError, PictureError, UsageError
+from quality_model.errors import ModelNotFoundError, PictureError
 from quality_model.images import Pixels
 from quality_model.inference import MultiHeadQualityInference
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS
 from quality_model.registry import Registry
-from quality_model.scoring import collection
+from quality_model.scoring import collection, plan
+from quality_model.scoring.reading import Source, encoded_bytes, sources_of
 
 log = logging.getLogger(__name__)
 
@@ -62,30 +64,33 @@ def compare_models(
         limits: What a picture may be.
         registry: Names the registered model.
         root: The project folder, whose registry a reference means.
-        folder: Holds pictures, also in folders of its own.
+        folder: What `score` would take: pictures, also in folders of their own, Parquet files or
+            tar shards.
         model: The new model: a registry reference, or a folder or file of weights.
         against: The old one.
         output: Folder for comparison.json, comparison.md, comparison.csv and largest_changes.png.
         num_thumbnails: Pictures that are shown.
 
     Raises:
-        UsageError: No folder of pictures.
+        UsageError: It holds nothing to score.
+        CorruptError: A Parquet file cannot be read.
         ModelNotFoundError, CheckpointError: A model cannot be had.
         RegistryError: The registry does not answer.
         StorageError: The result could not be written.
     """
     found = collection.survey(folder, output)
-    if found.kind != "pictures":
-        raise UsageError(
-            f"{folder} holds {found.kind} files, no pictures.", "Name a folder of pictures to compare on."
-        )
+    inputs = list(plan.list_inputs(folder, output, found, limits))
     new, old = (
         MultiHeadQualityInference(reference, section.device, limits, root=root, registry=registry)
         for reference in (model, against)
     )
     thumbnails = Thumbnails(num_thumbnails)
-    decoded = _decode(folder, found.base, output, limits, {old.image_size_px, new.image_size_px})
-    rows = list(_rows(decoded, old, new, section.batch_size, thumbnails, found.num_files))
+    with closing(sources_of(inputs, found.base, found.kind)) as sources:
+        decoded = (
+            _decode(planned.key, source, limits, {old.image_size_px, new.image_size_px})
+            for planned, source in zip(inputs, sources, strict=True)
+        )
+        rows = list(_rows(decoded, old, new, section.batch_size, thumbnails, len(inputs)))
     comparison = Comparison(folder.name or str(folder), _side(old), _side(new), rows)
     _write(comparison, thumbnails, output)
     _attach(registry, root, comparison, output)
@@ -93,21 +98,13 @@ def compare_models(
     return comparison
 
 
-def _decode(
-    folder: Path, base: Path, output: Path, limits: LimitsParams, sizes_px: set[int]
-) -> Iterator[_Decoded]:
-    """Every picture of the folder, in the order in which scoring would take them."""
-    for file in collection.walk(folder, leave_out=output):
-        key = collection.printable(file.name)
-        if file.is_folder:
-            yield _Decoded(key, {}, None, PictureError("unreadable", "the folder cannot be listed"))
-        elif collection.kind_of(file.name) == "pictures":
-            try:
-                pixels = images.decode(images.read_bytes(base / file.name, limits), limits)
-                sizes = {size_px: images.resize(pixels, size_px) for size_px in sizes_px}
-                yield _Decoded(key, sizes, _thumbnail(pixels))
-            except PictureError as error:
-                yield _Decoded(key, {}, None, error)
+def _decode(key: str, source: Source, limits: LimitsParams, sizes_px: set[int]) -> _Decoded:
+    try:
+        pixels = images.decode(encoded_bytes(source, limits), limits)
+        sizes = {size_px: images.resize(pixels, size_px) for size_px in sizes_px}
+        return _Decoded(key, sizes, _thumbnail(pixels))
+    except PictureError as error:
+        return _Decoded(key, {}, None, error)
 
 
 def _rows(

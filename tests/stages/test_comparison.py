@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -91,11 +92,29 @@ def test_a_file_of_weights_compares_too_and_without_thresholds_changes_of_flags_
     assert "comparison_json" not in registry.find("candidate").tags
 
 
+def test_tables_and_tar_shards_compare_as_their_pictures_do(compare, pictures: Path, tmp_path: Path) -> None:
+    files = [*sorted(pictures.rglob("*.png")), pictures / "broken.jpg"]
+    tables, shards = tmp_path / "tables", tmp_path / "shards"
+    tables.mkdir()
+    shards.mkdir()
+    names = [path.relative_to(pictures).as_posix() for path in files]
+    pd.DataFrame({"id": names, "image": [path.read_bytes() for path in files]}).to_parquet(
+        tables / "a.parquet"
+    )
+    with tarfile.open(shards / "a.tar", "w") as shard:
+        for path, name in zip(files, names, strict=True):
+            shard.add(path, name)
+    alone = {row.key: (row.old, row.new, row.reason) for row in compare().rows}
+    for folder, prefix in ((tables, ""), (shards, "a.tar#")):
+        rows = compare(folder).rows
+        assert {row.key.removeprefix(prefix): (row.old, row.new, row.reason) for row in rows} == alone
+
+
 def test_what_cannot_be_compared_is_named(compare, tmp_path: Path) -> None:
     tables = tmp_path / "tables"
     tables.mkdir()
     pd.DataFrame({"a": [1]}).to_parquet(tables / "a.parquet")
-    with pytest.raises(UsageError, match="no pictures"):
+    with pytest.raises(UsageError, match="no column of pictures"):
         compare(tables)
     with pytest.raises(ModelNotFoundError, match="names no version"):
         compare(model="9")
