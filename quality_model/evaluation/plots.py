@@ -141,42 +141,35 @@ def predicted_against_true(predictions: pd.DataFrame) -> Figure:
 
 
 def worst_errors(
-    predictions: pd.DataFrame,
-    images: npt.NDArray[np.uint8],
-    heads: Sequence[Head] = HEADS,
-    *,
-    count: int = 8,
-    columns: int = 8,
+    predictions: pd.DataFrame, images: npt.NDArray[np.uint8], head: Head, *, count: int = 10, columns: int = 5
 ) -> Figure:
-    """The samples on which each head errs most, the worst first; every head begins a new row.
+    """The samples on which a head errs most, the worst first.
 
     Args:
         predictions: ``row``, and ``{head}_kind``, ``{head}_label``, ``{head}_score``.
         images: uint8 (N, S, S, 3) RGB, such as a memory map; only what is shown is read.
-        heads: Which heads.
-        count: Samples per head.
+        head: Which head.
+        count: Samples.
         columns: Samples per row.
     """
-    rows = -(-count // columns)  # of each head
-    figure = _figure(1.55 * columns + 1.0, 2.1 * rows * len(heads) + 0.4)
-    figure.suptitle("Largest errors (0 absent, 1 severe), with the kind of the head's degradation")
-    grid = figure.subplots(rows * len(heads), columns, squeeze=False)
+    rows = -(-count // columns)
+    figure = _figure(1.55 * columns + 1.0, 2.1 * rows + 0.4)
+    figure.suptitle(f"{TITLES[head]}: largest errors (0 absent, 1 severe), with the kind")
+    grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    for head, part in zip(heads, np.split(grid, len(heads)), strict=True):
-        labels, scores = _pair(predictions, head)
-        order = np.argsort(-np.abs(scores - labels), kind="stable")[:count]
-        for axes, position in zip(part.flat, order, strict=False):
-            sample = predictions.iloc[position]
-            axes.imshow(np.asarray(images[int(sample["row"])]), interpolation="nearest")
-            kind = sample[f"{head}_kind"]
-            axes.set_title(
-                f"score {scores[position]:.2f}, label {labels[position]:.2f}\n"
-                f"{kind if isinstance(kind, str) else 'absent'}",
-                fontsize=8,
-            )
-        part[0, 0].set_ylabel(TITLES[head], fontsize=11, color=_COLOURS[head], fontweight="bold")
+    labels, scores = _pair(predictions, head)
+    order = np.argsort(-np.abs(scores - labels), kind="stable")[:count]
+    for axes, position in zip(grid.flat, order, strict=False):
+        sample = predictions.iloc[position]
+        axes.imshow(np.asarray(images[int(sample["row"])]), interpolation="nearest")
+        kind = sample[f"{head}_kind"]
+        axes.set_title(
+            f"score {scores[position]:.2f}, label {labels[position]:.2f}\n"
+            f"{kind if isinstance(kind, str) else 'absent'}",
+            fontsize=8,
+        )
     return figure
 
 

@@ -25,9 +25,6 @@ from quality_model.training_set.store import TrainingSet
 
 log = logging.getLogger(__name__)
 
-_WORST_PICTURES: Final = 10
-_WORST_COLUMNS: Final = 5
-
 
 def evaluate_candidate(
     section: EvaluateParams,
@@ -85,10 +82,8 @@ def _draw(evaluation: Evaluation, samples: TrainingSet, folder: Path) -> None:
     save_figure(predicted_against_true(table), folder / "predicted_against_true.png")
     save_figure(ladders_figure(evaluation.metrics["ladders"]), folder / "ladders.png")
     save_figure(cross_talk_figure(evaluation.metrics["cross_talk"]), folder / "cross_talk.png")
-    save_figure(worst_errors(table, images), folder / "worst_errors.png")
     for head in HEADS:
-        worst = worst_errors(table, images, [head], count=_WORST_PICTURES, columns=_WORST_COLUMNS)
-        save_figure(worst, folder / f"worst_{head}.png")
+        save_figure(worst_errors(table, images, head), folder / f"worst_{head}.png")
 
 
 def summary_table(evaluation: Evaluation) -> str:

@@ -98,7 +98,7 @@ def test_a_trained_model_carries_thresholds_and_its_evaluation_counts_flags_with
     assert known_evaluation(tiny.evaluate, report, training_set.data_sha256, model_sha256) == metrics
     drawn = {path.stem: path for path in (report / "pictures").iterdir()}
     assert set(drawn) == {
-        "predicted_against_true", "learning_curves", "ladders", "cross_talk", "worst_errors",
+        "predicted_against_true", "learning_curves", "ladders", "cross_talk",
         *(f"worst_{head}" for head in HEADS),
     }  # fmt: skip
     for path in drawn.values():
