@@ -141,6 +141,12 @@ def _of_samples(
         between("label_difference", 0.0, 0.0, "The manifest's labels are those of labels.npy."),
         not_null("label_difference", "Labels are numbers, and every row has its row in labels.npy."),
         *[expectation for head in HEADS for expectation in _of_head(head, profile)],
+        between(
+            "softness_unlabelled",
+            0.0,
+            _ROUNDING,
+            "All samples of a picture that was soft already are labelled with that blur at least.",
+        ),
         not_null("mean_brightness", "The brightness is a number."),
         between("mean_brightness", 0.0, 1.0, "The brightness lies in [0, 1]."),
         between("mean_brightness", 0.01, 0.99, "Hardly a sample is all black or all white.", mostly=0.95),
@@ -270,6 +276,10 @@ def _with_derived(manifest: "pd.DataFrame", opened: TrainingSet, profile: Profil
         derived[f"{head}_off_formula"] = (
             (severities - manifest[f"{head}_label"]).abs().where(applied[head], 0.0)
         )
+    derived["softness_unlabelled"] = 0.0
+    if profile.measures_softness:
+        brought = manifest["softness_px"].map(profile.scales["blurriness"].severity)
+        derived["softness_unlabelled"] = (brought - manifest["blurriness_label"]).clip(lower=0.0)
     parts = [
         "picture_id",
         *[f"{head}_{part}" for head in HEADS for part in ("kind", "parameters", "position", "label")],

@@ -61,13 +61,15 @@ def test_profile_seed_calls_every_picture_clean_as_the_original_did(
     assert training_set.manifest["is_clean"][::2].all()
 
 
-def test_the_manifest_tells_how_samples_were_delivered(
+def test_some_samples_are_delivered_clean_ones_too_and_the_manifest_tells_how(
     crops: list[Pixels], write_pictures, section, limits, tmp_path: Path
 ) -> None:
     table = write_pictures(tmp_path / "pictures", crops)
     generate(section(profile="calibrated"), limits, table, tmp_path / "training")
 
-    delivered = TrainingSet.open(tmp_path / "training").manifest["delivery"].map(json.loads)
+    manifest = TrainingSet.open(tmp_path / "training").manifest
+    delivered = manifest["delivery"].map(json.loads)
+    assert any(delivered[manifest["is_clean"]])
     assert not any(delivered[::6])  # pictures as they are
     assert 0.5 < np.mean([bool(facts) for facts in delivered[1::6]]) < 0.8
     assert {name for facts in delivered for name in facts} == {"factor", "quality", "sampling"}

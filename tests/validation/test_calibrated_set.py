@@ -64,6 +64,8 @@ def spoil(manifest: pd.DataFrame, labels: Labels) -> pd.DataFrame:
     row = _with(manifest, "blurriness", "watermark")[0]
     columns = ["blurriness_position", "watermark_position"]
     manifest.loc[row, columns] = manifest.loc[row, columns[::-1]].tolist()  # the mark before the blur
+    row = manifest.index[manifest["blurriness_kind"].isna() & manifest["noise_kind"].notna()][-1]
+    manifest.loc[row, "softness_px"] = 2.0  # soft, and not labelled so
     return manifest
 
 
@@ -98,6 +100,7 @@ def told(
         ("samples.noise_off_formula", "values_to_be_between", "noise_off_formula"),
         ("samples.color_cast_off_formula", "values_to_not_be_null", "sample_id"),
         ("samples.in_profile_order", "values_to_be_in_set", "in_profile_order False"),
+        ("samples.softness_unlabelled", "values_to_be_between", "softness_unlabelled 0.5"),
         ("kinds.high_label", "values_to_be_between", "kind speckle"),
     ],
 )
@@ -111,4 +114,4 @@ def test_a_defect_is_named_with_an_example(
 
 
 def test_nothing_else_is_told(told: list[str]) -> None:
-    assert len(told) == 4, told
+    assert len(told) == 5, told
