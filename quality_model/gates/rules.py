@@ -26,7 +26,7 @@ class Evidence:
             ``data_sha256``, under ``heads`` each head's ``mse`` and ``r2``, and the
             ``baselines``, ``ladders``, ``cross_talk`` and ``clean_flags``; beside them
             ``trained_on_sha256``, the training set that the model says it was trained on.
-        champion: The champion's; None if there is none.
+        champion: Its ``split``, ``data_sha256``, ``heads`` and ``trained_on_sha256``; None if there is none.
         paired: For each head how the candidate's MSE differs from the champion's on the same
             samples: ``difference``, the ends ``low`` and ``high`` of its interval over groups
             (see `quality_model.metrics.paired_bootstrap`), and ``num_groups``.
