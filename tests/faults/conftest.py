@@ -15,6 +15,7 @@ from PIL import Image
 from quality_model.checkpoints import save_model
 from quality_model.images import Pixels
 from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.storage import MARKER_NAME
 from tests.registry.conftest import three_versions as three_versions
 
 from .processes import STEPS, Ended, Fault, recorded, run_command, tree
@@ -76,6 +77,17 @@ class Job:
     def result_in(self, project: Path) -> dict[str, bytes]:
         return result_in(self.name, project)
 
+    def assert_completes(self, project: Path, after: str) -> None:
+        """The command, run in peace ``after`` something, leaves the bytes of an undisturbed run."""
+        ended = self.run(project)
+        assert ended.code == 0, f"after {after}:\n{ended.output}"
+        found = self.result_in(project)
+        assert found.keys() == self.result.keys(), after
+        assert [path for path in found if found[path] != self.result[path]] == [], after
+
+    def is_sealed(self, project: Path) -> bool:
+        return (project / RESULTS[self.name][0] / MARKER_NAME).exists()
+
     def count(self, step: str) -> int:
         """How often the undisturbed command reached a step."""
         return self.steps.count(step)
@@ -102,6 +114,12 @@ def make_project(folder: Path, photo: Pixels, database: Path) -> Path:
     torch.manual_seed(3)
     save_model(folder / "model", MultiHeadQualityAssessmentModel(), image_size_px=32, facts={})
     return folder
+
+
+@pytest.fixture(params=KILLED)
+def job(request: pytest.FixtureRequest, jobs: Callable[[str], Job]) -> Job:
+    """Each of the jobs that are killed at every kind of moment."""
+    return jobs(request.param)
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ STEPS: Final = ("written", "flushed", "renamed", "sealing")
 _PRELOADED: Final = [
     "pytest",
     "great_expectations",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
     "mlflow",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.model_registry.sqlalchemy_store",
@@ -30,6 +32,7 @@ _PRELOADED: Final = [
     "quality_model.stages.scoring",
     "quality_model.stages.training",
     "quality_model.training_set.generate",
+    "torch._dynamo",  # the first optimiser imports it, which takes longer than the training
 ]
 SECRETS: Final = {
     "AWS_SECRET_ACCESS_KEY": "canary-of-the-object-store",
@@ -76,30 +79,30 @@ def start(function: Callable[..., Any], *arguments: Any) -> Any:
     return process
 
 
-def start_command(project: Path, arguments: list[str], fault: Fault | None = None) -> Any:
+def start_command(project: Path, arguments: list[str], fault: Fault | None = None, **environment: str) -> Any:
     """Begin a command in a project folder; what it prints goes to ``output.txt`` beside that."""
-    return start(_command, str(project), arguments, str(_output_of(project)), fault)
+    return start(_command, str(project), arguments, str(_output_of(project)), fault, environment)
 
 
 def run_command(
-    project: Path, arguments: list[str], fault: Fault | None = None, *, killed_after_s: float | None = None
+    project: Path,
+    arguments: list[str],
+    fault: Fault | None = None,
+    *,
+    killed_after_s: float | None = None,
+    **environment: str,
 ) -> Ended:
     """Run a command to its end, or kill it after a while."""
-    process = start_command(project, arguments, fault)
-    if killed_after_s is not None:
-        process.join(killed_after_s)
-        process.kill()
-    return end_of(process, project)
-
-
-def end_of(process: Any, project: Path) -> Ended:
-    """Wait for a process begun by `start_command`."""
-    process.join(_ENDS_WITHIN_S)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        raise AssertionError(f"it did not end:\n{_output_of(project).read_text()}")
-    return Ended(process.exitcode, _output_of(project).read_text())
+    process = start_command(project, arguments, fault, **environment)
+    try:
+        if killed_after_s is not None:
+            process.join(killed_after_s)
+            process.kill()
+        process.join(_ENDS_WITHIN_S)
+        assert process.exitcode is not None, f"it did not end:\n{_output_of(project).read_text()}"
+        return Ended(process.exitcode, _output_of(project).read_text())
+    finally:
+        process.kill()  # whatever ended the test, its limit of time too
 
 
 def tree(*folders: Path) -> dict[str, bytes]:
@@ -116,12 +119,14 @@ def _output_of(project: Path) -> Path:
     return project.parent / "output.txt"
 
 
-def _command(project: str, arguments: list[str], output: str, fault: Fault | None) -> None:
+def _command(
+    project: str, arguments: list[str], output: str, fault: Fault | None, environment: dict[str, str]
+) -> None:
     from quality_model.cli import main
 
     os.chdir(project)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    os.environ.update(SECRETS)
+    os.environ.update(SECRETS | environment)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number in (1, 2):
         os.dup2(descriptor, number)

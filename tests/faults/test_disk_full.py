@@ -4,35 +4,28 @@ The limit is the system's own, on the size of a file: writing beyond it fails as
 """
 
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from quality_model.errors import RegistryError, StorageError
 from quality_model.params import Params
 from quality_model.registry import Registry
-from quality_model.storage import MARKER_NAME
 
-from .conftest import KILLED, RESULTS, Job
+from .conftest import Job
 from .processes import files_at_most, start
 
 
-@pytest.mark.parametrize("name", KILLED)
 def test_a_full_disk_is_an_error_with_its_code_and_the_job_goes_on_when_there_is_space(
-    jobs: Callable[[str], Job], tmp_path: Path, name: str
+    job: Job, tmp_path: Path
 ) -> None:
-    job = jobs(name)
     project = job.project(tmp_path)
     largest = max(len(data) for data in job.result.values())
     ended = job.run(project, files_at_most(largest // 2))
     assert ended.code == StorageError.exit_code, ended.output
     assert "No space is left" in ended.output and "run the same command again" in ended.output
     assert "Traceback" not in ended.output
-    assert not (project / RESULTS[name][0] / MARKER_NAME).exists()
+    assert not job.is_sealed(project)
     assert not list(project.rglob(".partial-*"))
-    assert job.run(project).code == 0
-    assert job.result_in(project) == job.result
+    job.assert_completes(project, "a full disk")
 
 
 def promote_on_a_full_disk(root: str, params: Params) -> None:

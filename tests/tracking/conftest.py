@@ -1,6 +1,7 @@
 """A real tracking server, and ones that misbehave."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import psutil
 import pytest
 import torch
 
@@ -87,6 +89,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> I
 
 @contextmanager
 def running_server(folder: Path, database: Path, port: int) -> Iterator[str]:
+    """A server in a process of its own; its address. What it says goes to ``server.log`` of the folder."""
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
         *("--backend-store-uri", f"sqlite:///{database}", "--workers", "1"),
@@ -105,8 +108,19 @@ def running_server(folder: Path, database: Path, port: int) -> Iterator[str]:
             time.sleep(0.2)
         yield uri
     finally:
-        os.killpg(process.pid, 15)
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
+
+
+def processes_of(uri: str) -> list[psutil.Process]:
+    """The server's, by its port: the one that was started, and its children."""
+    port = uri.rpartition(":")[2]
+    family = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "mlflow" in " ".join(process.info["cmdline"] or []) and port in (process.info["cmdline"] or [])
+    ]
+    return family + [child for process in family for child in process.children(recursive=True)]
 
 
 def free_port() -> int:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -13,7 +12,7 @@ from quality_model.params import RegistryParams
 from quality_model.registry import Registry
 from quality_model.tracking import Run, deliver
 
-from .conftest import Server, free_port, running_server
+from .conftest import Server, free_port, processes_of, running_server
 
 PATIENT_S = "60"
 Start = Callable[..., Run]
@@ -26,13 +25,7 @@ def epoch(number: int) -> dict[str, float]:
 @contextmanager
 def stopped(uri: str) -> Iterator[None]:
     """The processes of the server take connections and answer nothing."""
-    port = uri.rpartition(":")[2]
-    family = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if "mlflow" in " ".join(process.info["cmdline"] or []) and port in (process.info["cmdline"] or [])
-    ]
-    family += [child for process in family for child in process.children(recursive=True)]
+    family = processes_of(uri)
     assert family
     try:
         for process in family:
