@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 _CHUNK_PICTURES: Final = 8
 _CHUNK_BYTES: Final = 8 * 2**20
 _CHUNKS_IN_FLIGHT_PER_WORKER: Final = 3
+_START_WITHIN_S: Final = 120.0
+_END_WITHIN_S: Final = 10.0
 _WORTH_A_POOL_SAMPLES: Final = 2000
 """Below this, one process is done before others have started."""
 
@@ -62,7 +64,7 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
         IncompleteError, CorruptError: The pictures table is not usable.
         SourceError: No readable picture, too few groups, or a picture that does not decode.
         StorageError: The disk is full, or the folder cannot be written.
-        QualityModelError: A worker process died.
+        QualityModelError: A worker process died, or hangs.
     """
     from quality_model.training_set.manifest import ManifestWriter
 
@@ -162,21 +164,34 @@ def _make_in_processes(pictures: Iterable[CleanPicture], recipe: Recipe, workers
     pool = ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=start_worker, initargs=(recipe,)
     )
+    others = set(active_children())
+    within_s = _START_WITHIN_S + _CHUNK_PICTURES * recipe.limits.max_seconds
+    end_within_s = 0.0
     waiting: deque[Future[list[Sample]]] = deque()
     try:
         for first_sample, chunk in _chunks(pictures, recipe.samples_per_image + 1):
             waiting.append(pool.submit(make_in_worker, first_sample, chunk))
             if len(waiting) >= workers * _CHUNKS_IN_FLIGHT_PER_WORKER:
-                yield from waiting.popleft().result()
+                yield from waiting.popleft().result(within_s)
         while waiting:
-            yield from waiting.popleft().result()
+            yield from waiting.popleft().result(within_s)
+        end_within_s = _END_WITHIN_S
     except BrokenProcessPool:
         raise QualityModelError(
             f"One of {workers} worker processes died; often the system ended it for want of memory.",
             "Run the same command again with fewer workers (generate.workers), 1 at the least.",
         ) from None
+    except TimeoutError:
+        raise QualityModelError(
+            f"The worker processes have been silent for {within_s:g} s.",
+            "Run the same command again; if it happens again, with 1 worker (generate.workers) or a larger "
+            "limits.max_seconds.",
+        ) from None
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(active_children()) - others:
+            process.join(end_within_s)
+            process.kill()
 
 
 def _chunks(

@@ -8,6 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +28,7 @@ from quality_model.training_set.generate import generate
 from quality_model.training_set.store import TrainingSet
 
 PROJECT = Path(__file__).resolve().parents[2]
+generate_module = import_module("quality_model.training_set.generate")
 
 SCRIPT = """
 import resource, sys
@@ -311,25 +316,56 @@ def test_a_full_disk_is_told_as_such_and_leaves_nothing(pictures, tmp_path) -> N
     assert list(output.iterdir()) == []
 
 
-def test_a_worker_that_dies_is_noticed_and_told(pictures, section, limits, tmp_path) -> None:
+@contextmanager
+def sent_to_workers(number: signal.Signals, most: int) -> Iterator[None]:
+    """As soon as there are worker processes of this one, wherever they stand, some of them get a signal."""
     stop = threading.Event()
 
-    def kill_the_first_worker() -> None:
-        while not stop.is_set():
+    def send() -> None:
+        reached: set[int] = set()
+        while len(reached) < most and not stop.wait(0.01):
             for child in psutil.Process().children():
-                with_spawn = any("spawn_main" in part for part in child.cmdline())
-                if with_spawn:
-                    child.kill()
-                    return
-            time.sleep(0.01)
+                with suppress(psutil.NoSuchProcess):
+                    is_worker = any("spawn_main" in part for part in child.cmdline())
+                    if is_worker and child.pid not in reached and len(reached) < most:
+                        child.send_signal(number)
+                        reached.add(child.pid)
 
-    killer = threading.Thread(target=kill_the_first_worker)
-    killer.start()
+    sender = threading.Thread(target=send)
+    sender.start()
     try:
-        with pytest.raises(QualityModelError, match="worker processes died") as caught:
-            generate(section(workers=2, samples_per_image=50), limits, pictures, tmp_path / "training")
+        yield
     finally:
         stop.set()
-        killer.join()
+        sender.join()
+
+
+def test_a_worker_that_dies_is_noticed_and_told(pictures, section, limits, tmp_path) -> None:
+    with (
+        sent_to_workers(signal.SIGKILL, 1),
+        pytest.raises(QualityModelError, match="worker processes died") as caught,
+    ):
+        generate(section(workers=2, samples_per_image=50), limits, pictures, tmp_path / "training")
     assert "generate.workers" in caught.value.remedy
     assert not (tmp_path / "training" / MARKER_NAME).exists()
+
+
+def test_workers_that_hang_are_noticed_told_and_ended(
+    pictures, section, limits, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(generate_module, "_START_WITHIN_S", 2.0)
+    hasty = limits.model_copy(update={"max_seconds": 0.1})
+    with sent_to_workers(signal.SIGSTOP, 2), pytest.raises(QualityModelError, match="silent for") as caught:
+        generate(section(workers=2, samples_per_image=50), hasty, pictures, tmp_path / "training")
+    assert "limits.max_seconds" in caught.value.remedy
+    assert not (tmp_path / "training" / MARKER_NAME).exists()
+    wait_for(lambda: not active_children())
+
+
+def test_a_worker_that_hangs_before_it_begins_costs_nothing(
+    made, pictures, section, limits, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(generate_module, "_END_WITHIN_S", 0.2)
+    with sent_to_workers(signal.SIGSTOP, 1):
+        generate(section(workers=2), limits, pictures, tmp_path / "training")
+    assert hashes(tmp_path / "training") == hashes(made[0])
