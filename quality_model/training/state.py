@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import logging
+import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ class RunState:
                 state: dict[str, Any] = torch.load(
                     folder / _STATE_NAME, map_location="cpu", weights_only=True
                 )
-            except (StorageError, RuntimeError) as error:
+            except (StorageError, RuntimeError, pickle.UnpicklingError) as error:
                 log.warning("Checkpoint %s is passed over: %s", folder, error)
                 continue
             return state

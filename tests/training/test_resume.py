@@ -1,6 +1,7 @@
 """A run that was killed goes on, and ends with the bits of an undisturbed one."""
 
 import logging
+import pickle
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from quality_model import storage
 from quality_model.params import TrainParams
 from quality_model.training import EpochReport, TrainedModel, clear_checkpoints, loop, train
 from quality_model.training_set.store import TrainingSet
+from tests.checkpoints.test_refusals import Canary
 
 TRAIN_AND_DIE = """
 import os, signal, sys
@@ -138,7 +140,7 @@ def test_the_way_of_computing_is_chosen_once(
     assert len(train(section, training_set, checkpoints).history) == 3
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "unmark", "remove"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "unmark", "remove", "code that is vouched for"])
 def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(
     training_set: TrainingSet,
     section: TrainParams,
@@ -157,12 +159,17 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(
         (newest / "state.pt").write_bytes(data[: len(data) // 2])
     elif damage == "unmark":
         storage.unseal(newest)
+    elif damage == "code that is vouched for":
+        (newest / "state.pt").write_bytes(pickle.dumps(Canary(tmp_path / "canary")))
+        marker = storage.read_json(newest / storage.MARKER_NAME)
+        storage.seal(newest, ["state.pt"], rows=1, epoch=3, fingerprint=marker["fingerprint"])
     else:
         (newest / "state.pt").unlink()
     with caplog.at_level(logging.WARNING, logger="quality_model.training"):
         again = train(section, training_set, checkpoints)
     assert again.resumed_from_epoch == 2
     assert "epoch-000003" in caplog.text
+    assert not (tmp_path / "canary").exists()
     assert_same_run(again, undisturbed.trained)
 
 
