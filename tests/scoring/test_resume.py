@@ -150,6 +150,16 @@ def test_a_shard_that_its_marker_does_not_vouch_for_is_made_again(
     assert bytes_of(output) == undisturbed
 
 
+def test_a_duplicated_shard_is_refused_by_its_name_though_a_marker_vouches_for_it(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    output = _copy(undisturbed, tmp_path / "scores")
+    for suffix in ("parquet", "json"):
+        (output / f"shard-00001.{suffix}").write_bytes(undisturbed[f"shard-00000.{suffix}"])
+    with pytest.raises(StorageError, match=r"shard-00001\.parquet does not hold the inputs of its plan"):
+        run(folder)
+
+
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "shard size": ({"shard_size": 5}, "shard_size was 7 and is 5"),
     "batch size": ({"batch_size": 2}, "batch_size was 4 and is 2"),

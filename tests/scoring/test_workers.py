@@ -13,8 +13,14 @@ from quality_model.errors import QualityModelError
 from quality_model.scoring.workers import Workers, num_workers
 
 TROUBLE = """
-import os, signal, sys, time
+import os, resource, signal, sys, time
 from pathlib import Path
+
+def run_out_of_memory():
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + 2**26
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    bytearray(2**30)
 
 def work(notes, item):
     number, behaviour = item
@@ -30,7 +36,7 @@ def work(notes, item):
         while not other.exists():
             time.sleep(0.01)
     if behaviour == "no memory" or (behaviour == "no memory once" and not again):
-        raise MemoryError
+        run_out_of_memory()
     if behaviour == "raise":
         raise LookupError(f"item {number}")
     return number, os.getpid()

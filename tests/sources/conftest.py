@@ -5,13 +5,15 @@ import io
 import json
 import os
 import re
+import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
@@ -67,11 +69,15 @@ def parquet(cells: list[bytes | str | None], column: str = "image") -> bytes:
     return stream.getvalue()
 
 
+Cut = Literal["closed", "reset", "short"]
+
+
 class StandInHub:
     """Serves data sets, all at one commit.
 
     ``requests`` lists what was asked for. While ``cut_after`` is a number, every answer with
-    bytes of a Parquet file breaks off after that many; ``cuts`` bounds how often. ``status``
+    bytes of a Parquet file breaks off after that many; ``cuts`` bounds how often, ``how`` is the
+    connection's end: closed, reset, or sound, with the wrong length for the right one. ``status``
     makes every answer fail.
     """
 
@@ -80,6 +86,7 @@ class StandInHub:
         self.requests: list[str] = []
         self.cut_after: int | None = None
         self.cuts = 10**9
+        self.how: Cut = "closed"
         self.status: int | None = None
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -99,7 +106,7 @@ class StandInHub:
 
     def behave(self) -> None:
         self.requests.clear()
-        self.cut_after, self.cuts, self.status = None, 10**9, None
+        self.cut_after, self.cuts, self.how, self.status = None, 10**9, "closed", None
 
     def start(self) -> None:
         self._thread.start()
@@ -176,6 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.cut_after is not None and self.hub.cuts > 0 and name.endswith(".parquet"):
             cut_after = self.hub.cut_after
             self.hub.cuts -= 1
+            if self.hub.how == "short":
+                part = part[:cut_after]
         self._send(status, part, headers, cut_after=cut_after)
 
     def _json(self, value: Any) -> None:
@@ -194,6 +203,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[:cut_after])
             self.wfile.flush()
             self.close_connection = True
+            if self.hub.how == "reset":
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                os.close(self.connection.detach())
             return
         self.wfile.write(data)
 

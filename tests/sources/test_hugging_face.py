@@ -133,22 +133,27 @@ def test_a_row_may_name_a_file_of_its_own_data_set(hub, client, source, pictures
     assert [p.data for p in PicturesTable.open(tmp_path).iter_pictures()] == [pictures[0]]
 
 
-def test_a_connection_that_breaks_once_is_taken_up_again(hub, client, source, pictures, tmp_path):
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_a_connection_that_breaks_once_is_taken_up_again(hub, client, source, pictures, tmp_path, how):
     hub.add("someone/flaky", pictures)
-    hub.cut_after, hub.cuts = 500, 2
+    hub.cut_after, hub.cuts, hub.how = 500, 2, how
     summary = client.download(source(dataset="someone/flaky", num_images=48), tmp_path)
     assert summary["readable"] == 48
     assert hub.cuts == 0
 
 
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [("closed", "NetworkUnavailableError"), ("reset", "NetworkUnavailableError"), ("short", "SourceError")],
+)
 def test_an_interrupted_download_leaves_nothing_that_looks_complete_and_can_be_repeated(
-    hub, client, source, pictures, tmp_path
+    hub, client, source, pictures, tmp_path, how, error
 ):
     hub.add("someone/cut", pictures)
     section = source(dataset="someone/cut", num_images=48)
-    hub.cut_after = 500
+    hub.cut_after, hub.how = 500, how
     refused = client.download(section, tmp_path)
-    assert refused["error"] == "NetworkUnavailableError"
+    assert refused["error"] == error
     assert not list(tmp_path.iterdir())
     assert len(hub.requests) < 40
     hub.behave()
