@@ -57,6 +57,7 @@ def test_while_the_database_is_locked_training_goes_on_and_the_champion_stays(
 def test_a_read_only_database_can_be_read_and_says_that_it_cannot_be_written(
     registered: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(registered)  # MLflow takes the address for a path and makes its folder
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{registered}/mlflow.db?mode=ro&uri=true")
     registry = Registry(registered, params.registry)
     assert [version.version for version in registry.versions()] == ["1", "2", "3"]

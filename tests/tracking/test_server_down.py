@@ -50,6 +50,17 @@ def test_a_server_that_does_not_do_its_work_stops_no_training(start, misbehaving
         assert run.waiting == 4
 
 
+@pytest.mark.parametrize("answer", [unavailable, not_mlflow, hanging])
+def test_a_server_that_does_not_do_its_work_refuses_a_registration_in_our_words(
+    project, section, misbehaving, monkeypatch, answer
+):
+    with misbehaving(answer) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(RegistryError, match=uri) as refused:
+            Registry(project, section).register("0" * 32)
+    assert "MLFLOW_TRACKING_URI" in refused.value.remedy
+
+
 def test_what_a_server_missed_arrives_once_with_its_times_when_it_is_back(
     start, server, project, model_folder, tmp_path, unused_port, monkeypatch
 ):
