@@ -15,11 +15,24 @@ from quality_model.engines import choice
 from quality_model.engines.choice import check_pictures, choose_engine
 from quality_model.engines.folding import folded
 from quality_model.model import MultiHeadQualityAssessmentModel, to_model_input
-from quality_model.params import EngineName
+from quality_model.params import ArchitectureName, EngineName
 
 CPU = torch.device("cpu")
 TOLERANCES: dict[EngineName, float] = {"torch-float32": 1e-5, "ncnn-float32": 1e-5, "torch-bfloat16": 0.01}
 SIZE_PX = 48
+GOLDEN_SCORES: dict[ArchitectureName, list[list[float]]] = {
+    "standard": [
+        [0.48836, 0.57098, 0.61910, 0.60629],
+        [0.47019, 0.54283, 0.63538, 0.65294],
+        [0.48670, 0.56701, 0.62411, 0.58663],
+    ],
+    "compact": [
+        [0.64712, 0.69608, 0.67968, 0.63281],
+        [0.68380, 0.66296, 0.59908, 0.54995],
+        [0.57041, 0.60577, 0.60221, 0.57835],
+    ],
+}
+"""Of `golden_model` on the check pictures."""
 
 
 @pytest.fixture(scope="module", params=["standard", "compact"])
@@ -70,6 +83,31 @@ def test_a_score_hangs_neither_on_neighbours_nor_on_the_process(
     assert np.array_equal(np.concatenate([engine.scores(one[None]) for one in pictures]), together)
     assert np.array_equal(moved.scores(pictures), together)
     assert engine.scores(pictures[:0]).shape == (0, 4)
+
+
+def golden_model(architecture: ArchitectureName) -> MultiHeadQualityAssessmentModel:
+    """Weights by a formula, so that they are the same with any version of any library."""
+    model = MultiHeadQualityAssessmentModel(architecture=architecture).eval()
+    for number, (name, tensor) in enumerate(model.state_dict().items()):
+        if not tensor.is_floating_point() or name == "degradation_weights":
+            continue
+        at = torch.arange(tensor.numel(), dtype=torch.float64)
+        waves = torch.sin(0.37 * at * (1.0 + at / tensor.numel()) + number).reshape(tensor.shape)
+        waves *= (3.0 / tensor[0].numel()) ** 0.5 if tensor.dim() > 1 else 0.1
+        is_scale = name.endswith("running_var") or (".bn" in name and name.endswith("weight"))
+        tensor.copy_(1.0 + waves if is_scale else waves)
+    return model
+
+
+@pytest.mark.parametrize("name", ["torch-float32", "ncnn-float32"])
+@pytest.mark.parametrize("architecture", GOLDEN_SCORES)
+def test_scores_of_a_given_checkpoint_are_the_same_for_ever(
+    architecture: ArchitectureName, name: EngineName
+) -> None:
+    engine = choose_engine(golden_model(architecture), CPU, SIZE_PX, name)
+    scores = engine.scores(check_pictures(SIZE_PX))
+    assert engine.name == name
+    assert scores.tolist() == [pytest.approx(row, abs=1e-4) for row in GOLDEN_SCORES[architecture]]
 
 
 def test_the_model_itself_is_left_as_it_was(model: MultiHeadQualityAssessmentModel) -> None:
