@@ -64,6 +64,7 @@ def main(
             found.append(comparison.compare(job, comparison.with_workers(task, workers), repetitions))
         if found:
             _say(comparison.table(found))
+            _say(comparison.facts(found))
             kept["jobs"] = [one.to_dict() for one in found]
         if start_up:
             kept["start_up"] = _start_up(folder / "start-up", model, repetitions)

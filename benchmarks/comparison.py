@@ -123,3 +123,15 @@ def table(comparisons: Sequence[Comparison]) -> Iterator[str]:
             f"| {one.job} | {one.speed('obvious'):.3g} | {one.speed('ours'):.3g} | {one.ratio:.2f} "
             f"| {spread} | {memory[0]:.0f} MB | {memory[1]:.0f} MB |"
         )
+
+
+def facts(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """What else the sides have in common, such as the loss of the epoch: median, and from what to what."""
+    for one in comparisons:
+        for name in one.repetitions["ours"][0].facts:
+            said = []
+            for side in SIDES:
+                values = [found.facts[name] for found in one.repetitions[side]]
+                low, middle, high = min(values), statistics.median(values), max(values)
+                said.append(f"{side} {middle:.4f} ({low:.4f} to {high:.4f})")
+            yield f"{one.job}, {name}: {', '.join(said)}"

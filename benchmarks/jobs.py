@@ -34,13 +34,17 @@ class Task:
         return load_params(self.params_file, self.overrides)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Outcome:
     """Images that were done, the seconds that took (imports not counted), and what else is of interest."""
 
     num_images: int
     elapsed_s: float
     facts: dict[str, float]
+
+    @property
+    def images_per_s(self) -> float:
+        return self.num_images / self.elapsed_s
 
 
 def generate_obvious(task: Task) -> Outcome:

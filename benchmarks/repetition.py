@@ -5,7 +5,6 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,18 +12,11 @@ from typing import Any, cast
 from benchmarks.jobs import JOBS, Outcome, Side, Task
 
 
-@dataclass(frozen=True, slots=True)
-class Repetition:
-    """What one run did; ``peak_memory_mb`` is of the process and its workers together, at most."""
+@dataclass(frozen=True)
+class Repetition(Outcome):
+    """An outcome in a process of its own: ``peak_memory_mb`` is of it and its workers together, at most."""
 
-    num_images: int
-    elapsed_s: float
     peak_memory_mb: float
-    facts: Mapping[str, float]
-
-    @property
-    def images_per_s(self) -> float:
-        return self.num_images / self.elapsed_s
 
 
 def repeat(job: str, side: Side, task: Task) -> Repetition:
@@ -44,7 +36,7 @@ def main() -> None:
     plain: dict[str, Any] = json.loads(text)
     values: dict[str, Any] = {name: Path(v) if isinstance(v, str) else v for name, v in plain.items()}
     task = Task(**values)
-    outcome: Outcome = JOBS[job][cast("Side", side)](task)
+    outcome = JOBS[job][cast("Side", side)](task)
     workers = task.params.generate.workers or len(os.sched_getaffinity(0))
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # The system keeps the largest of the children: an upper bound for all of them.

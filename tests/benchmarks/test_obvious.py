@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.comparison import Comparison, table
+from benchmarks.comparison import Comparison, facts, table
 from benchmarks.obvious.generation import generate
 from benchmarks.obvious.network import Network
 from benchmarks.pictures import find_photographs, write_pictures
@@ -44,7 +44,9 @@ def test_the_obvious_generation_makes_files_of_the_same_shape_with_labels_of_the
 
 def test_the_table_shows_medians_their_ratio_and_their_spread() -> None:
     def runs(*seconds: float) -> list[Repetition]:
-        return [Repetition(100, one, 50.0, {}) for one in seconds]
+        return [Repetition(100, one, {"train_loss": one / 100}, 50.0) for one in seconds]
 
-    row = [*table([Comparison("generate", {"obvious": runs(10, 20, 40), "ours": runs(1, 1, 2)})])][-1]
-    assert row == "| generate | 5 | 100 | 20.00 | 150% / 50% | 50 MB | 50 MB |"
+    found = [Comparison("generate", {"obvious": runs(10, 20, 40), "ours": runs(1, 1, 2)})]
+    assert [*table(found)][-1] == "| generate | 5 | 100 | 20.00 | 150% / 50% | 50 MB | 50 MB |"
+    told = "generate, train_loss: obvious 0.2000 (0.1000 to 0.4000), ours 0.0100 (0.0100 to 0.0200)"
+    assert [*facts(found)] == [told]
