@@ -5,6 +5,7 @@ command starts at once. What happens in them is what happens to a user: the same
 real signals, real limits of the system.
 """
 
+import atexit
 import multiprocessing
 import os
 import resource
@@ -70,12 +71,18 @@ def recorded(path: Path) -> Fault:
     return partial(_record, str(path))
 
 
-def start(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Begin ``function`` in a forked process; it must be importable."""
+def forking() -> Any:
+    """The context of the server that forks: there is one for all tests, and who asks first starts it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
-    process = context.Process(target=function, args=arguments)
+    return context
+
+
+def start(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Begin ``function`` in a forked process; it must be importable."""
+    process = forking().Process(target=function, args=arguments)
     process.start()
+    atexit.register(process.kill)  # a test that failed may have left it, and Python would wait for it
     return process
 
 

@@ -1,6 +1,5 @@
 """Several retrainings at once: the best that passes ends as champion, whoever is killed on the way."""
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -13,7 +12,7 @@ from quality_model.registry import Registry
 from quality_model.stages.release import promote_candidate
 from quality_model.storage import write_json
 
-from .processes import start
+from .processes import forking, start
 
 RETRAININGS = ("3", "2", "3")
 """Their candidates; two are the same, as from a schedule that fires twice."""
@@ -48,7 +47,7 @@ def die_holding_the_lock(root: str, params: Params, report: str, holding: Any) -
 def test_the_best_of_four_retrainings_reigns_though_one_was_killed_while_it_held_the_lock(
     registered: Path, params: Params, tmp_path: Path
 ) -> None:
-    holding = multiprocessing.get_context("forkserver").Event()
+    holding = forking().Event()
     doomed = start(die_holding_the_lock, str(registered), params, str(tmp_path / "doomed"), holding)
     assert holding.wait(120)
     racers = [

@@ -1,6 +1,5 @@
 """Who is champion, how that changes, and what is remembered of it."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,15 +17,7 @@ from quality_model.errors import (
     StorageError,
 )
 from quality_model.registry import Registry
-
-HEAVY = [
-    "pytest",
-    "quality_model.registry",
-    "mlflow",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "mlflow.store.model_registry.sqlalchemy_store",
-]
-"""Imported once for all processes of a test."""
+from tests.faults.processes import forking
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -217,8 +208,7 @@ def promote_again_and_again(root: Path, section, version: str, start) -> None:
 
 
 def test_processes_that_promote_at_once_leave_one_unbroken_history(project, section):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(HEAVY)
+    context = forking()
     start = context.Barrier(4)
     racers = [
         context.Process(target=promote_again_and_again, args=(project, section, version, start))
