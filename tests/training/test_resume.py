@@ -1,11 +1,10 @@
 """A run that was killed goes on, and ends with the bits of an undisturbed one."""
 
 import logging
+import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +17,7 @@ from quality_model.params import TrainParams
 from quality_model.training import EpochReport, TrainedModel, clear_checkpoints, loop, train
 from quality_model.training_set.store import TrainingSet
 from tests.checkpoints.test_refusals import Canary
-
-TRAIN_AND_DIE = """
-import os, signal, sys
-from pathlib import Path
-from quality_model.params import TrainParams
-from quality_model.training import train
-from quality_model.training_set.store import TrainingSet
-
-section, data, checkpoints, last_epoch = sys.argv[1:]
-
-def on_epoch(report):
-    if report.epoch == int(last_epoch):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-train(TrainParams.model_validate_json(section), TrainingSet.open(Path(data)), Path(checkpoints), on_epoch)
-"""
+from tests.faults.processes import start
 
 
 class Interrupted(Exception):
@@ -46,6 +30,16 @@ def stop_after(epoch: int) -> Callable[[EpochReport], None]:
             raise Interrupted
 
     return on_epoch
+
+
+def train_and_die(section: TrainParams, data: Path, checkpoints: Path, last_epoch: int) -> None:
+    """In a process of its own, which is killed as soon as an epoch is reported."""
+
+    def on_epoch(report: EpochReport) -> None:
+        if report.epoch == last_epoch:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(section, TrainingSet.open(data), checkpoints, on_epoch)
 
 
 def interrupt(section: TrainParams, training_set: TrainingSet, checkpoints: Path, *, after: int) -> None:
@@ -106,9 +100,9 @@ def test_a_killed_process_goes_on_and_ends_as_if_undisturbed(
     killed_after: int,
 ) -> None:
     checkpoints = undisturbed.copy_plan(tmp_path / "checkpoints")
-    arguments = [section.model_dump_json(), str(training_set.folder), str(checkpoints), str(killed_after)]
-    process = subprocess.run([sys.executable, "-c", TRAIN_AND_DIE, *arguments], check=False)
-    assert process.returncode == -signal.SIGKILL
+    process = start(train_and_die, section, training_set.folder, checkpoints, killed_after)
+    process.join(240)
+    assert process.exitcode == -signal.SIGKILL
     reported: list[int] = []
     trained = train(section, training_set, checkpoints, lambda report: reported.append(report.epoch))
     assert trained.resumed_from_epoch == killed_after
