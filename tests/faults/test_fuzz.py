@@ -92,11 +92,11 @@ def test_the_picture_reader_raises_nothing_but_its_own_errors(
             try:
                 pixels = images.decode(data, strict)
             except PictureError as error:
+                assert error.reason in REASONS
                 outcomes[error.reason] += 1
             else:
                 outcomes["read"] += 1
                 assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
-    assert outcomes.keys() <= REASONS | {"read"}
     record_property("said", ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common()))
 
 
