@@ -33,6 +33,7 @@ _PRELOADED: Final = [
     "quality_model.stages.scoring",
     "quality_model.stages.training",
     "quality_model.training_set.generate",
+    "tests.faults.packages_known",
     "torch._dynamo",  # the first optimiser imports it, which takes longer than the training
 ]
 SECRETS: Final = {
