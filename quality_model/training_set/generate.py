@@ -36,6 +36,7 @@ _CHUNK_PICTURES: Final = 8
 _CHUNK_BYTES: Final = 8 * 2**20
 _CHUNKS_IN_FLIGHT_PER_WORKER: Final = 3
 _START_WITHIN_S: Final = 120.0
+_SAMPLE_WITHIN_S: Final = 1.0
 _END_WITHIN_S: Final = 10.0
 _WORTH_A_POOL_SAMPLES: Final = 2000
 """Below this, one process is done before others have started."""
@@ -165,7 +166,8 @@ def _make_in_processes(pictures: Iterable[CleanPicture], recipe: Recipe, workers
         workers, mp_context=get_context("spawn"), initializer=start_worker, initargs=(recipe,)
     )
     others = set(active_children())
-    within_s = _START_WITHIN_S + _CHUNK_PICTURES * recipe.limits.max_seconds
+    picture_within_s = recipe.limits.max_seconds + (recipe.samples_per_image + 1) * _SAMPLE_WITHIN_S
+    within_s = _START_WITHIN_S + _CHUNK_PICTURES * picture_within_s
     end_within_s = 0.0
     waiting: deque[Future[list[Sample]]] = deque()
     try:

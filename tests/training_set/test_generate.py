@@ -354,6 +354,7 @@ def test_workers_that_hang_are_noticed_told_and_ended(
     pictures, section, limits, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(generate_module, "_START_WITHIN_S", 2.0)
+    monkeypatch.setattr(generate_module, "_SAMPLE_WITHIN_S", 0.0)
     hasty = limits.model_copy(update={"max_seconds": 0.1})
     with sent_to_workers(signal.SIGSTOP, 2), pytest.raises(QualityModelError, match="silent for") as caught:
         generate(section(workers=2, samples_per_image=50), hasty, pictures, tmp_path / "training")
