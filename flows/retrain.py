@@ -28,8 +28,9 @@ def retrain(project: Path = Path()) -> str:
     pipeline.look_for_new_pictures.with_options(retries=2, retry_delay_seconds=30)(
         params.source, params.limits, paths
     )
-    for stage in pipeline.stage_order(project):
-        pipeline.reproduce_stage.with_options(retries=1, retry_delay_seconds=10)(project, stage)
+    if not pipeline.is_up_to_date.with_options(retries=1, retry_delay_seconds=10)(project):
+        for stage in pipeline.stage_order(project):
+            pipeline.reproduce_stage.with_options(retries=1, retry_delay_seconds=10)(project, stage)
     settled = release.find_settled(params.evaluate, params.gate, params.registry, paths)
     if settled is not None:
         release.record_no_op(params.registry, paths, settled)

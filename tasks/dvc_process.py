@@ -1,6 +1,6 @@
-"""One reproduction by DVC, in a process group of its own that does not outlive the flow.
+"""One command of DVC, in a process group of its own that does not outlive the flow.
 
-The flow holds a pipe open as long as it wants the reproduction. When the pipe closes, because
+The flow holds a pipe open as long as it wants the command's end. When the pipe closes, because
 the flow was interrupted or is gone (by SIGKILL, too), the group gets SIGINT: the stage ends and
 DVC gives its locks back. What is left of the group after a while gets SIGKILL. Locks that a
 killed process left are dropped before the next reproduction.
@@ -25,6 +25,8 @@ from quality_model.errors import StorageError
 GRACE_S: Final = 20.0
 # Linux tells when it booted, and so when a process started, in whole seconds.
 _START_TOLERANCE_S: Final = 2.0
+# Exit status of `dvc status --quiet`.
+_STALE: Final = 1
 
 
 def repro(
@@ -48,10 +50,38 @@ def repro(
     Raises:
         subprocess.CalledProcessError: DVC failed, or the stage did.
     """
+    # Not --quiet: that hides errors.
+    command = ["repro", *arguments]
+    if (returncode := _run(project, command, environment, log, grace_s)) != 0:
+        raise subprocess.CalledProcessError(returncode, ["dvc", *command])
+
+
+def is_up_to_date(
+    project: Path,
+    *,
+    environment: Mapping[str, str],
+    log: Callable[[str], object],
+    grace_s: float = GRACE_S,
+) -> bool:
+    """Whether ``dvc status`` finds every stage as recorded; arguments and errors as for `repro`."""
+    command = ["status", "--quiet"]
+    returncode = _run(project, command, environment, log, grace_s)
+    if returncode not in (0, _STALE):
+        raise subprocess.CalledProcessError(returncode, ["dvc", *command])
+    return returncode == 0
+
+
+def _run(
+    project: Path,
+    command: list[str],
+    environment: Mapping[str, str],
+    log: Callable[[str], object],
+    grace_s: float,
+) -> int:
     lifeline, held_end = os.pipe()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(lifeline), str(grace_s), *arguments],
+            [sys.executable, "-m", __name__, str(lifeline), str(grace_s), *command],
             cwd=project,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -72,8 +102,7 @@ def repro(
         for line in process.stdout:
             if line.strip():
                 log(line.rstrip())
-        if process.wait() != 0:
-            raise subprocess.CalledProcessError(process.returncode, ["dvc", "repro", *arguments])
+        return process.wait()
     finally:
         os.close(held_end)
         _wait_for_end(process, grace_s)
@@ -89,8 +118,8 @@ def _wait_for_end(process: subprocess.Popen[str], grace_s: float) -> None:
 
 
 def main() -> int:
-    """What the process does: ``python -m tasks.dvc_process LIFELINE GRACE_S ARGUMENT...``."""
-    lifeline, grace_s, *arguments = sys.argv[1:]
+    """What the process does: ``python -m tasks.dvc_process LIFELINE GRACE_S COMMAND...``."""
+    lifeline, grace_s, *command = sys.argv[1:]
     # A flow in the background of a shell hands down that SIGINT is ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     abandoned = threading.Event()
@@ -98,7 +127,7 @@ def main() -> int:
         target=_end_with_the_flow, args=(int(lifeline), float(grace_s), abandoned), daemon=True
     ).start()
     try:
-        return _repro(arguments, float(grace_s))
+        return _dvc(command, float(grace_s))
     except StorageError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -116,7 +145,7 @@ def _end_with_the_flow(lifeline: int, grace_s: float, abandoned: threading.Event
     os.killpg(0, signal.SIGKILL)
 
 
-def _repro(arguments: list[str], grace_s: float) -> int:
+def _dvc(command: list[str], grace_s: float) -> int:
     from dvc.cli import main as dvc
     from dvc.logger import set_loggers_level
     from dvc.repo import Repo
@@ -125,9 +154,8 @@ def _repro(arguments: list[str], grace_s: float) -> int:
     # One that was abandoned just now may still be about to end.
     with storage.locked(locks / "reproduction.lock", timeout_s=grace_s + 5.0):
         drop_locks_of_the_dead(locks)
-        # Not --quiet: that hides errors.
         with set_loggers_level(logging.WARNING):
-            return int(dvc(["repro", *arguments]))
+            return int(dvc(command))
 
 
 def drop_locks_of_the_dead(folder: Path) -> None:

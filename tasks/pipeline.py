@@ -16,6 +16,12 @@ from tasks import dvc_process
 
 
 @task
+def is_up_to_date(project: Path) -> bool:
+    """Ask DVC once whether every stage's inputs and outputs are as recorded."""
+    return dvc_process.is_up_to_date(project, environment=_environment(), log=get_run_logger().info)
+
+
+@task
 def stage_order(project: Path) -> list[str]:
     """Ask DVC for the names of its stages, upstream first."""
     telemetry.silence()

@@ -12,9 +12,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from benchmarks.project import environment
 from quality_model.images import Pixels
 from quality_model.registry import read_decisions
 from quality_model.storage import require_sealed
+from tasks import dvc_process
 from tests.flows.conftest import PROJECT, Run
 
 STAGES = list(yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"])
@@ -112,6 +114,18 @@ def test_a_second_retraining_is_recorded_as_a_no_op_with_its_reason(copied: Path
     assert last["outcome"] == "no-op"
     assert "version 1 was promoted" in last["reasons"][0]
     assert (copied / "dvc.lock").read_bytes() == before
+
+
+def test_one_question_to_dvc_tells_whether_any_stage_is_stale(copied: Path) -> None:
+    def is_up_to_date() -> bool:
+        return dvc_process.is_up_to_date(copied, environment=environment(copied), log=print)
+
+    assert is_up_to_date()
+    (copied / "models" / "candidate" / "model.json").unlink()
+    assert not is_up_to_date()
+    (copied / "dvc.yaml").write_text("stages: []\n")
+    with pytest.raises(subprocess.CalledProcessError, match="status"):
+        is_up_to_date()
 
 
 def test_a_candidate_that_the_gate_refuses_gets_no_alias_and_the_champion_stays(
