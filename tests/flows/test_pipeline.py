@@ -35,7 +35,7 @@ def copied(trained: Path, tmp_path: Path) -> Path:
 def test_the_first_retraining_makes_every_artifact_and_a_champion(trained: Path) -> None:
     for folder in ("data/pictures", "data/training", "models/candidate"):
         require_sealed(trained / folder, verify=True)
-    for picture in ("predicted_against_true", "worst_errors", "learning_curves"):
+    for picture in ("predicted_against_true", "worst_noise", "learning_curves"):
         assert (trained / "reports" / "evaluation" / "pictures" / f"{picture}.png").stat().st_size > 10_000
     (decision,) = read_decisions(trained)
     assert (decision["outcome"], decision["version"]) == ("promoted", "1")
@@ -123,9 +123,13 @@ def test_one_question_to_dvc_tells_whether_any_stage_is_stale(copied: Path) -> N
     assert is_up_to_date()
     (copied / "models" / "candidate" / "model.json").unlink()
     assert not is_up_to_date()
+
+
+def test_a_pipeline_that_dvc_cannot_read_stops_the_retraining_with_dvcs_words(copied: Path, run: Run) -> None:
     (copied / "dvc.yaml").write_text("stages: []\n")
-    with pytest.raises(subprocess.CalledProcessError, match="status"):
-        is_up_to_date()
+    done = run(copied, sys.executable, "-m", "flows.retrain", check=False)
+    assert done.returncode != 0
+    assert "dvc.yaml" in done.stdout + done.stderr
 
 
 def test_a_candidate_that_the_gate_refuses_gets_no_alias_and_the_champion_stays(
