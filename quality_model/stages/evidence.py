@@ -79,12 +79,13 @@ def gather_evidence(
     Raises:
         UsageError: The test split has no samples.
     """
+    ours = None
     measured = known_evaluation(section, evaluation, samples.data_sha256, model_sha256)
     if measured is None:
         baselines = known_baselines(section, evaluation, samples.data_sha256) or measure_baselines(
             samples, max_samples=section.baseline_samples, seed=section.seed
         )
-        measured = evaluate(
+        evaluated = evaluate(
             section,
             candidate.model,
             samples,
@@ -92,11 +93,14 @@ def gather_evidence(
             thresholds=candidate.thresholds,
             baselines=baselines,
             model_sha256=model_sha256,
-        ).metrics
+        )
+        measured, ours = evaluated.metrics, evaluated.predictions
     told = {**measured, "trained_on_sha256": candidate.facts.get("data_sha256")}
     if champion is None:
         return Evidence(told, None, None)
-    ours, theirs = (score_split(section, loaded.model, samples) for loaded in (candidate, champion))
+    if ours is None:
+        ours = score_split(section, candidate.model, samples)
+    theirs = score_split(section, champion.model, samples)
     reigning = {
         "split": "test",
         "data_sha256": samples.data_sha256,
