@@ -21,11 +21,11 @@ from quality_model import storage
 from quality_model.errors import CheckpointError, StorageError
 from quality_model.model import ARCHITECTURES, DESIGN_DROPOUT, MultiHeadQualityAssessmentModel
 from quality_model.params import ArchitectureName
+from quality_model.paths import DESCRIPTION_NAME
 from quality_model.records import HEADS, Head
 
 FORMAT_VERSION: Final = 1
 WEIGHTS_NAME: Final = "model.safetensors"
-DESCRIPTION_NAME: Final = "model.json"
 MODEL_FILES: Final = (WEIGHTS_NAME, DESCRIPTION_NAME, storage.MARKER_NAME)
 
 DESIGN_IMAGE_SIZE_PX: Final = 224

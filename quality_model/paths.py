@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+DESCRIPTION_NAME: Final = "model.json"
+"""In a model's folder: how to rebuild the network, the picture size, and facts about the training."""
+
 RUN_NAME: Final = "run.json"
 """In a model's folder: the tracked run that made it, and the commit of the code."""
 

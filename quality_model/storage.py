@@ -250,6 +250,11 @@ def require_sealed(folder: Path, *, verify: bool = False) -> dict[str, Any]:
     return dict(marker)
 
 
+def sealed_sha256(folder: Path) -> str:
+    """Return the hash that a complete folder is known by, 64 hex digits; errors as `require_sealed`."""
+    return str(require_sealed(folder)["sha256"])
+
+
 def sweep(folder: Path) -> None:
     """Remove temporary files and folders that a killed writer left in ``folder``."""
     for path in folder.glob(f"{_TEMPORARY_PREFIX}*"):

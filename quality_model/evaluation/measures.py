@@ -58,6 +58,9 @@ METRICS_NAME: Final = "metrics.json"
 DETAILS_NAME: Final = "evaluation.json"
 PREDICTIONS_NAME: Final = "predictions.csv"
 
+MEASURES_VERSION: Final = 1
+"""Raised with every change of a ladder or of what a figure means: older evidence is measured again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -167,9 +170,10 @@ def evaluate(
 
 
 def measuring(section: EvaluateParams) -> dict[str, Any]:
-    """What decides about the figures besides model and data: parameters, and the baselines' version."""
+    """What decides about the figures besides model and data: parameters and versions."""
     return {
         **section.model_dump(exclude={"batch_size", "device"}),
+        "measures_version": MEASURES_VERSION,
         "baseline_version": BASELINE_VERSION,
     }
 

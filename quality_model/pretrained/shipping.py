@@ -5,10 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from quality_model import storage
-from quality_model.checkpoints import load_model, save_model
 from quality_model.params import values_sha256
 from quality_model.paths import RUN_NAME
 
@@ -41,13 +38,17 @@ def ship(model: Path, output: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: The model does not load, or a weight is too large for 16 bits.
     """
+    import torch
+
+    from quality_model.checkpoints import load_model, save_model
+
     loaded = load_model(model, torch.device("cpu"))
     settings = loaded.facts.get("settings")
     facts = {
         **_portable(loaded.facts),
         "version": loaded.sha256[:_VERSION_LENGTH],
         "trained_sha256": loaded.sha256,
-        "model_sha256": storage.require_sealed(model)["sha256"] if model.is_dir() else None,
+        "model_sha256": storage.sealed_sha256(model) if model.is_dir() else None,
         "params_sha256": None if settings is None else values_sha256(settings),
         **_run_of(model),
     }

@@ -5,8 +5,7 @@ from typing import Any, Final
 
 from quality_model import storage
 from quality_model.cards import CARD_NAME, model_card
-from quality_model.checkpoints import DESCRIPTION_NAME
-from quality_model.paths import EVIDENCE_NAME, VERDICT_NAME
+from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME, VERDICT_NAME
 from quality_model.pretrained import FROM_RUN, ship
 from quality_model.registry import ModelVersion, Registry
 
@@ -33,7 +32,7 @@ def publish_card(catalogue: Registry, version: ModelVersion, *, model: Path, rep
     card = _card_of(
         model,
         report,
-        about_sha256=str(storage.require_sealed(model)["sha256"]),
+        about_sha256=storage.sealed_sha256(model),
         name=version.name,
         version=version.version,
         origin={"run_id": version.run_id, **{key: version.tags.get(key) for key in _ORIGIN}},
@@ -64,7 +63,7 @@ def ship_with_card(model: Path, output: Path, *, report: Path, picture_licence: 
     card = _card_of(
         output,
         report,
-        about_sha256=str(storage.require_sealed(model)["sha256"]),
+        about_sha256=storage.sealed_sha256(model),
         version=shipped["version"],
         origin={key: shipped[key] for key in ("model_sha256", "params_sha256", *FROM_RUN)},
         picture_licence=picture_licence,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from quality_model import storage
-from quality_model.checkpoints import DESCRIPTION_NAME
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, UsageError
 from quality_model.params import RegistryParams
+from quality_model.paths import DESCRIPTION_NAME
 from quality_model.pretrained import NAME as PRETRAINED
 from quality_model.pretrained import pretrained_folder
 from quality_model.registry import ModelVersion, Registry, decision_line, read_decisions

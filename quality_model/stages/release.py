@@ -6,25 +6,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from quality_model import gates, storage
-from quality_model.checkpoints import LoadedModel, load_model
-from quality_model.device import choose_device
 from quality_model.errors import ChampionChangedError, GateRefusedError, RegistryError, UsageError
-from quality_model.evaluation import require_size
 from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, params_sha256
-from quality_model.paths import EVIDENCE_NAME, RUN_NAME, VERDICT_NAME, ProjectPaths
+from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME, RUN_NAME, VERDICT_NAME, ProjectPaths
 from quality_model.registry import (
     ModelVersion,
     Registry,
+    ResolvedModel,
     decision_line,
     read_decisions,
     record_decision,
     run_origin,
 )
 from quality_model.stages.card import publish_card
-from quality_model.stages.evidence import gather_evidence
 from quality_model.tracking import resume_run, run_exists
 from quality_model.training_set.store import TrainingSet
 
@@ -65,24 +60,30 @@ def judge_candidate(
         RegistryError: The champion cannot be had; without it there is no comparison.
         UsageError: The champion works at another picture size than this test set.
     """
+    from quality_model.checkpoints import load_model
+    from quality_model.device import choose_device
+    from quality_model.evaluation import require_size
+    from quality_model.stages.evidence import gather_evidence
+
     samples = TrainingSet.open(training_set)
     device = choose_device(section.device)
     candidate = load_model(model, device)
     require_size(candidate, samples)
-    champion, reigning = _champion(registry, root, samples.image_size_px, device)
+    champion = _champion(registry, root, samples.image_size_px)
+    reigning = load_model(champion.path, device) if champion else None
 
     evidence = gather_evidence(
         section,
         samples,
         candidate,
         reigning,
-        model_sha256=_model_sha256(model),
+        model_sha256=storage.sealed_sha256(model),
         loss_weights=loss_weights,
         evaluation=ProjectPaths(root).evaluation_report,
     )
     verdict = gates.decide(gate, *evidence)
     facts = {
-        "model_sha256": _model_sha256(model),
+        "model_sha256": storage.sealed_sha256(model),
         "data_sha256": samples.data_sha256,
         "gate_sha256": params_sha256(gate, section),
         "compared_with": champion.version if champion else None,
@@ -116,7 +117,7 @@ def require_comparable(registry: RegistryParams, *, root: Path, image_size_px: i
     Raises:
         UsageError: It works at another size, so that no candidate of this one could be judged.
     """
-    _champion(registry, root, image_size_px, choose_device("cpu"))
+    _champion(registry, root, image_size_px)
 
 
 def register_candidate(registry: RegistryParams, *, root: Path, model: Path, report: Path) -> str:
@@ -132,7 +133,7 @@ def register_candidate(registry: RegistryParams, *, root: Path, model: Path, rep
     verdict = _verdict(report)
     if verdict.get("passed") is not True:
         raise GateRefusedError("The gate refused this candidate.", f"The reasons are in {report}.")
-    if verdict.get("model_sha256") != _model_sha256(model):
+    if verdict.get("model_sha256") != storage.sealed_sha256(model):
         raise GateRefusedError(f"The verdict in {report} is about another model.", "Run the gate again.")
     run_id = resume_and_deliver(registry, root, model)
     catalogue = Registry(root, registry)
@@ -203,7 +204,7 @@ def settled_reason(
     promotion only while the version is there.
     """
     facts = {
-        "model_sha256": _model_sha256(model),
+        "model_sha256": storage.sealed_sha256(model),
         "data_sha256": TrainingSet.open(training_set).data_sha256,
         "gate_sha256": params_sha256(gate, section),
     }
@@ -230,7 +231,7 @@ def record_no_op(registry: RegistryParams, *, root: Path, model: Path, reason: s
     """Put on record that there was nothing to decide, with the evidence of the decision that stands."""
     champion = Registry(root, registry).champion()
     log.info("Nothing to do: %s.", reason)
-    model_sha256 = _model_sha256(model)
+    model_sha256 = storage.sealed_sha256(model)
     standing: dict[str, Any] = {}
     for decision in read_decisions(root):
         if decision.get("model_sha256") == model_sha256 and decision["outcome"] in _DECIDING:
@@ -277,21 +278,20 @@ def resume_and_deliver(registry: RegistryParams, root: Path, model: Path) -> str
         return run.require_delivered()
 
 
-def _champion(
-    registry: RegistryParams, root: Path, image_size_px: int, device: torch.device
-) -> tuple[ModelVersion, LoadedModel] | tuple[None, None]:
-    """The champion, read once, and its model, which must work at this picture size."""
+def _champion(registry: RegistryParams, root: Path, image_size_px: int) -> ResolvedModel | None:
+    """The champion, read once, which must work at this picture size. Its weights are not read."""
     catalogue = Registry(root, registry)
     champion = catalogue.champion()
     if champion is None:
-        return None, None
-    loaded = load_model(catalogue.resolve(champion.version).path, device)
-    if loaded.image_size_px != image_size_px:
+        return None
+    resolved = catalogue.resolve(champion.version)
+    works_at_px = storage.read_json(resolved.path / DESCRIPTION_NAME)["image_size_px"]
+    if works_at_px != image_size_px:
         raise UsageError(
-            f"The champion works at {loaded.image_size_px} px; generate.image_size is {image_size_px}.",
+            f"The champion works at {works_at_px} px; generate.image_size is {image_size_px}.",
             "Generate at the champion's size, or start another line of models with registry.model_name.",
         )
-    return champion, loaded
+    return resolved
 
 
 def _attach_to_run(
@@ -309,10 +309,6 @@ def _attach_to_run(
 def _verdict(report: Path) -> dict[str, Any]:
     found = storage.read_json(report / VERDICT_NAME)
     return found if isinstance(found, dict) else {}
-
-
-def _model_sha256(model: Path) -> str:
-    return str(storage.require_sealed(model)["sha256"])
 
 
 def _record(

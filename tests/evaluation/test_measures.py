@@ -13,6 +13,7 @@ from quality_model.errors import UsageError
 from quality_model.evaluation import Evaluation, evaluate, write_evaluation
 from quality_model.evaluation.baselines import BASELINE_VERSION
 from quality_model.evaluation.ladders import LADDERS
+from quality_model.evaluation.measures import MEASURES_VERSION
 from quality_model.gates import decide
 from quality_model.params import EvaluateParams, Params
 from quality_model.records import HEADS
@@ -69,6 +70,7 @@ def test_the_facts_say_what_was_evaluated(too_high: Evaluation, training_set: Tr
         "baseline_samples": 100,
         "confidence": 0.9,
         "seed": 1,
+        "measures_version": MEASURES_VERSION,
         "baseline_version": BASELINE_VERSION,
     }
 

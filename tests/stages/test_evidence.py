@@ -115,6 +115,7 @@ def test_candidate_and_champion_are_scored_for_the_gate_whatever_the_evaluation_
         ({"measuring": {"ladder_pictures": 7}}, False, True),
         ({"measuring": {"baseline_samples": 7}}, False, False),
         ({"measuring": {"seed": 7}}, False, False),
+        ({"measuring": {"measures_version": 0}}, False, True),
         ({"measuring": {"baseline_version": 0}}, False, False),
     ],
 )

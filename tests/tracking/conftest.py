@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -129,6 +130,40 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class Gateway:
+    """Stands before a server as nginx does: passes requests on, or answers 503 while ``broken``."""
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream = upstream.removeprefix("http://")
+        self.broken = False
+        self.refused = 0
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        if self.broken:
+            self.refused += 1
+            request.send_response(503)
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _OF_A_HOP}
+        server = HTTPConnection(self.upstream, timeout=60)
+        server.request(request.command, request.path, body, headers)
+        reply = server.getresponse()
+        content = reply.read()
+        server.close()
+        request.send_response(reply.status)
+        for name in ("Content-Type", "Content-Disposition"):
+            if name in reply.headers:
+                request.send_header(name, reply.headers[name])
+        request.send_header("Content-Length", str(len(content)))
+        request.end_headers()
+        request.wfile.write(content)
+
+
+_OF_A_HOP = frozenset({"host", "connection", "content-length", "accept-encoding"})
+
+
 @contextmanager
 def misbehaving_server(answer: Answer) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
@@ -136,6 +171,12 @@ def misbehaving_server(answer: Answer) -> Iterator[str]:
             answer(self)
 
         def do_POST(self) -> None:
+            answer(self)
+
+        def do_PUT(self) -> None:
+            answer(self)
+
+        def do_PATCH(self) -> None:
             answer(self)
 
         def log_message(self, *_: object) -> None:

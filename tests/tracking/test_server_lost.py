@@ -12,7 +12,7 @@ from quality_model.params import RegistryParams
 from quality_model.registry import Registry
 from quality_model.tracking import Run, deliver
 
-from .conftest import Server, free_port, processes_of, running_server
+from .conftest import Gateway, Server, free_port, misbehaving_server, processes_of, running_server
 
 PATIENT_S = "60"
 Start = Callable[..., Run]
@@ -76,6 +76,33 @@ def test_a_server_that_hangs_in_mid_run_and_at_registration_loses_nothing(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", PATIENT_S)
     assert deliver(project) == {run.key: 3}
     everything_arrived(project, section, run, server.uri)
+
+
+def test_a_gateway_that_answers_503_in_mid_run_and_at_registration_loses_nothing(
+    start: Start, server: Server, project: Path, section: RegistryParams, model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", PATIENT_S)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    section = section.model_copy(update={"model_name": "behind-a-gateway"})
+    gateway = Gateway(server.uri)
+    with misbehaving_server(gateway.answer) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        run = start()
+        run.log_epoch(epoch(1))
+        assert run.waiting == 0
+        gateway.broken = True
+        run.log_epoch(epoch(2))
+        run.log_model(model_folder)
+        assert run.waiting == 2
+        register_in_vain(project, section, run)
+        assert gateway.refused
+        gateway.broken = False
+        assert deliver(project) == {run.key: 2}
+        run.log_epoch(epoch(3))
+        deliver(project)  # the run itself may still be giving the server time
+        everything_arrived(project, section, run, uri)
 
 
 @pytest.mark.torture
