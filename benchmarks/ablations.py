@@ -118,7 +118,7 @@ def _measure(ablation: Ablation, params: Params, arguments: argparse.Namespace) 
     with ablation.around():
         trained = train(section, samples, arguments.work / "checkpoints")
     measured = {}
-    for name, on in {"test": reference, "own_test": samples}.items():
+    for name, on in {"test": reference, **({"own_test": samples} if ablation.leaks else {})}.items():
         metrics = evaluate(
             params.evaluate,
             trained.model.to(choose_device("auto")),

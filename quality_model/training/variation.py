@@ -15,6 +15,9 @@ from quality_model.images import Pixels
 _SHRUNK_SHARE: Final = 0.6
 _TURNED_SHARE: Final = 0.15
 _RECOLOURED_SHARE: Final = 0.4
+_GREYED_SHARE: Final = 0.08
+"""Of all, among the recoloured: black and white, which too few scenes are by themselves."""
+
 _SWAPPED_SHARE: Final = 0.05
 _RELIT_SHARE: Final = 0.5
 
@@ -47,9 +50,11 @@ def vary(clean: Pixels, side_px: int, stream: Stream) -> Pixels:
     if stream.uniform(0.0, 1.0) < _SWAPPED_SHARE:
         image = image[..., stream.choice(_ORDERS)]
     image = np.ascontiguousarray(image)
-    if stream.uniform(0.0, 1.0) < _RECOLOURED_SHARE:
+    recoloured = stream.uniform(0.0, 1.0)
+    if recoloured < _RECOLOURED_SHARE:
         turn_deg = HUE_TURN_DEG * stream.uniform(-1.0, 1.0)
-        image = np.asarray(cv2.transform(image, _recolouring(turn_deg, stream.uniform(*SATURATIONS))))
+        saturation = 0.0 if recoloured < _GREYED_SHARE else stream.uniform(*SATURATIONS)
+        image = np.asarray(cv2.transform(image, _recolouring(turn_deg, saturation)))
     if stream.uniform(0.0, 1.0) < _RELIT_SHARE:
         low, high = np.log(GAMMAS)
         gamma = float(np.exp(stream.uniform(low, high)))

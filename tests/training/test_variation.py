@@ -58,3 +58,11 @@ def test_black_and_white_stay_black_and_white() -> None:
     for level in (0, 255):
         flat = np.full((40, 40, 3), level, dtype=np.uint8)
         assert all(np.all(vary(flat, 32, Stream(f"{number}")) == level) for number in NUMBERS)
+
+
+def test_some_variations_are_black_and_white_and_most_are_not() -> None:
+    colourful = np.zeros((40, 40, 3), dtype=np.uint8)
+    colourful[..., 0] = 200
+    varied = [vary(colourful, 32, Stream(f"{number}")) for number in range(300)]
+    grey = sum(bool(np.all(picture == picture[..., :1])) for picture in varied)
+    assert 0.04 * len(varied) < grey < 0.15 * len(varied)
