@@ -48,18 +48,26 @@ def staged(path: Path) -> Iterator[Path]:
     temporary = path.parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}"
     try:
         yield temporary
-        _reached("written", path)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        _reached("flushed", path)
-        temporary.replace(path)
-        _reached("renamed", path)
-        flush_folder(path.parent)
+        _put_in_place(temporary, path)
     except OSError as error:
         raise explain(error, path) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def move(path: Path, target: Path) -> None:
+    """Move a written file of the same file system to its place, durably; an earlier one is replaced.
+
+    Raises:
+        StorageError: It cannot be moved there.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _put_in_place(path, target)
+        flush_folder(path.parent)
+    except OSError as error:
+        raise explain(error, target) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -288,6 +296,16 @@ def explain(error: OSError, path: object) -> StorageError:
     return StorageError(
         f"{path} cannot be used: {error.strerror or error}.", "Check the path and its permissions."
     )
+
+
+def _put_in_place(written: Path, path: Path) -> None:
+    _reached("written", path)
+    with written.open("rb") as handle:
+        os.fsync(handle.fileno())
+    _reached("flushed", path)
+    written.replace(path)
+    _reached("renamed", path)
+    flush_folder(path.parent)
 
 
 def _reached(step: Step, path: Path) -> None:

@@ -3,14 +3,19 @@
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import islice
 from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from quality_model import storage
 from quality_model.degradations import PROFILES
@@ -19,18 +24,24 @@ from quality_model.params import GenerateParams, LimitsParams
 from quality_model.records import HEADS, SPLITS, CleanPicture, Split
 from quality_model.sources.table import PicturesTable
 from quality_model.training_set.following import Follower
+from quality_model.training_set.manifest import SCHEMA, manifest_row
 from quality_model.training_set.samples import (
     Recipe,
     Sample,
     SampleMaker,
+    code_sha256,
     make_in_worker,
     one_opencv_thread,
     start_worker,
 )
 from quality_model.training_set.split import split_by_group
 from quality_model.training_set.store import IMAGES_NAME, LABELS_NAME, MANIFEST_NAME
+from quality_model.training_set.unfinished import Unfinished, write_header
 
 _log = logging.getLogger(__name__)
+
+_PART_SAMPLES: Final = 2048
+"""About as many are made again after a kill; the manifest has a row group for each part."""
 
 _CHUNK_PICTURES: Final = 8
 _CHUNK_BYTES: Final = 8 * 2**20
@@ -48,7 +59,8 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
     The files (see `TrainingSet`) depend on the pictures and the parameters alone, not on
     the number of workers; memory does not grow with the number of samples. The marker is
     written last: what a stopped run leaves is never taken for a training set, and an earlier
-    one in the folder is replaced only when all of the new one is made.
+    one in the folder is replaced only when all of the new one is made. The same call goes on
+    where a stopped one left off (see `Unfinished`).
 
     Args:
         section: What to make.
@@ -64,11 +76,9 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
     Raises:
         IncompleteError, CorruptError: The pictures table is not usable.
         SourceError: No readable picture, too few groups, or a picture that does not decode.
-        StorageError: The disk is full, or the folder cannot be written.
+        StorageError: The disk is full, the folder cannot be written, or another process makes this set.
         QualityModelError: A worker process died, or hangs.
     """
-    from quality_model.training_set.manifest import ManifestWriter
-
     table = PicturesTable.open(pictures)
     rows = table.frame(["group", "reason"])
     readable = rows[rows["reason"].isna()]
@@ -83,48 +93,42 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
         seed=section.seed,
     )
     profile = PROFILES[section.profile]
-    num_samples = len(readable) * (section.samples_per_image + 1)
+    per_picture = section.samples_per_image + 1
+    num_samples = len(readable) * per_picture
     side = section.image_size
-    tally = _Tally()
-    with (
-        storage.staged(output / MANIFEST_NAME) as manifest_path,
-        storage.staged(output / LABELS_NAME) as labels_path,
-        storage.staged(output / IMAGES_NAME) as images_path,
-    ):
-        storage.sweep(output)
-        offset = _allocate(images_path, (num_samples, side, side, 3))
+    params = section.model_dump(mode="json", exclude={"workers"})
+    plan = {
+        "params": params,
+        "limits": limits.model_dump(mode="json"),
+        "pictures_sha256": table.marker["sha256"],
+        "code_sha256": code_sha256(),
+    }
+    part_samples = max(1, _PART_SAMPLES // per_picture) * per_picture
+    storage.sweep(output)
+    with Unfinished(output, plan, (num_samples, side, side, 3), part_samples) as work:
+        if work.num_done:
+            _log.info("Going on after %d of %d samples", work.num_done, num_samples)
         recipe = Recipe(
-            profile.name, section.seed, section.samples_per_image, side, limits, images_path, offset
+            profile.name, section.seed, section.samples_per_image, side, limits, work.images, work.offset
         )
-        with (
-            ManifestWriter(manifest_path, profile.name) as manifest,
-            labels_path.open("wb") as labels,
-            Follower(images_path) as follower,
-        ):
-            _write_header(labels, np.dtype("<f4"), (num_samples, len(HEADS)))
-            workers = _num_workers(section.workers, num_samples)
-            made = _make(table.iter_pictures(readable_only=True), recipe, workers)
-            for number, sample in enumerate(_with_progress(made, num_samples), start=1):
-                follower.advance(offset + number * side * side * 3)
-                split = splits[sample.group]
-                labels.write(np.array(sample.labels, dtype="<f4").tobytes())
-                manifest.write(sample, split)
-                tally.add(sample, split)
-            images_sha256 = follower.finish(offset + num_samples * side * side * 3)
-        storage.unseal(output)
-    storage.seal(
-        output,
-        [IMAGES_NAME, LABELS_NAME, MANIFEST_NAME],
-        rows=num_samples,
-        hashed={IMAGES_NAME: images_sha256},
-        params=section.model_dump(mode="json", exclude={"workers"}),
-        pictures_sha256=table.marker["sha256"],
-        profile=profile.name,
-        image_size_px=side,
-        expected_clean_share=(1 - tally.soft_pictures / len(readable))
-        * (1 + section.samples_per_image * profile.untouched_share)
-        / (1 + section.samples_per_image),
-    )
+        left = islice(table.iter_pictures(readable_only=True), work.num_done // per_picture, None)
+        workers = _num_workers(section.workers, num_samples - work.num_done)
+        made = _with_progress(_make(left, work.num_done, recipe, workers), work.num_done, num_samples)
+        images_sha256 = _keep(made, work, splits, profile.name)
+        tally = _publish(work, output)
+        storage.seal(
+            output,
+            [IMAGES_NAME, LABELS_NAME, MANIFEST_NAME],
+            rows=num_samples,
+            hashed={IMAGES_NAME: images_sha256},
+            params=params,
+            pictures_sha256=table.marker["sha256"],
+            profile=profile.name,
+            image_size_px=side,
+            expected_clean_share=(1 - tally.soft_pictures / len(readable))
+            * (1 + section.samples_per_image * profile.untouched_share)
+            / (1 + section.samples_per_image),
+        )
     summary = {
         "samples": num_samples,
         "pictures": len(readable),
@@ -145,22 +149,64 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
     return summary
 
 
-def _make(pictures: Iterable[CleanPicture], recipe: Recipe, workers: int) -> Iterator[Sample]:
-    """The samples in order, made here (1 worker) or by processes."""
+def _keep(samples: Iterable[Sample], work: Unfinished, splits: Mapping[str, Split], profile: str) -> str:
+    """Keep what is made, part by part; returns the SHA-256 of images.npy."""
+    rows: list[dict[str, Any]] = []
+    first = done = work.num_done
+    with Follower(work.images) as follower:
+        for sample in samples:
+            rows.append(manifest_row(sample, splits[sample.group], profile))
+            done += 1
+            if work.ends_a_part(done):
+                follower.advance(work.end_of(done), partial(work.write_part, first, rows))
+                first, rows = done, []
+            else:
+                follower.advance(work.end_of(done))
+        return follower.finish(work.end_of(done))
+
+
+def _publish(work: Unfinished, output: Path) -> "_Tally":
+    """Put the files of a set that is made in their place; the marker is still to come."""
+    tally = _Tally()
+    with (
+        storage.staged(output / MANIFEST_NAME) as manifest_path,
+        storage.staged(output / LABELS_NAME) as labels_path,
+    ):
+        with (
+            pq.ParquetWriter(manifest_path, SCHEMA, compression="zstd") as manifest,
+            labels_path.open("wb") as file,
+        ):
+            write_header(file, np.dtype("<f4"), (work.num_samples, len(HEADS)))
+            for part in work.parts():
+                labels = np.stack([part.column(f"{head}_label").to_numpy() for head in HEADS], axis=1)
+                file.write(labels.astype("<f4").tobytes())
+                manifest.write_table(part)
+                tally.add(part, labels)
+        storage.unseal(output)
+    work.publish_images()
+    return tally
+
+
+def _make(
+    pictures: Iterable[CleanPicture], first_sample: int, recipe: Recipe, workers: int
+) -> Iterator[Sample]:
+    """The samples in order, from a row on, made here (1 worker) or by processes."""
     if workers > 1:
-        yield from _make_in_processes(pictures, recipe, workers)
+        yield from _make_in_processes(pictures, first_sample, recipe, workers)
         return
     maker = SampleMaker(recipe)
     try:
-        for first_sample, chunk in _chunks(pictures, recipe.samples_per_image + 1):
+        for row, chunk in _chunks(pictures, first_sample, recipe.samples_per_image + 1):
             with one_opencv_thread():
-                samples = maker.make(first_sample, chunk)
+                samples = maker.make(row, chunk)
             yield from samples
     finally:
         maker.close()
 
 
-def _make_in_processes(pictures: Iterable[CleanPicture], recipe: Recipe, workers: int) -> Iterator[Sample]:
+def _make_in_processes(
+    pictures: Iterable[CleanPicture], first_sample: int, recipe: Recipe, workers: int
+) -> Iterator[Sample]:
     # Spawned and not forked: the caller may have threads and open connections.
     pool = ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=start_worker, initargs=(recipe,)
@@ -171,8 +217,8 @@ def _make_in_processes(pictures: Iterable[CleanPicture], recipe: Recipe, workers
     end_within_s = 0.0
     waiting: deque[Future[list[Sample]]] = deque()
     try:
-        for first_sample, chunk in _chunks(pictures, recipe.samples_per_image + 1):
-            waiting.append(pool.submit(make_in_worker, first_sample, chunk))
+        for row, chunk in _chunks(pictures, first_sample, recipe.samples_per_image + 1):
+            waiting.append(pool.submit(make_in_worker, row, chunk))
             if len(waiting) >= workers * _CHUNKS_IN_FLIGHT_PER_WORKER:
                 yield from waiting.popleft().result(within_s)
         while waiting:
@@ -197,10 +243,10 @@ def _make_in_processes(pictures: Iterable[CleanPicture], recipe: Recipe, workers
 
 
 def _chunks(
-    pictures: Iterable[CleanPicture], samples_per_picture: int
+    pictures: Iterable[CleanPicture], first_sample: int, samples_per_picture: int
 ) -> Iterator[tuple[int, list[CleanPicture]]]:
     """A few pictures at a time, fewer where they are large, with the row of their first sample."""
-    first_sample, size = 0, 0
+    size = 0
     chunk: list[CleanPicture] = []
     for picture in pictures:
         chunk.append(picture)
@@ -221,55 +267,30 @@ def _num_workers(asked: int, num_samples: int) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _with_progress(samples: Iterator[Sample], total: int) -> Iterator[Sample]:
+def _with_progress(samples: Iterator[Sample], done: int, total: int) -> Iterator[Sample]:
     from tqdm import tqdm
 
-    return iter(tqdm(samples, total=total, desc="generate", unit=" samples", disable=None))
-
-
-def _allocate(path: Path, shape: tuple[int, ...]) -> int:
-    """Make an .npy file of uint8 with room for every pixel; return where the pixels begin.
-
-    Where the system can promise the room, a full disk is found before any work is done.
-    """
-    with path.open("wb") as handle:
-        _write_header(handle, np.dtype(np.uint8), shape)
-        offset = handle.tell()
-        length = offset + int(np.prod(shape, dtype=np.int64))
-        handle.truncate(length)
-        handle.flush()
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(handle.fileno(), 0, length)
-    return offset
-
-
-def _write_header(handle: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    descr = np.lib.format.dtype_to_descr(dtype)
-    np.lib.format.write_array_header_1_0(handle, {"descr": descr, "fortran_order": False, "shape": shape})
+    return iter(tqdm(samples, initial=done, total=total, desc="generate", unit=" samples", disable=None))
 
 
 class _Tally:
-    """Counts what was made."""
+    """Counts what was made, part by part; the samples of a picture are in one part."""
 
     def __init__(self) -> None:
         self._per_split: Counter[str] = Counter()
         self._kinds: dict[str, Counter[str]] = {head: Counter() for head in HEADS}
         self._clean = 0
         self.soft_pictures = 0
-        self._last_soft: str | None = None
         self._sums = np.zeros((2, len(HEADS)))
 
-    def add(self, sample: Sample, split: Split) -> None:
-        self._per_split[split] += 1
-        self._clean += not sample.applied
-        # A picture's samples follow one another, so remembering the last one counts pictures.
-        if sample.softness_px > 0 and sample.picture_id != self._last_soft:
-            self.soft_pictures += 1
-            self._last_soft = sample.picture_id
-        labels = np.array(sample.labels)
-        self._sums += (labels, labels**2)
-        for degradation in sample.applied:
-            self._kinds[degradation.head][degradation.kind] += 1
+    def add(self, part: pa.Table, labels: npt.NDArray[np.float32]) -> None:
+        rows = part.to_pandas()
+        self._per_split.update(rows["split"])
+        self._clean += int(rows["is_clean"].sum())
+        self.soft_pictures += rows.loc[rows["softness_px"] > 0, "picture_id"].nunique()
+        self._sums += (labels.sum(axis=0, dtype=np.float64), np.square(labels, dtype=np.float64).sum(axis=0))
+        for head, kinds in self._kinds.items():
+            kinds.update(rows[f"{head}_kind"].dropna())
 
     def summary(self) -> dict[str, Any]:
         total = self._per_split.total()

@@ -2,16 +2,12 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
 from quality_model.records import HEADS, Split
-from quality_model.row_groups import RowGroupWriter
 from quality_model.training_set.samples import Sample
-
-_ROW_GROUP_ROWS: Final = 4096
 
 
 def _head_fields() -> Iterable[pa.Field]:
@@ -43,18 +39,8 @@ the degradation, null where there was none, and its label, 0 where there was non
 what changed no label (JSON). ``softness_px``: sigma at 224 px of the blur that the picture had before."""
 
 
-class ManifestWriter(RowGroupWriter):
-    """Writes a row per sample."""
-
-    def __init__(self, path: Path, profile: str) -> None:
-        super().__init__(path, SCHEMA, max_rows=_ROW_GROUP_ROWS, compression="zstd")
-        self._profile = profile
-
-    def write(self, sample: Sample, split: Split) -> None:
-        self.add(_row(sample, split, self._profile))
-
-
-def _row(sample: Sample, split: Split, profile: str) -> dict[str, Any]:
+def manifest_row(sample: Sample, split: Split, profile: str) -> dict[str, Any]:
+    """A sample's values by column; those of degradations that it does not have are left out."""
     row: dict[str, Any] = {
         "sample_id": sample.sample_id,
         "picture_id": sample.picture_id,

@@ -1,0 +1,187 @@
+"""A training set in the making: after a kill, the generation goes on behind the last part that is whole."""
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from quality_model import storage
+from quality_model.errors import StorageError
+from quality_model.training_set.manifest import SCHEMA
+from quality_model.training_set.store import IMAGES_NAME
+
+_log = logging.getLogger(__name__)
+
+_PLAN_NAME: Final = "plan.json"
+_LOCK_NAME: Final = ".lock"
+_BUSY_AFTER_S: Final = 1.0
+
+
+class Unfinished:
+    """The pixels and the finished parts of a set, in a folder beside the one that it will have.
+
+    ``plan.json`` says what is made, ``images.npy`` has room for every pixel, and ``part-00000.parquet`` and
+    those after it hold the rows of the manifest, each written when the pixels of its samples are on the disk.
+    One process at a time works in the folder. It is a context; without a finished part nothing of it stays.
+
+    Args:
+        output: The folder that the set will have.
+        plan: What decides about every byte, JSON; work on another plan is thrown away.
+        shape: Of images.npy, (N, S, S, 3), uint8.
+        part_samples: Samples of a part; the last one may have fewer.
+
+    Attributes:
+        images: The file that pixels go to.
+        offset: Where in it they begin, bytes.
+        num_done: Samples in finished parts whose pixels are those that were written.
+    """
+
+    def __init__(
+        self, output: Path, plan: Mapping[str, Any], shape: tuple[int, ...], part_samples: int
+    ) -> None:
+        self._output = output
+        self._plan = dict(plan)
+        self._shape = shape
+        self._part_samples = part_samples
+        self._folder = output.with_name(f".unfinished-{output.name}")
+        self._lock = ExitStack()
+        self.images = self._folder / IMAGES_NAME
+        self.offset = 0
+        self.num_done = 0
+
+    def __enter__(self) -> Self:
+        with ExitStack() as held:
+            held.enter_context(storage.locked(self._folder / _LOCK_NAME, timeout_s=_BUSY_AFTER_S))
+            try:
+                self._take_back_images()
+                if self._is_of_this_plan():
+                    storage.sweep(self._folder)
+                    self.num_done = self._count_sound_samples()
+                else:
+                    self._begin()
+            except OSError as error:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                raise storage.explain(error, self.images) from error
+            self._lock = held.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None or not self._part(0).exists():
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.close()
+
+    @property
+    def num_samples(self) -> int:
+        return self._shape[0]
+
+    def ends_a_part(self, num_samples: int) -> bool:
+        """Whether the first so many samples are whole parts."""
+        return num_samples % self._part_samples == 0 or num_samples == self.num_samples
+
+    def end_of(self, num_samples: int) -> int:
+        """Bytes of images.npy up to the end of the first so many samples."""
+        return self.offset + num_samples * int(np.prod(self._shape[1:], dtype=np.int64))
+
+    def write_part(self, first_sample: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the rows of a part whose pixels are on the disk (see `manifest.manifest_row`)."""
+        with storage.staged(self._part(first_sample // self._part_samples)) as path:
+            pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), path, compression="zstd")
+
+    def parts(self) -> Iterator[pa.Table]:
+        """The rows of all parts in order, one part in memory at a time."""
+        for number in range(-(-self.num_samples // self._part_samples)):
+            yield pq.read_table(self._part(number))
+
+    def publish_images(self) -> None:
+        """Move images.npy to the set's folder; while no marker vouches for it there, it is taken back."""
+        storage.move(self.images, self._output / IMAGES_NAME)
+
+    def _part(self, number: int) -> Path:
+        return self._folder / f"part-{number:05d}.parquet"
+
+    def _take_back_images(self) -> None:
+        published = self._output / IMAGES_NAME
+        sealed = (self._output / storage.MARKER_NAME).exists()
+        if published.exists() and not sealed and not self.images.exists() and self._part(0).exists():
+            storage.move(published, self.images)
+
+    def _is_of_this_plan(self) -> bool:
+        """Whether the folder holds work on the same plan; finds where the pixels begin."""
+        try:
+            if storage.read_json(self._folder / _PLAN_NAME) != self._plan:
+                return False
+            with self.images.open("rb") as handle:
+                np.lib.format.read_magic(handle)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(handle)
+                self.offset = handle.tell()
+            is_whole = self.images.stat().st_size == self.end_of(self.num_samples)
+            return is_whole and shape == self._shape and dtype == np.uint8
+        except (StorageError, OSError, ValueError):
+            return False
+
+    def _begin(self) -> None:
+        """Empty the folder, make room for the pixels and note down the plan."""
+        for path in self._folder.iterdir():
+            if path.name != _LOCK_NAME:
+                path.unlink()
+        self.offset = _allocate(self.images, self._shape)
+        storage.write_json(self._folder / _PLAN_NAME, self._plan)
+
+    def _count_sound_samples(self) -> int:
+        """Samples of the parts from the first to the last before one that is missing or not sound."""
+        done = 0
+        with self.images.open("rb") as images:
+            images.seek(self.offset)
+            for first in range(0, self.num_samples, self._part_samples):
+                length = min(self._part_samples, self.num_samples - first)
+                path = self._part(first // self._part_samples)
+                if not path.exists() or not self._is_sound(path, length, images):
+                    break
+                done += length
+        return done
+
+    def _is_sound(self, path: Path, num_samples: int, images: BinaryIO) -> bool:
+        """Whether a part is whole and describes the pixels that come next in the file."""
+        try:
+            expected = pq.read_table(path, schema=SCHEMA, columns=["pixels_sha256"]).column(0).to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            _log.warning("%s is made again: %s", path, error)
+            return False
+        size = int(np.prod(self._shape[1:], dtype=np.int64))
+        found = [hashlib.sha256(images.read(size)).hexdigest() for _ in range(num_samples)]
+        if found != expected:
+            _log.warning("%s is made again: it does not describe its pixels", path)
+        return bool(found == expected)
+
+
+def write_header(handle: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Write what stands before the values of an .npy file, version 1.0, C order."""
+    descr = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(handle, {"descr": descr, "fortran_order": False, "shape": shape})
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> int:
+    """Make an .npy file of uint8 with room for every pixel; return where the pixels begin.
+
+    Where the system can promise the room, a full disk is found before any work is done.
+    """
+    with path.open("wb") as handle:
+        write_header(handle, np.dtype(np.uint8), shape)
+        offset = handle.tell()
+        length = offset + int(np.prod(shape, dtype=np.int64))
+        handle.truncate(length)
+        handle.flush()
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle.fileno(), 0, length)
+    return offset
