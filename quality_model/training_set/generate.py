@@ -36,7 +36,7 @@ from quality_model.training_set.samples import (
 )
 from quality_model.training_set.split import split_by_group
 from quality_model.training_set.store import IMAGES_NAME, LABELS_NAME, MANIFEST_NAME
-from quality_model.training_set.unfinished import Unfinished, write_header
+from quality_model.training_set.unfinished import Unfinished, npy_header
 
 _log = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def _publish(work: Unfinished, output: Path) -> "_Tally":
             pq.ParquetWriter(manifest_path, SCHEMA, compression="zstd") as manifest,
             labels_path.open("wb") as file,
         ):
-            write_header(file, np.dtype("<f4"), (work.num_samples, len(HEADS)))
+            file.write(npy_header(np.dtype("<f4"), (work.num_samples, len(HEADS))))
             for part in work.parts():
                 labels = np.stack([part.column(f"{head}_label").to_numpy() for head in HEADS], axis=1)
                 file.write(labels.astype("<f4").tobytes())

@@ -1,6 +1,7 @@
 """A training set in the making: after a kill, the generation goes on behind the last part that is whole."""
 
 import hashlib
+import io
 import logging
 import os
 import shutil
@@ -54,8 +55,9 @@ class Unfinished:
         self._part_samples = part_samples
         self._folder = output.with_name(f".unfinished-{output.name}")
         self._lock = ExitStack()
+        self._header = npy_header(np.dtype(np.uint8), shape)
         self.images = self._folder / IMAGES_NAME
-        self.offset = 0
+        self.offset = len(self._header)
         self.num_done = 0
 
     def __enter__(self) -> Self:
@@ -117,25 +119,31 @@ class Unfinished:
             storage.move(published, self.images)
 
     def _is_of_this_plan(self) -> bool:
-        """Whether the folder holds work on the same plan; finds where the pixels begin."""
+        """Whether the folder holds work on the same plan."""
         try:
             if storage.read_json(self._folder / _PLAN_NAME) != self._plan:
                 return False
             with self.images.open("rb") as handle:
-                np.lib.format.read_magic(handle)
-                shape, _, dtype = np.lib.format.read_array_header_1_0(handle)
-                self.offset = handle.tell()
-            is_whole = self.images.stat().st_size == self.end_of(self.num_samples)
-            return is_whole and shape == self._shape and dtype == np.uint8
-        except (StorageError, OSError, ValueError):
+                is_headed = handle.read(self.offset) == self._header
+            return is_headed and self.images.stat().st_size == self.end_of(self.num_samples)
+        except (StorageError, OSError):
             return False
 
     def _begin(self) -> None:
-        """Empty the folder, make room for the pixels and note down the plan."""
+        """Empty the folder, make room for the pixels and note down the plan.
+
+        Where the system can promise the room, a full disk is found before any work is done.
+        """
         for path in self._folder.iterdir():
             if path.name != _LOCK_NAME:
                 path.unlink()
-        self.offset = _allocate(self.images, self._shape)
+        length = self.end_of(self.num_samples)
+        with self.images.open("wb") as handle:
+            handle.write(self._header)
+            handle.truncate(length)
+            handle.flush()
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle.fileno(), 0, length)
         storage.write_json(self._folder / _PLAN_NAME, self._plan)
 
     def _count_sound_samples(self) -> int:
@@ -165,23 +173,9 @@ class Unfinished:
         return bool(found == expected)
 
 
-def write_header(handle: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Write what stands before the values of an .npy file, version 1.0, C order."""
+def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """What stands before the values of an .npy file, version 1.0, C order."""
+    header = io.BytesIO()
     descr = np.lib.format.dtype_to_descr(dtype)
-    np.lib.format.write_array_header_1_0(handle, {"descr": descr, "fortran_order": False, "shape": shape})
-
-
-def _allocate(path: Path, shape: tuple[int, ...]) -> int:
-    """Make an .npy file of uint8 with room for every pixel; return where the pixels begin.
-
-    Where the system can promise the room, a full disk is found before any work is done.
-    """
-    with path.open("wb") as handle:
-        write_header(handle, np.dtype(np.uint8), shape)
-        offset = handle.tell()
-        length = offset + int(np.prod(shape, dtype=np.int64))
-        handle.truncate(length)
-        handle.flush()
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(handle.fileno(), 0, length)
-    return offset
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    return header.getvalue()

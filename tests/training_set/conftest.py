@@ -52,6 +52,16 @@ def write_table(
     return folder
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file, by name."""
+    return {path.name: storage.file_sha256(path) for path in sorted(folder.iterdir())}
+
+
+def unfinished(output: Path) -> Path:
+    """Where a set is made until it is whole."""
+    return output.with_name(f".unfinished-{output.name}")
+
+
 @pytest.fixture(scope="session")
 def write_pictures() -> Callable[..., Path]:
     """`write_table`, for tests that need a table of their own."""

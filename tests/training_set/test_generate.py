@@ -27,6 +27,8 @@ from quality_model.storage import MARKER_NAME
 from quality_model.training_set.generate import generate
 from quality_model.training_set.store import TrainingSet
 
+from .conftest import hashes, unfinished
+
 PROJECT = Path(__file__).resolve().parents[2]
 generate_module = import_module("quality_model.training_set.generate")
 
@@ -57,15 +59,6 @@ def start(pictures: Path, output: Path, *, workers: int = 1, largest_file: int =
     return subprocess.Popen(
         command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-
-
-def unfinished(output: Path) -> Path:
-    """Where a set is made until it is whole."""
-    return output.with_name(f".unfinished-{output.name}")
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {path.name: storage.file_sha256(path) for path in sorted(folder.iterdir())}
 
 
 def wait_for(condition, *, seconds: float = 60.0) -> None:

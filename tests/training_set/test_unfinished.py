@@ -18,6 +18,8 @@ from quality_model.training_set.generate import generate
 from quality_model.training_set.store import IMAGES_NAME, TrainingSet
 from tests.faults.processes import start
 
+from .conftest import hashes, unfinished
+
 PARTS = "quality_model.training_set.generate._PART_SAMPLES"
 PART_SAMPLES = 24
 NUM_SAMPLES = 144
@@ -58,14 +60,6 @@ def again(
         return int(told[0][0]) if told else 0  # type: ignore[index]
 
     return again
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {path.name: storage.file_sha256(path) for path in sorted(folder.iterdir())}
-
-
-def unfinished(output: Path) -> Path:
-    return output.with_name(f".unfinished-{output.name}")
 
 
 def generate_and_die(
