@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from quality_model.degradations import calibrated_plan, marks, noise, white_balance
 from quality_model.degradations import point_spread as psf
-from quality_model.degradations.calibrated_plan import Blur, Facts, Noise
+from quality_model.degradations.calibrated_plan import Blur, Facts, Noise, Plan
 from quality_model.degradations.delivery import deliver
 from quality_model.degradations.profile import AppliedDegradation, DegradedSample
 from quality_model.degradations.randomness import SampleRandomness
@@ -68,38 +68,44 @@ class CalibratedProfile:
         side_px = clean.shape[0]
         scale = scale or side_px / REFERENCE_SIDE_PX
         plan = calibrated_plan.draw_plan(randomness, self.kinds, side_px=side_px, scale=scale)
-        applied: dict[Head, AppliedDegradation] = {}
-        for soft in _soft_source(softness_px):
-            applied[soft.head] = soft
-        image = clean
-        noise_facts: Facts = {}
-        without_noise: Pixels | None = None
-        if plan.blur is not None:
-            image = _blur(image, plan.blur)
-            total = float(np.hypot(plan.blur.facts["sigma_px"], softness_px))  # variances of blurs add up
-            facts = {**plan.blur.facts, "sigma_px": total, "source_sigma_px": softness_px}
-            applied["blurriness"] = _labelled("blurriness", plan.blur.kind, facts)
-        if plan.noise is not None:
-            without_noise = image
-            image, noise_facts = _noise(image, plan.noise)
-        if plan.cast is not None:
-            before, image = image, _recolour(image, plan.cast.table)
-            without_noise = None if without_noise is None else _recolour(without_noise, plan.cast.table)
-            facts = {**plan.cast.facts, "shift_ab": white_balance.mean_shift_ab(before, image)}
-            applied["color_cast"] = _labelled("color_cast", plan.cast.kind, facts)
-        if plan.marking is not None:
-            mark, lab = plan.marking.mark, white_balance.to_lab(image)
-            full = marks.stamp(image, mark, 1.0)
-            opacity = plan.marking.opacity(_rms_difference(lab, full))
-            image = marks.stamp(image, mark, opacity)
-            without_noise = None if without_noise is None else marks.stamp(without_noise, mark, opacity)
-            facts = {**mark.facts, "opacity": opacity, "rms_difference": _rms_difference(lab, image)}
-            applied["watermark"] = _labelled("watermark", plan.marking.kind, facts)
-        if plan.noise is not None and without_noise is not None:
-            facts = {**noise_facts, "rms_levels": _rms_levels(without_noise, image)}
-            applied["noise"] = _labelled("noise", plan.noise.kind, facts)
-        image, delivery = deliver(image, randomness.stream("delivery"))
-        return DegradedSample(image, _in_order(applied), delivery)
+        sample = carry_out(plan, clean, softness_px=softness_px)
+        image, delivery = deliver(sample.image, randomness.stream("delivery"))
+        return DegradedSample(image, sample.applied, delivery)
+
+
+def carry_out(plan: Plan, clean: Pixels, *, softness_px: float = 0.0) -> DegradedSample:
+    """Do to a picture, uint8 (side, side, 3), what the plan says, and label it by what that came to."""
+    applied: dict[Head, AppliedDegradation] = {}
+    for soft in _soft_source(softness_px):
+        applied[soft.head] = soft
+    image = clean
+    noise_facts: Facts = {}
+    without_noise: Pixels | None = None
+    if plan.blur is not None:
+        image = _blur(image, plan.blur)
+        total = float(np.hypot(plan.blur.facts["sigma_px"], softness_px))  # variances of blurs add up
+        facts = {**plan.blur.facts, "sigma_px": total, "source_sigma_px": softness_px}
+        applied["blurriness"] = _labelled("blurriness", plan.blur.kind, facts)
+    if plan.noise is not None:
+        without_noise = image
+        image, noise_facts = _noise(image, plan.noise)
+    if plan.cast is not None:
+        before, image = image, _recolour(image, plan.cast.table)
+        without_noise = None if without_noise is None else _recolour(without_noise, plan.cast.table)
+        facts = {**plan.cast.facts, "shift_ab": white_balance.mean_shift_ab(before, image)}
+        applied["color_cast"] = _labelled("color_cast", plan.cast.kind, facts)
+    if plan.marking is not None:
+        mark, lab = plan.marking.mark, white_balance.to_lab(image)
+        full = marks.stamp(image, mark, 1.0)
+        opacity = plan.marking.opacity(_rms_difference(lab, full))
+        image = marks.stamp(image, mark, opacity)
+        without_noise = None if without_noise is None else marks.stamp(without_noise, mark, opacity)
+        facts = {**mark.facts, "opacity": opacity, "rms_difference": _rms_difference(lab, image)}
+        applied["watermark"] = _labelled("watermark", plan.marking.kind, facts)
+    if plan.noise is not None and without_noise is not None:
+        facts = {**noise_facts, "rms_levels": _rms_levels(without_noise, image)}
+        applied["noise"] = _labelled("noise", plan.noise.kind, facts)
+    return DegradedSample(image, _in_order(applied))
 
 
 def _in_order(applied: Mapping[Head, AppliedDegradation]) -> tuple[AppliedDegradation, ...]:

@@ -94,7 +94,7 @@ class SeedProfile:
             stream = randomness.stream(head)
             strength = stream.uniform(*STRENGTHS[head])
             kind = stream.choice(self.kinds[head])
-            image, parameters = _STEPS[head](image, kind, strength, stream)
+            image, parameters = STEPS[head](image, kind, strength, stream)
             applied.append(AppliedDegradation(head, kind, parameters, position, strength))
         return DegradedSample(image, tuple(applied))
 
@@ -164,9 +164,10 @@ def _scaled(length_px: int, pixels: Pixels) -> int:
     return max(1, int(length_px * pixels.shape[0] / REFERENCE_SIDE_PX + 0.5))
 
 
-_STEPS: Final[dict[Head, Callable[[Pixels, str, float, Stream], _Outcome]]] = {
+STEPS: Final[dict[Head, Callable[[Pixels, str, float, Stream], _Outcome]]] = {
     "color_cast": _color_cast,
     "blurriness": _blurriness,
     "watermark": _watermark,
     "noise": _noise,
 }
+"""What does each head's degradation: of pixels, kind, strength t and randomness."""
