@@ -5,7 +5,8 @@
 Every run trains as many samples, of the compact network for its speed, from the same first
 weights. On test groups that no run but the leaking one has seen: R2 and Spearman on calibrated
 labels (R2 means nothing for a head that was trained on others), and the worst ladder (other
-software, no labels of ours). A run that is there already is not made again.
+software, no labels of ours). A run that is there already is not made again; two processes with
+OMP_NUM_THREADS=1 and different ablations (--only) get twice as far on two cores as one.
 """
 
 import argparse
@@ -121,12 +122,13 @@ def main() -> None:
     for name in arguments.only or ABLATIONS:
         result = arguments.work / f"{name}-{arguments.epochs}.json"
         if not result.exists():
-            storage.write_json(result, _measure(ABLATIONS[name], params, arguments))
+            storage.write_json(result, _measure(name, params, arguments))
     sys.stdout.write(_table(arguments.work, arguments.epochs))
 
 
-def _measure(ablation: Ablation, params: Params, arguments: argparse.Namespace) -> dict[str, Any]:
+def _measure(name: str, params: Params, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train, and measure on the calibrated test; the leaking run on its own as well."""
+    ablation = ABLATIONS[name]
     reference = _training_set(params, arguments, "calibrated", leaks=False)
     samples = _training_set(params, arguments, ablation.profile, leaks=ablation.leaks)
     whole = ablation.train.get("crops_px") == ()
@@ -136,12 +138,12 @@ def _measure(ablation: Ablation, params: Params, arguments: argparse.Namespace) 
     settings["loss_weights"] = PerHead(**ablation.loss_weights)
     section = params.train.model_copy(update=settings)
     if section.samples == "stored":  # an epoch is the whole set: fewer of them, as many samples
-        number = max(1, round(arguments.epochs * SAMPLES_PER_EPOCH / len(samples.indices("train"))))
-        section = section.model_copy(update={"epochs": number, "patience": number})
+        epochs = max(1, round(arguments.epochs * SAMPLES_PER_EPOCH / len(samples.indices("train"))))
+        section = section.model_copy(update={"epochs": epochs, "patience": epochs})
     with ablation.around():
-        trained = train(section, samples, arguments.work / "checkpoints")
+        trained = train(section, samples, arguments.work / "checkpoints" / name)
     measured = {}
-    for name, on in {"test": reference, **({"own_test": samples} if ablation.leaks else {})}.items():
+    for which, on in {"test": reference, **({"own_test": samples} if ablation.leaks else {})}.items():
         metrics = evaluate(
             params.evaluate,
             trained.model.to(choose_device("auto")),
@@ -150,7 +152,7 @@ def _measure(ablation: Ablation, params: Params, arguments: argparse.Namespace) 
             thresholds=None,
             baselines=None,
         ).metrics
-        measured[name] = {
+        measured[which] = {
             head: {
                 "r2": metrics["heads"][head]["r2"],
                 "spearman": metrics["heads"][head]["spearman"],

@@ -25,12 +25,14 @@ def retrain(project: Path = Path()) -> str:
     paths = ProjectPaths(project)
     params = load_params(paths.params)
     release.check_size(params.registry, params.generate, paths)
-    pipeline.look_for_new_pictures.with_options(retries=2, retry_delay_seconds=30)(
-        params.source, params.limits, paths
-    )
+    pipeline.look_for_new_pictures.with_options(
+        retries=2, retry_delay_seconds=30, retry_condition_fn=pipeline.may_pass_later
+    )(params.source, params.limits, paths)
     if not pipeline.is_up_to_date.with_options(retries=1, retry_delay_seconds=10)(project):
         for stage in pipeline.stage_order(project):
-            pipeline.reproduce_stage.with_options(retries=1, retry_delay_seconds=10)(project, stage)
+            pipeline.reproduce_stage.with_options(
+                retries=1, retry_delay_seconds=10, retry_condition_fn=pipeline.may_pass_later
+            )(project, stage)
     settled = release.find_settled(params.evaluate, params.gate, params.registry, paths)
     if settled is not None:
         release.record_no_op(params.registry, paths, settled)

@@ -9,6 +9,7 @@ killed process left are dropped before the next reproduction.
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from quality_model.errors import StorageError
 GRACE_S: Final = 20.0
 # Linux tells when it booted, and so when a process started, in whole seconds.
 _START_TOLERANCE_S: Final = 2.0
+# How DVC ends the message about a stage that failed (dvc.stage.exceptions.StageCmdFailedError).
+_STAGE_STATUS: Final = re.compile(r"^ERROR: failed to reproduce .*, exited with (-?\d+)$")
 
 
 def repro(
@@ -46,12 +49,20 @@ def repro(
         grace_s: What an interrupted stage has to come to an end.
 
     Raises:
-        subprocess.CalledProcessError: DVC failed, or the stage did.
+        subprocess.CalledProcessError: The stage failed, with its exit status where DVC tells
+            it; or DVC did, with DVC's.
     """
     # Not --quiet: that hides errors.
     command = ["repro", *arguments]
-    if (returncode := _run(project, command, environment, log, grace_s)) != 0:
-        raise subprocess.CalledProcessError(returncode, ["dvc", *command])
+    statuses: list[int] = []
+
+    def listen(line: str) -> None:
+        if told := _STAGE_STATUS.search(line):
+            statuses.append(int(told[1]))
+        log(line)
+
+    if (returncode := _run(project, command, environment, listen, grace_s)) != 0:
+        raise subprocess.CalledProcessError(statuses[-1] if statuses else returncode, ["dvc", *command])
 
 
 def is_up_to_date(

@@ -1,18 +1,25 @@
 """DVC's stages as Prefect tasks. Which stages there are, and in which order, is DVC's answer."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Final
 
 import yaml
-from prefect import task
+from prefect import State, Task, task
+from prefect.client.schemas.objects import TaskRun
 from prefect.logging import get_run_logger
 
 from quality_model import telemetry
+from quality_model.errors import CheckpointError, TrainingError, UsageError, ValidationError
 from quality_model.params import LimitsParams, SourceParams
 from quality_model.paths import ProjectPaths
 from quality_model.sources import freshness
 from tasks import dvc_process
+
+_REFUSALS: Final = {kind.exit_code for kind in (UsageError, ValidationError, TrainingError, CheckpointError)}
+"""Exit statuses of a stage that says what it was given cannot be used."""
 
 
 @task
@@ -62,6 +69,12 @@ def reproduce_stage(project: Path, stage: str) -> bool:
     changed = _recorded(project, stage) != before
     get_run_logger().info("Stage %s: %s.", stage, "brought up to date" if changed else "unchanged")
     return changed
+
+
+def may_pass_later(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a reproduction that failed may end otherwise next time: not if a stage refused its input."""
+    error = state.result(raise_on_failure=False)
+    return not (isinstance(error, subprocess.CalledProcessError) and error.returncode in _REFUSALS)
 
 
 def _repro(project: Path, *arguments: str) -> None:

@@ -284,13 +284,14 @@ class _Tally:
         self._sums = np.zeros((2, len(HEADS)))
 
     def add(self, part: pa.Table, labels: npt.NDArray[np.float32]) -> None:
-        rows = part.to_pandas()
+        kinds = [f"{head}_kind" for head in HEADS]
+        rows = part.select(["picture_id", "split", "is_clean", "softness_px", *kinds]).to_pandas()
         self._per_split.update(rows["split"])
         self._clean += int(rows["is_clean"].sum())
         self.soft_pictures += rows.loc[rows["softness_px"] > 0, "picture_id"].nunique()
         self._sums += (labels.sum(axis=0, dtype=np.float64), np.square(labels, dtype=np.float64).sum(axis=0))
-        for head, kinds in self._kinds.items():
-            kinds.update(rows[f"{head}_kind"].dropna())
+        for head, found in self._kinds.items():
+            found.update(rows[f"{head}_kind"].dropna())
 
     def summary(self) -> dict[str, Any]:
         total = self._per_split.total()

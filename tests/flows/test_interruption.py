@@ -187,3 +187,12 @@ def test_the_log_of_a_failing_stage_holds_the_message_of_dvc(reproduce: Callable
     lines = reproduce("failing")
     assert "failed" in lines
     assert any("failed to reproduce 'failing'" in line and "exited with 3" in line for line in lines)
+
+
+@pytest.mark.parametrize(("stage", "status"), [("failing", 3), ("unknown", 255)])
+def test_a_failed_reproduction_ends_with_the_status_of_its_stage_or_else_dvcs(
+    project: Path, stage: str, status: int
+) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as failure:
+        repro(project, stage, environment=environment(project) | {"PYTHONPATH": str(PROJECT)}, log=print)
+    assert failure.value.returncode == status

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from quality_model.registry import read_decisions
-from tests.flows.conftest import PROJECT, environment
+from tests.flows.conftest import PROJECT, Run, environment
 
 DEADLINE_S = 420
 
@@ -67,8 +67,8 @@ def wait_for(what: str, check: Any, deadline_s: float, process: subprocess.Popen
 
 
 @pytest.mark.timeout(900)
-def test_a_scheduled_retraining_and_the_scoring_that_its_promotion_triggers_complete(
-    project: Path, started: list[subprocess.Popen[bytes]], tmp_path: Path
+def test_a_scheduled_retraining_triggers_a_scoring_and_its_champion_can_be_rolled_back(
+    project: Path, run: Run, started: list[subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
@@ -135,3 +135,8 @@ def test_a_scheduled_retraining_and_the_scoring_that_its_promotion_triggers_comp
     ).json()
     names = {task["name"] for task in tasks}
     assert {"download", "generate", "train", "evaluate"} <= names
+
+    told = run(project, sys.executable, "-m", "quality_model", "rollback").stdout
+    assert "version 1 again" in told
+    told = run(project, sys.executable, "-m", "quality_model", "history").stdout
+    assert "champion rolled back: version 2 -> 1" in told
