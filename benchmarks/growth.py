@@ -52,7 +52,7 @@ def measure(task: Task, jobs: Sequence[str], counts: Sequence[int]) -> Iterator[
 
 
 def memory_of_generation(task: Task, counts: Sequence[int]) -> Iterator[Growth]:
-    """Generation of so many samples at full size, one degraded and one clean of each picture."""
+    """Generation of so many samples at full size, nine degraded ones and the clean one of each picture."""
     files = sorted(task.pictures.glob("*.jpg"))
     for count in counts:
         folder = task.output.parent / f"memory-{count}"
