@@ -60,7 +60,7 @@ format: install ## Let ruff mend what it can
 	ruff format .
 
 mlflow-ui: install ## Runs, metrics, models: http://127.0.0.1:5000
-	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(MLFLOW_PORT)
+	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1
 
 prefect-ui: install ## Flows and schedules: http://127.0.0.1:4200
 	@mkdir -p "$$PREFECT_HOME"

@@ -22,6 +22,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long tests first: what is left at the end is short, and no process waits for another's."""
+    items.sort(key=lambda item: "flows" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def params() -> Params:
     """The committed params.yaml."""
