@@ -41,9 +41,11 @@ run: install ## Train, gate, promote and score, end to end
 	python -m flows.first_run
 
 test: install ## The whole test suite
+	@mkdir -p "$$PREFECT_HOME"
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal
 
 torture: install ## Faults with many seeds, fuzzing, and a soak (SOAK_INPUTS=50000); ends with a table
+	@mkdir -p "$$PREFECT_HOME"
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -v -p tests.torture -m torture --timeout 1500
 
 bench: install ## What the library gains over the obvious implementation: a table, in about 15 minutes
