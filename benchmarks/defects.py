@@ -51,13 +51,14 @@ class Defective(CalibratedProfile):
         plan = calibrated_plan.draw_plan(randomness, self.kinds, side_px=side_px, scale=scale)
         image, applied = clean, list[AppliedDegradation]()
         for heads in self._turns(randomness):
-            if heads == [self.seed_head] and _only(plan, heads) != _NOTHING:
+            part_plan = _only(plan, heads)
+            if heads != [self.seed_head]:
+                soft_px = softness_px if "blurriness" in heads else 0.0
+                part = carry_out(part_plan, image, softness_px=soft_px)
+                image, applied = part.image, [*applied, *part.applied]
+            elif part_plan != _NOTHING:
                 image, label = _as_seed(heads[0], image, randomness)
                 applied.append(AppliedDegradation(heads[0], "seed", {}, 0, label))
-            elif heads != [self.seed_head]:
-                soft_px = softness_px if "blurriness" in heads else 0.0
-                part = carry_out(_only(plan, heads), image, softness_px=soft_px)
-                image, applied = part.image, [*applied, *part.applied]
         image, delivery = deliver(image, randomness.stream("delivery"))
         return DegradedSample(image, tuple(applied), delivery)
 
