@@ -6,7 +6,7 @@ Model Reporting" (arXiv 1810.03993), as far as there is evidence for them.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any, Final, TypeGuard
 
@@ -131,10 +131,12 @@ def _evaluation(facts: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> 
         f" {_percent(_mapping(metrics.get('measuring')).get('confidence'))} interval."
     )
     rows = [(f"`{head}`", *_head_cells(metrics, head)) for head in HEADS]
-    yield _table(("head", "R2", "MSE", "best baseline, R2", "worst ladder, Spearman"), rows)
+    yield _table(
+        ("head", "R2", "MSE", "best baseline, R2", "R2 on its samples", "worst ladder, Spearman"), rows
+    )
     rows = [(f"`{head}`", _cross_talk(metrics, head), *_clean_flags(metrics, head)) for head in HEADS]
     yield _table(
-        ("head", "moves most when another fault gets severe", "clean pictures flagged", "threshold"), rows
+        ("head", "moves when another fault gets severe, at most", "clean pictures flagged", "threshold"), rows
     )
 
 
@@ -146,47 +148,37 @@ def _head_cells(metrics: Mapping[str, Any], head: str) -> tuple[str, ...]:
         _number(measured, "r2", 3) + interval,
         _number(measured, "mse", 4),
         _best_baseline(metrics, head),
+        _number(measured, "r2_beside_baselines", 3),
         _worst_ladder(metrics, head),
     )
 
 
 def _best_baseline(metrics: Mapping[str, Any], head: str) -> str:
     baselines = _mapping(_mapping(metrics.get("baselines")).get(head))
-    reached = {name: _mapping(measured).get("r2") for name, measured in baselines.items()}
-    numbers = {name: r2 for name, r2 in reached.items() if _is_number(r2)}
-    if not numbers:
-        return "not defined" if baselines else MISSING
-    best = max(numbers, key=lambda name: numbers[name])
-    return f"{numbers[best]:.3f} ({best})"
+    return _decisive({name: _mapping(measured).get("r2") for name, measured in baselines.items()}, max)
 
 
 def _worst_ladder(metrics: Mapping[str, Any], head: str) -> str:
-    ladders = {
-        name: ladder.get("spearman")
-        for name, ladder in _mapping(metrics.get("ladders")).items()
-        if isinstance(ladder, Mapping) and ladder.get("head") == head
-    }
-    if not ladders:
-        return MISSING
-    numbers = {name: value for name, value in ladders.items() if _is_number(value)}
-    for name in ladders:
-        if name not in numbers:
-            return f"not defined ({name})"
-    worst = min(numbers, key=lambda name: numbers[name])
-    return f"{numbers[worst]:.3f} ({worst})"
+    ladders = {name: _mapping(ladder) for name, ladder in _mapping(metrics.get("ladders")).items()}
+    found = {name: ladder.get("spearman") for name, ladder in ladders.items() if ladder.get("head") == head}
+    return _decisive(found, min)
 
 
 def _cross_talk(metrics: Mapping[str, Any], head: str) -> str:
-    moved = {
-        degraded: _mapping(moves).get(head)
-        for degraded, moves in _mapping(metrics.get("cross_talk")).items()
-        if degraded != head
-    }
-    numbers = {degraded: move for degraded, move in moved.items() if _is_number(move)}
-    if not numbers:
-        return "not defined" if moved else MISSING
-    most = max(numbers, key=lambda degraded: abs(numbers[degraded]))
-    return f"{numbers[most]:+.3f} ({most})"
+    matrix = {degraded: _mapping(moves) for degraded, moves in _mapping(metrics.get("cross_talk")).items()}
+    found = {degraded: moves.get(head) for degraded, moves in matrix.items() if degraded != head}
+    return _decisive(found, max)
+
+
+def _decisive(found: Mapping[str, Any], choose: Callable[..., str]) -> str:
+    """The number that the gate decides by, with its name; what has no number comes first."""
+    if not found:
+        return MISSING
+    for name, value in found.items():
+        if not _is_number(value):
+            return f"not defined ({name})"
+    name = choose(found, key=lambda one: found[one])
+    return f"{found[name]:.3f} ({name})"
 
 
 def _clean_flags(metrics: Mapping[str, Any], head: str) -> tuple[str, str]:

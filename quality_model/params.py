@@ -199,11 +199,11 @@ class GateParams(Section):
     min_r2: PerHead
     """smallest R2 per head on the test split"""
     min_r2_over_baseline: PerHead
-    """smallest R2 per head, less that of the best baseline without training"""
+    """smallest R2 per head, less that of the best baseline without training on the same samples"""
     min_ladder_spearman: PerHead
     """smallest rank correlation of level and score per head, on the worst of its severity ladders"""
     max_cross_talk: PerHead
-    """how far a head's score may move, either way, while another degradation becomes severe"""
+    """how far a head's score may move per picture, either way, while another degradation becomes severe"""
     max_clean_flags: PerHead
     """largest share of clean test pictures that a head may flag, at the model's threshold"""
     max_mse_increase: PerHead

@@ -32,10 +32,11 @@ METRICS = {
     "num_groups": 12,
     "measuring": {"confidence": 0.95},
     "heads": {
-        head: {"r2": 0.9, "mse": 0.0123, "intervals": {"r2": [0.85, 0.94]}} for head in HEADS
+        head: {"r2": 0.9, "r2_beside_baselines": 0.87, "mse": 0.0123, "intervals": {"r2": [0.85, 0.94]}}
+        for head in HEADS
     },
     "baselines": {
-        "blurriness": {"blur_effect": {"r2": 0.41}, "laplacian": {"r2": 0.52}, "broken": {"r2": None}},
+        "blurriness": {"blur_effect": {"r2": 0.41}, "laplacian": {"r2": 0.52}},
         "noise": {"estimate_sigma": {"r2": None}},
     },
     "ladders": {
@@ -45,7 +46,7 @@ METRICS = {
         "stamp": {"head": "watermark", "spearman": None},
     },
     "cross_talk": {
-        "noise": {"noise": 0.9, "blurriness": -0.2, "watermark": 0.01, "color_cast": 0.0},
+        "noise": {"noise": 0.9, "blurriness": 0.2, "watermark": 0.01, "color_cast": 0.0},
         "watermark": {"noise": 0.02, "blurriness": 0.1, "watermark": 0.9, "color_cast": 0.0},
     },
     "clean_flags": {"noise": {"threshold": 0.123, "flagged_share": 0.02, "num_pictures": 50}},
@@ -73,7 +74,7 @@ def test_the_card_says_how_each_score_reads_and_when_it_is_flagged(card: str) ->
 
 def test_each_head_stands_with_its_interval_best_baseline_and_worst_ladder(card: str) -> None:
     blur = line(card, "| `blurriness` |", "[")
-    assert "0.900 [0.850, 0.940] | 0.0123 | 0.520 (laplacian) | 0.990 (defocus)" in blur
+    assert "0.900 [0.850, 0.940] | 0.0123 | 0.520 (laplacian) | 0.870 | 0.990 (defocus)" in blur
     assert "0.700 (grain)" in line(card, "| `noise` |", "[")
 
 
@@ -81,9 +82,9 @@ def test_a_ladder_without_a_number_is_the_worst(card: str) -> None:
     assert "not defined (stamp)" in line(card, "| `watermark` |", "[")
 
 
-def test_cross_talk_is_the_largest_move_of_a_head_by_another_fault_with_its_sign(card: str) -> None:
-    assert "-0.200 (noise)" in line(card, "| `blurriness` |", "missing")
-    assert "+0.020 (watermark) | 2.0% of 50 | 0.123" in card
+def test_cross_talk_is_the_largest_move_of_a_head_by_another_fault(card: str) -> None:
+    assert "0.200 (noise)" in line(card, "| `blurriness` |", "missing")
+    assert "| 0.020 (watermark) | 2.0% of 50 | 0.123" in card
 
 
 def test_the_card_names_origin_verdict_recipe_and_licences(card: str) -> None:

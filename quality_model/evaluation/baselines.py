@@ -1,11 +1,11 @@
-"""Zero-training baselines: what one classical measure of a picture reaches on the same samples.
+"""Zero-training baselines: what one classical measure of a picture reaches on the test samples.
 
 Each measure of `classical` becomes a label by a monotone curve that is fitted on samples of
 the training groups, rising or falling as those say, and is then measured on the split like a
 head of the model. A network that is not clearly better has learnt what was known before.
 
 Measuring takes some milliseconds per picture, so a split that is larger than ``max_samples`` is
-represented by so many samples of it, one from each of as many equal stretches.
+represented by so many samples of it (`baseline_rows`), one from each of as many equal stretches.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from quality_model import metrics
 from quality_model.errors import UsageError
 from quality_model.evaluation.classical import CLASSICAL
 from quality_model.records import HEADS, Split
+from quality_model.training_set.subset import choose_evenly
 
 if TYPE_CHECKING:
     from quality_model.training_set.store import TrainingSet
@@ -113,7 +114,7 @@ def predict_baselines(
         UsageError: A split has no samples.
     """
     parts: tuple[Split, Split] = ("train", split)
-    rows = [_choose(training_set, part, max_samples, seed) for part in parts]
+    rows = [baseline_rows(training_set, part, max_samples=max_samples, seed=seed) for part in parts]
     scores: dict[str, dict[str, Floats]] = {}
     for position, head in enumerate(HEADS):
         training_labels = _labels(training_set, rows[0], position)
@@ -153,25 +154,20 @@ def calibrate(measured: Floats, labels: Floats) -> Calibration:
     )
 
 
-def choose_evenly(indices: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDArray[np.int64]:
-    """At most ``count`` of ``indices`` (n,), ascending as they are.
+def baseline_rows(
+    training_set: TrainingSet, split: Split, *, max_samples: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """The rows of a split, int64 (n,), that stand for it where baselines are measured.
 
-    One is drawn from each of ``count`` equal stretches. Every n-th would not do: the samples
-    of a picture follow each other, so that could be the same variant of each.
+    Raises:
+        UsageError: The split has no samples.
     """
-    if len(indices) <= count:
-        return indices
-    edges = np.arange(count + 1) * len(indices) // count
-    return indices[np.random.default_rng(seed).integers(edges[:-1], edges[1:])]
-
-
-def _choose(training_set: TrainingSet, split: Split, count: int, seed: int) -> npt.NDArray[np.int64]:
     indices = training_set.indices(split)
     if len(indices) == 0:
         raise UsageError(
             f"The split {split} has no samples, so there is no baseline.", "Generate from more groups."
         )
-    return choose_evenly(indices, count, seed)
+    return choose_evenly(indices, max_samples, seed)
 
 
 def _labels(training_set: TrainingSet, rows: npt.NDArray[np.int64], position: int) -> Floats:

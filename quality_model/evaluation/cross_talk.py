@@ -10,31 +10,35 @@ from quality_model.records import HEADS
 
 
 def cross_talk(scored: Sequence[ScoredLadder]) -> dict[str, dict[str, float | None]]:
-    """Mean movement of each head between the clean picture and the severest level.
+    """Movement of each head between the clean picture and the severest level, on the worst ladder.
 
     Args:
-        scored: Ladders that were scored; those of one head count the same.
+        scored: Ladders that were scored.
 
     Returns:
-        By degraded head, then by moved head: mean over pictures of score (severe) - score
-        (clean), signed, in [-1, 1]. A degraded head's own entry is how far it rises itself.
-        None where there is no ladder or no picture.
+        By degraded head, then by moved head. Of another head: the mean over pictures of the
+        absolute difference of its scores, in [0, 1], so that pictures that move up do not make
+        up for those that move down; the ladder on which that is largest counts. Of the degraded
+        head itself: how far its mean score rises, in [-1, 1], on the ladder on which it rises
+        least. None where there is no ladder or no picture.
     """
     matrix: dict[str, dict[str, float | None]] = {}
     for degraded in HEADS:
         movements = [
-            (one.scores[:, -1] - one.scores[:, 0]).mean(axis=0)  # (4,)
+            one.scores[:, -1] - one.scores[:, 0]  # (pictures, 4)
             for one in scored
             if one.ladder.head == degraded and len(one.scores)
         ]
-        mean = np.mean(movements, axis=0) if movements else None
-        matrix[degraded] = {
-            moved: None if mean is None else float(mean[position]) for position, moved in enumerate(HEADS)
-        }
+        matrix[degraded] = dict.fromkeys(HEADS)
+        for position, moved in enumerate(HEADS):
+            if movements and moved == degraded:
+                matrix[degraded][moved] = min(float(one[:, position].mean()) for one in movements)
+            elif movements:
+                matrix[degraded][moved] = max(float(np.abs(one[:, position]).mean()) for one in movements)
     return matrix
 
 
 def largest_movement(matrix: Mapping[str, Mapping[str, Any]], head: str) -> float | None:
-    """The largest absolute movement of a head while another degradation becomes severe; None if unknown."""
+    """The largest movement of a head while another degradation becomes severe; None if unknown."""
     movements = [matrix[degraded][head] for degraded in HEADS if degraded != head]
-    return None if None in movements else max(abs(movement) for movement in movements)
+    return None if None in movements else max(movements)

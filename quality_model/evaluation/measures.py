@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from quality_model import metrics, storage
 from quality_model.errors import UsageError
-from quality_model.evaluation.baselines import BASELINE_VERSION
+from quality_model.evaluation.baselines import BASELINE_VERSION, baseline_rows
 from quality_model.evaluation.clean_flags import clean_flags
 from quality_model.evaluation.cross_talk import cross_talk, largest_movement
 from quality_model.evaluation.ladders import measure_ladders, score_ladders
@@ -43,6 +43,7 @@ from quality_model.evaluation.predictions import (
 )
 from quality_model.evaluation.slices import FEWEST_SAMPLES, slice_masks
 from quality_model.records import HEADS, Head, Split
+from quality_model.training_set.subset import choose_evenly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +59,7 @@ METRICS_NAME: Final = "metrics.json"
 DETAILS_NAME: Final = "evaluation.json"
 PREDICTIONS_NAME: Final = "predictions.csv"
 
-MEASURES_VERSION: Final = 1
+MEASURES_VERSION: Final = 2
 """Raised with every change of a ladder or of what a figure means: older evidence is measured again."""
 
 
@@ -75,6 +76,8 @@ class Evaluation:
             every one of `metrics.MEASURES` (None where it is not defined) and ``intervals``:
             ``[low, high]`` or None for each; those of ``slices`` that are too small hold
             ``num_samples`` alone.
+            A head also has ``r2_beside_baselines``: its R2 on the `baseline_rows` alone, which is what
+            compares with theirs.
             The evidence: ``ladders`` by name (see `ScoredLadder.measure`), ``cross_talk`` by degraded
             and moved head, ``clean_flags`` by head, and ``baselines`` by head and name, empty where
             none were measured.
@@ -141,11 +144,17 @@ def evaluate(
 
     predictions = score_split(section, model, training_set, split=split)
     heads = measure_heads(section, predictions, training_labels(training_set))
+    shared = baseline_rows(training_set, split, max_samples=section.baseline_samples, seed=section.seed)
+    beside = predictions[predictions["row"].isin(shared)]
+    for head in HEADS:
+        heads[head]["r2_beside_baselines"] = metrics.r2(
+            beside[f"{head}_label"].to_numpy(), beside[f"{head}_score"].to_numpy()
+        )
     clean = predictions[predictions["is_clean"]]
     ladders = score_ladders(
         partial(predict_pixels, model, batch_size=section.batch_size, device=choose_device(section.device)),
         training_set.images,
-        _spread(clean["row"].to_numpy(), section.ladder_pictures),
+        choose_evenly(clean["row"].to_numpy(), section.ladder_pictures, section.seed),
         seed=section.seed,
     )
     losses = [loss_weights[head] * heads[head]["mse"] for head in HEADS]
@@ -295,12 +304,6 @@ def _measure_finer(predictions: pd.DataFrame, training: pd.DataFrame, head: str)
                 else {"num_samples": len(table)}
             )
     return measured
-
-
-def _spread(rows: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
-    """At most so many rows, evenly from first to last: neighbours are of one group."""
-    places = np.linspace(0, len(rows) - 1, min(len(rows), most))
-    return rows[np.round(places).astype(np.int64)]
 
 
 def _measure_slice(

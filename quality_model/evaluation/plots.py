@@ -208,7 +208,7 @@ def cross_talk_figure(matrix: Mapping[str, Mapping[str, float | None]]) -> Figur
     """How far each head moves when each degradation becomes severe, as an annotated heat map.
 
     Args:
-        matrix: By degraded head, then by moved head, in [-1, 1]; None where it is not known.
+        matrix: See `cross_talk.cross_talk`.
     """
     values = np.array([[matrix[degraded][moved] for moved in HEADS] for degraded in HEADS], dtype=np.float64)
     figure = _figure(6.6, 5.4)
@@ -219,13 +219,16 @@ def cross_talk_figure(matrix: Mapping[str, Mapping[str, float | None]]) -> Figur
     axes.set_yticks(range(len(HEADS)), names)
     axes.set_xlabel("whose score moves")
     axes.set_ylabel("what becomes severe")
-    axes.set_title("Cross-talk: mean score at the severest level minus clean\n(0 is best off the diagonal)")
+    axes.set_title(
+        "Cross-talk: from clean to severest, on the worst ladder\n"
+        "(own score: rise of its mean; others: mean movement, 0 is best)"
+    )
     for (row, column), value in np.ndenumerate(values):
-        text = f"{value:+.2f}" if np.isfinite(value) else "-"
+        text = f"{value:.2f}" if np.isfinite(value) else "-"
         colour = "white" if abs(value) > 0.6 else "#111111"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=11)
     axes.spines[:].set_visible(False)
-    figure.colorbar(shown, ax=axes, shrink=0.8, label="change of the mean score")
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="movement of the score")
     return figure
 
 

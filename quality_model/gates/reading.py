@@ -11,7 +11,7 @@ _POSSIBLE: Final[dict[Kind, tuple[float, float]]] = {
     "mse": (0.0, math.inf),
     "r2": (-math.inf, 1.0),
     "spearman": (-1.0, 1.0),
-    "movement": (-1.0, 1.0),  # of a score in [0, 1]
+    "movement": (0.0, 1.0),  # however far a score in [0, 1] moves
     "difference": (-1.0, 1.0),  # of two mean squared errors of scores and labels in [0, 1]
     "flagged_share": (0.0, 1.0),
     "count": (1.0, math.inf),

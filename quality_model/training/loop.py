@@ -96,7 +96,7 @@ def train(
         StorageError: A checkpoint could not be written, or another process trains in ``checkpoints``.
     """
     device = choose_device(section.device)
-    splits = Splits.of(training_set, section.max_validation_samples)
+    splits = Splits.of(training_set, section.max_validation_samples, section.seed)
     start = _load_start(section, device)
     keep_freed_memory()
     identity = RunIdentity.of(

@@ -23,6 +23,7 @@ from quality_model.training.plan import Plan
 from quality_model.training.report import EpochReport, best_epoch, out_of_patience
 from quality_model.training.samples import open_samples
 from quality_model.training.stored import Batch, Indices, StoredRows
+from quality_model.training_set.subset import choose_evenly
 
 if TYPE_CHECKING:
     from quality_model.checkpoints import LoadedModel
@@ -62,9 +63,9 @@ class Splits:
     validation: Indices
 
     @classmethod
-    def of(cls, training_set: "TrainingSet", max_validation_samples: int) -> "Splits":
+    def of(cls, training_set: "TrainingSet", max_validation_samples: int, seed: int) -> "Splits":
         train = training_set.indices("train")
-        validation = _spread(training_set.indices("validation"), max_validation_samples)
+        validation = choose_evenly(training_set.indices("validation"), max_validation_samples, seed)
         if len(train) < 2 or len(validation) < 1:
             raise TrainingError(
                 f"The training set has {len(train)} samples to train on and {len(validation)} to "
@@ -274,13 +275,6 @@ class Run:
         r2 = np.full(len(HEADS), np.nan)
         np.divide(mse, variance, out=r2, where=variance > 0)
         return _by_head(1.0 - r2)
-
-
-def _spread(rows: Indices, most: int) -> Indices:
-    """At most so many of the rows, evenly spread."""
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
 
 
 def _moving_average(model: MultiHeadQualityAssessmentModel, decay: float) -> AveragedModel | None:

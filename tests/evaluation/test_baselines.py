@@ -16,7 +16,6 @@ from quality_model.degradations import PROFILES, SampleRandomness
 from quality_model.errors import UsageError
 from quality_model.evaluation.baselines import (
     calibrate,
-    choose_evenly,
     measure_baselines,
     predict_baselines,
 )
@@ -31,6 +30,7 @@ from quality_model.params import Params
 from quality_model.records import HEADS
 from quality_model.tracking import DataFacts, deliver, log_baselines
 from quality_model.training_set.store import TrainingSet
+from quality_model.training_set.subset import choose_evenly
 
 SIZE_PX = 64
 VARIANTS = 12

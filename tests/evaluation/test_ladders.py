@@ -190,17 +190,26 @@ def mixes(moved: str, degraded: str, weight: float) -> Callable[[Pixels], npt.ND
 
 
 @pytest.mark.parametrize("weight", [0.5, -0.5])
-def test_a_noise_head_that_reads_the_blur_shows_with_its_sign(weight: float) -> None:
+def test_a_noise_head_that_reads_the_blur_shows_either_way(weight: float) -> None:
     matrix = cross_talk(scored(mixes("noise", "blurriness", weight)))
-    assert matrix["blurriness"]["noise"] == pytest.approx(0.8 * weight)
+    assert matrix["blurriness"]["noise"] == pytest.approx(0.4)
     assert matrix["noise"]["blurriness"] == pytest.approx(0.0)
     assert largest_movement(matrix, "noise") == pytest.approx(0.4)
     assert largest_movement(matrix, "blurriness") == pytest.approx(0.0)
 
 
-def test_the_ladders_of_a_head_count_the_same() -> None:
+def test_the_worst_ladder_counts_the_weakest_rise_and_the_largest_movement_of_another() -> None:
     strong, weak = painted("noise", (0, 204), " strongly"), painted("noise", (0, 51), " weakly")
-    assert cross_talk(scored(reads_levels, strong, weak))["noise"]["noise"] == pytest.approx(0.5)
+    matrix = cross_talk(scored(mixes("blurriness", "noise", 0.5), strong, weak))
+    assert matrix["noise"]["noise"] == pytest.approx(0.2)
+    assert matrix["noise"]["blurriness"] == pytest.approx(0.4)
+
+
+def test_pictures_that_move_up_do_not_make_up_for_those_that_move_down() -> None:
+    scores = np.zeros((4, 2, 4))
+    scores[:, 1, HEADS.index("blurriness")] = [0.4, -0.4, 0.4, -0.4]
+    matrix = cross_talk([ladders.ScoredLadder(painted("color_cast", (0, 51)), scores)])
+    assert matrix["color_cast"]["blurriness"] == pytest.approx(0.4)
 
 
 def test_a_degradation_without_a_ladder_leaves_the_movement_of_the_others_unknown() -> None:

@@ -63,7 +63,7 @@ def measured_ladders(num_pictures: int = 9) -> dict[str, dict[str, Any]]:
     return measure_ladders(scored)
 
 
-MATRIX = {degraded: {moved: 0.83 if moved == degraded else -0.04 for moved in HEADS} for degraded in HEADS}
+MATRIX = {degraded: {moved: 0.83 if moved == degraded else 0.04 for moved in HEADS} for degraded in HEADS}
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_ladders_without_a_picture_are_drawn_and_say_so(tmp_path: Path) -> None:
 def test_cross_talk_is_written_into_its_cells_and_what_is_not_known_is_a_dash() -> None:
     unknown = {**MATRIX, "noise": dict.fromkeys(HEADS)}
     texts = [text.get_text() for text in cross_talk_figure(unknown).axes[0].texts]
-    assert texts[:4] == ["+0.83", "-0.04", "-0.04", "-0.04"]
+    assert texts[:4] == ["0.83", "0.04", "0.04", "0.04"]
     assert texts[12:] == ["-"] * 4
 
 
