@@ -10,10 +10,9 @@ from typing import Final
 import cv2
 import numpy as np
 
-from quality_model.degradations import calibrated_plan, seed_profile
+from quality_model.degradations import seed_profile
 from quality_model.degradations.calibrated_plan import Plan
 from quality_model.degradations.calibrated_profile import ORDER, CalibratedProfile, carry_out
-from quality_model.degradations.delivery import deliver
 from quality_model.degradations.profile import AppliedDegradation, DegradedSample
 from quality_model.degradations.randomness import SampleRandomness, Stream
 from quality_model.degradations.severity import REFERENCE_SIDE_PX
@@ -38,17 +37,9 @@ class Defective(CalibratedProfile):
     seed_head: Head | None = None
     random_order: bool = False
 
-    def degrade(
-        self,
-        clean: Pixels,
-        randomness: SampleRandomness,
-        *,
-        softness_px: float = 0.0,
-        scale: float | None = None,
+    def _carry_out(
+        self, plan: Plan, clean: Pixels, randomness: SampleRandomness, softness_px: float
     ) -> DegradedSample:
-        side_px = clean.shape[0]
-        scale = scale or side_px / REFERENCE_SIDE_PX
-        plan = calibrated_plan.draw_plan(randomness, self.kinds, side_px=side_px, scale=scale)
         image, applied = clean, list[AppliedDegradation]()
         for heads in self._turns(randomness):
             part_plan = _only(plan, heads)
@@ -59,8 +50,7 @@ class Defective(CalibratedProfile):
             elif part_plan != _NOTHING:
                 image, label = _as_seed(heads[0], image, randomness)
                 applied.append(AppliedDegradation(heads[0], "seed", {}, 0, label))
-        image, delivery = deliver(image, randomness.stream("delivery"))
-        return DegradedSample(image, tuple(applied), delivery)
+        return DegradedSample(image, tuple(applied))
 
     def _turns(self, randomness: SampleRandomness) -> list[list[Head]]:
         """Heads that are degraded together, in order."""

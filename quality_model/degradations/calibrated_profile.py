@@ -7,7 +7,7 @@ the severity of the measure (`severity.SCALES`):
 
 - blur: the equivalent sigma of what was applied, with that of a soft source added in squares;
 - noise: the RMS difference between the final picture and the same one without noise;
-- colour cast: the mean shift of the picture in the a*b* plane;
+- colour cast: the mean shift in the a*b* plane from the same picture without the cast, mark and all;
 - watermark: the RMS colour difference that the mark makes.
 
 Afterwards some samples are recompressed or slightly rescaled, which changes no label.
@@ -68,9 +68,15 @@ class CalibratedProfile:
         side_px = clean.shape[0]
         scale = scale or side_px / REFERENCE_SIDE_PX
         plan = calibrated_plan.draw_plan(randomness, self.kinds, side_px=side_px, scale=scale)
-        sample = carry_out(plan, clean, softness_px=softness_px)
+        sample = self._carry_out(plan, clean, randomness, softness_px)
         image, delivery = deliver(sample.image, randomness.stream("delivery"))
         return DegradedSample(image, sample.applied, delivery)
+
+    def _carry_out(
+        self, plan: Plan, clean: Pixels, randomness: SampleRandomness, softness_px: float
+    ) -> DegradedSample:
+        """What comes between the plan and the delivery; the plan has drawn all that it needs."""
+        return carry_out(plan, clean, softness_px=softness_px)
 
 
 def carry_out(plan: Plan, clean: Pixels, *, softness_px: float = 0.0) -> DegradedSample:
@@ -81,6 +87,7 @@ def carry_out(plan: Plan, clean: Pixels, *, softness_px: float = 0.0) -> Degrade
     image = clean
     noise_facts: Facts = {}
     without_noise: Pixels | None = None
+    without_cast: Pixels | None = None
     if plan.blur is not None:
         image = _blur(image, plan.blur)
         total = float(np.hypot(plan.blur.facts["sigma_px"], softness_px))  # variances of blurs add up
@@ -90,18 +97,20 @@ def carry_out(plan: Plan, clean: Pixels, *, softness_px: float = 0.0) -> Degrade
         without_noise = image
         image, noise_facts = _noise(image, plan.noise)
     if plan.cast is not None:
-        before, image = image, _recolour(image, plan.cast.table)
+        without_cast, image = image, _recolour(image, plan.cast.table)
         without_noise = None if without_noise is None else _recolour(without_noise, plan.cast.table)
-        facts = {**plan.cast.facts, "shift_ab": white_balance.mean_shift_ab(before, image)}
-        applied["color_cast"] = _labelled("color_cast", plan.cast.kind, facts)
     if plan.marking is not None:
         mark, lab = plan.marking.mark, white_balance.to_lab(image)
         full = marks.stamp(image, mark, 1.0)
         opacity = plan.marking.opacity(_rms_difference(lab, full))
         image = marks.stamp(image, mark, opacity)
         without_noise = None if without_noise is None else marks.stamp(without_noise, mark, opacity)
+        without_cast = None if without_cast is None else marks.stamp(without_cast, mark, opacity)
         facts = {**mark.facts, "opacity": opacity, "rms_difference": _rms_difference(lab, image)}
         applied["watermark"] = _labelled("watermark", plan.marking.kind, facts)
+    if plan.cast is not None and without_cast is not None:
+        facts = {**plan.cast.facts, "shift_ab": white_balance.mean_shift_ab(without_cast, image)}
+        applied["color_cast"] = _labelled("color_cast", plan.cast.kind, facts)
     if plan.noise is not None and without_noise is not None:
         facts = {**noise_facts, "rms_levels": _rms_levels(without_noise, image)}
         applied["noise"] = _labelled("noise", plan.noise.kind, facts)

@@ -93,16 +93,22 @@ def degrade(
     noisy, noise_plans = _chosen([plan.degradations.noise for plan in plans])
     if noisy:
         levels = _with(levels, noisy, noises.add(levels[noisy], noise_plans, generator))
-    rows, casts = _chosen([plan.degradations.cast for plan in plans])
-    if rows:
-        before, tables = levels[rows], _tables(casts, levels)
-        levels, quiet = (_with(one, rows, colours.recolour(one[rows], tables)) for one in (levels, quiet))
-        measured("color_cast", rows, colours.mean_shift_ab(before, levels[rows]))
+    neutral = levels
+    shifted, casts = _chosen([plan.degradations.cast for plan in plans])
+    if shifted:
+        tables = _tables(casts, levels)
+        levels, quiet = (
+            _with(one, shifted, colours.recolour(one[shifted], tables)) for one in (levels, quiet)
+        )
     rows, markings = _chosen([plan.degradations.marking for plan in plans])
     if rows:
         before, mark = levels[rows], _marks(levels[rows], markings)
-        levels, quiet = (_with(one, rows, colours.stamp(one[rows], *mark)) for one in (levels, quiet))
+        levels, quiet, neutral = (
+            _with(one, rows, colours.stamp(one[rows], *mark)) for one in (levels, quiet, neutral)
+        )
         measured("watermark", rows, colours.rms_difference(before, levels[rows]))
+    if shifted:
+        measured("color_cast", shifted, colours.mean_shift_ab(neutral[shifted], levels[shifted]))
     if noisy:
         measured("noise", noisy, (levels[noisy] - quiet[noisy]).square().mean(dim=(1, 2, 3)).sqrt())
     levels = _delivered(levels, [plan.delivery for plan in plans])
