@@ -215,13 +215,22 @@ def seal(
 
 def unseal(folder: Path) -> None:
     """Take the marker away before the files of ``folder`` change."""
+    remove(folder / MARKER_NAME)
+
+
+def remove(path: Path) -> None:
+    """Remove a file durably; one that is not there is none to remove.
+
+    Raises:
+        StorageError: The system refuses.
+    """
     try:
-        (folder / MARKER_NAME).unlink()
-        flush_folder(folder)
+        path.unlink()
+        flush_folder(path.parent)
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise explain(error, folder / MARKER_NAME) from error
+        raise explain(error, path) from error
 
 
 def require_sealed(folder: Path, *, verify: bool = False) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def train_candidate(
             run.log_epoch(epoch.to_dict())
 
         trained = train(section, samples, checkpoints, on_epoch)
+        # No marker covers it: left there, it would lend an earlier run's name to these weights.
+        storage.remove(output / RUN_NAME)
         save_model(
             output,
             trained.model,

@@ -1,0 +1,60 @@
+"""Training as a step: what it leaves when it fails, and what of other trainings it leaves alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quality_model import storage
+from quality_model.params import Params, flatten
+from quality_model.stages import training
+from quality_model.stages.training import train_candidate
+from quality_model.training import TrainedModel
+from quality_model.training_set.store import TrainingSet
+from tests.evaluation.conftest import write_training_set
+
+Step = Callable[..., TrainedModel]
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> TrainingSet:
+    return write_training_set(tmp_path_factory.mktemp("samples") / "training", photo, num_groups=8)
+
+
+@pytest.fixture
+def step(params: Params, samples: TrainingSet, project: Path) -> Step:
+    """The step in a project of its own, of one epoch, with some parameters of training changed."""
+    small = {"epochs": 1, "device": "cpu", "precision": "float32", "samples": "stored"}
+
+    def step(**changes: object) -> TrainedModel:
+        section = params.train.model_copy(update={**small, **changes})
+        return train_candidate(
+            section,
+            params.registry,
+            root=project,
+            training_set=samples.folder,
+            output=project / "model",
+            report=project / "report",
+            checkpoints=project / "checkpoints",
+            settings=flatten(params.model_copy(update={"train": section})),
+        )
+
+    return step
+
+
+def test_weights_whose_step_did_not_end_belong_to_no_earlier_run(
+    step: Step, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step()
+    earlier = storage.require_sealed(project / "model")["sha256"]
+    assert storage.read_json(project / "model" / "run.json")["run_key"]
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(training, "_write_report", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        step(seed=8)
+    assert storage.require_sealed(project / "model", verify=True)["sha256"] != earlier
+    assert not (project / "model" / "run.json").exists()
