@@ -47,7 +47,7 @@ class ScoreSummary:
     @property
     def error_share(self) -> float:
         """Share of the inputs that could not be scored."""
-        return 1.0 - self.scored / self.inputs if self.inputs else 0.0
+        return (self.inputs - self.scored) / self.inputs if self.inputs else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values: those of summary.json, and this run's speed."""

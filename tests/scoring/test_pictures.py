@@ -206,6 +206,15 @@ def test_too_many_errors_fail_the_job_after_everything_is_written(
     assert storage.require_sealed(tmp_path / "scores", verify=True)["rows"] == 25
 
 
+def test_an_error_share_of_exactly_the_limit_is_allowed(crops: list[bytes], run: Run, tmp_path: Path) -> None:
+    (tmp_path / "ten").mkdir()
+    for number in range(10):
+        (tmp_path / "ten" / f"{number}.jpg").write_bytes(b"no" if number < 3 else crops[number])
+    assert run(tmp_path / "ten", max_error_share=0.3).error_share == 0.3
+    with pytest.raises(InputErrorsAboveLimit, match=r"3 of 10 .*30.0%, allowed 29.9%"):
+        run(tmp_path / "ten", tmp_path / "less", max_error_share=0.299)
+
+
 def test_a_collection_of_nothing_but_broken_pictures_is_reported_without_scores(
     run: Run, tmp_path: Path
 ) -> None:
