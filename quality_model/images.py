@@ -7,7 +7,10 @@ are unpacked, and whatever goes wrong becomes a `PictureError` with a stable rea
 import io
 import os
 import stat
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -80,8 +83,7 @@ def decode(data: bytes, limits: LimitsParams) -> Pixels:
     """
     check_bytes(data, limits)
     readers = _readers(limits.formats)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _pillow.lenient(limits.max_pixels):
         try:
             with Image.open(io.BytesIO(data), formats=readers) as image:
                 if image.width * image.height > limits.max_pixels:
@@ -153,6 +155,50 @@ def from_array(array: npt.NDArray[Any]) -> Pixels:
             "bad_array", f"dtype {array.dtype}, shape {array.shape}; expected uint8 (height, width, 3)"
         )
     return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array
+
+
+class _Pillow:
+    """What Pillow keeps once for the process and decoding has to change: its limit and the warnings.
+
+    The first of the decodings that run at a time changes them and the last one restores them,
+    so that threads neither undo each other's change nor leave it behind. Where our limit is
+    below Pillow's, Pillow's stays.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: list[int] = []
+        self._before: int | None = None
+        self._warnings = warnings.catch_warnings()
+
+    @contextmanager
+    def lenient(self, max_pixels: int) -> Iterator[None]:
+        """Let Pillow decode pictures of ``max_pixels``, without warnings."""
+        with self._lock:
+            if not self._running:
+                self._before = Image.MAX_IMAGE_PIXELS
+                self._warnings = warnings.catch_warnings()
+                self._warnings.__enter__()
+                warnings.simplefilter("ignore")
+            self._running.append(max_pixels)
+            self._set_limit()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.remove(max_pixels)
+                self._set_limit()
+                if not self._running:
+                    self._warnings.__exit__(None, None, None)
+
+    def _set_limit(self) -> None:
+        if self._before is not None:
+            # Not None: WebP's canvas is allocated on opening, before `decode` sees the header. Pillow
+            # refuses above twice its limit, hence the half.
+            Image.MAX_IMAGE_PIXELS = max([self._before, *(-(-limit // 2) for limit in self._running)])
+
+
+_pillow = _Pillow()
 
 
 @lru_cache(maxsize=8)

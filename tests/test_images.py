@@ -1,9 +1,12 @@
 import io
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +234,40 @@ def test_pixels_are_counted_against_the_limit(small, limits):
     images.decode(data, limits.model_copy(update={"max_pixels": 2400}))
     fewer = limits.model_copy(update={"max_pixels": 2399})
     assert reason_of(lambda: images.decode(data, fewer)) == "too_many_pixels"
+
+
+def _first_of_two(small, kind):
+    """Two pictures in one file, the second one larger."""
+    return encode(small, kind, save_all=True, append_images=[Image.new("RGB", (90, 70))])
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, "two in MPO", "two in GIF", "two in TIFF"])
+def test_the_limit_is_ours_where_pillow_would_refuse_sooner(small, limits, monkeypatch, kind):
+    data = encode(small, kind) if kind in FORMATS else _first_of_two(small, kind.removeprefix("two in "))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert images.decode(data, limits).shape == small.shape
+    fewer = limits.model_copy(update={"max_pixels": 2399})
+    with pytest.raises(PictureError, match="60 x 40, at most 2399"):
+        images.decode(data, fewer)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_a_header_beyond_pillows_own_limit_is_held_against_ours(limits):
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    data = _png([(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")])
+    with pytest.raises(PictureError, match="20000 x 20000, at most 399999999"):
+        images.decode(data, limits.model_copy(update={"max_pixels": 399_999_999}))
+
+
+def test_threads_leave_pillows_limit_and_the_warnings_as_they_were(small, limits, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    before = list(warnings.filters)
+    data = encode(small, "PNG")
+    each = [limits.model_copy(update={"max_pixels": 2400 + number % 3}) for number in range(400)]
+    with ThreadPoolExecutor(8) as pool:
+        assert all((pixels == small).all() for pixels in pool.map(partial(images.decode, data), each))
+    assert Image.MAX_IMAGE_PIXELS == 100
+    assert warnings.filters == before
 
 
 def test_a_text_chunk_that_unpacks_to_gigabytes_is_refused(limits):
