@@ -13,11 +13,14 @@ PROMOTED, REFUSED, UNCHANGED = "promoted", "refused", "unchanged"
 
 
 @flow(name="retrain")
-def retrain(project: Path = Path()) -> str:
+def retrain(project: Path = Path(), compare_on: Path | None = None) -> str:
     """Bring the candidate up to date and let it become champion if it may.
 
     Args:
         project: Folder of dvc.yaml and params.yaml.
+        compare_on: Folder of pictures, in the project; where a champion reigns, a candidate that
+            passes is told apart from it by the flags that would change there. What goes wrong
+            with that keeps no candidate from its promotion.
 
     Returns:
         ``promoted``, ``refused``, or ``unchanged`` where there was nothing to decide.
@@ -45,6 +48,8 @@ def retrain(project: Path = Path()) -> str:
         if not verdict.passed:
             return REFUSED
         version = release.register.with_options(retries=2, retry_delay_seconds=10)(params.registry, paths)
+        if compare_on is not None:
+            release.compare(params, paths, version, compare_on, return_state=True)
         promoted = release.promote.with_options(retries=2, retry_delay_seconds=10)(
             params.registry, paths, version
         )

@@ -1,13 +1,16 @@
 """The gate, the registry and the champion's announcement as Prefect tasks."""
 
+from pathlib import Path
+
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from quality_model.gates import Verdict
-from quality_model.params import EvaluateParams, GateParams, GenerateParams, PerHead, RegistryParams
+from quality_model.params import EvaluateParams, GateParams, GenerateParams, Params, PerHead, RegistryParams
 from quality_model.paths import ProjectPaths
+from quality_model.registry import Registry
 from quality_model.stages import release
 
 CHAMPION_PROMOTED = "quality-model.champion.promoted"
@@ -66,6 +69,30 @@ def judge(
 def register(registry: RegistryParams, paths: ProjectPaths) -> str:
     """Register the candidate that passed; returns its version."""
     return release.register_candidate(registry, root=paths.root, model=paths.model, report=paths.gate_report)
+
+
+@task
+def compare(params: Params, paths: ProjectPaths, version: str, folder: Path) -> None:
+    """Attach to a version how many of a folder's pictures would change their flags with it.
+
+    Where no champion reigns there is nothing to compare with.
+    """
+    from quality_model.stages.comparison import compare_models
+
+    if Registry(paths.root, params.registry).champion() is None:
+        return
+    comparison = compare_models(
+        params.score,
+        params.limits,
+        params.registry,
+        root=paths.root,
+        folder=paths.root / folder,
+        model=version,
+        against="champion",
+        output=paths.comparison_report,
+    )
+    get_run_logger().info("%s\n%s", comparison.headline(), comparison.table())
+    create_markdown_artifact(comparison.headline(), key="comparison")
 
 
 @task

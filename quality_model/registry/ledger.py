@@ -8,10 +8,10 @@ from typing import Any, Final, Literal
 from quality_model.paths import ProjectPaths
 from quality_model.storage import append_line, read_lines
 
-Outcome = Literal["promoted", "refused", "no-op", "rolled back"]
+Outcome = Literal["passed", "refused", "promoted", "no-op", "rolled back"]
 
 FACTS: Final = (
-    "version",  # of the registered model; none is made of what is refused
+    "version",  # of the registered model; None where none is made of it (yet)
     "run_id",  # MLflow's, of the training
     "model_sha256",
     "data_sha256",  # of the training set whose test split decided

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from quality_model import gates, storage
 from quality_model.errors import ChampionChangedError, GateRefusedError, RegistryError, UsageError
-from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, params_sha256
+from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, flatten, values_sha256
 from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME, RUN_NAME, VERDICT_NAME, ProjectPaths
 from quality_model.registry import (
     ModelVersion,
@@ -26,7 +26,7 @@ from quality_model.training_set.store import TrainingSet
 log = logging.getLogger(__name__)
 
 _DECIDING: Final = ("promoted", "refused")
-"""Outcomes that stand until data, model, measuring or thresholds change."""
+"""Outcomes that stand until data, model, measuring or thresholds change; who passed may still be promoted."""
 
 
 def judge_candidate(
@@ -42,8 +42,7 @@ def judge_candidate(
 ) -> gates.Verdict:
     """Score the candidate and the champion on the same test set, and let the gate decide.
 
-    The verdict goes to ``report`` (JSON and Markdown) and to the candidate's run; a refusal goes
-    to the ledger.
+    The verdict goes to ``report`` (JSON and Markdown), to the candidate's run and to the ledger.
 
     Args:
         section: How both are measured, and the bootstrap that compares them.
@@ -85,7 +84,7 @@ def judge_candidate(
     facts = {
         "model_sha256": storage.sealed_sha256(model),
         "data_sha256": samples.data_sha256,
-        "gate_sha256": params_sha256(gate, section),
+        "gate_sha256": _gate_sha256(gate, section),
         "compared_with": champion.version if champion else None,
     }
     told = {**verdict.to_dict(), **facts, "measures": evidence.summary()}
@@ -95,19 +94,17 @@ def judge_candidate(
     storage.write_text(report / "verdict.md", verdict.markdown())
     log.info("%s\n%s", verdict.table(), verdict.summary())
     run_id = _attach_to_run(registry, root, model, told)
-    if not verdict.passed:
-        origin = run_origin(root, run_id) if run_id else {}
-        record_decision(
-            root,
-            "refused",
-            {
-                **origin,
-                **facts,
-                "run_id": run_id,
-                "reasons": list(verdict.refusals),
-                "evidence": _evidence(told),
-            },
-        )
+    record_decision(
+        root,
+        "passed" if verdict.passed else "refused",
+        {
+            **(run_origin(root, run_id) if run_id else {}),
+            **facts,
+            "run_id": run_id,
+            "reasons": list(verdict.refusals),
+            "evidence": _evidence(told),
+        },
+    )
     return verdict
 
 
@@ -206,7 +203,7 @@ def settled_reason(
     facts = {
         "model_sha256": storage.sealed_sha256(model),
         "data_sha256": TrainingSet.open(training_set).data_sha256,
-        "gate_sha256": params_sha256(gate, section),
+        "gate_sha256": _gate_sha256(gate, section),
     }
     decided = [
         decision
@@ -228,7 +225,11 @@ def settled_reason(
 
 
 def record_no_op(registry: RegistryParams, *, root: Path, model: Path, reason: str) -> None:
-    """Put on record that there was nothing to decide, with the evidence of the decision that stands."""
+    """Put on record that there was nothing to decide, and which decision stands, with its evidence.
+
+    Version, run and evidence are those of the model that was decided on; ``compared_with`` names
+    the version that is champion now.
+    """
     champion = Registry(root, registry).champion()
     log.info("Nothing to do: %s.", reason)
     model_sha256 = storage.sealed_sha256(model)
@@ -242,7 +243,7 @@ def record_no_op(registry: RegistryParams, *, root: Path, model: Path, reason: s
         {
             **{key: value for key, value in standing.items() if key not in ("time", "outcome")},
             "model_sha256": model_sha256,
-            "version": champion.version if champion else None,
+            "compared_with": champion.version if champion else None,
             "reasons": [reason],
         },
     )
@@ -304,6 +305,13 @@ def _attach_to_run(
     run_id = resume_and_deliver(registry, root, model)
     Registry(root, registry).attach_verdict(verdict, run_id=run_id)
     return run_id
+
+
+def _gate_sha256(gate: GateParams, section: EvaluateParams) -> str:
+    """One hash for the thresholds and all that decides about the figures, versions of measures included."""
+    from quality_model.evaluation.measures import measuring
+
+    return values_sha256([flatten(gate), measuring(section)])
 
 
 def _verdict(report: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The scheduled service with a real Prefect server and a real worker."""
 
+import json
 import os
 import shutil
 import signal
@@ -124,8 +125,10 @@ def test_a_scheduled_retraining_triggers_a_scoring_and_its_champion_can_be_rolle
         "the scoring completes", lambda: completed("score"), DEADLINE_S, worker, worker_log
     )
     assert scoring["created_by"]["type"] == "AUTOMATION", scoring["created_by"]
-    promoted = [decision["version"] for decision in read_decisions(project)[:2]]
-    assert promoted == ["1", "2"]
+    decisions = [decision for decision in read_decisions(project) if decision["outcome"] == "promoted"]
+    assert [decision["version"] for decision in decisions[:2]] == ["1", "2"]
+    compared = json.loads((project / "reports" / "comparison" / "comparison.json").read_text())
+    assert (compared["old"]["version"], compared["new"]["version"]) == ("1", "2")
     (scores,) = (project / "scores").iterdir()
     assert (scores / "_complete.json").exists()
     tasks = httpx.post(

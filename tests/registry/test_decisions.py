@@ -10,6 +10,7 @@ import pytest
 
 from quality_model import storage
 from quality_model.checkpoints import save_model
+from quality_model.evaluation import measures
 from quality_model.evaluation.measures import measuring
 from quality_model.gates import Verdict
 from quality_model.images import Pixels
@@ -130,8 +131,27 @@ def test_the_gate_takes_the_baselines_that_the_evaluation_measured_on_the_same_d
     evidence = json.loads((ProjectPaths(project).gate_report / "evidence.json").read_text())
     assert evidence["baselines"] == BASELINES
     (row,) = (row for row in verdict.rows if (row.head, row.rule) == ("noise", "baseline_skill"))
-    assert row.value == pytest.approx(evidence["heads"]["noise"]["r2"] - 0.25)
-    assert read_decisions(project) == []
+    assert row.value == pytest.approx(evidence["heads"]["noise"]["r2_beside_baselines"] - 0.25)
+
+
+def test_a_pass_is_recorded_like_a_refusal_and_settles_nothing_before_it_is_promoted(
+    project: Path,
+    section: RegistryParams,
+    evaluate: EvaluateParams,
+    judge: Judge,
+    complete: Path,
+    samples: TrainingSet,
+) -> None:
+    verdict = judge(complete)
+    (decision,) = read_decisions(project)
+    assert (decision["outcome"], decision["version"], decision["reasons"]) == ("passed", None, [])
+    assert [row["reason"] for row in decision["evidence"]["rows"]] == [row.reason for row in verdict.rows]
+    assert (
+        release.settled_reason(
+            evaluate, LENIENT, section, root=project, model=complete, training_set=samples.folder
+        )
+        is None
+    )
 
 
 def test_a_compact_model_is_judged_against_a_champion_of_the_standard_architecture(
@@ -158,6 +178,7 @@ def test_a_refused_model_is_decided_on_again_only_if_something_changed(
     judge: Judge,
     complete: Path,
     samples: TrainingSet,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     strict = LENIENT.model_copy(update={"max_mse": per_head(0.0)})
     judge(complete, strict)
@@ -170,10 +191,21 @@ def test_a_refused_model_is_decided_on_again_only_if_something_changed(
     assert "when the gate refused: color_cast: mse" in (settled(evaluate, strict) or "")
     assert settled(evaluate, LENIENT) is None
     assert settled(evaluate.model_copy(update={"confidence": 0.5}), strict) is None
-    release.record_no_op(section, root=project, model=complete, reason="as before")
+    assert settled(evaluate.model_copy(update={"batch_size": 3}), strict) is not None
+    monkeypatch.setattr(measures, "MEASURES_VERSION", 0)
+    assert settled(evaluate, strict) is None
+
+
+def test_a_no_op_tells_of_the_model_that_was_refused_and_not_of_the_champion(
+    project: Path, section: RegistryParams, registry: Registry, judge: Judge, second: Path
+) -> None:
+    registry.promote("1", "first")
+    judge(second)
+    release.record_no_op(section, root=project, model=second, reason="as before")
     refused, no_op = read_decisions(project)
     assert (no_op["outcome"], no_op["reasons"]) == ("no-op", ["as before"])
-    for key in ("evidence", "data_sha256", "model_sha256", "gate_sha256"):
+    assert (no_op["version"], no_op["compared_with"]) == (None, "1")
+    for key in ("run_id", "evidence", "data_sha256", "model_sha256", "gate_sha256"):
         assert no_op[key] == refused[key]
 
 
