@@ -26,6 +26,9 @@ _PER_HEAD: Final = ("train_mse", "validation_mse", "train_r2", "validation_r2")
 _LASTING: Final = ("source.", "generate.", "train.")
 """Sections of the parameters that the weights hang on."""
 
+_LOCK_NAME: Final = "step.lock"
+_BUSY_AFTER_S: Final = 10.0
+
 _TIMINGS: Final = ("images_per_s", "elapsed_s")
 """Go to MLflow only, so that the same training leaves the same files."""
 
@@ -50,38 +53,40 @@ def train_candidate(
         training_set: Folder of the labelled samples.
         output: Folder for model.safetensors, model.json and run.json.
         report: Folder for metrics.json, history.json and history.csv.
-        checkpoints: Folder for the state after each epoch; emptied at the end.
+        checkpoints: Folder for the state after each epoch; at the end this run's is removed. One training
+            at a time uses it.
         settings: Every parameter by dotted key, for the record.
 
     Raises:
         TrainingError: See `quality_model.training.train`.
         IncompleteError, CorruptError: The training set is not whole.
+        StorageError: The files could not be written, or another process trains with these checkpoints.
     """
     samples = TrainingSet.open(training_set)
     code = {key: None if value == UNKNOWN else value for key, value in code_tags(root).items()}
-    history: list[EpochReport] = []
-    with _tracked(registry, root, samples, training_set, checkpoints, settings) as run:
+    # `train` locks the checkpoints while it trains; the run's note and its model need as much.
+    with storage.locked(checkpoints / _LOCK_NAME, timeout_s=_BUSY_AFTER_S):
+        with _tracked(registry, root, samples, training_set, checkpoints, settings) as run:
 
-        def on_epoch(epoch: EpochReport) -> None:
-            history.append(epoch)
-            run.log_epoch(epoch.to_dict())
+            def on_epoch(epoch: EpochReport) -> None:
+                run.log_epoch(epoch.to_dict())
 
-        trained = train(section, samples, checkpoints, on_epoch)
-        # No marker covers it: left there, it would lend an earlier run's name to these weights.
-        storage.remove(output / RUN_NAME)
-        save_model(
-            output,
-            trained.model,
-            image_size_px=samples.image_size_px,
-            facts={**_lasting_facts(trained, settings), **_flag_facts(section, trained, samples)},
-        )
-        _write_report(report, trained)
-        run.log_metrics(_summary(trained), "best")
-        run.log_model(output, step=trained.best_epoch)
-        run.log_files(report, "training")
-        storage.write_json(output / RUN_NAME, {"run_key": run.key, "run_id": run.run_id, **code})
-    clear_checkpoints(checkpoints)
-    (checkpoints / RUN_NAME).unlink(missing_ok=True)
+            trained = train(section, samples, checkpoints, on_epoch)
+            # No marker covers it: left there, it would lend an earlier run's name to these weights.
+            storage.remove(output / RUN_NAME)
+            save_model(
+                output,
+                trained.model,
+                image_size_px=samples.image_size_px,
+                facts={**_lasting_facts(trained, settings), **_flag_facts(section, trained, samples)},
+            )
+            _write_report(report, trained)
+            run.log_metrics(_summary(trained), "best")
+            run.log_model(output, step=trained.best_epoch)
+            run.log_files(report, "training")
+            storage.write_json(output / RUN_NAME, {"run_key": run.key, "run_id": run.run_id, **code})
+        clear_checkpoints(checkpoints, trained.fingerprint)
+        storage.remove(checkpoints / RUN_NAME)
     return trained
 
 

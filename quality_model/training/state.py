@@ -5,7 +5,7 @@
                                   epoch-000007/_complete.json
 
 A run is known by its fingerprint: everything that its result hangs on. State of another run
-is left alone and never used.
+is never used, and stays for that run to go on from; of those, the newest `KEPT_RUNS` do.
 """
 
 import hashlib
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 STATE_VERSION: Final = 1
 KEPT_EPOCHS: Final = 2
 """The newest checkpoint, and the one before it in case the newest is damaged."""
+
+KEPT_RUNS: Final = 3
+"""Other runs whose state stays when a new one begins: who never goes on from them fills no disk."""
 
 _STATE_NAME: Final = "state.pt"
 _PLAN_NAME: Final = "plan.json"
@@ -81,7 +84,7 @@ class RunState:
     def __init__(self, folder: Path, identity: RunIdentity) -> None:
         self._all = folder
         self._identity = identity
-        self.folder = folder / f"run-{identity.fingerprint[:16]}"
+        self.folder = _run_folder(folder, identity.fingerprint)
 
     def plan(self) -> dict[str, Any] | None:
         """How the run computes, as kept by `save_plan`; None before that."""
@@ -92,8 +95,12 @@ class RunState:
         return plan.get("plan") if isinstance(plan, dict) else None
 
     def save_plan(self, plan: Mapping[str, Any]) -> None:
-        """Keep how the run computes, before its first step."""
+        """Keep how the run computes, before its first step; let go of all but the newest of other runs."""
         storage.write_json(self.folder / _PLAN_NAME, {"plan": dict(plan), "identity": self._identity.content})
+        others = [run for run in self._all.glob("run-*") if run != self.folder]
+        for old in sorted(others, key=lambda run: run.stat().st_mtime_ns, reverse=True)[KEPT_RUNS:]:
+            log.info("The checkpoints in %s are removed: %d newer runs are unfinished", old, KEPT_RUNS)
+            _remove_run(old)
 
     def save(self, epoch: int, state: Mapping[str, Any]) -> None:
         """Make the state after ``epoch`` durable, then let go of older ones.
@@ -149,12 +156,19 @@ class RunState:
             log.info("The checkpoints in %s are of another run (%s): not used", other, "; ".join(changed))
 
 
-def clear_checkpoints(folder: Path) -> None:
-    """Remove every run's checkpoints from ``folder``, once the trained model is safe elsewhere."""
-    for run in folder.glob("run-*"):
-        for epoch in run.glob("epoch-*"):
-            _remove(epoch)
-        shutil.rmtree(run, ignore_errors=True)
+def clear_checkpoints(folder: Path, fingerprint: str) -> None:
+    """Remove the checkpoints of one run from ``folder``, once its trained model is safe elsewhere."""
+    _remove_run(_run_folder(folder, fingerprint))
+
+
+def _run_folder(folder: Path, fingerprint: str) -> Path:
+    return folder / f"run-{fingerprint[:16]}"
+
+
+def _remove_run(run: Path) -> None:
+    for epoch in run.glob("epoch-*"):
+        _remove(epoch)
+    shutil.rmtree(run, ignore_errors=True)
 
 
 def _remove(folder: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from quality_model import storage
 from quality_model.params import TrainParams
 from quality_model.training import EpochReport, TrainedModel, clear_checkpoints, loop, train
+from quality_model.training.state import RunIdentity, RunState
 from quality_model.training_set.store import TrainingSet
 from tests.checkpoints.test_refusals import Canary
 from tests.faults.processes import start
@@ -236,10 +238,36 @@ def test_going_back_to_an_earlier_recipe_finds_its_checkpoints(
 def test_the_last_two_checkpoints_are_kept_until_cleared(undisturbed: FinishedRun, tmp_path: Path) -> None:
     checkpoints = undisturbed.copy(tmp_path / "checkpoints")
     assert epochs_kept(checkpoints) == ["epoch-000002", "epoch-000003"]
-    clear_checkpoints(checkpoints)
+    clear_checkpoints(checkpoints, undisturbed.trained.fingerprint)
     assert list(checkpoints.glob("run-*")) == []
 
 
+def test_clearing_one_run_leaves_the_others(
+    training_set: TrainingSet, section: TrainParams, undisturbed: FinishedRun, tmp_path: Path
+) -> None:
+    checkpoints = undisturbed.copy(tmp_path / "checkpoints")
+    other = section.model_copy(update={"seed": 1})
+    interrupt(other, training_set, checkpoints, after=1)
+    clear_checkpoints(checkpoints, undisturbed.trained.fingerprint)
+    assert epochs_kept(checkpoints) == ["epoch-000001"]
+    assert train(other, training_set, checkpoints).resumed_from_epoch == 1
+
+
+def test_when_a_run_begins_the_newest_three_others_stay(section: TrainParams, tmp_path: Path) -> None:
+    def begin(seed: int) -> RunState:
+        changed = section.model_copy(update={"seed": seed})
+        state = RunState(tmp_path, RunIdentity.of(changed, data_sha256="d", image_size_px=32))
+        state.save_plan({"seed": seed})
+        return state
+
+    states = [begin(seed) for seed in range(4)]
+    for age_s, state in zip((10, 40, 30, 20), states, strict=True):
+        moment = time.time() - age_s
+        os.utime(state.folder, (moment, moment))
+    newest = begin(4)
+    assert [state.plan() is not None for state in (*states, newest)] == [True, False, True, True, True]
+
+
 def test_clearing_a_folder_that_is_not_there_is_nothing(tmp_path: Path) -> None:
-    clear_checkpoints(tmp_path / "none")
+    clear_checkpoints(tmp_path / "none", "0" * 64)
     assert not (tmp_path / "none").exists()

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from quality_model import storage
+from quality_model.errors import StorageError
 from quality_model.params import Params, flatten
 from quality_model.stages import training
 from quality_model.stages.training import train_candidate
-from quality_model.training import TrainedModel
+from quality_model.tracking import Run
+from quality_model.training import TrainedModel, clear_checkpoints
 from quality_model.training_set.store import TrainingSet
 from tests.evaluation.conftest import write_training_set
 
@@ -58,3 +60,37 @@ def test_weights_whose_step_did_not_end_belong_to_no_earlier_run(
         step(seed=8)
     assert storage.require_sealed(project / "model", verify=True)["sha256"] != earlier
     assert not (project / "model" / "run.json").exists()
+
+
+def test_the_end_of_a_training_leaves_an_interrupted_one_what_it_goes_on_from(
+    step: Step, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "log_epoch", interrupt)
+        step(seed=8)
+    assert step(seed=9).resumed_from_epoch == 0
+    assert len([*(project / "checkpoints").glob("run-*")]) == 1
+    assert step(seed=8).resumed_from_epoch == 1
+    assert not [*(project / "checkpoints").glob("run-*")]
+
+
+def test_a_second_training_is_refused_until_the_first_has_cleared_its_checkpoints(
+    step: Step, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_BUSY_AFTER_S", 0.1)
+    refused = []
+
+    def clear(folder: Path, fingerprint: str) -> None:
+        with pytest.raises(StorageError, match="Another process has held") as busy:
+            step(seed=8)
+        refused.append(busy.value)
+        clear_checkpoints(folder, fingerprint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "clear_checkpoints", clear)
+        step()
+    assert len(refused) == 1
+    assert step(seed=8).resumed_from_epoch == 0
