@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tqdm import tqdm
 
@@ -15,6 +15,8 @@ from quality_model.sources import Source, open_source
 from quality_model.sources.table import TABLE_NAME, PicturesWriter
 
 _logger = logging.getLogger(__name__)
+
+_BUSY_AFTER_S: Final = 1.0
 
 
 def download(source: SourceParams, limits: LimitsParams, output: Path) -> dict[str, Any]:
@@ -38,10 +40,17 @@ def download(source: SourceParams, limits: LimitsParams, output: Path) -> dict[s
         UsageError: The data set's name is none.
         SourceError: The pictures cannot be had.
         NetworkUnavailableError: They are on a network that does not answer.
-        StorageError: The output cannot be written.
+        StorageError: The output cannot be written, or another process takes pictures into it.
     """
     opened = open_source(source, limits)
-    storage.sweep(output)
+    # Beside the output, for what lies in it is the table; it stays, for a lock that is removed may be held.
+    with storage.locked(output.parent / f".{output.name}.lock", timeout_s=_BUSY_AFTER_S):
+        storage.sweep(output)
+        return _take(opened, source, output)
+
+
+def _take(opened: Source, source: SourceParams, output: Path) -> dict[str, Any]:
+    """Take the pictures, write their table and seal it; returns the marker."""
     counts: Counter[str] = Counter()
     groups: set[str] = set()
     with storage.staged(output / TABLE_NAME) as temporary:

@@ -104,8 +104,8 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
         "code_sha256": code_sha256(),
     }
     part_samples = max(1, _PART_SAMPLES // per_picture) * per_picture
-    storage.sweep(output)
     with Unfinished(output, plan, (num_samples, side, side, 3), part_samples) as work:
+        storage.sweep(output)
         if work.num_done:
             _log.info("Going on after %d of %d samples", work.num_done, num_samples)
         recipe = Recipe(

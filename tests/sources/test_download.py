@@ -115,24 +115,41 @@ def test_an_output_that_is_a_file_is_refused(folder, source, limits, tmp_path):
         download(source(dataset=str(folder), num_images=5), limits, tmp_path / "out")
 
 
-def test_a_killed_download_leaves_no_marker_and_the_next_one_ends_as_if_undisturbed(source, limits, tmp_path):
-    section = source(num_images=20)
+def begin_download(section, out):
+    """`download` in a process of its own, once it writes its table."""
     script = (
         "import sys, json; from pathlib import Path; from quality_model.sources.download import download;"
         "from quality_model.params import SourceParams, load_params;"
         "section = SourceParams(**json.loads(sys.argv[1]));"
         "download(section, load_params(Path('params.yaml')).limits, Path(sys.argv[2]))"
     )
-    out = tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", script, json.dumps(section.model_dump()), str(out)])
     while process.poll() is None and not list(out.glob(".partial-*")):
         time.sleep(0.01)
+    return process
+
+
+def test_a_killed_download_leaves_no_marker_and_the_next_one_ends_as_if_undisturbed(source, limits, tmp_path):
+    section = source(num_images=20)
+    out = tmp_path / "out"
+    process = begin_download(section, out)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (out / "_complete.json").exists()
     summary = download(section, limits, out)
     assert summary == download(section, limits, tmp_path / "undisturbed")
     assert {path.name for path in out.iterdir()} == {"pictures.parquet", "_complete.json"}
+
+
+def test_a_second_download_is_refused_and_costs_the_first_nothing(source, limits, tmp_path):
+    out = tmp_path / "out"
+    process = begin_download(source(num_images=20), out)
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(StorageError, match="Another process has held"):
+        download(source(num_images=9), limits, out)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(60) == 0
+    assert len(PicturesTable.open(out, verify=True)) == 20
 
 
 def test_rows_are_written_in_small_groups_so_that_few_pictures_wait_in_memory(

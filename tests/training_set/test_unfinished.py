@@ -208,9 +208,13 @@ def test_work_whose_plan_or_pixels_are_lost_is_begun_anew(
 
 
 def test_two_processes_do_not_make_the_same_set_at_once(again: Again, output: Path) -> None:
+    output.mkdir()
+    theirs = output / ".partial-0123-manifest.parquet"
+    theirs.touch()
     with storage.locked(unfinished(output) / ".lock", timeout_s=1), pytest.raises(StorageError) as busy:
         again()
     assert "Another process" in busy.value.problem
+    assert theirs.exists()
     assert again() == 0
 
 
