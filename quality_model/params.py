@@ -135,7 +135,8 @@ class TrainParams(Section):
     crops_px: tuple[Annotated[int, Field(ge=32)], ...]
     """sides of crops, if fresh, one after the other for equal parts of the run; none: whole pictures"""
     start_from: str | None
-    """weights to begin with: a model's folder or file; empty: random ones"""
+    """weights to begin with: a model's folder or file; empty: random ones. DVC sees the name change, not
+    the file: then `dvc repro --force --single-item train`"""
     epochs: Count
     """most epochs"""
     batch_size: Annotated[int, Field(ge=2)]

@@ -8,6 +8,7 @@ from typing import Any, Final
 from quality_model import storage
 from quality_model.params import values_sha256
 from quality_model.paths import RUN_NAME
+from quality_model.sources.expression import without_folders
 
 FROM_RUN: Final = ("run_id", "git_commit", "git_dirty")
 """What run.json, beside a trained model, tells of the training."""
@@ -16,6 +17,7 @@ _VERSION_LENGTH: Final = 12
 _OF_A_MACHINE: Final = frozenset({"device", "workers", "host", "hostname", "user", "root"})
 """Last words of the keys of facts that say where, not how, a model was trained."""
 
+_DATASET: Final = "source.dataset"
 _PATH: Final = re.compile(r"(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|file:)")
 _SEPARATOR: Final = re.compile(r"[/\\]+")
 
@@ -67,7 +69,7 @@ def _portable(value: Any) -> Any:
     """The value without what depends on the machine: its keys are left out, paths keep their last name."""
     if isinstance(value, Mapping):
         return {
-            key: _portable(inner)
+            key: without_folders(inner) if key == _DATASET and isinstance(inner, str) else _portable(inner)
             for key, inner in value.items()
             if str(key).rpartition(".")[2] not in _OF_A_MACHINE
         }

@@ -1,7 +1,6 @@
 """Where clean pictures come from: one interface over several kinds of source."""
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,16 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from quality_model.errors import UsageError
 from quality_model.records import CleanPicture
+from quality_model.sources.expression import JOINT, REPOSITORY, parts
 from quality_model.sources.presets import PRESETS, SAMPLE_PHOTOS, Preset
 
 if TYPE_CHECKING:  # the command line lists the presets before it needs the parameters
     from quality_model.params import LimitsParams, SourceParams
 
 __all__ = ["PRESETS", "Preset", "Source", "open_source"]
-
-_JOINT = " + "
-_COUNTED = re.compile(r"(?P<name>.*\S)\*(?P<count>\d+)")
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 class Source(Protocol):
@@ -52,7 +48,7 @@ def open_source(section: "SourceParams", limits: "LimitsParams") -> Source:
         NetworkUnavailableError: It is on the hub, which does not answer.
     """
     value = section.dataset
-    if _JOINT in value and not Path(value).expanduser().is_dir():
+    if JOINT in value and not Path(value).expanduser().is_dir():
         from quality_model.sources.combined import Combined
 
         return Combined([(open_source(part, limits), part.num_images) for part in _parts(section)])
@@ -70,7 +66,7 @@ def open_source(section: "SourceParams", limits: "LimitsParams") -> Source:
 
         return SamplePhotos(section, limits)
     preset = PRESETS.get(value)
-    if preset or _REPOSITORY.fullmatch(value):
+    if preset or REPOSITORY.fullmatch(value):
         from quality_model.sources.hugging_face import HuggingFace
 
         return HuggingFace(section, limits, preset)
@@ -90,9 +86,8 @@ def open_source(section: "SourceParams", limits: "LimitsParams") -> Source:
 
 def _parts(section: "SourceParams") -> "list[SourceParams]":
     """The section of each source: those without a number of their own share what the others leave."""
-    names = [name.strip() for name in section.dataset.split(_JOINT)]
-    found = [(_COUNTED.fullmatch(name), name) for name in names]
-    asked = [int(match["count"]) if match else None for match, _ in found]
+    named = parts(section.dataset)
+    asked = [part.num_images for part in named]
     open_ends = asked.count(None)
     rest = section.num_images - sum(count or 0 for count in asked)
     if 0 in asked or rest < open_ends or (open_ends == 0 and rest != 0):
@@ -103,12 +98,9 @@ def _parts(section: "SourceParams") -> "list[SourceParams]":
     shares = iter(divide(rest, open_ends))
     return [
         section.model_copy(
-            update={
-                "dataset": match["name"] if match else name,
-                "num_images": count if count is not None else next(shares),
-            }
+            update={"dataset": name, "num_images": count if count is not None else next(shares)}
         )
-        for (match, name), count in zip(found, asked, strict=True)
+        for name, count in named
     ]
 
 

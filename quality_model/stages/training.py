@@ -7,14 +7,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from quality_model import storage
-from quality_model.checkpoints import save_model
+from quality_model.checkpoints import load_model, save_model
 from quality_model.device import choose_device
 from quality_model.evaluation.clean_flags import calibrate_thresholds
 from quality_model.evaluation.predictions import predict_scores
 from quality_model.params import RegistryParams, TrainParams, values_sha256
 from quality_model.paths import HISTORY_NAME, RUN_NAME
 from quality_model.records import HEADS
+from quality_model.sources.expression import without_folders
 from quality_model.tracking import DataFacts, Run, code_tags, data_tags, resume_run, run_exists, start_run
 from quality_model.tracking.provenance import UNKNOWN
 from quality_model.training import EpochReport, TrainedModel, clear_checkpoints, train
@@ -28,6 +31,8 @@ _LASTING: Final = ("source.", "generate.", "train.")
 
 _LOCK_NAME: Final = "step.lock"
 _BUSY_AFTER_S: Final = 10.0
+
+_HASH_DIGITS: Final = 12
 
 _TIMINGS: Final = ("images_per_s", "elapsed_s")
 """Go to MLflow only, so that the same training leaves the same files."""
@@ -58,12 +63,13 @@ def train_candidate(
         settings: Every parameter by dotted key, for the record.
 
     Raises:
-        TrainingError: See `quality_model.training.train`.
+        TrainingError, CheckpointError: See `quality_model.training.train`.
         IncompleteError, CorruptError: The training set is not whole.
         StorageError: The files could not be written, or another process trains with these checkpoints.
     """
     samples = TrainingSet.open(training_set)
     code = {key: None if value == UNKNOWN else value for key, value in code_tags(root).items()}
+    settings = _without_paths(settings)
     # `train` locks the checkpoints while it trains; the run's note and its model need as much.
     with storage.locked(checkpoints / _LOCK_NAME, timeout_s=_BUSY_AFTER_S):
         with _tracked(registry, root, samples, training_set, checkpoints, settings) as run:
@@ -100,7 +106,7 @@ def _tracked(
 ) -> Run:
     """Begin a run, or take up the one of the interrupted training that this one continues."""
     note = checkpoints / RUN_NAME
-    lasting = _lasting_settings(settings)
+    lasting = _lasting(settings)
     identity = {"params_sha256": values_sha256(lasting), "data_sha256": samples.data_sha256}
     if note.exists():
         earlier = storage.read_json(note)
@@ -111,7 +117,7 @@ def _tracked(
         root,
         registry,
         name="train",
-        params={**settings, **lasting},
+        params=dict(settings),
         params_sha256=identity["params_sha256"],
         tags=data_tags(root, folder),
         data=DataFacts(
@@ -132,7 +138,7 @@ def _tracked(
 
 def _lasting_facts(trained: TrainedModel, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What model.json says of its origin."""
-    return {**trained.facts(), "settings": _lasting_settings(settings)}
+    return {**trained.facts(), "settings": _lasting(settings)}
 
 
 def _flag_facts(section: TrainParams, trained: TrainedModel, samples: TrainingSet) -> dict[str, Any]:
@@ -150,13 +156,26 @@ def _flag_facts(section: TrainParams, trained: TrainedModel, samples: TrainingSe
     return {"thresholds": thresholds, "thresholds_clean_samples": len(clean)}
 
 
-def _lasting_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that the weights hang on, without a path of this machine."""
-    lasting = {key: value for key, value in settings.items() if key.startswith(_LASTING)}
-    dataset = str(settings.get("source.dataset", ""))
-    if dataset.startswith((".", "/", "~")):
-        lasting["source.dataset"] = Path(dataset).name
-    return lasting
+def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without a path of this machine: of a folder the last name, of weights their hash as well.
+
+    Raises:
+        CheckpointError: The weights to begin with do not load.
+    """
+    named = dict(settings)
+    if dataset := settings.get("source.dataset"):
+        named["source.dataset"] = without_folders(str(dataset))
+    if start := settings.get("train.start_from"):
+        sha256 = load_model(Path(start), torch.device("cpu")).sha256
+        named["train.start_from"] = f"{Path(start).name}@{sha256[:_HASH_DIGITS]}"
+    if scorer := settings.get("score.model"):
+        named["score.model"] = Path(scorer).name
+    return named
+
+
+def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the weights hang on."""
+    return {key: value for key, value in settings.items() if key.startswith(_LASTING)}
 
 
 def _summary(trained: TrainedModel) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """Nothing of a machine or its user is in what a run leaves; nothing listens or calls beyond this machine."""
 
 import getpass
+import json
+import os
 import re
+import shutil
 import socket
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import PROJECT, Job
-from .processes import SECRETS
+from .processes import SECRETS, run_command
 
 FOLDERS = ("data", "models", "reports", "scores", "mlartifacts")
 DATABASE = "mlflow.db"
@@ -44,6 +47,23 @@ def test_no_path_or_name_of_this_machine_is_in_any_artifact(
     words = {str(jobs("train").after.parents[1]), str(Path.home()), socket.gethostname(), user}
     for word in (word.encode() for word in words if len(word) > 4):
         assert not [name for name, data in artifacts.items() if word in data], word
+
+
+def test_no_folder_of_a_user_is_in_what_a_training_leaves(jobs: Callable[[str], Job], tmp_path: Path) -> None:
+    project, home = jobs("train").project(tmp_path), tmp_path / "home" / "someone"
+    shutil.copytree(project / "model", home / "first")
+    values = [
+        f"source.dataset=sample-photos*250 + {home}/pics",
+        f"train.start_from={home}/first",
+        f"score.model={home}/first",
+    ]
+    ended = run_command(project, ["train", *(word for value in values for word in ("--set", value))])
+    assert ended.code == 0, ended.output
+    left = [path for folder in FOLDERS for path in (project / folder).rglob("*") if path.is_file()]
+    assert not [path for path in (*left, project / DATABASE) if os.fsencode(home) in path.read_bytes()]
+    settings = json.loads((project / "models/candidate/model.json").read_text())["facts"]["settings"]
+    assert settings["source.dataset"] == "sample-photos*250 + pics"
+    assert re.fullmatch("first@[0-9a-f]{12}", settings["train.start_from"])
 
 
 def test_every_server_that_we_start_or_document_listens_on_loopback() -> None:

@@ -22,7 +22,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data_sha256": "e" * 64,
         "thresholds": dict.fromkeys(HEADS, 0.25),
         "settings": {
-            "source.dataset": "/home/someone/pictures",
+            "source.dataset": "sample-photos*250 + /home/someone/pictures",
             "train.device": "cuda",
             "generate.workers": 16,
             "train.epochs": 8,

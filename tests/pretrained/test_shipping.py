@@ -39,7 +39,7 @@ def test_its_facts_lead_back_to_its_training_and_not_to_a_machine(trained: Path,
     assert facts["params_sha256"] == values_sha256(load_model(trained, CPU).facts["settings"])
     assert (facts["best_epoch"], facts["data_sha256"]) == (3, "e" * 64)
     assert facts["settings"] == {
-        "source.dataset": "pictures",
+        "source.dataset": "sample-photos*250 + pictures",
         "train.epochs": 8,
         "train.loss_weights": {"noise": 1.0},
     }
