@@ -187,7 +187,7 @@ class EvaluateParams(Section):
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)]
     """confidence of the intervals"""
     seed: Seed
-    """seed of the bootstrap"""
+    """seed of the bootstrap, of the severity ladders and of the choice of samples for the baselines"""
     device: Literal["auto", "cpu", "cuda", "mps"]
     """device to evaluate on"""
 

@@ -69,12 +69,12 @@ class ProjectPaths:
 
     @property
     def training_report(self) -> Path:
-        """metrics.json and history.csv of the training run."""
+        """metrics.json, history.json and history.csv of the training run."""
         return self.reports / "training"
 
     @property
     def evaluation_report(self) -> Path:
-        """metrics.json, predictions.csv and pictures of the evaluation."""
+        """metrics.json, evaluation.json, predictions.csv and pictures of the evaluation."""
         return self.reports / "evaluation"
 
     @property

@@ -15,7 +15,7 @@ _TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of t
 @click.command()
 @_TRAINING_SET_IN
 @folder_option("--output", _PATHS.model, "Folder for the trained model.")
-@folder_option("--report", _PATHS.training_report, "Folder for metrics.json and history.csv.")
+@folder_option("--report", _PATHS.training_report, "Folder for metrics.json, history.json and history.csv.")
 @folder_option("--checkpoints", _PATHS.checkpoints, "Folder for what an interrupted run goes on from.")
 @with_params("train")
 def train(params: Params, data_dir: Path, output: Path, report: Path, checkpoints: Path) -> None:
