@@ -123,9 +123,15 @@ def score_obvious(task: Task) -> Outcome:
 
 
 def score_ours(task: Task) -> Outcome:
-    """Loading the model and checking the engine against float32 are not counted; starting workers is."""
+    """All that `stages.scoring` does, the check of the result included.
+
+    Imports, loading the model and checking the engine against float32 are not counted; starting workers is.
+    """
+    import great_expectations  # noqa: F401  (imports do not count)
+
     from quality_model.inference import MultiHeadQualityInference
     from quality_model.scoring import ModelIdentity, score
+    from quality_model.validation import validate_scores
 
     params = task.params
     scorer = MultiHeadQualityInference(task.model, params.score.device, params.limits)
@@ -143,6 +149,7 @@ def score_ours(task: Task) -> Outcome:
     summary = score(
         params.score, params.limits, inputs=task.pictures, output=task.output, scorer=scorer, model=model
     )
+    validate_scores(task.output, task.output / "report")
     return Outcome(summary.scored, time.perf_counter() - start, {})
 
 

@@ -23,10 +23,15 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table and what is expected of it; ``names`` are the columns that tell one row from another."""
+    """A table and what is expected of it.
+
+    ``frames`` are its rows, in batches that are taken and let go one after the other; what is
+    expected of more than one is limited (see `merging.add_batch`). ``names`` are the columns that
+    tell one row from another.
+    """
 
     name: str
-    frame: "pd.DataFrame"
+    frames: "Iterable[pd.DataFrame]"
     names: tuple[str, ...]
     expectations: list[Expectation] = field(default_factory=list)
 

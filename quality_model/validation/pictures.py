@@ -31,7 +31,7 @@ def validate_pictures(section: ValidationParams, pictures: Path, report: Path) -
     unreadable = rows[rows["reason"].notna()].reset_index(drop=True)
     every_row = Table(
         "all_pictures",
-        rows,
+        [rows],
         names,
         [
             at_least_rows(1, "There are pictures."),
@@ -48,7 +48,7 @@ def validate_pictures(section: ValidationParams, pictures: Path, report: Path) -
     )
     sound = Table(
         "readable_pictures",
-        readable,
+        [readable],
         names,
         [
             at_least_rows(section.min_pictures, "There are enough readable pictures."),
@@ -65,7 +65,7 @@ def validate_pictures(section: ValidationParams, pictures: Path, report: Path) -
     )
     broken = Table(
         "unreadable_pictures",
-        unreadable,
+        [unreadable],
         names,
         [null(side, "A picture with a reason has no size.") for side in ("width", "height")],
     )

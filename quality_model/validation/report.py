@@ -9,15 +9,17 @@ import math
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from quality_model import storage
 from quality_model.errors import ValidationError
 from quality_model.validation.expectations import Expectation, Table
+from quality_model.validation.merging import add_batch
 
 REPORT_NAME: Final = "validation.json"
 DOCS_NAME: Final = "docs"
@@ -125,8 +127,8 @@ def _run(subject: str, tables: Sequence[Table], docs: Path) -> list[dict[str, An
         definition = context.validation_definitions.add(
             gx.ValidationDefinition(name=table.name, data=batch, suite=context.suites.add(suite))
         )
-        outcome = definition.run(
-            batch_parameters={"dataframe": table.frame},
+        run = partial(
+            definition.run,
             result_format={
                 "result_format": "SUMMARY",
                 "unexpected_index_column_names": list(table.names),
@@ -134,10 +136,16 @@ def _run(subject: str, tables: Sequence[Table], docs: Path) -> list[dict[str, An
             },
             run_id=gx.RunIdentifier(run_name=name, run_time=_NO_TIME),
         )
+        outcome, num_rows = _run_batches(run, table)
+        # Each batch's result took the place of the one before, under the same name.
+        store: Any = context.validation_results_store
+        for key in store.list_keys():
+            if key.expectation_suite_identifier.name == suite.name:
+                store.set(key, outcome)
         # The results come in Great Expectations' own order: find each by what it was asked.
         found = {_key(result): result for result in (result.to_json_dict() for result in outcome.results)}
         for expected, asked in zip(table.expectations, suite.expectations, strict=True):
-            entries.append(_entry(table, expected, found[asked.id]))
+            entries.append(_entry(table, expected, found[asked.id], num_rows))
     place = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.absolute())}
     site: Any = {
         "class_name": "SiteBuilder",
@@ -148,6 +156,20 @@ def _run(subject: str, tables: Sequence[Table], docs: Path) -> list[dict[str, An
     context.add_data_docs_site("report", site)
     context.build_data_docs()
     return entries
+
+
+def _run_batches(run: Callable[..., Any], table: Table) -> tuple[Any, int]:
+    """Hold each batch of a table to its expectations: the result of all, and how many rows they have."""
+    whole, num_rows = None, 0
+    for frame in table.frames:
+        outcome = run(batch_parameters={"dataframe": frame})
+        num_rows += len(frame)
+        if whole is None:
+            whole = outcome
+        else:
+            add_batch(whole, outcome, _EXAMPLES)
+    assert whole is not None, "a table without rows is one empty batch"
+    return whole, num_rows
 
 
 @contextmanager
@@ -166,7 +188,7 @@ def _key(result: dict[str, Any]) -> Any:
     return result["expectation_config"]["id"]
 
 
-def _entry(table: Table, expected: Expectation, result: dict[str, Any]) -> dict[str, Any]:
+def _entry(table: Table, expected: Expectation, result: dict[str, Any], num_rows: int) -> dict[str, Any]:
     facts = result["result"]
     examples = facts.get("partial_unexpected_index_list") or facts.get("partial_unexpected_list")
     entry = {
@@ -177,7 +199,7 @@ def _entry(table: Table, expected: Expectation, result: dict[str, Any]) -> dict[
         "meaning": expected.meaning,
         "passed": bool(result["success"]),
         "observed": facts.get("observed_value"),
-        "checked": facts.get("element_count", len(table.frame)),
+        "checked": facts.get("element_count", num_rows),
         "failing": facts.get("unexpected_count", 0),
         "examples": (examples or facts.get("partial_missing_list") or [])[:_EXAMPLES],
         "error": _error(result.get("exception_info")),

@@ -72,13 +72,13 @@ def validate_training_set(
     tables = [
         Table(
             "samples",
-            samples,
+            [samples],
             ("sample_id",),
             _of_samples(section, generate, profile, len(opened), len(manifest), soft_share),
         ),
         Table(
             "groups",
-            _per("group", manifest, splits=("split", "nunique"), samples=("sample_id", "size")),
+            [_per("group", manifest, splits=("split", "nunique"), samples=("sample_id", "size"))],
             ("group",),
             [
                 at_least_rows(section.min_groups, "There are enough groups to learn and to test from."),
@@ -87,7 +87,7 @@ def validate_training_set(
         ),
         Table(
             "pictures",
-            _per("picture_id", manifest, groups=("group", "nunique"), samples=("sample_id", "size")),
+            [_per("picture_id", manifest, groups=("group", "nunique"), samples=("sample_id", "size"))],
             ("picture_id",),
             [
                 among("groups", [1], "All samples of a picture are in one group."),
@@ -100,7 +100,7 @@ def validate_training_set(
         ),
         Table(
             "kinds",
-            _kinds(manifest, profile, generate),
+            [_kinds(manifest, profile, generate)],
             ("head", "kind"),
             _of_kinds(),
         ),

@@ -17,6 +17,8 @@ SHARD_SIZE = 500
 LINKS_PER_FOLDER = 1000
 SAMPLE_EVERY_S = 0.5
 SLACK_BYTES = 30 * 2**20
+CHECK_BYTES = 80 * 2**20
+"""What the libraries of the figure and of the check of the result take, whatever the number of inputs."""
 
 
 @pytest.mark.torture
@@ -30,15 +32,18 @@ def test_scoring_many_links_in_one_run_keeps_memory_and_descriptors_flat(
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(photos[number % len(photos)])
     options = ["--output", "scores", "--shard-size", str(SHARD_SIZE), "--workers", "2"]
-    memory, descriptors = [], []
+    memory, descriptors, scoring, checking = [], [], [], []
     process = start_command(project, ["score", "links", *options])
     try:
         while process.exitcode is None:
             shards = len(list((project / "scores").glob("shard-*.json")))
-            if 2 <= shards < NUM_INPUTS // SHARD_SIZE:  # after the start, before the check of the result
-                with suppress(psutil.NoSuchProcess):  # the workers end with the last shard
+            with suppress(psutil.NoSuchProcess):  # the workers end with the last shard
+                if 2 <= shards < NUM_INPUTS // SHARD_SIZE:  # after the start, before the check of the result
                     memory.append(family_memory(process.pid))
                     descriptors.append(num_descriptors(process.pid))
+                    scoring.append(own_memory(process.pid))
+                elif shards >= NUM_INPUTS // SHARD_SIZE:
+                    checking.append(own_memory(process.pid))
             process.join(SAMPLE_EVERY_S)
     finally:
         process.kill()
@@ -49,15 +54,22 @@ def test_scoring_many_links_in_one_run_keeps_memory_and_descriptors_flat(
         "said",
         f"{NUM_INPUTS} inputs; memory {median(first) / 2**20:.0f} MiB in the first quarter, "
         f"{median(last) / 2**20:.0f} MiB in the last; descriptors {max(descriptors[:quarter])} and "
-        f"{max(descriptors[-quarter:])}",
+        f"{max(descriptors[-quarter:])}; the main process {median(scoring) / 2**20:.0f} MiB while it scores, "
+        f"at most {max(checking) / 2**20:.0f} MiB while the result is checked",
     )
     assert median(last) <= median(first) + SLACK_BYTES
     assert max(descriptors[-quarter:]) <= max(descriptors[:quarter])
+    assert max(checking) <= median(scoring) + CHECK_BYTES
 
 
 def family_memory(pid: int) -> int:
     """Bytes that a process and its children hold alone."""
     return sum(process.memory_full_info().uss for process in family(pid))
+
+
+def own_memory(pid: int) -> int:
+    """Bytes that a process holds alone."""
+    return int(psutil.Process(pid).memory_full_info().uss)
 
 
 def num_descriptors(pid: int) -> int:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ import pandas as pd
 import pytest
 
 from quality_model.errors import ValidationError
-from quality_model.validation.expectations import Table, among, between, unique
+from quality_model.validation.expectations import (
+    Table,
+    among,
+    between,
+    exactly_rows,
+    matches,
+    not_null,
+    null,
+    unique,
+)
 from quality_model.validation.report import validate
 
 
@@ -20,7 +30,7 @@ def table(**columns: Any) -> Table:
     frame = pd.DataFrame({"name": ["a", "b", "c"], "size": [1.0, 2.0, 30.0], **columns})
     return Table(
         "things",
-        frame,
+        [frame],
         ("name",),
         [
             between("size", 0.0, 10.0, "Things are small."),
@@ -77,6 +87,62 @@ def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
+def without_fingerprint(pages: dict[str, bytes]) -> dict[str, bytes]:
+    """Pages but for the hash of the whole table, which is not had of batches."""
+    row = re.compile(rb"<tr>\s*<td (?:(?!<tr>).)*?pandas_data_fingerprint.*?</tr>", re.DOTALL)
+    return {name: row.sub(b"", text) for name, text in pages.items()}
+
+
+def in_batches(frame: pd.DataFrame, *starts: int) -> Table:
+    ends = [*starts[1:], len(frame)]
+    return Table(
+        "things",
+        (frame.iloc[start:end].reset_index(drop=True) for start, end in zip(starts, ends, strict=True)),
+        ("name",),
+        [
+            exactly_rows(6, "There are six."),
+            between("size", 0.0, 10.0, "Things are small."),
+            not_null("size", "Things have a size."),
+            null("trouble", "Things are no trouble."),
+            among("colour", ["red"], "Things are red."),
+            matches("name", "^[a-f]$", "Names are letters."),
+        ],
+    )
+
+
+@pytest.mark.parametrize("starts", [(0, 3), (0, 1, 2, 3, 4, 5), (0, 6)], ids=str)
+@pytest.mark.parametrize("is_sound", [True, False], ids=["sound", "with defects"])
+def test_batches_give_the_report_of_the_whole_table(
+    tmp_path: Path, starts: tuple[int, ...], is_sound: bool
+) -> None:
+    columns: dict[str, list[Any]] = {
+        "name": list("abcdef"),
+        "size": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        "trouble": [None] * 6,
+        "colour": ["red", None, "red", "red", "red", None],
+    }
+    if not is_sound:
+        columns["size"][1:5] = [20.0, None, 30.0, 20.0]
+        columns["trouble"][4] = "much"
+        columns["colour"][5] = "blue"
+    reports, pages = [], []
+    for name, cut in (("whole", (0,)), ("batches", starts)):
+        with nullcontext() if is_sound else pytest.raises(ValidationError):
+            validate("set of things", [in_batches(pd.DataFrame(columns), *cut)], tmp_path / name)
+        reports.append(json.loads((tmp_path / name / "validation.json").read_text()))
+        pages.append(without_fingerprint(files(tmp_path / name / "docs")))
+    assert reports[1] == reports[0]
+    assert pages[1] == pages[0]
+    assert reports[0]["failed"] == (0 if is_sound else 4)
+
+
+def test_an_expectation_that_a_later_batch_cannot_evaluate_fails_and_says_why(tmp_path: Path) -> None:
+    frames = [pd.DataFrame({"size": [1], "colour": ["red"]}), pd.DataFrame({"size": [1]})]
+    things = Table("things", frames, (), [among("colour", ["red"], "Things are red.")])
+    with pytest.raises(ValidationError, match=r"things\.colour: .*colour.* does not exist"):
+        validate("set of things", [things], tmp_path)
+
+
 def test_a_new_report_replaces_the_old_one(tmp_path: Path) -> None:
     with pytest.raises(ValidationError):
         validate("set of things", [table(colour="blue")], tmp_path)
@@ -103,13 +169,14 @@ def test_nothing_is_written_elsewhere_and_nothing_heavy_is_imported_before(tmp_p
     (tmp_path / "here").mkdir()
     script = """
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from quality_model import validation
 assert not {"great_expectations", "torch"} & set(sys.modules)
 import pandas as pd
 from quality_model.validation.expectations import Table, unique
 from quality_model.validation.report import validate
-validate("t", [Table("t", pd.DataFrame({"a": [1]}), ("a",), [unique("a", "")])], Path(sys.argv[1]))
+validate("t", [Table("t", [pd.DataFrame({"a": [1]})], ("a",), [unique("a", "")])], Path(sys.argv[1]))
 """
     project = Path(__file__).resolve().parents[2]
     home = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "here"), "PYTHONPATH": str(project)}

@@ -1,3 +1,4 @@
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_each_defect_is_named_with_its_column_and_key(change: Callable[..., Path
         ("scores.holds: expect_column_values_to_be_in_set", "neither or both, key p12.png"),
         ("scores.holds: expect_column_values_to_be_in_set", "neither or both, key p13.png"),
         ("scores.key: expect_column_values_to_be_unique", "key p00.png"),
-        ("scores.input: expect_column_values_to_be_unique", "input 0, key p15.png"),
+        ("scores.input_offset: expect_column_values_to_be_between", "input_offset -15, key p15.png"),
         ("scores.model_name: expect_column_values_to_be_in_set", "model_name other, key p16.png"),
         ("scores.sha256: expect_column_values_to_match_regex", "sha256 beef, key p17.png"),
         ("scores.width: expect_column_values_to_be_between", "width 0, key p18.png"),
@@ -114,6 +115,32 @@ def test_a_flag_that_the_thresholds_do_not_give_is_named(change: Callable[..., P
     lines = "\n".join(failures(caught.value))
     assert f"flags_are wrong, key {rows[flagged]['key']}" in lines
     assert f"neither or both, key {rows[(flagged + 1) % 10]['key']}" in lines
+
+
+def test_a_bad_row_is_found_in_whichever_batch_it_is(
+    change: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten rows at a time, the bad ones among the second ten; then all at once: the same is told."""
+    folder = change((0, "noise", 1.5), (3, "noise", -0.5), (4, "sha256", "beef"), (5, "input", 0))
+    reports = []
+    for name, rows in (("batches", 10), ("whole", 10_000)):
+        monkeypatch.setattr("quality_model.validation.scores.ROWS_AT_ONCE", rows)
+        with pytest.raises(ValidationError) as caught:
+            validate_scores(folder, tmp_path / name)
+        assert "2 of 25 fail, for example noise 1.5, key p10.png" in "\n".join(failures(caught.value))
+        reports.append(storage.read_json(tmp_path / name / "validation.json"))
+        pages = list((tmp_path / name / "docs" / "validations").rglob("*.html"))
+        assert len(pages) == 1
+        assert {"1.5", "-0.5", "beef"} <= set(re.findall(r"[-.\w]+", pages[0].read_text()))
+    assert reports[0] == reports[1]
+
+
+def test_a_key_with_two_rows_is_noticed_where_they_are_read_together(
+    change: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quality_model.validation.scores.ROWS_AT_ONCE", 10)
+    with pytest.raises(ValidationError, match=r"scores\.key: .*unique.*2 of 25 fail.*key p14\.png"):
+        validate_scores(change((3, "key", "p14.png")), tmp_path / "r")
 
 
 def test_a_missing_shard_is_named(change: Callable[..., Path], tmp_path: Path) -> None:
