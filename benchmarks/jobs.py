@@ -134,7 +134,9 @@ def score_ours(task: Task) -> Outcome:
     from quality_model.validation import validate_scores
 
     params = task.params
-    scorer = MultiHeadQualityInference(task.model, params.score.device, params.limits)
+    scorer = MultiHeadQualityInference(
+        task.model, params.score.device, params.limits, batch_size=params.score.batch_size
+    )
     source = scorer.source
     model = ModelIdentity(
         source.name,

@@ -73,6 +73,8 @@ class MultiHeadQualityInference:
         root: The project folder whose registry a reference means; by default the current one.
         registry: Registry parameters; by default those of the project's params.yaml.
         engine: What runs the network; by default the fastest that gives its scores (`engines`).
+        batch_size: Pictures that will be scored at once on an accelerator, as which engine is
+            fastest there may hang on it.
 
     Raises:
         CheckpointError: The weights do not load.
@@ -90,12 +92,15 @@ class MultiHeadQualityInference:
         root: Path | None = None,
         registry: RegistryParams | None = None,
         engine: EngineName | None = None,
+        batch_size: int = WITHOUT_PROJECT.score.batch_size,
     ) -> None:
         self.device = choose_device(device)
         self._limits = limits or SAFE_LIMITS
         found = _find(model_path, root or Path(), registry)
         loaded = load_model(found.path, self.device)
-        self._engine = choose_engine(loaded.model, self.device, loaded.image_size_px, engine)
+        self._engine = choose_engine(
+            loaded.model, self.device, loaded.image_size_px, engine, batch_size=batch_size
+        )
         self.image_size_px: int = loaded.image_size_px
         """side to which pictures are resized"""
         self.facts: dict[str, Any] = loaded.facts

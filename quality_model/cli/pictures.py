@@ -26,6 +26,7 @@ def predict(params: Params | ScoringParams, pictures: tuple[Path, ...], as_json:
         limits=params.limits,
         registry=_registry(params),
         engine=None if params.score.engine == "auto" else params.score.engine,
+        batch_size=1,
     )
     columns = (*HEADS, "overall")
     width = max(len(str(picture)) for picture in pictures)

@@ -81,7 +81,14 @@ def compare_models(
     found = collection.survey(folder, output)
     inputs = list(plan.list_inputs(folder, output, found, limits))
     new, old = (
-        MultiHeadQualityInference(reference, section.device, limits, root=root, registry=registry)
+        MultiHeadQualityInference(
+            reference,
+            section.device,
+            limits,
+            root=root,
+            registry=registry,
+            batch_size=section.batch_size,
+        )
         for reference in (model, against)
     )
     thumbnails = Thumbnails(num_thumbnails)

@@ -36,7 +36,13 @@ def score_collection(
     """
     engine = planned_engine(output) if section.engine == "auto" else section.engine
     scorer = MultiHeadQualityInference(
-        section.model, section.device, limits, root=root, registry=registry, engine=engine
+        section.model,
+        section.device,
+        limits,
+        root=root,
+        registry=registry,
+        engine=engine,
+        batch_size=section.batch_size,
     )
     source = scorer.source
     model = ModelIdentity(

@@ -14,6 +14,7 @@ import torch
 from quality_model.engines import choice
 from quality_model.engines.choice import check_pictures, choose_engine
 from quality_model.engines.folding import folded
+from quality_model.engines.ncnn_engine import NcnnEngine
 from quality_model.model import MultiHeadQualityAssessmentModel, to_model_input
 from quality_model.params import ArchitectureName, EngineName
 
@@ -137,6 +138,32 @@ def test_an_engine_that_does_not_agree_is_not_used_and_the_log_says_so(
     assert engine.name == "torch-float32"
     assert np.abs(engine.scores(check_pictures(SIZE_PX)) - expected).max() <= 1e-6
     assert "ncnn-float32 differs by up to" in caplog.text
+
+
+def test_what_is_timed_is_what_will_be_scored_at_once() -> None:
+    cuda = torch.device("cuda")
+    assert choice.timed_load(CPU, 224, 16).shape == (1, 224, 224, 3)
+    assert choice.timed_load(CPU, 1024, 16).shape == (1, 256, 256, 3)
+    assert choice.timed_load(cuda, 224, 16).shape == (16, 224, 224, 3)
+    assert choice.timed_load(cuda, 224, 2).shape == (2, 224, 224, 3)
+
+
+def test_the_engine_is_timed_with_that_load(
+    model: MultiHeadQualityAssessmentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[tuple[int, ...]] = []
+    scores = NcnnEngine.scores
+
+    def recording(self: NcnnEngine, pixels: np.ndarray) -> np.ndarray:
+        scored.append(pixels.shape)
+        return scores(self, pixels)
+
+    monkeypatch.setattr(NcnnEngine, "scores", recording)
+    choose_engine(model, CPU, 160)
+    checked, *timed = scored
+    assert checked == (3, 96, 96, 3)
+    assert len(timed) >= 2
+    assert set(timed) == {(1, 160, 160, 3)}
 
 
 def test_damaged_weights_reach_whoever_scores(model: MultiHeadQualityAssessmentModel) -> None:
