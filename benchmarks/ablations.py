@@ -2,11 +2,12 @@
 
     python -m benchmarks.ablations --pictures data/pictures --work ABLATIONS
 
-Every run trains as many samples, of the compact network for its speed, from the same first
-weights. On test groups that no run but the leaking one has seen: R2 and Spearman on calibrated
-labels (R2 means nothing for a head that was trained on others), and the worst ladder (other
-software, no labels of ours). A run that is there already is not made again; two processes with
-OMP_NUM_THREADS=1 and different ablations (--only) get twice as far on two cores as one.
+Every run trains about as many samples (``num_samples`` of its result; whole pictures: as many
+pixels), of the compact network for its speed, from the same first weights. On test groups that no run
+but the leaking one has seen: R2 and Spearman on calibrated labels (R2 means nothing for a head that
+was trained on others), and the worst ladder (other software, no labels of ours). A run that is there
+already is not made again; two processes with OMP_NUM_THREADS=1 and different ablations (--only) get
+twice as far on two cores as one.
 """
 
 import argparse
@@ -30,10 +31,11 @@ from quality_model.device import choose_device
 from quality_model.evaluation import evaluate
 from quality_model.evaluation.cross_talk import largest_movement
 from quality_model.images import Pixels
-from quality_model.params import Params, PerHead, load_params
+from quality_model.params import Params, PerHead, TrainParams, load_params
 from quality_model.records import HEADS
 from quality_model.sources.table import TABLE_NAME, PicturesTable, PicturesWriter
-from quality_model.training import train
+from quality_model.training import TrainedModel, train
+from quality_model.training.samples import sizes_of_batches
 from quality_model.training_set.generate import generate
 from quality_model.training_set.store import TrainingSet
 
@@ -161,7 +163,13 @@ def _measure(name: str, params: Params, arguments: argparse.Namespace) -> dict[s
             }
             for head in HEADS
         }
-    return {"what": ablation.what, "num_samples": arguments.epochs * SAMPLES_PER_EPOCH, **measured}
+    return {"what": ablation.what, "num_samples": num_trained(section, trained), **measured}
+
+
+def num_trained(section: TrainParams, trained: TrainedModel) -> int:
+    """Samples that a run took a step with, one that came in several epochs counted in each."""
+    an_epoch = trained.num_train if section.samples == "stored" else section.samples_per_epoch
+    return len(trained.history) * sum(sizes_of_batches(an_epoch, section.batch_size))
 
 
 def _training_set(params: Params, arguments: argparse.Namespace, profile: str, *, leaks: bool) -> TrainingSet:

@@ -34,6 +34,7 @@ class Defective(CalibratedProfile):
     that a label says nothing of what came after it.
     """
 
+    name = "calibrated with a defect"  # type: ignore[misc]  # what degrades in batches knows no defects
     seed_head: Head | None = None
     random_order: bool = False
 

@@ -76,6 +76,11 @@ def picture_by_picture(profile: Profile) -> Degrade:
     return degrade
 
 
+def shuffled(rows: Indices, seed: int, epoch: int) -> Indices:
+    """Stored rows in the order in which a 1-based epoch has them."""
+    return np.random.default_rng([seed, epoch, _ORDER]).permutation(rows)
+
+
 class StoredSamples:
     """The samples of the training set, each once an epoch, in random order."""
 
@@ -85,10 +90,10 @@ class StoredSamples:
         self._rows = rows
 
     def batch_sizes(self, epoch: int) -> list[int]:
-        return _sizes(len(self._rows), self._section.batch_size)
+        return sizes_of_batches(len(self._rows), self._section.batch_size)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        order = np.random.default_rng([self._section.seed, epoch, _ORDER]).permutation(self._rows)
+        order = shuffled(self._rows, self._section.seed, epoch)
         start = 0
         for size in self.batch_sizes(epoch):
             yield self._stored.read(order[start : start + size])
@@ -123,7 +128,7 @@ class FreshSamples:
             )
 
     def batch_sizes(self, epoch: int) -> list[int]:
-        return _sizes(self._section.samples_per_epoch, self._section.batch_size)
+        return sizes_of_batches(self._section.samples_per_epoch, self._section.batch_size)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         order = self._order(epoch)
@@ -161,7 +166,7 @@ class FreshSamples:
         return self._degrade(clean, randomness, scale)
 
 
-def _sizes(count: int, batch_size: int) -> list[int]:
+def sizes_of_batches(count: int, batch_size: int) -> list[int]:
     """Sizes of batches; a lone last sample sits out this epoch, for one sample has no batch statistics."""
     whole, rest = divmod(count, batch_size)
     return [batch_size] * whole + ([rest] if rest > 1 else [])
