@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -77,11 +78,11 @@ def main(
 def _start_up(folder: Path, model: Path | None, repetitions: int) -> object:
     task = comparison.prepare("score", folder, count=8, photographs=None, model=model)
     picture = next(iter(sorted(task.pictures.glob("*.jpg"))))
-    timed = measure_start_up(folder / "project", picture, task.model.resolve(), repetitions)
+    timed = measure_start_up(folder, picture, repetitions)
     _say(
         ["| from the shell | median | from, to | at most |", "|---|---|---|---|", *(t.line() for t in timed)]
     )
-    return [{"command": one.command, "elapsed_s": one.elapsed_s, "most_s": one.most_s} for one in timed]
+    return [asdict(one) for one in timed]
 
 
 def _growth(folder: Path, model: Path | None, workers: int, jobs: list[str], most: int) -> object:
