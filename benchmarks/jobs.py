@@ -77,10 +77,14 @@ def train_obvious(task: Task) -> Outcome:
 
     from benchmarks.obvious.network import Network
     from benchmarks.obvious.training import train_epoch
+    from quality_model.training.samples import shuffled, sizes_of_batches
     from quality_model.training_set.store import TrainingSet
 
     section = task.params.train
-    rows = TrainingSet.open(task.training_set).indices("train").tolist()
+    samples = TrainingSet.open(task.training_set).indices("train")
+    # The batches of ours: of its first epoch, without a lone last sample.
+    count = sum(sizes_of_batches(len(samples), section.batch_size))
+    rows = shuffled(samples, section.seed, 1)[:count].tolist()
     network = Network(section.dropout)
     start = time.perf_counter()
     loss = train_epoch(
@@ -93,17 +97,19 @@ def train_obvious(task: Task) -> Outcome:
         gradient_clip_norm=section.gradient_clip_norm,
         loss_weights=torch.tensor([*section.loss_weights.as_dict().values()]),
     )
-    return Outcome(len(rows), time.perf_counter() - start, {"train_loss": loss})
+    return Outcome(count, time.perf_counter() - start, {"train_loss": loss})
 
 
 def train_ours(task: Task) -> Outcome:
     """The time is the epoch's own: validation and checkpoint are left out on both sides."""
     from quality_model.training import train
+    from quality_model.training.samples import sizes_of_batches
     from quality_model.training_set.store import TrainingSet
 
-    samples = TrainingSet.open(task.training_set)
-    report = train(task.params.train, samples, task.output).history[0]
-    count = len(samples.indices("train"))
+    section = task.params.train
+    trained = train(section, TrainingSet.open(task.training_set), task.output)
+    report = trained.history[0]
+    count = sum(sizes_of_batches(trained.num_train, section.batch_size))
     return Outcome(count, count / report.images_per_s, {"train_loss": report.train_loss})
 
 

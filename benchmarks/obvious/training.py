@@ -39,10 +39,10 @@ def train_epoch(
     gradient_clip_norm: float,
     loss_weights: Tensor,
 ) -> float:
-    """One pass over some rows of a training set; returns the mean loss of its steps."""
-    loader = DataLoader(Samples(folder, rows), batch_size=batch_size, shuffle=True)
+    """One pass over some rows of a training set, in their order; returns the mean loss of its samples."""
+    loader = DataLoader(Samples(folder, rows), batch_size=batch_size)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    losses: list[float] = []
+    total = 0.0
     network.train()
     for images, labels in loader:
         optimizer.zero_grad()
@@ -50,5 +50,5 @@ def train_epoch(
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), gradient_clip_norm)
         optimizer.step()
-        losses.append(loss.item())
-    return sum(losses) / len(losses)
+        total += loss.item() * len(labels)
+    return total / len(rows)

@@ -3,16 +3,23 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from benchmarks.comparison import Comparison, facts, table
+from benchmarks.jobs import Task, train_obvious, train_ours
 from benchmarks.obvious.generation import generate
 from benchmarks.obvious.network import Network
 from benchmarks.pictures import find_photographs, write_pictures
 from benchmarks.repetition import Repetition
+from quality_model.checkpoints import save_model
 from quality_model.degradations.seed_profile import STRENGTHS
+from quality_model.images import Pixels
 from quality_model.model import MultiHeadQualityAssessmentModel
 from quality_model.records import HEADS
+from tests.evaluation.conftest import write_training_set
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def test_the_obvious_network_gives_the_scores_of_the_library() -> None:
@@ -40,6 +47,32 @@ def test_the_obvious_generation_makes_files_of_the_same_shape_with_labels_of_the
         low, high = STRENGTHS[head]
         assert 20 < len(degraded) < 60
         assert low <= degraded.min() < degraded.max() <= high
+
+
+@pytest.mark.parametrize(("batch_size", "trained_on"), [(16, 60), (59, 59)])
+def test_both_sides_train_on_the_same_batches_and_mean_the_same_by_loss(
+    tmp_path: Path, photo: Pixels, monkeypatch: pytest.MonkeyPatch, batch_size: int, trained_on: int
+) -> None:
+    # From the same weights, with steps too small to change one, and no dropout: the losses are the same.
+    model, network = MultiHeadQualityAssessmentModel(dropout=0.0).eval(), Network(dropout=0.0)
+    network.load(model.state_dict())
+    save_model(tmp_path / "start", model, image_size_px=32, facts={})
+    monkeypatch.setattr("benchmarks.obvious.network.Network", lambda dropout: network)
+    same = {"start_from": str(tmp_path / "start"), "learning_rate": 1e-30, "dropout": 0.0}
+    plain = {"samples": "stored", "epochs": 1, "weight_average": 0.0, "warmup_epochs": 0.0}
+    values = {**same, **plain, "batch_size": batch_size, "device": "cpu", "precision": "float32"}
+    task = Task(
+        params_file=PROJECT / "params.yaml",
+        pictures=tmp_path,
+        table=tmp_path,
+        training_set=write_training_set(tmp_path / "set", photo).folder,
+        model=tmp_path,
+        output=tmp_path / "output",
+        overrides={f"train.{name}": value for name, value in values.items()},
+    )
+    ours, obvious = train_ours(task), train_obvious(task)
+    assert ours.num_images == obvious.num_images == trained_on
+    assert ours.facts["train_loss"] == pytest.approx(obvious.facts["train_loss"], rel=1e-4)
 
 
 def test_the_table_shows_medians_their_ratio_and_their_spread() -> None:
