@@ -24,7 +24,11 @@ _SAMPLES = (2000, 20_000)
     "--pictures", type=click.IntRange(min=8), help="Clean pictures; by default as many as suit a job."
 )
 @click.option("--photographs", type=click.Path(path_type=Path, exists=True), help="Folder to cut them from.")
-@click.option("--model", type=click.Path(path_type=Path, exists=True), help="Model to score with, 224 px.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, exists=True),
+    help="Model to score with; by default random weights at 224 px.",
+)
 @click.option("--workers", default=0, show_default=True, help="Processes of ours; 0: one per core.")
 @click.option("--compare/--no-compare", default=True, show_default=True, help="Compare the two sides.")
 @click.option(

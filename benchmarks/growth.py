@@ -47,7 +47,8 @@ def measure(task: Task, jobs: Sequence[str], counts: Sequence[int]) -> Iterator[
                 _write_table(grown.table, count, files)
             else:
                 link_pictures(grown.pictures, count, files)
-            yield Growth(job, count, repeat(job, "ours", grown))
+            titled = "generate, 2 samples each, 32 px" if job == "generate" else job
+            yield Growth(titled, count, repeat(job, "ours", grown))
             shutil.rmtree(folder)
 
 
