@@ -1,12 +1,9 @@
 import io
 import os
 import struct
-import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,29 +14,8 @@ from PIL import Image
 
 from quality_model import images
 from quality_model.errors import ParameterError, PictureError
-from quality_model.images import Pixels
 from quality_model.params import LimitsParams
-
-FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]
-
-
-def encode(picture: Image.Image | Pixels, kind: str, **options: object) -> bytes:
-    stream = io.BytesIO()
-    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    picture.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def reason_of(call: Callable[[], object]) -> str:
-    with pytest.raises(PictureError) as caught:
-        call()
-    assert caught.value.detail
-    return caught.value.reason
-
-
-@pytest.fixture(scope="module")
-def small(photo: Pixels) -> Pixels:
-    return np.ascontiguousarray(photo[100:140, 200:260])
+from tests.images.encoding import FORMATS, encode, png, reason_of
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
@@ -143,7 +119,7 @@ def test_16_bit_colour_keeps_its_range(limits):
     shades = [0, 128, 255]
     row = b"".join(struct.pack(">HHH", shade * 257, 65535 - shade * 257, 0) for shade in shades)
     header = struct.pack(">IIBBBBB", 3, 1, 16, 2, 0, 0, 0)
-    data = _png([(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")])
+    data = png([(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")])
     assert images.decode(data, limits)[0].tolist() == [[0, 255, 0], [128, 127, 0], [255, 0, 0]]
 
 
@@ -220,75 +196,6 @@ def test_one_pixel_is_a_picture(limits):
     data = encode(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG")
     assert images.decode(data, limits).tolist() == [[[1, 2, 3]]]
     assert (images.decode_resized(data, 224, limits) == [1, 2, 3]).all()
-
-
-@pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (2**31 - 1, 2**31 - 1), (200_000_000, 1)])
-def test_a_decompression_bomb_is_refused_by_its_header(limits, width, height):
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    data = _png([(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")])
-    assert reason_of(lambda: images.decode(data, limits)) == "too_many_pixels"
-
-
-def test_pixels_are_counted_against_the_limit(small, limits):
-    data = encode(small, "PNG")
-    images.decode(data, limits.model_copy(update={"max_pixels": 2400}))
-    fewer = limits.model_copy(update={"max_pixels": 2399})
-    assert reason_of(lambda: images.decode(data, fewer)) == "too_many_pixels"
-
-
-def _first_of_two(small, kind):
-    """Two pictures in one file, the second one larger."""
-    return encode(small, kind, save_all=True, append_images=[Image.new("RGB", (90, 70))])
-
-
-@pytest.mark.parametrize("kind", [*FORMATS, "two in MPO", "two in GIF", "two in TIFF"])
-def test_the_limit_is_ours_where_pillow_would_refuse_sooner(small, limits, monkeypatch, kind):
-    data = encode(small, kind) if kind in FORMATS else _first_of_two(small, kind.removeprefix("two in "))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert images.decode(data, limits).shape == small.shape
-    fewer = limits.model_copy(update={"max_pixels": 2399})
-    with pytest.raises(PictureError, match="60 x 40, at most 2399"):
-        images.decode(data, fewer)
-    assert Image.MAX_IMAGE_PIXELS == 100
-
-
-def test_a_header_beyond_pillows_own_limit_is_held_against_ours(limits):
-    header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
-    data = _png([(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")])
-    with pytest.raises(PictureError, match="20000 x 20000, at most 399999999"):
-        images.decode(data, limits.model_copy(update={"max_pixels": 399_999_999}))
-
-
-def test_threads_leave_pillows_limit_and_the_warnings_as_they_were(small, limits, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    before = list(warnings.filters)
-    data = encode(small, "PNG")
-    each = [limits.model_copy(update={"max_pixels": 2400 + number % 3}) for number in range(400)]
-    with ThreadPoolExecutor(8) as pool:
-        assert all((pixels == small).all() for pixels in pool.map(partial(images.decode, data), each))
-    assert Image.MAX_IMAGE_PIXELS == 100
-    assert warnings.filters == before
-
-
-def test_a_text_chunk_that_unpacks_to_gigabytes_is_refused(limits):
-    text = b"Comment\0\0" + zlib.compress(bytes(70_000_000))
-    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"zTXt", text), (b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b"")]
-    assert reason_of(lambda: images.decode(_png(chunks), limits)) == "broken"
-
-
-def test_too_many_bytes_are_refused_before_they_are_decoded(small, limits):
-    data = encode(small, "PNG")
-    tight = limits.model_copy(update={"max_bytes": len(data) - 1})
-    assert reason_of(lambda: images.decode(data, tight)) == "too_many_bytes"
-
-
-def test_a_file_larger_than_the_limit_is_not_read_whole(limits, tmp_path):
-    path = tmp_path / "huge.png"
-    with path.open("wb") as handle:
-        handle.truncate(2**40)
-    tight = limits.model_copy(update={"max_bytes": 1000})
-    assert reason_of(lambda: images.read_bytes(path, tight)) == "too_many_bytes"
 
 
 def test_files_that_cannot_be_read_say_why(limits, tmp_path):
@@ -379,13 +286,6 @@ def test_no_mutation_of_a_picture_raises_anything_but_a_picture_error(small, lim
         assert error.reason in {"not_a_picture", "too_many_pixels", "truncated", "broken"}
     else:
         assert decoded.ndim == 3 and decoded.shape[2] == 3
-
-
-def _png(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks
-    )
 
 
 @contextmanager
