@@ -26,6 +26,7 @@ from tests.evaluation.conftest import SIZE_PX, write_training_set
 BASELINES = {head: {"classical": {"mse": 0.05, "r2": 0.25, "spearman": 0.5}} for head in HEADS}
 
 Judge = Callable[..., Verdict]
+Settled = Callable[..., str | None]
 
 
 def per_head(value: float) -> PerHead:
@@ -99,6 +100,20 @@ def complete(project: Path, samples: TrainingSet) -> Path:
     return folder
 
 
+@pytest.fixture
+def settled(
+    project: Path, section: RegistryParams, evaluate: EvaluateParams, complete: Path, samples: TrainingSet
+) -> Settled:
+    """Why there is nothing to decide about the complete model, by these parameters; None if there is."""
+
+    def settled(gate: GateParams, measuring: EvaluateParams = evaluate) -> str | None:
+        return release.settled_reason(
+            measuring, gate, section, root=project, model=complete, training_set=samples.folder
+        )
+
+    return settled
+
+
 def test_a_refusal_is_recorded_with_every_row_the_measures_and_where_the_model_came_from(
     project: Path, registry: Registry, judge: Judge, second: Path, samples: TrainingSet
 ) -> None:
@@ -135,23 +150,13 @@ def test_the_gate_takes_the_baselines_that_the_evaluation_measured_on_the_same_d
 
 
 def test_a_pass_is_recorded_like_a_refusal_and_settles_nothing_before_it_is_promoted(
-    project: Path,
-    section: RegistryParams,
-    evaluate: EvaluateParams,
-    judge: Judge,
-    complete: Path,
-    samples: TrainingSet,
+    project: Path, judge: Judge, complete: Path, settled: Settled
 ) -> None:
     verdict = judge(complete)
     (decision,) = read_decisions(project)
     assert (decision["outcome"], decision["version"], decision["reasons"]) == ("passed", None, [])
     assert [row["reason"] for row in decision["evidence"]["rows"]] == [row.reason for row in verdict.rows]
-    assert (
-        release.settled_reason(
-            evaluate, LENIENT, section, root=project, model=complete, training_set=samples.folder
-        )
-        is None
-    )
+    assert settled(LENIENT) is None
 
 
 def test_a_compact_model_is_judged_against_a_champion_of_the_standard_architecture(
@@ -172,28 +177,21 @@ def test_a_compact_model_is_judged_against_a_champion_of_the_standard_architectu
 
 
 def test_a_refused_model_is_decided_on_again_only_if_something_changed(
-    project: Path,
-    section: RegistryParams,
     evaluate: EvaluateParams,
     judge: Judge,
     complete: Path,
-    samples: TrainingSet,
+    settled: Settled,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     strict = LENIENT.model_copy(update={"max_mse": per_head(0.0)})
     judge(complete, strict)
 
-    def settled(measuring: EvaluateParams, gate: GateParams) -> str | None:
-        return release.settled_reason(
-            measuring, gate, section, root=project, model=complete, training_set=samples.folder
-        )
-
-    assert "when the gate refused: color_cast: mse" in (settled(evaluate, strict) or "")
-    assert settled(evaluate, LENIENT) is None
-    assert settled(evaluate.model_copy(update={"confidence": 0.5}), strict) is None
-    assert settled(evaluate.model_copy(update={"batch_size": 3}), strict) is not None
+    assert "when the gate refused: color_cast: mse" in (settled(strict) or "")
+    assert settled(LENIENT) is None
+    assert settled(strict, evaluate.model_copy(update={"confidence": 0.5})) is None
+    assert settled(strict, evaluate.model_copy(update={"batch_size": 3})) is not None
     monkeypatch.setattr(measures, "MEASURES_VERSION", 0)
-    assert settled(evaluate, strict) is None
+    assert settled(strict) is None
 
 
 def test_a_no_op_tells_of_the_model_that_was_refused_and_not_of_the_champion(
