@@ -340,11 +340,6 @@ def flatten(params: Section) -> dict[str, Any]:
     return flat
 
 
-def params_sha256(*sections: Section) -> str:
-    """One hash for the values of some sections, whatever the order and layout of the file."""
-    return values_sha256([flatten(section) for section in sections])
-
-
 def values_sha256(values: Any) -> str:
     """One hash for plain values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -21,7 +21,7 @@ import torch
 
 from quality_model.checkpoints import save_model
 from quality_model.model import MultiHeadQualityAssessmentModel
-from quality_model.params import Params, RegistryParams, flatten, params_sha256
+from quality_model.params import Params, RegistryParams, flatten, values_sha256
 from quality_model.tracking import DataFacts, Run, start_run
 
 START_S = 180.0
@@ -57,7 +57,7 @@ def start(project: Path, params: Params) -> StartRun:
         given: dict[str, object] = {
             "name": "train",
             "params": flatten(params.train),
-            "params_sha256": params_sha256(params.train),
+            "params_sha256": values_sha256(flatten(params.train)),
             "data": DataFacts("sample-photos", "5" * 64, 720, "data/training"),
             "system_metrics": False,
             **changes,

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from quality_model.errors import CorruptError, ModelNotFoundError, UsageError
-from quality_model.params import flatten, params_sha256
+from quality_model.params import flatten, values_sha256
 from quality_model.tracking import DataFacts, code_tags, resume_run, run_exists
 
 EPOCH = {
@@ -36,7 +36,7 @@ def test_two_runs_show_at_once_what_differed_in_data_and_parameters(start, clien
         pass
     with start(
         params=flatten(changed),
-        params_sha256=params_sha256(changed),
+        params_sha256=values_sha256(flatten(changed)),
         data=DataFacts("my-pictures", "7" * 64, 90, "pictures/mine"),
     ) as second:
         pass
