@@ -47,14 +47,16 @@ _REMEDY: Final = "Use another checkpoint, or train the model again."
 class LoadedModel:
     """A model that was read and checked, in evaluation mode.
 
-    ``sha256`` is the hash of the file of weights; ``facts`` are those given to `save_model`,
-    empty for a bare file of weights.
+    ``sha256`` is the hash of the file of weights, ``folder_sha256`` the one that the folder is known
+    by (`storage.sealed_sha256`), None for a bare file of weights; ``facts`` are those given to
+    `save_model`, empty for a bare file.
     """
 
     model: MultiHeadQualityAssessmentModel
     image_size_px: int
     sha256: str
     facts: dict[str, Any] = field(default_factory=dict)
+    folder_sha256: str | None = None
 
     @property
     def thresholds(self) -> dict[Head, float] | None:
@@ -159,7 +161,7 @@ def _load_folder(folder: Path, device: torch.device) -> LoadedModel:
     described = _check_description(description, folder / DESCRIPTION_NAME)
     empty = MultiHeadQualityAssessmentModel(described.dropout, described.architecture)
     model = _build(_parse_safetensors(data, path), empty, path).to(device)
-    return LoadedModel(model, described.image_size_px, sha256, described.facts)
+    return LoadedModel(model, described.image_size_px, sha256, described.facts, marker["sha256"])
 
 
 class _Description(NamedTuple):

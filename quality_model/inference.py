@@ -7,30 +7,26 @@ scores.blurriness, scores.overall, scores.flags
 """
 
 import logging
-import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from quality_model import images, pretrained
+from quality_model import images
 from quality_model.checkpoints import load_model
 from quality_model.device import choose_device
 from quality_model.engines import Engine
 from quality_model.engines.choice import choose_engine
-from quality_model.errors import CheckpointError, ModelNotFoundError, PictureError, UsageError
+from quality_model.errors import CheckpointError, PictureError, UsageError
 from quality_model.images import Pixels
-from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams, load_params
-from quality_model.paths import ProjectPaths
+from quality_model.model_source import AUTO, ModelSource, find_model
+from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams
 from quality_model.records import HEADS, Head, QualityScores, flagged_heads, overall_score
-
-if TYPE_CHECKING:
-    from quality_model.registry import ResolvedModel
 
 Picture = Image.Image | npt.NDArray[np.uint8] | str | Path
 """A PIL image; uint8 (height, width, 3) RGB or (height, width) grey; or the path of a picture."""
@@ -38,25 +34,7 @@ Picture = Image.Image | npt.NDArray[np.uint8] | str | Path
 SAFE_LIMITS: Final = WITHOUT_PROJECT.limits
 """Limits for callers without a params.yaml."""
 
-AUTO: Final = "auto"
-"""Names the champion if there is one, else the model that ships inside the package."""
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSource:
-    """Where a model came from.
-
-    ``version`` and ``run_id`` are None for a file that no registry knows; the shipped model's
-    are those that it was shipped with. ``sha256`` is that of its weights.
-    """
-
-    name: str
-    version: str | None
-    run_id: str | None
-    sha256: str
-    path: Path
 
 
 class MultiHeadQualityInference:
@@ -67,7 +45,8 @@ class MultiHeadQualityInference:
             package while there is none; ``pretrained``: the latter; a folder or file of weights
             (see `checkpoints.load_model`); or a registry reference: ``champion``, ``candidate``,
             a version number, ``models:/name@alias`` or ``models:/name/3``. A path that exists
-            wins over a reference of the same name, but not over auto and pretrained.
+            wins over a reference of the same name, but not over auto and pretrained. What
+            `model_source.find_model` found already is taken as it is.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         limits: What a picture file may be before it is refused; by default `SAFE_LIMITS`.
         root: The project folder whose registry a reference means; by default the current one.
@@ -85,7 +64,7 @@ class MultiHeadQualityInference:
 
     def __init__(
         self,
-        model_path: str | Path = AUTO,
+        model_path: str | Path | ModelSource = AUTO,
         device: str = "auto",
         limits: LimitsParams | None = None,
         *,
@@ -96,7 +75,13 @@ class MultiHeadQualityInference:
     ) -> None:
         self.device = choose_device(device)
         self._limits = limits or SAFE_LIMITS
-        found = _find(model_path, root or Path(), registry)
+        found = (
+            model_path
+            if isinstance(model_path, ModelSource)
+            else find_model(model_path, root or Path(), registry)
+        )
+        if found.decided:
+            logger.info(found.decided)
         loaded = load_model(found.path, self.device)
         self._engine = choose_engine(
             loaded.model, self.device, loaded.image_size_px, engine, batch_size=batch_size
@@ -201,61 +186,3 @@ class MultiHeadQualityInference:
                 "Give a PIL image, a uint8 array of pixels, or a path.",
             )
         return images.resize(pixels, self.image_size_px)
-
-
-def _find(reference: str | Path, root: Path, registry: RegistryParams | None) -> ModelSource:
-    """What the reference names; the hash of its weights is known once they are loaded."""
-    if reference == AUTO:
-        return _champion_or_shipped(root, registry)
-    if reference == pretrained.NAME:
-        return _shipped()
-    path = Path(reference)
-    text = os.fspath(reference)
-    if path.exists() or _is_a_path(text):
-        return ModelSource(path.name, None, None, "", path)
-    from quality_model.registry import resolve
-
-    return _registered(resolve(text, root=root, section=registry))
-
-
-def _champion_or_shipped(root: Path, registry: RegistryParams | None) -> ModelSource:
-    """The champion; the shipped model only where none is registered, never where one does not load.
-
-    A folder without params.yaml is no project, so nothing there says whose champion is meant.
-    """
-    from quality_model.registry import Registry
-    from quality_model.registry.connection import database_exists
-
-    if registry is None and (file := ProjectPaths(root).params).exists():
-        registry = load_params(file).registry
-    if registry is not None and database_exists(root):  # else MLflow is not even imported
-        versions = Registry(root, registry)
-        champion = versions.champion()
-        if champion is not None:
-            logger.info("The champion scores: version %s of %s.", champion.version, champion.name)
-            return _registered(versions.resolve(champion.version))
-    source = _shipped("No champion is registered, and ")
-    logger.info("No champion is registered: the model that ships with this package scores.")
-    return source
-
-
-def _shipped(before: str = "") -> ModelSource:
-    folder = pretrained.pretrained_folder()
-    if folder is None:
-        problem = f"{before}no weights ship with this installation."
-        raise ModelNotFoundError(
-            problem[0].upper() + problem[1:],
-            "Train and promote a model, or name one: a version of the registry or a checkpoint file.",
-        )
-    return ModelSource(pretrained.NAME, None, None, "", folder)
-
-
-def _registered(resolved: "ResolvedModel") -> ModelSource:
-    return ModelSource(resolved.name, resolved.version, resolved.run_id, "", resolved.path)
-
-
-def _is_a_path(reference: str) -> bool:
-    """Whether this can only be meant as a path, so that a missing file is called a missing file."""
-    if reference.startswith("models:/"):
-        return False
-    return os.sep in reference or reference.endswith((".safetensors", ".pt", ".pth"))

@@ -27,6 +27,7 @@ from quality_model.errors import CorruptError, IncompleteError, StorageError
 
 MARKER_NAME: Final = "_complete.json"
 _TEMPORARY_PREFIX: Final = ".partial-"
+_BUSY_AFTER_S: Final = 1.0
 
 Step = Literal["written", "flushed", "renamed", "sealing"]
 """The temporary file is written; it is on the disk; it has its name; the marker comes next."""
@@ -176,6 +177,20 @@ def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def only_maker(folder: Path) -> Iterator[None]:
+    """Be the one process that makes ``folder``; a second one is refused at once.
+
+    The lock lies beside the folder, whose files are its content alone, and stays: one that is
+    removed may be held.
+
+    Raises:
+        StorageError: Another process makes it.
+    """
+    with locked(folder.parent / f".{folder.name}.lock", timeout_s=_BUSY_AFTER_S):
+        yield
 
 
 def seal(

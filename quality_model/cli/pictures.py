@@ -18,15 +18,17 @@ from quality_model.records import HEADS
 @with_params("score", needs_project=False)
 def predict(params: Params | ScoringParams, pictures: tuple[Path, ...], as_json: bool) -> None:
     """Print scores of PICTURES (0 absent, 1 severe), the overall one (1 best), and what is flagged."""
-    from quality_model.inference import MultiHeadQualityInference
+    from quality_model.model_source import find_model_meanwhile
+
+    find = find_model_meanwhile(params.score.model, Path(), _registry(params))
+    from quality_model.inference import MultiHeadQualityInference  # and with it PyTorch
 
     model = MultiHeadQualityInference(
-        model_path=params.score.model,
+        model_path=find(),
         device=params.score.device,
         limits=params.limits,
-        registry=_registry(params),
-        engine=None if params.score.engine == "auto" else params.score.engine,
-        batch_size=1,
+        # To find the fastest engine takes longer than a few pictures do; `score` is for many.
+        engine="torch-float32" if params.score.engine == "auto" else params.score.engine,
     )
     columns = (*HEADS, "overall")
     width = max(len(str(picture)) for picture in pictures)

@@ -50,7 +50,7 @@ def ship(model: Path, output: Path) -> dict[str, Any]:
         **_portable(loaded.facts),
         "version": loaded.sha256[:_VERSION_LENGTH],
         "trained_sha256": loaded.sha256,
-        "model_sha256": storage.sealed_sha256(model) if model.is_dir() else None,
+        "model_sha256": loaded.folder_sha256,
         "params_sha256": None if settings is None else values_sha256(settings),
         **_run_of(model),
     }

@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from tqdm import tqdm
 
@@ -15,8 +15,6 @@ from quality_model.sources import Source, open_source
 from quality_model.sources.table import TABLE_NAME, PicturesWriter
 
 _logger = logging.getLogger(__name__)
-
-_BUSY_AFTER_S: Final = 1.0
 
 
 def download(source: SourceParams, limits: LimitsParams, output: Path) -> dict[str, Any]:
@@ -43,8 +41,7 @@ def download(source: SourceParams, limits: LimitsParams, output: Path) -> dict[s
         StorageError: The output cannot be written, or another process takes pictures into it.
     """
     opened = open_source(source, limits)
-    # Beside the output, for what lies in it is the table; it stays, for a lock that is removed may be held.
-    with storage.locked(output.parent / f".{output.name}.lock", timeout_s=_BUSY_AFTER_S):
+    with storage.only_maker(output):
         storage.sweep(output)
         return _take(opened, source, output)
 

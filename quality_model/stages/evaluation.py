@@ -63,7 +63,7 @@ def evaluate_candidate(
         loss_weights=loss_weights.as_dict(),
         thresholds=loaded.thresholds,
         baselines=measure_baselines(samples, max_samples=section.baseline_samples, seed=section.seed),
-        model_sha256=storage.sealed_sha256(model) if model.is_dir() else None,
+        model_sha256=loaded.folder_sha256,
     )
     storage.sweep(output)
     write_evaluation(evaluation, output)

@@ -23,8 +23,6 @@ from quality_model.training_set.store import IMAGES_NAME
 _log = logging.getLogger(__name__)
 
 _PLAN_NAME: Final = "plan.json"
-_LOCK_NAME: Final = ".lock"
-_BUSY_AFTER_S: Final = 1.0
 
 
 class Unfinished:
@@ -62,8 +60,9 @@ class Unfinished:
 
     def __enter__(self) -> Self:
         with ExitStack() as held:
-            held.enter_context(storage.locked(self._folder / _LOCK_NAME, timeout_s=_BUSY_AFTER_S))
+            held.enter_context(storage.only_maker(self._output))
             try:
+                self._folder.mkdir(exist_ok=True)
                 self._take_back_images()
                 if self._is_of_this_plan():
                     storage.sweep(self._folder)
@@ -135,8 +134,7 @@ class Unfinished:
         Where the system can promise the room, a full disk is found before any work is done.
         """
         for path in self._folder.iterdir():
-            if path.name != _LOCK_NAME:
-                path.unlink()
+            path.unlink()
         length = self.end_of(self.num_samples)
         with self.images.open("wb") as handle:
             handle.write(self._header)

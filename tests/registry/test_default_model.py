@@ -1,6 +1,7 @@
 """Which model scores when none is named, in a project with a registry."""
 
 import logging
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 
 from quality_model import MultiHeadQualityInference, pretrained
 from quality_model.checkpoints import save_model
-from quality_model.errors import CorruptError
+from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
 from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.model_source import find_model, find_model_meanwhile
 from quality_model.params import RegistryParams
 from quality_model.registry import Registry
 
@@ -62,8 +64,34 @@ def test_a_champion_that_does_not_load_is_an_error_and_the_shipped_model_does_no
 def test_a_registry_that_does_not_answer_is_an_error(
     project: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from quality_model.errors import RegistryError
-
     (project / "mlflow.db").write_bytes(b"not a database, whatever its name says" * 100)
     with pytest.raises(RegistryError):
         chosen(project)
+
+
+def test_a_model_found_meanwhile_is_the_one_found_at_once(
+    project: Path, registry: Registry, section: RegistryParams, tmp_path: Path
+) -> None:
+    registry.promote("2", "better")
+    for reference in ("auto", "models:/quality-model/1", "pretrained", tmp_path / "a.pt"):
+        answer = find_model_meanwhile(reference, project, section)
+        assert answer() == find_model(reference, project, section)
+
+
+def test_what_is_wrong_with_a_model_looked_for_meanwhile_is_told_by_its_answer(
+    project: Path, registry: Registry, section: RegistryParams
+) -> None:
+    answer = find_model_meanwhile("7", project, section)
+    with pytest.raises(ModelNotFoundError, match="'7' names no version"):
+        answer()
+
+
+def test_a_model_is_found_though_the_process_that_looked_for_it_died(
+    project: Path, registry: Registry, section: RegistryParams
+) -> None:
+    registry.promote("1", "first")
+    others = multiprocessing.active_children()
+    answer = find_model_meanwhile("champion", project, section)
+    (searcher,) = set(multiprocessing.active_children()) - set(others)
+    searcher.kill()
+    assert answer().version == "1"

@@ -211,7 +211,7 @@ def test_two_processes_do_not_make_the_same_set_at_once(again: Again, output: Pa
     output.mkdir()
     theirs = output / ".partial-0123-manifest.parquet"
     theirs.touch()
-    with storage.locked(unfinished(output) / ".lock", timeout_s=1), pytest.raises(StorageError) as busy:
+    with storage.only_maker(output), pytest.raises(StorageError) as busy:
         again()
     assert "Another process" in busy.value.problem
     assert theirs.exists()
