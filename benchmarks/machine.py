@@ -5,6 +5,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+from quality_model.allocation import num_cores
 from quality_model.device import cpu_has_bfloat16
 
 _PACKAGES = ("torch", "numpy", "opencv-python-headless", "pillow", "ncnn", "pyarrow")
@@ -14,7 +15,7 @@ def describe() -> dict[str, str]:
     """Processor, cores, number formats and versions, as words."""
     return {
         "processor": _processor(),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(num_cores()),
         "bfloat16": "yes" if cpu_has_bfloat16() else "no",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "python": platform.python_version(),

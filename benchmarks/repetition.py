@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.jobs import JOBS, Outcome, Side, Task
+from quality_model.allocation import num_cores
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def main() -> None:
     values: dict[str, Any] = {name: Path(v) if isinstance(v, str) else v for name, v in plain.items()}
     task = Task(**values)
     outcome = JOBS[job][cast("Side", side)](task)
-    workers = task.params.generate.workers or len(os.sched_getaffinity(0))
+    workers = task.params.generate.workers or num_cores()
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # The system keeps the largest of the children: an upper bound for all of them.
     peak_kb += workers * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

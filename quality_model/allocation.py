@@ -1,11 +1,17 @@
-"""How this process's memory is handed out: glibc's allocator, told what large arrays need."""
+"""What the system gives this process: its cores, and memory kept for the large arrays of each step."""
 
+import os
 import sys
 from typing import Final
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _KEEP_BYTES: Final = 2**30
+
+
+def num_cores() -> int:
+    """Cores that this process may run on; where the system does not say, those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> bool:

@@ -5,11 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from quality_model import MultiHeadQualityInference, QualityScores, images, registry, storage
+from quality_model import MultiHeadQualityInference, QualityScores, images, model_source, registry, storage
 from quality_model.checkpoints import load_model, save_model
 from quality_model.errors import CheckpointError, ModelNotFoundError, PictureError, UsageError
 from quality_model.images import Pixels
-from quality_model.inference import SAFE_LIMITS
 from quality_model.model import MultiHeadQualityAssessmentModel, to_model_input
 from quality_model.params import Params
 from quality_model.records import HEADS
@@ -195,10 +194,6 @@ def test_limits_hold_for_files(folder: Path, params: Params, tmp_path: Path) -> 
         MultiHeadQualityInference(folder, device="cpu", limits=strict).predict(tmp_path / "picture.png")
 
 
-def test_the_limits_without_parameters_are_the_committed_ones(params: Params) -> None:
-    assert params.limits == SAFE_LIMITS
-
-
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_size_below_one_is_refused(inference: MultiHeadQualityInference, batch_size: int) -> None:
     with pytest.raises(UsageError, match="batch_size"):
@@ -251,7 +246,7 @@ def test_a_registry_reference_loads_the_version_that_it_names(
     )
     asked: list[str] = []
     monkeypatch.setattr(
-        registry, "resolve", lambda reference, root, section: asked.append(reference) or version
+        model_source, "resolve", lambda reference, root, section: asked.append(reference) or version
     )
     for reference in ("champion", "7", "models:/quality-model@champion"):
         source = MultiHeadQualityInference(reference, device="cpu").source

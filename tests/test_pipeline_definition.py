@@ -6,7 +6,6 @@ import re
 import shlex
 from pathlib import Path
 
-import click
 import pytest
 import yaml
 
@@ -165,33 +164,3 @@ def test_the_makefile_silences_what_the_library_silences() -> None:
 
     exported = dict(re.findall(r"^export (\w+) := (\w+)$", (PROJECT / "Makefile").read_text(), re.MULTILINE))
     assert exported == QUIET
-
-
-def readme_commands() -> list[str]:
-    """The commands of the README's shell blocks, a line each."""
-    text = (PROJECT / "README.md").read_text()
-    commands = []
-    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
-        joined = block.replace("\\\n", " ")
-        for line in joined.splitlines():
-            commands += [part.split("#")[0].strip() for part in line.split("&&")]
-    return [command for command in commands if command]
-
-
-def test_every_command_of_the_command_line_has_help_and_options_that_the_readme_can_use() -> None:
-    for command in cli.commands.values():
-        assert command.get_short_help_str()
-    for line in readme_commands():
-        words = shlex.split(line)
-        if words[0] != "quality-model":
-            continue
-        command = cli.commands[words[1]]
-        options = {opt for p in command.params if isinstance(p, click.Option) for opt in p.opts}
-        assert {word for word in words[2:] if word.startswith("--")} <= options, line
-
-
-def test_every_make_target_of_the_readme_exists() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
-    wanted = {shlex.split(line)[1] for line in readme_commands() if line.startswith("make ")}
-    assert wanted
-    assert wanted <= targets

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from typing import Any, Final, Generic, Literal, TypeVar
 
+from quality_model.allocation import num_cores
 from quality_model.errors import QualityModelError
 
 _START_WITHIN_S: Final = 120.0
@@ -35,8 +36,7 @@ def num_workers(asked: int, num_items: int) -> int:
     """
     if asked:
         return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, num_items // 32))
+    return max(1, min(num_cores(), num_items // 32))
 
 
 class Workers(Generic[Item, Result]):

@@ -1,7 +1,6 @@
 """The generation of a training set: clean pictures in, labelled samples on disk."""
 
 import logging
-import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from quality_model import storage
+from quality_model.allocation import num_cores
 from quality_model.degradations import PROFILES
 from quality_model.errors import QualityModelError, SourceError
 from quality_model.params import GenerateParams, LimitsParams
@@ -262,9 +262,7 @@ def _chunks(
 def _num_workers(asked: int, num_samples: int) -> int:
     if asked:
         return asked
-    if num_samples < _WORTH_A_POOL_SAMPLES:
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return num_cores() if num_samples >= _WORTH_A_POOL_SAMPLES else 1
 
 
 def _with_progress(samples: Iterator[Sample], done: int, total: int) -> Iterator[Sample]:

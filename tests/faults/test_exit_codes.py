@@ -92,7 +92,7 @@ def out_of_memory() -> None:
     bytearray(2**62)
 
 
-def no_permission() -> None:
+def unreadable_device() -> None:
     Path("/proc/self/mem").read_bytes()
 
 
@@ -100,7 +100,7 @@ def bug() -> None:
     raise LookupError("nobody thought of this")
 
 
-@pytest.mark.parametrize(("fault", "code"), [(out_of_memory, 12), (no_permission, 10)])
+@pytest.mark.parametrize(("fault", "code"), [(out_of_memory, 12), (unreadable_device, 10)])
 def test_what_the_system_refuses_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Callable[[], None], code: int
 ) -> None:

@@ -160,6 +160,8 @@ def test_a_run_deleted_in_the_web_ui_stops_no_training(start, project):
     client.delete_run(run.run_id)
     run.log_epoch(EPOCH)
     run.end()
+    refused = read_lines(project / "state" / "tracking" / run.key / "refused.jsonl")
+    assert [call["call"] for call in refused] == ["metrics", "end"]
 
 
 @pytest.mark.timeout(120)

@@ -143,7 +143,7 @@ def test_a_label_that_is_not_a_number_stops_training_with_epoch_and_step(
     assert not list((tmp_path / "checkpoints").glob("run-*/epoch-*"))
 
 
-def test_weights_that_run_away_stop_training_and_the_last_sound_checkpoint_stays(
+def test_weights_that_run_away_stop_training(
     training_set: TrainingSet, section: TrainParams, tmp_path: Path
 ) -> None:
     wild = with_values(section, learning_rate=1e30, gradient_clip_norm=1e30)
