@@ -119,11 +119,6 @@ def resize(pixels: Pixels, size_px: int) -> Pixels:
     return np.array(Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.LANCZOS))
 
 
-def decode_resized(data: bytes, size_px: int, limits: LimitsParams) -> Pixels:
-    """`decode`, then `resize`: what training and scoring both see."""
-    return resize(decode(data, limits), size_px)
-
-
 def from_image(image: Image.Image) -> Pixels:
     """RGB pixels of an open PIL image, turned upright.
 

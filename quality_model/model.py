@@ -46,7 +46,6 @@ ARCHITECTURES: Final[dict[ArchitectureName, Architecture]] = {
 ATTENTION_REDUCTION: Final = 4
 HEAD_WIDTHS: Final = (256, 128)
 DESIGN_DROPOUT: Final = 0.3
-NUM_PARAMETERS: Final = 2_387_332
 
 
 class ConvBlock(nn.Module):

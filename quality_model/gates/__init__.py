@@ -9,14 +9,12 @@ what each is for.
 from collections.abc import Mapping
 from typing import Any
 
-from quality_model.gates.rules import FEWEST_GROUPS, REQUIRED_SPLIT, RULES, Evidence, Rule
+from quality_model.gates.rules import RULES, Evidence, Rule
 from quality_model.gates.verdict import ALL_HEADS, Row, Verdict
 from quality_model.params import GateParams
 
 __all__ = [
     "ALL_HEADS",
-    "FEWEST_GROUPS",
-    "REQUIRED_SPLIT",
     "RULES",
     "Evidence",
     "Row",

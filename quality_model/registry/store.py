@@ -141,12 +141,13 @@ class Registry:
 
     # -- writing
 
-    def register(self, run_id: str, *, tags: Mapping[str, str] | None = None) -> ModelVersion:
+    def register(self, run_id: str) -> ModelVersion:
         """Make a version of the model that a run logged last; a second call returns the same version.
+
+        Its tags are those of `COPIED_TAGS`, and the model's id and hash.
 
         Args:
             run_id: MLflow run.
-            tags: More tags for the version, besides those of `COPIED_TAGS` and the model's hash.
 
         Raises:
             ModelNotFoundError: No such run, or it logged no model.
@@ -167,7 +168,6 @@ class Registry:
                     **{key: run.data.tags[key] for key in COPIED_TAGS if key in run.data.tags},
                     "model_id": model_id,
                     "model_sha256": logged.tags.get("model_sha256", ""),
-                    **(tags or {}),
                 }
                 if existing:
                     number = existing[-1].version

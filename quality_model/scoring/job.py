@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,7 +32,6 @@ from quality_model.scoring.summary import (
     SUMMARY_NAME,
     ScoreSummary,
     Tally,
-    lasting_facts,
     write_figure,
 )
 from quality_model.scoring.workers import Fate, Workers, num_workers
@@ -248,15 +248,15 @@ def _account(output: Path, job: plan.Job) -> Tally:
 
 
 def _seal(output: Path, job: plan.Job, tally: Tally) -> None:
-    facts = lasting_facts(
-        job.model,
-        tally.inputs,
-        tally.scored,
-        tally.sorted_reasons(),
-        job.skipped,
-        job.num_shards,
-        tally.flagged(job.model.thresholds),
-    )
+    facts: dict[str, Any] = {  # of inputs and model alone: the same after any interruption
+        "model": asdict(job.model),
+        "inputs": tally.inputs,
+        "scored": tally.scored,
+        "reasons": tally.sorted_reasons(),
+        "skipped": job.skipped,
+        "shards": job.num_shards,
+        "flagged": tally.flagged(job.model.thresholds),
+    }
     storage.write_json(output / SUMMARY_NAME, {**facts, "quantiles": tally.quantiles()})
     version = f" version {job.model.version}" if job.model.version else ""
     write_figure(output / FIGURE_NAME, tally, f"{tally.scored} pictures scored by {job.model.name}{version}")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,25 +49,6 @@ class ScoreSummary:
         """Share of the inputs that could not be scored."""
         return (self.inputs - self.scored) / self.inputs if self.inputs else 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values: those of summary.json, and this run's speed."""
-        return {
-            **lasting_facts(
-                self.model,
-                self.inputs,
-                self.scored,
-                self.reasons,
-                self.skipped,
-                self.shards,
-                self.flagged,
-            ),
-            "quantiles": self.quantiles,
-            "output": str(self.output),
-            "shards_before": self.shards_before,
-            "elapsed_s": self.elapsed_s,
-            "images_per_s": self.images_per_s,
-        }
-
     def lines(self) -> list[str]:
         """The summary for a console."""
         version = f", version {self.model.version}" if self.model.version else ""
@@ -90,27 +71,6 @@ class ScoreSummary:
         counts = ", ".join(f"{count} x {head}" for head, count in self.flagged.items())
         told.append(f"Flagged: {counts}." if counts else "Nothing is flagged: the model has no thresholds.")
         return told
-
-
-def lasting_facts(
-    model: ModelIdentity,
-    inputs: int,
-    scored: int,
-    reasons: dict[str, int],
-    skipped: dict[str, int],
-    shards: int,
-    flagged: dict[str, int],
-) -> dict[str, Any]:
-    """What depends on inputs and model alone, and so is the same after any interruption."""
-    return {
-        "model": asdict(model),
-        "inputs": inputs,
-        "scored": scored,
-        "reasons": reasons,
-        "skipped": skipped,
-        "shards": shards,
-        "flagged": flagged,
-    }
 
 
 @dataclass(slots=True)

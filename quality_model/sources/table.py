@@ -1,9 +1,6 @@
 """The pictures table: Parquet with the encoded bytes and where each picture came from."""
 
-from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -59,18 +56,12 @@ class PicturesWriter(RowGroupWriter):
 
 
 class PicturesTable:
-    """A complete pictures table.
-
-    Rows have random access; row groups are read as they are needed and the last few kept.
-    An instance can be sent to another process, which opens the file for itself.
-    """
+    """A complete pictures table, read in order, one row group in memory at a time."""
 
     def __init__(self, folder: Path, marker: dict[str, Any]) -> None:
         self.folder = folder
         self.marker = marker
         self._file: pq.ParquetFile | None = None
-        self._starts: list[int] = []
-        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
 
     @classmethod
     def open(cls, folder: Path, *, verify: bool = False) -> Self:
@@ -101,11 +92,6 @@ class PicturesTable:
         frame: pd.DataFrame = self._read(lambda file: file.read(columns=names)).to_pandas()
         return frame
 
-    def readable_indices(self) -> list[int]:
-        """Indices of the rows without a reason, ascending."""
-        reasons = self._read(lambda file: file.read(columns=["reason"])).column("reason").to_pylist()
-        return [index for index, reason in enumerate(reasons) if reason is None]
-
     def iter_pictures(self, *, readable_only: bool = False) -> Iterator[CleanPicture]:
         """Rows in order; memory holds one row group at a time."""
         for number in range(self._open().num_row_groups):
@@ -114,30 +100,6 @@ class PicturesTable:
                 picture = _picture(group, row)
                 if picture.reason is None or not readable_only:
                     yield picture
-
-    def read(self, index: int) -> CleanPicture:
-        """The row at ``index``, 0 to ``rows`` - 1.
-
-        Raises:
-            IndexError: No such row.
-            CorruptError: The row group cannot be read.
-        """
-        if not 0 <= index < self.rows:
-            raise IndexError(f"row {index} of {self.rows}")
-        self._open()
-        number = bisect_right(self._starts, index) - 1
-        if number not in self._cache:
-            self._cache[number] = self._row_group(number)
-            while len(self._cache) > _CACHED_ROW_GROUPS:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(number)
-        return _picture(self._cache[number], index - self._starts[number])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "marker": self.marker}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
 
     def _open(self) -> pq.ParquetFile:
         if self._file is None:
@@ -149,8 +111,6 @@ class PicturesTable:
                 raise self._corrupt(f"its columns are {', '.join(file.schema_arrow.names)}")
             if file.metadata.num_rows != self.rows:
                 raise self._corrupt(f"it has {file.metadata.num_rows} rows, the marker says {self.rows}")
-            groups = range(file.metadata.num_row_groups)
-            self._starts = [0, *accumulate(file.metadata.row_group(number).num_rows for number in groups)]
             self._file = file
         return self._file
 

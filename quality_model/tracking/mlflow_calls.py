@@ -153,7 +153,7 @@ def _model(connection: Connection, state: State, call: Call) -> State:
         run.info.experiment_id,
         name=MODEL_NAME,
         source_run_id=run_id,
-        tags={"model_sha256": call["sha256"], **call["tags"]},
+        tags={"model_sha256": call["sha256"]},
         params=dict(run.data.params),
         model_type="image-quality",
     )

@@ -103,21 +103,16 @@ class Run:
         chosen = [paths] if isinstance(paths, Path) else list(paths)
         self._outbox.put({"call": "files", "artifact_path": artifact_path}, chosen)
 
-    def log_picture(self, path: Path) -> None:
-        """Report a picture, into the artifact folder ``pictures``."""
-        self.log_files(path, "pictures")
-
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags; an earlier value is replaced."""
         self._outbox.put({"call": "tags", "values": {key: str(value) for key, value in tags.items()}})
 
-    def log_model(self, model_folder: Path, *, step: int = 0, tags: Mapping[str, str] | None = None) -> str:
+    def log_model(self, model_folder: Path, *, step: int = 0) -> str:
         """Report the model as a logged model with a signature and a dynamic batch.
 
         Args:
             model_folder: Sealed folder with model.safetensors and model.json.
             step: The epoch that it comes from.
-            tags: More tags for the logged model.
 
         Returns:
             The hash of the model's files, by which the registry knows it.
@@ -126,9 +121,7 @@ class Run:
             IncompleteError, CorruptError: The files are not what their marker vouches for.
         """
         sha256 = str(require_sealed(model_folder, verify=True)["sha256"])
-        self._outbox.put(
-            {"call": "model", "sha256": sha256, "step": step, "tags": dict(tags or {})}, [model_folder]
-        )
+        self._outbox.put({"call": "model", "sha256": sha256, "step": step}, [model_folder])
         return sha256
 
     def end(self, status: Status = "FINISHED") -> None:

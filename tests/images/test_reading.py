@@ -33,7 +33,7 @@ def test_lossy_formats_decode_close_to_the_original(small, limits, kind):
 def test_a_decoded_picture_is_contiguous_and_writable(small, limits):
     for pixels in (
         images.decode(encode(small, "PNG"), limits),
-        images.decode_resized(encode(small, "PNG"), 32, limits),
+        images.resize(images.decode(encode(small, "PNG"), limits), 32),
     ):
         assert pixels.dtype == np.uint8
         assert pixels.flags.c_contiguous
@@ -195,7 +195,7 @@ def test_damaged_exif_does_not_cost_the_picture(small, limits, exif):
 def test_one_pixel_is_a_picture(limits):
     data = encode(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG")
     assert images.decode(data, limits).tolist() == [[[1, 2, 3]]]
-    assert (images.decode_resized(data, 224, limits) == [1, 2, 3]).all()
+    assert (images.resize(images.decode(data, limits), 224) == [1, 2, 3]).all()
 
 
 def test_files_that_cannot_be_read_say_why(limits, tmp_path):

@@ -1,7 +1,3 @@
-import pickle
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -36,23 +32,10 @@ def test_rows_come_back_as_they_were_written(folder, rows):
     assert list(PicturesTable.open(folder).iter_pictures()) == rows
 
 
-def test_rows_are_read_in_any_order(folder, rows):
-    table = PicturesTable.open(folder)
-    for index in (149, 0, 63, 64, 128, 1, 127, 149):
-        assert table.read(index) == rows[index]
-
-
-@pytest.mark.parametrize("index", [-1, 150, 10**9])
-def test_a_row_that_is_not_there_is_an_index_error(folder, index):
-    with pytest.raises(IndexError):
-        PicturesTable.open(folder).read(index)
-
-
 def test_the_readable_rows_can_be_had_alone(folder, rows):
     table = PicturesTable.open(folder)
     readable = [row for row in rows if row.reason is None]
     assert list(table.iter_pictures(readable_only=True)) == readable
-    assert [table.read(index) for index in table.readable_indices()] == readable
 
 
 def test_the_frame_holds_everything_but_the_bytes(folder, rows):
@@ -60,14 +43,6 @@ def test_the_frame_holds_everything_but_the_bytes(folder, rows):
     assert list(frame.columns) == ["picture_id", "group", "origin", "sha256", "width", "height", "reason"]
     assert list(frame["picture_id"]) == [row.picture_id for row in rows]
     assert list(PicturesTable.open(folder).frame(["group"]).columns) == ["group"]
-
-
-def test_a_table_can_be_sent_to_other_processes(folder, rows):
-    table = PicturesTable.open(folder)
-    table.read(0)
-    assert pickle.loads(pickle.dumps(table)).read(70) == rows[70]
-    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
-        assert list(pool.map(table.read, [3, 100, 64])) == [rows[3], rows[100], rows[64]]
 
 
 def test_a_large_picture_ends_its_row_group_early(tmp_path):
@@ -84,7 +59,7 @@ def test_an_empty_table_is_a_table(tmp_path):
     storage.seal(tmp_path, ["pictures.parquet"], rows=0)
     table = PicturesTable.open(tmp_path)
     assert len(table) == 0
-    assert list(table.iter_pictures()) == [] and table.readable_indices() == []
+    assert list(table.iter_pictures()) == []
 
 
 def test_a_table_without_a_marker_is_incomplete(folder):

@@ -92,7 +92,7 @@ def test_files_folders_and_pictures_are_artifacts(start, client, tmp_path):
     (tmp_path / "errors.png").write_bytes(b"errors")
     with start() as run:
         run.log_files(tmp_path / "plots", "evaluation")
-        run.log_picture(tmp_path / "errors.png")
+        run.log_files(tmp_path / "errors.png", "pictures")
     listed = [
         item.path
         for folder in ("evaluation", "pictures")
