@@ -51,6 +51,8 @@ def list_members(path: Path, limits: LimitsParams, skipped: Counter[str]) -> Ite
         with _open(path) as stream, tarfile.open(mode="r:", fileobj=_Headers(stream)) as tar:
             while (info := tar.next()) is not None:
                 cast(Any, tar).members.clear()  # it keeps all of them otherwise
+                if info.size < 0:  # leads backwards, to headers that were read before
+                    raise tarfile.ReadError(f"a header claims {info.size} bytes")
                 if info.isdir():
                     continue
                 if kind_of(info.name) != "pictures":

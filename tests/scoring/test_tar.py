@@ -184,6 +184,21 @@ def test_a_header_that_claims_gigabytes_is_not_read(run: Run, tmp_path: Path, cr
     assert found == {"t.tar#a.jpg": sha256(crops[0]), "t.tar": "broken_archive"}
 
 
+@pytest.mark.parametrize("size", [-1, -1536])
+def test_a_header_that_claims_less_than_nothing_ends_its_shard(
+    run: Run, tmp_path: Path, crops: list[bytes], size: int
+) -> None:
+    backwards = tarfile.TarInfo("b.jpg")
+    backwards.pax_headers = {"size": str(size)}
+    put(
+        tmp_path / "in" / "t.tar.gz",
+        archive([("a.jpg", crops[0]), (backwards, b""), ("c.jpg", bytes(10**6))]),
+    )
+    run(tmp_path / "in")
+    found = outcome(tmp_path / "scores")
+    assert found == {"t.tar.gz#a.jpg": sha256(crops[0]), "t.tar.gz": "broken_archive"}
+
+
 def test_a_shard_without_pictures_holds_nothing_to_score(run: Run, tmp_path: Path) -> None:
     put(tmp_path / "in" / "t.tar", archive([("a.txt", b"x")]))
     with pytest.raises(UsageError, match="nothing to score"):
