@@ -26,19 +26,19 @@ def check_size(registry: RegistryParams, generate: GenerateParams, paths: Projec
 @task
 def find_settled(
     evaluate: EvaluateParams, gate: GateParams, registry: RegistryParams, paths: ProjectPaths
-) -> str | None:
-    """Why there is nothing to decide about the candidate, or None."""
-    return release.settled_reason(
+) -> release.Settled | None:
+    """The decision on the candidate that stands already, or None."""
+    return release.find_settled(
         evaluate, gate, registry, root=paths.root, model=paths.model, training_set=paths.training_set
     )
 
 
 @task
-def record_no_op(registry: RegistryParams, paths: ProjectPaths, reason: str) -> None:
+def record_no_op(registry: RegistryParams, paths: ProjectPaths, settled: release.Settled) -> None:
     """Put a retraining that changed nothing on record."""
-    release.record_no_op(registry, root=paths.root, model=paths.model, reason=reason)
-    get_run_logger().info("Nothing to do: %s.", reason)
-    create_markdown_artifact(f"Nothing to do: {reason}", key="retraining")
+    release.record_no_op(registry, root=paths.root, settled=settled)
+    get_run_logger().info("Nothing to do: %s.", settled.reason)
+    create_markdown_artifact(f"Nothing to do: {settled.reason}", key="retraining")
 
 
 @task

@@ -11,13 +11,14 @@ from quality_model.params import RegistryParams, load_params
 from quality_model.paths import ProjectPaths
 from quality_model.registry.connection import database_exists
 from quality_model.registry.files import ResolvedModel
-from quality_model.registry.history import AliasEvent
+from quality_model.registry.history import Action, AliasEvent
 from quality_model.registry.ledger import decision_line, read_decisions, record_decision
 from quality_model.registry.origin import run_origin
 from quality_model.registry.references import parse_reference
 from quality_model.registry.store import ModelVersion, Registry
 
 __all__ = [
+    "Action",
     "AliasEvent",
     "ModelVersion",
     "Registry",

@@ -260,7 +260,7 @@ class Registry:
             target = self.find(before[-1])
             self._fetch(target, target.version)
             self._move("champion", target, "rolled back", reason, state)
-            return self.find(target.version)
+            return target
 
     def attach_verdict(self, verdict: Mapping[str, Any], *, run_id: str, version: str | None = None) -> None:
         """Keep the gate's verdict with the run and, if there is one, with the version.

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from quality_model.errors import ChampionChangedError, GateRefusedError, Registr
 from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, flatten, values_sha256
 from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME, RUN_NAME, VERDICT_NAME, ProjectPaths
 from quality_model.registry import (
+    Action,
     ModelVersion,
     Registry,
     ResolvedModel,
@@ -170,7 +172,7 @@ def promote_by_hand(registry: RegistryParams, *, root: Path, reference: str, rea
     """Let a registered version reign, whoever the champion is; returns its number."""
     catalogue = Registry(root, registry)
     version = catalogue.find(reference)
-    if catalogue.promote(version.version, reason):
+    if catalogue.promote(version.version, reason) or _unrecorded(root, catalogue, "promoted", reason):
         _record("promoted", root, version, reason)
     return version.version
 
@@ -178,15 +180,26 @@ def promote_by_hand(registry: RegistryParams, *, root: Path, reference: str, rea
 def roll_back(registry: RegistryParams, *, root: Path, reason: str) -> str:
     """Put the previous champion back; returns its version.
 
+    Where the same command did so before and was ended before it was on record, it is put on record only.
+
     Raises:
         RegistryError: There is none.
     """
-    version = Registry(root, registry).rollback(reason)
+    catalogue = Registry(root, registry)
+    version = _unrecorded(root, catalogue, "rolled back", reason) or catalogue.rollback(reason)
     _record("rolled back", root, version, reason)
     return version.version
 
 
-def settled_reason(
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A decision that stands, as the ledger has it, and the reason why nothing is to be decided anew."""
+
+    decision: Mapping[str, Any]
+    reason: str
+
+
+def find_settled(
     section: EvaluateParams,
     gate: GateParams,
     registry: RegistryParams,
@@ -194,11 +207,23 @@ def settled_reason(
     root: Path,
     model: Path,
     training_set: Path,
-) -> str | None:
-    """Why there is nothing to decide: this model, data, measuring and thresholds were decided on before.
+) -> Settled | None:
+    """The decision on this model, data, measuring and thresholds; None if there is one to make.
 
     A refusal counts only while the champion is the one that the candidate was compared with; a
     promotion only while the version is there.
+
+    Args:
+        section: Decides about the figures.
+        gate: Thresholds.
+        registry: Name of the registered model.
+        root: The project folder.
+        model: Folder of the candidate.
+        training_set: Folder whose test split decides.
+
+    Raises:
+        IncompleteError, CorruptError: The model or the training set is not whole.
+        RegistryError: MLflow does not answer.
     """
     facts = {
         "model_sha256": storage.sealed_sha256(model),
@@ -218,33 +243,26 @@ def settled_reason(
     since = f"data, parameters and model are those of {last['time']}"
     if last["outcome"] == "promoted":
         known = any(version.version == last["version"] for version in catalogue.versions())
-        return f"{since}, when version {last['version']} was promoted" if known else None
+        return Settled(last, f"{since}, when version {last['version']} was promoted") if known else None
     champion = catalogue.champion()
     same = (champion.version if champion else None) == last["compared_with"]
-    return f"{since}, when the gate refused: {'; '.join(last['reasons'])}" if same else None
+    return Settled(last, f"{since}, when the gate refused: {'; '.join(last['reasons'])}") if same else None
 
 
-def record_no_op(registry: RegistryParams, *, root: Path, model: Path, reason: str) -> None:
-    """Put on record that there was nothing to decide, and which decision stands, with its evidence.
+def record_no_op(registry: RegistryParams, *, root: Path, settled: Settled) -> None:
+    """Put on record that there was nothing to decide, and the decision that stands, with its evidence.
 
-    Version, run and evidence are those of the model that was decided on; ``compared_with`` names
-    the version that is champion now.
+    ``compared_with`` names the version that is champion now.
     """
     champion = Registry(root, registry).champion()
-    log.info("Nothing to do: %s.", reason)
-    model_sha256 = storage.sealed_sha256(model)
-    standing: dict[str, Any] = {}
-    for decision in read_decisions(root):
-        if decision.get("model_sha256") == model_sha256 and decision["outcome"] in _DECIDING:
-            standing = decision
+    log.info("Nothing to do: %s.", settled.reason)
     record_decision(
         root,
         "no-op",
         {
-            **{key: value for key, value in standing.items() if key not in ("time", "outcome")},
-            "model_sha256": model_sha256,
+            **{key: value for key, value in settled.decision.items() if key not in ("time", "outcome")},
             "compared_with": champion.version if champion else None,
-            "reasons": [reason],
+            "reasons": [settled.reason],
         },
     )
 
@@ -338,6 +356,20 @@ def _record(
             "evidence": _evidence(_kept_verdict(version)),
         },
     )
+
+
+def _unrecorded(root: Path, catalogue: Registry, action: Action, reason: str) -> ModelVersion | None:
+    """The champion, if what made it so was this action for this reason, and the ledger does not have it."""
+    moves = [event for event in catalogue.history() if event.alias == "champion"]
+    if not moves or (moves[-1].action, moves[-1].reason) != (action, reason):
+        return None
+    last = moves[-1]
+    is_recorded = any(
+        (decision["outcome"], decision["version"]) == (action, last.to_version)
+        and decision["time"] >= last.time
+        for decision in read_decisions(root)
+    )
+    return None if is_recorded else catalogue.champion()
 
 
 def _kept_verdict(version: ModelVersion) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from quality_model import storage
 from quality_model.checkpoints import save_model
+from quality_model.errors import StorageError
 from quality_model.evaluation import measures
 from quality_model.evaluation.measures import measuring
 from quality_model.gates import Verdict
@@ -26,7 +27,7 @@ from tests.evaluation.conftest import SIZE_PX, write_training_set
 BASELINES = {head: {"classical": {"mse": 0.05, "r2": 0.25, "spearman": 0.5}} for head in HEADS}
 
 Judge = Callable[..., Verdict]
-Settled = Callable[..., str | None]
+Settled = Callable[..., release.Settled | None]
 
 
 def per_head(value: float) -> PerHead:
@@ -104,10 +105,10 @@ def complete(project: Path, samples: TrainingSet) -> Path:
 def settled(
     project: Path, section: RegistryParams, evaluate: EvaluateParams, complete: Path, samples: TrainingSet
 ) -> Settled:
-    """Why there is nothing to decide about the complete model, by these parameters; None if there is."""
+    """The decision on the complete model that stands, by these parameters; None if there is one to make."""
 
-    def settled(gate: GateParams, measuring: EvaluateParams = evaluate) -> str | None:
-        return release.settled_reason(
+    def settled(gate: GateParams, measuring: EvaluateParams = evaluate) -> release.Settled | None:
+        return release.find_settled(
             measuring, gate, section, root=project, model=complete, training_set=samples.folder
         )
 
@@ -186,7 +187,8 @@ def test_a_refused_model_is_decided_on_again_only_if_something_changed(
     strict = LENIENT.model_copy(update={"max_mse": per_head(0.0)})
     judge(complete, strict)
 
-    assert "when the gate refused: color_cast: mse" in (settled(strict) or "")
+    stands = settled(strict)
+    assert stands is not None and "when the gate refused: color_cast: mse" in stands.reason
     assert settled(LENIENT) is None
     assert settled(strict, evaluate.model_copy(update={"confidence": 0.5})) is None
     assert settled(strict, evaluate.model_copy(update={"batch_size": 3})) is not None
@@ -194,17 +196,27 @@ def test_a_refused_model_is_decided_on_again_only_if_something_changed(
     assert settled(strict) is None
 
 
-def test_a_no_op_tells_of_the_model_that_was_refused_and_not_of_the_champion(
-    project: Path, section: RegistryParams, registry: Registry, judge: Judge, second: Path
+def test_a_no_op_tells_of_the_decision_that_stands_and_not_of_the_champion_or_a_later_one(
+    project: Path,
+    section: RegistryParams,
+    registry: Registry,
+    judge: Judge,
+    complete: Path,
+    settled: Settled,
 ) -> None:
     registry.promote("1", "first")
-    judge(second)
-    release.record_no_op(section, root=project, model=second, reason="as before")
-    refused, no_op = read_decisions(project)
-    assert (no_op["outcome"], no_op["reasons"]) == ("no-op", ["as before"])
+    strict, stricter = (LENIENT.model_copy(update={"max_mse": per_head(most)}) for most in (0.001, 0.0))
+    judge(complete, strict)
+    judge(complete, stricter)
+    stands = settled(strict)
+    assert stands is not None
+    release.record_no_op(section, root=project, settled=stands)
+    refused, later, no_op = read_decisions(project)
+    assert (no_op["outcome"], no_op["reasons"]) == ("no-op", [stands.reason])
     assert (no_op["version"], no_op["compared_with"]) == (None, "1")
     for key in ("run_id", "evidence", "data_sha256", "model_sha256", "gate_sha256"):
         assert no_op[key] == refused[key]
+    assert later["gate_sha256"] != no_op["gate_sha256"]
 
 
 def test_a_promotion_and_a_rollback_are_recorded_with_the_evidence_that_let_the_version_in(
@@ -232,6 +244,35 @@ def test_a_promotion_and_a_rollback_are_recorded_with_the_evidence_that_let_the_
     assert len(lines) == 6
     assert lines[-1].endswith("decision rolled back: version 1, data 11111111, commit unknown (worse in use)")
     assert sum("champion rolled back: version 3 -> 1 (worse in use)" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("outcome", ["promoted", "rolled back"])
+def test_a_change_of_champion_that_was_not_recorded_is_recorded_by_the_same_command_and_not_made_again(
+    project: Path,
+    section: RegistryParams,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: str,
+) -> None:
+    for version in ("1", "2", "3"):
+        registry.promote(version, "better")
+
+    def change() -> str:
+        if outcome == "promoted":
+            return release.promote_by_hand(section, root=project, reference="2", reason="looked at it")
+        return release.roll_back(section, root=project, reason="worse in use")
+
+    def full(*arguments: object) -> None:
+        raise StorageError("No space is left.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(release, "record_decision", full)
+        with pytest.raises(StorageError):
+            change()
+    assert read_decisions(project) == []
+    assert change() == "2"
+    assert [(d["outcome"], d["version"]) for d in read_decisions(project)] == [(outcome, "2")]
+    assert [event.to_version for event in registry.history()] == ["1", "2", "3", "2"]
 
 
 def test_a_decision_in_short_shows_outcome_version_data_commit_and_the_first_reason(tmp_path: Path) -> None:
