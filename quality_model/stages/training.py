@@ -20,7 +20,7 @@ from quality_model.records import HEADS
 from quality_model.sources.expression import without_folders
 from quality_model.tracking import DataFacts, Run, code_tags, data_tags, resume_run, run_exists, start_run
 from quality_model.tracking.provenance import UNKNOWN
-from quality_model.training import EpochReport, TrainedModel, clear_checkpoints, train
+from quality_model.training import EpochReport, TrainedModel, clear_checkpoints, train, training_code_sha256
 from quality_model.training_set.store import TrainingSet
 
 log = logging.getLogger(__name__)
@@ -70,9 +70,10 @@ def train_candidate(
     samples = TrainingSet.open(training_set)
     code = {key: None if value == UNKNOWN else value for key, value in code_tags(root).items()}
     settings = _without_paths(settings)
+    note = checkpoints / _note_name(settings, samples)
     # `train` locks the checkpoints while it trains; the run's note and its model need as much.
     with storage.locked(checkpoints / _LOCK_NAME, timeout_s=_BUSY_AFTER_S):
-        with _tracked(registry, root, samples, training_set, checkpoints, settings) as run:
+        with _tracked(registry, root, samples, training_set, note, settings) as run:
 
             def on_epoch(epoch: EpochReport) -> None:
                 run.log_epoch(epoch.to_dict())
@@ -92,8 +93,14 @@ def train_candidate(
             run.log_files(report, "training")
             storage.write_json(output / RUN_NAME, {"run_key": run.key, "run_id": run.run_id, **code})
         clear_checkpoints(checkpoints, trained.fingerprint)
-        storage.remove(checkpoints / RUN_NAME)
+        storage.remove(note)
     return trained
+
+
+def _note_name(settings: Mapping[str, Any], samples: TrainingSet) -> str:
+    """Where the MLflow run of a training is noted until it ends: one place for all that go on from it."""
+    decides = [_lasting(settings), samples.data_sha256, training_code_sha256()]
+    return f"note-{values_sha256(decides)[:_HASH_DIGITS]}.json"
 
 
 def _tracked(
@@ -101,24 +108,21 @@ def _tracked(
     root: Path,
     samples: TrainingSet,
     folder: Path,
-    checkpoints: Path,
+    note: Path,
     settings: Mapping[str, Any],
 ) -> Run:
     """Begin a run, or take up the one of the interrupted training that this one continues."""
-    note = checkpoints / RUN_NAME
     lasting = _lasting(settings)
-    identity = {"params_sha256": values_sha256(lasting), "data_sha256": samples.data_sha256}
     if note.exists():
-        earlier = storage.read_json(note)
-        same = all(earlier.get(key) == value for key, value in identity.items())
-        if same and run_exists(root, registry, earlier["run_key"]):
-            return resume_run(root, registry, earlier["run_key"], system_metrics=True)
+        earlier = storage.read_json(note)["run_key"]
+        if run_exists(root, registry, earlier):
+            return resume_run(root, registry, earlier, system_metrics=True)
     run = start_run(
         root,
         registry,
         name="train",
         params=dict(settings),
-        params_sha256=identity["params_sha256"],
+        params_sha256=values_sha256(lasting),
         tags=data_tags(root, folder),
         data=DataFacts(
             name=str(lasting.get("source.dataset", "training set")),
@@ -132,7 +136,7 @@ def _tracked(
             },
         ),
     )
-    storage.write_json(note, {**identity, "run_key": run.key})
+    storage.write_json(note, {"run_key": run.key})
     return run
 
 

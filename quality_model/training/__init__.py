@@ -2,6 +2,6 @@
 
 from quality_model.training.loop import TrainedModel, train
 from quality_model.training.report import EpochReport
-from quality_model.training.state import clear_checkpoints
+from quality_model.training.state import clear_checkpoints, training_code_sha256
 
-__all__ = ["EpochReport", "TrainedModel", "clear_checkpoints", "train"]
+__all__ = ["EpochReport", "TrainedModel", "clear_checkpoints", "train", "training_code_sha256"]

@@ -22,6 +22,7 @@ from typing import Any, Final
 import torch
 
 from quality_model import storage
+from quality_model.code_hash import code_sha256
 from quality_model.errors import StorageError
 from quality_model.params import TrainParams
 
@@ -36,6 +37,15 @@ KEPT_RUNS: Final = 3
 
 _STATE_NAME: Final = "state.pt"
 _PLAN_NAME: Final = "plan.json"
+
+
+_CODE: Final = ("degradations", "device.py", "images.py", "losses.py", "model.py", "training", "training_set")
+_PACKAGES: Final = ("numpy", "opencv-python-headless", "pillow", "torch")
+
+
+def training_code_sha256() -> str:
+    """Hash of what turns data and parameters into weights: our code, and the libraries under it."""
+    return code_sha256(_CODE, _PACKAGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,8 @@ class RunIdentity:
     ) -> "RunIdentity":
         """The device is left out: a run may go on elsewhere. ``epochs`` is in, for it sets the cosine.
 
-        Weights to begin with count by their hash, not by where they lie.
+        Weights to begin with count by their hash, not by where they lie. Code counts too: epochs of
+        two versions of it are nobody's result.
         """
         return cls(
             {
@@ -63,6 +74,7 @@ class RunIdentity:
                 "start_sha256": start_sha256,
                 "data_sha256": data_sha256,
                 "image_size_px": image_size_px,
+                "code_sha256": training_code_sha256(),
                 "state_version": STATE_VERSION,
             }
         )

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from quality_model import storage
 from quality_model.allocation import num_cores
+from quality_model.code_hash import code_sha256
 from quality_model.degradations import PROFILES
 from quality_model.errors import QualityModelError, SourceError
 from quality_model.params import GenerateParams, LimitsParams
@@ -29,7 +30,6 @@ from quality_model.training_set.samples import (
     Recipe,
     Sample,
     SampleMaker,
-    code_sha256,
     make_in_worker,
     one_opencv_thread,
     start_worker,
@@ -49,6 +49,10 @@ _CHUNKS_IN_FLIGHT_PER_WORKER: Final = 3
 _START_WITHIN_S: Final = 120.0
 _SAMPLE_WITHIN_S: Final = 1.0
 _END_WITHIN_S: Final = 10.0
+_CODE: Final = ("degradations", "images.py", "training_set/samples.py")
+_PACKAGES: Final = ("numpy", "opencv-python-headless", "pillow")
+"""What turns pictures into samples besides parameters."""
+
 _WORTH_A_POOL_SAMPLES: Final = 2000
 """Below this, one process is done before others have started."""
 
@@ -101,7 +105,7 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
         "params": params,
         "limits": limits.model_dump(mode="json"),
         "pictures_sha256": table.marker["sha256"],
-        "code_sha256": code_sha256(),
+        "code_sha256": code_sha256(_CODE, _PACKAGES),
     }
     part_samples = max(1, _PART_SAMPLES // per_picture) * per_picture
     with Unfinished(output, plan, (num_samples, side, side, 3), part_samples) as work:

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from multiprocessing import connection, parent_process
 from pathlib import Path
 
@@ -122,14 +121,6 @@ class SampleMaker:
         while data:
             written = os.pwrite(self._file, data, offset)
             data, offset = data[written:], offset + written
-
-
-def code_sha256() -> str:
-    """Hash of what turns pictures into samples besides parameters: our code, and the libraries under it."""
-    package = Path(images.__file__).parent
-    files = [Path(__file__), Path(images.__file__), *sorted((package / "degradations").rglob("*.py"))]
-    known = [f"{name} {version(name)}".encode() for name in ("numpy", "opencv-python-headless", "pillow")]
-    return hashlib.sha256(b"\n".join([*known, *(path.read_bytes() for path in files)])).hexdigest()
 
 
 def _describe(sample_id: str, picture: CleanPicture, degraded: DegradedSample, softness_px: float) -> Sample:

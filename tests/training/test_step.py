@@ -71,10 +71,28 @@ def test_the_end_of_a_training_leaves_an_interrupted_one_what_it_goes_on_from(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Run, "log_epoch", interrupt)
         step(seed=8)
+    (note,) = (project / "checkpoints").glob("note-*.json")
+    noted = storage.read_json(note)["run_key"]
     assert step(seed=9).resumed_from_epoch == 0
     assert len([*(project / "checkpoints").glob("run-*")]) == 1
     assert step(seed=8).resumed_from_epoch == 1
-    assert not [*(project / "checkpoints").glob("run-*")]
+    assert storage.read_json(project / "model" / "run.json")["run_key"] == noted
+    assert {path.suffix for path in (project / "checkpoints").iterdir()} == {".lock"}
+
+
+def test_a_training_interrupted_under_other_code_is_not_gone_on_with(
+    step: Step, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "log_epoch", interrupt)
+        step()
+    (note,) = (project / "checkpoints").glob("note-*.json")
+    monkeypatch.setattr("quality_model.training.state.code_sha256", lambda *code: "0" * 64)
+    assert step().resumed_from_epoch == 0
+    assert storage.read_json(project / "model" / "run.json")["run_key"] != storage.read_json(note)["run_key"]
 
 
 def test_a_second_training_is_refused_until_the_first_has_cleared_its_checkpoints(

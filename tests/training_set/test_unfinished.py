@@ -152,7 +152,7 @@ def test_of_other_code_nothing_is_taken_over(
     killed: Callable[[str, str], None], again: Again, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed("renamed", "part-00002.parquet")
-    monkeypatch.setattr("quality_model.training_set.generate.code_sha256", lambda: "0" * 64)
+    monkeypatch.setattr("quality_model.training_set.generate.code_sha256", lambda *code: "0" * 64)
     assert again() == 0
 
 
