@@ -166,7 +166,7 @@ class TrainParams(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
     """device to train on"""
     precision: Literal["auto", "float32", "bfloat16"]
-    """number format; auto: bfloat16 where a self-check finds it faster"""
+    """number format; auto: bfloat16 on CUDA, and on a CPU where a self-check finds it faster"""
     compile: bool
     """compile the network for the device with torch.compile; without a compiler it runs as it is"""
     clean_flag_share: Share

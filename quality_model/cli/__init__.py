@@ -72,15 +72,23 @@ def run(arguments: list[str] | None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, MemoryError) as error:  # what the system refuses is no bug of ours
+    except (OSError, MemoryError, RuntimeError) as error:  # what the system refuses is no bug of ours
+        if isinstance(error, RuntimeError) and not _is_of_the_device(error):
+            raise
         told = _of_the_system(error)
         click.echo(f"Error: {told}", err=True)
         return told.exit_code
     return result if isinstance(result, int) else 0
 
 
-def _of_the_system(error: OSError | MemoryError) -> QualityModelError:
-    if isinstance(error, MemoryError):
+def _is_of_the_device(error: RuntimeError) -> bool:
+    """Whether the memory of an accelerator is exhausted."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
+def _of_the_system(error: OSError | MemoryError | RuntimeError) -> QualityModelError:
+    if not isinstance(error, OSError):
         return MemoryExhaustedError(
             "There is not enough memory.", "Use fewer workers, smaller batches, or lower limits.max_pixels."
         )

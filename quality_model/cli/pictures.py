@@ -22,6 +22,7 @@ def predict(params: Params | ScoringParams, pictures: tuple[Path, ...], as_json:
 
     find = find_model_meanwhile(params.score.model, Path(), _registry(params))
     from quality_model.inference import MultiHeadQualityInference  # and with it PyTorch
+    from quality_model.scoring.collection import printable
 
     model = MultiHeadQualityInference(
         model_path=find(),
@@ -31,26 +32,27 @@ def predict(params: Params | ScoringParams, pictures: tuple[Path, ...], as_json:
         engine="torch-float32" if params.score.engine == "auto" else params.score.engine,
     )
     columns = (*HEADS, "overall")
-    width = max(len(str(picture)) for picture in pictures)
+    names = [printable(str(picture)) for picture in pictures]
+    width = max(map(len, names))
     if not as_json:
         click.echo("  ".join([" " * width, *(f"{column:>10}" for column in columns), "flags"]))
     unreadable = 0
-    for picture in pictures:
+    for picture, name in zip(pictures, names, strict=True):
         try:
             scores = model.predict(picture)
         except PictureError as error:
             unreadable += 1
             click.echo(
-                json.dumps({"path": str(picture), "reason": error.reason, "detail": error.detail})
+                json.dumps({"path": name, "reason": error.reason, "detail": error.detail})
                 if as_json
-                else f"{picture!s:{width}}  {error}"
+                else f"{name:{width}}  {error}"
             )
             continue
         if as_json:
-            click.echo(json.dumps({"path": str(picture), **scores.to_dict()}))
+            click.echo(json.dumps({"path": name, **scores.to_dict()}))
         else:
             cells = (f"{getattr(scores, column):10.3f}" for column in columns)
-            click.echo("  ".join([f"{picture!s:{width}}", *cells, ", ".join(scores.flags) or "-"]))
+            click.echo("  ".join([f"{name:{width}}", *cells, ", ".join(scores.flags) or "-"]))
     if model.thresholds is None:
         click.echo("Nothing is flagged: the model has no thresholds.", err=True)
     if unreadable:
@@ -70,7 +72,8 @@ def score(params: Params | ScoringParams, inputs: Path, output: Path | None, ove
     """Score INPUTS: a folder of pictures, Parquet files, or tar shards."""
     from quality_model.stages.scoring import score_collection
 
-    output = output or ProjectPaths().scores / inputs.resolve().stem
+    place = inputs.resolve()
+    output = output or ProjectPaths().scores / (place.name if place.is_dir() else place.stem)
 
     summary = score_collection(
         params.score,

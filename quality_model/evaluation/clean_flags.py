@@ -2,7 +2,8 @@
 
 A head flags a picture whose score is above its threshold. A false alarm costs a good picture,
 so thresholds are set by their share on clean pictures: on the validation split, as they are
-a choice, and checked on the test split.
+a choice, and checked on the test split. A clean picture is there as it is and in the samples that
+no degradation fell to, which are recompressed or rescaled; each counts.
 """
 
 from collections.abc import Mapping

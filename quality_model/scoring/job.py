@@ -81,7 +81,8 @@ def score(
     found = collection.survey(inputs, output)
     with storage.locked(output / LOCK_NAME, timeout_s=_LOCK_TIMEOUT_S):
         storage.sweep(output)
-        job = _begin(output, inputs, found, limits, model, plan.job_parameters(section, limits), overwrite)
+        parameters = plan.job_parameters(section, limits, in_batches=scorer.engine is None)
+        job = _begin(output, inputs, found, limits, model, parameters, overwrite)
         summary = _carry_on(output, job, section, limits, found.base, scorer)
     if summary.error_share > section.max_error_share:
         raise InputErrorsAboveLimit(

@@ -64,11 +64,11 @@ class Job:
         return min(size, self.num_inputs - shard * size)
 
 
-def job_parameters(section: ScoreParams, limits: LimitsParams) -> dict[str, Any]:
-    """The parameters that decide about the bytes of the result."""
+def job_parameters(section: ScoreParams, limits: LimitsParams, *, in_batches: bool) -> dict[str, Any]:
+    """The parameters that decide about the bytes of the result; the batch does where there are batches."""
     return {
         "shard_size": section.shard_size,
-        "batch_size": section.batch_size,
+        **({"batch_size": section.batch_size} if in_batches else {}),
         "max_pixels": limits.max_pixels,
         "max_bytes": limits.max_bytes,
         "formats": list(limits.formats),

@@ -12,12 +12,14 @@ class Combined:
     """The pictures of one source after the other, each as many as its own section asks for.
 
     Names and groups begin with the source's name and a slash, so that those of different
-    sources never meet. A source that holds fewer pictures than asked for gives those it has.
+    sources never meet; a name that came before gets its number. A source that holds fewer pictures
+    than asked for gives those it has.
     """
 
     def __init__(self, sources: Sequence[tuple[Source, int]]) -> None:
         self.sources = sources
-        self.name = " + ".join(source.name for source, _ in sources)
+        self._names = _told_apart([source.name for source, _ in sources])
+        self.name = " + ".join(self._names)
         revisions = [source.revision for source, _ in sources]
         self.revision = " + ".join(str(one) for one in revisions) if any(revisions) else None
 
@@ -32,13 +34,13 @@ class Combined:
             SourceError, NetworkUnavailableError: As those of the sources.
         """
         seen: set[str] = set()
-        for source, wanted in self.sources:
+        for name, (source, wanted) in zip(self._names, self.sources, strict=True):
             taken = 0
             for picture in source.pictures():
                 named = replace(
                     picture,
-                    picture_id=f"{source.name}/{picture.picture_id}",
-                    group=f"{source.name}/{picture.group}",
+                    picture_id=f"{name}/{picture.picture_id}",
+                    group=f"{name}/{picture.group}",
                 )
                 yield named
                 if picture.reason is None and picture.sha256 in seen:
@@ -47,3 +49,12 @@ class Combined:
                 taken += 1
                 if taken >= wanted:
                     break
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    seen: Counter[str] = Counter()
+    told = []
+    for name in names:
+        seen[name] += 1
+        told.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return told

@@ -16,7 +16,7 @@ from quality_model.comparison import Comparison, Row, Side, Thumbnails, draw_lar
 from quality_model.errors import ModelNotFoundError, PictureError
 from quality_model.images import Pixels
 from quality_model.inference import MultiHeadQualityInference
-from quality_model.params import LimitsParams, RegistryParams, ScoreParams
+from quality_model.params import EngineName, LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS
 from quality_model.registry import Registry
 from quality_model.scoring import collection, plan
@@ -60,7 +60,7 @@ def compare_models(
     the registry, the comparison is attached to it and to its run.
 
     Args:
-        section: Batch size and device.
+        section: Batch size, device and engine, which is the same for both.
         limits: What a picture may be.
         registry: Names the registered model.
         root: The project folder, whose registry a reference means.
@@ -80,17 +80,20 @@ def compare_models(
     """
     found = collection.survey(folder, output)
     inputs = list(plan.list_inputs(folder, output, found, limits))
-    new, old = (
-        MultiHeadQualityInference(
+
+    def load(reference: str | Path, engine: EngineName | None) -> MultiHeadQualityInference:
+        return MultiHeadQualityInference(
             reference,
             section.device,
             limits,
             root=root,
             registry=registry,
+            engine=engine,
             batch_size=section.batch_size,
         )
-        for reference in (model, against)
-    )
+
+    new = load(model, None if section.engine == "auto" else section.engine)
+    old = load(against, new.engine_name)  # of what two engines differ by, no flag changes
     thumbnails = Thumbnails(num_thumbnails)
     with closing(sources_of(inputs, found.base, found.kind)) as sources:
         decoded = (

@@ -283,7 +283,8 @@ def _moving_average(model: MultiHeadQualityAssessmentModel, decay: float) -> Ave
         return None
 
     def update(averaged: Any, current: Any, num_averaged: Any) -> None:
-        steps = float(num_averaged)
+        # The count beside the model is in the CPU's memory; the one given here would have to be waited for.
+        steps = float(average.n_averaged)
         kept = min(decay, (1.0 + steps) / (10.0 + steps))
         for old, new in zip(averaged, current, strict=True):
             if old.is_floating_point():
@@ -291,7 +292,8 @@ def _moving_average(model: MultiHeadQualityAssessmentModel, decay: float) -> Ave
             else:
                 old.copy_(new)
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return average
 
 
 def _by_head(values: npt.NDArray[np.float64]) -> dict[Head, float]:

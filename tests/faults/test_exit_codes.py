@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 
 from quality_model import errors
 from quality_model.cli import EXIT_INTERRUPTED, EXIT_TERMINATED, cli, run
@@ -92,6 +93,10 @@ def out_of_memory() -> None:
     bytearray(2**62)
 
 
+def out_of_device_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+
+
 def unreadable_device() -> None:
     Path("/proc/self/mem").read_bytes()
 
@@ -100,7 +105,9 @@ def bug() -> None:
     raise LookupError("nobody thought of this")
 
 
-@pytest.mark.parametrize(("fault", "code"), [(out_of_memory, 12), (unreadable_device, 10)])
+@pytest.mark.parametrize(
+    ("fault", "code"), [(out_of_memory, 12), (out_of_device_memory, 12), (unreadable_device, 10)]
+)
 def test_what_the_system_refuses_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Callable[[], None], code: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from quality_model import MultiHeadQualityInference
 from quality_model.cli import cli
 from quality_model.errors import CheckpointError, ModelNotFoundError, ParameterError
 from quality_model.images import Pixels
-from quality_model.records import HEADS
+from quality_model.records import HEADS, QualityScores
 from quality_model.storage import file_sha256
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -115,6 +116,37 @@ def test_the_table_of_predict_has_a_column_of_flags(shipped: Path, picture: Path
     values = [float(cell) for cell in row.split()[1:5]]
     flags = [head for head, value in zip(HEADS, values, strict=True) if value > 0.25]
     assert row.split(maxsplit=6)[6] == (", ".join(flags) or "-")
+
+
+@pytest.mark.parametrize(("asked", "runs"), [("auto", "torch-float32"), ("ncnn-float32", "ncnn-float32")])
+def test_predict_chooses_no_engine_and_takes_the_one_that_is_named(
+    shipped: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, asked: str, runs: str
+) -> None:
+    used: list[str] = []
+    predict = MultiHeadQualityInference.predict
+
+    def noting(model: MultiHeadQualityInference, image: Path) -> QualityScores:
+        used.append(model.engine_name)
+        return predict(model, image)
+
+    monkeypatch.setattr(MultiHeadQualityInference, "predict", noting)
+    command("predict", str(picture), "--device", "cpu", "--engine", asked)
+    assert used == [runs]
+
+
+def test_predict_prints_a_name_that_is_not_utf8_as_score_does(shipped: Path, picture: Path) -> None:
+    odd = picture.rename(os.fsdecode(b"caf\xe9.png"))
+    command("score", ".", "--output", "scores", "--device", "cpu")
+    (key,) = pd.read_parquet("scores/shard-00000.parquet")["key"]
+    assert json.loads(command("predict", str(odd), "--json").stdout)["path"] == key == "caf\\xe9.png"
+
+
+def test_the_scores_of_a_folder_lie_under_its_whole_name(shipped: Path, picture: Path) -> None:
+    for day in ("2024.05.01", "2024.05.02"):
+        Path(day).mkdir()
+        (Path(day) / "photo.png").write_bytes(picture.read_bytes())
+        command("score", day, "--device", "cpu")
+    assert sorted(path.name for path in Path("scores").iterdir()) == ["2024.05.01", "2024.05.02"]
 
 
 def test_predict_says_when_a_model_has_no_thresholds(picture: Path, tmp_path: Path) -> None:

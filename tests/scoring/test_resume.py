@@ -18,8 +18,10 @@ import pytest
 
 from quality_model import storage
 from quality_model.errors import CorruptError, StorageError, UsageError
+from quality_model.params import Params
 from quality_model.scoring import ScoreSummary
 from quality_model.scoring.job import LOCK_NAME
+from quality_model.scoring.plan import job_parameters
 
 from .conftest import IDENTITY, THRESHOLDS, MeanScorer, bytes_of, shards_of
 
@@ -179,6 +181,16 @@ def test_a_job_does_not_go_on_with_another_model_or_other_parameters(
         run(folder, scorer=Interrupted(3))
     with pytest.raises(UsageError, match=message):
         run(folder, **changes)
+
+
+def test_where_pictures_are_scored_one_by_one_their_batches_decide_nothing(params: Params) -> None:
+    smaller = params.score.model_copy(update={"batch_size": 1})
+    for in_batches in (True, False):
+        one, other = (
+            job_parameters(section, params.limits, in_batches=in_batches)
+            for section in (params.score, smaller)
+        )
+        assert (one == other) is not in_batches
 
 
 def test_a_job_does_not_go_on_with_other_inputs_unless_told_to_overwrite(

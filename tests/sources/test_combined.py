@@ -55,6 +55,21 @@ def test_a_picture_that_two_sources_hold_is_taken_once(source, limits, folders, 
     assert (marker["rows"], marker["duplicates"]) == (11, 1)
 
 
+def test_folders_of_the_same_name_are_told_apart(source, limits, folders, tmp_path):
+    for folder in folders:
+        folder.rename(folder.with_name(f"of {folder.name}"))
+        folder.mkdir()
+        folder.with_name(f"of {folder.name}").rename(folder / "photos")
+    both = source(dataset=f"{folders[0] / 'photos'} + {folders[1] / 'photos'}", num_images=11)
+    marker = download(both, limits, tmp_path / "out")
+    assert marker["source"] == "folder photos + folder photos (2)"
+    assert len(set(PicturesTable.open(tmp_path / "out").frame(["picture_id"])["picture_id"])) == 11
+    assert Counter(group.split("/")[0] for group in groups(tmp_path / "out")) == {
+        "folder photos": 6,
+        "folder photos (2)": 5,
+    }
+
+
 @pytest.mark.parametrize("dataset", ["{0}*9 + {1}", "{0}*2 + {1}*2", "{0}*0 + {1}"])
 def test_numbers_that_do_not_add_up_are_refused(source, limits, folders, dataset):
     with pytest.raises(UsageError, match="do not make up 5 pictures"):

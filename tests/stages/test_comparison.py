@@ -4,6 +4,7 @@ import csv
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from quality_model import storage
+from quality_model import MultiHeadQualityInference, storage
 from quality_model.comparison import Comparison, Row, Side, Thumbnails, draw_largest
 from quality_model.errors import ModelNotFoundError, UsageError
 from quality_model.params import Params
@@ -22,9 +23,11 @@ from tests.stages.conftest import make_model
 
 @pytest.fixture
 def compare(project: Path, params: Params, pictures: Path):
-    def compare(folder: Path = pictures, model: str = "candidate", against: str = "champion") -> Comparison:
+    def compare(
+        folder: Path = pictures, model: str = "candidate", against: str = "champion", engine: str = "auto"
+    ) -> Comparison:
         return compare_models(
-            params.score.model_copy(update={"batch_size": 2}),
+            params.score.model_copy(update={"batch_size": 2, "engine": engine}),
             params.limits,
             params.registry,
             root=project,
@@ -72,6 +75,23 @@ def test_a_folder_is_scored_by_both_models_and_what_changes_is_kept_and_attached
     assert {path.name for path in Path(attached).iterdir()} == {
         "comparison.json", "comparison.md", "comparison.csv", "largest_changes.png"
     }  # fmt: skip
+
+
+def test_both_models_run_on_the_engine_that_is_asked_for_or_chosen_for_the_new_one(
+    compare, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+
+    class Noting(MultiHeadQualityInference):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            used.append(self.engine_name)
+
+    monkeypatch.setattr("quality_model.stages.comparison.MultiHeadQualityInference", Noting)
+    compare()
+    assert len(used) == 2 and len(set(used)) == 1
+    compare(engine="ncnn-float32")
+    assert used[2:] == ["ncnn-float32", "ncnn-float32"]
 
 
 def test_a_file_of_weights_compares_too_and_without_thresholds_changes_of_flags_are_not_known(
