@@ -143,16 +143,7 @@ def score_ours(task: Task) -> Outcome:
     scorer = MultiHeadQualityInference(
         task.model, params.score.device, params.limits, batch_size=params.score.batch_size
     )
-    source = scorer.source
-    model = ModelIdentity(
-        source.name,
-        source.version,
-        source.run_id,
-        source.sha256,
-        scorer.image_size_px,
-        scorer.thresholds,
-        scorer.engine_name,
-    )
+    model = ModelIdentity.of(scorer)
     start = time.perf_counter()
     summary = score(
         params.score, params.limits, inputs=task.pictures, output=task.output, scorer=scorer, model=model

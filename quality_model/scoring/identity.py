@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,9 @@ import numpy.typing as npt
 from quality_model.engines import Engine
 from quality_model.params import EngineName
 from quality_model.records import Head
+
+if TYPE_CHECKING:
+    from quality_model.inference import MultiHeadQualityInference
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,20 @@ class ModelIdentity:
     image_size_px: int
     thresholds: Mapping[Head, float] | None
     engine: EngineName | None = None
+
+    @classmethod
+    def of(cls, scorer: "MultiHeadQualityInference") -> "ModelIdentity":
+        """The identity of a model that is loaded."""
+        source = scorer.source
+        return cls(
+            name=source.name,
+            version=source.version,
+            run_id=source.run_id,
+            sha256=source.sha256,
+            image_size_px=scorer.image_size_px,
+            thresholds=scorer.thresholds,
+            engine=scorer.engine_name,
+        )
 
 
 class Scorer(Protocol):

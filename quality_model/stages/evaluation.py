@@ -52,6 +52,7 @@ def evaluate_candidate(
     Raises:
         CheckpointError: The model does not load.
         IncompleteError, CorruptError: The training set is not whole.
+        UsageError: The model works at another picture size than the training set has.
     """
     samples = TrainingSet.open(training_set)
     loaded = load_model(model, choose_device(section.device))

@@ -53,11 +53,12 @@ def judge_candidate(
         root: The project folder.
         training_set: Folder whose test split is used.
         model: Folder of the candidate.
-        report: Folder for verdict.json and verdict.md.
+        report: Folder for evidence.json, verdict.json and verdict.md.
         loss_weights: Weight of each head in the loss.
 
     Raises:
         CheckpointError: The candidate does not load.
+        IncompleteError, CorruptError: The training set is not whole.
         RegistryError: The champion cannot be had; without it there is no comparison.
         UsageError: The champion works at another picture size than this test set.
     """
@@ -73,18 +74,19 @@ def judge_candidate(
     champion = _champion(registry, root, samples.image_size_px)
     reigning = load_model(champion.path, device) if champion else None
 
+    model_sha256 = storage.sealed_sha256(model)
     evidence = gather_evidence(
         section,
         samples,
         candidate,
         reigning,
-        model_sha256=storage.sealed_sha256(model),
+        model_sha256=model_sha256,
         loss_weights=loss_weights,
         evaluation=ProjectPaths(root).evaluation_report,
     )
     verdict = gates.decide(gate, *evidence)
     facts = {
-        "model_sha256": storage.sealed_sha256(model),
+        "model_sha256": model_sha256,
         "data_sha256": samples.data_sha256,
         "gate_sha256": _gate_sha256(gate, section),
         "compared_with": champion.version if champion else None,

@@ -44,23 +44,13 @@ def score_collection(
         engine=engine,
         batch_size=section.batch_size,
     )
-    source = scorer.source
-    model = ModelIdentity(
-        name=source.name,
-        version=source.version,
-        run_id=source.run_id,
-        sha256=source.sha256,
-        image_size_px=scorer.image_size_px,
-        thresholds=scorer.thresholds,
-        engine=scorer.engine_name,
-    )
     summary = score(
         section,
         limits,
         inputs=inputs,
         output=output,
         scorer=scorer,
-        model=model,
+        model=ModelIdentity.of(scorer),
         overwrite=overwrite,
     )
     validate_scores(output, output / "report")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from importlib import import_module
@@ -39,10 +40,15 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "training"
 
 
-@pytest.fixture
-def undisturbed(pictures: Path, section: Section, limits: LimitsParams, tmp_path: Path) -> dict[str, str]:
-    generate(section(), limits, pictures, tmp_path / "undisturbed")
-    return hashes(tmp_path / "undisturbed")
+@pytest.fixture(scope="module")
+def undisturbed(
+    pictures: Path, section: Section, limits: LimitsParams, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    whole = tmp_path_factory.mktemp("undisturbed") / "training"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PARTS, PART_SAMPLES)
+        generate(section(), limits, pictures, whole)
+    return hashes(whole)
 
 
 @pytest.fixture
@@ -79,18 +85,30 @@ def generate_and_die(
     generate(section, limits, Path(pictures), Path(output))
 
 
-@pytest.fixture
-def killed(
-    pictures: Path, section: Section, limits: LimitsParams, output: Path
-) -> Callable[[str, str], None]:
+@pytest.fixture(scope="module")
+def kill(pictures: Path, section: Section, limits: LimitsParams) -> Callable[[Path, str, str], None]:
     """Generate in a process that is killed at a step of a file."""
 
-    def killed(step: str, name: str) -> None:
+    def kill(output: Path, step: str, name: str) -> None:
         process = start(generate_and_die, str(pictures), str(output), section(), limits, step, name)
         process.join(120)
         assert process.exitcode == -signal.SIGKILL
 
-    return killed
+    return kill
+
+
+@pytest.fixture(scope="module")
+def halfway(kill: Callable[[Path, str, str], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a set in the making of which three parts were done; never changed."""
+    output = tmp_path_factory.mktemp("halfway") / "training"
+    kill(output, "renamed", "part-00002.parquet")
+    return unfinished(output)
+
+
+@pytest.fixture
+def killed_halfway(halfway: Path, output: Path) -> Path:
+    """The same beside this test's output."""
+    return Path(shutil.copytree(halfway, unfinished(output)))
 
 
 @pytest.mark.parametrize(
@@ -107,10 +125,10 @@ def killed(
     ],
 )
 def test_no_more_than_a_part_is_made_again_after_a_kill(
-    killed: Callable[[str, str], None], again: Again, output: Path, undisturbed: dict[str, str],
+    kill: Callable[[Path, str, str], None], again: Again, output: Path, undisturbed: dict[str, str],
     step: str, name: str, there: int,
 ) -> None:  # fmt: skip
-    killed(step, name)
+    kill(output, step, name)
     with pytest.raises(storage.IncompleteError):
         TrainingSet.open(output)
     assert again() == there
@@ -119,19 +137,18 @@ def test_no_more_than_a_part_is_made_again_after_a_kill(
 
 
 def test_another_number_of_workers_goes_on_too(
-    killed: Callable[[str, str], None], again: Again, output: Path, undisturbed: dict[str, str]
+    killed_halfway: Path, again: Again, output: Path, undisturbed: dict[str, str]
 ) -> None:
-    killed("renamed", "part-00002.parquet")
     assert again(workers=2) == 3 * PART_SAMPLES
     assert hashes(output) == undisturbed
 
 
 def test_an_earlier_set_stays_whole_until_the_new_one_is(
-    killed: Callable[[str, str], None], again: Again, output: Path, undisturbed: dict[str, str]
+    kill: Callable[[Path, str, str], None], again: Again, output: Path, undisturbed: dict[str, str]
 ) -> None:
     again(seed=43)
     before = hashes(output)
-    killed("renamed", "part-00005.parquet")
+    kill(output, "renamed", "part-00005.parquet")
     assert hashes(output) == before
     assert again() == NUM_SAMPLES
     assert hashes(output) == undisturbed
@@ -139,19 +156,17 @@ def test_an_earlier_set_stays_whole_until_the_new_one_is(
 
 @pytest.mark.parametrize("change", [{"seed": 43}, {"samples_per_image": 2}, {"image_size": 40}])
 def test_of_another_set_nothing_is_taken_over(
-    killed: Callable[[str, str], None], again: Again, pictures: Path, section: Section, limits: LimitsParams,
+    killed_halfway: Path, again: Again, pictures: Path, section: Section, limits: LimitsParams,
     output: Path, tmp_path: Path, change: dict[str, int],
 ) -> None:  # fmt: skip
-    killed("renamed", "part-00002.parquet")
     assert again(**change) == 0
     generate(section(**change), limits, pictures, tmp_path / "other")
     assert hashes(output) == hashes(tmp_path / "other")
 
 
 def test_of_other_code_nothing_is_taken_over(
-    killed: Callable[[str, str], None], again: Again, monkeypatch: pytest.MonkeyPatch
+    killed_halfway: Path, again: Again, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed("renamed", "part-00002.parquet")
     monkeypatch.setattr("quality_model.training_set.generate.code_sha256", lambda *code: "0" * 64)
     assert again() == 0
 
@@ -186,11 +201,10 @@ def a_part_of_something_else(folder: Path) -> None:
     [pixels_of_the_second_part, rows_of_the_second_part, no_second_part, a_part_of_something_else],
 )
 def test_what_is_damaged_is_made_again(
-    killed: Callable[[str, str], None], again: Again, output: Path, undisturbed: dict[str, str],
+    killed_halfway: Path, again: Again, output: Path, undisturbed: dict[str, str],
     damage: Callable[[Path], None],
 ) -> None:  # fmt: skip
-    killed("renamed", "part-00002.parquet")
-    damage(unfinished(output))
+    damage(killed_halfway)
     assert again() == PART_SAMPLES
     assert hashes(output) == undisturbed
 
@@ -198,11 +212,10 @@ def test_what_is_damaged_is_made_again(
 @pytest.mark.parametrize("name", ["plan.json", IMAGES_NAME])
 @pytest.mark.parametrize("content", [b"", b"{", b"\x93NUMPY\x01\x00"])
 def test_work_whose_plan_or_pixels_are_lost_is_begun_anew(
-    killed: Callable[[str, str], None], again: Again, output: Path, undisturbed: dict[str, str],
+    killed_halfway: Path, again: Again, output: Path, undisturbed: dict[str, str],
     name: str, content: bytes,
 ) -> None:  # fmt: skip
-    killed("renamed", "part-00002.parquet")
-    (unfinished(output) / name).write_bytes(content)
+    (killed_halfway / name).write_bytes(content)
     assert again() == 0
     assert hashes(output) == undisturbed
 
