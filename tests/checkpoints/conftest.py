@@ -1,5 +1,6 @@
 """A model and the folder that it was saved to."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,17 @@ def model() -> MultiHeadQualityAssessmentModel:
     return model.eval()
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, model: MultiHeadQualityAssessmentModel) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save_model(folder, model, image_size_px=96, facts={"best_epoch": 7})
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path, model: MultiHeadQualityAssessmentModel) -> Path:
-    save_model(tmp_path / "model", model, image_size_px=96, facts={"best_epoch": 7})
-    return tmp_path / "model"
+def folder(tmp_path: Path, saved: Path) -> Path:
+    """A copy for one test, which may damage it."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
 def assert_same_weights(one: MultiHeadQualityAssessmentModel, other: MultiHeadQualityAssessmentModel) -> None:

@@ -13,7 +13,7 @@ from quality_model.errors import UsageError
 from quality_model.evaluation import Evaluation, evaluate, write_evaluation
 from quality_model.evaluation.baselines import BASELINE_VERSION
 from quality_model.evaluation.ladders import LADDERS
-from quality_model.evaluation.measures import MEASURES_VERSION
+from quality_model.evaluation.measures import MEASURES_VERSION, score_split
 from quality_model.gates import decide
 from quality_model.params import EvaluateParams, Params
 from quality_model.records import HEADS
@@ -79,11 +79,9 @@ def test_the_facts_say_what_was_evaluated(too_high: Evaluation, training_set: Tr
 def test_only_the_samples_of_the_split_are_scored(
     section: EvaluateParams, reads_labels: nn.Module, training_set: TrainingSet, split: str
 ) -> None:
-    evaluation = evaluate(section, reads_labels, training_set, loss_weights=WEIGHTS, split=split)  # type: ignore[arg-type]
+    scored = score_split(section, reads_labels, training_set, split=split)
     manifest = training_set.manifest
-    assert list(evaluation.predictions["sample_id"]) == list(
-        manifest.loc[manifest["split"] == split, "sample_id"]
-    )
+    assert list(scored["sample_id"]) == list(manifest.loc[manifest["split"] == split, "sample_id"])
 
 
 def test_the_loss_is_the_mean_over_heads_of_weight_times_mse(too_high: Evaluation) -> None:
@@ -220,11 +218,15 @@ def test_severity_bands_divide_the_degraded_samples_and_hold_their_measures(
     degraded = measured["num_samples"] - measured["absent"]["num_samples"]
     assert sum(band["num_samples"] for band in bands.values()) == degraded
     table = too_high.predictions
-    severe = table[table[f"{head}_label"] > 0.75]
-    assert len(severe) >= 5
-    assert bands["0.75-1"]["mean_score"] == pytest.approx(severe[f"{head}_score"].mean())
-    assert bands["0.75-1"]["mse"] == metrics.mse(severe[f"{head}_label"], severe[f"{head}_score"])
-    assert set(bands["0.75-1"]["intervals"].values()) == {None}
+    told = {name: band for name, band in bands.items() if band["num_samples"] >= 5}
+    assert told
+    for name, band in told.items():
+        low, high = map(float, name.split("-"))
+        within = table[(table[f"{head}_label"] > low) & (table[f"{head}_label"] <= high)]
+        assert len(within) == band["num_samples"]
+        assert band["mean_score"] == pytest.approx(within[f"{head}_score"].mean())
+        assert band["mse"] == metrics.mse(within[f"{head}_label"], within[f"{head}_score"])
+        assert set(band["intervals"].values()) == {None}
 
 
 def test_a_slice_of_few_samples_gives_their_number_and_claims_nothing(too_high: Evaluation) -> None:
@@ -320,5 +322,5 @@ def test_the_gate_finds_all_it_asks_for_in_an_evaluation(too_high: Evaluation, p
         name: found | {"spearman": 0.9} for name, found in too_high.metrics["ladders"].items()
     }
     verdict = decide(params.gate, too_high.metrics | {"baselines": baselines, "ladders": ladders}, None)
-    assert all(row.value is not None for row in verdict.rows), verdict.refusals
-    assert {row.rule for row in verdict.rows if not row.passed} <= {"max_mse", "skill"}, verdict.refusals
+    assert verdict.passed, verdict.refusals
+    assert {row.rule for row in verdict.rows if row.value is None} == {"same_test_set"}  # no champion

@@ -26,7 +26,14 @@ ORIGINAL_PHOTOS: Final = 14
 SMALL: Final = {
     "source": {"dataset": "./photos", "num_images": ORIGINAL_PHOTOS},
     "generate": {"profile": "seed", "samples_per_image": 2, "image_size": 32, "workers": 1},
-    "train": {"samples": "stored", "epochs": 2, "batch_size": 8, "device": "cpu", "precision": "float32"},
+    "train": {
+        "architecture": "compact",
+        "samples": "stored",
+        "epochs": 2,
+        "batch_size": 8,
+        "device": "cpu",
+        "precision": "float32",
+    },
     "score": {"model": "model", "shard_size": 5, "workers": 1, "device": "cpu", "engine": "torch-float32"},
 }
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks.project import environment
 from quality_model.images import Pixels
+from quality_model.records import HEADS
 from quality_model.registry import read_decisions
 from quality_model.storage import require_sealed
 from tasks import dvc_process, pipeline
@@ -197,7 +198,9 @@ def test_data_that_break_their_contract_stop_the_pipeline_before_training(copied
     assert "1000" in told
 
 
-def test_the_champion_scores_a_folder_and_every_row_says_which_model_it_was(copied: Path, run: Run) -> None:
+def test_the_champion_scores_a_folder_says_in_every_row_which_it_was_and_predicts_the_same(
+    copied: Path, run: Run
+) -> None:
     quality_model(run, copied, "export-samples", "--count", "6")
     (copied / "samples" / "broken.png").write_text("<html>")
     quality_model(run, copied, "score", "samples", "--output", "scores/mine")
@@ -208,15 +211,14 @@ def test_the_champion_scores_a_folder_and_every_row_says_which_model_it_was(copi
     run_id = json.loads((copied / "models" / "candidate" / "run.json").read_text())["run_id"]
     assert set(rows["run_id"]) == {run_id}
 
-
-def test_predict_prints_the_scores_of_the_champion(copied: Path, run: Run) -> None:
-    quality_model(run, copied, "export-samples", "--count", "2")
-    pictures = sorted(str(path.relative_to(copied)) for path in (copied / "samples").glob("*.png"))
+    scored = rows[rows["reason"].isna()].set_index("key")
+    pictures = [f"samples/{key}" for key in scored.index]
     lines = quality_model(run, copied, "predict", "--json", *pictures).stdout.splitlines()
-    for line, picture in zip(lines, pictures, strict=True):
-        scores = json.loads(line)
-        assert scores["path"] == picture
-        assert all(0 <= scores[head] <= 1 for head in ("color_cast", "blurriness", "watermark", "noise"))
+    for line, key in zip(lines, scored.index, strict=True):
+        told = json.loads(line)
+        assert told["path"] == f"samples/{key}"
+        for head in (*HEADS, "overall"):
+            assert told[head] == pytest.approx(scored.loc[key, head], abs=0.01)
 
 
 def test_predict_prints_a_table_and_says_which_pictures_it_could_not_read(trained: Path, run: Run) -> None:
