@@ -124,6 +124,12 @@ def require_comparable(registry: RegistryParams, *, root: Path, image_size_px: i
 def register_candidate(registry: RegistryParams, *, root: Path, model: Path, report: Path) -> str:
     """Make a version of a candidate that passed the gate, and let the alias ``candidate`` name it.
 
+    Args:
+        registry: Name of the registered model.
+        root: The project folder.
+        model: Folder of the candidate.
+        report: Folder of the gate's verdict; the model card goes there too.
+
     Returns:
         The version.
 
@@ -151,6 +157,12 @@ def register_candidate(registry: RegistryParams, *, root: Path, model: Path, rep
 
 def promote_candidate(registry: RegistryParams, *, root: Path, version: str, report: Path) -> bool:
     """Let the version that passed the gate reign.
+
+    Args:
+        registry: Name of the registered model.
+        root: The project folder.
+        version: Its number.
+        report: Folder of the gate's verdict, which names the champion that it was compared with.
 
     Returns:
         False if the champion changed since the comparison: the gate has to compare with that one.

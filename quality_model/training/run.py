@@ -59,6 +59,8 @@ def learning_rate(section: TrainParams, epoch: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Splits:
+    """Rows of the training set, int64: all to train on, and those to validate on, spread evenly."""
+
     train: Indices
     validation: Indices
 

@@ -45,16 +45,19 @@ def between(column: str, low: float | None, high: float | None, meaning: str, **
 
 
 def mean_between(column: str, low: float, high: float, meaning: str) -> Expectation:
+    """The mean of the values lies from ``low`` to ``high``; nulls are left out."""
     return Expectation(
         "ExpectColumnMeanToBeBetween", {"column": column, "min_value": low, "max_value": high}, meaning
     )
 
 
 def not_null(column: str, meaning: str) -> Expectation:
+    """Every row has a value."""
     return Expectation("ExpectColumnValuesToNotBeNull", {"column": column}, meaning)
 
 
 def null(column: str, meaning: str, **more: Any) -> Expectation:
+    """No row has a value."""
     return Expectation("ExpectColumnValuesToBeNull", {"column": column, **more}, meaning)
 
 
@@ -76,12 +79,15 @@ def contains(column: str, values: Iterable[Any], meaning: str) -> Expectation:
 
 
 def matches(column: str, regex: str, meaning: str) -> Expectation:
+    """Every value begins with a match of ``regex``; nulls are left out."""
     return Expectation("ExpectColumnValuesToMatchRegex", {"column": column, "regex": regex}, meaning)
 
 
 def at_least_rows(rows: int, meaning: str) -> Expectation:
+    """There are so many rows or more."""
     return Expectation("ExpectTableRowCountToBeBetween", {"min_value": rows}, meaning)
 
 
 def exactly_rows(rows: int, meaning: str) -> Expectation:
+    """There are so many rows."""
     return Expectation("ExpectTableRowCountToEqual", {"value": rows}, meaning)
