@@ -42,7 +42,8 @@ class MultiHeadQualityInference:
 
     Args:
         model_path: ``auto``: the registry's champion, or the model that ships inside the
-            package while there is none; ``pretrained``: the latter; a folder or file of weights
+            package while there is none; ``pretrained``: the latter; ``pretrained-compact``: the one
+            that ships for speed; a folder or file of weights
             (see `checkpoints.load_model`); or a registry reference: ``champion``, ``candidate``,
             a version number, ``models:/name@alias`` or ``models:/name/3``. A path that exists
             wins over a reference of the same name, but not over auto and pretrained. What

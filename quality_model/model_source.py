@@ -100,8 +100,8 @@ def _without_registry(
 
     A folder without params.yaml is no project, so nothing there says whose champion is meant.
     """
-    if reference == pretrained.NAME:
-        return _shipped()
+    if reference in pretrained.FOLDERS:
+        return _shipped(str(reference))
     if reference == AUTO:
         is_project = registry is not None or ProjectPaths(root).params.exists()
         return None if is_project and database_exists(root) else _no_champion()
@@ -130,20 +130,21 @@ def _from_registry(reference: str | Path, root: Path, registry: RegistryParams |
 
 def _no_champion() -> ModelSource:
     return _shipped(
+        pretrained.NAME,
         "No champion is registered, and ",
         "No champion is registered: the model that ships with this package scores.",
     )
 
 
-def _shipped(before: str = "", decided: str = "") -> ModelSource:
-    folder = pretrained.pretrained_folder()
+def _shipped(name: str, before: str = "", decided: str = "") -> ModelSource:
+    folder = pretrained.pretrained_folder(name)
     if folder is None:
         problem = f"{before}no weights ship with this installation."
         raise ModelNotFoundError(
             problem[0].upper() + problem[1:],
             "Train and promote a model, or name one: a version of the registry or a checkpoint file.",
         )
-    return ModelSource(pretrained.NAME, None, None, "", folder, decided)
+    return ModelSource(name, None, None, "", folder, decided)
 
 
 def _registered(resolved: ResolvedModel, decided: str = "") -> ModelSource:

@@ -226,8 +226,8 @@ class ScoreParams(Section):
     """How a collection is scored."""
 
     model: str
-    """model: auto (the champion, else the shipped model), pretrained (the shipped model), a registry
-    reference (champion, candidate, a version number) or a checkpoint file"""
+    """model: auto (the champion, else the shipped one), pretrained or pretrained-compact (the shipped ones),
+    a registry reference (champion, candidate, a version number) or a checkpoint file"""
     shard_size: Count
     """inputs per output file"""
     batch_size: Count

@@ -1,8 +1,8 @@
-"""The model that ships inside the package, for pictures that no champion is there to score.
+"""The models that ship inside the package, for pictures that no champion is there to score.
 
-Its folder, ``standard``, holds the files of a trained model (weights in half precision) with
-MODEL_CARD.md and the licences of the training pictures. An installation without weights is
-one too: then there is no shipped model.
+The folder of each holds the files of a trained model (weights in half precision) with its
+MODEL_CARD.md; standard/LICENSES.md is about the training pictures of both. An installation
+without weights is one too: then there is no shipped model.
 """
 
 from pathlib import Path
@@ -14,15 +14,20 @@ from quality_model.storage import MARKER_NAME
 NAME: Final = "pretrained"
 """Names the shipped model where a registry reference could stand, and in columns of scores."""
 
-FOLDER: Final = Path(__file__).parent / "standard"
+FOLDERS: Final = {
+    NAME: Path(__file__).parent / "standard",
+    "pretrained-compact": Path(__file__).parent / "compact",
+}
+"""By name, the model of each architecture."""
 
-__all__ = ["FOLDER", "FROM_RUN", "NAME", "pretrained_folder", "ship"]
+__all__ = ["FOLDERS", "FROM_RUN", "NAME", "pretrained_folder", "ship"]
 
 
-def pretrained_folder() -> Path | None:
-    """The folder of the shipped model, None if this installation has none.
+def pretrained_folder(name: str = NAME) -> Path | None:
+    """The folder of the shipped model of a name of `FOLDERS`, None if this installation has none.
 
     A folder with a marker whose files are damaged is given all the same: loading says what is
     wrong with it.
     """
-    return FOLDER if (FOLDER / MARKER_NAME).exists() else None
+    folder = FOLDERS[name]
+    return folder if (folder / MARKER_NAME).exists() else None

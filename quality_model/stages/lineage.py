@@ -6,12 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from quality_model import storage
+from quality_model import pretrained, storage
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, UsageError
 from quality_model.params import RegistryParams
 from quality_model.paths import DESCRIPTION_NAME
-from quality_model.pretrained import NAME as PRETRAINED
-from quality_model.pretrained import pretrained_folder
 from quality_model.registry import ModelVersion, Registry, decision_line, read_decisions
 from quality_model.registry.connection import database_exists
 from quality_model.scoring.plan import JOB_NAME
@@ -121,7 +119,7 @@ def trace(registry: RegistryParams, *, root: Path, path: Path) -> Lineage:
         run_id=scorer.run_id,
         weights_sha256=weights_sha256,
     )
-    if scorer.name == PRETRAINED:
+    if scorer.name in pretrained.FOLDERS:
         return _shipped(known, root)
     if scorer.version is None or not _REGISTERED.fullmatch(scorer.version):
         return replace(known, decisions=_decisions(root, scorer.run_id, None), notes=(_NO_REGISTRY,))
@@ -215,7 +213,7 @@ def _weights_sha256(folder: Path, scorer: _Scorer) -> str | None:
 
 def _shipped(known: Lineage, root: Path) -> Lineage:
     """What model.json says of the model inside the package, if it still is the one that scored."""
-    folder = pretrained_folder()
+    folder = pretrained.pretrained_folder(known.model_name)
     facts = storage.read_json(folder / DESCRIPTION_NAME)["facts"] if folder else {}
     if facts.get("version") != known.model_version:
         return replace(known, notes=(_NOT_SHIPPED,))

@@ -47,14 +47,15 @@ def shipped_files(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture
 def shipped(shipped_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The package ships a model."""
-    monkeypatch.setattr(pretrained, "FOLDER", shipped_files)
+    monkeypatch.setitem(pretrained.FOLDERS, pretrained.NAME, shipped_files)
     return shipped_files
 
 
 @pytest.fixture
 def nothing_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package ships no model."""
-    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "standard")
+    for name in pretrained.FOLDERS:
+        monkeypatch.setitem(pretrained.FOLDERS, name, tmp_path / name)
 
 
 @pytest.fixture

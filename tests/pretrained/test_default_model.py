@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from quality_model import MultiHeadQualityInference
+from quality_model import MultiHeadQualityInference, pretrained
 from quality_model.cli import cli
 from quality_model.errors import CheckpointError, ModelNotFoundError, ParameterError
 from quality_model.images import Pixels
@@ -63,7 +63,7 @@ def test_a_folder_of_that_name_is_not_taken_for_the_shipped_model(
         assert MultiHeadQualityInference(f"./{name}", device="cpu").source.path == Path(name)
 
 
-@pytest.mark.parametrize("named", ["auto", "pretrained"])
+@pytest.mark.parametrize("named", ["auto", "pretrained", "pretrained-compact"])
 def test_an_installation_without_weights_says_so(nothing_shipped: None, elsewhere: Path, named: str) -> None:
     with pytest.raises(ModelNotFoundError, match=r"[nN]o weights ship") as caught:
         MultiHeadQualityInference(named, device="cpu")
@@ -78,7 +78,7 @@ def test_damaged_weights_of_the_package_are_an_error(
     for path in shipped.iterdir():
         (damaged / path.name).write_bytes(path.read_bytes())
     (damaged / "model.safetensors").write_bytes(b"cut")
-    monkeypatch.setattr("quality_model.pretrained.FOLDER", damaged)
+    monkeypatch.setitem(pretrained.FOLDERS, "pretrained", damaged)
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         MultiHeadQualityInference(device="cpu")
 
@@ -91,7 +91,7 @@ def test_a_new_user_scores_a_picture_outside_any_project_and_mlflow_is_not_impor
         from pathlib import Path
         from quality_model import pretrained
         from quality_model.cli import cli
-        pretrained.FOLDER = Path({str(shipped)!r})
+        pretrained.FOLDERS["pretrained"] = Path({str(shipped)!r})
         cli.main(["predict", {str(picture)!r}, "--json"], standalone_mode=False)
         print("mlflow" in sys.modules)
     """

@@ -1,6 +1,7 @@
 """What `ship` writes, and that the package carries it."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -91,18 +92,30 @@ def test_a_model_that_is_not_whole_does_not_ship(tmp_path: Path) -> None:
     assert not (tmp_path / "standard").exists()
 
 
-def test_the_package_carries_the_folder_of_the_shipped_model() -> None:
+def test_the_package_carries_the_folders_of_the_shipped_models() -> None:
     setuptools = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert setuptools["package-data"]["quality_model.pretrained"] == ["standard/*"]
-    assert Path(pretrained.__file__).parent / "standard" == pretrained.FOLDER
+    package = Path(pretrained.__file__).parent
+    patterns = setuptools["package-data"][pretrained.__name__]
+    carried = {package / pattern.removesuffix("/*") for pattern in patterns}
+    assert carried == set(pretrained.FOLDERS.values())
 
 
-def test_what_ships_is_whole_and_loads() -> None:
-    folder = pretrained.pretrained_folder()
+@pytest.mark.parametrize(
+    ("name", "architecture"), [("pretrained", "standard"), ("pretrained-compact", "compact")]
+)
+def test_what_ships_is_whole_and_loads(name: str, architecture: str) -> None:
+    folder = pretrained.pretrained_folder(name)
     assert folder is not None
     loaded = load_model(folder, CPU)
     assert (folder / "model.safetensors").stat().st_size < 5_000_000
     assert loaded.thresholds is not None
-    assert loaded.facts["version"]
-    for name in ("MODEL_CARD.md", "LICENSES.md"):
-        assert (folder / name).read_text().strip()
+    assert (loaded.model.architecture, loaded.image_size_px) == (architecture, 224)
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert f"version {loaded.facts['version']}" in card.splitlines()[0]
+    (licences,) = re.findall(r"those in (\S+LICENSES\.md|LICENSES\.md)", card)
+    assert (folder / licences).read_text().strip()
+
+
+def test_the_two_that_ship_learned_from_the_same_data() -> None:
+    facts = [load_model(folder, CPU).facts for folder in pretrained.FOLDERS.values()]
+    assert len({fact["data_sha256"] for fact in facts}) == 1

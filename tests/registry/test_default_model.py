@@ -21,7 +21,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "standard"
     torch.manual_seed(0)
     save_model(folder, MultiHeadQualityAssessmentModel(), image_size_px=32, facts={"version": "s1"})
-    monkeypatch.setattr(pretrained, "FOLDER", folder)
+    monkeypatch.setitem(pretrained.FOLDERS, pretrained.NAME, folder)
     return folder
 
 

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
+from quality_model import pretrained
 from quality_model.cli import cli
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, UsageError
 from quality_model.params import Params
@@ -105,7 +106,8 @@ def test_scores_of_the_shipped_model_lead_to_its_training_and_decision(
     }
     record_decision(project, "refused", {"model_sha256": "6" * 64, "reasons": ["not yet"]})
     (tmp_path / "model.json").write_text(json.dumps({"facts": facts}))
-    monkeypatch.setattr("quality_model.stages.lineage.pretrained_folder", lambda: tmp_path)
+    (tmp_path / "_complete.json").touch()
+    monkeypatch.setitem(pretrained.FOLDERS, "pretrained", tmp_path)
     found = traced(scored("pretrained", "c0ffee123456", "r1"))
     assert (found.data_name, found.data_sha256, found.run_id) == ("photos", "5" * 64, "r1")
     assert found.git_commit == "7" * 40
