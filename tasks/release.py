@@ -11,7 +11,7 @@ from quality_model.gates import Verdict
 from quality_model.params import EvaluateParams, GateParams, GenerateParams, Params, PerHead, RegistryParams
 from quality_model.paths import ProjectPaths
 from quality_model.registry import Registry
-from quality_model.stages import release
+from quality_model.stages import release, standing
 
 CHAMPION_PROMOTED = "quality-model.champion.promoted"
 """The event that a scoring deployment waits for (prefect.yaml)."""
@@ -26,17 +26,17 @@ def check_size(registry: RegistryParams, generate: GenerateParams, paths: Projec
 @task
 def find_settled(
     evaluate: EvaluateParams, gate: GateParams, registry: RegistryParams, paths: ProjectPaths
-) -> release.Settled | None:
+) -> standing.Settled | None:
     """The decision on the candidate that stands already, or None."""
-    return release.find_settled(
+    return standing.find_settled(
         evaluate, gate, registry, root=paths.root, model=paths.model, training_set=paths.training_set
     )
 
 
 @task
-def record_no_op(registry: RegistryParams, paths: ProjectPaths, settled: release.Settled) -> None:
+def record_no_op(registry: RegistryParams, paths: ProjectPaths, settled: standing.Settled) -> None:
     """Put a retraining that changed nothing on record."""
-    release.record_no_op(registry, root=paths.root, settled=settled)
+    standing.record_no_op(registry, root=paths.root, settled=settled)
     get_run_logger().info("Nothing to do: %s.", settled.reason)
     create_markdown_artifact(f"Nothing to do: {settled.reason}", key="retraining")
 

@@ -3,13 +3,12 @@
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from quality_model import gates, storage
 from quality_model.errors import ChampionChangedError, GateRefusedError, RegistryError, UsageError
-from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, flatten, values_sha256
+from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams
 from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME, RUN_NAME, VERDICT_NAME, ProjectPaths
 from quality_model.registry import (
     Action,
@@ -22,13 +21,11 @@ from quality_model.registry import (
     run_origin,
 )
 from quality_model.stages.card import publish_card
+from quality_model.stages.standing import gate_sha256
 from quality_model.tracking import resume_run, run_exists
 from quality_model.training_set.store import TrainingSet
 
 log = logging.getLogger(__name__)
-
-_DECIDING: Final = ("promoted", "refused")
-"""Outcomes that stand until data, model, measuring or thresholds change; who passed may still be promoted."""
 
 
 def judge_candidate(
@@ -88,7 +85,7 @@ def judge_candidate(
     facts = {
         "model_sha256": model_sha256,
         "data_sha256": samples.data_sha256,
-        "gate_sha256": _gate_sha256(gate, section),
+        "gate_sha256": gate_sha256(gate, section),
         "compared_with": champion.version if champion else None,
     }
     told = {**verdict.to_dict(), **facts, "measures": evidence.summary()}
@@ -205,82 +202,6 @@ def roll_back(registry: RegistryParams, *, root: Path, reason: str) -> str:
     return version.version
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A decision that stands, as the ledger has it, and the reason why nothing is to be decided anew."""
-
-    decision: Mapping[str, Any]
-    reason: str
-
-
-def find_settled(
-    section: EvaluateParams,
-    gate: GateParams,
-    registry: RegistryParams,
-    *,
-    root: Path,
-    model: Path,
-    training_set: Path,
-) -> Settled | None:
-    """The decision on this model, data, measuring and thresholds; None if there is one to make.
-
-    A refusal counts only while the champion is the one that the candidate was compared with; a
-    promotion only while the version is there.
-
-    Args:
-        section: Decides about the figures.
-        gate: Thresholds.
-        registry: Name of the registered model.
-        root: The project folder.
-        model: Folder of the candidate.
-        training_set: Folder whose test split decides.
-
-    Raises:
-        IncompleteError, CorruptError: The model or the training set is not whole.
-        RegistryError: MLflow does not answer.
-    """
-    facts = {
-        "model_sha256": storage.sealed_sha256(model),
-        "data_sha256": TrainingSet.open(training_set).data_sha256,
-        "gate_sha256": _gate_sha256(gate, section),
-    }
-    decided = [
-        decision
-        for decision in read_decisions(root)
-        if decision["outcome"] in _DECIDING
-        and all(decision.get(key) == value for key, value in facts.items())
-    ]
-    if not decided:
-        return None
-    last = decided[-1]
-    catalogue = Registry(root, registry)
-    since = f"data, parameters and model are those of {last['time']}"
-    if last["outcome"] == "promoted":
-        known = any(version.version == last["version"] for version in catalogue.versions())
-        return Settled(last, f"{since}, when version {last['version']} was promoted") if known else None
-    champion = catalogue.champion()
-    same = (champion.version if champion else None) == last["compared_with"]
-    return Settled(last, f"{since}, when the gate refused: {'; '.join(last['reasons'])}") if same else None
-
-
-def record_no_op(registry: RegistryParams, *, root: Path, settled: Settled) -> None:
-    """Put on record that there was nothing to decide, and the decision that stands, with its evidence.
-
-    ``compared_with`` names the version that is champion now.
-    """
-    champion = Registry(root, registry).champion()
-    log.info("Nothing to do: %s.", settled.reason)
-    record_decision(
-        root,
-        "no-op",
-        {
-            **{key: value for key, value in settled.decision.items() if key not in ("time", "outcome")},
-            "compared_with": champion.version if champion else None,
-            "reasons": [settled.reason],
-        },
-    )
-
-
 def history_lines(registry: RegistryParams, *, root: Path) -> Iterator[str]:
     """Every move of an alias and every decision, oldest first, a line each."""
     moves = [
@@ -337,13 +258,6 @@ def _attach_to_run(
     run_id = resume_and_deliver(registry, root, model)
     Registry(root, registry).attach_verdict(verdict, run_id=run_id)
     return run_id
-
-
-def _gate_sha256(gate: GateParams, section: EvaluateParams) -> str:
-    """One hash for the thresholds and all that decides about the figures, versions of measures included."""
-    from quality_model.evaluation.measures import measuring
-
-    return values_sha256([flatten(gate), measuring(section)])
 
 
 def _verdict(report: Path) -> dict[str, Any]:

@@ -20,14 +20,14 @@ from quality_model.params import EvaluateParams, GateParams, Params, PerHead, Re
 from quality_model.paths import RUN_NAME, ProjectPaths
 from quality_model.records import HEADS
 from quality_model.registry import Registry, decision_line, read_decisions, record_decision
-from quality_model.stages import release
+from quality_model.stages import release, standing
 from quality_model.training_set.store import TrainingSet
 from tests.evaluation.conftest import SIZE_PX, write_training_set
 
 BASELINES = {head: {"classical": {"mse": 0.05, "r2": 0.25, "spearman": 0.5}} for head in HEADS}
 
 Judge = Callable[..., Verdict]
-Settled = Callable[..., release.Settled | None]
+Settled = Callable[..., standing.Settled | None]
 
 
 def per_head(value: float) -> PerHead:
@@ -107,8 +107,8 @@ def settled(
 ) -> Settled:
     """The decision on the complete model that stands, by these parameters; None if there is one to make."""
 
-    def settled(gate: GateParams, measuring: EvaluateParams = evaluate) -> release.Settled | None:
-        return release.find_settled(
+    def settled(gate: GateParams, measuring: EvaluateParams = evaluate) -> standing.Settled | None:
+        return standing.find_settled(
             measuring, gate, section, root=project, model=complete, training_set=samples.folder
         )
 
@@ -210,7 +210,7 @@ def test_a_no_op_tells_of_the_decision_that_stands_and_not_of_the_champion_or_a_
     judge(complete, stricter)
     stands = settled(strict)
     assert stands is not None
-    release.record_no_op(section, root=project, settled=stands)
+    standing.record_no_op(section, root=project, settled=stands)
     refused, later, no_op = read_decisions(project)
     assert (no_op["outcome"], no_op["reasons"]) == ("no-op", [stands.reason])
     assert (no_op["version"], no_op["compared_with"]) == (None, "1")
