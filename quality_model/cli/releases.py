@@ -7,7 +7,7 @@ import click
 
 from quality_model.cli.flags import folder_option, with_params
 from quality_model.errors import GateRefusedError
-from quality_model.params import Params
+from quality_model.params import Params, ScoringParams
 from quality_model.paths import ProjectPaths
 
 _PATHS = ProjectPaths()
@@ -122,12 +122,13 @@ def history(params: Params) -> None:
 @click.command()
 @click.argument("scores", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@with_params()
-def trace(params: Params, scores: Path, as_json: bool) -> None:
+@with_params(needs_project=False)
+def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
     """Lead from SCORES, a shard or a folder of them, back to model, run, data, commit and decision."""
     from quality_model.stages.lineage import trace as trace_scores
 
-    lineage = trace_scores(params.registry, root=_ROOT, path=scores)
+    registry = params.registry if isinstance(params, Params) else None
+    lineage = trace_scores(registry, root=_ROOT, path=scores)
     if as_json:
         click.echo(json.dumps(lineage.to_dict(), ensure_ascii=False))
         return

@@ -95,11 +95,12 @@ class _Scorer(NamedTuple):
     run_id: str | None
 
 
-def trace(registry: RegistryParams, *, root: Path, path: Path) -> Lineage:
+def trace(registry: RegistryParams | None, *, root: Path, path: Path) -> Lineage:
     """Find out what made a shard's scores.
 
     Args:
-        registry: Names the registered model.
+        registry: Names the registered model; None outside a project, where shipped models and files of
+            weights are known all the same.
         root: The project folder, with registry and ledger.
         path: A shard, or the folder of a scoring job.
 
@@ -230,9 +231,9 @@ def _shipped(known: Lineage, root: Path) -> Lineage:
     )
 
 
-def _version(registry: RegistryParams, root: Path, scorer: _Scorer) -> ModelVersion:
+def _version(registry: RegistryParams | None, root: Path, scorer: _Scorer) -> ModelVersion:
     shown = f"Version {scorer.version} of {scorer.name}, which made these scores,"
-    if not database_exists(root):
+    if registry is None or not database_exists(root):
         raise ModelNotFoundError(
             f"{shown} cannot be looked up: there is no registry in {root.resolve()}.",
             "Run this in the project that scored, or set MLFLOW_TRACKING_URI.",

@@ -141,6 +141,12 @@ def test_predict_prints_a_name_that_is_not_utf8_as_score_does(shipped: Path, pic
     assert json.loads(command("predict", str(odd), "--json").stdout)["path"] == key == "caf\\xe9.png"
 
 
+def test_scores_of_the_shipped_model_are_traced_outside_a_project_too(shipped: Path, picture: Path) -> None:
+    command("score", ".", "--output", "scores", "--device", "cpu")
+    told = json.loads(command("trace", "scores", "--json").stdout)
+    assert (told["model_name"], told["data_sha256"], told["run_id"]) == ("pretrained", "e" * 64, "0123abcd")
+
+
 def test_the_scores_of_a_folder_lie_under_its_whole_name(shipped: Path, picture: Path) -> None:
     for day in ("2024.05.01", "2024.05.02"):
         Path(day).mkdir()
