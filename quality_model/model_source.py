@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
@@ -68,7 +69,12 @@ def find_model_meanwhile(
         return lambda: known
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    context.Process(target=_tell, args=(theirs, reference, root, registry), daemon=True).start()
+    resource_tracker.ensure_running()  # its start, else within that of a process, unblocks the signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # and so in the other process: this one decides
+    try:
+        context.Process(target=_tell, args=(theirs, reference, root, registry), daemon=True).start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     theirs.close()
 
     def answer() -> ModelSource:
@@ -85,7 +91,6 @@ def find_model_meanwhile(
 
 
 def _tell(to: Connection, reference: str | Path, root: Path, registry: RegistryParams | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     with suppress(Exception):
         try:
             to.send(_from_registry(reference, root, registry))

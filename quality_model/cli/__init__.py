@@ -40,6 +40,7 @@ def cli(verbose: bool) -> None:
         "PIL",
         "matplotlib",
         "filelock",
+        "torch",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
 
