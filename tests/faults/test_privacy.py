@@ -54,6 +54,7 @@ def test_no_folder_of_a_user_is_in_what_a_training_leaves(jobs: Callable[[str], 
     shutil.copytree(project / "model", home / "first")
     values = [
         f"source.dataset=sample-photos*250 + {home}/pics",
+        "train.architecture=standard",
         f"train.start_from={home}/first",
         f"score.model={home}/first",
     ]
