@@ -70,11 +70,12 @@ def find_model_meanwhile(
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     resource_tracker.ensure_running()  # its start, else within that of a process, unblocks the signal
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # and so in the other process: this one decides
+    # In the other process it stays blocked: this one decides.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         context.Process(target=_tell, args=(theirs, reference, root, registry), daemon=True).start()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
 
     def answer() -> ModelSource:

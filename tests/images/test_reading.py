@@ -2,8 +2,6 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from quality_model import images
 from quality_model.errors import ParameterError, PictureError
 from quality_model.params import LimitsParams
 from tests.images.encoding import FORMATS, encode, png, reason_of
+from tests.users import ordinary_user
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
@@ -221,7 +220,7 @@ def test_a_file_that_may_not_be_read_says_so(small, limits, tmp_path):
     path = tmp_path / "secret.png"
     path.write_bytes(encode(small, "PNG"))
     path.chmod(0)
-    with _ordinary_user():
+    with ordinary_user():
         assert reason_of(lambda: images.read_bytes(path, limits)) == "no_permission"
 
 
@@ -286,16 +285,3 @@ def test_no_mutation_of_a_picture_raises_anything_but_a_picture_error(small, lim
         assert error.reason in {"not_a_picture", "too_many_pixels", "truncated", "broken"}
     else:
         assert decoded.ndim == 3 and decoded.shape[2] == 3
-
-
-@contextmanager
-def _ordinary_user() -> Iterator[None]:
-    """Without root's power to read everything, where the tests run as root."""
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)

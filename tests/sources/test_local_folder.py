@@ -1,6 +1,4 @@
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,6 +6,7 @@ import pytest
 
 from quality_model.errors import SourceError
 from quality_model.sources import open_source
+from tests.users import ordinary_user
 
 
 @pytest.fixture
@@ -145,16 +144,3 @@ def test_a_new_picture_displaces_at_most_one_of_the_chosen(rows, folder, picture
 
 def test_the_name_of_the_source_does_not_tell_where_the_folder_lies(folder, source, limits):
     assert open_source(source(dataset=str(folder)), limits).name == "folder in"
-
-
-@contextmanager
-def ordinary_user() -> Iterator[None]:
-    """Without root's power to list everything, where the tests run as root."""
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)

@@ -45,6 +45,23 @@ def step(params: Params, samples: TrainingSet, project: Path) -> Step:
     return step
 
 
+@pytest.fixture
+def interrupt(step: Step, project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """The step, interrupted when its epoch is done; gives the key of the run that it noted."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def interrupt(**changes: object) -> str:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Run, "log_epoch", stop)
+            step(**changes)
+        (note,) = (project / "checkpoints").glob("note-*.json")
+        return str(storage.read_json(note)["run_key"])
+
+    return interrupt
+
+
 def test_weights_whose_step_did_not_end_belong_to_no_earlier_run(
     step: Step, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,16 +80,9 @@ def test_weights_whose_step_did_not_end_belong_to_no_earlier_run(
 
 
 def test_the_end_of_a_training_leaves_an_interrupted_one_what_it_goes_on_from(
-    step: Step, project: Path, monkeypatch: pytest.MonkeyPatch
+    step: Step, interrupt: Callable[..., str], project: Path
 ) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "log_epoch", interrupt)
-        step(seed=8)
-    (note,) = (project / "checkpoints").glob("note-*.json")
-    noted = storage.read_json(note)["run_key"]
+    noted = interrupt(seed=8)
     assert step(seed=9).resumed_from_epoch == 0
     assert len([*(project / "checkpoints").glob("run-*")]) == 1
     assert step(seed=8).resumed_from_epoch == 1
@@ -81,18 +91,12 @@ def test_the_end_of_a_training_leaves_an_interrupted_one_what_it_goes_on_from(
 
 
 def test_a_training_interrupted_under_other_code_is_not_gone_on_with(
-    step: Step, project: Path, monkeypatch: pytest.MonkeyPatch
+    step: Step, interrupt: Callable[..., str], project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "log_epoch", interrupt)
-        step()
-    (note,) = (project / "checkpoints").glob("note-*.json")
+    noted = interrupt()
     monkeypatch.setattr("quality_model.training.state.code_sha256", lambda *code: "0" * 64)
     assert step().resumed_from_epoch == 0
-    assert storage.read_json(project / "model" / "run.json")["run_key"] != storage.read_json(note)["run_key"]
+    assert storage.read_json(project / "model" / "run.json")["run_key"] != noted
 
 
 def test_a_second_training_is_refused_until_the_first_has_cleared_its_checkpoints(
