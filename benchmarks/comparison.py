@@ -27,7 +27,7 @@ _TRAINING: Final = {
     "train.weight_average": 0.0,
     "train.warmup_epochs": 0.0,
     "train.max_validation_samples": 1,
-    "train.start_from": None,
+    "train.start_from": "scratch",
 }
 """One plain epoch, as the obvious side has it."""
 

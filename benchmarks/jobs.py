@@ -102,12 +102,17 @@ def train_obvious(task: Task) -> Outcome:
 
 def train_ours(task: Task) -> Outcome:
     """The time is the epoch's own: validation and checkpoint are left out on both sides."""
+    import torch
+
+    from quality_model.checkpoints import load_model
     from quality_model.training import train
     from quality_model.training.samples import sizes_of_batches
     from quality_model.training_set.store import TrainingSet
 
     section = task.params.train
-    trained = train(section, TrainingSet.open(task.training_set), task.output)
+    named = section.start_from
+    start = None if named == "scratch" else load_model(Path(named), torch.device("cpu"))
+    trained = train(section, TrainingSet.open(task.training_set), task.output, start=start)
     report = trained.history[0]
     count = sum(sizes_of_batches(trained.num_train, section.batch_size))
     return Outcome(count, count / report.images_per_s, {"train_loss": report.train_loss})

@@ -134,9 +134,9 @@ class TrainParams(Section):
     """samples of an epoch, if fresh"""
     crops_px: tuple[Annotated[int, Field(ge=32)], ...]
     """sides of crops, if fresh, one after the other for equal parts of the run; none: whole pictures"""
-    start_from: str | None
-    """weights to begin with: a model's folder or file; empty: random ones. DVC sees the name change, not
-    the file: then `dvc repro --force --single-item train`"""
+    start_from: str
+    """weights to begin with: champion (bundled while there is none), bundled, scratch (random ones), or a
+    model's folder or file. DVC sees the name change, not the weights: `dvc repro --force --single-item train`"""
     epochs: Count
     """most epochs"""
     batch_size: Annotated[int, Field(ge=2)]
@@ -195,10 +195,12 @@ class EvaluateParams(Section):
 class GateParams(Section):
     """What a candidate must reach to become champion."""
 
+    min_test_groups: Count
+    """fewest test groups that count: those that neither model has seen in training"""
     max_mse: PerHead
-    """largest MSE per head on the test split"""
+    """largest MSE per head on the test split; below that of answering the mean label"""
     min_r2: PerHead
-    """smallest R2 per head on the test split"""
+    """smallest R2 per head on the test split; answering the mean label has 0"""
     min_r2_over_baseline: PerHead
     """smallest R2 per head, less that of the best baseline without training on the same samples"""
     min_ladder_spearman: PerHead
@@ -226,8 +228,8 @@ class ScoreParams(Section):
     """How a collection is scored."""
 
     model: str
-    """model: auto (the champion, else the shipped one), pretrained or pretrained-compact (the shipped ones),
-    a registry reference (champion, candidate, a version number) or a checkpoint file"""
+    """model: auto (the champion, else the bundled one), bundled, bundled-compact, a registry reference
+    (champion, candidate, a version number) or a checkpoint file"""
     shard_size: Count
     """inputs per output file"""
     batch_size: Count

@@ -11,6 +11,7 @@ represented by so many samples of it (`baseline_rows`), one from each of as many
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -73,7 +74,12 @@ class Predictions:
 
 
 def measure_baselines(
-    training_set: TrainingSet, *, split: Split = "test", max_samples: int, seed: int
+    training_set: TrainingSet,
+    *,
+    split: Split = "test",
+    max_samples: int,
+    seed: int,
+    excluded_groups: Collection[str] = (),
 ) -> dict[str, dict[str, Measures]]:
     """How well each baseline agrees with the labels of a split.
 
@@ -82,6 +88,7 @@ def measure_baselines(
         split: Where they are measured; they are calibrated on ``train`` always.
         max_samples: Most samples of either that are used.
         seed: Of the choice of samples.
+        excluded_groups: Groups of the split that are not measured on, see `measures.evaluate`.
 
     Returns:
         By head and baseline ``mse``, ``r2`` and ``spearman`` (see `quality_model.metrics`).
@@ -89,7 +96,9 @@ def measure_baselines(
     Raises:
         UsageError: A split has no samples.
     """
-    predictions = predict_baselines(training_set, split=split, max_samples=max_samples, seed=seed)
+    predictions = predict_baselines(
+        training_set, split=split, max_samples=max_samples, seed=seed, excluded_groups=excluded_groups
+    )
     measured: dict[str, dict[str, Measures]] = {}
     for position, head in enumerate(HEADS):
         labels = _labels(training_set, predictions.rows, position)
@@ -106,15 +115,23 @@ def measure_baselines(
 
 
 def predict_baselines(
-    training_set: TrainingSet, *, split: Split = "test", max_samples: int, seed: int
+    training_set: TrainingSet,
+    *,
+    split: Split = "test",
+    max_samples: int,
+    seed: int,
+    excluded_groups: Collection[str] = (),
 ) -> Predictions:
     """Calibrate each baseline on training samples and apply it to those of a split.
 
     Raises:
         UsageError: A split has no samples.
     """
-    parts: tuple[Split, Split] = ("train", split)
-    rows = [baseline_rows(training_set, part, max_samples=max_samples, seed=seed) for part in parts]
+    parts: tuple[tuple[Split, Collection[str]], ...] = (("train", ()), (split, excluded_groups))
+    rows = [
+        baseline_rows(training_set, part, max_samples=max_samples, seed=seed, excluded_groups=excluded)
+        for part, excluded in parts
+    ]
     scores: dict[str, dict[str, Floats]] = {}
     for position, head in enumerate(HEADS):
         training_labels = _labels(training_set, rows[0], position)
@@ -155,14 +172,19 @@ def calibrate(measured: Floats, labels: Floats) -> Calibration:
 
 
 def baseline_rows(
-    training_set: TrainingSet, split: Split, *, max_samples: int, seed: int
+    training_set: TrainingSet,
+    split: Split,
+    *,
+    max_samples: int,
+    seed: int,
+    excluded_groups: Collection[str] = (),
 ) -> npt.NDArray[np.int64]:
     """The rows of a split, int64 (n,), that stand for it where baselines are measured.
 
     Raises:
         UsageError: The split has no samples.
     """
-    indices = training_set.indices(split)
+    indices = training_set.counted(split, excluded_groups)
     if len(indices) == 0:
         raise UsageError(
             f"The split {split} has no samples, so there is no baseline.", "Generate from more groups."

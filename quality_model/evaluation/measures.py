@@ -20,7 +20,7 @@ more than all the rest.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,7 +70,8 @@ class Evaluation:
     Attributes:
         metrics: JSON-able: ``split``, ``data_sha256`` (of the training set), ``model_sha256`` (of the
             model's folder, None if not known), ``measuring`` (see `measuring`), ``num_samples``,
-            ``num_groups``, ``loss`` and, under ``heads``, a slice of all samples for each head with
+            ``num_groups``, ``num_counted_groups`` and ``excluded_groups`` (see `evaluate`), ``loss`` and,
+            under ``heads``, a slice of all samples for each head with
             further slices in it: ``kinds`` by name, ``absent``, ``clean`` and ``slices`` by dimension
             and name. A slice holds ``num_samples``, ``num_groups``, ``mean_label``, ``mean_score``,
             every one of `metrics.MEASURES` (None where it is not defined) and ``intervals``:
@@ -122,6 +123,7 @@ def evaluate(
     thresholds: Mapping[Head, float] | None = None,
     baselines: Mapping[str, Any] | None = None,
     model_sha256: str | None = None,
+    excluded_groups: Collection[str] = (),
 ) -> Evaluation:
     """Score a split and measure the scores, and take the evidence on the split's clean pictures.
 
@@ -134,6 +136,9 @@ def evaluate(
         thresholds: Of the model's flags; None if it has none.
         baselines: What was measured of them on this split, taken over as it is; None: not measured.
         model_sha256: Hash of the model's folder, kept with the measures; None if it has none.
+        excluded_groups: Groups of the split that count in no figure (see `training_set.seen`). If they
+            are all there is, the figures are of all groups, and ``num_counted_groups`` is 0: they
+            are for looking at, and no evidence.
 
     Raises:
         UsageError: The split has no samples.
@@ -142,9 +147,15 @@ def evaluate(
     """
     from quality_model.device import choose_device
 
-    predictions = score_split(section, model, training_set, split=split)
+    predictions = score_split(section, model, training_set, split=split, excluded_groups=excluded_groups)
     heads = measure_heads(section, predictions, training_labels(training_set))
-    shared = baseline_rows(training_set, split, max_samples=section.baseline_samples, seed=section.seed)
+    shared = baseline_rows(
+        training_set,
+        split,
+        max_samples=section.baseline_samples,
+        seed=section.seed,
+        excluded_groups=excluded_groups,
+    )
     beside = predictions[predictions["row"].isin(shared)]
     for head in HEADS:
         heads[head]["r2_beside_baselines"] = metrics.r2(
@@ -167,6 +178,8 @@ def evaluate(
             "measuring": measuring(section),
             "num_samples": len(predictions),
             "num_groups": int(predictions["group"].nunique()),
+            "num_counted_groups": len({*predictions["group"]} - {*excluded_groups}),
+            "excluded_groups": sorted(excluded_groups),
             "loss": float(np.mean(losses)),
             "heads": heads,
             "baselines": dict(baselines or {}),
@@ -188,9 +201,16 @@ def measuring(section: EvaluateParams) -> dict[str, Any]:
 
 
 def score_split(
-    section: EvaluateParams, model: torch.nn.Module, training_set: TrainingSet, *, split: Split = "test"
+    section: EvaluateParams,
+    model: torch.nn.Module,
+    training_set: TrainingSet,
+    *,
+    split: Split = "test",
+    excluded_groups: Collection[str] = (),
 ) -> pd.DataFrame:
     """Score the samples of a split, see `predictions_table`; the model is moved to the section's device.
+
+    Those of ``excluded_groups`` are left out, as in `evaluate`.
 
     Raises:
         UsageError: The split has no samples.
@@ -199,7 +219,7 @@ def score_split(
     """
     from quality_model.device import choose_device
 
-    indices = training_set.indices(split)
+    indices = training_set.counted(split, excluded_groups)
     if len(indices) == 0:
         raise UsageError(
             f"The split {split} has no samples.",

@@ -9,7 +9,8 @@ what each is for.
 from collections.abc import Mapping
 from typing import Any
 
-from quality_model.gates.rules import RULES, Evidence, Rule
+from quality_model.gates.reading import entry
+from quality_model.gates.rules import ABOUT_THE_EVIDENCE, RULES, Evidence, Rule
 from quality_model.gates.verdict import ALL_HEADS, Row, Verdict
 from quality_model.params import GateParams
 
@@ -44,5 +45,6 @@ def decide(
         The verdict. Nothing is raised for bad evidence: it refuses.
     """
     evidence = Evidence(section, candidate, champion, paired)
-    rows = tuple(row for rule in RULES for row in rule(evidence))
+    rules = ABOUT_THE_EVIDENCE if entry(candidate, "num_counted_groups") == 0 else RULES
+    rows = tuple(row for rule in rules for row in rule(evidence))
     return Verdict(passed=bool(rows) and all(row.passed for row in rows), rows=rows)

@@ -12,6 +12,9 @@ from quality_model.records import HEADS
 REQUIRED_SPLIT: Final = "test"
 """The only split whose measures are evidence: training and the choice of epoch saw the others."""
 
+_SHOWN_GROUPS: Final = 5
+"""Groups that a reason names; the verdict's evidence has all of them."""
+
 FEWEST_GROUPS: Final = 2
 """Groups of the test split that an interval over groups needs: one says nothing about another."""
 
@@ -24,9 +27,9 @@ class Evidence:
         section: The thresholds.
         candidate: The ``metrics`` of its `quality_model.evaluation.Evaluation`: ``split``,
             ``data_sha256``, under ``heads`` each head's ``mse``, ``r2`` and ``r2_beside_baselines``, and the
-            ``baselines``, ``ladders``, ``cross_talk`` and ``clean_flags``; beside them
-            ``trained_on_sha256``, the training set that the model says it was trained on.
-        champion: Its ``split``, ``data_sha256``, ``heads`` and ``trained_on_sha256``; None if there is none.
+            ``baselines``, ``ladders``, ``cross_talk`` and ``clean_flags``, and of the test groups
+            ``num_counted_groups`` and ``excluded_groups``.
+        champion: Its ``split``, ``data_sha256`` and ``heads``; None if there is none.
         paired: For each head how the candidate's MSE differs from the champion's on the same
             samples: ``difference``, the ends ``low`` and ``high`` of its interval over groups
             (see `quality_model.metrics.paired_bootstrap`), and ``num_groups``.
@@ -39,11 +42,7 @@ class Evidence:
 
 
 def same_test_set(evidence: Evidence) -> Iterator[Row]:
-    """Measured was the test split, and the same data for both models.
-
-    Who was trained on another training set may have seen groups of this test split. That is
-    said and does not refuse: with every retraining on new pictures it is so for the champion.
-    """
+    """Measured was the test split, and the same data for both models."""
     problems = _unknown_data("candidate", evidence.candidate)
     reason = "no champion yet: the thresholds alone decide"
     if evidence.champion is not None:
@@ -52,16 +51,28 @@ def same_test_set(evidence: Evidence) -> Iterator[Row]:
         first, second = entry(evidence.candidate, "data_sha256"), entry(evidence.champion, "data_sha256")
         if not problems and first != second:
             problems = [f"the candidate was measured on data {first}, the champion on {second}"]
-    sides = {"candidate": evidence.candidate, "champion": evidence.champion}
-    notes = [_overlap(whose, side) for whose, side in sides.items() if side is not None]
-    yield Row(
-        ALL_HEADS,
-        "same_test_set",
-        None,
-        None,
-        not problems,
-        "; ".join(problems or filter(None, [reason, *notes])),
+    yield Row(ALL_HEADS, "same_test_set", None, None, not problems, "; ".join(problems) or reason)
+
+
+def unseen_groups(evidence: Evidence) -> Iterator[Row]:
+    """Enough test groups count: those that no model, nor the weights it began with, has seen in training."""
+    counted = finite(entry(evidence.candidate, "num_counted_groups"), "the number of test groups that count")
+    limit = finite(evidence.section.min_test_groups, "the threshold min_test_groups")
+    excluded = entry(evidence.candidate, "excluded_groups")
+    seen = [str(group) for group in excluded] if isinstance(excluded, list) else []
+    more = f" and {len(seen) - _SHOWN_GROUPS} more" if len(seen) > _SHOWN_GROUPS else ""
+    note = (
+        f"; the models or the weights they began with have seen {len(seen)} in training: "
+        f"{', '.join(seen[:_SHOWN_GROUPS])}{more}"
+        if seen
+        else ""
     )
+
+    def judge(value: float, least: float) -> tuple[bool, str]:
+        total = value + len(seen)
+        return value >= least, f"{value:g} of {total:g} test groups count, {least:g} are needed{note}"
+
+    yield _row(ALL_HEADS, "unseen_groups", counted, limit, judge)
 
 
 def max_mse(evidence: Evidence) -> Iterator[Row]:
@@ -143,10 +154,32 @@ def non_inferiority(evidence: Evidence) -> Iterator[Row]:
         yield _row(head, "non_inferiority", _upper_end(pair), margin, _not_inferior(pair))
 
 
+def improvement(evidence: Evidence) -> Iterator[Row]:
+    """At least one head is better than the champion's: its MSE's difference lies below 0 with confidence.
+
+    Without that there is no reason to replace a champion that is known to work.
+    """
+    if evidence.champion is None:
+        return
+    ends = {head: _ends(entry(evidence.paired, head)) for head in HEADS}
+    usable = {head: pair for head, pair in ends.items() if pair[1].value is not None}
+    better = [
+        f"{head} by {-high.value:.2g} to {-low.value:.2g}"
+        for head, (low, high) in usable.items()
+        if low.value is not None and high.value is not None and high.value < 0
+    ]
+    reason = f"better on {', '.join(better)}" if better else "better than the champion on no head with confidence"
+    lowest = min((high.value for _, high in usable.values() if high.value is not None), default=None)
+    yield Row(ALL_HEADS, "improvement", lowest, 0.0, bool(better), reason)
+
+
 Rule = Callable[[Evidence], Iterable[Row]]
 
+ABOUT_THE_EVIDENCE: Final[Sequence[Rule]] = (same_test_set, unseen_groups)
+"""What must hold for the figures to be evidence; where no test group counts, there are no figures to judge."""
+
 RULES: Final[Sequence[Rule]] = (
-    same_test_set,
+    *ABOUT_THE_EVIDENCE,
     max_mse,
     skill,
     baseline_skill,
@@ -154,6 +187,7 @@ RULES: Final[Sequence[Rule]] = (
     cross_talk,
     clean_flags,
     non_inferiority,
+    improvement,
 )
 """Every rule, in the order of the verdict's rows."""
 
@@ -211,14 +245,18 @@ def _flagged_share(flags: Any) -> Number:
 
 def _upper_end(pair: Any) -> Number:
     """The upper end of a paired interval, if all that belongs to it is sound."""
+    return _ends(pair)[1]
+
+
+def _ends(pair: Any) -> tuple[Number, Number]:
+    """Both ends of a paired interval; without values where something that belongs to it is not sound."""
     if pair is None:
-        return Number(None, "the paired comparison with the champion is missing")
+        return _neither("the paired comparison with the champion is missing")
     groups = finite(entry(pair, "num_groups"), "the number of test groups")
     if groups.value is not None and groups.value < FEWEST_GROUPS:
-        return Number(
-            None,
+        return _neither(
             f"a comparison with the champion needs {FEWEST_GROUPS} test groups, there is "
-            f"{groups.value:g}: take more groups, or a larger generate.test_share",
+            f"{groups.value:g}: take more groups, or a larger generate.test_share"
         )
     low, high, difference = (
         bounded(entry(pair, key), f"the paired difference to the champion ({key})", "difference")
@@ -226,10 +264,14 @@ def _upper_end(pair: Any) -> Number:
     )
     problems = "; ".join(number.problem for number in (groups, difference, low, high) if number.problem)
     if problems or low.value is None or high.value is None:
-        return Number(None, problems)
+        return _neither(problems)
     if low.value > high.value:
-        return Number(None, "the paired interval ends before it begins, which is impossible")
-    return high
+        return _neither("the paired interval ends before it begins, which is impossible")
+    return low, high
+
+
+def _neither(problem: str) -> tuple[Number, Number]:
+    return Number(None, problem), Number(None, problem)
 
 
 def _r2(evaluation: Any, head: str) -> Number:
@@ -250,13 +292,3 @@ def _unknown_data(whose: str, evaluation: Any) -> list[str]:
     if not isinstance(digest, str) or not digest:
         problems.append(f"it is not known on which data the {whose} was measured: data_sha256 is {digest!r}")
     return problems
-
-
-def _overlap(whose: str, evaluation: Any) -> str:
-    """What to say of a model whose training may have seen this test split's groups."""
-    trained_on = entry(evaluation, "trained_on_sha256")
-    if not isinstance(trained_on, str) or not trained_on:
-        return f"it is not known on which data the {whose} was trained: groups may overlap"
-    if trained_on != entry(evaluation, "data_sha256"):
-        return f"the {whose} was trained on other data: groups may overlap"
-    return ""

@@ -21,6 +21,7 @@ from quality_model.params import EvaluateParams, PerHead, RegistryParams
 from quality_model.paths import HISTORY_NAME, RUN_NAME
 from quality_model.records import HEADS
 from quality_model.tracking import DataFacts, data_tags, log_baselines, resume_run, run_exists
+from quality_model.training_set.seen import seen_test_groups
 from quality_model.training_set.store import TrainingSet
 
 log = logging.getLogger(__name__)
@@ -57,14 +58,20 @@ def evaluate_candidate(
     samples = TrainingSet.open(training_set)
     loaded = load_model(model, choose_device(section.device))
     require_size(loaded, samples)
+    excluded = seen_test_groups([loaded.facts], samples)
+    if excluded:
+        log.warning("Test groups that the model or its start weights have seen: %s.", ", ".join(excluded))
     evaluation = evaluate(
         section,
         loaded.model,
         samples,
         loss_weights=loss_weights.as_dict(),
         thresholds=loaded.thresholds,
-        baselines=measure_baselines(samples, max_samples=section.baseline_samples, seed=section.seed),
+        baselines=measure_baselines(
+            samples, max_samples=section.baseline_samples, seed=section.seed, excluded_groups=excluded
+        ),
         model_sha256=loaded.folder_sha256,
+        excluded_groups=excluded,
     )
     storage.sweep(output)
     write_evaluation(evaluation, output)
@@ -153,6 +160,7 @@ def _track_baselines(
             "version": BASELINE_VERSION,
             "max_samples": section.baseline_samples,
             "seed": section.seed,
+            "excluded_groups": len(evaluation.metrics["excluded_groups"]),
         },
         tags=data_tags(root, folder),
     )

@@ -3,13 +3,14 @@
 Where a champion reigns, both are scored in one call: theirs is a paired comparison. The rest of the
 candidate's evidence (ladders, cross-talk, clean flags, slices, baselines) takes most of the time. It
 is taken over from the evaluation's report if that is about the same model, by its hash, on the same
-data, measured alike, and is measured here if not. Of the champion nothing else is asked.
+data and groups, measured alike, and is measured here if not. Of the champion nothing else is asked.
+Test groups that either model, or the weights it began with, has seen in training count in no figure.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -20,6 +21,7 @@ from quality_model.evaluation.baselines import measure_baselines
 from quality_model.evaluation.measures import DETAILS_NAME, measuring, score_split
 from quality_model.params import EvaluateParams, PerHead
 from quality_model.records import HEADS
+from quality_model.training_set.seen import seen_test_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,10 +82,11 @@ def gather_evidence(
         UsageError: The test split has no samples.
     """
     ours = None
-    measured = known_evaluation(section, evaluation, samples.data_sha256, model_sha256)
+    excluded = seen_test_groups([model.facts for model in (candidate, champion) if model], samples)
+    measured = known_evaluation(section, evaluation, samples.data_sha256, model_sha256, excluded)
     if measured is None:
-        baselines = known_baselines(section, evaluation, samples.data_sha256) or measure_baselines(
-            samples, max_samples=section.baseline_samples, seed=section.seed
+        baselines = known_baselines(section, evaluation, samples.data_sha256, excluded) or measure_baselines(
+            samples, max_samples=section.baseline_samples, seed=section.seed, excluded_groups=excluded
         )
         evaluated = evaluate(
             section,
@@ -93,42 +96,47 @@ def gather_evidence(
             thresholds=candidate.thresholds,
             baselines=baselines,
             model_sha256=model_sha256,
+            excluded_groups=excluded,
         )
         measured, ours = evaluated.metrics, evaluated.predictions
-    told = {**measured, "trained_on_sha256": candidate.facts.get("data_sha256")}
     if champion is None:
-        return Evidence(told, None, None)
+        return Evidence(measured, None, None)
     if ours is None:
-        ours = score_split(section, candidate.model, samples)
-    theirs = score_split(section, champion.model, samples)
+        ours = score_split(section, candidate.model, samples, excluded_groups=excluded)
+    theirs = score_split(section, champion.model, samples, excluded_groups=excluded)
     reigning = {
         "split": "test",
         "data_sha256": samples.data_sha256,
         "heads": _in_short(theirs),
-        "trained_on_sha256": champion.facts.get("data_sha256"),
     }
-    return Evidence(told, reigning, compare_scores(section, ours, theirs))
+    return Evidence(measured, reigning, compare_scores(section, ours, theirs))
 
 
 def known_evaluation(
-    section: EvaluateParams, folder: Path, data_sha256: str, model_sha256: str
+    section: EvaluateParams,
+    folder: Path,
+    data_sha256: str,
+    model_sha256: str,
+    excluded_groups: Sequence[str] = (),
 ) -> dict[str, Any] | None:
-    """An earlier evaluation of the same model on the same test split, measured alike; or None."""
-    earlier = _earlier(folder, data_sha256)
+    """An earlier evaluation of the same model on the same test groups, measured alike; or None."""
+    earlier = _earlier(folder, data_sha256, excluded_groups)
     same = earlier.get("model_sha256") == model_sha256 and earlier.get("measuring") == measuring(section)
     return earlier if same and _complete(earlier) else None
 
 
-def known_baselines(section: EvaluateParams, folder: Path, data_sha256: str) -> dict[str, Any] | None:
-    """The baselines of an earlier evaluation of any model on the same test split, measured alike; or None."""
-    earlier = _earlier(folder, data_sha256)
+def known_baselines(
+    section: EvaluateParams, folder: Path, data_sha256: str, excluded_groups: Sequence[str] = ()
+) -> dict[str, Any] | None:
+    """The baselines of an earlier evaluation of any model on the same test groups, measured alike; or None."""
+    earlier = _earlier(folder, data_sha256, excluded_groups)
     was, now = earlier.get("measuring", {}), measuring(section)
     same = all(was.get(key) == now[key] for key in _OF_BASELINES)
     return earlier["baselines"] if same and _complete(earlier) else None
 
 
-def _earlier(folder: Path, data_sha256: str) -> dict[str, Any]:
-    """What an earlier evaluation on the test split of these data found; empty if there is none."""
+def _earlier(folder: Path, data_sha256: str, excluded_groups: Sequence[str]) -> dict[str, Any]:
+    """What an earlier evaluation on the same test groups of these data found; empty if there is none."""
     path = folder / DETAILS_NAME
     if not path.exists():
         return {}
@@ -139,7 +147,7 @@ def _earlier(folder: Path, data_sha256: str) -> dict[str, Any]:
         return {}
     match found:
         case {"split": "test", "data_sha256": str(digest), "measuring": dict()} if digest == data_sha256:
-            return dict(found)
+            return dict(found) if found.get("excluded_groups") == list(excluded_groups) else {}
     return {}
 
 

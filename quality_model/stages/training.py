@@ -10,10 +10,11 @@ from typing import Any, Final
 import torch
 
 from quality_model import storage
-from quality_model.checkpoints import load_model, save_model
+from quality_model.checkpoints import LoadedModel, load_model, save_model
 from quality_model.device import choose_device
 from quality_model.evaluation.clean_flags import calibrate_thresholds
 from quality_model.evaluation.predictions import predict_scores
+from quality_model.model_source import AUTO, find_model
 from quality_model.params import RegistryParams, TrainParams, values_sha256
 from quality_model.paths import HISTORY_NAME, RUN_NAME
 from quality_model.records import HEADS
@@ -21,6 +22,7 @@ from quality_model.sources.expression import without_folders
 from quality_model.tracking import DataFacts, Run, code_tags, data_tags, resume_run, run_exists, start_run
 from quality_model.tracking.provenance import UNKNOWN
 from quality_model.training import EpochReport, TrainedModel, clear_checkpoints, train, training_code_sha256
+from quality_model.training_set.seen import SEEN_GROUPS, seen_by, seen_in_training
 from quality_model.training_set.store import TrainingSet
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,12 @@ log = logging.getLogger(__name__)
 _PER_HEAD: Final = ("train_mse", "validation_mse", "train_r2", "validation_r2")
 _LASTING: Final = ("source.", "generate.", "train.")
 """Sections of the parameters that the weights hang on."""
+
+SCRATCH: Final = "scratch"
+"""What ``train.start_from`` calls random weights."""
+
+CHAMPION: Final = "champion"
+"""What ``train.start_from`` calls the champion's weights, which are the bundled ones while there is none."""
 
 _LOCK_NAME: Final = "step.lock"
 _BUSY_AFTER_S: Final = 10.0
@@ -63,13 +71,17 @@ def train_candidate(
         settings: Every parameter by dotted key, for the record.
 
     Raises:
-        TrainingError, CheckpointError: See `quality_model.training.train`.
+        TrainingError, CheckpointError: See `quality_model.training.train`; or the weights to begin with do
+            not load.
+        ModelNotFoundError, RegistryError: The weights to begin with are not there, or the registry does not
+            answer.
         IncompleteError, CorruptError: The training set is not whole.
         StorageError: The files could not be written, or another process trains with these checkpoints.
     """
     samples = TrainingSet.open(training_set)
+    start = _find_start(section.start_from, registry, root)
     code = {key: None if value == UNKNOWN else value for key, value in code_tags(root).items()}
-    settings = _without_paths(settings)
+    settings = _without_paths(settings, start)
     note = checkpoints / _note_name(settings, samples)
     # `train` locks the checkpoints while it trains; the run's note and its model need as much.
     with storage.locked(checkpoints / _LOCK_NAME, timeout_s=_BUSY_AFTER_S):
@@ -78,14 +90,18 @@ def train_candidate(
             def on_epoch(epoch: EpochReport) -> None:
                 run.log_epoch(epoch.to_dict())
 
-            trained = train(section, samples, checkpoints, on_epoch)
+            trained = train(section, samples, checkpoints, on_epoch, start=start)
             # No marker covers it: left there, it would lend an earlier run's name to these weights.
             storage.remove(output / RUN_NAME)
             save_model(
                 output,
                 trained.model,
                 image_size_px=samples.image_size_px,
-                facts={**_lasting_facts(trained, settings), **_flag_facts(section, trained, samples)},
+                facts={
+                    **_lasting_facts(trained, settings),
+                    **_flag_facts(section, trained, samples),
+                    **_seen_facts(samples, start),
+                },
             )
             _write_report(report, trained)
             run.log_metrics(_summary(trained), "best")
@@ -160,18 +176,35 @@ def _flag_facts(section: TrainParams, trained: TrainedModel, samples: TrainingSe
     return {"thresholds": thresholds, "thresholds_clean_samples": len(clean)}
 
 
-def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without a path of this machine: of a folder the last name, of weights their hash as well.
+def _find_start(reference: str, registry: RegistryParams, root: Path) -> LoadedModel | None:
+    """The weights that ``train.start_from`` names; None: random ones.
 
     Raises:
-        CheckpointError: The weights to begin with do not load.
+        ModelNotFoundError, CheckpointError: They are not there, or do not load.
+        RegistryError: The registry, which knows the champion, does not answer.
     """
+    if reference == SCRATCH:
+        return None
+    source = find_model(AUTO if reference == CHAMPION else reference, root, registry)
+    version = f" version {source.version}" if source.version else ""
+    log.info("Training starts from the weights of %s%s.", source.name, version)
+    return load_model(source.path, torch.device("cpu"))
+
+
+def _seen_facts(samples: TrainingSet, start: LoadedModel | None) -> dict[str, Any]:
+    """``seen_groups`` of this training and of the weights it began with; nothing if those do not say."""
+    before: frozenset[str] | None = frozenset() if start is None else seen_by(start.facts, samples)
+    return {} if before is None else {SEEN_GROUPS: sorted(before | seen_in_training(samples))}
+
+
+def _without_paths(settings: Mapping[str, Any], start: LoadedModel | None) -> dict[str, Any]:
+    """The settings without a path of this machine: of a folder the last name, of weights their hash as well."""
     named = dict(settings)
     if dataset := settings.get("source.dataset"):
         named["source.dataset"] = without_folders(str(dataset))
-    if start := settings.get("train.start_from"):
-        sha256 = load_model(Path(start), torch.device("cpu")).sha256
-        named["train.start_from"] = f"{Path(start).name}@{sha256[:_HASH_DIGITS]}"
+    if start is not None:
+        name = Path(settings["train.start_from"]).name
+        named["train.start_from"] = f"{name}@{start.sha256[:_HASH_DIGITS]}"
     if scorer := settings.get("score.model"):
         named["score.model"] = Path(scorer).name
     return named

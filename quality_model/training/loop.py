@@ -15,7 +15,7 @@ import torch
 
 from quality_model import storage
 from quality_model.allocation import keep_freed_memory
-from quality_model.checkpoints import LoadedModel, load_model
+from quality_model.checkpoints import LoadedModel
 from quality_model.device import choose_device
 from quality_model.errors import CheckpointError, TrainingError
 from quality_model.model import MultiHeadQualityAssessmentModel
@@ -76,6 +76,8 @@ def train(
     training_set: "TrainingSet",
     checkpoints: Path,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    *,
+    start: LoadedModel | None = None,
 ) -> TrainedModel:
     """Train on the ``train`` split, stop by the ``validation`` split, return the best epoch's model.
 
@@ -88,16 +90,19 @@ def train(
         checkpoints: Folder for the state of unfinished runs.
         on_epoch: Called with each epoch's report once its checkpoint is durable; a resumed
             run calls it first for the epochs before, so that every process tells the whole story.
+        start: Weights to begin with, on any device; None: random ones. What ``section.start_from`` names
+            is the caller's to find.
 
     Raises:
         TrainingError: A loss is not finite, there are too few samples, or memory is short.
-        CheckpointError: The weights to begin with do not load, or are of another architecture.
+        CheckpointError: The weights to begin with are of another architecture.
         DeviceUnavailableError: The device asked for is not here.
         StorageError: A checkpoint could not be written, or another process trains in ``checkpoints``.
     """
     device = choose_device(section.device)
     splits = Splits.of(training_set, section.max_validation_samples, section.seed)
-    start = _load_start(section, device)
+    if start is not None:
+        _require_architecture(start, section)
     keep_freed_memory()
     identity = RunIdentity.of(
         section,
@@ -153,15 +158,10 @@ def train(
         )
 
 
-def _load_start(section: TrainParams, device: torch.device) -> LoadedModel | None:
-    """The weights to begin with, if there are any."""
-    if not section.start_from:
-        return None
-    start = load_model(Path(section.start_from), device)
+def _require_architecture(start: LoadedModel, section: TrainParams) -> None:
     if start.model.architecture != section.architecture:
         raise CheckpointError(
-            f"The weights in {section.start_from} are of architecture {start.model.architecture}, but "
-            f"train.architecture is {section.architecture}.",
-            "Begin with a model of the same architecture, or change train.architecture.",
+            f"The weights that train.start_from names ({section.start_from}) are of architecture "
+            f"{start.model.architecture}, but train.architecture is {section.architecture}.",
+            "Begin with a model of the same architecture or with scratch, or change train.architecture.",
         )
-    return start

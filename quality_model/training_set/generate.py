@@ -126,6 +126,7 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
             rows=num_samples,
             hashed={IMAGES_NAME: images_sha256},
             params=params,
+            source=table.marker.get("source", ""),
             pictures_sha256=table.marker["sha256"],
             profile=profile.name,
             image_size_px=side,

@@ -1,5 +1,6 @@
 """Reading a training set: pixels and labels through memory maps, and the manifest."""
 
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -25,7 +26,7 @@ class TrainingSet:
     Attributes:
         folder: Where it lies.
         marker: What vouches for it: ``rows``, ``sha256``, ``params``, ``profile``,
-            ``image_size_px``, ``pictures_sha256``, ``expected_clean_share`` and ``files``.
+            ``image_size_px``, ``source``, ``pictures_sha256``, ``expected_clean_share`` and ``files``.
         images: uint8 (N, S, S, 3), RGB, a read-only memory map.
         labels: float32 (N, 4) in the order of `HEADS`, each in [0, 1], a read-only memory map.
     """
@@ -69,6 +70,11 @@ class TrainingSet:
         return str(self.marker["sha256"])
 
     @property
+    def source(self) -> str:
+        """Name of the source of its clean images; empty in datasets that do not say."""
+        return str(self.marker.get("source", ""))
+
+    @property
     def image_size_px(self) -> int:
         return int(self.marker["image_size_px"])
 
@@ -93,6 +99,14 @@ class TrainingSet:
     def indices(self, split: Split) -> npt.NDArray[np.int64]:
         """Rows of one split, ascending, int64 (n,)."""
         return np.flatnonzero((self.manifest["split"] == split).to_numpy()).astype(np.int64)
+
+    def counted(self, split: Split, excluded_groups: Collection[str]) -> npt.NDArray[np.int64]:
+        """Rows of one split without those of some groups, ascending, int64 (n,); all if none is left."""
+        rows = self.indices(split)
+        if not excluded_groups:
+            return rows
+        kept = ~self.manifest["group"].iloc[rows].isin(list(excluded_groups)).to_numpy(dtype=bool)
+        return rows[kept] if kept.any() else rows
 
 
 def _load(path: Path, dtype: np.dtype[Any], shape: tuple[Any, ...]) -> npt.NDArray[Any]:

@@ -9,6 +9,7 @@ from quality_model.records import HEADS
 
 SECTION = GateParams.model_validate(
     {
+        "min_test_groups": 5,
         "max_mse": dict.fromkeys(HEADS, 0.05),
         "min_r2": dict.fromkeys(HEADS, 0.2),
         "min_r2_over_baseline": dict.fromkeys(HEADS, 0.1),
@@ -25,7 +26,8 @@ def evaluation(mse: float = 0.03, r2: float = 0.5, **changes: Any) -> dict[str, 
     return {
         "split": "test",
         "data_sha256": "5e1f",
-        "trained_on_sha256": "5e1f",
+        "num_counted_groups": 12,
+        "excluded_groups": [],
         "heads": {head: {"mse": mse, "r2": r2, "r2_beside_baselines": r2} for head in HEADS},
         "baselines": {head: {"classical": {"r2": 0.3}, "simple": {"r2": -0.5}} for head in HEADS},
         "ladders": {
@@ -43,7 +45,7 @@ def evaluation(mse: float = 0.03, r2: float = 0.5, **changes: Any) -> dict[str, 
     }
 
 
-def paired(difference: float = 0.0, low: float = -0.001, high: float = 0.001) -> dict[str, Any]:
+def paired(difference: float = -0.002, low: float = -0.003, high: float = -0.001) -> dict[str, Any]:
     """How the candidate compares with the champion, the same for every head."""
     ends = {"difference": difference, "low": low, "high": high, "num_groups": 12}
     return {head: dict(ends) for head in HEADS}

@@ -98,7 +98,7 @@ def test_an_empty_champion_is_missing_evidence_and_not_the_absence_of_a_champion
     assert "noise: the paired comparison with the champion is missing" in verdict.refusals
 
 
-@pytest.mark.parametrize("section", GateParams.model_fields)
+@pytest.mark.parametrize("section", [name for name in GateParams.model_fields if name != "min_test_groups"])
 @pytest.mark.parametrize("threshold", [math.nan, math.inf, -math.inf, None])
 def test_a_threshold_that_is_not_finite_or_missing_refuses(section: str, threshold: Any) -> None:
     part = getattr(SECTION, section).model_copy(update={"noise": threshold})
@@ -106,6 +106,18 @@ def test_a_threshold_that_is_not_finite_or_missing_refuses(section: str, thresho
     assert not verdict.passed
     assert [row.head for row in verdict.rows if not row.passed] == ["noise"]
     assert f"the threshold {section}" in verdict.refusals[0]
+
+
+@pytest.mark.parametrize("threshold", [math.nan, math.inf, None])
+def test_without_a_number_of_test_groups_that_are_needed_nothing_passes(threshold: Any) -> None:
+    section = SECTION.model_copy(update={"min_test_groups": threshold})
+    assert refused(decide(section, evaluation(), evaluation(), paired())) == [(ALL_HEADS, "unseen_groups")]
+
+
+@pytest.mark.parametrize("counted", [..., None, math.nan, "12", True])
+def test_an_unknown_number_of_test_groups_that_count_refuses(counted: Any) -> None:
+    candidate = at(evaluation(), ("num_counted_groups",), counted)
+    assert refused(decide(SECTION, candidate, evaluation(), paired())) == [(ALL_HEADS, "unseen_groups")]
 
 
 @pytest.mark.parametrize("number", [np.float32(0.01), np.float64(0.01), Fraction(1, 100), 0])
@@ -138,5 +150,6 @@ def test_nothing_but_good_finite_numbers_on_one_test_set_ever_passes(
         for head in HEADS:
             value = (pairs if part == "paired" else candidate[part])[head][measure]
             fine &= type(value) in (int, float) and low <= value <= high
+    fine = fine and any(pairs[head]["high"] < 0 for head in HEADS)
     assert verdict.passed == fine
     json.dumps(verdict.to_dict(), allow_nan=False)

@@ -110,6 +110,8 @@ def test_candidate_and_champion_are_scored_for_the_gate_whatever_the_evaluation_
         ({"model_sha256": None}, False, True),
         ({"data_sha256": "other"}, False, False),
         ({"split": "validation"}, False, False),
+        ({"excluded_groups": []}, False, False),
+        ({"excluded_groups": ["coffee", "rocket"]}, False, False),
         ({"baselines": {}}, False, False),
         ({"baselines": {**BASELINES, "noise": {}}}, False, False),
         ({"measuring": {"ladder_pictures": 7}}, False, True),
@@ -130,14 +132,15 @@ def test_an_evaluation_serves_only_if_it_is_whole_and_was_made_of_the_same_in_th
         "split": "test",
         "data_sha256": "5e1f",
         "model_sha256": "c" * 64,
+        "excluded_groups": ["coffee"],
         "baselines": BASELINES,
         **changes,
         "measuring": {**measuring(section), **changes.get("measuring", {})},
     }
     storage.write_json(tmp_path / "evaluation.json", earlier)
-    known = known_evaluation(section, tmp_path, "5e1f", "c" * 64)
+    known = known_evaluation(section, tmp_path, "5e1f", "c" * 64, ["coffee"])
     assert known == (earlier if evaluation_serves else None)
-    assert known_baselines(section, tmp_path, "5e1f") == (BASELINES if baselines_serve else None)
+    assert known_baselines(section, tmp_path, "5e1f", ["coffee"]) == (BASELINES if baselines_serve else None)
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", json.dumps({"split": "test", "data_sha256": "5e1f"})])

@@ -64,13 +64,12 @@ def test_a_compact_model_ships_as_one_and_its_card_says_so(
 def test_weights_to_begin_with_must_be_of_the_same_architecture(
     section: TrainParams, compact: TrainParams, training_set: TrainingSet, folder: Path, tmp_path: Path
 ) -> None:
-    standard = section.model_copy(update={"start_from": str(folder)})
     with pytest.raises(CheckpointError, match=r"of architecture compact, but train.architecture is standard"):
-        train(standard, training_set, tmp_path / "checkpoints")
+        train(section, training_set, tmp_path / "checkpoints", start=load_model(folder, CPU))
     torch.save(MultiHeadQualityAssessmentModel().state_dict(), tmp_path / "original.pt")
-    small = compact.model_copy(update={"start_from": str(tmp_path / "original.pt")})
+    original = load_model(tmp_path / "original.pt", CPU)
     with pytest.raises(CheckpointError, match=r"of architecture standard, but train.architecture is compact"):
-        train(small, training_set, tmp_path / "checkpoints")
+        train(compact, training_set, tmp_path / "checkpoints", start=original)
     assert not (tmp_path / "checkpoints").exists()
 
 

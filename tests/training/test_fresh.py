@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from quality_model import storage
-from quality_model.checkpoints import save_model
+from quality_model.checkpoints import load_model, save_model
 from quality_model.degradations import PROFILES
-from quality_model.errors import CheckpointError, TrainingError
+from quality_model.errors import TrainingError
 from quality_model.images import Pixels, resize
 from quality_model.model import MultiHeadQualityAssessmentModel
 from quality_model.params import LimitsParams, Params, TrainParams
@@ -275,8 +275,8 @@ def test_a_run_begins_with_the_weights_that_it_is_told_to(
     training_set: TrainingSet, section: TrainParams, start: Callable[[int], Path], tmp_path: Path
 ) -> None:
     # With steps too small to change a weight, what comes out is what went in.
-    still = with_values(section, epochs=1, learning_rate=1e-30, start_from=str(start(5)))
-    trained = train(still, training_set, tmp_path / "checkpoints")
+    still = with_values(section, epochs=1, learning_rate=1e-30)
+    trained = train(still, training_set, tmp_path / "checkpoints", start=load_model(start(5), CPU))
     assert distance(trained, start(5)) == 0.0
     assert distance(trained, start(6)) > 1.0
 
@@ -284,33 +284,25 @@ def test_a_run_begins_with_the_weights_that_it_is_told_to(
 def test_a_run_is_known_by_the_weights_it_began_with_and_not_by_where_they_lay(
     training_set: TrainingSet, section: TrainParams, start: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    once = with_values(section, epochs=1, start_from=str(start(5)))
-    first = train(once, training_set, tmp_path / "checkpoints")
+    once = with_values(section, epochs=1)
     moved = shutil.copytree(start(5), tmp_path / "elsewhere")
-    again = train(with_values(once, start_from=str(moved)), training_set, tmp_path / "checkpoints")
-    other = train(with_values(once, start_from=str(start(6))), training_set, tmp_path / "checkpoints")
+    first, again, other = (
+        train(once, training_set, tmp_path / "checkpoints", start=load_model(folder, CPU))
+        for folder in (start(5), moved, start(6))
+    )
 
     assert again.resumed_from_epoch == 1
     assert other.resumed_from_epoch == 0
     assert again.fingerprint == first.fingerprint != other.fingerprint
 
 
-def test_weights_to_begin_with_that_are_not_there_are_a_clear_error(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
-) -> None:
-    with pytest.raises(CheckpointError, match="nowhere"):
-        train(
-            with_values(section, start_from=str(tmp_path / "nowhere")), training_set, tmp_path / "checkpoints"
-        )
-
-
 def test_a_run_that_warms_up_takes_smaller_first_steps(
     training_set: TrainingSet, section: TrainParams, start: Callable[[int], Path], tmp_path: Path
 ) -> None:
     begun = start(5)
-    once = with_values(section, epochs=1, start_from=str(begun))
-    cold = train(once, training_set, tmp_path / "one")
-    warming = train(with_values(once, warmup_epochs=10.0), training_set, tmp_path / "two")
+    once, weights = with_values(section, epochs=1), load_model(begun, CPU)
+    cold = train(once, training_set, tmp_path / "one", start=weights)
+    warming = train(with_values(once, warmup_epochs=10.0), training_set, tmp_path / "two", start=weights)
     assert distance(warming, begun) < 0.5 * distance(cold, begun)
 
 
