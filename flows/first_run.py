@@ -6,50 +6,55 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.retrain import retrain
+from flows.retrain import Ending, retrain
 from flows.score import score
+from quality_model.params import load_params
 from quality_model.paths import ProjectPaths
-from quality_model.pretrained import NAME
 from quality_model.scoring import ScoreSummary
+from quality_model.scoring.table import worst_first
 from tasks import samples
 from tasks.ending import leave_in_order_on_sigterm
 
 
 @flow(name="first-run")
-def first_run(project: Path = Path()) -> tuple[str, ScoreSummary]:
-    """Retrain, then score some samples of the test split with the champion, if there is one."""
+def first_run(project: Path = Path()) -> tuple[Ending, ScoreSummary]:
+    """Retrain, then score a folder of ordinary images, some of them with a visible fault."""
     paths = ProjectPaths(project)
-    outcome = retrain(project)
-    folder = samples.export(paths.training_set, paths.samples)
-    return outcome, score(folder, project=project)
+    ending = retrain(project)
+    folder = samples.write_examples(paths.samples, load_params(paths.params).limits)
+    return ending, score(folder, project=project)
 
 
 CLOSING_WORDS = """
-Retraining: {outcome}. {scorer} scored {num_scored} of {num_inputs} pictures
-({num_reasons} could not be read). All of it took {minutes:.1f} minutes.
+{table}
 
-  models/candidate              the trained model (safetensors)
-  reports/evaluation/pictures   how well it does, as pictures
-  reports/gate                  the gate's verdict with its reasons
-  samples                       samples of the test split, to look at
-  {scores}    their scores (Parquet, summary.json, summary.png)
+Retraining: {ending}
+Scoring: {num_scored} of {num_inputs} images in samples/ by {scorer}, worst first above. 0 is good, 1 is bad;
+for overall 1 is good. All of it took {minutes:.1f} minutes.
 
+  samples                       the images: photographs, some with a fault that their name tells
+  {scores}    their scores (data/*.parquet) and report/summary.png
+  reports/gate                  what the gate decided on the retrained model, and why
+  reports/evaluation/pictures   how well that model does, as plots
+  models/candidate              the retrained model (safetensors)
+
+Your own images:           .venv/bin/quality-model predict FILE...   or   score FOLDER
 Runs, metrics and models:  make mlflow-ui    then open http://127.0.0.1:5000
 Flows and schedules:       make prefect-ui   then open http://127.0.0.1:4200
-Your own pictures:         .venv/bin/quality-model predict FILE...   or   score FOLDER
 """
 
 
 def main() -> None:
     leave_in_order_on_sigterm()
     started = time.monotonic()
-    outcome, summary = first_run()
+    ending, summary = first_run()
+    version = f" version {summary.model.version}" if summary.model.version else ""
     words = CLOSING_WORDS.format(
-        outcome=outcome,
-        scorer="The model that ships with the package" if summary.model.name == NAME else "The champion",
+        table="\n".join(worst_first(summary.output)),
+        ending=ending.summary,
+        scorer=f"{summary.model.name}{version}",
         num_inputs=summary.inputs,
         num_scored=summary.scored,
-        num_reasons=summary.inputs - summary.scored,
         scores=summary.output,
         minutes=(time.monotonic() - started) / 60,
     )

@@ -1,6 +1,8 @@
 """Retraining: DVC's stages, then the gate, the registry and the promotion."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from prefect import flow
 
@@ -9,24 +11,31 @@ from quality_model.paths import ProjectPaths
 from tasks import pipeline, release
 from tasks.ending import leave_in_order_on_sigterm
 
-PROMOTED, REFUSED, UNCHANGED = "promoted", "refused", "unchanged"
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a retraining ended; ``summary`` says it in one sentence."""
+
+    outcome: Literal["promoted", "refused", "unchanged"]
+    summary: str
 
 
 @flow(name="retrain")
-def retrain(project: Path = Path(), compare_on: Path | None = None) -> str:
+def retrain(project: Path = Path(), compare_on: Path | None = None) -> Ending:
     """Bring the candidate up to date and let it become champion if it may.
+
+    Where there is no champion yet the bundled model becomes it first, so that the candidate starts from
+    its weights and is judged against it. That a candidate is refused is a good ending too.
 
     Args:
         project: Folder of dvc.yaml and params.yaml.
-        compare_on: Folder of pictures, in the project; where a champion reigns, a candidate that
-            passes is told apart from it by the flags that would change there. What goes wrong
-            with that keeps no candidate from its promotion.
-
-    Returns:
-        ``promoted``, ``refused``, or ``unchanged`` where there was nothing to decide.
+        compare_on: Folder of images, in the project: if there is a champion, shows which flags would
+            change there with a candidate that passes. What goes wrong with that keeps no candidate
+            from its promotion.
     """
     paths = ProjectPaths(project)
     params = load_params(paths.params)
+    release.ensure_baseline(params.registry, params.generate, paths)
     release.check_size(params.registry, params.generate, paths)
     pipeline.look_for_new_pictures.with_options(
         retries=2, retry_delay_seconds=30, retry_condition_fn=pipeline.may_pass_later
@@ -39,14 +48,14 @@ def retrain(project: Path = Path(), compare_on: Path | None = None) -> str:
     settled = release.find_settled(params.evaluate, params.gate, params.registry, paths)
     if settled is not None:
         release.record_no_op(params.registry, paths, settled)
-        return UNCHANGED
+        return Ending("unchanged", f"Nothing to decide: {settled.reason}.")
     promoted = False
-    while not promoted:  # who became champion meanwhile is compared with, too
+    while not promoted:  # a champion that changed meanwhile is compared with, too
         verdict = release.judge(
             params.evaluate, params.gate, params.registry, params.train.loss_weights, paths
         )
         if not verdict.passed:
-            return REFUSED
+            return Ending("refused", verdict.ending())
         version = release.register.with_options(retries=2, retry_delay_seconds=10)(params.registry, paths)
         if compare_on is not None:
             release.compare(params, paths, version, compare_on, return_state=True)
@@ -54,7 +63,7 @@ def retrain(project: Path = Path(), compare_on: Path | None = None) -> str:
             params.registry, paths, version
         )
     release.announce.with_options(retries=2, retry_delay_seconds=10)(params.registry, version)
-    return PROMOTED
+    return Ending("promoted", verdict.ending(version))
 
 
 if __name__ == "__main__":

@@ -113,6 +113,10 @@ class ChampionChangedError(RegistryError):
     """The champion is no longer the one that the candidate was compared with."""
 
 
+class NoEarlierChampionError(RegistryError):
+    """There is no champion before this one."""
+
+
 class StorageError(QualityModelError):
     """Bytes could not be made durable."""
 

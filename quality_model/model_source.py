@@ -19,15 +19,15 @@ from quality_model.registry import Registry, ResolvedModel, resolve
 from quality_model.registry.connection import database_exists
 
 AUTO: Final = "auto"
-"""Names the champion if there is one, else the model that ships inside the package."""
+"""Names the champion if there is one, else the bundled model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
     """Where a model came from.
 
-    ``version`` and ``run_id`` are None for a file that no registry knows; the shipped model's
-    are those that it was shipped with. ``sha256`` is that of its weights, empty until they are
+    ``version`` and ``run_id`` are None for a file that no registry knows; the bundled model's
+    are those that it was bundled with. ``sha256`` is that of its weights, empty until they are
     loaded. ``decided`` says what ``auto`` came to mean.
     """
 
@@ -48,7 +48,7 @@ def find_model(reference: str | Path, root: Path, registry: RegistryParams | Non
         registry: Registry parameters; by default those of the project's params.yaml.
 
     Raises:
-        ModelNotFoundError: It names nothing, or no weights ship with this installation.
+        ModelNotFoundError: It names nothing, or this installation has no bundled weights.
         RegistryError: The registry does not answer.
         CorruptError, IncompleteError: The files are not those that were registered.
     """
@@ -106,8 +106,8 @@ def _without_registry(
 
     A folder without params.yaml is no project, so nothing there says whose champion is meant.
     """
-    if reference in pretrained.FOLDERS:
-        return _shipped(str(reference))
+    if (bundled := pretrained.bundled_name(reference)) is not None:
+        return _bundled(bundled)
     if reference == AUTO:
         is_project = registry is not None or ProjectPaths(root).params.exists()
         return None if is_project and database_exists(root) else _no_champion()
@@ -118,7 +118,7 @@ def _without_registry(
 
 
 def _from_registry(reference: str | Path, root: Path, registry: RegistryParams | None) -> ModelSource:
-    """What a registry calls by the name; for ``auto`` the shipped model where it has no champion.
+    """What a registry calls by the name; for ``auto`` the bundled model where it has no champion.
 
     Where a champion does not load, nothing takes its place.
     """
@@ -135,17 +135,17 @@ def _from_registry(reference: str | Path, root: Path, registry: RegistryParams |
 
 
 def _no_champion() -> ModelSource:
-    return _shipped(
+    return _bundled(
         pretrained.NAME,
         "No champion is registered, and ",
-        "No champion is registered: the model that ships with this package scores.",
+        "No champion is registered: the bundled model scores.",
     )
 
 
-def _shipped(name: str, before: str = "", decided: str = "") -> ModelSource:
+def _bundled(name: str, before: str = "", decided: str = "") -> ModelSource:
     folder = pretrained.pretrained_folder(name)
     if folder is None:
-        problem = f"{before}no weights ship with this installation."
+        problem = f"{before}this installation has no bundled weights."
         raise ModelNotFoundError(
             problem[0].upper() + problem[1:],
             "Train and promote a model, or name one: a version of the registry or a checkpoint file.",

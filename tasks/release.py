@@ -11,10 +11,16 @@ from quality_model.gates import Verdict
 from quality_model.params import EvaluateParams, GateParams, GenerateParams, Params, PerHead, RegistryParams
 from quality_model.paths import ProjectPaths
 from quality_model.registry import Registry
-from quality_model.stages import release, standing
+from quality_model.stages import baseline, release, standing
 
 CHAMPION_PROMOTED = "quality-model.champion.promoted"
 """The event that a scoring deployment waits for (prefect.yaml)."""
+
+
+@task
+def ensure_baseline(registry: RegistryParams, generate: GenerateParams, paths: ProjectPaths) -> None:
+    """Make the bundled model the first champion where there is none."""
+    baseline.ensure_baseline(registry, root=paths.root, image_size_px=generate.image_size)
 
 
 @task

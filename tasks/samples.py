@@ -1,14 +1,15 @@
-"""Samples to look at as a Prefect task."""
+"""Images to look at and to score as a Prefect task."""
 
 from pathlib import Path
 
 from prefect import task
 
-from quality_model.training_set.export import export_samples
+from quality_model.params import LimitsParams
+from quality_model.sources.example_images import write_example_images
 
 
 @task
-def export(training_set: Path, output: Path, count: int = 24) -> Path:
-    """Write samples of the test split as PNG files; returns their folder."""
-    export_samples(training_set, split="test", count=count, output=output)
+def write_examples(output: Path, limits: LimitsParams) -> Path:
+    """Write ordinary images, some with a visible fault; returns their folder."""
+    write_example_images(output, limits)
     return output

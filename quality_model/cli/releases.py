@@ -7,19 +7,21 @@ import click
 
 from quality_model.cli.flags import folder_option, with_params
 from quality_model.errors import GateRefusedError
+from quality_model.gates import AFTER_A_REFUSAL
 from quality_model.params import Params, ScoringParams
 from quality_model.paths import ProjectPaths
 
 _PATHS = ProjectPaths()
 _ROOT = Path()
 _MODEL_IN = folder_option("--model", _PATHS.model, "Folder of the candidate.")
+_MODEL_OR_VERSION = folder_option("--model", _PATHS.model, "Folder of the candidate, or a version.")
 _REASON = click.option("--reason", default="by hand", show_default=True, help="Why; kept in the history.")
 _VERDICT = folder_option("--report", _PATHS.gate_report, "Folder of the verdict.")
 
 
 @click.command()
 @folder_option("--data-dir", _PATHS.training_set, "Folder of the training set, for its test split.")
-@_MODEL_IN
+@_MODEL_OR_VERSION
 @_VERDICT
 @with_params("evaluate")
 def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
@@ -38,7 +40,10 @@ def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
     )
     click.echo(verdict.table())
     if not verdict.passed:
-        raise GateRefusedError("The gate refused the candidate.", f"The reasons are above and in {report}.")
+        raise GateRefusedError(
+            f"The gate refused the candidate. {verdict.ending()}",
+            f"The reasons are above and in {report}. {AFTER_A_REFUSAL}",
+        )
 
 
 @click.command()
@@ -91,10 +96,12 @@ def compare(params: Params, folder: Path, model: str, against: str, output: Path
 @_REASON
 @with_params()
 def promote(params: Params, version: str, reason: str) -> None:
-    """Make VERSION (a number, or `candidate`) the champion."""
+    """Make VERSION (a number, `candidate` or `bundled`) the champion."""
     from quality_model.stages.release import promote_by_hand
 
-    promoted = promote_by_hand(params.registry, root=_ROOT, reference=version, reason=reason)
+    promoted = promote_by_hand(
+        params.evaluate, params.gate, params.registry, root=_ROOT, reference=version, reason=reason
+    )
     click.echo(f"Champion: {params.registry.model_name} version {promoted}.")
 
 
@@ -102,7 +109,7 @@ def promote(params: Params, version: str, reason: str) -> None:
 @_REASON
 @with_params()
 def rollback(params: Params, reason: str) -> None:
-    """Put the previous champion back."""
+    """Put the previous champion back, or the bundled model."""
     from quality_model.stages.release import roll_back
 
     version = roll_back(params.registry, root=_ROOT, reason=reason)

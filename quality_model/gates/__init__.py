@@ -11,10 +11,11 @@ from typing import Any
 
 from quality_model.gates.reading import entry
 from quality_model.gates.rules import ABOUT_THE_EVIDENCE, RULES, Evidence, Rule
-from quality_model.gates.verdict import ALL_HEADS, Row, Verdict
+from quality_model.gates.verdict import AFTER_A_REFUSAL, ALL_HEADS, Row, Verdict
 from quality_model.params import GateParams
 
 __all__ = [
+    "AFTER_A_REFUSAL",
     "ALL_HEADS",
     "RULES",
     "Evidence",

@@ -168,7 +168,9 @@ def improvement(evidence: Evidence) -> Iterator[Row]:
         for head, (low, high) in usable.items()
         if low.value is not None and high.value is not None and high.value < 0
     ]
-    reason = f"better on {', '.join(better)}" if better else "better than the champion on no head with confidence"
+    reason = (
+        f"better on {', '.join(better)}" if better else "better than the champion on no head with confidence"
+    )
     lowest = min((high.value for _, high in usable.values() if high.value is not None), default=None)
     yield Row(ALL_HEADS, "improvement", lowest, 0.0, bool(better), reason)
 

@@ -6,6 +6,12 @@ from typing import Any, Final
 ALL_HEADS: Final = "all"
 """What stands for the head in a row about the evidence as a whole."""
 
+AFTER_A_REFUSAL: Final = (
+    "The champion stays in use. Next: train on more scenes of your own (source.dataset with more sub-folders,"
+    " one a scene) or longer (train.epochs), and run the retraining again; docs/gate.md explains each rule."
+)
+"""What a person can do when the gate refused."""
+
 _TITLES: Final = ("head", "rule", "value", "threshold", "result", "reason")
 _NUMERIC: Final = ("value", "threshold")
 
@@ -34,10 +40,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The gate's decision."""
+    """The gate's decision; ``compared_with`` is the champion's version, None where there is none or it has none."""
 
     passed: bool
     rows: tuple[Row, ...]
+    compared_with: str | None = None
 
     @property
     def refusals(self) -> tuple[str, ...]:
@@ -49,6 +56,29 @@ class Verdict:
         if self.passed:
             return f"The gate lets the candidate pass: all {len(self.rows)} rules are met."
         return f"The gate refuses the candidate: {'; '.join(self.refusals) or 'there is no evidence'}."
+
+    def ending(self, promoted: str | None = None) -> str:
+        """One sentence on what came of it; ``promoted`` is the version that the candidate became champion as."""
+        if promoted is not None:
+            better = next(
+                (row.reason for row in self.rows if row.rule == "improvement"), "it is the first one"
+            )
+            return f"Version {promoted} is now champion: {better}."
+        before = self.compared_with
+        stays = f"Version {before} stays champion" if before else "There is no champion yet"
+        return f"{stays}: {self._shortfall()}."
+
+    def _shortfall(self) -> str:
+        """Why the candidate did not become champion: too little evidence, or the first rule that refused."""
+        refused = [row for row in self.rows if not row.passed]
+        few = next((f" ({row.reason})" for row in refused if row.rule == "unseen_groups"), "")
+        worse = [row.head for row in refused if row.rule == "non_inferiority" and "worse than" in row.reason]
+        if worse and not few:
+            return f"the new model is worse on {', '.join(worse)}"
+        if few or {row.rule for row in refused} <= {"improvement", "non_inferiority"}:
+            return f"too little evidence that the new model is better{few}"
+        more = f", and {len(refused) - 1} more" if refused[1:] else ""
+        return f"the new model falls short ({refused[0].reason if refused else 'no evidence'}{more})"
 
     def table(self) -> str:
         """Aligned text for a terminal or a log."""

@@ -1,8 +1,8 @@
-"""The models that ship inside the package, for pictures that no champion is there to score.
+"""The bundled models: trained weights inside the package, for images that no champion is there to score.
 
 The folder of each holds the files of a trained model (weights in half precision) with its
-MODEL_CARD.md; standard/LICENSES.md is about the training pictures of both. An installation
-without weights is one too: then there is no shipped model.
+MODEL_CARD.md; standard/LICENSES.md is about the training images of both. An installation
+without weights is one too: then there is no bundled model.
 """
 
 from pathlib import Path
@@ -11,20 +11,29 @@ from typing import Final
 from quality_model.pretrained.shipping import FROM_RUN, ship
 from quality_model.storage import MARKER_NAME
 
-NAME: Final = "pretrained"
-"""Names the shipped model where a registry reference could stand, and in columns of scores."""
+NAME: Final = "bundled"
+"""Names the bundled model where a registry reference could stand, and in columns of scores."""
 
 FOLDERS: Final = {
     NAME: Path(__file__).parent / "standard",
-    "pretrained-compact": Path(__file__).parent / "compact",
+    "bundled-compact": Path(__file__).parent / "compact",
 }
 """By name, the model of each architecture."""
 
-__all__ = ["FOLDERS", "FROM_RUN", "NAME", "pretrained_folder", "ship"]
+_ALIASES: Final = {"pretrained": NAME, "pretrained-compact": "bundled-compact"}
+"""What they were called before; old results name them so."""
+
+__all__ = ["FOLDERS", "FROM_RUN", "NAME", "bundled_name", "pretrained_folder", "ship"]
+
+
+def bundled_name(reference: object) -> str | None:
+    """The name in `FOLDERS` that a reference means, aliases included; None if it means no bundled model."""
+    name = _ALIASES.get(reference, reference) if isinstance(reference, str) else None
+    return name if name in FOLDERS else None
 
 
 def pretrained_folder(name: str = NAME) -> Path | None:
-    """The folder of the shipped model of a name of `FOLDERS`, None if this installation has none.
+    """The folder of the bundled model of a name of `FOLDERS`, None if this installation has none.
 
     A folder with a marker whose files are damaged is given all the same: loading says what is
     wrong with it.

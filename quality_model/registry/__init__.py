@@ -52,7 +52,7 @@ def resolve(
     if not database_exists(root):
         raise ModelNotFoundError(
             f"{reference!r} names no model: there is no registry in {root.resolve()} yet.",
-            "Run the retraining, set MLFLOW_TRACKING_URI, or name a file or a shipped model: pretrained.",
+            "Run the retraining, set MLFLOW_TRACKING_URI, or name a file or the bundled model: bundled.",
         )
     section = section or load_params(ProjectPaths(root).params).registry
     return Registry(root, section).resolve(reference)

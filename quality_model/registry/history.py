@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-Action = Literal["set", "promoted", "rolled back", "found"]
-"""``found``: the alias had moved without an event, by hand in the web UI or by a process that was killed."""
+Action = Literal["set", "baseline", "promoted", "rolled back", "found"]
+"""``baseline``: the bundled model became the first champion. ``found``: the alias had moved without an event, by hand in the web UI or by a process that was killed."""
 
 _PREFIX: Final = "history."
 
@@ -72,7 +72,8 @@ def last_version(events: Sequence[AliasEvent], alias: str) -> str | None:
 def succession(events: Sequence[AliasEvent], alias: str) -> list[str]:
     """The versions that stand behind one another under ``alias``, the present one last.
 
-    A rollback takes the last one off; everything else that names another version adds one.
+    A rollback takes the last one off, or all where it leads to a version that was none of them, as the
+    bundled model may be; everything else that names another version adds one.
     """
     stack: list[str] = []
     for event in events:
@@ -80,9 +81,9 @@ def succession(events: Sequence[AliasEvent], alias: str) -> list[str]:
             continue
         if stack and stack[-1] == event.to_version:
             continue
-        if event.action == "rolled back" and event.to_version in stack[:-1]:
-            while stack[-1] != event.to_version:
+        if event.action == "rolled back":
+            while stack and stack[-1] != event.to_version:
                 stack.pop()
-        else:
+        if not stack or stack[-1] != event.to_version:
             stack.append(event.to_version)
     return stack

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from quality_model.paths import ProjectPaths
 from quality_model.storage import append_line, read_lines
 
-Outcome = Literal["passed", "refused", "promoted", "no-op", "rolled back"]
+Outcome = Literal["baseline", "passed", "refused", "promoted", "no-op", "rolled back"]
 
 FACTS: Final = (
     "version",  # of the registered model; None where none is made of it (yet)

@@ -15,7 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from quality_model.errors import ChampionChangedError, ModelNotFoundError, RegistryError
+from quality_model.errors import (
+    ChampionChangedError,
+    ModelNotFoundError,
+    NoEarlierChampionError,
+    RegistryError,
+)
 from quality_model.params import RegistryParams
 from quality_model.paths import ProjectPaths
 from quality_model.registry import attachments
@@ -203,7 +208,14 @@ class Registry:
             self._move("candidate", target, "set", reason, state)
             return True
 
-    def promote(self, version: str, reason: str, *, compared_with: str | None = ANY) -> bool:
+    def promote(
+        self,
+        version: str,
+        reason: str,
+        *,
+        compared_with: str | None = ANY,
+        action: Action = "promoted",
+    ) -> bool:
         """Let ``champion`` name a version; False if it did already.
 
         Args:
@@ -211,6 +223,7 @@ class Registry:
             reason: Kept in the history.
             compared_with: The champion that the gate compared the candidate with (None: there
                 was none); if another one reigns by now, nothing changes.
+            action: What the history calls it.
 
         Raises:
             ModelNotFoundError: No such version.
@@ -220,7 +233,7 @@ class Registry:
         """
         with self._locked():
             target = self.find(version)
-            state = self._reconciled("champion", finishing=("promoted", target.version, reason))
+            state = self._reconciled("champion", finishing=(action, target.version, reason))
             current = state.aliases.get("champion")
             if current == target.version:
                 return False
@@ -231,14 +244,15 @@ class Registry:
                     "Run the gate again.",
                 )
             self._fetch(target, version)
-            self._move("champion", target, "promoted", reason, state)
+            self._move("champion", target, action, reason, state)
             return True
 
     def rollback(self, reason: str) -> ModelVersion:
         """Put the champion before this one back, and return it.
 
         Raises:
-            RegistryError: There is none before this one, or its files are gone; nothing changes.
+            NoEarlierChampionError: There is none before this one; nothing changes.
+            RegistryError: Its files are gone; nothing changes.
         """
         with self._locked():
             state = self._read()
@@ -253,9 +267,9 @@ class Registry:
             kept = {version.version for version in self.versions()}
             before = [number for number in (line[:-1] if current is not None else line) if number in kept]
             if not before:
-                raise RegistryError(
+                raise NoEarlierChampionError(
                     f"{self.name} has no earlier champion to go back to.",
-                    "See the history; promote a version by its number.",
+                    "See the history; `promote bundled` leads back to the bundled model.",
                 )
             target = self.find(before[-1])
             self._fetch(target, target.version)
@@ -271,6 +285,11 @@ class Registry:
             version: Gets tags ``verdict`` (passed or refused) and ``verdict_json``.
         """
         attachments.attach_verdict(self._connection, self.name, verdict, run_id=run_id, version=version)
+
+    def tag(self, version: ModelVersion, key: str, value: str) -> None:
+        """Set a tag of a version; an earlier value is replaced."""
+        with self._speaking(f"Tagging version {version.version}"):
+            self._client.set_model_version_tag(self.name, version.version, key, value)
 
     def attach_card(self, version: ModelVersion, text: str) -> None:
         """Make a model card the version's description, and the file MODEL_CARD.md of its run."""
@@ -386,7 +405,7 @@ class Registry:
     def _what_there_is(self) -> str:
         versions = self.versions()
         if not versions:
-            return "Nothing is registered yet: run the retraining, or name a checkpoint file."
+            return "Nothing is registered yet: run the retraining. `bundled` names the bundled model."
         listed = ", ".join(
             version.version + "".join(f" ({alias})" for alias in version.aliases)
             for version in versions[-20:]

@@ -120,8 +120,8 @@ def trace(registry: RegistryParams | None, *, root: Path, path: Path) -> Lineage
         run_id=scorer.run_id,
         weights_sha256=weights_sha256,
     )
-    if scorer.name in pretrained.FOLDERS:
-        return _shipped(known, root)
+    if (bundled := pretrained.bundled_name(scorer.name)) is not None:
+        return _bundled(known, bundled, root)
     if scorer.version is None or not _REGISTERED.fullmatch(scorer.version):
         return replace(known, decisions=_decisions(root, scorer.run_id, None), notes=(_NO_REGISTRY,))
     version = _version(registry, root, scorer)
@@ -212,9 +212,9 @@ def _weights_sha256(folder: Path, scorer: _Scorer) -> str | None:
     return model.get("sha256")
 
 
-def _shipped(known: Lineage, root: Path) -> Lineage:
-    """What model.json says of the model inside the package, if it still is the one that scored."""
-    folder = pretrained.pretrained_folder(known.model_name)
+def _bundled(known: Lineage, name: str, root: Path) -> Lineage:
+    """What model.json says of the bundled model, if it still is the one that scored."""
+    folder = pretrained.pretrained_folder(name)
     facts = storage.read_json(folder / DESCRIPTION_NAME)["facts"] if folder else {}
     if facts.get("version") != known.model_version:
         return replace(known, notes=(_NOT_SHIPPED,))

@@ -1,17 +1,22 @@
 """From a trained candidate to a champion: the gate, the registry, the promotion, the way back."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quality_model import gates, storage
-from quality_model.errors import ChampionChangedError, GateRefusedError, RegistryError, UsageError
+from quality_model import gates, pretrained, storage
+from quality_model.errors import (
+    ChampionChangedError,
+    GateRefusedError,
+    NoEarlierChampionError,
+    RegistryError,
+    UsageError,
+)
 from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams
 from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME, RUN_NAME, VERDICT_NAME, ProjectPaths
 from quality_model.registry import (
-    Action,
     ModelVersion,
     Registry,
     ResolvedModel,
@@ -20,7 +25,9 @@ from quality_model.registry import (
     record_decision,
     run_origin,
 )
+from quality_model.stages.baseline import ensure_baseline, is_bundled, register_bundled
 from quality_model.stages.card import publish_card
+from quality_model.stages.decisions import evidence_of, kept_verdict, put_on_record, unrecorded_move
 from quality_model.stages.standing import gate_sha256
 from quality_model.tracking import resume_run, run_exists
 from quality_model.training_set.store import TrainingSet
@@ -35,13 +42,15 @@ def judge_candidate(
     *,
     root: Path,
     training_set: Path,
-    model: Path,
+    model: Path | str,
     report: Path,
     loss_weights: PerHead,
 ) -> gates.Verdict:
     """Score the candidate and the champion on the same test set, and let the gate decide.
 
-    The verdict goes to ``report`` (JSON and Markdown), to the candidate's run and to the ledger.
+    Where there is no champion yet the bundled model becomes it first (`ensure_baseline`). The verdict
+    goes to ``report`` (JSON and Markdown), to the candidate's run, to its version if that is what
+    ``model`` names, and to the ledger.
 
     Args:
         section: How both are measured, and the bootstrap that compares them.
@@ -49,7 +58,7 @@ def judge_candidate(
         registry: Where the champion is.
         root: The project folder.
         training_set: Folder whose test split is used.
-        model: Folder of the candidate.
+        model: Folder of the candidate, or a reference to a version of the registry.
         report: Folder for evidence.json, verdict.json and verdict.md.
         loss_weights: Weight of each head in the loss.
 
@@ -66,8 +75,15 @@ def judge_candidate(
 
     samples = TrainingSet.open(training_set)
     device = choose_device(section.device)
+    version = None
+    if not Path(model).exists() and "/" not in str(model).removeprefix("models:/"):
+        catalogue = Registry(root, registry)
+        version = catalogue.find(str(model))
+        model = catalogue.resolve(version.version).path
+    model = Path(model)
     candidate = load_model(model, device)
     require_size(candidate, samples)
+    ensure_baseline(registry, root=root, image_size_px=samples.image_size_px)
     champion = _champion(registry, root, samples.image_size_px)
     reigning = load_model(champion.path, device) if champion else None
 
@@ -81,12 +97,12 @@ def judge_candidate(
         loss_weights=loss_weights,
         evaluation=ProjectPaths(root).evaluation_report,
     )
-    verdict = gates.decide(gate, *evidence)
+    verdict = replace(gates.decide(gate, *evidence), compared_with=champion.version if champion else None)
     facts = {
         "model_sha256": model_sha256,
         "data_sha256": samples.data_sha256,
         "gate_sha256": gate_sha256(gate, section),
-        "compared_with": champion.version if champion else None,
+        "compared_with": verdict.compared_with,
     }
     told = {**verdict.to_dict(), **facts, "measures": evidence.summary()}
     storage.sweep(report)
@@ -94,7 +110,11 @@ def judge_candidate(
     storage.write_json(report / VERDICT_NAME, told)
     storage.write_text(report / "verdict.md", verdict.markdown())
     log.info("%s\n%s", verdict.table(), verdict.summary())
-    run_id = _attach_to_run(registry, root, model, told)
+    if version is None:
+        run_id = _attach_to_run(registry, root, model, told)
+    else:
+        run_id = version.run_id or ""
+        Registry(root, registry).attach_verdict(told, run_id=run_id, version=version.version)
     record_decision(
         root,
         "passed" if verdict.passed else "refused",
@@ -103,7 +123,7 @@ def judge_candidate(
             **facts,
             "run_id": run_id,
             "reasons": list(verdict.refusals),
-            "evidence": _evidence(told),
+            "evidence": evidence_of(told),
         },
     )
     return verdict
@@ -136,7 +156,9 @@ def register_candidate(registry: RegistryParams, *, root: Path, model: Path, rep
     """
     verdict = _verdict(report)
     if verdict.get("passed") is not True:
-        raise GateRefusedError("The gate refused this candidate.", f"The reasons are in {report}.")
+        raise GateRefusedError(
+            "The gate refused this candidate.", f"The reasons are in {report}. {gates.AFTER_A_REFUSAL}"
+        )
     if verdict.get("model_sha256") != storage.sealed_sha256(model):
         raise GateRefusedError(f"The verdict in {report} is about another model.", "Run the gate again.")
     run_id = resume_and_deliver(registry, root, model)
@@ -175,30 +197,98 @@ def promote_candidate(registry: RegistryParams, *, root: Path, version: str, rep
         log.warning("%s", error.problem)
         return False
     facts = {key: verdict.get(key) for key in ("model_sha256", "data_sha256", "gate_sha256", "compared_with")}
-    _record("promoted", root, catalogue.find(version), "passed the gate", facts)
+    put_on_record("promoted", root, catalogue.find(version), "passed the gate", facts)
     return True
 
 
-def promote_by_hand(registry: RegistryParams, *, root: Path, reference: str, reason: str) -> str:
-    """Let a registered version reign, whoever the champion is; returns its number."""
+def promote_by_hand(
+    section: EvaluateParams,
+    gate: GateParams,
+    registry: RegistryParams,
+    *,
+    root: Path,
+    reference: str,
+    reason: str,
+) -> str:
+    """Make a registered version champion, if its verdict still holds; returns its number.
+
+    Args:
+        section: How the gate measures.
+        gate: Its thresholds.
+        registry: Name of the registered model.
+        root: The project folder.
+        reference: A version, an alias, or ``bundled``: the bundled model, which needs no verdict.
+        reason: Kept in the history.
+
+    Raises:
+        ModelNotFoundError: It names nothing.
+        GateRefusedError: The gate refused the version, or passed it by other thresholds or against
+            another champion.
+        RegistryError: MLflow does not answer; or the version's files are not whole. The old champion stays.
+    """
     catalogue = Registry(root, registry)
-    version = catalogue.find(reference)
-    if catalogue.promote(version.version, reason) or _unrecorded(root, catalogue, "promoted", reason):
-        _record("promoted", root, version, reason)
+    if pretrained.bundled_name(reference) == pretrained.NAME:
+        version = register_bundled(registry, root=root)
+    else:
+        version = catalogue.find(reference)
+    champion = catalogue.champion()
+    if is_bundled(version) or (champion and champion.version == version.version):
+        moved = catalogue.promote(version.version, reason)
+    else:
+        _require_standing_verdict(version, gate_sha256(gate, section), champion)
+        against = champion.version if champion else None
+        moved = catalogue.promote(version.version, reason, compared_with=against)
+    if moved or unrecorded_move(root, catalogue, "promoted", reason):
+        put_on_record("promoted", root, version, reason)
     return version.version
 
 
+def _require_standing_verdict(version: ModelVersion, gate: str, champion: ModelVersion | None) -> None:
+    verdict, number = kept_verdict(version), version.version
+    against = champion.version if champion else None
+    again = f"Judge it again: quality-model gate --model {number}, then promote it."
+    if verdict.get("passed") is not True:
+        raise GateRefusedError(
+            f"The gate has not let version {number} pass, so it cannot become champion.",
+            f"{again} {gates.AFTER_A_REFUSAL}",
+        )
+    if verdict.get("gate_sha256") != gate:
+        raise GateRefusedError(
+            f"Version {number} passed the gate by other thresholds or measures than those of now.", again
+        )
+    if verdict.get("compared_with") != against:
+        raise GateRefusedError(
+            f"Version {number} was compared with {_version(verdict.get('compared_with'))}; the champion is"
+            f" {_version(against)}.",
+            again,
+        )
+
+
+def _version(number: object) -> str:
+    return f"version {number}" if number else "none"
+
+
 def roll_back(registry: RegistryParams, *, root: Path, reason: str) -> str:
-    """Put the previous champion back; returns its version.
+    """Put the previous champion back, the bundled model if there is none before; returns its version.
 
     Where the same command did so before and was ended before it was on record, it is put on record only.
 
     Raises:
-        RegistryError: There is none.
+        RegistryError: The bundled model is the champion, and the first one.
     """
     catalogue = Registry(root, registry)
-    version = _unrecorded(root, catalogue, "rolled back", reason) or catalogue.rollback(reason)
-    _record("rolled back", root, version, reason)
+    version = unrecorded_move(root, catalogue, "rolled back", reason)
+    if version is None:
+        try:
+            version = catalogue.rollback(reason)
+        except NoEarlierChampionError:
+            version = register_bundled(registry, root=root)
+            if not catalogue.promote(version.version, reason, action="rolled back"):
+                raise NoEarlierChampionError(
+                    f"The champion is the bundled model, version {version.version}: there is none before it.",
+                    "See the history; promote a version by its number.",
+                ) from None
+    put_on_record("rolled back", root, version, reason)
     return version.version
 
 
@@ -263,52 +353,3 @@ def _attach_to_run(
 def _verdict(report: Path) -> dict[str, Any]:
     found = storage.read_json(report / VERDICT_NAME)
     return found if isinstance(found, dict) else {}
-
-
-def _record(
-    outcome: Any, root: Path, version: ModelVersion, reason: str, facts: Mapping[str, Any] | None = None
-) -> None:
-    """Put on record what became of a version, with its origin and the evidence that let it in."""
-    origin = {
-        key: version.tags.get(key) for key in ("model_sha256", "data_sha256", "params_sha256", "git_commit")
-    }
-    record_decision(
-        root,
-        outcome,
-        {
-            **origin,
-            **(facts or {}),
-            "version": version.version,
-            "run_id": version.run_id,
-            "reasons": [reason],
-            "evidence": _evidence(_kept_verdict(version)),
-        },
-    )
-
-
-def _unrecorded(root: Path, catalogue: Registry, action: Action, reason: str) -> ModelVersion | None:
-    """The champion, if what made it so was this action for this reason, and the ledger does not have it."""
-    moves = [event for event in catalogue.history() if event.alias == "champion"]
-    if not moves or (moves[-1].action, moves[-1].reason) != (action, reason):
-        return None
-    last = moves[-1]
-    is_recorded = any(
-        (decision["outcome"], decision["version"]) == (action, last.to_version)
-        and decision["time"] >= last.time
-        for decision in read_decisions(root)
-    )
-    return None if is_recorded else catalogue.champion()
-
-
-def _kept_verdict(version: ModelVersion) -> Mapping[str, Any]:
-    """The verdict that is attached to a version; empty where there is none or it is not JSON."""
-    try:
-        verdict = json.loads(version.tags.get("verdict_json", "{}"))
-    except ValueError:
-        return {}
-    return verdict if isinstance(verdict, dict) else {}
-
-
-def _evidence(verdict: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the ledger keeps of a verdict: every row, and the measures of each head."""
-    return {"rows": verdict["rows"], "measures": verdict.get("measures")} if "rows" in verdict else None

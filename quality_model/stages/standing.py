@@ -37,7 +37,7 @@ def find_settled(
     """The decision on this model, data, measuring and thresholds; None if there is one to make.
 
     A refusal counts only while the champion is the one that the candidate was compared with; a
-    promotion only while the version is there.
+    promotion only while that version, with this model in it, is there.
 
     Args:
         section: Decides about the figures.
@@ -68,7 +68,10 @@ def find_settled(
     catalogue = Registry(root, registry)
     since = f"data, parameters and model are those of {last['time']}"
     if last["outcome"] == "promoted":
-        known = any(version.version == last["version"] for version in catalogue.versions())
+        known = any(
+            (version.version, version.tags.get("model_sha256")) == (last["version"], facts["model_sha256"])
+            for version in catalogue.versions()
+        )
         return Settled(last, f"{since}, when version {last['version']} was promoted") if known else None
     champion = catalogue.champion()
     same = (champion.version if champion else None) == last["compared_with"]
