@@ -135,8 +135,8 @@ class TrainParams(Section):
     crops_px: tuple[Annotated[int, Field(ge=32)], ...]
     """sides of crops, if fresh, one after the other for equal parts of the run; none: whole pictures"""
     start_from: str
-    """weights to begin with: champion (bundled while there is none), bundled, scratch (random ones), or a
-    model's folder or file. DVC sees the name change, not the weights: `dvc repro --force --single-item train`"""
+    """weights to begin with: champion (bundled while there is none), bundled, scratch (random ones), or
+    a model's folder or file. DVC sees the name change, not the weights: `dvc repro -f -s train`"""
     epochs: Count
     """most epochs"""
     batch_size: Annotated[int, Field(ge=2)]

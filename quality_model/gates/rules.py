@@ -178,7 +178,7 @@ def improvement(evidence: Evidence) -> Iterator[Row]:
 Rule = Callable[[Evidence], Iterable[Row]]
 
 ABOUT_THE_EVIDENCE: Final[Sequence[Rule]] = (same_test_set, unseen_groups)
-"""What must hold for the figures to be evidence; where no test group counts, there are no figures to judge."""
+"""What must hold for figures to be evidence; where no test group counts, there are none to judge."""
 
 RULES: Final[Sequence[Rule]] = (
     *ABOUT_THE_EVIDENCE,

@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The gate's decision; ``compared_with`` is the champion's version, None where there is none or it has none."""
+    """The gate's decision; ``compared_with`` is the champion's version, None where there is none."""
 
     passed: bool
     rows: tuple[Row, ...]
@@ -58,7 +58,7 @@ class Verdict:
         return f"The gate refuses the candidate: {'; '.join(self.refusals) or 'there is no evidence'}."
 
     def ending(self, promoted: str | None = None) -> str:
-        """One sentence on what came of it; ``promoted`` is the version that the candidate became champion as."""
+        """One sentence on what came of it; ``promoted`` is the version that became champion, if one did."""
         if promoted is not None:
             better = next(
                 (row.reason for row in self.rows if row.rule == "improvement"), "it is the first one"

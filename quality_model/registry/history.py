@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 Action = Literal["set", "baseline", "promoted", "rolled back", "found"]
-"""``baseline``: the bundled model became the first champion. ``found``: the alias had moved without an event, by hand in the web UI or by a process that was killed."""
+"""``baseline``: the bundled model became the first champion. ``found``: the alias had moved without an
+event, by hand in the web UI or by a process that was killed."""
 
 _PREFIX: Final = "history."
 

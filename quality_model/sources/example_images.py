@@ -38,11 +38,16 @@ _FILES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 
 def _warm_cast(pixels: Pixels) -> Pixels:
     """White balance far off: red raised, blue lowered."""
-    return (pixels * np.array([1.3, 0.95, 0.5])).clip(0, 255).astype(np.uint8)
+    return _scaled(pixels, (1.3, 0.95, 0.5))
 
 
 def _green_cast(pixels: Pixels) -> Pixels:
-    return (pixels * np.array([0.65, 1.15, 0.7])).clip(0, 255).astype(np.uint8)
+    return _scaled(pixels, (0.65, 1.15, 0.7))
+
+
+def _scaled(pixels: Pixels, gains: tuple[float, float, float]) -> Pixels:
+    scaled: Pixels = np.clip(pixels * np.array(gains), 0, 255).astype(np.uint8)
+    return scaled
 
 
 def _blur(pixels: Pixels) -> Pixels:
@@ -54,7 +59,7 @@ def _blur(pixels: Pixels) -> Pixels:
 def _noise(pixels: Pixels) -> Pixels:
     """Gaussian noise, sigma 40 of 255."""
     noise = np.random.default_rng(_SEED).normal(0.0, 40.0, pixels.shape)
-    return (pixels + noise).clip(0, 255).astype(np.uint8)
+    return np.clip(pixels + noise, 0, 255).astype(np.uint8)
 
 
 def _tiled_watermark(pixels: Pixels) -> Pixels:
@@ -82,7 +87,7 @@ EXAMPLES: Final[Mapping[str, Callable[[Pixels], Pixels] | None]] = MappingProxyT
         "coffee with noise": _noise,
     }
 )
-"""By the file's name without ending, which begins with the photograph's: what is done to it; None: nothing."""
+"""By the file's name without ending, which begins with the photograph's: what is done to it, if anything."""
 
 
 def write_example_images(output: Path, limits: LimitsParams) -> int:

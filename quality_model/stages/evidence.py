@@ -128,7 +128,7 @@ def known_evaluation(
 def known_baselines(
     section: EvaluateParams, folder: Path, data_sha256: str, excluded_groups: Sequence[str] = ()
 ) -> dict[str, Any] | None:
-    """The baselines of an earlier evaluation of any model on the same test groups, measured alike; or None."""
+    """The baselines of an earlier evaluation on the same test groups, measured alike; or None."""
     earlier = _earlier(folder, data_sha256, excluded_groups)
     was, now = earlier.get("measuring", {}), measuring(section)
     same = all(was.get(key) == now[key] for key in _OF_BASELINES)

@@ -198,7 +198,7 @@ def _seen_facts(samples: TrainingSet, start: LoadedModel | None) -> dict[str, An
 
 
 def _without_paths(settings: Mapping[str, Any], start: LoadedModel | None) -> dict[str, Any]:
-    """The settings without a path of this machine: of a folder the last name, of weights their hash as well."""
+    """The settings without a path of this machine: of a folder the last name, of weights a hash too."""
     named = dict(settings)
     if dataset := settings.get("source.dataset"):
         named["source.dataset"] = without_folders(str(dataset))

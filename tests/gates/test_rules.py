@@ -24,9 +24,7 @@ def test_without_a_champion_the_thresholds_alone_decide() -> None:
     assert len(verdict.rows) == 2 + 6 * len(HEADS)
 
 
-def test_a_candidate_that_is_better_than_the_champion_on_every_head_passes_and_the_verdict_says_by_how_much() -> (
-    None
-):
+def test_a_candidate_that_is_better_than_the_champion_passes_and_the_verdict_says_by_how_much() -> None:
     verdict = decide(SECTION, evaluation(), evaluation(), paired())
     assert verdict.passed
     assert "better on color_cast by 0.001 to 0.003, blurriness by 0.001 to 0.003" in verdict.rows[-1].reason

@@ -29,7 +29,12 @@ def three_versions(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Pa
         for number in (1, 2, 3):
             torch.manual_seed(number)
             folder = root / "models" / str(number)
-            save_model(folder, MultiHeadQualityAssessmentModel(), image_size_px=32, facts={"number": number})
+            save_model(
+                folder,
+                MultiHeadQualityAssessmentModel(),
+                image_size_px=32,
+                facts={"number": number, "seen_groups": []},
+            )
             data = DataFacts("sample-photos", f"{number}" * 64, 720, "data/training")
             with start_run(
                 root,

@@ -30,15 +30,17 @@ def chosen(project: Path, **more: RegistryParams) -> tuple[str, str | None]:
     return source.name, source.version
 
 
-def test_the_shipped_model_scores_until_there_is_a_champion(
+def test_the_bundled_model_scores_until_there_is_a_champion(
     project: Path, registry: Registry, shipped: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert chosen(project) == ("pretrained", "s1")
+    assert chosen(project) == ("bundled", "s1")
     registry.promote("2", "better")
     with caplog.at_level(logging.INFO):
         assert chosen(project) == ("quality-model", "2")
     assert "The champion scores: version 2 of quality-model." in caplog.text
-    assert MultiHeadQualityInference("pretrained", "cpu", root=project).source.version == "s1"
+    for name in ("bundled", "pretrained"):
+        source = MultiHeadQualityInference(name, "cpu", root=project).source
+        assert (source.name, source.version) == ("bundled", "s1")
 
 
 def test_the_champion_is_that_of_the_registry_parameters(
@@ -46,9 +48,9 @@ def test_the_champion_is_that_of_the_registry_parameters(
 ) -> None:
     registry.promote("1", "first")
     other = section.model_copy(update={"model_name": "quality-model-224"})
-    assert chosen(project, registry=other) == ("pretrained", "s1")
+    assert chosen(project, registry=other) == ("bundled", "s1")
     (project / "params.yaml").unlink()
-    assert chosen(project) == ("pretrained", "s1")  # nothing says whose champion is meant
+    assert chosen(project) == ("bundled", "s1")  # nothing says whose champion is meant
     assert chosen(project, registry=section) == ("quality-model", "1")
 
 
