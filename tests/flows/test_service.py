@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from quality_model.registry import read_decisions
-from tests.flows.conftest import PROJECT, Run, environment
+from tests.flows.conftest import PROJECT, Run, environment, replace_champion_by_a_poor_one
 
 DEADLINE_S = 420
 
@@ -34,6 +34,7 @@ def project(trained: Path, tmp_path: Path) -> Path:
     project = Path(shutil.copytree(trained, tmp_path / "project", symlinks=True))
     for folder in ("scores", "state/prefect"):  # what an earlier run left would be taken for the service's
         shutil.rmtree(project / folder)
+    replace_champion_by_a_poor_one(project)
     params = yaml.safe_load((project / "params.yaml").read_text())
     params["train"]["seed"] = 7
     (project / "params.yaml").write_text(yaml.safe_dump(params))
@@ -126,11 +127,11 @@ def test_a_scheduled_retraining_triggers_a_scoring_and_its_champion_can_be_rolle
     )
     assert scoring["created_by"]["type"] == "AUTOMATION", scoring["created_by"]
     decisions = [decision for decision in read_decisions(project) if decision["outcome"] == "promoted"]
-    assert [decision["version"] for decision in decisions[:2]] == ["1", "2"]
+    assert [decision["version"] for decision in decisions[:2]] == ["1", "3"]
     compared = json.loads((project / "reports" / "comparison" / "comparison.json").read_text())
-    assert (compared["old"]["version"], compared["new"]["version"]) == ("1", "2")
+    assert (compared["old"]["version"], compared["new"]["version"]) == ("2", "3")
     (scores,) = (project / "scores").iterdir()
-    assert (scores / "_complete.json").exists()
+    assert (scores / "job.json").exists()
     tasks = httpx.post(
         f"{api}/task_runs/filter",
         json={"flow_runs": {"id": {"any_": [retraining["id"]]}}},
@@ -140,6 +141,6 @@ def test_a_scheduled_retraining_triggers_a_scoring_and_its_champion_can_be_rolle
     assert {"download", "generate", "train", "evaluate"} <= names
 
     told = run(project, sys.executable, "-m", "quality_model", "rollback").stdout
-    assert "version 1 again" in told
+    assert "version 2 again" in told
     told = run(project, sys.executable, "-m", "quality_model", "history").stdout
-    assert "champion rolled back: version 2 -> 1" in told
+    assert "champion rolled back: version 3 -> 2" in told

@@ -33,12 +33,12 @@ def command(*arguments: str) -> Result:
     return CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
 
 
-@pytest.mark.parametrize("named", ["auto", "pretrained"])
+@pytest.mark.parametrize("named", ["auto", "bundled", "pretrained"])
 def test_without_a_registry_the_shipped_model_scores_and_says_which_it_is(
     shipped: Path, trained: Path, elsewhere: Path, photo: Pixels, named: str
 ) -> None:
     model = MultiHeadQualityInference(named, device="cpu")
-    assert model.source.name == "pretrained"
+    assert model.source.name == "bundled"
     assert model.source.version == file_sha256(trained / "model.safetensors")[:12]
     assert model.source.run_id == "0123abcd"
     assert model.source.sha256 == file_sha256(shipped / "model.safetensors")
@@ -50,22 +50,22 @@ def test_auto_is_the_default_and_its_choice_is_logged(
     shipped: Path, elsewhere: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        assert MultiHeadQualityInference(device="cpu").source.name == "pretrained"
-    assert "No champion is registered: the model that ships" in caplog.text
+        assert MultiHeadQualityInference(device="cpu").source.name == "bundled"
+    assert "No champion is registered: the bundled model scores" in caplog.text
 
 
 def test_a_folder_of_that_name_is_not_taken_for_the_shipped_model(
     shipped: Path, trained: Path, elsewhere: Path
 ) -> None:
-    for name in ("auto", "pretrained"):
+    for name in ("auto", "bundled", "pretrained"):
         (elsewhere / name).symlink_to(trained)
         assert MultiHeadQualityInference(name, device="cpu").source.path == shipped
         assert MultiHeadQualityInference(f"./{name}", device="cpu").source.path == Path(name)
 
 
-@pytest.mark.parametrize("named", ["auto", "pretrained", "pretrained-compact"])
+@pytest.mark.parametrize("named", ["auto", "bundled", "pretrained", "pretrained-compact"])
 def test_an_installation_without_weights_says_so(nothing_shipped: None, elsewhere: Path, named: str) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"[nN]o weights ship") as caught:
+    with pytest.raises(ModelNotFoundError, match=r"no bundled weights") as caught:
         MultiHeadQualityInference(named, device="cpu")
     assert ("champion" in caught.value.problem) == (named == "auto")
 
@@ -78,7 +78,7 @@ def test_damaged_weights_of_the_package_are_an_error(
     for path in shipped.iterdir():
         (damaged / path.name).write_bytes(path.read_bytes())
     (damaged / "model.safetensors").write_bytes(b"cut")
-    monkeypatch.setitem(pretrained.FOLDERS, "pretrained", damaged)
+    monkeypatch.setitem(pretrained.FOLDERS, "bundled", damaged)
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         MultiHeadQualityInference(device="cpu")
 
@@ -91,7 +91,7 @@ def test_a_new_user_scores_a_picture_outside_any_project_and_mlflow_is_not_impor
         from pathlib import Path
         from quality_model import pretrained
         from quality_model.cli import cli
-        pretrained.FOLDERS["pretrained"] = Path({str(shipped)!r})
+        pretrained.FOLDERS["bundled"] = Path({str(shipped)!r})
         cli.main(["predict", {str(picture)!r}, "--json"], standalone_mode=False)
         print("mlflow" in sys.modules)
     """
@@ -144,7 +144,7 @@ def test_predict_prints_a_name_that_is_not_utf8_as_score_does(shipped: Path, pic
 def test_scores_of_the_shipped_model_are_traced_outside_a_project_too(shipped: Path, picture: Path) -> None:
     command("score", ".", "--output", "scores", "--device", "cpu")
     told = json.loads(command("trace", "scores", "--json").stdout)
-    assert (told["model_name"], told["data_sha256"], told["run_id"]) == ("pretrained", "e" * 64, "0123abcd")
+    assert (told["model_name"], told["data_sha256"], told["run_id"]) == ("bundled", "e" * 64, "0123abcd")
 
 
 def test_the_scores_of_a_folder_lie_under_its_whole_name(shipped: Path, picture: Path) -> None:
@@ -176,9 +176,9 @@ def test_a_new_user_scores_a_folder_outside_any_project(
     (elsewhere / "pictures" / "b.png").write_bytes(b"no")
     result = command("score", "pictures", "--output", "scores/mine")
     version = file_sha256(trained / "model.safetensors")[:12]
-    assert f"Model: pretrained, version {version}." in result.stdout
+    assert f"Model: bundled, version {version}." in result.stdout
     good, bad = pd.read_parquet("scores/mine/shard-00000.parquet").itertuples()
-    assert (good.model_name, good.model_version, good.run_id) == ("pretrained", version, "0123abcd")
+    assert (good.model_name, good.model_version, good.run_id) == ("bundled", version, "0123abcd")
     assert list(good.flags) == [head for head in HEADS if getattr(good, head) > 0.25]
     assert (bad.flags, bad.reason) == (None, "not_a_picture")
     summary = json.loads(Path("scores/mine/summary.json").read_text())

@@ -100,9 +100,7 @@ def test_the_package_carries_the_folders_of_the_shipped_models() -> None:
     assert carried == set(pretrained.FOLDERS.values())
 
 
-@pytest.mark.parametrize(
-    ("name", "architecture"), [("pretrained", "standard"), ("pretrained-compact", "compact")]
-)
+@pytest.mark.parametrize(("name", "architecture"), [("bundled", "standard"), ("bundled-compact", "compact")])
 def test_what_ships_is_whole_and_loads(name: str, architecture: str) -> None:
     folder = pretrained.pretrained_folder(name)
     assert folder is not None

@@ -107,7 +107,7 @@ def test_scores_of_the_shipped_model_lead_to_its_training_and_decision(
     record_decision(project, "refused", {"model_sha256": "6" * 64, "reasons": ["not yet"]})
     (tmp_path / "model.json").write_text(json.dumps({"facts": facts}))
     (tmp_path / "_complete.json").touch()
-    monkeypatch.setitem(pretrained.FOLDERS, "pretrained", tmp_path)
+    monkeypatch.setitem(pretrained.FOLDERS, "bundled", tmp_path)
     found = traced(scored("pretrained", "c0ffee123456", "r1"))
     assert (found.data_name, found.data_sha256, found.run_id) == ("photos", "5" * 64, "r1")
     assert found.git_commit == "7" * 40
