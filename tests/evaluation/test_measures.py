@@ -64,6 +64,7 @@ def test_the_facts_say_what_was_evaluated(too_high: Evaluation, training_set: Tr
     assert facts["split"] == "test"
     assert facts["data_sha256"] == training_set.data_sha256
     assert (facts["num_samples"], facts["num_groups"]) == (30, 5)
+    assert (facts["num_counted_groups"], facts["excluded_groups"]) == (5, [])
     assert facts["measuring"] == {
         "bootstrap_samples": 100,
         "ladder_pictures": 2,
@@ -322,5 +323,6 @@ def test_the_gate_finds_all_it_asks_for_in_an_evaluation(too_high: Evaluation, p
         name: found | {"spearman": 0.9} for name, found in too_high.metrics["ladders"].items()
     }
     verdict = decide(params.gate, too_high.metrics | {"baselines": baselines, "ladders": ladders}, None)
-    assert verdict.passed, verdict.refusals
+    assert {row.rule for row in verdict.rows if row.value is None} == {"same_test_set"}
+    assert verdict.rows[0].passed
     assert {row.rule for row in verdict.rows if row.value is None} == {"same_test_set"}  # no champion

@@ -22,6 +22,7 @@ from quality_model.stages.evidence import (
     known_baselines,
     known_evaluation,
 )
+from quality_model.training_set.seen import SEEN_GROUPS, group_digest
 from quality_model.training_set.store import TrainingSet
 from tests.evaluation.conftest import SIZE_PX, ReadsLabels, write_training_set
 
@@ -41,10 +42,11 @@ def section(params: Params) -> EvaluateParams:
     return params.evaluate.model_copy(update=changes)
 
 
-def answering(offset: float) -> LoadedModel:
-    """A model whose scores are the labels plus an offset, at most 1."""
+def answering(offset: float, *seen: str) -> LoadedModel:
+    """A model whose scores are the labels plus an offset, at most 1, that has seen some groups."""
     model: Any = ReadsLabels(offset)
-    return LoadedModel(model, SIZE_PX, "f" * 64, {"thresholds": dict.fromkeys(HEADS, 0.5)})
+    facts = {"thresholds": dict.fromkeys(HEADS, 0.5), SEEN_GROUPS: [group_digest("", name) for name in seen]}
+    return LoadedModel(model, SIZE_PX, "f" * 64, facts)
 
 
 @pytest.fixture
@@ -85,6 +87,7 @@ def test_candidate_and_champion_are_scored_for_the_gate_whatever_the_evaluation_
         "data_sha256": samples.data_sha256,
         "model_sha256": "c" * 64,
         "measuring": measuring(section),
+        "excluded_groups": [],
         "baselines": BASELINES,
         "heads": {head: {"mse": 0.9, "r2": -9.0} for head in HEADS},
     }
@@ -100,6 +103,28 @@ def test_candidate_and_champion_are_scored_for_the_gate_whatever_the_evaluation_
         assert evidence.paired[head]["low"] > 0.0
     for key in ("split", "data_sha256"):
         assert evidence.champion[key] == evidence.candidate[key]
+
+
+def test_groups_that_the_champion_has_seen_count_in_no_figure(gather: Gather, samples: TrainingSet) -> None:
+    evidence = gather(answering(0.0, "g03", "g07"))
+    assert evidence.candidate["excluded_groups"] == ["g03", "g07"]
+    assert evidence.candidate["num_counted_groups"] == evidence.candidate["num_groups"] == 3
+    assert evidence.paired is not None and evidence.champion is not None
+    rows = samples.counted("test", ["g03", "g07"])
+    test = samples.labels[rows].astype(np.float64)
+    for position, head in enumerate(HEADS):
+        expected = np.square(np.minimum(0.25, 1.0 - test[:, position])).mean()
+        assert evidence.paired[head]["difference"] == pytest.approx(expected, abs=1e-6)
+        assert evidence.paired[head]["num_groups"] == 3
+        assert evidence.candidate["heads"][head]["num_groups"] == 3
+
+
+def test_where_the_champion_has_seen_every_test_group_none_counts_and_figures_are_for_looking_at(
+    gather: Gather,
+) -> None:
+    evidence = gather(answering(0.0, "g03", "g07", "g11", "g15", "g19"))
+    assert evidence.candidate["num_counted_groups"] == 0
+    assert evidence.candidate["num_groups"] == 5
 
 
 @pytest.mark.parametrize(
