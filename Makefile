@@ -4,6 +4,8 @@ PYTHON ?= python3
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 STAMP := $(VENV)/.installed
+# The folder that .venv was made in.
+FOLDER_NOTE := $(VENV)/.folder
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Nothing we start phones home, and its state stays in this folder.
@@ -21,17 +23,33 @@ export DVC_SITE_CACHE_DIR ?= $(CURDIR)/state/dvc
 # Without bytecode every start compiles its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test torture bench lint format mlflow-ui prefect-ui service lock clean
+.PHONY: help install git-check FORCE run test torture bench lint format mlflow-ui prefect-ui service lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(STAMP) ## Make .venv from requirements.lock
+install: $(STAMP) ## Make .venv from the lock files
 
-$(STAMP): requirements.lock pyproject.toml
-	@test -n "$$GIT_DIR" -o -d .git || { echo "Error: not a git checkout; DVC needs one: git init"; exit 2; }
+# DVC needs a git repository: a clone, a worktree, a submodule or a folder in one.
+git-check:
+	@said=$$(LC_ALL=C git rev-parse --is-inside-work-tree 2>&1) && test "$$said" = true || { case "$$said" in \
+	  false | *"not a git repository"*) echo "Error: $(CURDIR) is in no git repository; DVC needs one: git init" ;; \
+	  *) echo "Error: DVC needs git and a git repository: $$said" ;; esac >&2; exit 2; }
+
+# The paths in .venv are absolute. Moved or copied with its folder, it would run the code in the old place.
+ifneq ($(shell cat $(FOLDER_NOTE) 2>/dev/null),$(CURDIR))
+$(STAMP): FORCE
+endif
+FORCE:
+
+# The stamp is written last, so that an interrupted installation resumes.
+$(STAMP): requirements.lock requirements-dev.lock pyproject.toml | git-check
+	@test ! -e $(FOLDER_NOTE) -a ! -e $@ -o "$$(cat $(FOLDER_NOTE) 2>/dev/null)" = "$(CURDIR)" || \
+	  { echo "$(VENV) was made in another folder, or by an older version: it is made again."; rm -rf $(VENV); }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@echo "$(CURDIR)" > $(FOLDER_NOTE)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	  -r requirements.lock -r requirements-dev.lock
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(VENV)/bin/python -m pip --disable-pip-version-check check
 	@touch $@
@@ -74,9 +92,12 @@ service: install ## Deploy the schedules and work on them (needs prefect-ui runn
 	prefect --no-prompt deploy --all
 	prefect worker start --pool quality
 
-lock: ## Resolve requirements.lock again (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --extra dev pyproject.toml -o requirements.lock
+lock: ## Resolve the lock files again (needs uv; UV_FLAGS=--upgrade for newer versions)
+	@mkdir -p build
+	cat requirements.lock requirements-dev.lock > build/resolved.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+	  $(UV_FLAGS) --extra dev pyproject.toml -o build/resolved.lock
+	$(PYTHON) .ci/locks.py build/resolved.lock
 
 clean: ## Remove what a run made; data and models too
 	rm -rf data models reports samples scores state mlflow.db mlartifacts
