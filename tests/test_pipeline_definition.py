@@ -116,6 +116,15 @@ def packages_of(stage: str) -> set[str]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_a_folder_only_if_it_runs_most_of_its_code(stage: str) -> None:
+    needed = closure(PROJECT / "quality_model" / ENTRY[stage])
+    for dep in paths_of(STAGES[stage]["deps"]):
+        if (PROJECT / dep).is_dir() and dep.startswith("quality_model/"):
+            files = {str(path.relative_to(PROJECT)) for path in (PROJECT / dep).rglob("*.py")}
+            assert len(files & needed) > len(files) / 2, dep
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_the_versions_of_the_packages_that_it_computes_with(stage: str) -> None:
     code = closure(PROJECT / "quality_model" / ENTRY[stage])
     computes_with = {name for path in code for name in imported_packages(PROJECT / path)} - NOT_COMPUTING
