@@ -4,6 +4,8 @@ PYTHON ?= python3
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 STAMP := $(VENV)/.installed
+# The folder that .venv was made in.
+FOLDER_NOTE := $(VENV)/.folder
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Nothing we start phones home, and its state stays in this folder.
@@ -18,20 +20,39 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export PREFECT_HOME ?= $(CURDIR)/state/prefect
 export DVC_SITE_CACHE_DIR ?= $(CURDIR)/state/dvc
 
+# Set where a hook of git calls us, and meant for its repository alone.
+unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
+
 # Without bytecode every start compiles its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test torture bench lint format mlflow-ui prefect-ui service lock clean
+.PHONY: help install git-check FORCE run test torture bench lint format mlflow-ui prefect-ui service lock clean clean-all
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(STAMP) ## Make .venv from requirements.lock
+install: $(STAMP) ## Make .venv from the lock files
 
-$(STAMP): requirements.lock pyproject.toml
-	@test -n "$$GIT_DIR" -o -d .git || { echo "Error: not a git checkout; DVC needs one: git init"; exit 2; }
+# DVC needs a git repository: a clone, a worktree, a submodule or a folder in one.
+git-check:
+	@said=$$(LC_ALL=C git rev-parse --is-inside-work-tree 2>&1) && test "$$said" = true || { case "$$said" in \
+	  false | *"not a git repository"*) echo "Error: $(CURDIR) is in no git repository; DVC needs one: git init" ;; \
+	  *) echo "Error: DVC needs git and a git repository: $$said" ;; esac >&2; exit 2; }
+
+# The paths in .venv are absolute. Moved or copied with its folder, it would run the code in the old place.
+ifneq ($(shell cat $(FOLDER_NOTE) 2>/dev/null),$(CURDIR))
+$(STAMP): FORCE
+endif
+FORCE:
+
+# The stamp is written last, so that an interrupted installation resumes.
+$(STAMP): requirements.lock requirements-dev.lock pyproject.toml | git-check
+	@test ! -e $(FOLDER_NOTE) -a ! -e $@ -o "$$(cat $(FOLDER_NOTE) 2>/dev/null)" = "$(CURDIR)" || \
+	  { echo "$(VENV) was made in another folder, or by an older version: it is made again."; rm -rf $(VENV); }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@echo "$(CURDIR)" > $(FOLDER_NOTE)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	  -r requirements.lock -r requirements-dev.lock
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(VENV)/bin/python -m pip --disable-pip-version-check check
 	@touch $@
@@ -61,22 +82,46 @@ format: install ## Let ruff mend what it can
 	ruff check --fix .
 	ruff format .
 
-mlflow-ui: install ## Runs, metrics, models: http://127.0.0.1:5000
+mlflow-ui: install ## Runs, metrics, models: http://127.0.0.1:5000, or MLFLOW_PORT=N
+	@python -m tasks.local_server free $@ MLFLOW_PORT "$(MLFLOW_PORT)"
+	@MLFLOW_TRACKING_URI= python -c "import pathlib; from quality_model.registry import connection; \
+	  connection.connect(pathlib.Path())"  # finds the files if the folder was moved
 	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1
 
-prefect-ui: install ## Flows and schedules: http://127.0.0.1:4200
+# The pages in the browser ask this address.
+prefect-ui: export PREFECT_UI_API_URL := http://127.0.0.1:$(PREFECT_PORT)/api
+prefect-ui: install ## Flows and schedules: http://127.0.0.1:4200, or PREFECT_PORT=N
+	@python -m tasks.local_server free $@ PREFECT_PORT "$(PREFECT_PORT)"
 	@mkdir -p "$$PREFECT_HOME"
 	prefect server start --host 127.0.0.1 --port $(PREFECT_PORT)
 
 service: export PREFECT_API_URL := http://127.0.0.1:$(PREFECT_PORT)/api
 service: install ## Deploy the schedules and work on them (needs prefect-ui running)
+	@python -m tasks.local_server ours "$(PREFECT_PORT)"
 	prefect work-pool create quality --type process --overwrite
 	prefect --no-prompt deploy --all
 	prefect worker start --pool quality
 
-lock: ## Resolve requirements.lock again (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --extra dev pyproject.toml -o requirements.lock
+lock: ## Resolve the lock files again (needs uv; UV_FLAGS=--upgrade for newer versions)
+	@mkdir -p build
+	cat requirements.lock requirements-dev.lock > build/resolved.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+	  $(UV_FLAGS) --extra dev pyproject.toml -o build/resolved.lock
+	$(PYTHON) .ci/locks.py build/resolved.lock
 
-clean: ## Remove what a run made; data and models too
-	rm -rf data models reports samples scores state mlflow.db mlartifacts
+MADE := data/pictures data/training data/.[!.]* models/candidate reports samples scores dvc_plots build \
+  .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+# No file that git knows. (`git clean` would take a whole folder that a repository around this one ignores.)
+clean: git-check ## Remove what a run can make again: data, models, reports, samples, scores, caches
+	git ls-files --others -z -- $(MADE) | xargs -0 rm -f
+	find $(MADE) -type d -empty -delete 2>/dev/null || true
+	find . \( -name .venv -o -name .git -o -name state \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+KEPT := mlflow.db* mlartifacts mlruns state .dvc/cache .dvc/tmp
+
+clean-all: ## As clean, and the registry of models, the record of decisions and DVC's cache: asks for CONFIRM=yes
+	@test "$(CONFIRM)" = yes || { echo "Error: this removes models, decisions and caches for good ($(KEPT));" \
+	  "if you mean it: make clean-all CONFIRM=yes" >&2; exit 2; }
+	@$(MAKE) --no-print-directory -f $(firstword $(MAKEFILE_LIST)) clean
+	rm -rf $(KEPT)

@@ -14,7 +14,7 @@ from quality_model.telemetry import QUIET
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PARTS: Final = (
-    *("quality_model", "flows", "tasks", "dvc.yaml", "params.yaml", "prefect.yaml", "requirements.lock"),
+    *("quality_model", "flows", "tasks", "dvc.yaml", "params.yaml", "prefect.yaml", "packages.yaml"),
     *(".dvcignore", ".gitignore"),
 )
 

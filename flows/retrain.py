@@ -37,14 +37,10 @@ def retrain(project: Path = Path(), compare_on: Path | None = None) -> Ending:
     params = load_params(paths.params)
     release.ensure_baseline(params.registry, params.generate, paths)
     release.check_size(params.registry, params.generate, paths)
-    pipeline.look_for_new_pictures.with_options(
-        retries=2, retry_delay_seconds=30, retry_condition_fn=pipeline.may_pass_later
-    )(params.source, params.limits, paths)
-    if not pipeline.is_up_to_date.with_options(retries=1, retry_delay_seconds=10)(project):
+    pipeline.look_for_new_pictures(params.source, params.limits, paths)
+    if not pipeline.is_up_to_date(project):
         for stage in pipeline.stage_order(project):
-            pipeline.reproduce_stage.with_options(
-                retries=1, retry_delay_seconds=10, retry_condition_fn=pipeline.may_pass_later
-            )(project, stage)
+            pipeline.reproduce_stage(project, stage)
     settled = release.find_settled(params.evaluate, params.gate, params.registry, paths)
     if settled is not None:
         release.record_no_op(params.registry, paths, settled)
@@ -56,13 +52,11 @@ def retrain(project: Path = Path(), compare_on: Path | None = None) -> Ending:
         )
         if not verdict.passed:
             return Ending("refused", verdict.ending())
-        version = release.register.with_options(retries=2, retry_delay_seconds=10)(params.registry, paths)
+        version = release.register(params.registry, paths)
         if compare_on is not None:
             release.compare(params, paths, version, compare_on, return_state=True)
-        promoted = release.promote.with_options(retries=2, retry_delay_seconds=10)(
-            params.registry, paths, version
-        )
-    release.announce.with_options(retries=2, retry_delay_seconds=10)(params.registry, version)
+        promoted = release.promote(params.registry, paths, version)
+    release.announce(params.registry, version)
     return Ending("promoted", verdict.ending(version))
 
 

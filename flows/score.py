@@ -24,9 +24,7 @@ def score(inputs: Path, output: Path | None = None, project: Path = Path()) -> S
     """
     params = load_params(ProjectPaths(project).params)
     output = output or ProjectPaths(project).scores / _scheduled_time()
-    return scoring.score.with_options(retries=1, retry_delay_seconds=10)(
-        params.score, params.limits, project, inputs, output
-    )
+    return scoring.score(params.score, params.limits, project, inputs, output)
 
 
 def _scheduled_time() -> str:

@@ -1,34 +1,28 @@
 """DVC's stages as Prefect tasks. Which stages there are, and in which order, is DVC's answer."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final
 
 import yaml
-from prefect import State, Task, task
-from prefect.client.schemas.objects import TaskRun
+from prefect import task
 from prefect.logging import get_run_logger
 
 from quality_model import telemetry
-from quality_model.errors import CheckpointError, TrainingError, UsageError, ValidationError
 from quality_model.params import LimitsParams, SourceParams
 from quality_model.paths import ProjectPaths
 from quality_model.sources import freshness
 from tasks import dvc_process
-
-_REFUSALS: Final = {kind.exit_code for kind in (UsageError, ValidationError, TrainingError, CheckpointError)}
-"""Exit statuses of a stage that says what it was given cannot be used."""
+from tasks.failures import can_heal
 
 
-@task
+@task(retries=1, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def is_up_to_date(project: Path) -> bool:
     """Ask DVC once whether every stage's inputs and outputs are as recorded."""
     return dvc_process.is_up_to_date(project, environment=_environment(), log=get_run_logger().info)
 
 
-@task
+@task(retries=1, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def stage_order(project: Path) -> list[str]:
     """Ask DVC for the names of its stages, upstream first."""
     telemetry.silence()
@@ -39,7 +33,7 @@ def stage_order(project: Path) -> list[str]:
         return [stage.name for stage in plan_repro(repo.index.graph)]
 
 
-@task
+@task(retries=2, retry_delay_seconds=30, retry_condition_fn=can_heal)
 def look_for_new_pictures(source: SourceParams, limits: LimitsParams, paths: ProjectPaths) -> bool:
     """Take the pictures anew if the source holds others than last time, which DVC cannot see.
 
@@ -54,7 +48,7 @@ def look_for_new_pictures(source: SourceParams, limits: LimitsParams, paths: Pro
     return True
 
 
-@task(task_run_name="{stage}")
+@task(task_run_name="{stage}", retries=1, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def reproduce_stage(project: Path, stage: str) -> bool:
     """Bring one stage up to date, with DVC's own checks of what it depends on.
 
@@ -69,12 +63,6 @@ def reproduce_stage(project: Path, stage: str) -> bool:
     changed = _recorded(project, stage) != before
     get_run_logger().info("Stage %s: %s.", stage, "brought up to date" if changed else "unchanged")
     return changed
-
-
-def may_pass_later(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether a reproduction that failed may end otherwise next time: not if a stage refused its input."""
-    error = state.result(raise_on_failure=False)
-    return not (isinstance(error, subprocess.CalledProcessError) and error.returncode in _REFUSALS)
 
 
 def _repro(project: Path, *arguments: str) -> None:

@@ -12,24 +12,25 @@ from quality_model.params import EvaluateParams, GateParams, GenerateParams, Par
 from quality_model.paths import ProjectPaths
 from quality_model.registry import Registry
 from quality_model.stages import baseline, release, standing
+from tasks.failures import can_heal
 
 CHAMPION_PROMOTED = "quality-model.champion.promoted"
 """The event that a scoring deployment waits for (prefect.yaml)."""
 
 
-@task
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def ensure_baseline(registry: RegistryParams, generate: GenerateParams, paths: ProjectPaths) -> None:
     """Make the bundled model the first champion where there is none."""
     baseline.ensure_baseline(registry, root=paths.root, image_size_px=generate.image_size)
 
 
-@task
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def check_size(registry: RegistryParams, generate: GenerateParams, paths: ProjectPaths) -> None:
     """Refuse before work is wasted to train at another picture size than the champion's."""
     release.require_comparable(registry, root=paths.root, image_size_px=generate.image_size)
 
 
-@task
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def find_settled(
     evaluate: EvaluateParams, gate: GateParams, registry: RegistryParams, paths: ProjectPaths
 ) -> standing.Settled | None:
@@ -39,7 +40,7 @@ def find_settled(
     )
 
 
-@task
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def record_no_op(registry: RegistryParams, paths: ProjectPaths, settled: standing.Settled) -> None:
     """Put a retraining that changed nothing on record."""
     standing.record_no_op(registry, root=paths.root, settled=settled)
@@ -47,7 +48,7 @@ def record_no_op(registry: RegistryParams, paths: ProjectPaths, settled: standin
     create_markdown_artifact(f"Nothing to do: {settled.reason}", key="retraining")
 
 
-@task
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def judge(
     evaluate: EvaluateParams,
     gate: GateParams,
@@ -71,13 +72,13 @@ def judge(
     return verdict
 
 
-@task
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def register(registry: RegistryParams, paths: ProjectPaths) -> str:
     """Register the candidate that passed; returns its version."""
     return release.register_candidate(registry, root=paths.root, model=paths.model, report=paths.gate_report)
 
 
-@task
+@task(retries=1, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def compare(params: Params, paths: ProjectPaths, version: str, folder: Path) -> None:
     """Attach to a version how many of a folder's pictures would change their flags with it.
 
@@ -101,13 +102,13 @@ def compare(params: Params, paths: ProjectPaths, version: str, folder: Path) -> 
     create_markdown_artifact(comparison.headline(), key="comparison")
 
 
-@task
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def promote(registry: RegistryParams, paths: ProjectPaths, version: str) -> bool:
     """Make the version that passed the gate the champion; False if another became it meanwhile."""
     return release.promote_candidate(registry, root=paths.root, version=version, report=paths.gate_report)
 
 
-@task
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def announce(registry: RegistryParams, version: str) -> None:
     """Tell Prefect that there is a new champion, so that what waits for one can run."""
     emit_event(

@@ -6,9 +6,10 @@ from prefect import task
 
 from quality_model.params import LimitsParams
 from quality_model.sources.example_images import write_example_images
+from tasks.failures import can_heal
 
 
-@task
+@task(retries=1, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def write_examples(output: Path, limits: LimitsParams) -> Path:
     """Write ordinary images, some with a visible fault; returns their folder."""
     write_example_images(output, limits)

@@ -9,9 +9,10 @@ from prefect.logging import get_run_logger
 from quality_model.params import LimitsParams, ScoreParams
 from quality_model.scoring import ScoreSummary
 from quality_model.stages.scoring import score_collection
+from tasks.failures import can_heal
 
 
-@task
+@task(retries=1, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def score(section: ScoreParams, limits: LimitsParams, root: Path, inputs: Path, output: Path) -> ScoreSummary:
     """Score a collection; asked again for the same output, it goes on where it stopped."""
     summary = score_collection(section, limits, root=root, inputs=inputs, output=output)

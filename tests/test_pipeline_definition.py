@@ -4,6 +4,8 @@ import ast
 import importlib
 import re
 import shlex
+import subprocess
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,15 @@ PROJECT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 
 # What a stage imports without its result hanging on it: values reach a stage through DVC's params;
-# the command line, messages, places and the allocator change no bytes; tracking and registry keep a
-# record beside it.
+# the command line, messages, places, the allocator and the way to the disk change no value; tracking and
+# registry keep a record beside it.
 NOT_DEPENDENCIES = {
-    "allocation", "cli", "errors", "params", "paths", "registry", "telemetry", "tracking", "__init__",
-    "__main__",
+    "allocation", "cli", "errors", "params", "paths", "registry", "storage", "telemetry", "tracking",
+    "__init__", "__main__",
 }  # fmt: skip
+
+# Packages that change no value: a progress bar and a lock between processes.
+NOT_COMPUTING = {"filelock", "tqdm"}
 
 # The module that a stage's command calls.
 ENTRY = {
@@ -89,9 +94,50 @@ def test_a_stage_depends_on_no_code_that_it_does_not_run(stage: str) -> None:
     assert not idle, f"dvc.yaml: stage {stage} has idle deps {sorted(idle)}"
 
 
+def imported_packages(path: Path) -> set[str]:
+    """Distributions whose modules a file imports, or finds by their names without importing them."""
+    tree = ast.parse(path.read_text())
+    modules = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules.add(node.module)
+        elif isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Constant) and "find_spec" in path.read_text():
+            modules.add(str(node.value))
+    distributions = packages_distributions()
+    named = {name for module in modules for name in distributions.get(module.split(".")[0], [])}
+    return {re.sub(r"[-_.]+", "-", name).lower() for name in named} - {"quality-model"}
+
+
+def packages_of(stage: str) -> set[str]:
+    (entry,) = (entry for entry in STAGES[stage]["params"] if isinstance(entry, dict))
+    return set(entry["packages.yaml"])
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_the_lock_file_for_a_changed_package_is_changed_code(stage: str) -> None:
-    assert "requirements.lock" in STAGES[stage]["deps"]
+def test_a_stage_depends_on_a_folder_only_if_it_runs_most_of_its_code(stage: str) -> None:
+    needed = closure(PROJECT / "quality_model" / ENTRY[stage])
+    for dep in paths_of(STAGES[stage]["deps"]):
+        if (PROJECT / dep).is_dir() and dep.startswith("quality_model/"):
+            files = {str(path.relative_to(PROJECT)) for path in (PROJECT / dep).rglob("*.py")}
+            assert len(files & needed) > len(files) / 2, dep
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_versions_of_the_packages_that_it_computes_with(stage: str) -> None:
+    code = closure(PROJECT / "quality_model" / ENTRY[stage])
+    computes_with = {name for path in code for name in imported_packages(PROJECT / path)} - NOT_COMPUTING
+    assert packages_of(stage) == computes_with
+    assert computes_with <= set(yaml.safe_load((PROJECT / "packages.yaml").read_text()))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_runs_again_for_a_tool_that_computes_nothing(stage: str) -> None:
+    assert not [dep for dep in paths_of(STAGES[stage]["deps"]) if "requirements" in dep]
+    assert not packages_of(stage) & {"dvc", "mlflow", "prefect", "mypy", "pytest", "ruff"}
+    assert "great-expectations" not in packages_of(stage) or stage.startswith("validate_")
+    assert not is_covered("quality_model/storage.py", paths_of(STAGES[stage]["deps"]))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -105,6 +151,9 @@ def test_a_stage_is_a_command_without_values(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_parameters_of_a_stage_are_sections_of_params_yaml(stage: str) -> None:
     for dotted in STAGES[stage]["params"]:
+        if isinstance(dotted, dict):
+            assert set(dotted) == {"packages.yaml"}
+            continue
         section = Params
         for key in dotted.split("."):
             assert key in section.model_fields, dotted
@@ -130,6 +179,31 @@ def test_the_outputs_lie_where_the_commands_put_them_by_default() -> None:
     }
     assert all(any(output == place or place in output.parents for place in places) for output in outputs)
     assert all(any(output == place or place in output.parents for output in outputs) for place in places)
+
+
+def test_git_knows_no_output_of_a_stage() -> None:
+    outputs = [
+        path
+        for stage in STAGES.values()
+        for kind in ("outs", "metrics", "plots")
+        for entry in stage.get(kind, [])
+        for path in paths_of([entry])
+        if isinstance(entry, str) or entry[path].get("cache", True)
+    ]
+    assert len(outputs) == sum(
+        len(s.get(k, [])) for s in STAGES.values() for k in ("outs", "metrics", "plots")
+    )
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--stdin"],
+        cwd=PROJECT,
+        input="\n".join(outputs),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ignored.stdout.split() == outputs
+    known = subprocess.run(["git", "ls-files", *outputs], cwd=PROJECT, capture_output=True, check=True)
+    assert not known.stdout
 
 
 def test_the_entry_points_of_prefect_yaml_are_flows() -> None:

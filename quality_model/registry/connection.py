@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 from quality_model.errors import ModelNotFoundError, RegistryError, UsageError
 from quality_model.paths import ProjectPaths
+from quality_model.registry.relocation import relocate
 from quality_model.storage import locked
 from quality_model.telemetry import silence
 
@@ -106,7 +108,7 @@ def connect(root: Path) -> Connection:
     shown = without_credentials(uri)
     if uri.startswith(("http://", "https://", "databricks")):
         return Connection(root, uri, shown, None, MlflowClient(tracking_uri=uri, registry_uri=uri))
-    artifacts = (root.resolve() / ARTIFACTS_NAME).as_uri()
+    artifacts = root.resolve() / ARTIFACTS_NAME
     # Two processes that make the tables of a new database at the same time would break it.
     with (
         locked(ProjectPaths(root).state / "locks" / "mlflow-tables.lock", timeout_s=_MIGRATION_WAIT_S),
@@ -114,7 +116,10 @@ def connect(root: Path) -> Connection:
     ):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_registered_models(max_results=1)
-    return Connection(root, uri, shown, artifacts, client)
+        database = root.resolve() / DATABASE_NAME
+        if uri.startswith("sqlite:///") and Path(uri.removeprefix("sqlite:///")).resolve() == database:
+            relocate(database, artifacts)
+    return Connection(root, uri, shown, artifacts.as_uri(), client)
 
 
 @contextmanager
@@ -143,7 +148,7 @@ def speaking_to(shown: str, doing: str) -> Iterator[None]:
         if error.error_code == "INVALID_PARAMETER_VALUE":
             raise RequestRefusedError(problem) from error
         raise RegistryError(problem, _remedy(shown)) from error
-    except (SQLAlchemyError, requests.RequestException, OSError) as error:
+    except (SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError) as error:
         raise RegistryError(f"{doing} failed at {shown}: {_first_words(error)}", _remedy(shown)) from error
 
 

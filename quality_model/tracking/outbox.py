@@ -110,7 +110,11 @@ class Outbox:
             done = int(self.state["delivered"])
             if done >= len(calls):
                 break
-            self._deliver(calls[done], delivered=done + 1)
+            # Absolute in journals of before, yet always these files: the project may have been moved since.
+            paths = [
+                str(self.folder.joinpath(*Path(path).parts[-4:]).resolve()) for path in calls[done]["paths"]
+            ]
+            self._deliver({**calls[done], "paths": paths}, delivered=done + 1)
             shutil.rmtree(self.folder / _FILES / calls[done]["id"], ignore_errors=True)
             sent += 1
         self._pause_s, self._retry_at = _FIRST_PAUSE_S, 0.0
@@ -139,7 +143,7 @@ class Outbox:
                 shutil.copytree(path, copy)
             else:
                 shutil.copyfile(path, copy)
-            kept.append(str(copy.resolve()))
+            kept.append(str(copy.relative_to(self.folder)))
         append_line(self.folder / _JOURNAL, {**call, "paths": kept})
 
     def _rest(self, error: RegistryError) -> None:

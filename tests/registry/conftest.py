@@ -52,8 +52,9 @@ def three_versions(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Pa
 
 @pytest.fixture
 def project(project: Path, three_versions: Path) -> Path:
-    """A project folder of its own, whose database knows the three versions' files."""
+    """A project folder of its own with the three versions; their files are shared."""
     shutil.copyfile(three_versions / "mlflow.db", project / "mlflow.db")
+    (project / "mlartifacts").symlink_to(three_versions / "mlartifacts")
     return project
 
 

@@ -1,0 +1,112 @@
+"""The lock files: what runs the project in one, the tools of development in the other."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PROJECT = Path(__file__).resolve().parent.parent
+FILES = ("requirements.lock", "requirements-dev.lock", "packages.yaml")
+DECLARED: dict[str, Any] = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+
+
+def names_in(lock: Path) -> set[str]:
+    return set(re.findall(r"^([a-z0-9._-]+)==", lock.read_text(), re.MULTILINE))
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(entry).name) for entry in requirements}
+
+
+RUNTIME, TOOLS = (names_in(PROJECT / name) for name in FILES[:2])
+
+
+def test_no_package_is_in_both_lock_files() -> None:
+    assert not RUNTIME & TOOLS
+
+
+def test_what_the_project_needs_at_runtime_is_in_the_first_and_its_tools_are_in_the_second() -> None:
+    assert names_of(DECLARED["dependencies"]) <= RUNTIME
+    assert {"ruff", "mypy", "pytest", "hypothesis", "pre-commit", "import-linter"} <= TOOLS
+    assert names_of(DECLARED["optional-dependencies"]["dev"]) <= RUNTIME | TOOLS
+
+
+def test_what_a_runtime_package_needs_is_a_runtime_package() -> None:
+    from importlib.metadata import PackageNotFoundError, requires
+
+    for name in RUNTIME:
+        try:
+            needs = [Requirement(entry) for entry in requires(name) or []]
+        except PackageNotFoundError:  # of another platform
+            continue
+        here = {
+            canonicalize_name(need.name) for need in needs if need.marker is None or need.marker.evaluate()
+        }
+        assert here <= RUNTIME, name
+
+
+def test_every_version_is_exact_and_has_its_hashes() -> None:
+    for name in FILES[:2]:
+        text = (PROJECT / name).read_text()
+        pins = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+        assert pins
+        assert all("==" in pin and "--hash=sha256:" in pin for pin in pins)
+
+
+def test_a_tool_leaves_no_trace_in_the_runtime_lock() -> None:
+    comments = re.findall(r"^    #(?:   | via )(\S+)$", (PROJECT / FILES[0]).read_text(), re.MULTILINE)
+    assert comments
+    assert not {canonicalize_name(name) for name in comments} & TOOLS
+
+
+def test_the_versions_that_stages_depend_on_are_those_of_the_runtime_lock() -> None:
+    versions = yaml.safe_load((PROJECT / "packages.yaml").read_text())
+    assert set(versions) == names_of(DECLARED["dependencies"])
+    text = (PROJECT / FILES[0]).read_text()
+    for name, shown in versions.items():
+        pins = re.findall(rf"^{re.escape(name)}==(\S+(?: ; .+?)?) \\$", text, re.MULTILINE)
+        assert shown == ", ".join(pins)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    (tmp_path / ".ci").mkdir()
+    for name in (*FILES, "pyproject.toml", ".ci/locks.py"):
+        shutil.copyfile(PROJECT / name, tmp_path / name)
+    return tmp_path
+
+
+def split(project: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ".ci/locks.py", *FILES[:2]]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+
+
+def test_the_lock_files_are_what_the_split_of_their_resolution_gives(copy: Path) -> None:
+    assert split(copy).returncode == 0
+    for name in FILES:
+        assert (copy / name).read_bytes() == (PROJECT / name).read_bytes(), name
+
+
+def test_another_version_of_a_linter_changes_the_lock_of_the_tools_alone(copy: Path) -> None:
+    tools = copy / "requirements-dev.lock"
+    tools.write_text(re.sub(r"^ruff==\S+", "ruff==99.0.0", tools.read_text(), flags=re.MULTILINE))
+    assert split(copy).returncode == 0
+    assert "ruff==99.0.0" in tools.read_text()
+    for name in ("requirements.lock", "packages.yaml"):
+        assert (copy / name).read_bytes() == (PROJECT / name).read_bytes(), name
+
+
+def test_a_dependency_that_was_not_resolved_yet_is_named(copy: Path) -> None:
+    declared = copy / "pyproject.toml"
+    declared.write_text(declared.read_text().replace('"click>=8.1"', '"click>=8.1", "Unheard.Of>=1"'))
+    done = split(copy)
+    assert done.returncode != 0
+    assert done.stderr.strip() == "Not in the resolution: unheard-of. Run `make lock`."
