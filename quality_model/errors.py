@@ -25,9 +25,11 @@ Each says what was wrong, the value, and the remedy.
 
 from typing import ClassVar
 
+from quality_model.redaction import redacted
+
 
 class QualityModelError(Exception):
-    """What a user can be told: the problem, the value, and how to mend it.
+    """What a user can be told: the problem, the value, and how to mend it; never a credential.
 
     Args:
         problem: What was wrong, with the offending value.
@@ -37,9 +39,8 @@ class QualityModelError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        super().__init__(problem, remedy)
-        self.problem = problem
-        self.remedy = remedy
+        self.problem, self.remedy = redacted(problem), redacted(remedy)
+        super().__init__(self.problem, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.problem}\n  {self.remedy}" if self.remedy else self.problem

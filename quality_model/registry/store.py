@@ -354,9 +354,10 @@ class Registry:
             with self._speaking("Reading the registered model"):
                 self._client.get_registered_model(self.name)
         except ModelNotFoundError:
-            self._client.create_registered_model(
-                self.name, description="Scores colour cast, blur, watermark and noise of pictures."
-            )
+            with self._speaking("Making the registered model"):
+                self._client.create_registered_model(
+                    self.name, description="Scores colour cast, blur, watermark and noise of pictures."
+                )
 
     def _fetch(self, version: ModelVersion, reference: str) -> ResolvedModel:
         return fetch(
