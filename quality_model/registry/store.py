@@ -37,7 +37,10 @@ Alias = Literal["candidate", "champion"]
 ANY: Final = "any"
 """`Registry.promote` whoever the champion is."""
 
-COPIED_TAGS: Final = ("data_sha256", "data_name", "params_sha256", "git_commit", "git_dirty")
+COPIED_TAGS: Final = (
+    *("data_sha256", "data_name", "params_sha256"),
+    *("package_version", "code_sha256", "git_commit", "git_dirty", "project_commit"),
+)
 """Tags of the run that its version carries too."""
 
 _AWAIT_S: Final = 60
