@@ -48,7 +48,7 @@ _NAMES: Final = r"token|passw(?:or)?d|pwd|secret|api_?key|access_?key|auth_strin
 _WORD: Final = r"[^\s'\"<>]"
 _PATTERNS: Final = (
     # user:password@ of an address; three slashes begin a path, and hf:// has a revision behind its @.
-    (re.compile(rf"(?<!hf:)(?<=//)(?!/){_WORD}*@"), ""),
+    (re.compile(rf"(?<!hf:)(?<!/)//(?!/){_WORD}*@"), "//"),
     # The same without a scheme; models:/name@alias is no address.
     (re.compile(rf"(?<![^\s'\"<>(=])[^\s'\"<>/@:=(]+:(?!/){_WORD}+@"), ""),
     (re.compile(rf"([\w.%-]*(?:{_NAMES})[\w.%-]*=){_WORD}+", re.IGNORECASE), rf"\1{HIDDEN}"),
@@ -106,6 +106,8 @@ def _known(*values: str | None) -> tuple[tuple[str, str], ...]:
         user = _user_info(address)
         if user:
             secrets |= {user, user.partition(":")[2]}
+        for value in re.findall(rf"(?:{_NAMES})[\w.%-]*=(.+)", address, re.IGNORECASE | re.DOTALL):
+            secrets |= {value, value.partition("&")[0]}
         shown = address.replace(f"{user}@", "", 1) if user else address
         for pattern, instead in _PATTERNS:
             shown = pattern.sub(instead, shown)
