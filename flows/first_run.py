@@ -12,7 +12,7 @@ from quality_model.paths import ProjectPaths
 from quality_model.pretrained import NAME
 from quality_model.scoring import ScoreSummary
 from tasks import samples
-from tasks.ending import leave_in_order_on_sigterm
+from tasks.ending import run_by_hand
 
 
 @flow(name="first-run")
@@ -41,7 +41,6 @@ Your own pictures:         .venv/bin/quality-model predict FILE...   or   score 
 
 
 def main() -> None:
-    leave_in_order_on_sigterm()
     started = time.monotonic()
     outcome, summary = first_run()
     words = CLOSING_WORDS.format(
@@ -57,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_by_hand(main)

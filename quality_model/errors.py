@@ -18,7 +18,8 @@
     |   |-- IncompleteError          no marker vouches for them
     |   `-- CorruptError             they are not what the marker vouches for
     |-- PictureError            11   one picture; batch work turns it into a row's reason
-    `-- MemoryExhaustedError    12   the system has no memory to give
+    |-- MemoryExhaustedError    12   the system has no memory to give
+    `-- FlowServerError         13   the server of the flows does not answer
 
 Each says what was wrong, the value, and the remedy.
 """
@@ -151,3 +152,9 @@ class MemoryExhaustedError(QualityModelError):
     """The system has no memory to give."""
 
     exit_code = 12
+
+
+class FlowServerError(QualityModelError):
+    """Prefect's server does not answer, or is of another version."""
+
+    exit_code = 13

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import click
 
-from quality_model import redaction, telemetry
-from quality_model.cli import data, models, pictures, releases, shipping, streams
+from quality_model import surroundings
+from quality_model.cli import data, models, pictures, releases, shipping
 from quality_model.errors import MemoryExhaustedError, QualityModelError, StorageError
 
 log = logging.getLogger(__name__)
@@ -90,34 +90,32 @@ for module in (data, models, pictures, releases, shipping):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and leave with its exit code (see `quality_model.errors`)."""
-    streams.prepare()
-    redaction.guard_logs()
-    sys.excepthook = redaction.show_bug
-    telemetry.silence()
+    surroundings.prepare()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = run(arguments)
     finally:
-        streams.finish()
+        surroundings.finish()
     sys.exit(code)
 
 
 def run(arguments: list[str] | None) -> int:
     """Run one command and return its exit code; what is left to be raised is a bug."""
     try:
+        surroundings.require_current_folder()
         result = cli.main(args=arguments, prog_name="quality-model", standalone_mode=False)
     except QualityModelError as error:
         return _fail(error, error)
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        streams.say(shown.getvalue().rstrip())
+        surroundings.say(shown.getvalue().rstrip())
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        streams.say("Interrupted. What is complete is kept; the same command goes on from there.")
+        surroundings.say("Interrupted. What is complete is kept; the same command goes on from there.")
         return EXIT_INTERRUPTED
     except _BrokenPipe as broken:
-        if not streams.reader_is_gone():
+        if not surroundings.reader_is_gone():
             raise
         log.debug("Nobody reads the output any more.", exc_info=broken)
         return EXIT_READER_GONE
@@ -131,7 +129,7 @@ def run(arguments: list[str] | None) -> int:
 
 def _fail(shown: QualityModelError, error: BaseException) -> int:
     log.debug("What led to it:", exc_info=error)
-    streams.say(f"Error: {shown}")
+    surroundings.say(f"Error: {shown}")
     return shown.exit_code
 
 
@@ -157,5 +155,5 @@ def _is_of_the_device(error: OSError | RuntimeError) -> bool:
 
 
 def _terminate(number: int, frame: Any) -> None:
-    streams.say("Terminated. What is complete is kept; the same command goes on from there.")
+    surroundings.say("Terminated. What is complete is kept; the same command goes on from there.")
     raise SystemExit(EXIT_TERMINATED)

@@ -144,7 +144,9 @@ def connect(root: Path) -> Connection:
     uri = tracking_uri(root)
     silence()
     for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
+        given = os.environ.setdefault(name, value)
+        if value[0].isdigit() and not re.fullmatch(r"\d+(\.\d+)?", given):
+            raise UsageError(f"{name} = {given!r} is not a number.", f"Unset it, or use one such as {value}.")
 
     from mlflow import MlflowClient
 

@@ -1,12 +1,18 @@
-"""The standard streams: usable where they are closed, able to write any name, and left in order."""
+"""What a process finds around it: streams, a home, a current folder; made usable where they are not."""
 
+import atexit
 import io
 import os
 import select
+import shutil
 import sys
+import tempfile
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
+from quality_model import redaction, telemetry
+from quality_model.errors import StorageError
 from quality_model.redaction import redacted
 
 _STANDARD: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
@@ -19,6 +25,40 @@ class _Ascii(io.TextIOWrapper):
 
 
 def prepare() -> None:
+    """Make this process one that can be started from anywhere; for programs, not for the library."""
+    _open_streams()
+    redaction.guard_logs()
+    sys.excepthook = redaction.show_bug
+    settle_home()
+    telemetry.silence()
+
+
+def settle_home() -> None:
+    """Give a user without a home a temporary one: libraries keep caches and settings there."""
+    try:
+        if Path.home().is_dir():
+            return
+    except (OSError, RuntimeError):  # a user id without an entry, and no HOME
+        pass
+    with suppress(OSError):
+        home = tempfile.mkdtemp(prefix="home-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        os.environ["HOME"] = home
+
+
+def require_current_folder() -> None:
+    """Check that the current folder was not deleted.
+
+    Raises:
+        StorageError: It was.
+    """
+    try:
+        Path.cwd()
+    except OSError:
+        raise StorageError("The current folder was deleted.", "Change to one that exists.") from None
+
+
+def _open_streams() -> None:
     """Open what is closed to nowhere, and let what an encoding does not have be escaped."""
     # A file that is opened later would get the number, and everything that is printed.
     while (number := os.open(os.devnull, os.O_RDWR)) < len(_STANDARD):
