@@ -13,7 +13,7 @@ from quality_model.paths import ProjectPaths
 from quality_model.scoring import ScoreSummary
 from quality_model.scoring.table import worst_first
 from tasks import samples
-from tasks.ending import leave_in_order_on_sigterm
+from tasks.ending import run_by_hand
 
 
 @flow(name="first-run")
@@ -45,7 +45,6 @@ Flows and schedules:       make prefect-ui   then open http://127.0.0.1:4200
 
 
 def main() -> None:
-    leave_in_order_on_sigterm()
     started = time.monotonic()
     ending, summary = first_run()
     version = f" version {summary.model.version}" if summary.model.version else ""
@@ -62,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_by_hand(main)

@@ -9,7 +9,7 @@ from prefect import flow
 from quality_model.params import load_params
 from quality_model.paths import ProjectPaths
 from tasks import pipeline, release
-from tasks.ending import leave_in_order_on_sigterm
+from tasks.ending import run_by_hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,5 +61,4 @@ def retrain(project: Path = Path(), compare_on: Path | None = None) -> Ending:
 
 
 if __name__ == "__main__":
-    leave_in_order_on_sigterm()
-    retrain()
+    run_by_hand(retrain)

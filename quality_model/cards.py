@@ -40,8 +40,8 @@ def model_card(
         verdict: What verdict.json holds; None if the gate did not decide about this model.
         name: Of the model.
         version: In the registry; None where it has none.
-        origin: The version's ``run_id`` and its tags ``data_name``, ``git_commit``,
-            ``git_dirty``, ``model_sha256``, ``params_sha256``.
+        origin: The version's ``run_id`` and its tags ``data_name``, ``package_version``, ``code_sha256``,
+            ``git_commit``, ``git_dirty``, ``model_sha256``, ``params_sha256``.
         picture_licence: That of the pictures it learned from, as their source gives it.
 
     Returns:
@@ -203,7 +203,8 @@ def _origin(origin: Mapping[str, str | None]) -> Iterator[str]:
     yield "\n".join(
         (
             f"- MLflow run: {_code(origin.get('run_id'))}.",
-            f"- Git commit: {_code(origin.get('git_commit'))}{dirty}.",
+            f"- Code: quality-model {_code(origin.get('package_version'))}, Git commit "
+            f"{_code(origin.get('git_commit'))}{dirty}, SHA-256 {_code(origin.get('code_sha256'))}.",
             f"- SHA-256 of the model's files: {_code(origin.get('model_sha256'))};"
             f" of its parameters: {_code(origin.get('params_sha256'))}.",
         )

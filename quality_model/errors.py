@@ -18,16 +18,19 @@
     |   |-- IncompleteError          no marker vouches for them
     |   `-- CorruptError             they are not what the marker vouches for
     |-- PictureError            11   one picture; batch work turns it into a row's reason
-    `-- MemoryExhaustedError    12   the system has no memory to give
+    |-- MemoryExhaustedError    12   the system has no memory to give
+    `-- FlowServerError         13   the server of the flows does not answer
 
 Each says what was wrong, the value, and the remedy.
 """
 
 from typing import ClassVar
 
+from quality_model.redaction import redacted
+
 
 class QualityModelError(Exception):
-    """What a user can be told: the problem, the value, and how to mend it.
+    """What a user can be told: the problem, the value, and how to mend it; never a credential.
 
     Args:
         problem: What was wrong, with the offending value.
@@ -37,9 +40,8 @@ class QualityModelError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        super().__init__(problem, remedy)
-        self.problem = problem
-        self.remedy = remedy
+        self.problem, self.remedy = redacted(problem), redacted(remedy)
+        super().__init__(self.problem, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.problem}\n  {self.remedy}" if self.remedy else self.problem
@@ -154,3 +156,9 @@ class MemoryExhaustedError(QualityModelError):
     """The system has no memory to give."""
 
     exit_code = 12
+
+
+class FlowServerError(QualityModelError):
+    """Prefect's server does not answer, or is of another version."""
+
+    exit_code = 13

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quality_model import storage
-from quality_model.errors import StorageError
+from quality_model.errors import StorageError, UsageError
 
 # A Prefect worker kills a cancelled flow after 30 s: the reproduction must have ended by then.
 GRACE_S: Final = 20.0
@@ -127,6 +127,8 @@ def _wait_for_end(process: subprocess.Popen[str], grace_s: float) -> None:
 
 def main() -> int:
     """What the process does: ``python -m tasks.dvc_process LIFELINE GRACE_S COMMAND...``."""
+    from dvc.exceptions import NotDvcRepoError
+
     lifeline, grace_s, *command = sys.argv[1:]
     # A flow in the background of a shell hands down that SIGINT is ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -139,6 +141,9 @@ def main() -> int:
     except StorageError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except NotDvcRepoError as error:
+        sys.stderr.write(f"ERROR: {error}\n")
+        return UsageError.exit_code
     finally:
         if abandoned.is_set():
             os.killpg(0, signal.SIGKILL)  # this process, and whatever its stage left behind

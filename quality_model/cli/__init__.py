@@ -3,25 +3,63 @@
 Everything heavy is imported inside the commands, so that ``--help`` answers at once.
 """
 
+import errno
+import io
 import logging
-import os
+import shutil
 import signal
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 import click
 
-from quality_model import telemetry
+from quality_model import surroundings
 from quality_model.cli import data, models, pictures, releases, shipping
-from quality_model.errors import MemoryExhaustedError, QualityModelError
+from quality_model.errors import MemoryExhaustedError, QualityModelError, StorageError
+
+log = logging.getLogger(__name__)
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
+EXIT_READER_GONE = 128 + signal.SIGPIPE
+
+_OF_THE_SYSTEM: Final = frozenset(
+    {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE}
+    | {errno.ENODEV, errno.ENOSPC, errno.ENXIO, errno.EPERM, errno.EROFS, errno.ESTALE}
+)
+"""What a machine refuses, whoever asks. Other errors of the system that name no file are bugs."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _BrokenPipe(Exception):
+    """Stands for a BrokenPipeError, on which click would end the process with 1."""
+
+
+@contextmanager
+def _without_clicks_ending() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _BrokenPipe from error
+
+
+class _Commands(click.Group):
+    def make_context(self, *arguments: Any, **named: Any) -> click.Context:
+        with _without_clicks_ending():  # --help is written here
+            return super().make_context(*arguments, **named)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _without_clicks_ending():
+            return super().invoke(ctx)
+
+
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(cls=_Commands, context_settings=_SETTINGS)
 @click.version_option(package_name="quality-model", prog_name="quality-model")
-@click.option("-v", "--verbose", is_flag=True, help="Say more of what is done.")
+@click.option("-v", "--verbose", is_flag=True, help="Show more, and the traceback of every error.")
 def cli(verbose: bool) -> None:
     """Judge the technical quality of pictures: colour cast, blur, watermark and noise.
 
@@ -52,52 +90,70 @@ for module in (data, models, pictures, releases, shipping):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and leave with its exit code (see `quality_model.errors`)."""
-    telemetry.silence()
+    surroundings.prepare()
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(arguments))
+    try:
+        code = run(arguments)
+    finally:
+        surroundings.finish()
+    sys.exit(code)
 
 
 def run(arguments: list[str] | None) -> int:
     """Run one command and return its exit code; what is left to be raised is a bug."""
     try:
+        surroundings.require_current_folder()
         result = cli.main(args=arguments, prog_name="quality-model", standalone_mode=False)
     except QualityModelError as error:
-        click.echo(f"Error: {error}", err=True)
-        return error.exit_code
+        return _fail(error, error)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        surroundings.say(shown.getvalue().rstrip())
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted. What is complete is kept; the same command goes on from there.", err=True)
+        surroundings.say("Interrupted. What is complete is kept; the same command goes on from there.")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (OSError, MemoryError, RuntimeError) as error:  # what the system refuses is no bug of ours
-        if isinstance(error, RuntimeError) and not _is_of_the_device(error):
+    except _BrokenPipe as broken:
+        if not surroundings.reader_is_gone():
             raise
-        told = _of_the_system(error)
-        click.echo(f"Error: {told}", err=True)
-        return told.exit_code
+        log.debug("Nobody reads the output any more.", exc_info=broken)
+        return EXIT_READER_GONE
+    except (OSError, MemoryError, RuntimeError) as error:
+        refusal = _refusal_of_the_system(error)
+        if refusal is None:
+            raise
+        return _fail(refusal, error)
     return result if isinstance(result, int) else 0
 
 
-def _is_of_the_device(error: RuntimeError) -> bool:
+def _fail(shown: QualityModelError, error: BaseException) -> int:
+    log.debug("What led to it:", exc_info=error)
+    surroundings.say(f"Error: {shown}")
+    return shown.exit_code
+
+
+def _refusal_of_the_system(error: OSError | MemoryError | RuntimeError) -> QualityModelError | None:
+    """What the machine refused, as an error for users; None for what only a bug explains."""
+    if isinstance(error, MemoryError) or _is_of_the_device(error):
+        return MemoryExhaustedError(
+            "There is not enough memory.", "Use fewer workers, smaller batches, or lower limits.max_pixels."
+        )
+    if isinstance(error, shutil.Error):
+        return StorageError(f"Files could not be copied: {error}.", "Check the disk and its permissions.")
+    if not isinstance(error, OSError) or (error.filename is None and error.errno not in _OF_THE_SYSTEM):
+        return None
+    from quality_model.storage import explain
+
+    return explain(error, "standard output, or a file," if error.filename is None else error.filename)
+
+
+def _is_of_the_device(error: OSError | RuntimeError) -> bool:
     """Whether the memory of an accelerator is exhausted."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
-def _of_the_system(error: OSError | MemoryError | RuntimeError) -> QualityModelError:
-    if not isinstance(error, OSError):
-        return MemoryExhaustedError(
-            "There is not enough memory.", "Use fewer workers, smaller batches, or lower limits.max_pixels."
-        )
-    from quality_model.storage import explain
-
-    return explain(error, error.filename or "The disk or the network")
-
-
 def _terminate(number: int, frame: Any) -> None:
-    click.echo("Terminated. What is complete is kept; the same command goes on from there.", err=True)
+    surroundings.say("Terminated. What is complete is kept; the same command goes on from there.")
     raise SystemExit(EXIT_TERMINATED)

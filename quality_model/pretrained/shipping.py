@@ -10,7 +10,7 @@ from quality_model.params import values_sha256
 from quality_model.paths import RUN_NAME
 from quality_model.sources.expression import without_folders
 
-FROM_RUN: Final = ("run_id", "git_commit", "git_dirty")
+FROM_RUN: Final = ("run_id", "package_version", "code_sha256", "git_commit", "git_dirty")
 """What run.json, beside a trained model, tells of the training."""
 
 _VERSION_LENGTH: Final = 12

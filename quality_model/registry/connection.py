@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from quality_model.errors import ModelNotFoundError, RegistryError, UsageError
 from quality_model.paths import ProjectPaths
+from quality_model.redaction import redacted
 from quality_model.registry.relocation import relocate
 from quality_model.storage import locked
 from quality_model.telemetry import silence
@@ -39,6 +40,15 @@ _CAUSE: Final = re.compile(
     r"|database is locked|unable to open database file|attempt to write a readonly database"
 )
 """The words that say why, in the middle of what the layers below wrap around them."""
+
+_DISTRIBUTIONS: Final = {
+    "MySQLdb": "mysqlclient",
+    "azure": "azure-storage-blob azure-identity",
+    "google": "google-cloud-storage",
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+}
+"""What to install for a module of a database's driver or an artifact store, where it has another name."""
 
 _MIGRATION_WAIT_S: Final = 120.0
 _MESSAGE_LENGTH: Final = 300
@@ -67,17 +77,54 @@ def tracking_uri(root: Path) -> str:
     """MLFLOW_TRACKING_URI, or the project's own SQLite file.
 
     Raises:
-        UsageError: A scheme that MLflow 3 cannot track with.
+        UsageError: A scheme that MLflow 3 cannot track with, or an address that it would misread.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
         return f"sqlite:///{root.resolve() / DATABASE_NAME}"
-    if uri.split(":", 1)[0].split("+", 1)[0] not in _SCHEMES:
+    kind = uri.partition(":")[0].partition("+")[0]
+    if kind not in _SCHEMES or (kind != "databricks" and "://" not in uri):
         raise UsageError(
-            f"MLFLOW_TRACKING_URI = {without_credentials(uri)!r} is not an address of a tracking server.",
+            f"MLFLOW_TRACKING_URI = {redacted(uri)!r} is not an address of a tracking server.",
             "Use http://host:port or a database such as sqlite:///mlflow.db; unset: the project's own file.",
         )
+    if kind != "sqlite":
+        _require_readable(uri, is_server=kind in ("http", "https"))
     return uri
+
+
+def server_name(root: Path) -> str:
+    """Names the tracking server or database of a project, without credentials and wherever the project is."""
+    uri = tracking_uri(root)
+    is_own = not os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    return f"the project's own {DATABASE_NAME}" if is_own else redacted(uri).rstrip("/")
+
+
+def _require_readable(uri: str, *, is_server: bool) -> None:
+    """Refuse what MLflow or a driver would take for another address, and name in its errors."""
+    shown = f"MLFLOW_TRACKING_URI = {redacted(uri)!r}"
+    place = uri.partition("://")[2]
+    authority = re.split("[/?#]", place, maxsplit=1)[0]
+    rest = place.removeprefix(authority)
+    if ("@" in rest if is_server else authority.count("@") > 1) or re.search(r"\s", uri):
+        raise UsageError(
+            f"{shown}: a character of its user or password ends the address.",
+            "Write /, ?, #, @, % and spaces in them as %2F, %3F, %23, %40, %25 and %20.",
+        )
+    if not is_server:
+        return
+    try:
+        parts = urlsplit(uri)
+        is_address = bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise UsageError(f"{shown} is not an address.", "Use http://host:port.")
+    if parts.query or parts.fragment:
+        raise UsageError(
+            f"{shown}: MLflow reads no ? or # of a server's address.",
+            "Leave them out. A token belongs in MLFLOW_TRACKING_TOKEN.",
+        )
 
 
 def database_exists(root: Path) -> bool:
@@ -99,13 +146,15 @@ def connect(root: Path) -> Connection:
     uri = tracking_uri(root)
     silence()
     for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
+        given = os.environ.setdefault(name, value)
+        if value[0].isdigit() and not re.fullmatch(r"\d+(\.\d+)?", given):
+            raise UsageError(f"{name} = {given!r} is not a number.", f"Unset it, or use one such as {value}.")
 
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    shown = without_credentials(uri)
+    shown = redacted(uri)
     if uri.startswith(("http://", "https://", "databricks")):
         return Connection(root, uri, shown, None, MlflowClient(tracking_uri=uri, registry_uri=uri))
     artifacts = root.resolve() / ARTIFACTS_NAME
@@ -137,19 +186,34 @@ def speaking_to(shown: str, doing: str) -> Iterator[None]:
     """
     import requests
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
     try:
         yield
     except MlflowException as error:
         problem = f"{doing} failed at {shown}: {_first_words(error)}"
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise ModelNotFoundError(problem) from error
+            raise ModelNotFoundError(
+                problem, "Check that MLFLOW_TRACKING_URI names the server on which it was made."
+            ) from error
         if error.error_code == "INVALID_PARAMETER_VALUE":
             raise RequestRefusedError(problem) from error
         raise RegistryError(problem, _remedy(shown)) from error
+    except NoSuchModuleError as error:
+        raise RegistryError(
+            f"{doing} failed at {shown}: {_first_words(error)}.",
+            "Correct what is before :// in MLFLOW_TRACKING_URI, or install the driver that it names.",
+        ) from error
     except (SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError) as error:
         raise RegistryError(f"{doing} failed at {shown}: {_first_words(error)}", _remedy(shown)) from error
+    except ImportError as error:
+        module = (error.name or "").partition(".")[0]
+        if module in ("", "quality_model"):
+            raise
+        raise RegistryError(
+            f"{doing} failed at {shown}: it needs the Python package {module!r} ({error}).",
+            f"Install it: pip install {_DISTRIBUTIONS.get(module, module)}",
+        ) from error
 
 
 @contextmanager
@@ -170,25 +234,16 @@ def as_current(connection: Connection) -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = before
 
 
-def without_credentials(uri: str) -> str:
-    """The URI without user and password."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return uri.rpartition("@")[2]
-    return uri.replace(f"{parts.netloc}", parts.netloc.rpartition("@")[2], 1) if "@" in parts.netloc else uri
-
-
 def _first_words(error: Exception) -> str:
     cause = _CAUSE.search(str(error))
     if cause:
         return f"{cause[0]}."
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    words = re.sub(r"//[^/@\s]+@", "//", lines[0])
+    words = redacted(lines[0])
     return words if len(words) <= _MESSAGE_LENGTH else words[:_MESSAGE_LENGTH] + "..."
 
 
 def _remedy(shown: str) -> str:
-    if shown.startswith("http"):
+    if shown.startswith(("http", "databricks")):
         return "Check that the server runs and MLFLOW_TRACKING_URI names it; then run the same command again."
     return "Check that the database can be read and written and that its disk has space."

@@ -42,7 +42,10 @@ Alias = Literal["candidate", "champion"]
 ANY: Final = "any"
 """`Registry.promote` whoever the champion is."""
 
-COPIED_TAGS: Final = ("data_sha256", "data_name", "params_sha256", "git_commit", "git_dirty")
+COPIED_TAGS: Final = (
+    *("data_sha256", "data_name", "params_sha256"),
+    *("package_version", "code_sha256", "git_commit", "git_dirty", "project_commit"),
+)
 """Tags of the run that its version carries too."""
 
 _AWAIT_S: Final = 60
@@ -373,9 +376,10 @@ class Registry:
             with self._speaking("Reading the registered model"):
                 self._client.get_registered_model(self.name)
         except ModelNotFoundError:
-            self._client.create_registered_model(
-                self.name, description="Scores colour cast, blur, watermark and noise of pictures."
-            )
+            with self._speaking("Making the registered model"):
+                self._client.create_registered_model(
+                    self.name, description="Scores colour cast, blur, watermark and noise of pictures."
+                )
 
     def _fetch(self, version: ModelVersion, reference: str) -> ResolvedModel:
         return fetch(

@@ -1,9 +1,13 @@
 """Clean pictures from a data set on the Hugging Face hub, streamed and pinned to one commit."""
 
 import logging
+import lzma
 import os
+import tarfile
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -203,7 +207,7 @@ def _explained(repository: str) -> Iterator[None]:
         ) from error
     except QualityModelError:
         raise
-    except Exception as error:  # the client, Parquet and archives raise nearly anything on broken files
+    except _content_errors() as error:
         raise SourceError(
             f"{repository} cannot be read as a data set of pictures: {_short(error)}", "Try another data set."
         ) from error
@@ -214,6 +218,17 @@ def _network_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HfHubHTTPError
 
     return (ConnectionError, TimeoutError, utils.httpx.TransportError, HfHubHTTPError)  # type: ignore[attr-defined]
+
+
+def _content_errors() -> tuple[type[Exception], ...]:
+    """What the client, Parquet and archives raise on files that they cannot read; others are bugs."""
+    from datasets.exceptions import DatasetsError
+    from pyarrow import ArrowException
+
+    return (
+        *(DatasetsError, ArrowException, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+        *(OSError, EOFError, ValueError, NotImplementedError),
+    )
 
 
 def _may_pass(error: Exception) -> bool:

@@ -9,7 +9,10 @@ from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME, VERDICT_NAME
 from quality_model.pretrained import FROM_RUN, ship
 from quality_model.registry import ModelVersion, Registry
 
-_ORIGIN: Final = ("data_name", "git_commit", "git_dirty", "model_sha256", "params_sha256")
+_ORIGIN: Final = (
+    *("data_name", "package_version", "code_sha256", "git_commit", "git_dirty"),
+    *("model_sha256", "params_sha256"),
+)
 
 
 def publish_card(catalogue: Registry, version: ModelVersion, *, model: Path, report: Path) -> str:

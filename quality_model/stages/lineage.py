@@ -35,7 +35,9 @@ class Lineage:
         data_name: Data set of the training.
         data_sha256: Of the training set.
         params_sha256: Of the parameters that the weights hang on.
-        git_commit: Code of the training.
+        package_version: Of the code of the training.
+        code_sha256: Of that code.
+        git_commit: Of the checkout that it was run from, if it was.
         git_dirty: ``true`` where it had uncommitted changes.
         aliases: That name the version now.
         verdict: ``passed`` or ``refused``, by the gate.
@@ -52,6 +54,8 @@ class Lineage:
     data_name: str | None = None
     data_sha256: str | None = None
     params_sha256: str | None = None
+    package_version: str | None = None
+    code_sha256: str | None = None
     git_commit: str | None = None
     git_dirty: str | None = None
     aliases: tuple[str, ...] = ()
@@ -76,6 +80,8 @@ class Lineage:
             ("data", self.data_name),
             ("data sha256", self.data_sha256),
             ("commit", f"{self.git_commit}{dirty}" if self.git_commit else None),
+            ("package", f"quality-model {self.package_version}" if self.package_version else None),
+            ("code sha256", self.code_sha256),
             ("verdict", self.verdict),
             *(
                 ("decision", f"{decision['time']} {decision_line(decision)}")
@@ -132,6 +138,8 @@ def trace(registry: RegistryParams | None, *, root: Path, path: Path) -> Lineage
         data_name=tags.get("data_name"),
         data_sha256=tags.get("data_sha256"),
         params_sha256=tags.get("params_sha256"),
+        package_version=tags.get("package_version"),
+        code_sha256=tags.get("code_sha256"),
         git_commit=tags.get("git_commit"),
         git_dirty=tags.get("git_dirty"),
         aliases=version.aliases,
@@ -224,6 +232,8 @@ def _bundled(known: Lineage, name: str, root: Path) -> Lineage:
         data_name=facts.get("settings", {}).get("source.dataset"),
         data_sha256=facts.get("data_sha256"),
         params_sha256=facts.get("params_sha256"),
+        package_version=facts.get("package_version"),
+        code_sha256=facts.get("code_sha256"),
         git_commit=facts.get("git_commit"),
         git_dirty=facts.get("git_dirty"),
         decisions=_decisions(root, known.run_id, facts.get("model_sha256")),

@@ -22,6 +22,10 @@ State = dict[str, Any]
 Call = dict[str, Any]
 
 
+class OtherServerError(RegistryError):
+    """What waits for one server was about to be sent to another."""
+
+
 class Doing(Protocol):
     """One kind of call: takes the connection, the run's state and the call; returns new state."""
 
@@ -38,13 +42,42 @@ class Sender:
         """Do one call.
 
         Raises:
+            OtherServerError: The server does not know the run, so it is not the one for this call.
             RegistryError: MLflow did not answer, or refused.
         """
         doing = call["call"]
         if doing != "start" and not state.get("run_id"):
             raise RegistryError(f"The run {state['key']} has not started at {self.connection.shown} yet.")
-        with speaking_to(self.connection.shown, f"Reporting {doing}"):
-            return _DOINGS[doing](self.connection, state, call)
+        try:
+            with speaking_to(self.connection.shown, f"Reporting {doing}"):
+                return _DOINGS[doing](self.connection, state, call)
+        except (ModelNotFoundError, RequestRefusedError):
+            if state.get("run_id"):
+                require_known(self.connection, state)
+            raise
+
+
+def require_known(connection: Connection, state: State) -> None:
+    """Check that a server knows the run that has reports for it, whatever its address is now.
+
+    Raises:
+        OtherServerError: It does not.
+        RegistryError: The server does not answer.
+    """
+    try:
+        require_run(connection, state["run_id"])
+    except ModelNotFoundError:
+        raise other_server(state, connection.shown) from None
+
+
+def other_server(state: State, here: str) -> OtherServerError:
+    """The refusal to send a run's reports to the server called ``here``."""
+    server = state.get("server", "the server on which it was started")
+    return OtherServerError(
+        f"The reports of run {state['key']} are meant for {server}, not for {here}.",
+        "Set MLFLOW_TRACKING_URI to that server and run: quality-model deliver. "
+        f"If the run was deleted there for good, delete state/tracking/{state['key']}.",
+    )
 
 
 def find_run(connection: Connection, experiment: str, key: str) -> str | None:
@@ -194,4 +227,7 @@ def require_run(connection: Connection, run_id: str) -> None:
         with speaking_to(connection.shown, f"Reading run {run_id}"):
             connection.client.get_run(run_id)
     except (ModelNotFoundError, RequestRefusedError):
-        raise ModelNotFoundError(f"There is no run {run_id} at {connection.shown}.") from None
+        raise ModelNotFoundError(
+            f"There is no run {run_id} at {connection.shown}.",
+            "Check that MLFLOW_TRACKING_URI names the server on which it was made.",
+        ) from None

@@ -90,7 +90,7 @@ class Outbox:
         self._retry_at = time.monotonic() + self._pause_s
 
     def deliver(self) -> int:
-        """Send what waits, now; returns the number of calls sent.
+        """Send what waits, now; returns the number of calls that the server took.
 
         Raises:
             RegistryError: The server does not take them; those it took are not sent again.
@@ -114,13 +114,14 @@ class Outbox:
             paths = [
                 str(self.folder.joinpath(*Path(path).parts[-4:]).resolve()) for path in calls[done]["paths"]
             ]
-            self._deliver({**calls[done], "paths": paths}, delivered=done + 1)
+            sent += self._deliver({**calls[done], "paths": paths}, delivered=done + 1)
             shutil.rmtree(self.folder / _FILES / calls[done]["id"], ignore_errors=True)
-            sent += 1
         self._pause_s, self._retry_at = _FIRST_PAUSE_S, 0.0
         return sent
 
-    def _deliver(self, call: Call, **facts: Any) -> None:
+    def _deliver(self, call: Call, **facts: Any) -> bool:
+        """Send a call, and keep what the run's state gains by it; returns whether the server took it."""
+        is_taken = True
         try:
             gained = self._send(self.state, call)
         except (RequestRefusedError, ModelNotFoundError) as error:
@@ -129,9 +130,10 @@ class Outbox:
             # It would stand in the way of all later calls for ever.
             log.error("%s It is set aside in %s.", error.problem, self.folder / _REFUSED)
             append_line(self.folder / _REFUSED, call)
-            gained = {}
+            gained, is_taken = {}, False
         if gained or facts:
             self.update(**gained, **facts)
+        return is_taken
 
     def _keep(self, call: Call) -> None:
         call = {**call, "id": f"{time.time_ns():020d}-{threading.get_ident() % 10**6:06d}"}

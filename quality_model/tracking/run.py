@@ -18,9 +18,18 @@ from quality_model.errors import ModelNotFoundError, RegistryError
 from quality_model.params import RegistryParams
 from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS
-from quality_model.registry.connection import connect, speaking_to, tracking_uri
+from quality_model.registry.connection import connect, server_name, speaking_to, tracking_uri
 from quality_model.storage import require_sealed
-from quality_model.tracking.mlflow_calls import Call, Sender, State, find_run, require_run
+from quality_model.tracking.mlflow_calls import (
+    Call,
+    OtherServerError,
+    Sender,
+    State,
+    find_run,
+    other_server,
+    require_known,
+    require_run,
+)
 from quality_model.tracking.outbox import Outbox
 from quality_model.tracking.provenance import UNKNOWN, code_tags
 from quality_model.tracking.system_metrics import SystemMetrics
@@ -211,6 +220,8 @@ def start_run(
         all_tags |= {"data_sha256": data.sha256, "data_name": data.name, "data_rows": data.rows}
     start_ms = _now_ms()
     outbox.update(experiment=section.experiment, start_ms=start_ms)
+    if not outbox.waiting:  # what waits from an earlier beginning keeps its server
+        outbox.update(server=server_name(root))
     if begun_again:
         outbox.update(run_id=None)  # the server says by the key which run it is, if it still has it
     outbox.put(
@@ -264,16 +275,24 @@ def deliver(root: Path) -> dict[str, int]:
     """Send everything that waits on disk, oldest run first.
 
     Returns:
-        Number of reports sent, by the run's key; runs without any are left out.
+        Number of reports that the server took, by the run's key; runs without any are left out.
 
     Raises:
+        OtherServerError: Reports are meant for another server. They wait on; the others are sent.
         RegistryError: The server does not take them; what it took is not sent again.
     """
-    sent = {}
+    sent, elsewhere = {}, []
     for folder in sorted(_spool(root).glob("*/"), key=lambda path: path.stat().st_mtime):
         outbox = _outbox(root, folder.name)
-        if outbox.waiting:
+        if not outbox.waiting:
+            continue
+        try:
             sent[folder.name] = outbox.deliver()
+        except OtherServerError as error:
+            elsewhere.append(error)
+    if elsewhere:
+        problems = " ".join(error.problem for error in elsewhere)
+        raise OtherServerError(f"Delivered {sum(sent.values())} reports. {problems}", elsewhere[0].remedy)
     return sent
 
 
@@ -311,7 +330,14 @@ class _Lazy:
 
     def __call__(self, state: State, call: Call) -> State:
         if self._sender is None:
-            self._sender = Sender(connect(self._root))
+            here = server_name(self._root)
+            is_meant = state.get("server", here) == here
+            if not is_meant and not state.get("run_id"):  # it never reached a server that would know it
+                raise other_server(state, here)
+            connection = connect(self._root)
+            if not is_meant:
+                require_known(connection, state)
+            self._sender = Sender(connection)
         return self._sender(state, call)
 
 

@@ -27,33 +27,39 @@ class SystemMetrics:
         self._report = report
         self._start_ms = start_ms
         self._ended = threading.Event()
-        self._interval_s = float(os.environ.get("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL") or _INTERVAL_S)
         self._thread = threading.Thread(target=self._watch, name="system-metrics", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system has no more threads
+            log.warning("No system metrics: %s", error)
 
     def stop(self) -> None:
         """Take a last sample and end the thread."""
         self._ended.set()
-        self._thread.join(_PATIENCE_S)
+        if self._thread.ident is not None:
+            self._thread.join(_PATIENCE_S)
 
     def _watch(self) -> None:
-        monitors = _monitors()
-        while True:
-            ended = self._ended.wait(self._interval_s)
-            sample: dict[str, float] = {}
-            for monitor in monitors:
-                monitor.collect_metrics()
-                sample |= {
-                    f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()
-                }
-                monitor.clear_metrics()
-            try:
-                self._report(sample, max(0, int(time.time() - self._start_ms / 1000)))
-            except Exception as error:  # noqa: BLE001 - a missing sample must not end a training
-                log.warning("System metrics end here: %s", error)
-                return
-            if ended:
-                return
+        try:
+            interval_s = float(os.environ.get("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL") or _INTERVAL_S)
+            monitors = _monitors()
+            while True:
+                ended = self._ended.wait(interval_s)
+                self._report(_sample(monitors), max(0, int(time.time() - self._start_ms / 1000)))
+                if ended:
+                    return
+        except Exception as error:
+            log.warning("System metrics end here: %s: %s", type(error).__name__, error)
+            log.debug("What led to it:", exc_info=error)
+
+
+def _sample(monitors: list[Any]) -> dict[str, float]:
+    sample: dict[str, float] = {}
+    for monitor in monitors:
+        monitor.collect_metrics()
+        sample |= {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
+        monitor.clear_metrics()
+    return sample
 
 
 def _monitors() -> list[Any]:

@@ -68,7 +68,8 @@ def test_a_trained_model_carries_thresholds_and_its_evaluation_counts_flags_with
     )
     loaded = load_model(model, choose_device("cpu"))
     run = storage.read_json(model / "run.json")
-    assert (run["git_commit"], run["git_dirty"]) == (commit, "false")
+    assert (run["project_commit"], run["project_dirty"]) == (commit, "false")
+    assert run["git_commit"] != commit and run["package_version"]
     assert run_origin(project, run["run_id"])["params_sha256"] == values_sha256(loaded.facts["settings"])
     assert loaded.thresholds is not None
     rows = training_set.indices("validation")

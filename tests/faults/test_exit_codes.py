@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from quality_model import errors
-from quality_model.cli import EXIT_INTERRUPTED, EXIT_TERMINATED, cli, run
+from quality_model.cli import EXIT_INTERRUPTED, EXIT_READER_GONE, EXIT_TERMINATED, cli, run
 from quality_model.storage import write_json
 
 from .conftest import PROJECT, Job
@@ -32,7 +32,7 @@ def test_the_table_of_exit_codes_has_every_code_once_and_no_other() -> None:
     section = text.split("## Exit codes")[1].split("\n## ")[0]
     codes = [int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)]
     own = {kind.exit_code for kind in all_errors()}
-    assert codes == sorted({0, *own, EXIT_INTERRUPTED, EXIT_TERMINATED})
+    assert codes == sorted({0, *own, EXIT_INTERRUPTED, EXIT_READER_GONE, EXIT_TERMINATED})
 
 
 def test_every_error_stands_in_the_tree_with_the_code_it_ends_with() -> None:

@@ -165,7 +165,7 @@ _OF_A_HOP = frozenset({"host", "connection", "content-length", "accept-encoding"
 
 
 @contextmanager
-def misbehaving_server(answer: Answer) -> Iterator[str]:
+def misbehaving_server(answer: Answer, port: int = 0) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             answer(self)
@@ -182,7 +182,7 @@ def misbehaving_server(answer: Answer) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     thread = Thread(target=httpd.serve_forever, daemon=True)
     thread.start()
     try:

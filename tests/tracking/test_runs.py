@@ -1,8 +1,6 @@
 """What somebody who opens MLflow finds after a training."""
 
 import math
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ from mlflow import MlflowClient
 
 from quality_model.errors import CorruptError, ModelNotFoundError, UsageError
 from quality_model.params import flatten, values_sha256
-from quality_model.tracking import DataFacts, code_tags, resume_run, run_exists
+from quality_model.tracking import DataFacts, resume_run, run_exists
 
 EPOCH = {
     "epoch": 1,
@@ -214,28 +212,3 @@ def test_a_tracking_address_of_the_wrong_kind_is_refused_at_the_start(start, mon
     with pytest.raises(UsageError, match=r"htp://example\.com") as refusal:
         start()
     assert "secret" not in str(refusal.value)
-
-
-def test_outside_git_the_commit_is_unknown(tmp_path, monkeypatch):
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert code_tags(tmp_path) == {"git_commit": "unknown", "git_dirty": "unknown"}
-
-
-def test_code_that_differs_from_its_commit_is_dirty_but_dvc_lock_does_not_count(tmp_path):
-    def git(*arguments):
-        who = {f"GIT_{role}_{what}": "a@b" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        subprocess.run(
-            ["git", "-C", str(tmp_path), *arguments], check=True, env={**os.environ, **who}, stdout=-3
-        )
-
-    git("init", "-q")
-    for name in ("train.py", "dvc.lock"):
-        (tmp_path / name).write_text("1")
-    git("add", ".")
-    git("commit", "-qm", "x")
-    assert code_tags(tmp_path)["git_dirty"] == "false"
-    assert len(code_tags(tmp_path)["git_commit"]) == 40
-    (tmp_path / "dvc.lock").write_text("2")
-    assert code_tags(tmp_path)["git_dirty"] == "false"
-    (tmp_path / "train.py").write_text("2")
-    assert code_tags(tmp_path)["git_dirty"] == "true"

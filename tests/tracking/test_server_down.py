@@ -14,6 +14,8 @@ from quality_model.storage import read_lines
 from quality_model.tracking import deliver, resume_run
 from quality_model.tracking.mlflow_calls import Sender
 
+from .conftest import Gateway, misbehaving_server
+
 EPOCH = {"epoch": 1, "train_loss": 0.05, "validation_loss": 0.06, "train_mse": {"noise": 0.1}}
 
 
@@ -83,10 +85,10 @@ def test_what_a_server_missed_arrives_once_with_its_times_when_it_is_back(
         deliver(project)
     assert run.waiting == 7
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-    assert deliver(project) == {run.key: 7}
-    assert deliver(project) == {}
+    with misbehaving_server(Gateway(server.uri).answer, unused_port):
+        assert deliver(project) == {run.key: 7}
+        assert deliver(project) == {}
     client = MlflowClient(tracking_uri=server.uri)
     found = client.get_run(run.run_id)
     assert (found.info.run_name, found.info.status) == ("while down", "FINISHED")
@@ -107,9 +109,11 @@ def test_a_server_that_comes_back_during_training_gets_everything_by_itself(
     run = start()
     run.log_epoch(EPOCH)
     assert run.waiting == 2
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-    with resume_run(project, section, run.key) as resumed:
+    with (
+        misbehaving_server(Gateway(server.uri).answer, unused_port),
+        resume_run(project, section, run.key) as resumed,
+    ):
         resumed.log_epoch({**EPOCH, "epoch": 2})
     assert resumed.waiting == 0
     client = MlflowClient(tracking_uri=server.uri)
