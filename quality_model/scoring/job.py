@@ -34,7 +34,7 @@ from quality_model.scoring.summary import (
     Tally,
     write_figure,
 )
-from quality_model.scoring.workers import Fate, Workers, num_workers
+from quality_model.scoring.workers import WHY, Fate, Workers, num_workers
 
 LOCK_NAME: Final = ".lock"
 _LOCK_TIMEOUT_S: Final = 5.0
@@ -272,11 +272,7 @@ def _without_pixels(reading: Reading) -> Reading:
 
 
 def _given_up(fate: Fate) -> Reading:
-    details = {
-        "worker_died": "reading it ended two worker processes (out of memory?)",
-        "too_slow": "reading it took too long, twice",
-    }
-    return Reading(reason=fate, detail=details[fate])
+    return Reading(reason=fate, detail=WHY[fate])
 
 
 def _clear(output: Path) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from quality_model import images
 from quality_model.engines import Engine
-from quality_model.errors import PictureError
+from quality_model.errors import PictureError, QualityModelError
 from quality_model.images import Pixels
 from quality_model.params import LimitsParams
 from quality_model.scoring import plan
@@ -66,10 +66,24 @@ def encoded_bytes(source: Source, limits: LimitsParams) -> bytes:
     return images.read_bytes(source, limits) if isinstance(source, Path) else source
 
 
+def picture_error(error: Exception) -> PictureError:
+    """What reading an image raised, as its error code; what is not about the image is raised again."""
+    if isinstance(error, PictureError):
+        return error
+    if isinstance(error, QualityModelError | MemoryError):
+        raise error
+    return PictureError("broken", f"{type(error).__name__}: {error}")
+
+
 def read_picture(
     source: Source, *, image_size_px: int, limits: LimitsParams, engine: Engine | None
 ) -> Reading:
-    """Read, decode and resize one input, and score it, given an engine; what goes wrong becomes a reason."""
+    """Read, decode and resize one input, and score it, given an engine; what goes wrong becomes a reason.
+
+    Raises:
+        MemoryError: A fresh process may have the room.
+        ParameterError, CheckpointError: No input is at fault.
+    """
     sha256 = None
     try:
         data = encoded_bytes(source, limits)
@@ -77,8 +91,9 @@ def read_picture(
         pixels = images.decode(data, limits)
         height, width = pixels.shape[:2]
         pixels = images.resize(pixels, image_size_px)
-    except PictureError as error:
-        return Reading(sha256, reason=error.reason, detail=error.detail)
+    except Exception as error:  # noqa: BLE001 - a reader of hostile bytes raises nearly anything
+        bad = picture_error(error)
+        return Reading(sha256, reason=bad.reason, detail=bad.detail)
     if engine is None:
         return Reading(sha256, width, height, pixels)
     return Reading(sha256, width, height, scores=engine.scores(pixels[None])[0])
