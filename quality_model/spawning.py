@@ -32,7 +32,7 @@ def start(function: Callable[..., None], *arguments: Any) -> SpawnProcess:
         OSError: The system has no process to give.
     """
     process = multiprocessing.get_context("spawn").Process(target=function, args=arguments, daemon=True)
-    with _one_at_a_time, _only_scripts_that_exist():
+    with _one_at_a_time, only_scripts_that_exist():
         resource_tracker.ensure_running()  # starting it unblocks the signal
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -69,7 +69,7 @@ def no_main_guard() -> UsageError:
 
 
 @contextmanager
-def _only_scripts_that_exist() -> Iterator[None]:
+def only_scripts_that_exist() -> Iterator[None]:
     """Hide the file of a script from standard input, '<stdin>', which no process could import again."""
     main = sys.modules["__main__"]
     file = getattr(main, "__file__", None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from quality_model import telemetry
+from quality_model import allocation, telemetry
 from quality_model.cli import data, models, pictures, releases, shipping
 from quality_model.errors import MemoryExhaustedError, QualityModelError
 
@@ -53,6 +53,7 @@ for module in (data, models, pictures, releases, shipping):
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and leave with its exit code (see `quality_model.errors`)."""
     telemetry.silence()
+    allocation.limit_threads()
     signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(arguments))
 
