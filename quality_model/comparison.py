@@ -158,7 +158,7 @@ class Comparison:
         same = ""
         if self.is_of_one_model:
             same = (
-                f"A model is compared with itself: both have the weights with sha256 {self.new.sha256[:12]}. "
+                f"A model is compared with itself: both have the weights with sha256 {self.new.sha256[:12]}.\n"
             )
         return same + (
             f"{self.new.title} in place of {self.old.title}: {told['num_scored']} of {told['num_pictures']}"
