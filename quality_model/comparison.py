@@ -155,12 +155,9 @@ class Comparison:
                 changes = "Nothing can be said"
         else:
             changes = f"{told['num_changed_flags']} of them would change their flags"
-        same = ""
-        if self.is_of_one_model:
-            same = (
-                f"A model is compared with itself: both have the weights with sha256 {self.new.sha256[:12]}.\n"
-            )
-        return same + (
+        weights = self.new.sha256[:12]
+        same = f"A model is compared with itself: both have the weights with sha256 {weights}.\n"
+        return (same if self.is_of_one_model else "") + (
             f"{self.new.title} in place of {self.old.title}: {told['num_scored']} of {told['num_pictures']}"
             f" pictures could be scored. {changes}."
         )
