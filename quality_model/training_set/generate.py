@@ -213,9 +213,15 @@ def _make_in_processes(
     pictures: Iterable[CleanPicture], first_sample: int, recipe: Recipe, workers: int
 ) -> Iterator[Sample]:
     # Spawned and not forked: the caller may have threads and open connections.
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=start_worker, initargs=(recipe,)
-    )
+    try:
+        pool = ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=start_worker, initargs=(recipe,)
+        )
+    except OSError as error:
+        raise QualityModelError(
+            f"{workers} worker processes cannot share semaphores, which are in /dev/shm: {error.strerror}.",
+            "Make /dev/shm writable, or use 1 worker (generate.workers).",
+        ) from None
     others = set(active_children())
     processes: set[Any] = set()
     picture_within_s = recipe.limits.max_seconds + (recipe.samples_per_image + 1) * _SAMPLE_WITHIN_S

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent, indent
 
@@ -58,9 +59,11 @@ def place(tmp_path: Path, crops: list[bytes]) -> Path:
     return tmp_path
 
 
-def run(place: Path, *command: str, script: str = "") -> subprocess.CompletedProcess[str]:
+def run(
+    place: Path, *arguments: str, script: str = "", within: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *command],
+        [*within, sys.executable, *arguments],
         cwd=place,
         env={"PYTHONPATH": str(PROJECT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
         input=script,
@@ -104,3 +107,25 @@ def test_a_script_from_standard_input_works(place: Path, job: str) -> None:
 def test_a_command_of_python_works(place: Path) -> None:
     done = run(place, "-c", script_of(SCORE, guarded=False))
     assert (done.returncode, done.stdout.split()) == (0, ["begun", "scored", "40"]), done.stderr
+
+
+def shared_memory(options: str) -> list[str]:
+    """What a command is run within, so that its /dev/shm is another one."""
+    within = ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o {options} tmpfs /dev/shm && exec "$@"', "-"]
+    if subprocess.run([*within, "true"], capture_output=True).returncode != 0:
+        pytest.skip("no mount namespaces here")
+    return within
+
+
+@pytest.mark.parametrize("options", ["ro", "size=64k"])
+def test_scoring_with_pytorch_needs_no_shared_memory(place: Path, options: str) -> None:
+    within = shared_memory(options)
+    done = run(place, "-c", script_of(SCORE, guarded=False), within=within)
+    assert (done.returncode, done.stdout.split()) == (0, ["begun", "scored", "40"]), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_generation_without_shared_memory_says_what_is_missing(place: Path) -> None:
+    within = shared_memory("ro")
+    done = run(place, "-c", script_of(GENERATE, guarded=False), within=within)
+    assert "/dev/shm" in done.stderr and "generate.workers" in done.stderr
