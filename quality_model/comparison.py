@@ -75,6 +75,11 @@ class Comparison:
     rows: Sequence[Row]
 
     @property
+    def is_of_one_model(self) -> bool:
+        """Whether both have the same weights and image size, so that no score can differ."""
+        return (self.old.sha256, self.old.image_size_px) == (self.new.sha256, self.new.image_size_px)
+
+    @property
     def scored(self) -> list[Row]:
         return [row for row in self.rows if row.reason is None]
 
@@ -91,10 +96,10 @@ class Comparison:
     def summary(self) -> dict[str, Any]:
         """JSON-able numbers, without rows.
 
-        ``heads`` holds for each head the mean scores, ``mean_change``,
-        ``mean_absolute_change``, ``largest_change`` (signed) and its picture, and how many
-        pictures each model flags, how many become flagged and how many no longer are: None
-        where a model has no threshold for the head, or nothing could be scored.
+        ``same_model`` says whether a model was compared with itself. ``heads`` holds for each head
+        the mean scores, ``mean_change``, ``mean_absolute_change``, ``largest_change`` (signed) and
+        its picture, and how many pictures each model flags, how many become flagged and how many no
+        longer are: None where a model has no threshold for the head, or nothing could be scored.
         """
         scored = self.scored
         reasons = Counter(row.reason for row in self.rows if row.reason is not None)
@@ -105,6 +110,7 @@ class Comparison:
             "folder": self.folder,
             "old": _side_facts(self.old),
             "new": _side_facts(self.new),
+            "same_model": self.is_of_one_model,
             "num_pictures": len(self.rows),
             "num_scored": len(scored),
             "reasons": dict(sorted(reasons.items())),
@@ -141,7 +147,7 @@ class Comparison:
         )
 
     def headline(self) -> str:
-        """One sentence: how many pictures would change their flags."""
+        """How many images would change their flags, and whether the two models are one."""
         told = self.summary()
         if told["num_changed_flags"] is None:
             changes = "Changes of flags are not known, for not both models have a threshold for every head"
@@ -149,7 +155,9 @@ class Comparison:
                 changes = "Nothing can be said"
         else:
             changes = f"{told['num_changed_flags']} of them would change their flags"
-        return (
+        weights = self.new.sha256[:12]
+        same = f"A model is compared with itself: both have the weights with sha256 {weights}.\n"
+        return (same if self.is_of_one_model else "") + (
             f"{self.new.title} in place of {self.old.title}: {told['num_scored']} of {told['num_pictures']}"
             f" pictures could be scored. {changes}."
         )

@@ -2,16 +2,14 @@
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
-from quality_model import pretrained
+from quality_model import pretrained, spawning
 from quality_model.errors import ModelNotFoundError, QualityModelError
 from quality_model.params import RegistryParams, load_params
 from quality_model.paths import ProjectPaths
@@ -67,15 +65,8 @@ def find_model_meanwhile(
     known = _without_registry(reference, root, registry)
     if known is not None:
         return lambda: known
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    resource_tracker.ensure_running()  # its start, else within that of a process, unblocks the signal
-    # In the other process it stays blocked: this one decides.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        context.Process(target=_tell, args=(theirs, reference, root, registry), daemon=True).start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    spawning.start(_tell, theirs, reference, root, registry)
     theirs.close()
 
     def answer() -> ModelSource:

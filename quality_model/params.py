@@ -62,7 +62,7 @@ class LimitsParams(Section):
     formats: tuple[str, ...] = Field(min_length=1)
     """formats that are read, as Pillow names them"""
     max_seconds: Positive
-    """longest time for one picture, seconds, where several processes work; then it is given up"""
+    """longest time to read one image, in seconds; an image that takes longer twice is given up: too_slow"""
 
 
 class SourceParams(Section):

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from quality_model import surroundings
+from quality_model import allocation, surroundings
 from quality_model.cli import data, models, pictures, releases, shipping
 from quality_model.errors import MemoryExhaustedError, QualityModelError, StorageError
 
@@ -91,6 +91,7 @@ for module in (data, models, pictures, releases, shipping):
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and leave with its exit code (see `quality_model.errors`)."""
     surroundings.prepare()
+    allocation.limit_threads()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = run(arguments)

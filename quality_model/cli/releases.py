@@ -60,8 +60,13 @@ def register(params: Params, model: Path, report: Path) -> None:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--model", default="candidate", show_default=True, help="The new model: version or path.")
-@click.option("--against", default="champion", show_default=True, help="The model it would replace.")
+@click.option("--model", default="candidate", show_default=True, help="The new model: a version or a path.")
+@click.option(
+    "--against",
+    default="champion",
+    show_default=True,
+    help="The model it would replace: champion, bundled (the one in this package), a version or a path.",
+)
 @folder_option("--output", _PATHS.comparison_report, "Folder for comparison.json, .md, .csv and a picture.")
 @click.option(
     "--thumbnails",

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from quality_model import storage
+from quality_model import spawning, storage
 from quality_model.errors import (
     CheckpointError,
     CorruptError,
@@ -26,7 +26,7 @@ from quality_model.params import LimitsParams, ScoreParams
 from quality_model.records import HEADS
 from quality_model.scoring import collection, plan, shards
 from quality_model.scoring.identity import ModelIdentity, Scorer
-from quality_model.scoring.reading import Reading, Source, read_picture, sources
+from quality_model.scoring.reading import Reading, Source, given_up, read_picture, sources
 from quality_model.scoring.summary import (
     FIGURE_NAME,
     SUMMARY_NAME,
@@ -34,7 +34,7 @@ from quality_model.scoring.summary import (
     Tally,
     write_figure,
 )
-from quality_model.scoring.workers import Fate, Workers, num_workers
+from quality_model.scoring.workers import Workers, num_workers
 
 LOCK_NAME: Final = ".lock"
 _LOCK_TIMEOUT_S: Final = 5.0
@@ -76,6 +76,7 @@ def score(
         StorageError: The disk is full, another process writes to ``output``, or the
             accounts do not add up.
     """
+    spawning.end_if_imported_again()
     if inputs.exists() and inputs.resolve() == output.resolve():
         raise UsageError(f"{inputs} is both input and output.", "Choose another output folder.")
     found = collection.survey(inputs, output)
@@ -166,7 +167,7 @@ def _score_shards(
         read_picture, image_size_px=job.model.image_size_px, limits=limits, engine=scorer.engine
     )
     window = 2 * section.batch_size + 2 * count
-    workers = Workers(work, given_up=_given_up, count=count, window=window, hung_after_s=limits.max_seconds)
+    workers = Workers(work, given_up=given_up, count=count, window=window, hung_after_s=limits.max_seconds)
     logger.info("Scoring %d inputs in %d shards with %d processes.", num_inputs, len(todo), count)
     bar = tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty())
     given = sources(output, base, job.kind, iter(todo))
@@ -269,14 +270,6 @@ def _without_pixels(reading: Reading) -> Reading:
     return Reading(
         reading.sha256, reading.width, reading.height, reason=reading.reason, detail=reading.detail
     )
-
-
-def _given_up(fate: Fate) -> Reading:
-    details = {
-        "worker_died": "reading it ended two worker processes (out of memory?)",
-        "too_slow": "reading it took too long, twice",
-    }
-    return Reading(reason=fate, detail=details[fate])
 
 
 def _clear(output: Path) -> None:

@@ -1,22 +1,25 @@
 """From a planned input to what decoding needs: a path, encoded bytes, or a reason."""
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from quality_model import images
 from quality_model.engines import Engine
-from quality_model.errors import PictureError
+from quality_model.errors import PictureError, QualityModelError
 from quality_model.images import Pixels
 from quality_model.params import LimitsParams
 from quality_model.scoring import plan
 from quality_model.scoring.collection import file_name
 from quality_model.scoring.parquet_tables import RowReader
 from quality_model.scoring.tar_shards import MemberReader
+from quality_model.scoring.workers import WHY, Fate, Workers, num_workers
 
 Source = Path | bytes | PictureError
 """A picture file to read, encoded bytes that were read, or why there are none."""
@@ -36,6 +39,20 @@ class Reading:
     height: int | None = None
     pixels: Pixels | None = None
     scores: npt.NDArray[np.float32] | None = None
+    reason: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResizedImage:
+    """What reading one input for several models gave.
+
+    ``sizes`` holds pixels by their side, uint8 (S, S, 3); ``thumbnail`` is uint8 (height, width, 3);
+    or there are ``reason`` and ``detail``.
+    """
+
+    sizes: Mapping[int, Pixels] = field(default_factory=dict)
+    thumbnail: Pixels | None = None
     reason: str | None = None
     detail: str | None = None
 
@@ -66,10 +83,24 @@ def encoded_bytes(source: Source, limits: LimitsParams) -> bytes:
     return images.read_bytes(source, limits) if isinstance(source, Path) else source
 
 
+def picture_error(error: Exception) -> PictureError:
+    """What reading an image raised, as its error code; what is not about the image is raised again."""
+    if isinstance(error, PictureError):
+        return error
+    if isinstance(error, QualityModelError | MemoryError):
+        raise error
+    return PictureError("broken", f"{type(error).__name__}: {error}")
+
+
 def read_picture(
     source: Source, *, image_size_px: int, limits: LimitsParams, engine: Engine | None
 ) -> Reading:
-    """Read, decode and resize one input, and score it, given an engine; what goes wrong becomes a reason."""
+    """Read, decode and resize one input, and score it, given an engine; what goes wrong becomes a reason.
+
+    Raises:
+        MemoryError: A fresh process may have the room.
+        ParameterError, CheckpointError: No input is at fault.
+    """
     sha256 = None
     try:
         data = encoded_bytes(source, limits)
@@ -77,11 +108,54 @@ def read_picture(
         pixels = images.decode(data, limits)
         height, width = pixels.shape[:2]
         pixels = images.resize(pixels, image_size_px)
-    except PictureError as error:
-        return Reading(sha256, reason=error.reason, detail=error.detail)
+    except Exception as error:  # noqa: BLE001 - a reader of hostile bytes raises nearly anything
+        bad = picture_error(error)
+        return Reading(sha256, reason=bad.reason, detail=bad.detail)
     if engine is None:
         return Reading(sha256, width, height, pixels)
     return Reading(sha256, width, height, scores=engine.scores(pixels[None])[0])
+
+
+def image_reader(
+    workers: int, num_images: int, limits: LimitsParams
+) -> "Workers[tuple[Source, int], Reading]":
+    """Processes that read inputs, each given with the side to resize it to; to be used by ``with``.
+
+    They start before a model is loaded, which says what that side is.
+    """
+    count = num_workers(workers, num_images)
+    return Workers(
+        partial(_read_at, limits=limits),
+        given_up=given_up,
+        count=count,
+        window=2 * count,
+        hung_after_s=limits.max_seconds,
+    )
+
+
+def given_up(fate: Fate) -> Reading:
+    """What stands in the place of an input that no worker process could read."""
+    return Reading(reason=fate, detail=WHY[fate])
+
+
+def _read_at(item: tuple[Source, int], *, limits: LimitsParams) -> Reading:
+    source, image_size_px = item
+    return read_picture(source, image_size_px=image_size_px, limits=limits, engine=None)
+
+
+def read_sizes(
+    source: Source, *, sizes_px: Collection[int], thumbnail_px: int, limits: LimitsParams
+) -> ResizedImage:
+    """Read and decode one input, and resize it to each of some sides; errors as in `read_picture`."""
+    try:
+        pixels = images.decode(encoded_bytes(source, limits), limits)
+        sizes = {size_px: images.resize(pixels, size_px) for size_px in sizes_px}
+        thumbnail = Image.fromarray(pixels)
+        thumbnail.thumbnail((thumbnail_px, thumbnail_px))
+        return ResizedImage(sizes, np.array(thumbnail))
+    except Exception as error:  # noqa: BLE001 - a reader of hostile bytes raises nearly anything
+        bad = picture_error(error)
+        return ResizedImage(reason=bad.reason, detail=bad.detail)
 
 
 def _source(

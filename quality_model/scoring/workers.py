@@ -8,14 +8,16 @@ given up, and the caller says what stands in its place.
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import struct
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, Self, TypeVar
 
+from quality_model import spawning
 from quality_model.allocation import num_cores
 from quality_model.errors import QualityModelError
 
@@ -26,13 +28,19 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Fate = Literal["worker_died", "too_slow"]
 
+WHY: Final[dict[Fate, str]] = {
+    "worker_died": "two worker processes ended while reading it (out of memory?)",
+    "too_slow": "reading it took longer than limits.max_seconds, twice",
+}
+"""Details of the error codes of items that were given up."""
+
 logger = logging.getLogger(__name__)
 
 
 def num_workers(asked: int, num_items: int) -> int:
-    """Processes to use: as many as asked for, 0 meaning one per core; no more than pay off.
+    """Processes to use: as many as asked for, 0 meaning one per core; no more than pay off, at least one.
 
-    A process takes about as long to start as it takes to read 32 pictures.
+    A process takes about as long to start as it takes to read 32 images.
     """
     if asked:
         return asked
@@ -40,7 +48,9 @@ def num_workers(asked: int, num_items: int) -> int:
 
 
 class Workers(Generic[Item, Result]):
-    """Apply a function to items in ``count`` processes; ``count`` 1 stays in this one.
+    """Apply a function to items in ``count`` processes, never in this one.
+
+    As a context manager it starts them at once, and ends them; otherwise `map` does.
 
     Args:
         function: Importable and picklable; runs in the workers.
@@ -59,7 +69,7 @@ class Workers(Generic[Item, Result]):
         window: int,
         hung_after_s: float,
     ) -> None:
-        self._function = function
+        self._function = _pickled(function)
         self._given_up = given_up
         self._count = count
         self._room = threading.Semaphore(max(window, count))
@@ -71,31 +81,56 @@ class Workers(Generic[Item, Result]):
         self._taken = 0
         self._stopping = False
         self._processes: set[Any] = set()
+        self._items: Iterator[Item] | None = None
+        self._taking = threading.Lock()
+        self._threads: list[threading.Thread] = []
 
-    def map(self, items: Iterator[Item]) -> Generator[Result, None, None]:
-        """Give the results in the order of the items.
-
-        Raises:
-            QualityModelError: No worker could be started.
-        """
-        if self._count == 1:
-            yield from map(self._function, items)
-            return
-        lock = threading.Lock()
-        threads = [
-            threading.Thread(target=self._serve, args=(items, lock), name=f"worker-{number}", daemon=True)
+    def __enter__(self) -> Self:
+        spawning.end_if_imported_again()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"worker-{number}", daemon=True)
             for number in range(self._count)
         ]
         try:
-            for thread in threads:
+            for thread in self._threads:
                 thread.start()
-            number = 0
-            while (result := self._await(number)) is not _END:
-                yield result
-                number += 1
-                self._room.release()
-        finally:
-            self._stop(threads)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._stopping = True
+            for process in self._processes:
+                process.kill()
+            self._changed.notify_all()
+        for _thread in self._threads:
+            self._room.release()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def map(self, items: Iterator[Item]) -> Generator[Result, None, None]:
+        """Give the results in the order of the items. Works once.
+
+        Raises:
+            QualityModelError: No worker could be started.
+            UsageError: The script lacks a main guard, so that its workers would run it again.
+        """
+        if not self._threads:
+            with self:
+                yield from self.map(items)
+            return
+        assert self._items is None
+        with self._changed:
+            self._items = items
+            self._changed.notify_all()
+        number = 0
+        while (result := self._await(number)) is not _END:
+            yield result
+            number += 1
+            self._room.release()
 
     def _await(self, number: int) -> Any:
         with self._changed:
@@ -110,29 +145,22 @@ class Workers(Generic[Item, Result]):
                     return _END
                 self._changed.wait()
 
-    def _stop(self, threads: list[threading.Thread]) -> None:
-        with self._changed:
-            self._stopping = True
-            for process in self._processes:
-                process.kill()
-        for _ in threads:
-            self._room.release()
-        for thread in threads:
-            thread.join()
-
-    def _serve(self, items: Iterator[Item], lock: threading.Lock) -> None:
+    def _serve(self) -> None:
         """One thread: take an item, have it worked on, put the result where it belongs."""
         worker: _Worker | None = None
         try:
             worker = self._start()
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._items is not None)
             while True:
                 self._room.acquire()
-                with lock:
+                with self._taking:
                     if self._stopping or self._num_items is not None:
                         return
+                    assert self._items is not None
                     number = self._taken
                     try:
-                        item = next(items)
+                        item = next(self._items)
                     except StopIteration:
                         with self._changed:
                             self._num_items = number
@@ -167,29 +195,41 @@ class Workers(Generic[Item, Result]):
             self._end(worker)
             if self._stopping:
                 raise EOFError
-            logger.warning("A worker process %s; attempt %d of %d.", fate, attempt + 1, _ATTEMPTS)
+            event = "was too slow" if fate == "too_slow" else "died"
+            logger.warning("A worker process %s; attempt %d of %d.", event, attempt + 1, _ATTEMPTS)
             worker = self._start()
         return self._given_up(fate), worker
 
     def _start(self) -> "_Worker":
-        exit_code = None
+        code = None
         for attempt in range(_ATTEMPTS):
+            worker = _Worker()  # outside the lock, which results wait for
             with self._changed:
-                if self._stopping:
-                    raise EOFError
-                worker = _Worker(self._function)
-                self._processes.add(worker.process)
+                stopping = self._stopping
+                if not stopping:
+                    self._processes.add(worker.process)
+            if stopping:
+                worker.end()
+                raise EOFError
             try:
-                worker.wait_until_ready()
-                return worker
+                succeeded, error = worker.begin(self._function)
             except (EOFError, OSError):
-                worker.process.join(timeout=1.0)  # for its own exit code
-                exit_code = worker.process.exitcode
+                code = spawning.exit_code(worker.process)
                 self._end(worker)
+                if code == spawning.NO_MAIN_GUARD:
+                    raise spawning.no_main_guard() from None
                 logger.warning("A worker process did not begin; attempt %d of %d.", attempt + 1, _ATTEMPTS)
+                if code is not None and code > 0:
+                    break  # nothing killed it: it would end like this again
+                continue
+            if not succeeded:
+                self._end(worker)
+                raise _Raised from error
+            return worker
         raise QualityModelError(
-            f"A worker process ended before it could begin (exit code {exit_code}).",
-            "Is there enough memory? With workers = 1 everything runs in one process.",
+            f"A worker process ended before it could begin (exit code {code}).",
+            "Is there enough memory? Use fewer workers. A script of your own needs"
+            ' `if __name__ == "__main__":` around what it does, as each worker process imports it.',
         )
 
     def _end(self, worker: "_Worker") -> None:
@@ -201,16 +241,20 @@ class Workers(Generic[Item, Result]):
 class _Worker:
     """A process and the connection to it."""
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=_run, args=(theirs, function), daemon=True)
-        self.process.start()
+    def __init__(self) -> None:
+        self._connection, theirs = multiprocessing.Pipe()
+        self.process = spawning.start(_run, theirs)
         theirs.close()
         _limit_sending(self._connection, _START_WITHIN_S)
 
-    def wait_until_ready(self) -> None:
-        self._receive(_START_WITHIN_S)
+    def begin(self, function: bytes) -> tuple[bool, Any]:
+        """Hand it the pickled function; gives whether that could be loaded, and what was raised."""
+        try:
+            self._connection.send_bytes(function)
+        except BlockingIOError:
+            raise TimeoutError from None
+        answer: tuple[bool, Any] = self._receive(_START_WITHIN_S)
+        return answer
 
     def ask(self, item: Any, within_s: float) -> tuple[bool, Any]:
         """Give whether the function returned, and what it returned or raised.
@@ -242,20 +286,30 @@ class _Raised(Exception):
 _END: Final = object()
 
 
-def _run(connection: Any, function: Callable[[Any], Any]) -> None:
-    """Serve items until the other side is gone. Ctrl-C is the parent's to handle."""
+def _run(connection: Any) -> None:
+    """Load the function, then serve items until the other side is gone. Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(EOFError, OSError):
-        connection.send(None)
-        while True:
-            item = connection.recv()
-            try:
-                answer = True, function(item)
-            except MemoryError:
-                return  # a fresh process may have the room
-            except Exception as error:  # noqa: BLE001 - raised again where the results are awaited
-                answer = False, error
-            connection.send(answer)
+    with suppress(EOFError, OSError, MemoryError):  # a fresh process may have the room
+        pickled = connection.recv_bytes()
+        succeeded, function = _outcome(pickle.loads, pickled)
+        connection.send((succeeded, None if succeeded else function))
+        while succeeded:
+            connection.send(_outcome(function, connection.recv()))
+
+
+def _outcome(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any]:
+    """Whether a function returned, and what it returned or raised: raised again where results are awaited."""
+    try:
+        return True, function(argument)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        return False, error
+
+
+def _pickled(function: Callable[[Any], Any]) -> bytes:
+    """Plain bytes: multiprocessing's pickles of PyTorch's tensors need room in /dev/shm."""
+    return pickle.dumps(function)
 
 
 def _limit_sending(connection: Any, within_s: float) -> None:

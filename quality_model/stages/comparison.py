@@ -4,23 +4,23 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 
-from quality_model import images, storage
+from quality_model import spawning, storage
 from quality_model.comparison import Comparison, Row, Side, Thumbnails, draw_largest
-from quality_model.errors import ModelNotFoundError, PictureError
-from quality_model.images import Pixels
+from quality_model.errors import ModelNotFoundError
 from quality_model.inference import MultiHeadQualityInference
 from quality_model.params import EngineName, LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS
 from quality_model.registry import Registry
 from quality_model.scoring import collection, plan
-from quality_model.scoring.reading import Source, encoded_bytes, sources_of
+from quality_model.scoring.reading import ResizedImage, read_sizes, sources_of
+from quality_model.scoring.workers import WHY, Workers, num_workers
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +31,6 @@ FIGURE_NAME: Final = "largest_changes.png"
 
 _THUMBNAIL_PX: Final = 192
 _DPI: Final = 110
-
-
-class _Decoded(NamedTuple):
-    """A picture at each model's size, (S, S, 3), and as a thumbnail; or why it cannot be read."""
-
-    key: str
-    sizes: dict[int, Pixels]
-    thumbnail: Pixels | None
-    error: PictureError | None = None
 
 
 def compare_models(
@@ -56,11 +47,12 @@ def compare_models(
 ) -> Comparison:
     """Score a folder with two models and keep what would change if one took the other's place.
 
-    A picture that cannot be read is a row with its reason. Where the new model is a version of
+    Images are read as `score` reads them: in worker processes, with a time limit. One that cannot be
+    read is a row with its error code. Where the new model is a version of
     the registry, the comparison is attached to it and to its run.
 
     Args:
-        section: Batch size, device and engine, which is the same for both.
+        section: Batch size, workers, device and engine, which is the same for both.
         limits: What a picture may be.
         registry: Names the registered model.
         root: The project folder, whose registry a reference means.
@@ -78,6 +70,7 @@ def compare_models(
         RegistryError: The registry does not answer.
         StorageError: The result could not be written.
     """
+    spawning.end_if_imported_again()
     found = collection.survey(folder, output)
     inputs = list(plan.list_inputs(folder, output, found, limits))
 
@@ -95,12 +88,21 @@ def compare_models(
     new = load(model, None if section.engine == "auto" else section.engine)
     old = load(against, new.engine_name)  # of what two engines differ by, no flag changes
     thumbnails = Thumbnails(num_thumbnails)
-    with closing(sources_of(inputs, found.base, found.kind)) as sources:
-        decoded = (
-            _decode(planned.key, source, limits, {old.image_size_px, new.image_size_px})
-            for planned, source in zip(inputs, sources, strict=True)
-        )
-        rows = list(_rows(decoded, old, new, section.batch_size, thumbnails, len(inputs)))
+    count = num_workers(section.workers, len(inputs))
+    sizes_px = {old.image_size_px, new.image_size_px}
+    workers = Workers(
+        partial(read_sizes, sizes_px=sizes_px, thumbnail_px=_THUMBNAIL_PX, limits=limits),
+        given_up=lambda fate: ResizedImage(reason=fate, detail=WHY[fate]),
+        count=count,
+        window=2 * section.batch_size + 2 * count,
+        hung_after_s=limits.max_seconds,
+    )
+    with (
+        closing(sources_of(inputs, found.base, found.kind)) as sources,
+        closing(workers.map(sources)) as read,
+    ):
+        keyed = zip((planned.key for planned in inputs), read, strict=True)
+        rows = list(_rows(keyed, old, new, section.batch_size, thumbnails, len(inputs)))
     comparison = Comparison(folder.name or str(folder), _side(old), _side(new), rows)
     _write(comparison, thumbnails, output)
     _attach(registry, root, comparison, output)
@@ -108,17 +110,8 @@ def compare_models(
     return comparison
 
 
-def _decode(key: str, source: Source, limits: LimitsParams, sizes_px: set[int]) -> _Decoded:
-    try:
-        pixels = images.decode(encoded_bytes(source, limits), limits)
-        sizes = {size_px: images.resize(pixels, size_px) for size_px in sizes_px}
-        return _Decoded(key, sizes, _thumbnail(pixels))
-    except PictureError as error:
-        return _Decoded(key, {}, None, error)
-
-
 def _rows(
-    decoded: Iterator[_Decoded],
+    images: Iterator[tuple[str, ResizedImage]],
     old: MultiHeadQualityInference,
     new: MultiHeadQualityInference,
     batch_size: int,
@@ -129,31 +122,24 @@ def _rows(
     from tqdm import tqdm
 
     with tqdm(total=total, unit="image", disable=not sys.stderr.isatty()) as bar:
-        while batch := list(islice(decoded, batch_size)):
-            good = [picture for picture in batch if picture.error is None]
+        while batch := list(islice(images, batch_size)):
+            good = [image for _, image in batch if image.reason is None]
             pairs = iter(zip(_scores(old, good), _scores(new, good), strict=True))
-            for picture in batch:
-                if picture.error is not None:
-                    yield Row(picture.key, reason=picture.error.reason, detail=picture.error.detail)
+            for key, image in batch:
+                if image.thumbnail is None:
+                    yield Row(key, reason=image.reason, detail=image.detail)
                     continue
-                row = Row(picture.key, *next(pairs))
-                assert picture.thumbnail is not None
-                thumbnails.offer(row, picture.thumbnail)
+                row = Row(key, *next(pairs))
+                thumbnails.offer(row, image.thumbnail)
                 yield row
             bar.update(len(batch))
 
 
-def _scores(model: MultiHeadQualityInference, pictures: list[_Decoded]) -> list[dict[Any, float]]:
-    if not pictures:
+def _scores(model: MultiHeadQualityInference, images: list[ResizedImage]) -> list[dict[Any, float]]:
+    if not images:
         return []
-    scores = model.score_pixels(np.stack([picture.sizes[model.image_size_px] for picture in pictures]))
+    scores = model.score_pixels(np.stack([image.sizes[model.image_size_px] for image in images]))
     return [dict(zip(HEADS, map(float, row), strict=True)) for row in scores]
-
-
-def _thumbnail(pixels: Pixels) -> Pixels:
-    image = Image.fromarray(pixels)
-    image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
-    return np.array(image)
 
 
 def _side(model: MultiHeadQualityInference) -> Side:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from quality_model import spawning
 from quality_model.inference import MultiHeadQualityInference
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.scoring import ModelIdentity, ScoreSummary, planned_engine, score
@@ -34,6 +35,7 @@ def score_collection(
         ModelNotFoundError, CheckpointError: The model cannot be had.
         ValidationError: The scores break their contract.
     """
+    spawning.end_if_imported_again()  # before the model is loaded
     engine = planned_engine(output) if section.engine == "auto" else section.engine
     scorer = MultiHeadQualityInference(
         section.model,

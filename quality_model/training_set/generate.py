@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quality_model import storage
+from quality_model import spawning, storage
 from quality_model.allocation import num_cores
 from quality_model.code_hash import code_sha256
 from quality_model.degradations import PROFILES
@@ -83,6 +83,7 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
         StorageError: The disk is full, the folder cannot be written, or another process makes this set.
         QualityModelError: A worker process died, or hangs.
     """
+    spawning.end_if_imported_again()
     table = PicturesTable.open(pictures)
     rows = table.frame(["group", "reason"])
     readable = rows[rows["reason"].isna()]
@@ -213,23 +214,34 @@ def _make_in_processes(
     pictures: Iterable[CleanPicture], first_sample: int, recipe: Recipe, workers: int
 ) -> Iterator[Sample]:
     # Spawned and not forked: the caller may have threads and open connections.
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=start_worker, initargs=(recipe,)
-    )
+    try:
+        pool = ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=start_worker, initargs=(recipe,)
+        )
+    except OSError as error:
+        raise QualityModelError(
+            f"{workers} worker processes cannot share semaphores, which are in /dev/shm: {error.strerror}.",
+            "Make /dev/shm writable, or use 1 worker (generate.workers).",
+        ) from None
     others = set(active_children())
+    processes: set[Any] = set()
     picture_within_s = recipe.limits.max_seconds + (recipe.samples_per_image + 1) * _SAMPLE_WITHIN_S
     within_s = _START_WITHIN_S + _CHUNK_PICTURES * picture_within_s
     end_within_s = 0.0
     waiting: deque[Future[list[Sample]]] = deque()
     try:
         for row, chunk in _chunks(pictures, first_sample, recipe.samples_per_image + 1):
-            waiting.append(pool.submit(make_in_worker, row, chunk))
+            with spawning.only_scripts_that_exist():
+                waiting.append(pool.submit(make_in_worker, row, chunk))
+            processes |= set(active_children()) - others
             if len(waiting) >= workers * _CHUNKS_IN_FLIGHT_PER_WORKER:
                 yield from waiting.popleft().result(within_s)
         while waiting:
             yield from waiting.popleft().result(within_s)
         end_within_s = _END_WITHIN_S
     except BrokenProcessPool:
+        if any(process.exitcode == spawning.NO_MAIN_GUARD for process in processes):
+            raise spawning.no_main_guard() from None
         raise QualityModelError(
             f"One of {workers} worker processes died; often the system ended it for want of memory.",
             "Run the same command again with fewer workers (generate.workers), 1 at the least.",

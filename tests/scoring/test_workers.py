@@ -1,5 +1,6 @@
 """Workers that die, hang or raise: every item gets its result, in order, and nothing waits for ever."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -43,6 +44,30 @@ def work(notes, item):
 """
 
 
+SLOW_TO_START = """
+import os, sys, time
+from pathlib import Path
+
+class Payload:
+    def __init__(self, notes, count):
+        self.notes, self.count, self.weights = notes, count, bytes(10**7)
+
+    def __setstate__(self, state):
+        self.__dict__ = state
+        notes = Path(self.notes)
+        (notes / f"begun-{os.getpid()}").touch()
+        for _ in range(500):
+            if len(list(notes.glob("begun-*"))) >= self.count:
+                (notes / f"ready-{os.getpid()}").touch()
+                return
+            time.sleep(0.02)
+        raise SystemExit(4)
+
+    def __call__(self, item):
+        return item
+"""
+
+
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """A function that workers can import and that does what its item says."""
@@ -59,6 +84,41 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 def workers(work: Callable[..., Any], **more: Any) -> Workers[Any, Any]:
     settings = {"count": 2, "window": 6, "given_up": lambda fate: (fate, None), "hung_after_s": 60.0, **more}
     return Workers(work, **settings)
+
+
+def test_every_worker_begins_before_any_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits at its start, with weights that fill no pipe, until all of them have begun."""
+    (tmp_path / "slow_to_start.py").write_text(dedent(SLOW_TO_START))
+    monkeypatch.syspath_prepend(tmp_path)
+    import slow_to_start  # type: ignore[import-not-found]
+
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    payload = slow_to_start.Payload(str(notes), 5)
+    assert list(workers(payload, count=5).map(iter(range(20)))) == list(range(20))
+    assert len(list(notes.glob("begun-*"))) == 5
+    sys.modules.pop("slow_to_start", None)
+
+
+def test_a_function_that_does_not_load_in_a_worker_raises_what_its_loading_raised(
+    work: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "trouble.py").write_text("raise OSError(27, 'File too large')")
+    with pytest.raises(OSError, match="File too large"):
+        list(workers(work).map(iter([(0, "")])))
+
+
+def test_workers_that_are_left_before_there_are_items_end(work: Callable[..., Any]) -> None:
+    with workers(work) as started:
+        pass
+    assert not [thread for thread in started._threads if thread.is_alive()]
+
+
+def test_one_worker_is_a_process_of_its_own(work: Callable[..., Any]) -> None:
+    items = [(number, "die" if number == 1 else "") for number in range(4)]
+    results = list(workers(work, count=1).map(iter(items)))
+    assert [number for number, _ in results] == [0, "worker_died", 2, 3]
+    assert os.getpid() not in {process for _, process in results}
 
 
 def test_results_come_in_the_order_of_the_items_from_several_processes(work: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,25 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from quality_model import MultiHeadQualityInference, storage
+from quality_model.checkpoints import save_model
 from quality_model.comparison import Comparison, Row, Side, Thumbnails, draw_largest
 from quality_model.errors import ModelNotFoundError, UsageError
 from quality_model.params import Params
 from quality_model.records import HEADS
 from quality_model.stages.comparison import compare_models
+from tests.hostile import decoders_obey_images, hostile
 from tests.stages.conftest import make_model
 
 
 @pytest.fixture
 def compare(project: Path, params: Params, pictures: Path):
     def compare(
-        folder: Path = pictures, model: str = "candidate", against: str = "champion", engine: str = "auto"
-    ) -> Comparison:
+        folder: Path = pictures, model: str = "candidate", against: str = "champion", engine: str = "auto",
+        limits: dict[str, float] | None = None,
+    ) -> Comparison:  # fmt: skip
         return compare_models(
             params.score.model_copy(update={"batch_size": 2, "engine": engine}),
-            params.limits,
+            params.limits.model_copy(update=limits or {}),
             params.registry,
             root=project,
             folder=folder,
@@ -75,6 +79,55 @@ def test_a_folder_is_scored_by_both_models_and_what_changes_is_kept_and_attached
     assert {path.name for path in Path(attached).iterdir()} == {
         "comparison.json", "comparison.md", "comparison.csv", "largest_changes.png"
     }  # fmt: skip
+
+
+def test_an_image_that_crashes_or_hangs_its_decoder_is_a_row_with_its_error_code(
+    compare, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoders_obey_images(tmp_path / "site", monkeypatch)
+    folder = Path(shutil.copytree(pictures, tmp_path / "images"))
+    image = (folder / "0.png").read_bytes()
+    for behaviour in ("crash", "hang", "raise"):
+        (folder / f"{behaviour}.png").write_bytes(hostile(image, behaviour))
+    told = compare(folder, limits={"max_seconds": 2.0}).summary()
+    assert (told["num_pictures"], told["num_scored"]) == (9, 5)
+    assert told["reasons"] == {"broken": 1, "truncated": 1, "too_slow": 1, "worker_died": 1}
+
+
+def test_the_scores_are_those_of_each_model_at_its_own_size(
+    compare, project: Path, pictures: Path, params: Params, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "large", make_model(1.0), image_size_px=64, facts={})
+    comparison = compare(model=str(tmp_path / "large"), engine="torch-float32")
+    for side, reference in (("new", tmp_path / "large"), ("old", "champion")):
+        alone = MultiHeadQualityInference(
+            reference, "cpu", root=project, registry=params.registry, engine="torch-float32"
+        )
+        for row in comparison.scored:
+            expected = alone.predict(pictures / row.key)
+            scores = getattr(row, side)
+            assert [scores[head] for head in HEADS] == [getattr(expected, head) for head in HEADS]
+
+
+@pytest.mark.parametrize("against", ["candidate", "2"])
+def test_a_version_compared_with_itself_is_told_as_such(compare, project: Path, against: str) -> None:
+    comparison = compare(model="candidate", against=against)
+    assert "A model is compared with itself" in comparison.headline()
+    assert comparison.summary()["num_changed_flags"] == 0
+    output = project / "reports" / "comparison"
+    assert json.loads((output / "comparison.json").read_text())["same_model"] is True
+    assert "A model is compared with itself" in (output / "comparison.md").read_text()
+
+
+def test_versions_with_other_weights_are_not_called_the_same(compare) -> None:
+    comparison = compare()
+    assert "with itself" not in comparison.headline()
+    assert comparison.summary()["same_model"] is False
+
+
+def test_a_version_is_compared_with_a_bundled_model(compare) -> None:
+    told = compare(against="pretrained-compact").summary()
+    assert (told["old"]["name"], told["num_scored"]) == ("pretrained-compact", 5)
 
 
 def test_both_models_run_on_the_engine_that_is_asked_for_or_chosen_for_the_new_one(
@@ -124,9 +177,9 @@ def test_tables_and_tar_shards_compare_as_their_pictures_do(compare, pictures: P
     with tarfile.open(shards / "a.tar", "w") as shard:
         for path, name in zip(files, names, strict=True):
             shard.add(path, name)
-    alone = {row.key: (row.old, row.new, row.reason) for row in compare().rows}
+    alone = {row.key: (row.old, row.new, row.reason) for row in compare(engine="torch-float32").rows}
     for folder, prefix in ((tables, ""), (shards, "a.tar#")):
-        rows = compare(folder).rows
+        rows = compare(folder, engine="torch-float32").rows
         assert {row.key.removeprefix(prefix): (row.old, row.new, row.reason) for row in rows} == alone
 
 
