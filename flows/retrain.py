@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import flow
 
 from quality_model.params import load_params
-from quality_model.paths import ProjectPaths
+from quality_model.paths import ProjectPaths, UserPath
 from tasks import pipeline, release
 from tasks.ending import leave_in_order_on_sigterm
 
@@ -13,7 +13,7 @@ PROMOTED, REFUSED, UNCHANGED = "promoted", "refused", "unchanged"
 
 
 @flow(name="retrain")
-def retrain(project: Path = Path(), compare_on: Path | None = None) -> str:
+def retrain(project: UserPath = Path(), compare_on: UserPath | None = None) -> str:
     """Bring the candidate up to date and let it become champion if it may.
 
     Args:

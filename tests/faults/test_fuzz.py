@@ -66,7 +66,10 @@ def pictures() -> list[bytes]:
     encoded = []
     for kind, mode, options in wanted:
         buffer = io.BytesIO()
-        image.convert(mode).save(buffer, kind, **options)
+        converted = image.convert(mode)
+        if mode == "F":  # whose range is 0 to 1
+            converted = Image.fromarray(np.asarray(converted) / 255)
+        converted.save(buffer, kind, **options)
         encoded.append(buffer.getvalue())
     return encoded
 
