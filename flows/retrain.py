@@ -7,7 +7,7 @@ from typing import Literal
 from prefect import flow
 
 from quality_model.params import load_params
-from quality_model.paths import ProjectPaths
+from quality_model.paths import ProjectPaths, UserPath
 from tasks import pipeline, release
 from tasks.ending import run_by_hand
 
@@ -21,7 +21,7 @@ class Ending:
 
 
 @flow(name="retrain")
-def retrain(project: Path = Path(), compare_on: Path | None = None) -> Ending:
+def retrain(project: UserPath = Path(), compare_on: UserPath | None = None) -> Ending:
     """Bring the candidate up to date and let it become champion if it may.
 
     Where there is no champion yet the bundled model becomes it first, so that the candidate starts from

@@ -7,13 +7,13 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from quality_model.params import load_params
-from quality_model.paths import ProjectPaths
+from quality_model.paths import ProjectPaths, UserPath
 from quality_model.scoring import ScoreSummary
 from tasks import scoring
 
 
 @flow(name="score")
-def score(inputs: Path, output: Path | None = None, project: Path = Path()) -> ScoreSummary:
+def score(inputs: UserPath, output: UserPath | None = None, project: UserPath = Path()) -> ScoreSummary:
     """Score a folder, Parquet files or tar shards.
 
     Args:

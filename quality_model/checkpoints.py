@@ -7,6 +7,7 @@ are read by PyTorch's restricted unpickler, which knows tensors and plain values
 import hashlib
 import io
 import json
+import logging
 import math
 import zipfile
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from quality_model import storage
 from quality_model.errors import CheckpointError, StorageError
 from quality_model.model import ARCHITECTURES, DESIGN_DROPOUT, MultiHeadQualityAssessmentModel
 from quality_model.params import ArchitectureName
-from quality_model.paths import DESCRIPTION_NAME
+from quality_model.paths import DESCRIPTION_NAME, user_path
 from quality_model.records import HEADS, Head
 
 FORMAT_VERSION: Final = 1
@@ -39,8 +40,13 @@ _NAMED: Final[dict[str, ArchitectureName]] = {
     "MultiHeadQualityAssessmentModel": "standard",  # what descriptions said while there was one
 }
 
+_METADATA_KEY: Final = "quality_model"
+"""In the weights' own metadata: what the file alone needs. One key, as safetensors does not keep an order."""
+
 _NESTED_KEYS: Final = ("model_state_dict", "state_dict")
 _REMEDY: Final = "Use another checkpoint, or train the model again."
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +107,17 @@ def save_model(
         }
     _require_sound(state, folder / WEIGHTS_NAME)
     _require_thresholds(facts, folder / DESCRIPTION_NAME)
-    description = {
+    network = {
         "format_version": FORMAT_VERSION,
         "architecture": model.architecture,
         "dropout": model.dropout,
         "image_size_px": image_size_px,
         "heads": list(HEADS),
-        "facts": dict(facts),
     }
     storage.unseal(folder)
-    storage.write_bytes(folder / WEIGHTS_NAME, save(state))
-    storage.write_json(folder / DESCRIPTION_NAME, description)
+    metadata = {_METADATA_KEY: json.dumps(network, sort_keys=True)}
+    storage.write_bytes(folder / WEIGHTS_NAME, save(state, metadata))
+    storage.write_json(folder / DESCRIPTION_NAME, {**network, "facts": dict(facts)})
     return storage.seal(folder, [WEIGHTS_NAME, DESCRIPTION_NAME], rows=1, kind="model")
 
 
@@ -121,20 +127,26 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     Args:
         path: A folder, or its model.safetensors; another .safetensors file; or a .pt or .pth
             state dict of the original design, bare or under ``model_state_dict`` or
-            ``state_dict``. A bare file is taken to be of the standard architecture, for 224 px.
+            ``state_dict``. A file alone, without model.json beside it, has the architecture and
+            the image size that its metadata states. One without metadata is taken to be of the
+            standard architecture and for 224 px, and a warning says so.
         device: Where the model goes.
 
     Raises:
         CheckpointError: The files are missing, cut short or altered, hold code, another
             architecture or weights that are not finite. The message names the file.
     """
+    path = user_path(path)
     if path.is_dir():
         return _load_folder(path, device)
-    if path.name == WEIGHTS_NAME and path.with_name(storage.MARKER_NAME).exists():
+    beside = [path.with_name(name) for name in (storage.MARKER_NAME, DESCRIPTION_NAME)]
+    if path.name == WEIGHTS_NAME and any(file.exists() for file in beside):
         return _load_folder(path.parent, device)
     data = _read(path)
+    stated = None
     if path.suffix == ".safetensors":
         state = _parse_safetensors(data, path)
+        stated = _stated(data, path)
     elif path.suffix in (".pt", ".pth"):
         state = _parse_pickle(data, path)
     else:
@@ -142,8 +154,16 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
             f"{path} is not a checkpoint by its name.",
             f"Give a folder with {WEIGHTS_NAME}, or a .safetensors, .pt or .pth file.",
         )
-    model = _build(state, MultiHeadQualityAssessmentModel(DESIGN_DROPOUT), path).to(device)
-    return LoadedModel(model, DESIGN_IMAGE_SIZE_PX, hashlib.sha256(data).hexdigest())
+    if stated is None:
+        logger.warning(
+            "%s does not state its image size: %d px is assumed, as for weights of the original design.",
+            path.name,
+            DESIGN_IMAGE_SIZE_PX,
+        )
+        stated = _Description("standard", DESIGN_DROPOUT, DESIGN_IMAGE_SIZE_PX, {})
+    empty = MultiHeadQualityAssessmentModel(stated.dropout, stated.architecture)
+    model = _build(state, empty, path).to(device)
+    return LoadedModel(model, stated.image_size_px, hashlib.sha256(data).hexdigest())
 
 
 def _load_folder(folder: Path, device: torch.device) -> LoadedModel:
@@ -161,6 +181,13 @@ def _load_folder(folder: Path, device: torch.device) -> LoadedModel:
     described = _check_description(description, folder / DESCRIPTION_NAME)
     empty = MultiHeadQualityAssessmentModel(described.dropout, described.architecture)
     model = _build(_parse_safetensors(data, path), empty, path).to(device)
+    stated = _stated(data, path)
+    if stated is not None and stated[:3] != described[:3]:
+        raise CheckpointError(
+            f"{path} states architecture {stated.architecture} for {stated.image_size_px} px, but "
+            f"{DESCRIPTION_NAME} {described.architecture} for {described.image_size_px} px.",
+            _REMEDY,
+        )
     return LoadedModel(model, described.image_size_px, sha256, described.facts, marker["sha256"])
 
 
@@ -216,6 +243,21 @@ def _parse_safetensors(data: bytes, path: Path) -> dict[str, Tensor]:
         return load(data)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}.", _REMEDY) from None
+
+
+def _stated(data: bytes, path: Path) -> _Description | None:
+    """What a whole safetensors file says about its network in its metadata; None if it says nothing."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    stated = header.get("__metadata__", {}).get(_METADATA_KEY)
+    if stated is None:
+        return None
+    try:
+        network = json.loads(stated)
+    except (json.JSONDecodeError, RecursionError):
+        network = None
+    if not isinstance(network, dict):
+        raise CheckpointError(f"The metadata of {path} does not describe a model.", _REMEDY)
+    return _check_description({**network, "facts": {}}, path)
 
 
 def _parse_pickle(data: bytes, path: Path) -> dict[str, Tensor]:

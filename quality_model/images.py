@@ -4,26 +4,45 @@ Decoding treats every input as hostile: formats, bytes and pixels are limited be
 are unpacked, and whatever goes wrong becomes a `PictureError` with a stable reason code.
 """
 
+import hashlib
 import io
 import os
+import re
 import stat
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from quality_model.errors import ParameterError, PictureError
 from quality_model.params import LimitsParams
+from quality_model.pixels import (
+    SIGNIFICANT_BITS,
+    Pixels,
+    is_deep_color,
+    pixels_of_array,
+    srgb_pixels,
+)
 
-Pixels = npt.NDArray[np.uint8]
-"""uint8 (height, width, 3), RGB, 0 to 255."""
+__all__ = [
+    "SUFFIXES",
+    "DecodedImage",
+    "Pixels",
+    "check_bytes",
+    "decode",
+    "decode_image",
+    "from_array",
+    "from_image",
+    "read_bytes",
+    "resize",
+]
 
 SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo", ".ppm", ".pgm"}
@@ -66,35 +85,47 @@ def check_bytes(data: bytes, limits: LimitsParams) -> None:
         raise PictureError("too_many_bytes", f"more than {limits.max_bytes} bytes")
 
 
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """Pixels, and the format they were stored in, as Pillow names it (``JPEG``)."""
+
+    pixels: Pixels
+    format: str
+
+
 def decode(data: bytes, limits: LimitsParams) -> Pixels:
-    """Decode to RGB as a viewer would show it: upright, first frame, transparency over white.
+    """The pixels of `decode_image`."""
+    return decode_image(data, limits).pixels
+
+
+def decode_image(data: bytes, limits: LimitsParams) -> DecodedImage:
+    """Decode to 8-bit sRGB as a viewer would show it: upright, first frame, transparency over white.
 
     Args:
-        data: Encoded picture.
+        data: Encoded image.
         limits: Largest size and the formats that are read.
-
-    Returns:
-        uint8 (height, width, 3), 0 to 255. 16-bit greys are scaled to 8 bits.
 
     Raises:
         PictureError: ``empty``, ``too_many_bytes``, ``not_a_picture``, ``too_many_pixels``,
-            ``truncated`` or ``broken``.
+            ``truncated``, ``unsupported``, ``unknown_range``, ``not_finite`` or ``broken``.
         ParameterError: ``limits.formats`` names a format that Pillow does not read.
     """
     check_bytes(data, limits)
     readers = _readers(limits.formats)
     with _pillow.lenient(limits.max_pixels):
         try:
-            with Image.open(io.BytesIO(data), formats=readers) as image:
-                if image.width * image.height > limits.max_pixels:
-                    raise PictureError(
-                        "too_many_pixels", f"{image.width} x {image.height}, at most {limits.max_pixels}"
-                    )
-                image.load()
-                return _to_rgb(_upright(image))
+            try:
+                return _decode(data, readers, limits)
+            except OSError as error:
+                completed = None if _reason(error) != "truncated" else _with_end_marker(data)
+                if completed is None:
+                    raise
+                return _decode(completed, readers, limits)
         except PictureError:
             raise
         except UnidentifiedImageError:
+            if "TIFF" in readers and _is_unsupported_tiff(data):
+                raise PictureError("unsupported", "a TIFF whose kind of samples is not read") from None
             raise PictureError("not_a_picture", "no allowed format recognises these bytes") from None
         except Image.DecompressionBombError as error:
             raise PictureError("too_many_pixels", str(error)) from None
@@ -102,6 +133,19 @@ def decode(data: bytes, limits: LimitsParams) -> Pixels:
             raise PictureError("too_many_pixels", "not enough memory to decode") from None
         except Exception as error:  # decoders raise nearly anything on hostile bytes
             raise _undecodable(error) from None
+
+
+def _decode(data: bytes, readers: tuple[str, ...], limits: LimitsParams) -> DecodedImage:
+    with Image.open(io.BytesIO(data), formats=readers) as image:
+        if image.width * image.height > limits.max_pixels:
+            raise PictureError(
+                "too_many_pixels", f"{image.width} x {image.height}, at most {limits.max_pixels}"
+            )
+        if image.format == "PNG" and image.mode == "I;16":
+            image.info[SIGNIFICANT_BITS] = _significant_bits(data)
+        deep_color = is_deep_color(image)
+        image.load()
+        return DecodedImage(srgb_pixels(image, deep_color=deep_color), image.format or "")
 
 
 def resize(pixels: Pixels, size_px: int) -> Pixels:
@@ -120,36 +164,23 @@ def resize(pixels: Pixels, size_px: int) -> Pixels:
 
 
 def from_image(image: Image.Image) -> Pixels:
-    """RGB pixels of an open PIL image, turned upright.
+    """8-bit sRGB pixels of an open PIL image, turned upright.
 
     Raises:
-        PictureError: ``truncated`` or ``broken``: its file was opened but does not decode.
+        PictureError: ``truncated`` or ``broken``: its file was opened but does not decode;
+            ``unknown_range`` or ``not_finite``: see `pixels.srgb_pixels`.
     """
     try:
+        deep_color = is_deep_color(image)
         image.load()
-        return _to_rgb(_upright(image))
+        return srgb_pixels(image, deep_color=deep_color)
+    except PictureError:
+        raise
     except Exception as error:
         raise _undecodable(error) from None
 
 
-def from_array(array: npt.NDArray[Any]) -> Pixels:
-    """Check an array of pixels.
-
-    Args:
-        array: uint8 (height, width, 3) RGB or (height, width) grey, 0 to 255.
-
-    Raises:
-        PictureError: ``bad_array``: another shape or dtype.
-    """
-    if (
-        array.dtype != np.uint8
-        or 0 in array.shape
-        or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3))
-    ):
-        raise PictureError(
-            "bad_array", f"dtype {array.dtype}, shape {array.shape}; expected uint8 (height, width, 3)"
-        )
-    return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array
+from_array = pixels_of_array
 
 
 class _Pillow:
@@ -209,36 +240,74 @@ def _readers(formats: tuple[str, ...]) -> tuple[str, ...]:
     return readers
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF orientation says; one whose EXIF is damaged stays as it is."""
-    try:
-        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-            return image  # where exif_transpose would copy it
-        return ImageOps.exif_transpose(image)
-    except Exception:  # the pixels are good, so the picture is
-        return image
-
-
 def _undecodable(error: Exception) -> PictureError:
-    reason = "truncated" if "truncated" in str(error).lower() else "broken"
-    return PictureError(reason, f"{type(error).__name__}: {error}")
+    return PictureError(_reason(error), f"{type(error).__name__}: {error}")
 
 
-def _to_rgb(image: Image.Image) -> Pixels:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _grey16_to_rgb(image)
-    if image.mode == "La":  # premultiplied alpha, which converts to nothing but LA
-        image = image.convert("LA")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, rgba)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+def _reason(error: Exception) -> str:
+    return "truncated" if "truncated" in str(error).lower() else "broken"
 
 
-def _grey16_to_rgb(image: Image.Image) -> Pixels:
-    """Grey of more than 8 bits: 16-bit values over 257; floats in [0, 1] times 255."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float64))
-    scaled = values * 255.0 if image.mode == "F" and values.max(initial=0.0) <= 1.0 else values / 257.0
-    grey = np.clip(scaled.round(), 0, 255).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+def _is_unsupported_tiff(data: bytes) -> bool:
+    """Whether the header of a TIFF is whole, but describes samples that Pillow does not read."""
+    try:
+        TiffImagePlugin.TiffImageFile(io.BytesIO(data)).close()
+    except SyntaxError as error:
+        return "unknown pixel mode" in str(error)
+    except Exception:
+        return False
+    return False
+
+
+def _significant_bits(data: bytes) -> int:
+    """What the sBIT chunk of a grey PNG says; 0 without one."""
+    at = data.find(b"\0\0\0\1sBIT", 0, max(0, data.find(b"IDAT")))
+    return data[at + 8] if at >= 0 else 0
+
+
+_CODED_DATA: Final = (*(bits * 64 for bits in (b"\0", b"\xff\0", b"\x55", b"\xaa")), bytes(range(1, 250, 3)))
+
+
+def _with_end_marker(data: bytes) -> bytes | None:
+    """A JPEG that lacks nothing but its end marker, with one; None for any other bytes.
+
+    The JPEG library takes what is missing at a marker for zeros. So nothing is missing if the
+    pixels do not depend on what is put before the end marker: coded data, or the next restart
+    marker and coded data.
+    """
+    data = data.removesuffix(b"\xff")
+    if not _has_every_scan(data):
+        return None
+    restarts = _RESTART.findall(data, data.rfind(b"\xff\xda"))
+    restart = bytes([0xFF, 0xD0 + (restarts[-1][1] + 1) % 8 if restarts else 0xD0])
+    digests = set()
+    for filler in (b"", *_CODED_DATA, *(restart + coded for coded in _CODED_DATA)):
+        with Image.open(io.BytesIO(data + filler + b"\xff\xd9"), formats=("JPEG",)) as image:
+            digests.add(hashlib.sha256(image.tobytes()).digest())
+        if len(digests) > 1:
+            return None
+    return data + b"\xff\xd9"
+
+
+def _has_every_scan(data: bytes) -> bool:
+    """Whether the headers of a JPEG's scans announce every coefficient of every component to the last bit."""
+    missing: dict[int, set[int]] | None = None
+    at = 2
+    while data[:2] == b"\xff\xd8" and (found := _MARKER.search(data, at)):
+        marker, start = found[0][-1], found.end()
+        segment = data[start + 2 : start + int.from_bytes(data[start : start + 2], "big")]
+        at = start + 2 + len(segment)
+        if marker in _FRAMES and len(segment) >= 6:
+            missing = {name: set(range(64)) for name in segment[6::3]}
+        elif marker == _SCAN and missing is not None and len(segment) >= 4:
+            first, last, bits = segment[-3:]
+            for name in segment[1:-3:2]:
+                if bits & 15 == 0:
+                    missing.get(name, set()).difference_update(range(first, last + 1))
+    return missing is not None and not any(missing.values())
+
+
+_MARKER: Final = re.compile(rb"\xff+[^\x00\xff\xd0-\xd9]", re.DOTALL)
+_RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
+_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_SCAN: Final = 0xDA

@@ -26,10 +26,14 @@ from quality_model.errors import CheckpointError, PictureError, UsageError
 from quality_model.images import Pixels
 from quality_model.model_source import AUTO, ModelSource, find_model
 from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams
+from quality_model.paths import user_path
 from quality_model.records import HEADS, Head, QualityScores, flagged_heads, overall_score
 
-Picture = Image.Image | npt.NDArray[np.uint8] | str | Path
-"""A PIL image; uint8 (height, width, 3) RGB or (height, width) grey; or the path of a picture."""
+Picture = Image.Image | npt.NDArray[Any] | str | Path
+"""A PIL image; uint8 (height, width, 3) RGB or (height, width) grey; or the path of an image.
+
+Arrays of other integers or floats follow `images.from_array`.
+"""
 
 SAFE_LIMITS: Final = WITHOUT_PROJECT.limits
 """Limits for callers without a params.yaml."""
@@ -180,10 +184,10 @@ class MultiHeadQualityInference:
         elif isinstance(image, np.ndarray):
             pixels = images.from_array(image)
         elif isinstance(image, str | Path):
-            pixels = images.decode(images.read_bytes(Path(image), self._limits), self._limits)
+            pixels = images.decode(images.read_bytes(user_path(image), self._limits), self._limits)
         else:
             raise UsageError(
                 f"A picture cannot be a {type(image).__name__}.",
-                "Give a PIL image, a uint8 array of pixels, or a path.",
+                "Give a PIL image, an array of pixels, or a path.",
             )
         return images.resize(pixels, self.image_size_px)

@@ -11,8 +11,8 @@ from typing import Final
 
 from quality_model import pretrained, spawning
 from quality_model.errors import ModelNotFoundError, QualityModelError
-from quality_model.params import RegistryParams, load_params
-from quality_model.paths import ProjectPaths
+from quality_model.params import RegistryParams, is_project, load_params
+from quality_model.paths import ProjectPaths, user_path
 from quality_model.registry import Registry, ResolvedModel, resolve
 from quality_model.registry.connection import database_exists
 
@@ -95,14 +95,14 @@ def _without_registry(
 ) -> ModelSource | None:
     """The model, unless a registry must be asked for it.
 
-    A folder without params.yaml is no project, so nothing there says whose champion is meant.
+    A folder without a params.yaml of ours is no project, so nothing there says whose champion is meant.
     """
     if (bundled := pretrained.bundled_name(reference)) is not None:
         return _bundled(bundled)
     if reference == AUTO:
-        is_project = registry is not None or ProjectPaths(root).params.exists()
-        return None if is_project and database_exists(root) else _no_champion()
-    path = Path(reference)
+        may_have_champion = registry is not None or is_project(root)
+        return None if may_have_champion and database_exists(root) else _no_champion()
+    path = user_path(reference)
     if path.exists() or _is_a_path(os.fspath(reference)):
         return ModelSource(path.name, None, None, "", path)
     return None

@@ -7,14 +7,15 @@ their help is the field's description.
 
 import hashlib
 import json
+import re
 import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from quality_model.errors import ParameterError
+from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS
 
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -32,9 +33,12 @@ EngineName = Literal["torch-float32", "torch-bfloat16", "ncnn-float32"]
 
 
 class Section(BaseModel):
-    """A frozen part of params.yaml that refuses keys it does not know."""
+    """A frozen part of params.yaml that refuses keys it does not know.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True)
+    Types are strict: a quoted number, `yes` or `true` is no number. Whole numbers are floats, too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 S = TypeVar("S", bound=Section)
@@ -59,7 +63,7 @@ class LimitsParams(Section):
     """most pixels (width x height) of a picture; guards against decompression bombs"""
     max_bytes: Count
     """most bytes of an encoded picture"""
-    formats: tuple[str, ...] = Field(min_length=1)
+    formats: tuple[str, ...] = Field(min_length=1, strict=False)
     """formats that are read, as Pillow names them"""
     max_seconds: Positive
     """longest time to read one image, in seconds; an image that takes longer twice is given up: too_slow"""
@@ -132,7 +136,7 @@ class TrainParams(Section):
     """stored: those of the training set; fresh: its clean pictures, varied and degraded anew each time"""
     samples_per_epoch: Count
     """samples of an epoch, if fresh"""
-    crops_px: tuple[Annotated[int, Field(ge=32)], ...]
+    crops_px: tuple[Annotated[int, Field(ge=32)], ...] = Field(strict=False)
     """sides of crops, if fresh, one after the other for equal parts of the run; none: whole pictures"""
     start_from: str
     """weights to begin with: champion (bundled while there is none), bundled, scratch (random ones), or
@@ -285,6 +289,13 @@ class Params(Section):
     score: ScoreParams
 
 
+_OWN_NAMES: Final = frozenset(Params.model_fields).union(
+    *(section.annotation.model_fields for section in Params.model_fields.values() if section.annotation)
+)
+_YAML_KEY: Final = re.compile(r"""\b([A-Za-z_]\w*)["']?\s*:""")
+_MAX_BYTES: Final = 2**20
+
+
 def parse_params(tree: Any, origin: str = "params.yaml") -> Params:
     """Check a tree of plain values.
 
@@ -300,6 +311,43 @@ def parse_params(tree: Any, origin: str = "params.yaml") -> Params:
     return _validated(Params, tree, origin)
 
 
+def parse_yaml(text: str) -> Any:
+    """Read YAML 1.2 with the library and the settings that DVC reads params.yaml with.
+
+    So `1e-3` is a number, `yes` and `12:30:00` are strings, and `0o17` is 15, for DVC and for us.
+
+    Raises:
+        ParameterError: It is not YAML; the problem says where.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe").load(text)
+    except (YAMLError, RecursionError, ValueError, OverflowError) as error:
+        raise ParameterError(f"it is not YAML: {error}.") from None
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether a file is a params.yaml of this tool: it is the name that every DVC project uses.
+
+    Ours has at least half of our names of sections and keys in the place of keys, so that one
+    with a typo, even one that no longer is YAML, is still ours. A file that cannot be read counts as ours.
+    """
+    try:
+        text = path.read_bytes()[:_MAX_BYTES].decode("utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return False
+    except OSError:
+        return True
+    return 2 * len(_OWN_NAMES & set(_YAML_KEY.findall(text))) >= len(_OWN_NAMES)
+
+
+def is_project(root: Path) -> bool:
+    """Whether a folder has a params.yaml of this tool."""
+    return is_own_file(ProjectPaths(root).params)
+
+
 def load_params(path: Path, overrides: dict[str, Any] | None = None) -> Params:
     """Read params.yaml, with overrides by dotted key (``{"train.epochs": 50}``).
 
@@ -307,13 +355,22 @@ def load_params(path: Path, overrides: dict[str, Any] | None = None) -> Params:
         ParameterError: No such file, not YAML, or not allowed (see `parse_params`).
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ParameterError(
             f"{path} cannot be read: {error.strerror}.", "Run the command in the project folder."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise ParameterError(f"{path} is not YAML: {error}.", "Correct the line named here.") from None
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path} is not YAML: {error}.", "Save it as UTF-8.") from None
+    if not is_own_file(path):
+        raise ParameterError(
+            f"{path} is not a parameter file of this tool: it lacks keys such as limits.max_pixels.",
+            "Run the command in the project folder, or name its file with --params.",
+        )
+    try:
+        tree = parse_yaml(text)
+    except ParameterError as error:
+        raise ParameterError(f"{path}: {error.problem}", "Correct the line named here.") from None
     for dotted, value in (overrides or {}).items():
         _override(tree, dotted, value)
     return parse_params(tree, str(path))
@@ -374,7 +431,12 @@ def _explain(detail: Any, kind: type[Section]) -> str:
         return f"unknown key {key!r}{_suggestion(detail['loc'], kind)}"
     if detail["type"] == "missing":
         return f"missing key {key!r}"
-    return f"{key} = {_shortly(detail['input'])}: {detail['msg'].removeprefix('Value error, ')}"
+    return f"{key} = {_shortly(detail['input'])}: {_message(detail)}"
+
+
+def _message(detail: Any) -> str:
+    message: str = detail["msg"].removeprefix("Value error, ")
+    return message.replace("a valid tuple", "a list").replace("a valid boolean", "true or false")
 
 
 def _shortly(value: Any) -> str:

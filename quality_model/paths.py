@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import BeforeValidator
 
 DESCRIPTION_NAME: Final = "model.json"
 """In a model's folder: how to rebuild the network, the picture size, and facts about the training."""
@@ -18,6 +20,18 @@ VERDICT_NAME: Final = "verdict.json"
 
 EVIDENCE_NAME: Final = "evidence.json"
 """In the gate's report: the candidate's evaluation that it decided on."""
+
+
+def user_path(path: str | Path) -> Path:
+    """A path that a person wrote: `~` and `~user` at its beginning are home folders, as in a shell."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(path)
+
+
+UserPath = Annotated[Path, BeforeValidator(user_path)]
+"""A path among the parameters of a flow."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,11 @@ import os
 import sys
 from pathlib import Path
 
-import yaml
 from prefect import task
 from prefect.logging import get_run_logger
 
 from quality_model import telemetry
-from quality_model.params import LimitsParams, SourceParams
+from quality_model.params import LimitsParams, SourceParams, parse_yaml
 from quality_model.paths import ProjectPaths
 from quality_model.sources import freshness
 from tasks import dvc_process
@@ -77,7 +76,7 @@ def _environment() -> dict[str, str]:
 
 def _recorded(project: Path, stage: str) -> object:
     try:
-        lock = yaml.safe_load((project / "dvc.lock").read_text(encoding="utf-8"))
+        lock = parse_yaml((project / "dvc.lock").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return lock.get("stages", {}).get(stage)

@@ -158,12 +158,12 @@ def test_pil_images_of_any_mode_get_scores(inference: MultiHeadQualityInference,
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((8, 8, 3), np.float32),
+        np.zeros((8, 8, 3), bool),
         np.zeros((8, 8, 4), np.uint8),
         np.zeros((0, 8, 3), np.uint8),
         np.zeros((1, 8, 8, 3), np.uint8),
     ],
-    ids=["floats", "four channels", "empty", "a batch"],
+    ids=["booleans", "four channels", "empty", "a batch"],
 )
 def test_an_array_that_is_no_picture_is_refused(
     inference: MultiHeadQualityInference, array: np.ndarray

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quality_model.errors import ParameterError
@@ -15,6 +15,7 @@ from quality_model.params import (
     flatten,
     load_params,
     parse_params,
+    parse_yaml,
     scoring_params,
     values_sha256,
 )
@@ -110,6 +111,7 @@ def test_no_tree_of_plain_values_raises_anything_but_a_parameter_error(tree: Any
         parse_params(tree)
 
 
+@settings(deadline=None)
 @given(section=st.sampled_from(sorted(Params.model_fields)), value=JSON)
 def test_no_broken_section_raises_anything_but_a_parameter_error(section: str, value: Any) -> None:
     tree = yaml.safe_load(COMMITTED.read_text())
@@ -132,3 +134,66 @@ def test_flat_names_lead_back_to_the_values(params: Params) -> None:
     flat = flatten(params)
     assert flat["train.loss_weights.watermark"] == 1.3
     assert load_params(COMMITTED, {k: v for k, v in flat.items() if not isinstance(v, list)}) == params
+
+
+def written(tmp_path: Path, key: str, value: str) -> Path:
+    """The committed file with another text behind one key of `train`."""
+    lines = COMMITTED.read_text().splitlines()
+    start = lines.index("train:")
+    at = next(n for n in range(start, len(lines)) if lines[n].startswith(f"  {key}:"))
+    lines[at] = f"  {key}: {value}"
+    (tmp_path / "params.yaml").write_text("\n".join(lines))
+    return tmp_path / "params.yaml"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("epochs", "yes", "train.epochs = 'yes': Input should be a valid integer"),
+        ("epochs", "true", "train.epochs = True: Input should be a valid integer"),
+        ("epochs", '"8"', "train.epochs = '8': Input should be a valid integer"),
+        ("epochs", "8.0", "train.epochs = 8.0: Input should be a valid integer"),
+        ("epochs", "12:30:00", "train.epochs = '12:30:00': Input should be a valid integer"),
+        ("learning_rate", "true", "train.learning_rate = True: Input should be a valid number"),
+        ("learning_rate", "'0.1'", "train.learning_rate = '0.1': Input should be a valid number"),
+        ("learning_rate", "on", "train.learning_rate = 'on': Input should be a valid number"),
+        ("loss_weights", "{color_cast: true, blurriness: 1, watermark: 1, noise: 1}", "color_cast = True"),
+        ("crops_px", "[32, true]", "train.crops_px.1 = True: Input should be a valid integer"),
+        ("crops_px", "['32']", "train.crops_px.0 = '32': Input should be a valid integer"),
+        ("crops_px", "32", "train.crops_px = 32: Input should be a list"),
+        ("compile", "yes", "train.compile = 'yes': Input should be true or false"),
+        ("compile", "1", "train.compile = 1: Input should be true or false"),
+        ("start_from", "7", "train.start_from = 7: Input should be a valid string"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_and_not_converted(
+    tmp_path: Path, key: str, value: str, message: str
+) -> None:
+    with pytest.raises(ParameterError) as caught:
+        load_params(written(tmp_path, key, value))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("learning_rate", "1e-3", 0.001),
+        ("learning_rate", "1", 1.0),
+        ("learning_rate", "1.5E-2", 0.015),
+        ("epochs", "0o17", 15),
+        ("epochs", "012", 12),
+        ("epochs", "0x10", 16),
+        ("epochs", "1_000", 1000),
+        ("start_from", "no", "no"),
+        ("start_from", "~", None),
+        ("start_from", "~/model", "~/model"),
+    ],
+)
+def test_dvc_and_this_tool_read_a_value_alike(tmp_path: Path, key: str, text: str, value: Any) -> None:
+    from dvc.utils.serialize import load_yaml
+
+    path = written(tmp_path, key, text)
+    ours = getattr(load_params(path).train, key)
+    assert ours == value == load_yaml(str(path))["train"][key]
+    by_set = load_params(COMMITTED, {f"train.{key}": parse_yaml(text)}).train
+    assert getattr(by_set, key) == value

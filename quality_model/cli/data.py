@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from quality_model.cli.flags import folder_option, with_params
+from quality_model.cli.flags import PATH, folder_option, with_params
 from quality_model.params import Params
 from quality_model.paths import ProjectPaths
 from quality_model.records import SPLITS, Split
@@ -99,7 +99,7 @@ def validate_training_set(params: Params, data_dir: Path, output: Path) -> None:
 @click.option("--count", type=click.IntRange(min=1), default=24, show_default=True, help="Samples to write.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("samples"),
     show_default=True,
     help="Folder for PNGs.",

@@ -2,24 +2,43 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import click
-import yaml
 from click.core import ParameterSource
 
-from quality_model.errors import ParameterError
-from quality_model.params import Params, Section, load_params, scoring_params
-from quality_model.paths import ProjectPaths
+from quality_model.errors import ParameterError, UsageError
+from quality_model.params import (
+    Params,
+    ScoringParams,
+    Section,
+    is_own_file,
+    load_params,
+    parse_yaml,
+    scoring_params,
+)
+from quality_model.paths import ProjectPaths, user_path
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class _UserPath(click.Path):
+    """A path in which `~` is the home folder though a shell left it as it is, as within quotes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(user_path(value), param, ctx)
+
+
+PATH: Final = _UserPath(path_type=Path)
+"""The type of every path on the command line."""
+
+
 def folder_option(name: str, default: Path, text: str) -> Callable[[F], F]:
     """An option for a folder or file with the project's default place."""
-    return click.option(name, type=click.Path(path_type=Path), default=default, show_default=True, help=text)
+    return click.option(name, type=PATH, default=default, show_default=True, help=text)
 
 
 def with_params(
@@ -27,8 +46,8 @@ def with_params(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Pass ``params`` to a command, overridden by flags for the fields of ``sections``.
 
-    Without ``needs_project`` the command also runs where there is no params.yaml, unless one
-    was named: it then gets the `ScoringParams` for that case.
+    Without ``needs_project`` the command also runs where there is no params.yaml of this tool,
+    unless one was named, and with ``--no-project``: it then gets the `ScoringParams` for that case.
     A field that several of the sections have (``seed``) gets one flag, which sets them all.
     Fields with structure have no flag of their own: ``--set section.key=value`` reaches them.
     """
@@ -40,13 +59,23 @@ def with_params(
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
-        def wrapper(params_file: Path, assignments: tuple[str, ...], **values: Any) -> Any:
+        def wrapper(
+            params_file: Path, assignments: tuple[str, ...], no_project: bool = False, **values: Any
+        ) -> Any:
             overrides = dict(_parse_assignment(text) for text in assignments)
             for name, owners in fields.items():
                 given = values.pop(_destination(name))
                 if given is not None:
-                    overrides |= {f"{section}.{name}": given for section in owners}
-            if not needs_project and not params_file.exists() and _is_left_at_default("params_file"):
+                    value = _field_value(owners[0], name, given)
+                    overrides |= {f"{section}.{name}": value for section in owners}
+            is_default = _is_left_at_default("params_file")
+            if no_project and not is_default:
+                raise UsageError("--params and --no-project exclude each other.", "Give one of them.")
+            if no_project:
+                return command(params=_without_registry(scoring_params(overrides)), **values)
+            if not needs_project and is_default and not is_own_file(params_file):
+                if params_file.exists():
+                    click.echo(f"{params_file} is not one of this tool: it is not used.", err=True)
                 return command(params=scoring_params(overrides), **values)
             return command(params=load_params(params_file, overrides), **values)
 
@@ -54,7 +83,7 @@ def with_params(
             click.option(
                 "--params",
                 "params_file",
-                type=click.Path(path_type=Path),
+                type=PATH,
                 default=ProjectPaths().params,
                 show_default=True,
                 help="File of parameters.",
@@ -67,6 +96,12 @@ def with_params(
                 help="Override any parameter; VALUE is YAML.",
             ),
         ]
+        if not needs_project:
+            options.append(
+                click.option(
+                    "--no-project", is_flag=True, help="Use no params.yaml and no champion of this folder."
+                )
+            )
         options += [_field_option(name, owners) for name, owners in fields.items()]
         for option in reversed(options):
             wrapper = option(wrapper)
@@ -85,6 +120,27 @@ def _field_option(name: str, owners: list[str]) -> Callable[[F], F]:
         metavar="|".join(choices) or _metavar(info.annotation),
         help=f"{(info.description or '').strip()} [params: {keys}]",
     )
+
+
+def _field_value(section: str, name: str, text: str) -> Any:
+    """The value of a flag: what YAML makes of it where a number is expected, else the text as it is."""
+    parts = _parts(_section_type(section).model_fields[name].annotation)
+    if not any(part in (int, float) for part in parts):
+        return text
+    with suppress(ParameterError):
+        value = parse_yaml(text)
+        return value if isinstance(value, int | float) else text
+    return text
+
+
+def _without_registry(params: ScoringParams) -> ScoringParams:
+    """``auto`` means the champion within a project, else the bundled model."""
+    from quality_model.model_source import AUTO
+    from quality_model.pretrained import NAME
+
+    if params.score.model != AUTO:
+        return params
+    return params.model_copy(update={"score": params.score.model_copy(update={"model": NAME})})
 
 
 def _is_left_at_default(name: str) -> bool:
@@ -124,6 +180,6 @@ def _parse_assignment(text: str) -> tuple[str, Any]:
             f"--set {text!r} is not SECTION.KEY=VALUE.", "For example --set train.epochs=50."
         )
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ParameterError(f"--set {text!r}: the value is not YAML: {error}.") from None
+        return key, parse_yaml(value)
+    except ParameterError as error:
+        raise ParameterError(f"--set {text!r}: {error.problem}", "Quote the value as in YAML.") from None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import with_params
+from quality_model.cli.flags import PATH, with_params
 from quality_model.errors import InputErrorsAboveLimit, PictureError, QualityModelError
 from quality_model.params import Params, RegistryParams, ScoringParams
 from quality_model.paths import ProjectPaths
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("pictures", nargs=-1, required=True, type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @with_params("score", needs_project=False)
 def predict(params: Params | ScoringParams, pictures: tuple[Path, ...], as_json: bool) -> None:
@@ -94,10 +94,10 @@ def _scores(model: "MultiHeadQualityInference", reading: "Reading") -> QualitySc
 
 
 @click.command()
-@click.argument("inputs", type=click.Path(path_type=Path))
+@click.argument("inputs", type=PATH)
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder for the Parquet shards; the same one resumes an interrupted job.  [default: scores/<name>]",
 )
 @click.option("--overwrite", is_flag=True, help="Throw away another job's result in the output folder.")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from quality_model.cli.flags import folder_option, with_params
+from quality_model.cli.flags import PATH, folder_option, with_params
 from quality_model.errors import GateRefusedError
 from quality_model.gates import AFTER_A_REFUSAL
 from quality_model.params import Params, ScoringParams
@@ -59,7 +59,7 @@ def register(params: Params, model: Path, report: Path) -> None:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @click.option("--model", default="candidate", show_default=True, help="The new model: a version or a path.")
 @click.option(
     "--against",
@@ -132,7 +132,7 @@ def history(params: Params) -> None:
 
 
 @click.command()
-@click.argument("scores", type=click.Path(path_type=Path))
+@click.argument("scores", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @with_params(needs_project=False)
 def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:

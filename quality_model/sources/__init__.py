@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from quality_model.errors import UsageError
+from quality_model.paths import user_path
 from quality_model.records import CleanPicture
 from quality_model.sources.expression import JOINT, REPOSITORY, parts
 from quality_model.sources.presets import PRESETS, SAMPLE_PHOTOS, Preset
@@ -48,13 +49,13 @@ def open_source(section: "SourceParams", limits: "LimitsParams") -> Source:
         NetworkUnavailableError: It is on the hub, which does not answer.
     """
     value = section.dataset
-    if JOINT in value and not Path(value).expanduser().is_dir():
+    if JOINT in value and not user_path(value).is_dir():
         from quality_model.sources.combined import Combined
 
         return Combined([(open_source(part, limits), part.num_images) for part in _parts(section)])
     path_like = "/" in value or os.sep in value or value.startswith((".", "~"))
     if path_like:
-        folder = Path(value).expanduser()
+        folder = user_path(value)
         if folder.is_dir():
             from quality_model.sources.local_folder import LocalFolder
 

@@ -6,7 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-import yaml
+from quality_model.errors import ParameterError
+from quality_model.params import parse_yaml
 
 from quality_model.code_hash import code_sha256
 
@@ -46,13 +47,13 @@ def data_tags(root: Path, folder: Path) -> dict[str, str]:
     if "DVC_STAGE" not in os.environ:
         return {}
     try:
-        lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
+        lock = parse_yaml((root / "dvc.lock").read_text(encoding="utf-8"))
         wanted = folder.resolve().relative_to(root.resolve()).as_posix()
         for stage in lock["stages"].values():
             for out in stage.get("outs", []):
                 if out["path"] == wanted:
                     return {"dvc_data_hash": str(out["md5"])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ParameterError):
         pass
     return {}
 

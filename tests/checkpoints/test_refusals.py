@@ -234,3 +234,33 @@ def test_thresholds_that_are_not_understood_are_refused(
     storage.seal(folder, ["model.safetensors", "model.json"], rows=1)
     with pytest.raises(CheckpointError, match=said):
         load_model(folder, CPU)
+
+
+def test_weights_that_state_another_image_size_than_the_description_are_refused(folder: Path) -> None:
+    description = json.loads((folder / "model.json").read_text())
+    storage.write_json(folder / "model.json", {**description, "image_size_px": 224})
+    storage.seal(folder, ["model.safetensors", "model.json"], rows=1)
+    with pytest.raises(CheckpointError, match=r"96 px, but model\.json standard for 224 px"):
+        load_model(folder, CPU)
+
+
+def test_weights_with_a_description_but_without_a_marker_beside_them_are_incomplete(folder: Path) -> None:
+    (folder / "_complete.json").unlink()
+    with pytest.raises(CheckpointError, match="_complete"):
+        load_model(folder / "model.safetensors", CPU)
+
+
+@pytest.mark.parametrize(
+    "stated", ["", "[]", "{}", '{"format_version": 1, "image_size_px": "large"}', '{"format_version": 2}']
+)
+def test_metadata_that_is_not_understood_is_refused(
+    tmp_path: Path, model: MultiHeadQualityAssessmentModel, stated: str
+) -> None:
+    save_file(model.state_dict(), tmp_path / "odd.safetensors", {"quality_model": stated})
+    with pytest.raises(CheckpointError, match=r"odd\.safetensors"):
+        load_model(tmp_path / "odd.safetensors", CPU)
+
+
+def test_metadata_of_another_tool_is_ignored(tmp_path: Path, model: MultiHeadQualityAssessmentModel) -> None:
+    save_file(model.state_dict(), tmp_path / "theirs.safetensors", {"format": "pt"})
+    assert load_model(tmp_path / "theirs.safetensors", CPU).image_size_px == 224

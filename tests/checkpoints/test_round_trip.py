@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quality_model import storage
+from quality_model import pretrained, storage
 from quality_model.checkpoints import MODEL_FILES, load_model, save_model
 from quality_model.errors import CheckpointError
 from quality_model.images import Pixels
@@ -82,14 +82,52 @@ def test_the_file_of_weights_inside_a_folder_stands_for_the_folder(folder: Path)
     assert load_model(folder / "model.safetensors", CPU).image_size_px == 96
 
 
-def test_a_bare_file_of_weights_is_taken_to_be_for_224_px(
-    folder: Path, tmp_path: Path, model: MultiHeadQualityAssessmentModel
+def test_the_file_of_weights_alone_keeps_its_image_size(
+    folder: Path, tmp_path: Path, model: MultiHeadQualityAssessmentModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     bare = (folder / "model.safetensors").rename(tmp_path / "weights.safetensors")
     loaded = load_model(bare, CPU)
     assert_same_weights(model, loaded.model)
-    assert loaded.image_size_px == 224
+    assert (loaded.image_size_px, loaded.model.dropout) == (96, 0.2)
     assert loaded.facts == {}
+    assert caplog.text == ""
+
+
+def test_the_file_of_a_compact_model_alone_is_a_compact_one(tmp_path: Path) -> None:
+    compact = MultiHeadQualityAssessmentModel(architecture="compact").eval()
+    save_model(tmp_path / "model", compact, image_size_px=64, facts={}, half_precision=True)
+    bare = (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model.safetensors")
+    loaded = load_model(bare, CPU)
+    assert (loaded.model.architecture, loaded.image_size_px) == ("compact", 64)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "original.pt", "original.pth"])
+def test_weights_that_do_not_state_their_image_size_are_taken_to_be_for_224_px_and_it_is_said(
+    tmp_path: Path, model: MultiHeadQualityAssessmentModel, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if name.endswith(".safetensors"):
+        save_file(model.state_dict(), tmp_path / name)
+    else:
+        torch.save(model.state_dict(), tmp_path / name)
+    assert load_model(tmp_path / name, CPU).image_size_px == 224
+    assert f"{name} does not state its image size: 224 px is assumed" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["standard", "compact"])
+def test_a_bundled_model_states_its_size_in_its_folder_as_before(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(pretrained.__file__).parent / name
+    assert load_model(folder, CPU).model.architecture == name
+    assert load_model(folder / "model.safetensors", CPU).model.architecture == name
+    assert caplog.text == ""
+
+
+def test_a_tilde_in_the_path_of_a_model_is_the_home_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load_model(Path("~") / folder.name, CPU).image_size_px == 96
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth"])

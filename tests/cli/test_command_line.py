@@ -9,7 +9,9 @@ from click.testing import CliRunner
 
 from quality_model.cli import cli, run
 from quality_model.cli.flags import with_params
+from quality_model.errors import ParameterError
 from quality_model.params import Params
+from quality_model.paths import user_path
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +49,27 @@ def test_one_flag_sets_a_parameter_that_several_sections_have() -> None:
 
 def test_set_reaches_what_has_no_flag() -> None:
     assert params_of("--set", "train.loss_weights.noise=2").train.loss_weights.noise == 2.0
+
+
+def test_a_flag_and_set_read_numbers_as_the_file_does() -> None:
+    assert params_of("--learning-rate", "1e-3").train.learning_rate == 0.001
+    assert params_of("--set", "train.learning_rate=1e-3").train.learning_rate == 0.001
+    assert params_of("--epochs", "0o17").train.epochs == 15
+    assert params_of("--dataset", "123").source.dataset == "123"
+    for arguments in (["--epochs", "yes"], ["--epochs", "true"], ["--set", "train.epochs=yes"]):
+        with pytest.raises(ParameterError, match=r"train\.epochs"):
+            params_of(*arguments)
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
+    assert params_of("--params", "~/mine.yaml", "--seed", "5").train.seed == 5
+    assert user_path("~/a") == tmp_path / "a"
+    assert user_path(f"~{Path('/nobody').name}-of-nowhere/a") == Path("~nobody-of-nowhere/a")
+    assert user_path("a/~/b") == Path("a/~/b")
 
 
 @pytest.mark.parametrize("command", sorted(cli.commands))

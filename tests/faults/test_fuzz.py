@@ -20,7 +20,10 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 ROUNDS = [500, pytest.param(10_000, marks=pytest.mark.torture)]
 Say = Callable[[str, object], None]
-REASONS = {"empty", "not_a_picture", "too_many_pixels", "truncated", "broken", "too_many_bytes"}
+REASONS = {
+    *("empty", "not_a_picture", "too_many_pixels", "truncated", "broken", "too_many_bytes"),
+    *("unsupported", "unknown_range", "not_finite"),
+}
 LARGE = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 
 
@@ -63,7 +66,10 @@ def pictures() -> list[bytes]:
     encoded = []
     for kind, mode, options in wanted:
         buffer = io.BytesIO()
-        image.convert(mode).save(buffer, kind, **options)
+        converted = image.convert(mode)
+        if mode == "F":  # whose range is 0 to 1
+            converted = Image.fromarray(np.asarray(converted) / 255)
+        converted.save(buffer, kind, **options)
         encoded.append(buffer.getvalue())
     return encoded
 

@@ -1,0 +1,145 @@
+"""params.yaml is the name that every DVC project uses: one of another project is not ours."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from quality_model import MultiHeadQualityInference
+from quality_model.cli import cli, run
+from quality_model.errors import ParameterError
+from quality_model.images import Pixels
+from quality_model.params import is_own_file, load_params
+
+COMMITTED = (Path(__file__).resolve().parents[2] / "params.yaml").read_text()
+
+FOREIGN = {
+    "another project": "lr: 0.1\n",
+    "sections of the same names": (
+        "source:\n  dataset: cats\n  split: train\n  seed: 1\n"
+        "train:\n  epochs: 5\n  batch_size: 32\n  learning_rate: 0.1\n  weight_decay: 0\n  seed: 1\n"
+        "  device: cpu\n  dropout: 0.1\n  patience: 3\n"
+        "evaluate:\n  batch_size: 8\n  seed: 1\n"
+        "score:\n  model: best.pt\n  batch_size: 3\n"
+        "registry:\n  model_name: cats\n  experiment: cats\n"
+    ),
+    "empty": "",
+    "a list": "- 1\n- 2\n",
+    "a string": "hello",
+    "not YAML": "{{ cookiecutter.name }}: [\n",
+    "bytes": "\x00\x01\x02",
+}
+
+TYPOS = {
+    "a key": ("shard_size:", "shard_sise:", "unknown key 'score.shard_sise' (did you mean 'shard_size'?)"),
+    "a section": ("\nlimits:", "\nlimit:", "unknown key 'limit' (did you mean 'limits'?)"),
+    "a value": ("max_bytes: 100000000", "max_bytes: many", "limits.max_bytes = 'many'"),
+    "a colon": ("\nscore:", "\nscore", "not YAML"),
+    "a bracket": ("formats: [", "formats: ", "limits.formats = 'JPEG, PNG"),
+    "a tab": ("  shard_size:", "\tshard_size:", "not YAML"),
+    "a section that is gone": ("registry:", "#registry:", "registry"),
+}
+
+
+@pytest.fixture
+def picture(elsewhere: Path, photo: Pixels) -> str:
+    (elsewhere / "photos").mkdir()
+    Image.fromarray(photo[:64, :64]).save(elsewhere / "photos" / "photo.png")
+    return "photos/photo.png"
+
+
+def command(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
+
+
+def foreign_database(folder: Path) -> None:
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        database.execute("create table x(y int)")
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_predict_works_beside_the_params_of_another_project(
+    shipped: Path, elsewhere: Path, picture: str, kind: str
+) -> None:
+    (elsewhere / "params.yaml").write_text(FOREIGN[kind])
+    result = command("predict", picture)
+    assert result.exit_code == 0
+    assert "params.yaml is not one of this tool: it is not used." in result.stderr
+    assert "photo.png" in result.stdout and "params.yaml" not in result.stdout
+
+
+def test_score_and_trace_and_python_work_beside_the_params_of_another_project(
+    shipped: Path, elsewhere: Path, picture: str, photo: Pixels
+) -> None:
+    (elsewhere / "params.yaml").write_text(FOREIGN["sections of the same names"])
+    foreign_database(elsewhere)
+    assert command("score", "photos", "--workers", "1").exit_code == 0
+    assert command("trace", "scores/photos").exit_code == 0
+    model = MultiHeadQualityInference(device="cpu")
+    assert model.source.name == "pretrained"
+    assert 0 <= model.predict(photo).overall <= 1
+
+
+@pytest.mark.parametrize("kind", TYPOS)
+def test_our_own_file_with_a_typo_is_an_error_that_names_it(
+    elsewhere: Path, picture: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right, wrong, message = TYPOS[kind]
+    assert right in COMMITTED
+    (elsewhere / "params.yaml").write_text(COMMITTED.replace(right, wrong, 1))
+    assert run(["predict", picture]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_project_does_without_the_params_and_the_champion_of_a_project(
+    shipped: Path, elsewhere: Path, picture: str
+) -> None:
+    (elsewhere / "params.yaml").write_text(COMMITTED.replace("max_pixels: 100000000", "max_pixels: 10"))
+    foreign_database(elsewhere)
+    assert command("predict", picture, "--no-project").exit_code == 0
+    assert command("score", "photos", "--no-project", "--workers", "1").exit_code == 0
+    assert command("trace", "scores/photos", "--no-project").exit_code == 0
+    (elsewhere / "mlflow.db").unlink()
+    with pytest.raises(Exception, match="could not be read"):
+        command("predict", picture)
+
+
+def test_a_file_that_is_named_is_meant_whatever_is_in_it(
+    shipped: Path, elsewhere: Path, picture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "theirs.yaml").write_text("lr: 0.1\n")
+    assert run(["predict", picture, "--params", "theirs.yaml"]) == 2
+    assert "theirs.yaml is not a parameter file of this tool" in capsys.readouterr().err
+    (elsewhere / "ours.yaml").write_text(COMMITTED.replace("max_pixels: 100000000", "max_pixels: 10"))
+    assert run(["predict", picture, "--params", "ours.yaml"]) == 4
+    assert run(["predict", picture, "--params", "ours.yaml", "--no-project"]) == 2
+    assert "exclude each other" in capsys.readouterr().err
+
+
+def test_commands_that_need_a_project_say_that_the_file_is_not_ours_in_one_line(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "params.yaml").write_text(FOREIGN["sections of the same names"])
+    for arguments in (["train"], ["download"], ["history"], ["compare", "x"]):
+        assert run(arguments) == 2
+        said = capsys.readouterr().err
+        assert "params.yaml is not a parameter file of this tool" in said and "missing key" not in said
+    with pytest.raises(ParameterError, match="not a parameter file of this tool"):
+        load_params(Path("params.yaml"))
+
+
+def test_a_folder_called_params_yaml_is_not_ours(shipped: Path, elsewhere: Path, picture: str) -> None:
+    (elsewhere / "params.yaml").mkdir()
+    assert command("predict", picture).exit_code == 0
+
+
+def test_the_order_and_the_style_of_our_file_do_not_matter(elsewhere: Path) -> None:
+    import json
+
+    from quality_model.params import parse_yaml
+
+    (elsewhere / "params.yaml").write_text(json.dumps(parse_yaml(COMMITTED)))
+    assert is_own_file(elsewhere / "params.yaml")
+    assert load_params(elsewhere / "params.yaml").train.epochs >= 1
