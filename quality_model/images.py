@@ -104,6 +104,15 @@ def decode(data: bytes, limits: LimitsParams) -> Pixels:
             raise _undecodable(error) from None
 
 
+def format_name(data: bytes, limits: LimitsParams) -> str:
+    """Pillow's name of the format of encoded bytes that `decode` accepts, such as ``JPEG``."""
+    with (
+        _pillow.lenient(limits.max_pixels),
+        Image.open(io.BytesIO(data), formats=_readers(limits.formats)) as image,
+    ):
+        return str(image.format)
+
+
 def resize(pixels: Pixels, size_px: int) -> Pixels:
     """Resize to a square with the LANCZOS filter, as the original design does.
 
