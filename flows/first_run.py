@@ -32,7 +32,7 @@ Retraining: {outcome}. {scorer} scored {num_scored} of {num_inputs} pictures
   reports/evaluation/pictures   how well it does, as pictures
   reports/gate                  the gate's verdict with its reasons
   samples                       samples of the test split, to look at
-  {scores}    their scores (Parquet, summary.json, summary.png)
+  {scores}    their scores (data/*.parquet, report/summary.json, report/summary.png)
 
 Runs, metrics and models:  make mlflow-ui    then open http://127.0.0.1:5000
 Flows and schedules:       make prefect-ui   then open http://127.0.0.1:4200

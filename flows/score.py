@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 from quality_model.params import load_params
 from quality_model.paths import ProjectPaths
 from quality_model.scoring import ScoreSummary
-from tasks import scoring
+from tasks import pipeline, scoring
 
 
 @flow(name="score")
@@ -18,15 +18,15 @@ def score(inputs: Path, output: Path | None = None, project: Path = Path()) -> S
 
     Args:
         inputs: What to score.
-        output: Folder for the shards; without it a folder below ``scores/`` named after the
+        output: Folder of the result; without it a folder below ``scores/`` named after the
             time for which the run was scheduled, so that a retried run goes on in it.
         project: Folder of params.yaml and of the registry's state.
     """
     params = load_params(ProjectPaths(project).params)
     output = output or ProjectPaths(project).scores / _scheduled_time()
-    return scoring.score.with_options(retries=1, retry_delay_seconds=10)(
-        params.score, params.limits, project, inputs, output
-    )
+    return scoring.score.with_options(
+        retries=1, retry_delay_seconds=10, retry_condition_fn=pipeline.may_pass_later
+    )(params.score, params.limits, project, inputs, output)
 
 
 def _scheduled_time() -> str:

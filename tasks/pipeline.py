@@ -12,14 +12,24 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.logging import get_run_logger
 
 from quality_model import telemetry
-from quality_model.errors import CheckpointError, TrainingError, UsageError, ValidationError
+from quality_model.errors import (
+    CheckpointError,
+    InputErrorsAboveLimit,
+    QualityModelError,
+    TrainingError,
+    UsageError,
+    ValidationError,
+)
 from quality_model.params import LimitsParams, SourceParams
 from quality_model.paths import ProjectPaths
 from quality_model.sources import freshness
 from tasks import dvc_process
 
-_REFUSALS: Final = {kind.exit_code for kind in (UsageError, ValidationError, TrainingError, CheckpointError)}
-"""Exit statuses of a stage that says what it was given cannot be used."""
+_REFUSALS: Final = {
+    kind.exit_code
+    for kind in (UsageError, InputErrorsAboveLimit, ValidationError, TrainingError, CheckpointError)
+}
+"""Exit statuses of a stage or a scoring that says what it was given cannot be used."""
 
 
 @task
@@ -72,9 +82,10 @@ def reproduce_stage(project: Path, stage: str) -> bool:
 
 
 def may_pass_later(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether a reproduction that failed may end otherwise next time: not if a stage refused its input."""
+    """Whether a stage or a scoring that failed may end otherwise next time: not if it refused its input."""
     error = state.result(raise_on_failure=False)
-    return not (isinstance(error, subprocess.CalledProcessError) and error.returncode in _REFUSALS)
+    code = error.returncode if isinstance(error, subprocess.CalledProcessError) else None
+    return (error.exit_code if isinstance(error, QualityModelError) else code) not in _REFUSALS
 
 
 def _repro(project: Path, *arguments: str) -> None:

@@ -24,7 +24,7 @@ from quality_model.errors import (
 )
 from quality_model.params import LimitsParams, ScoreParams
 from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION
-from quality_model.scoring import collection, folder, parts, plan
+from quality_model.scoring import collection, output_folder, parts, plan
 from quality_model.scoring.identity import ModelIdentity, Scorer
 from quality_model.scoring.reading import Reading, Source, read_picture, sources_of
 from quality_model.scoring.summary import (
@@ -121,18 +121,18 @@ def _begin(
             raise
         job = None
     else:
-        if job is None and (others := folder.foreign(output, known=(plan.TABLE_NAME,))):
+        if job is None and (others := output_folder.foreign(output, known=(plan.TABLE_NAME,))):
             raise UsageError(
                 f"{output} is not empty and holds no scoring job: {', '.join(others[:3])}.",
                 "Choose another output folder.",
             )
-    if others := folder.foreign(output / parts.DATA_FOLDER, known=("part-*.parquet",)):
+    if others := output_folder.foreign(output / parts.DATA_FOLDER, known=("part-*.parquet",)):
         raise UsageError(
             f"{output / parts.DATA_FOLDER} is for score rows alone and holds {', '.join(others[:3])}.",
             "Move that away, or choose another output folder.",
         )
     return job or plan.make_plan(
-        output, inputs, found, limits, model, parameters, when_listed=partial(folder.clear, output)
+        output, inputs, found, limits, model, parameters, when_listed=partial(output_folder.clear, output)
     )
 
 

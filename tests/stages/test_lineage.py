@@ -1,6 +1,7 @@
 """From a scored shard back to what made it."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from quality_model.registry import record_decision
 from quality_model.scoring import ModelIdentity, score
 from quality_model.stages.lineage import trace
 from tests.scoring.conftest import MeanScorer
+from tests.scoring.earlier import write_earlier_result
 
 
 @pytest.fixture
@@ -120,6 +122,36 @@ def test_a_shard_that_was_copied_elsewhere_is_traced_by_its_rows(scored, traced,
     shutil.copyfile(scored() / "data" / "part-00000.parquet", copy)
     found = traced(copy)
     assert (found.data_sha256, found.weights_sha256) == ("1" * 64, "c" * 64)
+
+
+def test_a_result_of_the_earlier_layout_leads_to_what_the_new_one_does(
+    scored, traced, registry, tmp_path: Path
+) -> None:
+    model = ModelIdentity("quality-model", "1", registry.find("1").run_id, "c" * 64, 32, None)
+    earlier = write_earlier_result(tmp_path / "earlier", model)
+    expected = {**traced(scored()).to_dict(), "shards": None}
+    for path in (earlier, earlier / "shard-00001.parquet"):
+        assert {**traced(path).to_dict(), "shards": None} == expected
+    assert len(traced(earlier).shards) == 2
+    shutil.copyfile(earlier / "shard-00000.parquet", earlier / "shard-00001.parquet")
+    with pytest.raises(CorruptError, match="shard-00001"):
+        traced(earlier)
+
+
+@pytest.mark.parametrize("working_folder", [".", "data"])
+@pytest.mark.parametrize("place", [".", "data", "data/part-00001.parquet"])
+def test_a_result_is_traced_by_its_folder_its_rows_or_a_part(
+    scored, traced, project: Path, monkeypatch: pytest.MonkeyPatch, place: str, working_folder: str
+) -> None:
+    job = scored()
+    part = job / "data" / "part-00001.parquet"
+    monkeypatch.chdir(job / working_folder)
+    path = Path(os.path.relpath(job / place))
+    found = traced(path)
+    assert (found.data_sha256, found.weights_sha256) == ("1" * 64, "c" * 64)
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(CorruptError, match="part-00001"):
+        traced(path)
 
 
 def test_a_shard_that_was_altered_is_not_trusted(scored, traced) -> None:
