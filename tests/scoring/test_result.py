@@ -41,7 +41,7 @@ READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     "pandas": lambda folder: pd.read_parquet(folder).to_dict("records"),
     "pyarrow": lambda folder: pa.dataset.dataset(folder).to_table().to_pylist(),
     "polars": lambda folder: polars.read_parquet(folder).to_dicts(),
-    "duckdb": lambda folder: duckdb.sql(f"select * from '{folder}/*.parquet'").to_arrow_table().to_pylist(),
+    "duckdb": lambda folder: duckdb.sql(f"from read_parquet('{folder}')").to_arrow_table().to_pylist(),
     "datasets": lambda folder: datasets.load_dataset(str(folder), split="train").to_list(),
 }
 

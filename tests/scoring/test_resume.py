@@ -131,7 +131,7 @@ def test_a_complete_job_is_not_done_again(
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "remove its marker", "break its marker"])
-def test_a_shard_that_its_marker_does_not_vouch_for_is_made_again(
+def test_a_part_that_is_not_what_its_marker_says_is_made_again(
     folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], damage: str
 ) -> None:
     output = _copy(undisturbed, tmp_path / "scores")
@@ -152,7 +152,7 @@ def test_a_shard_that_its_marker_does_not_vouch_for_is_made_again(
     assert bytes_of(output) == undisturbed
 
 
-def test_a_duplicated_shard_is_refused_by_its_name_though_a_marker_vouches_for_it(
+def test_a_duplicated_part_is_refused_by_its_name_though_a_marker_verifies_it(
     folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
     output = _copy(undisturbed, tmp_path / "scores")
