@@ -142,6 +142,7 @@ def score_ours(task: Task) -> Outcome:
 
     from quality_model.inference import MultiHeadQualityInference
     from quality_model.scoring import ModelIdentity, score
+    from quality_model.scoring.summary import REPORT_NAME
     from quality_model.validation import validate_scores
 
     params = task.params
@@ -151,9 +152,14 @@ def score_ours(task: Task) -> Outcome:
     model = ModelIdentity.of(scorer)
     start = time.perf_counter()
     summary = score(
-        params.score, params.limits, inputs=task.pictures, output=task.output, scorer=scorer, model=model
+        params.score,
+        params.limits,
+        inputs=task.pictures,
+        output=task.output,
+        scorer=scorer,
+        model=model,
+        check=lambda job: validate_scores(task.output, job, task.output / REPORT_NAME),
     )
-    validate_scores(task.output, task.output / "report")
     return Outcome(summary.scored, time.perf_counter() - start, {})
 
 

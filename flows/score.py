@@ -18,7 +18,7 @@ def score(inputs: UserPath, output: UserPath | None = None, project: UserPath = 
 
     Args:
         inputs: What to score.
-        output: Folder for the shards; without it a folder below ``scores/`` named after the
+        output: Folder of the result; without it a folder below ``scores/`` named after the
             time for which the run was scheduled, so that a retried run goes on in it.
         project: Folder of params.yaml and of the registry's state.
     """

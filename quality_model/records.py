@@ -36,6 +36,25 @@ MEANINGS: Final[dict[str, str]] = {
     "overall": "1 no fault, 0 every fault at its worst",
 }
 
+FLAG_COLUMNS: Final[dict[Head, str]] = {
+    "color_cast": "is_color_cast",
+    "blurriness": "is_blurry",
+    "watermark": "is_watermarked",
+    "noise": "is_noisy",
+}
+"""The columns of scores that say whether a head's score is above the model's threshold."""
+
+SCHEMA_VERSION: Final = 1
+"""Version of the columns of scores and of the layout of a scoring result (docs/results-format.md)."""
+
+SCALE_VERSION: Final = "1"
+"""Version of what a score means: that of the severity formula and its constants.
+
+A score predicts ``log(1 + m / m0) / log(1 + m1 / m0)``, at most 1, of one physical measure m per
+head; `degradations.severity` has the measures and the constants m0 and m1. Scores of the same
+version can be compared with each other and with the same thresholds, those of different ones cannot.
+"""
+
 Split = Literal["train", "validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")
 

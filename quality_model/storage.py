@@ -34,10 +34,12 @@ Step = Literal["written", "flushed", "renamed", "sealing"]
 
 
 @contextmanager
-def staged(path: Path) -> Iterator[Path]:
+def staged(path: Path, *, beside: Path | None = None) -> Iterator[Path]:
     """Give a temporary path beside ``path``; what is written there appears at ``path`` on success.
 
-    On an error the temporary file is removed and an earlier ``path`` stays as it was.
+    On an error the temporary file is removed and an earlier ``path`` stays as it was. With ``beside``,
+    another path of the same file system, the temporary one is beside that: the folder of ``path``
+    never holds anything unfinished.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written.
@@ -46,7 +48,7 @@ def staged(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise explain(error, path) from error
-    temporary = path.parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}"
+    temporary = (beside or path).parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}"
     try:
         yield temporary
         _put_in_place(temporary, path)
@@ -194,7 +196,13 @@ def only_maker(folder: Path) -> Iterator[None]:
 
 
 def seal(
-    folder: Path, names: Sequence[str], *, rows: int, hashed: Mapping[str, str] | None = None, **facts: Any
+    folder: Path,
+    names: Sequence[str],
+    *,
+    rows: int,
+    hashed: Mapping[str, str] | None = None,
+    marker_name: str = MARKER_NAME,
+    **facts: Any,
 ) -> dict[str, Any]:
     """Write the marker that vouches for the files ``names`` of ``folder``; call it last.
 
@@ -205,6 +213,7 @@ def seal(
         names: Files relative to it.
         rows: Rows or samples that they hold together.
         hashed: SHA-256 of the files that were hashed while they were written.
+        marker_name: The marker's file name.
         facts: JSON values to keep in the marker.
 
     Returns:
@@ -224,13 +233,13 @@ def seal(
     digest = hashlib.sha256("".join(f"{f['name']}\0{f['sha256']}\n" for f in files).encode()).hexdigest()
     marker = {**facts, "rows": rows, "files": files, "sha256": digest}
     _reached("sealing", folder)
-    write_json(folder / MARKER_NAME, marker)
+    write_json(folder / marker_name, marker)
     return marker
 
 
-def unseal(folder: Path) -> None:
+def unseal(folder: Path, marker_name: str = MARKER_NAME) -> None:
     """Take the marker away before the files of ``folder`` change."""
-    remove(folder / MARKER_NAME)
+    remove(folder / marker_name)
 
 
 def remove(path: Path) -> None:
@@ -248,22 +257,23 @@ def remove(path: Path) -> None:
         raise explain(error, path) from error
 
 
-def require_sealed(folder: Path, *, verify: bool = False) -> dict[str, Any]:
+def require_sealed(folder: Path, *, verify: bool = False, marker_name: str = MARKER_NAME) -> dict[str, Any]:
     """Return the marker of a complete folder.
 
     Args:
         folder: Holds the marker and its files.
         verify: Hash every file; without it only presence and length are checked.
+        marker_name: The marker's file name.
 
     Raises:
         IncompleteError: No marker, or a file is missing.
         CorruptError: A file has another length or, with ``verify``, another hash.
     """
-    path = folder / MARKER_NAME
+    path = folder / marker_name
     try:
         if not path.exists():
             raise IncompleteError(
-                f"{folder} is not complete: it has no {MARKER_NAME}.", "Run the step that makes it."
+                f"{folder} is not complete: it has no {marker_name}.", "Run the step that makes it."
             )
         marker = read_json(path)
         if not _is_marker(marker):
@@ -274,7 +284,7 @@ def require_sealed(folder: Path, *, verify: bool = False) -> dict[str, Any]:
                 raise IncompleteError(f"{path} is missing.", "Run the step that makes it again.")
             if path.stat().st_size != entry["bytes"] or (verify and file_sha256(path) != entry["sha256"]):
                 raise CorruptError(
-                    f"{path} is not the file that {MARKER_NAME} vouches for.",
+                    f"{path} is not the file that {marker_name} vouches for.",
                     "Delete the folder and run the step that makes it again.",
                 )
     except OSError as error:

@@ -22,7 +22,8 @@ class ModelIdentity:
     ``sha256`` is that of its weights. ``version`` and ``run_id`` are None for a
     checkpoint file that no registry knows. ``image_size_px`` is the side it scores at.
     A score above its head's threshold is flagged; without ``thresholds`` none is. ``engine``
-    is what runs it: engines agree, but not to the last bit.
+    is what runs it: engines agree, but not to the last bit. ``data_sha256`` is that of the training
+    dataset and ``git_commit`` the code's that trained it, where the model's files say so.
     """
 
     name: str
@@ -32,6 +33,8 @@ class ModelIdentity:
     image_size_px: int
     thresholds: Mapping[Head, float] | None
     engine: EngineName | None = None
+    data_sha256: str | None = None
+    git_commit: str | None = None
 
     @classmethod
     def of(cls, scorer: "MultiHeadQualityInference") -> "ModelIdentity":
@@ -45,6 +48,8 @@ class ModelIdentity:
             image_size_px=scorer.image_size_px,
             thresholds=scorer.thresholds,
             engine=scorer.engine_name,
+            data_sha256=scorer.facts.get("data_sha256"),
+            git_commit=scorer.facts.get("git_commit"),
         )
 
 

@@ -1,11 +1,11 @@
-"""A scoring job from start to end: plan, go on, account for every input, seal."""
+"""A scoring job from start to end: plan, resume, account for every input, write the completion marker."""
 
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,10 +23,10 @@ from quality_model.errors import (
     UsageError,
 )
 from quality_model.params import LimitsParams, ScoreParams
-from quality_model.records import HEADS
-from quality_model.scoring import collection, plan, shards
+from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION
+from quality_model.scoring import collection, output_folder, parts, plan
 from quality_model.scoring.identity import ModelIdentity, Scorer
-from quality_model.scoring.reading import Reading, Source, given_up, read_picture, sources
+from quality_model.scoring.reading import Reading, Source, given_up, read_picture, sources_of
 from quality_model.scoring.summary import (
     FIGURE_NAME,
     SUMMARY_NAME,
@@ -38,7 +38,8 @@ from quality_model.scoring.workers import Workers, num_workers
 
 LOCK_NAME: Final = ".lock"
 _LOCK_TIMEOUT_S: Final = 5.0
-_SHARD_FILES: Final = ("shard-*.parquet", "shard-*.json")
+Todo = Mapping[int, list[int] | None]
+"""The parts to work on, and which rows of each: None for all."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,27 +53,30 @@ def score(
     scorer: Scorer,
     model: ModelIdentity,
     overwrite: bool = False,
+    check: Callable[[dict[str, Any]], object] | None = None,
 ) -> ScoreSummary:
-    """Score a collection: a row for every input, with scores or with a reason.
+    """Score a collection: a row for every input, with scores or with an error code.
 
-    A job that was interrupted goes on at its first unfinished shard and ends with the
-    bytes of an undisturbed one; one that is complete is not done again.
+    A job that was interrupted resumes at its first unfinished part and ends with the
+    bytes of an undisturbed one; one that is complete is not done again. Inputs whose error code
+    is not final (`parts.NOT_FINAL`) are read again, they alone.
 
     Args:
         section: Sizes, workers, and the share of errors that is allowed.
         limits: What a picture may be.
         inputs: A folder of pictures (recursive), Parquet files or tar shards, or one file.
-        output: Folder of the result: shard-NNNNN.parquet, summary.json, summary.png, and
-            the marker that vouches for them.
+        output: Folder of the result; docs/results-format.md describes it.
         scorer: Scores pixels; in this process.
         model: Whose scores they are.
         overwrite: Throw away the result of another job in ``output``; this job's own is kept.
+        check: Gets the content of the completion marker before it is written; what it raises leaves
+            the result incomplete.
 
     Raises:
         UsageError: Nothing to score, keys that occur twice, or ``output`` holds another
             job's result or other files.
         CorruptError: A Parquet file of the inputs is broken.
-        InputErrorsAboveLimit: Too many inputs could not be scored; everything is written.
+        InputErrorsAboveLimit: None of the inputs could be scored, or too few; everything is written.
         StorageError: The disk is full, another process writes to ``output``, or the
             accounts do not add up.
     """
@@ -84,14 +88,16 @@ def score(
         storage.sweep(output)
         parameters = plan.job_parameters(section, limits, in_batches=scorer.engine is None)
         job = _begin(output, inputs, found, limits, model, parameters, overwrite)
-        summary = _carry_on(output, job, section, limits, found.base, scorer)
+        summary = _carry_on(inputs, output, job, section, limits, found.base, scorer, check)
+    if not summary.scored:
+        raise _nothing_scored(summary)
     if summary.error_share > section.max_error_share:
         raise InputErrorsAboveLimit(
             f"{summary.inputs - summary.scored} of {summary.inputs} inputs could not be scored"
             f" ({summary.error_share:.1%}, allowed {section.max_error_share:.1%}): "
             + ", ".join(f"{count} x {reason}" for reason, count in summary.reasons.items())
             + ".",
-            f"Everything else is scored, in {output}; the rows with a reason say what is wrong.",
+            f"Everything else is scored, in {output}; the column error_detail says what is wrong.",
         )
     return summary
 
@@ -105,40 +111,59 @@ def _begin(
     parameters: dict[str, Any],
     overwrite: bool,
 ) -> plan.Job:
-    """Go on with the job of ``output`` if it is this one; plan a new one if it has none."""
+    """Resume the job of ``output`` if it is this one; plan a new one if it has none."""
+    job = None
     try:
         job = plan.open_job(output)
         if job is not None:
             plan.require_same(job, found, model, parameters)
-            return job
     except (UsageError, CorruptError):
         if not overwrite:
             raise
-        _clear(output)
+        job = None
     else:
-        others = sorted({path.name for path in output.iterdir()} - {LOCK_NAME, plan.PLAN_NAME})
-        if others:
+        if job is None and (others := output_folder.foreign(output, known=(plan.TABLE_NAME,))):
             raise UsageError(
                 f"{output} is not empty and holds no scoring job: {', '.join(others[:3])}.",
                 "Choose another output folder.",
             )
-    return plan.make_plan(output, inputs, found, limits, model, parameters)
+    if others := output_folder.foreign(output / parts.DATA_FOLDER, known=("part-*.parquet",)):
+        raise UsageError(
+            f"{output / parts.DATA_FOLDER} is for score rows alone and holds {', '.join(others[:3])}.",
+            "Move that away, or choose another output folder.",
+        )
+    return job or plan.make_plan(
+        output, inputs, found, limits, model, parameters, when_listed=partial(output_folder.clear, output)
+    )
 
 
 def _carry_on(
-    output: Path, job: plan.Job, section: ScoreParams, limits: LimitsParams, base: Path, scorer: Scorer
+    inputs: Path,
+    output: Path,
+    job: plan.Job,
+    section: ScoreParams,
+    limits: LimitsParams,
+    base: Path,
+    scorer: Scorer,
+    check: Callable[[dict[str, Any]], object] | None,
 ) -> ScoreSummary:
-    finished = [shards.is_finished(output, shard, rows=job.rows_of(shard)) for shard in range(job.num_shards)]
-    todo = [shard for shard, done in enumerate(finished) if not done]
+    todo: dict[int, list[int] | None] = {}
+    for number in range(job.num_shards):
+        marker = parts.read_marker(output, number, rows=job.rows_of(number))
+        if marker is None:
+            todo[number] = None
+        elif rows := parts.rows_to_retry(output, number, marker):
+            todo[number] = rows
+    num_retried = sum(len(rows) for rows in todo.values() if rows)
+    num_read = num_retried + sum(job.rows_of(number) for number, rows in todo.items() if rows is None)
     started = time.monotonic()
     if todo:
-        storage.unseal(output)
-        _score_shards(output, job, todo, section, limits, base, scorer)
+        storage.unseal(output, plan.JOB_NAME)
+        _score_parts(output, job, todo, num_read, section, limits, base, scorer)
     elapsed_s = time.monotonic() - started if todo else 0.0
     tally = _account(output, job)
-    if todo or not (output / storage.MARKER_NAME).exists():
-        _seal(output, job, tally)
-    num_done = sum(job.rows_of(shard) for shard in todo)
+    if todo or not _is_complete(output, job):
+        _complete(inputs, output, job, tally, check)
     return ScoreSummary(
         output=output,
         model=job.model,
@@ -147,53 +172,73 @@ def _carry_on(
         reasons=tally.sorted_reasons(),
         skipped=job.skipped,
         shards=job.num_shards,
-        shards_before=job.num_shards - len(todo),
+        shards_before=sum(todo.get(number, []) is not None for number in range(job.num_shards)),
         elapsed_s=elapsed_s,
-        images_per_s=num_done / elapsed_s if elapsed_s > 0 else 0.0,
+        images_per_s=num_read / elapsed_s if elapsed_s > 0 else 0.0,
         quantiles=tally.quantiles(),
         flagged=tally.flagged(job.model.thresholds),
+        retried=num_retried,
     )
 
 
-def _score_shards(
-    output: Path, job: plan.Job, todo: list[int], section: ScoreParams, limits: LimitsParams, base: Path,
+def _score_parts(
+    output: Path,
+    job: plan.Job,
+    todo: Todo,
+    num_inputs: int,
+    section: ScoreParams,
+    limits: LimitsParams,
+    base: Path,
     scorer: Scorer,
-) -> None:  # fmt: skip
+) -> None:
     from tqdm import tqdm
 
-    num_inputs = sum(job.rows_of(shard) for shard in todo)
     count = num_workers(section.workers, num_inputs)
     work: Callable[[Source], Reading] = partial(
         read_picture, image_size_px=job.model.image_size_px, limits=limits, engine=scorer.engine
     )
     window = 2 * section.batch_size + 2 * count
     workers = Workers(work, given_up=given_up, count=count, window=window, hung_after_s=limits.max_seconds)
-    logger.info("Scoring %d inputs in %d shards with %d processes.", num_inputs, len(todo), count)
+    logger.info("Scoring %d inputs in %d parts with %d processes.", num_inputs, len(todo), count)
     bar = tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty())
-    given = sources(output, base, job.kind, iter(todo))
+    planned = (one for number, rows in todo.items() for one in _planned(output, number, rows))
+    given = sources_of(planned, base, job.kind)
     with bar, closing(given), closing(workers.map(given)) as readings:
-        for shard in todo:
+        for number, rows in todo.items():
             started = time.monotonic()
-            marker = _score_shard(output, job, shard, readings, section.batch_size, scorer, bar)
+            table = _score_part(output, job, number, rows, readings, section.batch_size, scorer, bar)
+            marker = parts.write_part(output, number, table)
             logger.info(
-                "Shard %d of %d: %d inputs, %d scored, %.1f images/s.",
-                shard + 1,
+                "Part %d of %d: %d inputs, %d scored, %.1f images/s.",
+                number + 1,
                 job.num_shards,
                 marker["rows"],
                 marker["scored"],
-                marker["rows"] / max(time.monotonic() - started, 1e-9),
+                (job.rows_of(number) if rows is None else len(rows)) / max(time.monotonic() - started, 1e-9),
             )
 
 
-def _score_shard(
-    output: Path, job: plan.Job, shard: int, readings: Iterator[Reading], batch_size: int, scorer: Scorer,
-    bar: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """Scores come with the readings, or batch by batch of their pixels.
+def _planned(output: Path, number: int, rows: list[int] | None) -> list[plan.PlannedInput]:
+    planned = plan.read_shard(output, number)
+    return planned if rows is None else [planned[row] for row in rows]
 
-    Batches never cross a shard's border, so that they are the same after an interruption.
+
+def _score_part(
+    output: Path,
+    job: plan.Job,
+    number: int,
+    rows: list[int] | None,
+    readings: Iterator[Reading],
+    batch_size: int,
+    scorer: Scorer,
+    bar: Any,
+) -> Any:
+    """Give the table of a part, of which some ``rows`` or all were read again.
+
+    Scores come with the readings, or batch by batch of their pixels. Batches never cross a part's
+    border, so that they are the same after an interruption.
     """
-    keys = [planned.key for planned in plan.read_shard(output, shard)]
+    keys = [planned.key for planned in _planned(output, number, rows)]
     kept: list[Reading] = []
     batch: list[npt.NDArray[np.uint8]] = []
     scores: list[npt.NDArray[np.float32]] = []
@@ -202,7 +247,7 @@ def _score_shard(
             scores.append(_checked(reading.scores[None], 1))
         if reading.pixels is not None:
             batch.append(reading.pixels)
-        kept.append(_without_pixels(reading))
+        kept.append(replace(reading, pixels=None, scores=None))
         if len(batch) == batch_size:
             scores.append(_checked(scorer.score_pixels(np.stack(batch)), len(batch)))
             batch.clear()
@@ -210,16 +255,13 @@ def _score_shard(
     if batch:
         scores.append(_checked(scorer.score_pixels(np.stack(batch)), len(batch)))
     if len(kept) != len(keys):
-        raise StorageError(f"Shard {shard} has {len(keys)} inputs; {len(kept)} were read.", "Run it again.")
-    return shards.write_shard(
-        output,
-        shard,
-        first_input=shard * int(job.parameters["shard_size"]),
-        keys=keys,
-        readings=kept,
-        scores=np.concatenate(scores) if scores else np.zeros((0, len(HEADS)), dtype=np.float32),
-        model=job.model,
-    )
+        raise StorageError(f"Part {number} has {len(keys)} inputs; {len(kept)} were read.", "Run it again.")
+    stacked = np.concatenate(scores) if scores else np.zeros((0, len(HEADS)), dtype=np.float32)
+    table = parts.make_table(keys, kept, stacked, job.model, job.plan_sha256)
+    if rows is None:
+        return table
+    all_keys = [planned.key for planned in plan.read_shard(output, number)]
+    return parts.replace_rows(parts.read_checked(output, number, keys=all_keys), rows, table)
 
 
 def _checked(scores: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
@@ -234,47 +276,102 @@ def _checked(scores: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.floa
 
 
 def _account(output: Path, job: plan.Job) -> Tally:
-    """Read every shard back and hold it against the plan: inputs = scores + reasons."""
+    """Read every part back and compare it with the plan: inputs = scores + error codes."""
     tally = Tally()
-    for shard in range(job.num_shards):
-        keys = [planned.key for planned in plan.read_shard(output, shard)]
-        first = shard * int(job.parameters["shard_size"])
-        tally.add(shards.read_checked(output, shard, first_input=first, keys=keys))
+    for number in range(job.num_shards):
+        keys = [planned.key for planned in plan.read_shard(output, number)]
+        tally.add(parts.read_checked(output, number, keys=keys))
     if tally.inputs != job.num_inputs or tally.inputs != tally.scored + tally.reasons.total():
         raise StorageError(
-            f"{job.num_inputs} inputs were planned; {tally.scored} scores and {tally.reasons.total()} reasons"
-            " were written.",
+            f"{job.num_inputs} inputs were planned; {tally.scored} scores and {tally.reasons.total()} error"
+            " codes were written.",
             "Score into another folder.",
         )
     return tally
 
 
-def _seal(output: Path, job: plan.Job, tally: Tally) -> None:
-    facts: dict[str, Any] = {  # of inputs and model alone: the same after any interruption
-        "model": asdict(job.model),
-        "inputs": tally.inputs,
+def _is_complete(output: Path, job: plan.Job) -> bool:
+    try:
+        marker = storage.require_sealed(output, marker_name=plan.JOB_NAME)
+    except StorageError:
+        return False
+    return bool(marker.get("plan_sha256") == job.plan_sha256)
+
+
+def _complete(
+    inputs: Path, output: Path, job: plan.Job, tally: Tally, check: Callable[[dict[str, Any]], object] | None
+) -> None:
+    """Write the summary, have the result checked, then write the completion marker, job.json."""
+    model = asdict(job.model)
+    thresholds = model.pop("thresholds")
+    markers = [storage.read_json(output / parts.marker_name(number)) for number in range(job.num_shards)]
+    counts: dict[str, Any] = {  # of inputs and model alone: the same after any interruption
         "scored": tally.scored,
-        "reasons": tally.sorted_reasons(),
-        "skipped": job.skipped,
-        "shards": job.num_shards,
+        "errors": tally.sorted_reasons(),
         "flagged": tally.flagged(job.model.thresholds),
     }
-    storage.write_json(output / SUMMARY_NAME, {**facts, "quantiles": tally.quantiles()})
+    facts: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "model": {**model, "scale_version": SCALE_VERSION},
+        "thresholds": thresholds,
+        "inputs": {
+            "root": collection.printable(str(inputs)),
+            "absolute_root": collection.printable(str(inputs.resolve())),
+            "kind": job.kind,
+            "num_files": job.num_files,
+            "num_inputs": job.num_inputs,
+            "fingerprint": job.fingerprint,
+            "skipped": job.skipped,
+        },
+        "settings": job.parameters,
+        "plan_sha256": job.plan_sha256,
+        **counts,
+        "parts": [
+            {name: marker[name] for name in ("file", "rows", "scored", "sha256")} for marker in markers
+        ],
+    }
+    summary = {
+        "model": facts["model"],
+        "thresholds": thresholds,
+        "inputs": tally.inputs,
+        **counts,
+        "skipped": job.skipped,
+        "parts": job.num_shards,
+        "quantiles": tally.quantiles(),
+    }
+    storage.write_json(output / SUMMARY_NAME, summary)
     version = f" version {job.model.version}" if job.model.version else ""
-    write_figure(output / FIGURE_NAME, tally, f"{tally.scored} pictures scored by {job.model.name}{version}")
-    names = [shards.shard_name(shard) for shard in range(job.num_shards)]
-    storage.seal(output, [*names, SUMMARY_NAME, FIGURE_NAME], rows=tally.inputs, **facts)
-
-
-def _without_pixels(reading: Reading) -> Reading:
-    return Reading(
-        reading.sha256, reading.width, reading.height, reason=reading.reason, detail=reading.detail
+    title = f"{tally.scored} images scored by {job.model.name}{version}"
+    write_figure(output / FIGURE_NAME, tally, job.model.thresholds, title)
+    if check is not None:
+        check(facts)
+    storage.seal(
+        output,
+        [*(marker["file"] for marker in markers), SUMMARY_NAME, FIGURE_NAME],
+        rows=tally.inputs,
+        hashed={marker["file"]: marker["sha256"] for marker in markers},
+        marker_name=plan.JOB_NAME,
+        **facts,
     )
 
 
-def _clear(output: Path) -> None:
-    """Remove another job's result; its plan stays until that of the new one takes its place."""
-    storage.unseal(output)
-    for pattern in (*_SHARD_FILES, SUMMARY_NAME, FIGURE_NAME):
-        for path in output.glob(pattern):
-            path.unlink()
+_REMEDIES: Final = {
+    "missing": "Are the paths right, and relative to the file that lists them? Addresses (https://, s3://)"
+    " are not read: download the images first.",
+    "not_a_picture": "Are these images, in a format that limits.formats names?",
+    "no_permission": "Let this user read the files.",
+    "too_many_bytes": "Raise limits.max_bytes and use --overwrite.",
+    "too_many_pixels": "Raise limits.max_pixels and use --overwrite.",
+    "worker_died": "Use fewer workers or more memory, and run the same command again.",
+    "too_slow": "Raise limits.max_seconds, and run the same command again.",
+}
+
+
+def _nothing_scored(summary: ScoreSummary) -> InputErrorsAboveLimit:
+    code, count = next(iter(summary.reasons.items()))
+    return InputErrorsAboveLimit(
+        f"None of the {summary.inputs} inputs could be scored; the commonest error code is {code}"
+        f" ({count} of {summary.inputs}).",
+        _REMEDIES.get(code, "Check the inputs.")
+        + f" The column error_detail in {summary.output / parts.DATA_FOLDER} says what is wrong with each.",
+    )

@@ -1,27 +1,30 @@
-"""The plan of a job: which input is which row of which shard, fixed when the job starts.
+"""The plan of a job: which input is which row of which part, fixed when the job starts.
 
-``plan.parquet`` holds a row per input, a row group per shard; ``job.json``, written after
+``plan.parquet`` holds a row per input, a row group per part; ``plan.json``, written after
 it, says what was planned, with which model and parameters. A job that goes on must find
 all three as they were.
 """
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from quality_model import storage
-from quality_model.errors import CorruptError, StorageError, UsageError
+from quality_model.errors import CorruptError, IncompleteError, StorageError, UsageError
 from quality_model.params import EngineName, LimitsParams, ScoreParams
+from quality_model.records import SCALE_VERSION, SCHEMA_VERSION
 from quality_model.scoring import collection, parquet_tables, tar_shards
 from quality_model.scoring.collection import Fingerprint, InputFile, Survey
 from quality_model.scoring.identity import ModelIdentity
 
-PLAN_NAME: Final = "plan.parquet"
+PLAN_NAME: Final = "plan.json"
+TABLE_NAME: Final = "plan.parquet"
 JOB_NAME: Final = "job.json"
+"""The completion marker of a result. In the earlier layout it was the plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class PlannedInput:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A planned job, as job.json tells it."""
+    """A planned job, as plan.json describes it."""
 
     kind: collection.Kind
     num_inputs: int
@@ -67,6 +70,8 @@ class Job:
 def job_parameters(section: ScoreParams, limits: LimitsParams, *, in_batches: bool) -> dict[str, Any]:
     """The parameters that decide about the bytes of the result; the batch does where there are batches."""
     return {
+        "schema_version": SCHEMA_VERSION,
+        "scale_version": SCALE_VERSION,
         "shard_size": section.shard_size,
         **({"batch_size": section.batch_size} if in_batches else {}),
         "max_pixels": limits.max_pixels,
@@ -79,26 +84,52 @@ def open_job(output: Path) -> Job | None:
     """Read the job of ``output``; None if it has none.
 
     Raises:
-        CorruptError: job.json or the plan is not what was written.
+        UsageError: ``output`` holds a result of an earlier release.
+        CorruptError: plan.json or the plan is not what was written.
     """
-    if not (output / JOB_NAME).exists():
+    if not is_result(output):
         return None
-    facts = storage.read_json(output / JOB_NAME)
+    if has_earlier_layout(output):
+        raise UsageError(
+            f"{output} holds a result of the earlier layout (shard-*.parquet), which cannot be resumed.",
+            "Choose another output folder, or replace the result with --overwrite. `trace` still reads it.",
+        )
     try:
+        facts = storage.read_json(output / PLAN_NAME)
         job = Job(**{**facts, "model": ModelIdentity(**facts["model"])})
-    except (TypeError, KeyError):
-        raise CorruptError(f"{output / JOB_NAME} is not the plan of a job.", _START_AGAIN) from None
-    plan = output / PLAN_NAME
+    except (TypeError, KeyError, CorruptError, IncompleteError):
+        raise CorruptError(f"{output / PLAN_NAME} is not the plan of a job.", _START_AGAIN) from None
+    plan = output / TABLE_NAME
     if not plan.exists() or storage.file_sha256(plan) != job.plan_sha256:
-        raise CorruptError(f"{plan} is not the plan that {JOB_NAME} vouches for.", _START_AGAIN)
+        raise CorruptError(f"{plan} is not the plan that {PLAN_NAME} describes.", _START_AGAIN)
     return job
+
+
+def is_result(folder: Path) -> bool:
+    """Whether a folder is a scoring result, finished or interrupted, of any layout."""
+    return bool(_facts_of(folder / PLAN_NAME) or _facts_of(folder / JOB_NAME))
+
+
+def has_earlier_layout(folder: Path) -> bool:
+    """Whether a folder is a result of the layout with shard-*.parquet, whose plan was job.json."""
+    job = _facts_of(folder / JOB_NAME)
+    return bool(job) and "schema_version" not in job and not (folder / PLAN_NAME).exists()
+
+
+def _facts_of(path: Path) -> dict[str, Any]:
+    """The content of a plan or a completion marker of ours; nothing if it is none."""
+    try:
+        facts = storage.read_json(path) if path.is_file() else None
+    except StorageError:
+        return {}
+    return facts if isinstance(facts, dict) and "plan_sha256" in facts else {}
 
 
 def planned_engine(output: Path) -> EngineName | None:
     """What runs the model of the job of ``output``, so that a job that goes on goes on with it."""
     try:
         job = open_job(output)
-    except (CorruptError, StorageError):
+    except (UsageError, StorageError):
         return None
     return None if job is None else job.model.engine
 
@@ -122,37 +153,49 @@ def require_same(job: Job, found: Survey, model: ModelIdentity, parameters: dict
     if changes:
         raise UsageError(
             "The output folder holds the scores of another job: " + "; ".join(changes) + ".",
-            "Choose another output folder, or overwrite this one.",
+            _START_AGAIN,
         )
 
 
 def make_plan(
-    output: Path, inputs: Path, found: Survey, limits: LimitsParams, model: ModelIdentity, parameters: Any
+    output: Path,
+    inputs: Path,
+    found: Survey,
+    limits: LimitsParams,
+    model: ModelIdentity,
+    parameters: Any,
+    *,
+    when_listed: Callable[[], None],
 ) -> Job:
     """List the inputs and write the plan.
+
+    ``when_listed`` is called before the plan gets its place, once it is sure that there will be one:
+    it removes what an earlier job left.
 
     Memory holds one shard's rows and eight bytes for each input.
 
     Raises:
-        UsageError: Two inputs have the same key.
+        UsageError: There is no input, or two have the same key.
         CorruptError: A Parquet file cannot be read.
     """
     fingerprint, skipped = Fingerprint(), Counter(found.skipped)
     planned = _plan(_files(inputs, output, found, fingerprint), found, limits, skipped)
-    num_inputs = _write_plan(output / PLAN_NAME, planned, int(parameters["shard_size"]))
-    if not num_inputs:
-        raise UsageError(f"{inputs} holds nothing to score: its files hold no picture.", "Name another.")
+    with storage.staged(output / TABLE_NAME) as temporary:
+        num_inputs = _write_plan(temporary, planned, int(parameters["shard_size"]))
+        if not num_inputs:
+            raise UsageError(f"{inputs} holds nothing to score: its files hold no picture.", "Name another.")
+        when_listed()
     job = Job(
         kind=found.kind,
         num_inputs=num_inputs,
         num_files=fingerprint.num_files,
         fingerprint=fingerprint.hexdigest(),
         skipped=dict(sorted(skipped.items())),
-        plan_sha256=storage.file_sha256(output / PLAN_NAME),
+        plan_sha256=storage.file_sha256(output / TABLE_NAME),
         model=model,
         parameters=parameters,
     )
-    storage.write_json(output / JOB_NAME, asdict(job))
+    storage.write_json(output / PLAN_NAME, asdict(job))
     return job
 
 
@@ -167,15 +210,15 @@ def list_inputs(inputs: Path, output: Path, found: Survey, limits: LimitsParams)
 
 
 def read_shard(output: Path, shard: int) -> list[PlannedInput]:
-    """The inputs of one shard, in order."""
+    """The inputs of one part, in order."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(output / PLAN_NAME) as file:
+    with pq.ParquetFile(output / TABLE_NAME) as file:
         table = file.read_row_group(shard)
     return [PlannedInput(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
 
 
-_START_AGAIN = "Choose another output folder, or overwrite this one."
+_START_AGAIN = "Choose another output folder, or replace this result with --overwrite."
 
 
 def _files(inputs: Path, output: Path, found: Survey, fingerprint: Fingerprint) -> Iterator[InputFile]:
@@ -219,13 +262,12 @@ def _write_plan(path: Path, planned: Iterator[PlannedInput], shard_size: int) ->
         }
     )
     hashes = array("q")
-    with storage.staged(path) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            while rows := list(islice(planned, shard_size)):
-                columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
-                hashes.extend(hash(key) for key in columns["key"])
-                writer.write_table(pa.table(columns, schema=schema), row_group_size=shard_size)
-        _require_unique(temporary, hashes)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while rows := list(islice(planned, shard_size)):
+            columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
+            hashes.extend(hash(key) for key in columns["key"])
+            writer.write_table(pa.table(columns, schema=schema), row_group_size=shard_size)
+    _require_unique(path, hashes)
     return len(hashes)
 
 

@@ -1,7 +1,7 @@
 """From a planned input to what decoding needs: a path, encoded bytes, or a reason."""
 
 import hashlib
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,14 @@ class Reading:
     """What reading one input gave.
 
     One of ``pixels``, uint8 (S, S, 3), ``scores``, float32 (4,), or ``reason`` with ``detail``.
-    ``sha256`` is that of the encoded bytes, None where they could not be read; ``width`` and
-    ``height`` those of the picture, upright, in pixels.
+    ``sha256`` and ``size_bytes`` are those of the encoded bytes, None where they could not be read;
+    ``width`` and ``height`` those of the picture, upright, in pixels; ``image_format`` is Pillow's
+    name of the format that was decoded.
     """
 
     sha256: str | None = None
+    size_bytes: int | None = None
+    image_format: str | None = None
     width: int | None = None
     height: int | None = None
     pixels: Pixels | None = None
@@ -55,11 +58,6 @@ class ResizedImage:
     thumbnail: Pixels | None = None
     reason: str | None = None
     detail: str | None = None
-
-
-def sources(output: Path, base: Path, kind: str, shards: Iterator[int]) -> Generator[Source, None, None]:
-    """Give the source of each input of ``shards``, in order; holds one shard's plan at a time."""
-    return sources_of((planned for shard in shards for planned in plan.read_shard(output, shard)), base, kind)
 
 
 def sources_of(inputs: Iterable[plan.PlannedInput], base: Path, kind: str) -> Generator[Source, None, None]:
@@ -101,19 +99,20 @@ def read_picture(
         MemoryError: A fresh process may have the room.
         ParameterError, CheckpointError: No input is at fault.
     """
-    sha256 = None
+    sha256, size_bytes = None, None
     try:
         data = encoded_bytes(source, limits)
-        sha256 = hashlib.sha256(data).hexdigest()
-        pixels = images.decode(data, limits)
-        height, width = pixels.shape[:2]
-        pixels = images.resize(pixels, image_size_px)
+        sha256, size_bytes = hashlib.sha256(data).hexdigest(), len(data)
+        decoded = images.decode_image(data, limits)
+        height, width = decoded.pixels.shape[:2]
+        pixels = images.resize(decoded.pixels, image_size_px)
     except Exception as error:  # noqa: BLE001 - a reader of hostile bytes raises nearly anything
         bad = picture_error(error)
-        return Reading(sha256, reason=bad.reason, detail=bad.detail)
+        return Reading(sha256, size_bytes, reason=bad.reason, detail=bad.detail)
     if engine is None:
-        return Reading(sha256, width, height, pixels)
-    return Reading(sha256, width, height, scores=engine.scores(pixels[None])[0])
+        return Reading(sha256, size_bytes, decoded.format, width, height, pixels)
+    scores = engine.scores(pixels[None])[0]
+    return Reading(sha256, size_bytes, decoded.format, width, height, scores=scores)
 
 
 def image_reader(

@@ -1,4 +1,4 @@
-"""What a job came to: counts, reasons, quantiles and histograms of the scores."""
+"""What a job came to: counts, error codes, quantiles and histograms of the scores."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from quality_model import storage
-from quality_model.records import HEADS, MEANINGS, Head
+from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, Head
 from quality_model.scoring.identity import ModelIdentity
 
-SUMMARY_NAME: Final = "summary.json"
-FIGURE_NAME: Final = "summary.png"
+REPORT_NAME: Final = "report"
+SUMMARY_NAME: Final = f"{REPORT_NAME}/summary.json"
+FIGURE_NAME: Final = f"{REPORT_NAME}/summary.png"
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS: Final = 10_000
 _BARS: Final = 50
@@ -28,7 +29,8 @@ class ScoreSummary:
     ``inputs`` = ``scored`` + the sum of ``reasons``. ``skipped`` counts files that are not
     inputs, by suffix. ``quantiles`` holds, per head and overall, the quantiles of the
     scores to within 0.0001. ``flagged`` counts, per head that has a threshold, the pictures
-    above it. ``shards_before`` were finished by an earlier run; speed is that of this run alone.
+    above it. ``shards_before`` were finished by an earlier run; ``retried`` inputs of such parts were
+    read again, for their error codes were not final; speed is that of this run alone.
     """
 
     output: Path
@@ -43,6 +45,7 @@ class ScoreSummary:
     images_per_s: float
     quantiles: dict[str, dict[str, float]]
     flagged: dict[str, int]
+    retried: int = 0
 
     @property
     def error_share(self) -> float:
@@ -54,9 +57,14 @@ class ScoreSummary:
         version = f", version {self.model.version}" if self.model.version else ""
         told = [
             f"Model: {self.model.name}{version}.",
-            f"{self.inputs} inputs: {self.scored} scored, {self.inputs - self.scored} with a reason,"
-            f" in {self.shards} shards ({self.shards_before} from an earlier run).",
+            f"{self.inputs} inputs: {self.scored} scored, {self.inputs - self.scored} with an error code,"
+            f" in {self.shards} parts ({self.shards_before} from an earlier run).",
         ]
+        if self.retried:
+            told.append(
+                f"Retried: {self.retried} inputs of the earlier run, which a worker crashed on or which were"
+                " too slow."
+            )
         told += [f"  {count} x {reason}" for reason, count in self.reasons.items()]
         if self.skipped:
             files = ", ".join(f"{count} x {name or '(no suffix)'}" for name, count in self.skipped.items())
@@ -75,7 +83,7 @@ class ScoreSummary:
 
 @dataclass(slots=True)
 class Tally:
-    """Adds up shards, in memory that does not grow with them."""
+    """Adds up parts, in memory that does not grow with them."""
 
     inputs: int = 0
     scored: int = 0
@@ -86,12 +94,14 @@ class Tally:
     )
 
     def add(self, table: Any) -> None:
-        """Add a shard as `shards.read_checked` gives it."""
+        """Add a part as `parts.read_checked` gives it."""
+        import pyarrow.compute as pc
+
         self.inputs += table.num_rows
-        reasons = Counter(table["reason"].drop_null().to_pylist())
+        reasons = Counter(table["error_code"].drop_null().to_pylist())
         self.scored += table.num_rows - reasons.total()
         self.reasons.update(reasons)
-        self.flags.update(head for flags in table["flags"].drop_null().to_pylist() for head in flags)
+        self.flags.update({head: pc.sum(table[name]).as_py() or 0 for head, name in FLAG_COLUMNS.items()})
         for name, counts in self.counts.items():
             values = table[name].drop_null().to_numpy()
             bins = np.minimum((values.astype(np.float64) * _BINS).astype(np.int64), _BINS - 1)
@@ -116,12 +126,12 @@ class Tally:
         return {head: self.flags[head] for head in HEADS if head in (thresholds or {})}
 
     def sorted_reasons(self) -> dict[str, int]:
-        """Counts of the reasons, most frequent first."""
+        """Counts of the error codes, most frequent first."""
         return dict(sorted(self.reasons.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
-def write_figure(path: Path, tally: Tally, title: str) -> None:
-    """Draw the histogram of each score as a PNG file."""
+def write_figure(path: Path, tally: Tally, thresholds: Mapping[Head, float] | None, title: str) -> None:
+    """Draw the histogram of each score, on a logarithmic axis of counts, and its threshold as a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -132,18 +142,22 @@ def write_figure(path: Path, tally: Tally, title: str) -> None:
     axes = figure.subplots(2, 3)
     figure.subplots_adjust(left=0.07, right=0.97, bottom=0.09, top=0.88, wspace=0.35, hspace=0.45)
     edges = np.linspace(0.0, 1.0, _BARS + 1)
+    lines: dict[str, float] = dict((thresholds or {}).items())
     for axis, (name, counts) in zip(axes.flat, tally.counts.items(), strict=False):
         axis.stairs(counts.reshape(_BARS, -1).sum(axis=1), edges, fill=True)
         axis.set_title(name)
+        if name in lines:
+            axis.axvline(lines[name], color="firebrick", linestyle="--", label=f"threshold {lines[name]:.3g}")
+            axis.legend(fontsize="small")
         axis.set_xlabel(MEANINGS[name])
-        axis.set_ylabel("pictures")
+        axis.set_ylabel("images")
         axis.set_xlim(0, 1)
         axis.set_xticks((0.0, 0.5, 1.0))
-        axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axis.set_yscale("symlog", linthresh=1)  # logarithmic from 1 on, and 0 has a place
         axis.set_ylim(bottom=0)
     reasons = tally.sorted_reasons()
     last = axes.flat[-1]
-    last.set_title("not scored, by reason" if reasons else "every input was scored")
+    last.set_title("not scored, by error code" if reasons else "every input was scored")
     if reasons:
         shown = list(reasons.items())[:_REASONS]
         last.barh(range(len(shown)), [count for _, count in shown], color="lightsteelblue")

@@ -1,7 +1,9 @@
-"""From a scored shard back to what made it: model, run, data, commit, verdict and decisions."""
+"""From scores back to what made them: model, run, data, commit, verdict and decisions."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -12,18 +14,22 @@ from quality_model.params import RegistryParams
 from quality_model.paths import DESCRIPTION_NAME
 from quality_model.registry import ModelVersion, Registry, decision_line, read_decisions
 from quality_model.registry.connection import database_exists
-from quality_model.scoring.plan import JOB_NAME
+from quality_model.scoring.parts import DATA_FOLDER, MARKERS_FOLDER, METADATA_PREFIX
+from quality_model.scoring.plan import JOB_NAME, PLAN_NAME
 
 _REGISTERED: Final = re.compile(r"[1-9][0-9]{0,9}")
 """A version of the registry is a number; that of a file is the beginning of a hash."""
 
-_COLUMNS: Final = ("model_name", "model_version", "run_id")
-_SHARDS: Final = "shard-*.parquet"
+_COLUMNS: Final = ("model_name", "model_version", "model_run_id")
+_EARLIER_COLUMNS: Final = ("model_name", "model_version", "run_id")
+_MODEL_KEY: Final = f"{METADATA_PREFIX}model".encode()
+_FILES: Final = (f"{DATA_FOLDER}/part-*.parquet", "part-*.parquet", "shard-*.parquet")
+"""In a result, in its folder of rows, and in a result of the earlier layout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """What is known of the model whose scores a shard holds; None where nothing is.
+    """What is known of the model behind some scores; None where nothing is.
 
     Attributes:
         shards: The files that were read.
@@ -71,7 +77,7 @@ class Lineage:
         dirty = " (with uncommitted changes)" if self.git_dirty == "true" else ""
         version = " ".join(filter(None, (self.model_version, *(f"({name})" for name in self.aliases))))
         told = [
-            ("shards", self.shards[0] + (f" and {len(self.shards) - 1} more" if self.shards[1:] else "")),
+            ("scores", self.shards[0] + (f" and {len(self.shards) - 1} more" if self.shards[1:] else "")),
             ("model", self.model_name),
             ("version", version),
             ("run", self.run_id),
@@ -102,23 +108,24 @@ class _Scorer(NamedTuple):
 
 
 def trace(registry: RegistryParams | None, *, root: Path, path: Path) -> Lineage:
-    """Find out what made a shard's scores.
+    """Find out what made some scores.
 
     Args:
         registry: Names the registered model; None outside a project, where shipped models and files of
             weights are known all the same.
         root: The project folder, with registry and ledger.
-        path: A shard, or the folder of a scoring job.
+        path: A Parquet file of scores, the folder of a scoring result or its folder of rows; of the
+            earlier layout too.
 
     Raises:
         UsageError: It holds no scores, or those of several models.
-        CorruptError: A shard is not what its marker vouches for.
+        CorruptError: A file is not the one that its completion marker describes.
         ModelNotFoundError: There is no registry, or it no longer has the version.
         RegistryError: The version here came from another run than the scores: another registry.
     """
     shards = _shards(path)
     scorer = _one_scorer(shards)
-    weights_sha256 = _weights_sha256(shards[0].parent, scorer)
+    weights_sha256 = _weights_sha256(shards[0], scorer)
     known = Lineage(
         shards=tuple(map(str, shards)),
         model_name=scorer.name,
@@ -155,24 +162,27 @@ _NOT_SHIPPED: Final = "The model that scored shipped with another release of thi
 
 def _shards(path: Path) -> list[Path]:
     if not path.exists():
-        raise UsageError(f"{path} is not there.", "Name a shard, or the folder of a scoring job.")
-    shards = sorted(path.glob(_SHARDS)) if path.is_dir() else [path]
+        raise UsageError(f"{path} is not there.", "Name the output folder of `score`, or a part in it.")
+    groups = (sorted(path.glob(pattern)) for pattern in _FILES) if path.is_dir() else iter([[path]])
+    shards = next(filter(None, groups), [])
     if not shards:
-        raise UsageError(f"{path} holds no shard of scores.", "Name the output folder of `score`.")
+        raise UsageError(f"{path} holds no scores.", "Name the output folder of `score`.")
     for shard in shards:
         _require_vouched(shard)
     return shards
 
 
 def _require_vouched(shard: Path) -> None:
-    """A shard with a marker must be what it vouches for; one that was moved elsewhere has none."""
-    marker = shard.with_suffix(".json")
+    """A file with a completion marker must be what that says; one that was moved elsewhere has none."""
+    result = _result_of(shard)
+    folder = shard.parent if result == shard.parent else result / MARKERS_FOLDER
+    marker = folder / f"{shard.stem}.json"
     if not marker.exists():
         return
     facts = storage.read_json(marker)
     if not isinstance(facts, dict) or facts.get("sha256") != storage.file_sha256(shard):
         raise CorruptError(
-            f"{shard} is not the file that {marker.name} vouches for.", "Score the collection again."
+            f"{shard} is not the file that {marker.name} describes.", "Score the collection again."
         )
 
 
@@ -182,7 +192,7 @@ def _one_scorer(shards: Sequence[Path]) -> _Scorer:
         for scorer in _scorers(shard):
             found.setdefault(scorer, shard)
     if not found:
-        raise UsageError(f"{shards[0]} has no rows.", "Name a shard with scores.")
+        raise UsageError(f"{shards[0]} has no rows.", "Name a file with scores.")
     if len(found) > 1:
         models = ", ".join(sorted(f"{scorer.name} version {scorer.version or '-'}" for scorer in found))
         raise UsageError(f"These are scores of several models: {models}.", "Trace them one by one.")
@@ -194,30 +204,48 @@ def _scorers(shard: Path) -> set[_Scorer]:
     import pyarrow.parquet as pq
 
     try:
-        columns = set(pq.read_schema(shard).names)
-        if missing := [name for name in _COLUMNS if name not in columns]:
+        present = set(pq.read_schema(shard).names)
+        columns = list(_EARLIER_COLUMNS if present.issuperset(_EARLIER_COLUMNS) else _COLUMNS)
+        if missing := [name for name in columns if name not in present]:
             raise UsageError(
-                f"{shard} is no shard of scores: it has no column {', '.join(missing)}.",
-                "Name a shard-NNNNN.parquet that `score` wrote.",
+                f"{shard} holds no scores: it has no column {', '.join(missing)}.",
+                "Name a part-NNNNN.parquet that `score` wrote.",
             )
-        rows = pq.read_table(shard, columns=list(_COLUMNS))
+        with pq.ParquetFile(shard) as file:
+            rows = file.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise UsageError(
-            f"{shard} is no shard of scores: it cannot be read as Parquet ({str(error).splitlines()[0]}).",
-            "Name a shard-NNNNN.parquet that `score` wrote, or the folder of a scoring job.",
+            f"{shard} holds no scores: it cannot be read as Parquet ({str(error).splitlines()[0]}).",
+            "Name a part-NNNNN.parquet that `score` wrote, or the folder of a scoring result.",
         ) from None
-    distinct = rows.group_by(list(_COLUMNS)).aggregate([]).select(list(_COLUMNS))
+    distinct = rows.group_by(columns).aggregate([]).select(columns)
     return {_Scorer(*row) for row in zip(*(column.to_pylist() for column in distinct.columns), strict=True)}
 
 
-def _weights_sha256(folder: Path, scorer: _Scorer) -> str | None:
-    """What the job beside the shard says of the weights, if it is about this model."""
-    job = folder / JOB_NAME
-    facts = storage.read_json(job) if job.exists() else None
-    model = facts.get("model") if isinstance(facts, dict) else None
-    if not isinstance(model, dict) or (model.get("name"), model.get("version")) != scorer[:2]:
-        return None
-    return model.get("sha256")
+def _result_of(shard: Path) -> Path:
+    """The folder of the result that a file of scores is in."""
+    folder = shard.absolute().parent
+    return folder.parent if folder.name == DATA_FOLDER and shard.name.startswith("part-") else shard.parent
+
+
+def _weights_sha256(shard: Path, scorer: _Scorer) -> str | None:
+    """What the file itself, or the job beside it, says of the weights, if it is about this model."""
+    models = [_model_in_metadata(shard)]
+    for path in (_result_of(shard) / name for name in (JOB_NAME, PLAN_NAME)):
+        facts = storage.read_json(path) if path.exists() else None
+        models.append(facts.get("model") if isinstance(facts, dict) else None)
+    for model in models:
+        if isinstance(model, dict) and (model.get("name"), model.get("version")) == scorer[:2]:
+            return model.get("sha256")
+    return None
+
+
+def _model_in_metadata(shard: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    with suppress(ValueError):
+        return json.loads((pq.read_schema(shard).metadata or {}).get(_MODEL_KEY, b"null"))
+    return None
 
 
 def _bundled(known: Lineage, name: str, root: Path) -> Lineage:

@@ -6,6 +6,7 @@ from quality_model import spawning
 from quality_model.inference import MultiHeadQualityInference
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.scoring import ModelIdentity, ScoreSummary, planned_engine, score
+from quality_model.scoring.summary import REPORT_NAME
 from quality_model.validation import validate_scores
 
 
@@ -26,14 +27,14 @@ def score_collection(
         limits: What a picture may be.
         root: The project folder, whose registry a reference means.
         inputs: A folder of pictures, Parquet files or tar shards.
-        output: Folder for the shards; the expectations' results go to ``output/report``.
+        output: Folder of the result; the expectations' results go to ``output/report``.
         overwrite: Throw away another job's result in ``output``.
         registry: Registry parameters; by default those of the project's params.yaml.
 
     Raises:
         UsageError, InputErrorsAboveLimit, StorageError: See `quality_model.scoring.score`.
         ModelNotFoundError, CheckpointError: The model cannot be had.
-        ValidationError: The scores break their contract.
+        ValidationError: The scores break their contract; the result has no completion marker.
     """
     spawning.end_if_imported_again()  # before the model is loaded
     engine = planned_engine(output) if section.engine == "auto" else section.engine
@@ -46,7 +47,7 @@ def score_collection(
         engine=engine,
         batch_size=section.batch_size,
     )
-    summary = score(
+    return score(
         section,
         limits,
         inputs=inputs,
@@ -54,6 +55,5 @@ def score_collection(
         scorer=scorer,
         model=ModelIdentity.of(scorer),
         overwrite=overwrite,
+        check=lambda job: validate_scores(output, job, output / REPORT_NAME),
     )
-    validate_scores(output, output / "report")
-    return summary

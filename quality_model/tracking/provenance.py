@@ -6,10 +6,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
+from quality_model.code_hash import code_sha256
 from quality_model.errors import ParameterError
 from quality_model.params import parse_yaml
-
-from quality_model.code_hash import code_sha256
 
 UNKNOWN: Final = "unknown"
 _TIMEOUT_S: Final = 10.0

@@ -1,5 +1,6 @@
 """Four jobs on small data, what each leaves undisturbed, and fresh copies of what each needs."""
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -54,6 +55,7 @@ RESULTS: Final = {
 KILLED: Final = ("download", "generate", "train", "score")
 """The jobs that are killed at every kind of moment."""
 
+JOB: Final = "scores/job.json"
 NOT_COMPARED: Final = {"candidate/run.json"}
 """Names the tracked run, which is another one in each project."""
 
@@ -93,7 +95,8 @@ class Job:
         assert [path for path in found if found[path] != self.result[path]] == [], after
 
     def is_sealed(self, project: Path) -> bool:
-        return (project / RESULTS[self.name][0] / MARKER_NAME).exists()
+        marker = "job.json" if self.name == "score" else MARKER_NAME
+        return (project / RESULTS[self.name][0] / marker).exists()
 
     def count(self, step: str) -> int:
         """How often the undisturbed command reached a step."""
@@ -103,6 +106,10 @@ class Job:
 def result_in(name: str, project: Path) -> dict[str, bytes]:
     """What the job of a name left in a project."""
     found = tree(*(project / folder for folder in RESULTS[name]))
+    if JOB in found:  # it says where its inputs are, which is elsewhere in each project
+        job = json.loads(found[JOB])
+        del job["inputs"]["absolute_root"]
+        found[JOB] = json.dumps(job).encode()
     return {path: data for path, data in found.items() if path not in NOT_COMPARED}
 
 

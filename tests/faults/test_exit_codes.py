@@ -86,7 +86,7 @@ def test_each_cause_ends_with_its_code_a_message_and_no_traceback(place: Path, c
 def test_everything_is_written_before_too_many_errors_fail_the_job(place: Path) -> None:
     shutil.rmtree(place / "scores", ignore_errors=True)
     assert run_command(place, CASES["too many unreadable inputs"][0]).code == 4
-    assert (place / "scores" / "_complete.json").exists()
+    assert (place / "scores" / "job.json").exists()
 
 
 def out_of_memory() -> None:

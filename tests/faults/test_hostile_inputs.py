@@ -48,8 +48,7 @@ def score(project: Path, inputs: str) -> pd.DataFrame:
     ended = run_command(project, ["score", inputs, "--output", "scores"])
     assert ended.code == 0, ended.output
     assert "Traceback" not in ended.output
-    shards = sorted((project / "scores").glob("shard-*.parquet"))
-    return pd.concat([pd.read_parquet(path) for path in shards]).set_index("key")
+    return pd.read_parquet(project / "scores" / "data").set_index("key")
 
 
 def test_every_kind_of_bad_file_is_a_row_and_none_costs_the_job(project: Path, photo: Pixels) -> None:
@@ -86,13 +85,13 @@ def test_every_kind_of_bad_file_is_a_row_and_none_costs_the_job(project: Path, p
     Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")).write_bytes(png)
 
     rows = score(project, "hostile")
-    assert rows["reason"].dropna().to_dict() == {
+    assert rows["error_code"].dropna().to_dict() == {
         **{name: reason for name, (_, reason) in bad.items()},
         "self.jpg": "unreadable",
         "pipe.jpg": "not_a_file",
     }
     assert rows.index.is_unique
-    scored = rows[rows["reason"].isna()]
+    scored = rows[rows["error_code"].isna()]
     assert len(scored) == len(good) + 1
     assert scored["overall"].between(0, 1).all()
     assert not (project / "canary").exists()
@@ -119,7 +118,7 @@ def test_hostile_archives_give_rows_and_write_nothing_outside_the_scores(
     before = {path for path in project.rglob("*") if "scores" not in path.parts}
 
     rows = score(project, "archives")
-    reasons = rows["reason"].dropna().to_dict()
+    reasons = rows["error_code"].dropna().to_dict()
     assert {"a.tar#../up.jpg", "a.tar#/etc/root.jpg", "a.tar#good.jpg"} <= set(rows.index) - set(reasons)
     assert reasons["a.tar#nested.jpg"] == "not_a_picture"
     assert not [key for key in rows.index if "inner" in key]

@@ -27,6 +27,23 @@ def test_a_kill_at_a_named_point_changes_nothing_in_the_end(job: Job, tmp_path: 
     job.assert_completes(project, f"a kill at {step} {middle}")
 
 
+def test_a_kill_at_any_write_leaves_nothing_but_whole_parts_among_the_score_rows(
+    jobs: Callable[[str], Job], tmp_path: Path
+) -> None:
+    job = jobs("score")
+    writes = [step for step in job.steps if step == "written"]
+    seen = set()
+    for number in range(1, len(writes) + 1):
+        project = job.project(tmp_path / str(number))
+        assert job.run(project, signal_at("written", number)).code == -signal.SIGKILL
+        data = project / "scores" / "data"
+        found = {path.name: path.read_bytes() for path in data.iterdir()} if data.exists() else {}
+        assert all(bytes_ == job.result[f"scores/data/{name}"] for name, bytes_ in found.items())
+        assert not job.is_sealed(project)
+        seen.add(len(found))
+    assert seen == {0, 1, 2, 3}
+
+
 @pytest.mark.torture
 def test_a_kill_at_every_single_step_changes_nothing_in_the_end(
     job: Job, tmp_path: Path, record_property: Callable[[str, object], None]

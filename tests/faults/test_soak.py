@@ -36,13 +36,13 @@ def test_scoring_many_links_in_one_run_keeps_memory_and_descriptors_flat(
     process = start_command(project, ["score", "links", *options])
     try:
         while process.exitcode is None:
-            shards = len(list((project / "scores").glob("shard-*.json")))
+            parts = len(list((project / "scores" / "parts").glob("*.json")))
             with suppress(psutil.NoSuchProcess):  # the workers end with the last shard
-                if 2 <= shards < NUM_INPUTS // SHARD_SIZE:  # after the start, before the check of the result
+                if 2 <= parts < NUM_INPUTS // SHARD_SIZE:  # after the start, before the check of the result
                     memory.append(family_memory(process.pid))
                     descriptors.append(num_descriptors(process.pid))
                     scoring.append(own_memory(process.pid))
-                elif shards >= NUM_INPUTS // SHARD_SIZE:
+                elif parts >= NUM_INPUTS // SHARD_SIZE:
                     checking.append(own_memory(process.pid))
             process.join(SAMPLE_EVERY_S)
     finally:

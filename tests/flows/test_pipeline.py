@@ -205,14 +205,14 @@ def test_the_champion_scores_a_folder_says_in_every_row_which_it_was_and_predict
     quality_model(run, copied, "export-samples", "--count", "6")
     (copied / "samples" / "broken.png").write_text("<html>")
     quality_model(run, copied, "score", "samples", "--output", "scores/mine")
-    rows = pd.concat(pd.read_parquet(path) for path in (copied / "scores" / "mine").glob("shard-*.parquet"))
+    rows = pd.read_parquet(copied / "scores" / "mine" / "data")
     assert len(rows) == 7
-    assert rows["reason"].notna().sum() == 1
+    assert rows["error_code"].notna().sum() == 1
     assert set(rows["model_version"]) == {"1"}
     run_id = json.loads((copied / "models" / "candidate" / "run.json").read_text())["run_id"]
-    assert set(rows["run_id"]) == {run_id}
+    assert set(rows["model_run_id"]) == {run_id}
 
-    scored = rows[rows["reason"].isna()].set_index("key")
+    scored = rows[rows["error_code"].isna()].set_index("key")
     pictures = [f"samples/{key}" for key in scored.index]
     lines = quality_model(run, copied, "predict", "--json", *pictures).stdout.splitlines()
     for line, key in zip(lines, scored.index, strict=True):
@@ -236,7 +236,7 @@ def test_predict_prints_a_table_and_says_which_pictures_it_could_not_read(traine
 def test_scores_go_to_a_folder_named_after_the_inputs_if_none_is_named(copied: Path, run: Run) -> None:
     told = quality_model(run, copied, "score", "samples").stdout
     assert "Scores: scores/samples" in told
-    require_sealed(copied / "scores" / "samples", verify=True)
+    require_sealed(copied / "scores" / "samples", verify=True, marker_name="job.json")
 
 
 def test_a_second_export_replaces_the_samples_of_the_first_and_nothing_else(copied: Path, run: Run) -> None:

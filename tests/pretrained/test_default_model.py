@@ -17,7 +17,7 @@ from quality_model import MultiHeadQualityInference, pretrained
 from quality_model.cli import cli
 from quality_model.errors import CheckpointError, ModelNotFoundError, ParameterError
 from quality_model.images import Pixels
-from quality_model.records import HEADS, QualityScores
+from quality_model.records import FLAG_COLUMNS, HEADS, QualityScores
 from quality_model.storage import file_sha256
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -137,7 +137,7 @@ def test_predict_chooses_no_engine_and_takes_the_one_that_is_named(
 def test_predict_prints_a_name_that_is_not_utf8_as_score_does(shipped: Path, picture: Path) -> None:
     odd = picture.rename(os.fsdecode(b"caf\xe9.png"))
     command("score", ".", "--output", "scores", "--device", "cpu")
-    (key,) = pd.read_parquet("scores/shard-00000.parquet")["key"]
+    (key,) = pd.read_parquet("scores/data")["key"]
     assert json.loads(command("predict", str(odd), "--json").stdout)["path"] == key == "caf\\xe9.png"
 
 
@@ -177,13 +177,14 @@ def test_a_new_user_scores_a_folder_outside_any_project(
     result = command("score", "pictures", "--output", "scores/mine")
     version = file_sha256(trained / "model.safetensors")[:12]
     assert f"Model: bundled, version {version}." in result.stdout
-    good, bad = pd.read_parquet("scores/mine/shard-00000.parquet").itertuples()
-    assert (good.model_name, good.model_version, good.run_id) == ("bundled", version, "0123abcd")
-    assert list(good.flags) == [head for head in HEADS if getattr(good, head) > 0.25]
-    assert (bad.flags, bad.reason) == (None, "not_a_picture")
-    summary = json.loads(Path("scores/mine/summary.json").read_text())
-    assert summary["flagged"] == {head: int(head in good.flags) for head in HEADS}
-    assert summary["model"]["thresholds"] == dict.fromkeys(HEADS, 0.25)
+    good, bad = pd.read_parquet("scores/mine/data").itertuples()
+    assert (good.model_name, good.model_version, good.model_run_id) == ("bundled", version, "0123abcd")
+    flagged = {head: getattr(good, column) for head, column in FLAG_COLUMNS.items()}
+    assert flagged == {head: getattr(good, head) > 0.25 for head in HEADS}
+    assert (bad.is_noisy, bad.error_code) == (None, "not_a_picture")
+    summary = json.loads(Path("scores/mine/report/summary.json").read_text())
+    assert summary["flagged"] == {head: int(flagged[head]) for head in HEADS}
+    assert summary["thresholds"] == dict.fromkeys(HEADS, 0.25)
     assert json.loads(Path("scores/mine/report/validation.json").read_text())["passed"]
 
 

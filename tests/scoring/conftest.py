@@ -1,6 +1,7 @@
 """Small collections, and a scorer whose scores can be worked out by hand."""
 
 import io
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from quality_model.images import Pixels
 from quality_model.params import Params
 from quality_model.records import Head
 from quality_model.scoring import ModelIdentity, ScoreSummary, score
+from quality_model.scoring.job import LOCK_NAME
 
 THRESHOLDS: dict[Head, float] = {"color_cast": 0.5, "blurriness": 0.4, "watermark": 0.3, "noise": 1.0}
 IDENTITY = ModelIdentity(
@@ -64,12 +66,22 @@ def encode(pixels: Pixels, suffix: str = "JPEG") -> bytes:
 
 def shards_of(output: Path) -> pd.DataFrame:
     """All rows of a job's result."""
-    return pd.concat([pd.read_parquet(path) for path in sorted(output.glob("shard-*.parquet"))])
+    return pd.read_parquet(output / "data")
 
 
 def bytes_of(output: Path) -> dict[str, bytes]:
-    """What a job leaves, by file."""
-    return {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    """What a job leaves, by file; where its inputs are is left out of job.json."""
+    files = {
+        str(path.relative_to(output)): path.read_bytes()
+        for path in sorted(output.rglob("*"))
+        if path.is_file() and path.name != LOCK_NAME
+    }
+    if "job.json" in files:
+        job = json.loads(files["job.json"])
+        for name in ("root", "absolute_root"):
+            job["inputs"].pop(name, None)
+        files["job.json"] = json.dumps(job).encode()
+    return files
 
 
 @pytest.fixture(scope="session")
@@ -119,6 +131,7 @@ def _runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
         model: ModelIdentity = IDENTITY,
         overwrite: bool = False,
         limits: dict[str, Any] | None = None,
+        check: Any = None,
         **changes: Any,
     ) -> ScoreSummary:
         settings = {"shard_size": 7, "batch_size": 4, "workers": 1, **changes}
@@ -130,6 +143,7 @@ def _runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
             scorer=scorer or MeanScorer(),
             model=model,
             overwrite=overwrite,
+            check=check,
         )
 
     return _run

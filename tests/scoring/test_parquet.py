@@ -25,7 +25,7 @@ def write(path: Path, /, **columns: Any) -> Path:
 def outcome(output: Path) -> dict[str, str]:
     """sha256 or reason by key."""
     rows = shards_of(output)
-    return dict(zip(rows["key"], rows["reason"].fillna(rows["sha256"]), strict=True))
+    return dict(zip(rows["key"], rows["error_code"].fillna(rows["sha256"]), strict=True))
 
 
 def hashes(crops: list[bytes]) -> list[str]:

@@ -20,8 +20,9 @@ from quality_model import storage
 from quality_model.errors import CheckpointError, InputErrorsAboveLimit, StorageError, UsageError
 from quality_model.images import Pixels, decode, resize
 from quality_model.params import LimitsParams
-from quality_model.records import HEADS, overall_score
+from quality_model.records import FLAG_COLUMNS, HEADS, overall_score
 from quality_model.scoring import ScoreSummary, planned_engine
+from quality_model.scoring.plan import JOB_NAME
 
 from .conftest import IDENTITY, THRESHOLDS, MeanScorer, PerCoreScorer, bytes_of, encode, shards_of
 
@@ -35,7 +36,6 @@ def test_every_picture_has_a_row_with_its_own_scores(
     rows = shards_of(tmp_path / "scores")
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
     assert rows["key"].tolist() == files
-    assert rows["input"].tolist() == list(range(20))
     assert (summary.inputs, summary.scored, summary.reasons, summary.shards) == (20, 20, {}, 3)
     for row in rows.itertuples():
         data = (folder / row.key).read_bytes()
@@ -45,10 +45,10 @@ def test_every_picture_has_a_row_with_its_own_scores(
         assert list(got.values()) == pytest.approx(expected.tolist())
         assert row.overall == pytest.approx(overall_score(got), abs=1e-6)
         assert row.sha256 == hashlib.sha256(data).hexdigest()
-        assert (row.width, row.height) == (64, 48)
+        assert (row.width, row.height, row.format, row.size_bytes) == (64, 48, "JPEG", len(data))
     assert rows["model_name"].unique().tolist() == ["grey"]
     assert rows["model_version"].unique().tolist() == ["3"]
-    assert rows["run_id"].unique().tolist() == ["a1b2"]
+    assert rows["model_run_id"].unique().tolist() == ["a1b2"]
 
 
 def test_pictures_whose_score_is_above_a_threshold_are_flagged(
@@ -57,14 +57,14 @@ def test_pictures_whose_score_is_above_a_threshold_are_flagged(
     (folder / "broken.jpg").write_bytes(b"no")
     summary = run(folder)
     rows = shards_of(tmp_path / "scores").set_index("key")
-    assert rows.loc["broken.jpg", "flags"] is None
+    assert rows.loc["broken.jpg", list(FLAG_COLUMNS.values())].isna().all()
     rows = rows.drop("broken.jpg")
-    for row in rows.itertuples():
-        assert list(row.flags) == [head for head in HEADS if getattr(row, head) > THRESHOLDS[head]]
+    for head, column in FLAG_COLUMNS.items():
+        assert rows[column].tolist() == (rows[head] > THRESHOLDS[head]).tolist()
     expected = {head: int((rows[head] > threshold).sum()) for head, threshold in THRESHOLDS.items()}
     assert any(0 < count < 20 for count in expected.values())
     assert summary.flagged == expected
-    assert json.loads((tmp_path / "scores" / "summary.json").read_text())["flagged"] == expected
+    assert json.loads((tmp_path / "scores" / "report" / "summary.json").read_text())["flagged"] == expected
     assert f"{expected['blurriness']} x blurriness" in "\n".join(summary.lines())
 
 
@@ -72,14 +72,15 @@ def test_a_score_equal_to_its_threshold_is_not_flagged(run: Run, tmp_path: Path)
     (tmp_path / "one").mkdir()
     Image.new("RGB", (9, 9), "white").save(tmp_path / "one" / "white.png")
     run(tmp_path / "one")
-    assert shards_of(tmp_path / "scores")["flags"][0].tolist() == ["color_cast", "blurriness", "watermark"]
+    (row,) = shards_of(tmp_path / "scores")[list(FLAG_COLUMNS.values())].to_numpy().tolist()
+    assert row == [True, True, True, False]
 
 
 def test_a_model_without_thresholds_flags_nothing_and_the_summary_says_so(
     folder: Path, run: Run, tmp_path: Path
 ) -> None:
     summary = run(folder, model=replace(IDENTITY, thresholds=None))
-    assert [flags.tolist() for flags in shards_of(tmp_path / "scores")["flags"]] == [[]] * 20
+    assert shards_of(tmp_path / "scores")[list(FLAG_COLUMNS.values())].isna().all(axis=None)
     assert summary.flagged == {}
     assert "the model has no thresholds" in "\n".join(summary.lines())
 
@@ -87,7 +88,7 @@ def test_a_model_without_thresholds_flags_nothing_and_the_summary_says_so(
 def test_shards_and_batches_have_the_sizes_of_the_parameters(folder: Path, run: Run, tmp_path: Path) -> None:
     scorer = MeanScorer()
     run(folder, scorer=scorer)
-    lengths = [len(pd.read_parquet(path)) for path in sorted((tmp_path / "scores").glob("*-*.parquet"))]
+    lengths = [len(pd.read_parquet(path)) for path in sorted((tmp_path / "scores" / "data").iterdir())]
     assert lengths == [7, 7, 6]
     assert scorer.batches == [4, 3, 4, 3, 4, 2]
 
@@ -107,7 +108,7 @@ def test_whatever_cannot_be_scored_is_a_row_with_a_reason(
     Image.new("RGB", (1, 1), "white").save(folder / "i-dot.png")
     summary = run(folder, limits={"max_bytes": 60_000, "max_pixels": 1_000_000})
     rows = shards_of(tmp_path / "scores").set_index("key")
-    assert rows["reason"].dropna().to_dict() == {
+    assert rows["error_code"].dropna().to_dict() == {
         "a-empty.jpg": "empty",
         "b-cut.jpg": "truncated",
         "c-page.jpg": "not_a_picture",
@@ -118,7 +119,7 @@ def test_whatever_cannot_be_scored_is_a_row_with_a_reason(
         "h-bomb.png": "too_many_pixels",
     }
     assert rows.loc["i-dot.png", ["width", "height", "overall"]].tolist() == [1, 1, 0.0]
-    assert rows["overall"].isna().equals(rows["reason"].notna())
+    assert rows["overall"].isna().equals(rows["error_code"].notna())
     assert summary.inputs == 29 == summary.scored + sum(summary.reasons.values())
     assert rows.loc["c-page.jpg", "sha256"] == hashlib.sha256(b"<html>not found</html>").hexdigest()
 
@@ -133,7 +134,7 @@ def test_a_picture_that_vanishes_during_the_job_is_a_row_with_a_reason(
 
     summary = run(folder, scorer=Remover())
     assert summary.reasons == {"missing": 1}
-    assert shards_of(tmp_path / "scores").set_index("key").loc["night/018.jpg", "reason"] == "missing"
+    assert shards_of(tmp_path / "scores").set_index("key").loc["night/018.jpg", "error_code"] == "missing"
 
 
 def test_a_name_that_is_not_utf8_keeps_its_picture(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
@@ -179,8 +180,8 @@ def test_a_worker_killed_while_it_scores_costs_nothing(
 
 
 def results_of(files: dict[str, bytes]) -> dict[str, bytes]:
-    """All but job.json, which tells of batches where pictures are scored in batches."""
-    return {name: data for name, data in files.items() if name != "job.json"}
+    """All but plan.json and job.json, which name the batch size where images are scored in batches."""
+    return {name: data for name, data in files.items() if name not in ("plan.json", "job.json")}
 
 
 def _kill_a_child() -> None:
@@ -208,7 +209,7 @@ def test_too_many_errors_fail_the_job_after_everything_is_written(
     assert run(folder, tmp_path / "allowed", max_error_share=0.2).scored == 20
     with pytest.raises(InputErrorsAboveLimit, match=r"5 of 25 .*20.0%, allowed 19.0%.*5 x not_a_picture"):
         run(folder, max_error_share=0.19)
-    assert storage.require_sealed(tmp_path / "scores", verify=True)["rows"] == 25
+    assert storage.require_sealed(tmp_path / "scores", verify=True, marker_name=JOB_NAME)["rows"] == 25
 
 
 def test_an_error_share_of_exactly_the_limit_is_allowed(crops: list[bytes], run: Run, tmp_path: Path) -> None:
@@ -220,15 +221,23 @@ def test_an_error_share_of_exactly_the_limit_is_allowed(crops: list[bytes], run:
         run(tmp_path / "ten", tmp_path / "less", max_error_share=0.299)
 
 
-def test_a_collection_of_nothing_but_broken_pictures_is_reported_without_scores(
+def test_a_job_that_scored_nothing_fails_whatever_is_allowed_after_everything_is_written(
     run: Run, tmp_path: Path
 ) -> None:
     root = tmp_path / "broken"
     root.mkdir()
-    (root / "a.jpg").write_bytes(b"no")
-    summary = run(root)
-    assert (summary.scored, summary.reasons, summary.quantiles) == (0, {"not_a_picture": 1}, {})
-    assert (tmp_path / "scores" / "summary.png").stat().st_size > 0
+    for name in ("a", "b"):
+        (root / f"{name}.jpg").write_bytes(b"no")
+    (root / "c.jpg").write_bytes(b"")
+    words = r"None of the 3 inputs could be scored.*not_a_picture \(2 of 3\)(.|\n)*limits\.formats"
+    for _ in range(2):  # the same command again says the same
+        with pytest.raises(InputErrorsAboveLimit, match=words):
+            run(root, max_error_share=1.0)
+    summary = json.loads((tmp_path / "scores" / "report" / "summary.json").read_text())
+    assert (summary["scored"], summary["quantiles"]) == (0, {})
+    assert summary["errors"] == {"not_a_picture": 2, "empty": 1}
+    assert (tmp_path / "scores" / "report" / "summary.png").stat().st_size > 0
+    assert storage.require_sealed(tmp_path / "scores", verify=True, marker_name=JOB_NAME)["rows"] == 3
 
 
 @pytest.mark.parametrize("bad", [np.nan, -0.1, 1.1])
@@ -241,25 +250,25 @@ def test_a_model_that_gives_no_scores_stops_the_job(
 
     with pytest.raises(CheckpointError, match="expected 4 each, in"):
         run(folder, scorer=Damaged())
-    assert not list((tmp_path / "scores").glob("shard-*"))
+    assert not list((tmp_path / "scores").rglob("part-*"))
 
 
 def test_the_summary_counts_and_gives_quantiles(folder: Path, run: Run, tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("x")
     summary = run(folder)
     rows = shards_of(tmp_path / "scores")
-    kept = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    kept = json.loads((tmp_path / "scores" / "report" / "summary.json").read_text())
     assert (kept["inputs"], kept["scored"], kept["skipped"]) == (20, 20, {".txt": 1})
     assert kept["quantiles"] == summary.quantiles
     for name in (*HEADS, "overall"):
         values = np.sort(rows[name].to_numpy())
         assert summary.quantiles[name]["0.5"] == pytest.approx(values[9], abs=1e-4)
         assert summary.quantiles[name]["0.95"] == pytest.approx(values[18], abs=1e-4)
-    with Image.open(tmp_path / "scores" / "summary.png") as figure:
+    with Image.open(tmp_path / "scores" / "report" / "summary.png") as figure:
         assert figure.width > 600
     text = "\n".join(summary.lines())
     assert "Model: grey, version 3." in text
-    assert "20 inputs: 20 scored, 0 with a reason" in text
+    assert "20 inputs: 20 scored, 0 with an error code" in text
     assert "1 x .txt" in text
     assert summary.images_per_s > 0
 

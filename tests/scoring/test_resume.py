@@ -50,8 +50,8 @@ class Forbidden(MeanScorer):
 
 
 def _copy(files: dict[str, bytes], output: Path) -> Path:
-    output.mkdir()
     for name, data in files.items():
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
         (output / name).write_bytes(data)
     return output
 
@@ -62,7 +62,7 @@ def test_an_interrupted_job_goes_on_and_ends_with_the_same_bytes(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(folder, scorer=Interrupted(after))
-    assert not (tmp_path / "scores" / storage.MARKER_NAME).exists()
+    assert not (tmp_path / "scores" / "job.json").exists()
     scorer = MeanScorer()
     summary = run(folder, scorer=scorer)
     assert summary.shards_before == after // 2
@@ -111,7 +111,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
     )
     process = subprocess.Popen([sys.executable, script])
     deadline = time.monotonic() + 60
-    while not (output / "shard-00000.json").exists() and time.monotonic() < deadline:
+    while not (output / "parts" / "part-00000.json").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait(timeout=30) == -signal.SIGKILL
@@ -127,38 +127,38 @@ def test_a_complete_job_is_not_done_again(
     again = run(folder, scorer=Forbidden())
     assert bytes_of(tmp_path / "scores") == undisturbed
     assert (again.shards_before, again.scored, again.elapsed_s) == (3, 20, 0.0)
-    assert again.quantiles == json.loads(undisturbed["summary.json"])["quantiles"]
+    assert again.quantiles == json.loads(undisturbed["report/summary.json"])["quantiles"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "remove its marker", "break its marker"])
-def test_a_shard_that_its_marker_does_not_vouch_for_is_made_again(
+def test_a_part_that_is_not_what_its_marker_says_is_made_again(
     folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], damage: str
 ) -> None:
     output = _copy(undisturbed, tmp_path / "scores")
-    shard = output / "shard-00001.parquet"
-    data = bytearray(shard.read_bytes())
+    part = output / "data/part-00001.parquet"
+    data = bytearray(part.read_bytes())
     if damage == "flip":
         data[len(data) // 2] ^= 1
-        shard.write_bytes(data)
+        part.write_bytes(data)
     elif damage == "cut":
-        shard.write_bytes(data[:-10])
+        part.write_bytes(data[:-10])
     elif damage == "remove":
-        shard.unlink()
+        part.unlink()
     elif damage == "remove its marker":
-        (output / "shard-00001.json").unlink()
+        (output / "parts/part-00001.json").unlink()
     else:
-        (output / "shard-00001.json").write_text("{")
+        (output / "parts/part-00001.json").write_text("{")
     assert run(folder).shards_before == 2
     assert bytes_of(output) == undisturbed
 
 
-def test_a_duplicated_shard_is_refused_by_its_name_though_a_marker_vouches_for_it(
+def test_a_duplicated_part_is_refused_by_its_name_though_a_marker_verifies_it(
     folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
     output = _copy(undisturbed, tmp_path / "scores")
-    for suffix in ("parquet", "json"):
-        (output / f"shard-00001.{suffix}").write_bytes(undisturbed[f"shard-00000.{suffix}"])
-    with pytest.raises(StorageError, match=r"shard-00001\.parquet does not hold the inputs of its plan"):
+    for name in ("data/part-0000{}.parquet", "parts/part-0000{}.json"):
+        (output / name.format(1)).write_bytes(undisturbed[name.format(0)])
+    with pytest.raises(StorageError, match=r"part-00001\.parquet does not hold the inputs of its plan"):
         run(folder)
 
 
@@ -219,7 +219,7 @@ def test_changing_the_number_of_processes_or_the_allowed_errors_is_the_same_job(
     assert run(folder, scorer=Forbidden(), workers=2, max_error_share=0.5).shards_before == 3
 
 
-@pytest.mark.parametrize("name", ["plan.parquet", "job.json"])
+@pytest.mark.parametrize("name", ["plan.parquet", "plan.json"])
 def test_a_damaged_plan_is_refused_and_can_be_overwritten(
     folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], name: str
 ) -> None:
@@ -233,7 +233,7 @@ def test_a_damaged_plan_is_refused_and_can_be_overwritten(
 def test_a_plan_without_its_job_is_made_again(folder: Path, run: Run, tmp_path: Path) -> None:
     (tmp_path / "scores").mkdir()
     (tmp_path / "scores" / "plan.parquet").write_bytes(b"half a plan")
-    (tmp_path / "scores" / ".partial-123-shard-00000.parquet").write_bytes(b"half a shard")
+    (tmp_path / "scores" / ".partial-123-part-00000.parquet").write_bytes(b"half a shard")
     assert run(folder).scored == 20
     assert not list((tmp_path / "scores").glob(".partial-*"))
 

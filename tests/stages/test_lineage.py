@@ -1,6 +1,7 @@
 """From a scored shard back to what made it."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from quality_model.registry import record_decision
 from quality_model.scoring import ModelIdentity, score
 from quality_model.stages.lineage import trace
 from tests.scoring.conftest import MeanScorer
+from tests.scoring.earlier import write_earlier_result
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def test_a_shard_leads_to_version_run_data_commit_verdict_and_decision(
     record_decision(project, "rolled back", {"model_sha256": version.tags["model_sha256"], "reasons": []})
 
     job = scored()
-    found = traced(job / "shard-00001.parquet")
+    found = traced(job / "data" / "part-00001.parquet")
     assert (found.model_name, found.model_version, found.run_id) == ("quality-model", "1", version.run_id)
     assert (found.data_name, found.data_sha256) == ("sample-photos", "1" * 64)
     assert (found.weights_sha256, found.model_sha256) == ("c" * 64, version.tags["model_sha256"])
@@ -117,16 +119,46 @@ def test_scores_of_the_shipped_model_lead_to_its_training_and_decision(
 
 def test_a_shard_that_was_copied_elsewhere_is_traced_by_its_rows(scored, traced, tmp_path) -> None:
     copy = tmp_path / "copy.parquet"
-    shutil.copyfile(scored() / "shard-00000.parquet", copy)
+    shutil.copyfile(scored() / "data" / "part-00000.parquet", copy)
     found = traced(copy)
-    assert (found.data_sha256, found.weights_sha256) == ("1" * 64, None)
+    assert (found.data_sha256, found.weights_sha256) == ("1" * 64, "c" * 64)
+
+
+def test_a_result_of_the_earlier_layout_leads_to_what_the_new_one_does(
+    scored, traced, registry, tmp_path: Path
+) -> None:
+    model = ModelIdentity("quality-model", "1", registry.find("1").run_id, "c" * 64, 32, None)
+    earlier = write_earlier_result(tmp_path / "earlier", model)
+    expected = {**traced(scored()).to_dict(), "shards": None}
+    for path in (earlier, earlier / "shard-00001.parquet"):
+        assert {**traced(path).to_dict(), "shards": None} == expected
+    assert len(traced(earlier).shards) == 2
+    shutil.copyfile(earlier / "shard-00000.parquet", earlier / "shard-00001.parquet")
+    with pytest.raises(CorruptError, match="shard-00001"):
+        traced(earlier)
+
+
+@pytest.mark.parametrize("working_folder", [".", "data"])
+@pytest.mark.parametrize("place", [".", "data", "data/part-00001.parquet"])
+def test_a_result_is_traced_by_its_folder_its_rows_or_a_part(
+    scored, traced, project: Path, monkeypatch: pytest.MonkeyPatch, place: str, working_folder: str
+) -> None:
+    job = scored()
+    part = job / "data" / "part-00001.parquet"
+    monkeypatch.chdir(job / working_folder)
+    path = Path(os.path.relpath(job / place))
+    found = traced(path)
+    assert (found.data_sha256, found.weights_sha256) == ("1" * 64, "c" * 64)
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(CorruptError, match="part-00001"):
+        traced(path)
 
 
 def test_a_shard_that_was_altered_is_not_trusted(scored, traced) -> None:
-    shard = scored() / "shard-00000.parquet"
+    shard = scored() / "data" / "part-00000.parquet"
     table = pd.read_parquet(shard)
     table.assign(model_version="2").to_parquet(shard)
-    with pytest.raises(CorruptError, match="shard-00000"):
+    with pytest.raises(CorruptError, match="part-00000"):
         traced(shard)
 
 
@@ -154,14 +186,14 @@ def test_scores_outside_their_project_say_that_there_is_no_registry(scored, para
 def test_what_is_no_shard_is_named(traced, tmp_path, pictures) -> None:
     with pytest.raises(UsageError, match="is not there"):
         traced(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="no shard of scores"):
+    with pytest.raises(UsageError, match="holds no scores"):
         traced(pictures)
     with pytest.raises(UsageError, match="cannot be read as Parquet"):
         traced(pictures / "notes.txt")
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(UsageError, match="no column model_name"):
         traced(tmp_path / "a.parquet")
-    mixed = {"model_name": ["m", "m"], "model_version": ["1", "2"], "run_id": ["x", "y"]}
+    mixed = {"model_name": ["m", "m"], "model_version": ["1", "2"], "model_run_id": ["x", "y"]}
     pd.DataFrame(mixed).to_parquet(tmp_path / "mixed.parquet")
     with pytest.raises(UsageError, match="several models: m version 1, m version 2"):
         traced(tmp_path / "mixed.parquet")
