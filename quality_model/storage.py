@@ -266,7 +266,7 @@ def require_sealed(folder: Path, *, verify: bool = False) -> dict[str, Any]:
                 f"{folder} is not complete: it has no {MARKER_NAME}.", "Run the step that makes it."
             )
         marker = read_json(path)
-        if not _is_marker(marker):
+        if not is_marker(marker):
             raise CorruptError(f"{path} is not a marker.", "Run the step that makes it again.")
         for entry in marker["files"]:
             path = folder / entry["name"]
@@ -336,7 +336,8 @@ def _reached(step: Step, path: Path) -> None:
     sys.audit(f"quality_model.storage.{step}", str(path))
 
 
-def _is_marker(marker: Any) -> bool:
+def is_marker(marker: Any) -> bool:
+    """Whether a JSON value is a completion marker."""
     return (
         isinstance(marker, dict)
         and isinstance(marker.get("rows"), int)

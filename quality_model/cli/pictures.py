@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from quality_model.errors import InputErrorsAboveLimit, PictureError
 from quality_model.params import Params, RegistryParams, ScoringParams
 from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS
+
+if TYPE_CHECKING:
+    from quality_model.scoring import Kind
 
 
 @click.command()
@@ -21,8 +25,8 @@ def predict(params: Params | ScoringParams, pictures: tuple[Path, ...], as_json:
     from quality_model.model_source import find_model_meanwhile
 
     find = find_model_meanwhile(params.score.model, Path(), _registry(params))
+    from quality_model.folders import printable
     from quality_model.inference import MultiHeadQualityInference  # and with it PyTorch
-    from quality_model.scoring.collection import printable
 
     model = MultiHeadQualityInference(
         model_path=find(),
@@ -60,29 +64,49 @@ def predict(params: Params | ScoringParams, pictures: tuple[Path, ...], as_json:
 
 
 @click.command()
-@click.argument("inputs", type=click.Path(path_type=Path))
+@click.argument("inputs", metavar="INPUTS")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     help="Folder for the Parquet shards; the same one resumes an interrupted job.  [default: scores/<name>]",
 )
 @click.option("--overwrite", is_flag=True, help="Throw away another job's result in the output folder.")
+@click.option(
+    "--kind",
+    type=click.Choice(["images", "tar", "parquet"]),
+    help="What to score, where INPUTS has several kinds.",
+)
+@click.option("--image-column", help="Column of images of Parquet files; dots lead into records.")
+@click.option("--key-column", help="Column of keys of Parquet files.")
 @with_params("score", needs_project=False)
-def score(params: Params | ScoringParams, inputs: Path, output: Path | None, overwrite: bool) -> None:
-    """Score INPUTS: a folder of pictures, Parquet files, or tar shards."""
+def score(
+    params: Params | ScoringParams,
+    inputs: str,
+    output: Path | None,
+    overwrite: bool,
+    kind: "Kind | None",
+    image_column: str | None,
+    key_column: str | None,
+) -> None:
+    """Score INPUTS: a folder of images, Parquet files, or tar shards."""
+    from quality_model.folders import input_path
     from quality_model.stages.scoring import score_collection
 
-    place = inputs.resolve()
+    folder = input_path(inputs)
+    place = folder.resolve()
     output = output or ProjectPaths().scores / (place.name if place.is_dir() else place.stem)
 
     summary = score_collection(
         params.score,
         params.limits,
         root=Path(),
-        inputs=inputs,
+        inputs=folder,
         output=output,
         overwrite=overwrite,
         registry=_registry(params),
+        kind=kind,
+        image_column=image_column,
+        key_column=key_column,
     )
     for line in summary.lines():
         click.echo(line)

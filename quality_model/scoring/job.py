@@ -52,6 +52,9 @@ def score(
     scorer: Scorer,
     model: ModelIdentity,
     overwrite: bool = False,
+    kind: collection.Kind | None = None,
+    image_column: str | None = None,
+    key_column: str | None = None,
 ) -> ScoreSummary:
     """Score a collection: a row for every input, with scores or with a reason.
 
@@ -67,6 +70,8 @@ def score(
         scorer: Scores pixels; in this process.
         model: Whose scores they are.
         overwrite: Throw away the result of another job in ``output``; this job's own is kept.
+        kind, image_column, key_column: What to score, if the inputs leave a choice (see
+            `collection.survey`).
 
     Raises:
         UsageError: Nothing to score, keys that occur twice, or ``output`` holds another
@@ -78,10 +83,11 @@ def score(
     """
     if inputs.exists() and inputs.resolve() == output.resolve():
         raise UsageError(f"{inputs} is both input and output.", "Choose another output folder.")
-    found = collection.survey(inputs, output)
+    found = collection.survey(inputs, output, kind=kind, image_column=image_column, key_column=key_column)
     with storage.locked(output / LOCK_NAME, timeout_s=_LOCK_TIMEOUT_S):
         storage.sweep(output)
         parameters = plan.job_parameters(section, limits, in_batches=scorer.engine is None)
+        parameters |= found.parameters()
         job = _begin(output, inputs, found, limits, model, parameters, overwrite)
         summary = _carry_on(output, job, section, limits, found.base, scorer)
     if summary.error_share > section.max_error_share:

@@ -15,7 +15,7 @@ from PIL import Image
 from quality_model.images import Pixels
 from quality_model.params import Params
 from quality_model.records import Head
-from quality_model.scoring import ModelIdentity, ScoreSummary, score
+from quality_model.scoring import Kind, ModelIdentity, ScoreSummary, score
 
 THRESHOLDS: dict[Head, float] = {"color_cast": 0.5, "blurriness": 0.4, "watermark": 0.3, "noise": 1.0}
 IDENTITY = ModelIdentity(
@@ -119,6 +119,9 @@ def _runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
         model: ModelIdentity = IDENTITY,
         overwrite: bool = False,
         limits: dict[str, Any] | None = None,
+        kind: Kind | None = None,
+        image_column: str | None = None,
+        key_column: str | None = None,
         **changes: Any,
     ) -> ScoreSummary:
         settings = {"shard_size": 7, "batch_size": 4, "workers": 1, **changes}
@@ -130,6 +133,9 @@ def _runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
             scorer=scorer or MeanScorer(),
             model=model,
             overwrite=overwrite,
+            kind=kind,
+            image_column=image_column,
+            key_column=key_column,
         )
 
     return _run
