@@ -21,7 +21,7 @@ def first_run(project: Path = Path()) -> tuple[str, ScoreSummary]:
     paths = ProjectPaths(project)
     outcome = retrain(project)
     folder = samples.export(paths.training_set, paths.samples)
-    return outcome, score(folder, project=project)
+    return outcome, score(folder.absolute(), project=project)
 
 
 CLOSING_WORDS = """

@@ -74,8 +74,10 @@ def walk(
         yield _stat(folder, folder.name)
         return
     skipped = Counter() if skipped is None else skipped
+    entries, num_system = _entries(folder)
+    skipped += Counter({SYSTEM_FILES: num_system})
     entered = {_identity(folder), None if leave_out is None else _identity(leave_out)}
-    stack = [iter(_entries(folder, skipped))]
+    stack = [iter(entries)]
     prefixes = [""]
     while stack:
         entry = next(stack[-1], None)
@@ -93,7 +95,7 @@ def walk(
             continue
         entered.add(identity)
         try:
-            entries = _entries(path, skipped)
+            entries, num_system = _entries(path)
         except OSError as error:
             reason = "no_permission" if isinstance(error, PermissionError) else "unreadable"
             yield ListedFile(
@@ -103,6 +105,7 @@ def walk(
         if is_output(path, {entry[0] for entry in entries}):
             skipped[EARLIER_RESULTS] += 1
             continue
+        skipped += Counter({SYSTEM_FILES: num_system})
         stack.append(iter(entries))
         prefixes.append(name + "/")
 
@@ -208,16 +211,18 @@ def _json(path: Path) -> Any:
         return None
 
 
-def _entries(folder: Path, skipped: Counter[str]) -> list[tuple[str, bool]]:
+def _entries(folder: Path) -> tuple[list[tuple[str, bool]], int]:
+    """Names in a folder with whether each is a folder, and how many others are system files."""
     listed = []
+    num_system = 0
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_system(entry.name):
-                skipped[SYSTEM_FILES] += 1
+                num_system += 1
             else:
                 listed.append((entry.name, _is_folder(entry)))
     listed.sort(key=lambda entry: os.fsencode(entry[0]))
-    return listed
+    return listed, num_system
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -18,7 +18,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, Literal
 
 from filelock import FileLock, Timeout
@@ -346,11 +346,17 @@ def is_marker(marker: Any) -> bool:
         and all(
             isinstance(entry, dict)
             and isinstance(entry.get("name"), str)
+            and _stays_below(entry["name"])
             and isinstance(entry.get("bytes"), int)
             and isinstance(entry.get("sha256"), str)
             for entry in marker["files"]
         )
     )
+
+
+def _stays_below(name: str) -> bool:
+    path = PurePath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
