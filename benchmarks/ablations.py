@@ -184,8 +184,11 @@ def _training_set(params: Params, arguments: argparse.Namespace, profile: str, *
 def _each_its_own_group(arguments: argparse.Namespace) -> Path:
     """The pictures table without its groups: what splits by picture and not by group."""
     folder: Path = arguments.work / "pictures-leaking"
-    table = PicturesTable.open(arguments.pictures)
-    with storage.staged(folder / TABLE_NAME) as path, PicturesWriter(path) as writer:
+    with (
+        PicturesTable.open(arguments.pictures) as table,
+        storage.staged(folder / TABLE_NAME) as path,
+        PicturesWriter(path) as writer,
+    ):
         for picture in table.iter_pictures():
             writer.write(replace(picture, group=picture.picture_id))
     storage.seal(folder, [TABLE_NAME], rows=table.rows)

@@ -22,7 +22,7 @@ def first_run(project: Path = Path()) -> tuple[Ending, ScoreSummary]:
     paths = ProjectPaths(project)
     ending = retrain(project)
     folder = samples.write_examples(paths.samples, load_params(paths.params).limits)
-    return ending, score(folder, project=project)
+    return ending, score(folder.absolute(), project=project)
 
 
 CLOSING_WORDS = """

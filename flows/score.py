@@ -6,25 +6,47 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
+from quality_model.folders import input_path
 from quality_model.params import load_params
 from quality_model.paths import ProjectPaths, UserPath
-from quality_model.scoring import ScoreSummary
+from quality_model.scoring import Kind, ScoreSummary
 from tasks import scoring
 
 
 @flow(name="score")
-def score(inputs: UserPath, output: UserPath | None = None, project: UserPath = Path()) -> ScoreSummary:
-    """Score a folder, Parquet files or tar shards.
+def score(
+    inputs: UserPath,
+    output: UserPath | None = None,
+    project: UserPath = Path(),
+    *,
+    kind: Kind | None = None,
+    image_column: str | None = None,
+    key_column: str | None = None,
+) -> ScoreSummary:
+    """Score a folder, Parquet files or tar shards. Relative paths are below the project folder.
 
     Args:
         inputs: What to score.
         output: Folder of the result; without it a folder below ``scores/`` named after the
             time for which the run was scheduled, so that a retried run goes on in it.
         project: Folder of params.yaml and of the registry's state.
+        kind: ``images``, ``tar`` or ``parquet``: what to score where ``inputs`` has several kinds.
+        image_column: The column of images of Parquet files; by default it is found.
+        key_column: The column of keys of Parquet files; by default it is found.
     """
-    params = load_params(ProjectPaths(project).params)
-    output = output or ProjectPaths(project).scores / _scheduled_time()
-    return scoring.score(params.score, params.limits, project, inputs, output)
+    paths = ProjectPaths(project)
+    params = load_params(paths.params)
+    output = paths.place(output) if output else paths.scores / _scheduled_time()
+    return scoring.score(
+        params.score,
+        params.limits,
+        project,
+        paths.place(input_path(inputs)),
+        output,
+        kind=kind,
+        image_column=image_column,
+        key_column=key_column,
+    )
 
 
 def _scheduled_time() -> str:

@@ -40,6 +40,10 @@ class ProjectPaths:
 
     root: Path = Path()
 
+    def place(self, path: Path) -> Path:
+        """What a path means that a flow was given: a relative one is below the project folder."""
+        return self.root / path.expanduser()
+
     @property
     def params(self) -> Path:
         return self.root / "params.yaml"

@@ -18,7 +18,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, Literal
 
 from filelock import FileLock, Timeout
@@ -276,7 +276,7 @@ def require_sealed(folder: Path, *, verify: bool = False, marker_name: str = MAR
                 f"{folder} is not complete: it has no {marker_name}.", "Run the step that makes it."
             )
         marker = read_json(path)
-        if not _is_marker(marker):
+        if not is_marker(marker):
             raise CorruptError(f"{path} is not a marker.", "Run the step that makes it again.")
         for entry in marker["files"]:
             path = folder / entry["name"]
@@ -346,7 +346,8 @@ def _reached(step: Step, path: Path) -> None:
     sys.audit(f"quality_model.storage.{step}", str(path))
 
 
-def _is_marker(marker: Any) -> bool:
+def is_marker(marker: Any) -> bool:
+    """Whether a JSON value is a completion marker."""
     return (
         isinstance(marker, dict)
         and isinstance(marker.get("rows"), int)
@@ -355,11 +356,17 @@ def _is_marker(marker: Any) -> bool:
         and all(
             isinstance(entry, dict)
             and isinstance(entry.get("name"), str)
+            and _stays_below(entry["name"])
             and isinstance(entry.get("bytes"), int)
             and isinstance(entry.get("sha256"), str)
             for entry in marker["files"]
         )
     )
+
+
+def _stays_below(name: str) -> bool:
+    path = PurePath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ def look_for_new_pictures(source: SourceParams, limits: LimitsParams, paths: Pro
     Returns:
         Whether they were taken anew.
     """
-    found = freshness.source_sha256(source, limits)
+    found = freshness.source_sha256(source, limits, root=paths.root)
     if freshness.is_known(paths.state, found):
         return False
     _repro(paths.root, "--force", "--single-item", "download")

@@ -93,7 +93,7 @@ def compare(params: Params, paths: ProjectPaths, version: str, folder: Path) -> 
         params.limits,
         params.registry,
         root=paths.root,
-        folder=paths.root / folder,
+        folder=paths.place(folder),
         model=version,
         against="champion",
         output=paths.comparison_report,

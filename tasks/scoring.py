@@ -7,15 +7,34 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from quality_model.params import LimitsParams, ScoreParams
-from quality_model.scoring import ScoreSummary
+from quality_model.scoring import Kind, ScoreSummary
 from quality_model.stages.scoring import score_collection
 from tasks.failures import can_heal
 
 
 @task(retries=1, retry_delay_seconds=10, retry_condition_fn=can_heal)
-def score(section: ScoreParams, limits: LimitsParams, root: Path, inputs: Path, output: Path) -> ScoreSummary:
+def score(
+    section: ScoreParams,
+    limits: LimitsParams,
+    root: Path,
+    inputs: Path,
+    output: Path,
+    *,
+    kind: Kind | None = None,
+    image_column: str | None = None,
+    key_column: str | None = None,
+) -> ScoreSummary:
     """Score a collection; asked again for the same output, it goes on where it stopped."""
-    summary = score_collection(section, limits, root=root, inputs=inputs, output=output)
+    summary = score_collection(
+        section,
+        limits,
+        root=root,
+        inputs=inputs,
+        output=output,
+        kind=kind,
+        image_column=image_column,
+        key_column=key_column,
+    )
     lines = "\n".join(summary.lines())
     get_run_logger().info(lines)
     create_markdown_artifact(f"```\n{lines}\n```", key="scores", description=f"Scores of {inputs}")

@@ -185,6 +185,8 @@ def test_a_flipped_bit_is_found_by_hashing(sealed):
         {"rows": 1, "sha256": "", "files": [{}]},
         {"rows": 1, "sha256": "", "files": [{"name": 1, "bytes": 1, "sha256": ""}]},
         {"rows": "many", "sha256": "", "files": []},
+        {"rows": 1, "sha256": "", "files": [{"name": "../x", "bytes": 1, "sha256": ""}]},
+        {"rows": 1, "sha256": "", "files": [{"name": "/etc/passwd", "bytes": 1, "sha256": ""}]},
     ],
 )
 def test_a_marker_of_another_shape_is_corrupt(sealed, marker):

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from quality_model.inference import MultiHeadQualityInference
     from quality_model.scoring.reading import Reading
 
+if TYPE_CHECKING:
+    from quality_model.scoring import Kind
+
 
 @click.command()
 @click.argument("pictures", nargs=-1, required=True, type=PATH)
@@ -23,8 +26,8 @@ if TYPE_CHECKING:
 @with_params("score", needs_project=False)
 def predict(params: Params | ScoringParams, pictures: tuple[Path, ...], as_json: bool) -> None:
     """Print scores of PICTURES (0 absent, 1 severe), the overall one (1 best), and what is flagged."""
+    from quality_model.folders import printable
     from quality_model.model_source import find_model_meanwhile
-    from quality_model.scoring.collection import printable
     from quality_model.scoring.reading import image_reader
 
     find = find_model_meanwhile(params.score.model, Path(), _registry(params))
@@ -94,29 +97,49 @@ def _scores(model: "MultiHeadQualityInference", reading: "Reading") -> QualitySc
 
 
 @click.command()
-@click.argument("inputs", type=PATH)
+@click.argument("inputs", metavar="INPUTS")
 @click.option(
     "--output",
     type=PATH,
     help="Folder for the Parquet shards; the same one resumes an interrupted job.  [default: scores/<name>]",
 )
 @click.option("--overwrite", is_flag=True, help="Throw away another job's result in the output folder.")
+@click.option(
+    "--kind",
+    type=click.Choice(["images", "tar", "parquet"]),
+    help="What to score, where INPUTS has several kinds.",
+)
+@click.option("--image-column", help="Column of images of Parquet files; dots lead into records.")
+@click.option("--key-column", help="Column of keys of Parquet files.")
 @with_params("score", needs_project=False)
-def score(params: Params | ScoringParams, inputs: Path, output: Path | None, overwrite: bool) -> None:
-    """Score INPUTS: a folder of pictures, Parquet files, or tar shards."""
+def score(
+    params: Params | ScoringParams,
+    inputs: str,
+    output: Path | None,
+    overwrite: bool,
+    kind: "Kind | None",
+    image_column: str | None,
+    key_column: str | None,
+) -> None:
+    """Score INPUTS: a folder of images, Parquet files, or tar shards."""
+    from quality_model.folders import input_path
     from quality_model.stages.scoring import score_collection
 
-    place = inputs.resolve()
+    folder = input_path(inputs)
+    place = folder.resolve()
     output = output or ProjectPaths().scores / (place.name if place.is_dir() else place.stem)
 
     summary = score_collection(
         params.score,
         params.limits,
         root=Path(),
-        inputs=inputs,
+        inputs=folder,
         output=output,
         overwrite=overwrite,
         registry=_registry(params),
+        kind=kind,
+        image_column=image_column,
+        key_column=key_column,
     )
     for line in summary.lines():
         click.echo(line)

@@ -5,9 +5,10 @@ one output file with its own marker, so that an interrupted job goes on at the f
 unfinished shard. Every input is one row: four scores, or the reason why there are none.
 """
 
+from quality_model.scoring.collection import Kind
 from quality_model.scoring.identity import ModelIdentity, Scorer
 from quality_model.scoring.job import score
 from quality_model.scoring.plan import planned_engine
 from quality_model.scoring.summary import ScoreSummary
 
-__all__ = ["ModelIdentity", "ScoreSummary", "Scorer", "planned_engine", "score"]
+__all__ = ["Kind", "ModelIdentity", "ScoreSummary", "Scorer", "planned_engine", "score"]

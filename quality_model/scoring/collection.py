@@ -1,34 +1,35 @@
-"""What lies in a collection: a sorted walk over a folder, and which of its files are inputs."""
+"""What is in a collection: which of its files are inputs, and of which kind."""
 
 import hashlib
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+from quality_model import folders
 from quality_model.errors import UsageError
+from quality_model.folders import ListedFile, printable
 from quality_model.images import SUFFIXES
+from quality_model.scoring import parquet_tables
+from quality_model.scoring.parquet_tables import Columns
 
-Kind = Literal["pictures", "parquet", "tar"]
+Kind = Literal["images", "tar", "parquet"]
 
-TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
-_ESCAPED = re.compile(rb"\\(\\|x[0-9a-f]{2})")
+TAR_SUFFIXES: Final = (
+    ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst",
+)  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True)
-class InputFile:
-    """A file of the collection; ``name`` is relative to its base, with surrogates for odd bytes.
-
-    ``is_folder`` marks a folder that cannot be listed: what it holds is unknown.
-    """
-
-    name: str
-    num_bytes: int
-    mtime_ns: int
-    is_folder: bool = False
+_NAMES: Final[Mapping[Kind, tuple[str, str]]] = {
+    "images": ("image", "images"),
+    "tar": ("tar shard", "tar shards"),
+    "parquet": ("Parquet file", "Parquet files"),
+}
+_SUPPORTED: Final = (
+    f"Inputs are image files ({', '.join(sorted(SUFFIXES))}), tar shards ({', '.join(TAR_SUFFIXES)})"
+    " and Parquet files with a column of images, or a folder of one of these."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Survey:
     """What a look at the collection found.
 
     ``fingerprint`` covers name, length and time of change of every input file: it is
-    the same exactly as long as they are. ``skipped`` counts the others by suffix.
+    the same exactly as long as they are. ``skipped`` counts the others by suffix, or by what
+    they are. ``columns`` are those of each Parquet file, by its printable name.
     """
 
     kind: Kind
@@ -44,6 +46,25 @@ class Survey:
     num_files: int
     fingerprint: str
     skipped: dict[str, int]
+    columns: dict[str, Columns] = field(default_factory=dict)
+
+    def takes(self, file: ListedFile) -> bool:
+        """Whether a file of the walk is an input, or a folder that cannot be listed."""
+        if file.is_folder:
+            return True
+        if self.kind == "parquet":
+            return printable(file.name) in self.columns
+        return kind_of(file.name) == self.kind
+
+    def parameters(self) -> dict[str, Any]:
+        """The columns that were chosen: a job that resumes must choose the same."""
+        if self.kind != "parquet":
+            return {}
+        chosen = self.columns.values()
+        return {
+            "image_columns": sorted({columns.image for columns in chosen}),
+            "key_columns": sorted({columns.key or "" for columns in chosen}),
+        }
 
 
 class Fingerprint:
@@ -53,7 +74,7 @@ class Fingerprint:
         self._hash = hashlib.sha256()
         self.num_files = 0
 
-    def add(self, file: InputFile) -> None:
+    def add(self, file: ListedFile) -> None:
         line = f"{printable(file.name)}\0{file.num_bytes}\0{file.mtime_ns}\n"
         self._hash.update(line.encode())
         self.num_files += 1
@@ -62,54 +83,66 @@ class Fingerprint:
         return self._hash.hexdigest()
 
 
-def survey(inputs: Path, output: Path) -> Survey:
+def survey(
+    inputs: Path,
+    output: Path,
+    *,
+    kind: Kind | None = None,
+    image_column: str | None = None,
+    key_column: str | None = None,
+) -> Survey:
     """Look at the collection and decide what its inputs are.
 
-    A folder with pictures is a folder of pictures; one without is a folder of Parquet
-    files or of tar shards. Whatever lies in ``output`` is no input.
+    Hidden and system files, earlier results and whatever is in ``output`` are no inputs.
+    Parquet files that hold no images are metadata: beside images or tar shards those whose
+    images are not in the file itself, beside other Parquet files those without a column of images.
+
+    Args:
+        inputs: A folder, or one file.
+        output: Folder of the result.
+        kind: What to score where a folder has several kinds; one file is then of this kind
+            whatever its name.
+        image_column: The column of images of Parquet files; by default it is found.
+        key_column: The column of keys of Parquet files; by default it is found.
 
     Raises:
-        UsageError: No such path, nothing to score in it, or both Parquet files and tar
-            shards but no picture.
+        UsageError: No such path, an earlier result, nothing to score in it, several kinds and
+            none was named, or no such column.
+        CorruptError: A Parquet file cannot be read.
     """
+    inputs = folders.input_path(inputs)
     if not inputs.exists():
         raise UsageError(f"{inputs} is not there.", "Name a folder, a Parquet file or a tar shard.")
-    found: dict[Kind, Fingerprint] = {kind: Fingerprint() for kind in ("pictures", "parquet", "tar")}
-    skipped: Counter[str] = Counter()
-    suffixes: dict[Kind, Counter[str]] = {kind: Counter() for kind in found}
-    closed = 0
-    for file in walk(inputs, leave_out=output):
-        kind = kind_of(file.name)
-        if file.is_folder:
-            closed += 1
-            for fingerprint in found.values():
-                fingerprint.add(file)
-        elif kind is None:
-            skipped[_suffix(file.name)] += 1
-        else:
-            found[kind].add(file)
-            suffixes[kind][_suffix(file.name)] += 1
-    present = [kind for kind in found if suffixes[kind]]
-    if not present:
-        others = sum(skipped.values())
+    if (result := folders.result_of(inputs)) is not None:
         raise UsageError(
-            f"{inputs} holds nothing to score: no picture, no Parquet file and no tar shard"
-            f" among its {others} files" + (f" ({closed} folders cannot be listed)." if closed else "."),
-            f"Pictures are files that end in {', '.join(sorted(SUFFIXES))}.",
+            f"{inputs} is an earlier result of this tool, or a part of one ({result}).",
+            "Name the images that were scored.",
         )
-    if present == ["parquet", "tar"]:
+    listing = _list(inputs, output, kind)
+    base = inputs if inputs.is_dir() else inputs.parent
+    columns = _columns(listing, base, kind, image_column, key_column)
+    chosen = kind or _only_kind(inputs, listing, columns)
+    if not listing.counts(chosen):
+        others = listing.described() or "nothing to score"
+        raise UsageError(f"{inputs} holds no {_NAMES[chosen][1]}, but {others}.", _SUPPORTED)
+    if chosen != "parquet" and (image_column or key_column):
         raise UsageError(
-            f"{inputs} holds both Parquet files and tar shards.", "Score them one after the other."
+            f"{'--image-column' if image_column else '--key-column'} names a column of Parquet files;"
+            f" the inputs are {_NAMES[chosen][1]}.",
+            "Leave it out, or choose with --kind parquet.",
         )
-    for kind in present[1:]:
-        skipped.update(suffixes[kind])
-    chosen = present[0]
+    skipped = listing.skipped
+    for other, suffixes in listing.suffixes.items():
+        if other != chosen and not (other == "parquet" and kind is None):
+            skipped.update(suffixes)
+    files = listing.fingerprint(chosen, columns)
     return Survey(
         kind=chosen,
-        base=inputs if inputs.is_dir() else inputs.parent,
-        num_files=found[chosen].num_files,
-        fingerprint=found[chosen].hexdigest(),
+        base=base,
+        num_files=files.num_files,
+        fingerprint=files.hexdigest(),
         skipped=dict(sorted(skipped.items())),
+        columns=columns if chosen == "parquet" else {},
     )
 
 
@@ -117,97 +150,124 @@ def kind_of(name: str) -> Kind | None:
     """Tell by the name what a file is; None: not an input."""
     lowered = name.lower()
     if _suffix(lowered) in SUFFIXES:
-        return "pictures"
+        return "images"
     if lowered.endswith(".parquet"):
         return "parquet"
     return "tar" if lowered.endswith(TAR_SUFFIXES) else None
 
 
-def walk(inputs: Path, *, leave_out: Path) -> Iterator[InputFile]:
-    """List files below ``inputs`` in the order of their names' bytes, folders in place.
+class _Listing:
+    """The files of a walk by kind: counts by suffix, the first of each, and what was skipped."""
 
-    Links are followed; each real folder is entered once, so that a loop of links ends.
-    A folder that cannot be listed is given itself, lest it be lost. Memory holds the names
-    of one folder for each level of depth.
-    """
-    if not inputs.is_dir():
-        yield _stat(inputs, inputs.name)
-        return
-    entered = {_identity(inputs), _identity(leave_out)}
-    stack = [iter(_entries(inputs) or [])]
-    prefixes = [""]
-    while stack:
-        entry = next(stack[-1], None)
-        if entry is None:
-            stack.pop()
-            prefixes.pop()
-            continue
-        name, is_folder = prefixes[-1] + entry[0], entry[1]
-        path = inputs / name
-        if not is_folder:
-            yield _stat(path, name)
-            continue
-        identity = _identity(path)
-        if identity is not None and identity in entered:
-            continue
-        entered.add(identity)
-        entries = _entries(path)
-        if entries is None:
-            yield InputFile(name, -1, -1, is_folder=True)
+    def __init__(self) -> None:
+        self.files: dict[Kind, Fingerprint] = {"images": Fingerprint(), "tar": Fingerprint()}
+        self.suffixes: dict[Kind, Counter[str]] = {kind: Counter() for kind in _NAMES}
+        self.first: dict[Kind, str] = {}
+        self.parquet: list[ListedFile] = []
+        self.num_closed = 0
+        self.skipped: Counter[str] = Counter()
+
+    def add(self, file: ListedFile, kind: Kind | None) -> None:
+        if file.is_folder:
+            self.num_closed += 1
+            for fingerprint in self.files.values():
+                fingerprint.add(file)
+            self.parquet.append(file)
+        elif kind is None:
+            self.skipped[_suffix(file.name)] += 1
         else:
-            stack.append(iter(entries))
-            prefixes.append(name + "/")
+            self.suffixes[kind][_suffix(file.name)] += 1
+            self.first.setdefault(kind, printable(file.name))
+            if kind == "parquet":
+                self.parquet.append(file)
+            else:
+                self.files[kind].add(file)
+
+    def fingerprint(self, kind: Kind, columns: Mapping[str, Columns]) -> Fingerprint:
+        if kind != "parquet":
+            return self.files[kind]
+        found = Fingerprint()
+        for file in self.parquet:
+            if file.is_folder or printable(file.name) in columns:
+                found.add(file)
+        return found
+
+    def counts(self, kind: Kind) -> int:
+        return self.suffixes[kind].total()
+
+    def described(self, kinds: Collection[Kind] = tuple(_NAMES)) -> str:
+        """What there is of these kinds, with an example of each."""
+        told = [
+            f"{self.counts(kind)} {_NAMES[kind][self.counts(kind) != 1]} (such as {self.first[kind]})"
+            for kind in kinds
+            if self.counts(kind)
+        ]
+        return ", ".join(told)
 
 
-def printable(name: str) -> str:
-    r"""Write a file name as valid Unicode: a backslash as ``\\``, a byte that is not UTF-8 as ``\xNN``."""
-    if name.isascii() and "\\" not in name:
-        return name
-    return name.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _list(inputs: Path, output: Path, kind: Kind | None) -> _Listing:
+    listing = _Listing()
+    if not inputs.is_dir():
+        (file,) = folders.walk(inputs)
+        kind = kind or kind_of(file.name)
+        if kind is None:
+            raise UsageError(
+                f"{inputs} is no image, tar shard or Parquet file by its name.",
+                f"{_SUPPORTED} Archives of other kinds have to be unpacked; lists of files are not read.",
+            )
+        listing.add(file, kind)
+        return listing
+    try:
+        for file in folders.walk(inputs, leave_out=output, skipped=listing.skipped):
+            listing.add(file, kind_of(file.name))
+    except OSError as error:
+        raise UsageError(f"{inputs} cannot be listed: {error.strerror}.", "Check its permissions.") from None
+    return listing
 
 
-def file_name(printed: str) -> str:
-    """Undo `printable`."""
-    if "\\" not in printed:
-        return printed
-    restored = _ESCAPED.sub(
-        lambda match: b"\\" if match[1] == b"\\" else bytes([int(match[1][1:], 16)]), printed.encode("utf-8")
+def _columns(
+    listing: _Listing, base: Path, kind: Kind | None, image_column: str | None, key_column: str | None
+) -> dict[str, Columns]:
+    """The columns of the Parquet files that hold images."""
+    if not listing.counts("parquet") or kind in ("images", "tar"):
+        return {}
+    alone = kind == "parquet" or not (listing.counts("images") or listing.counts("tar"))
+    paths = {printable(file.name): base / file.name for file in listing.parquet if not file.is_folder}
+    return parquet_tables.choose_columns(
+        paths, image_column, key_column, alone=alone, skipped=listing.skipped
     )
-    return restored.decode("utf-8", "surrogateescape")
+
+
+def _only_kind(inputs: Path, listing: _Listing, columns: Mapping[str, Columns]) -> Kind:
+    """The one kind that the inputs are of.
+
+    Raises:
+        UsageError: There is none, or several.
+    """
+    present: list[Kind] = [kind for kind in ("images", "tar") if listing.counts(kind)]
+    if columns:
+        present.append("parquet")
+    if not present:
+        others = [f"{count} x {name}" for name, count in listing.skipped.items() if not _is_suffix(name)]
+        num_others = sum(count for name, count in listing.skipped.items() if _is_suffix(name))
+        closed = [f"{listing.num_closed} folders cannot be listed"] if listing.num_closed else []
+        details = ", ".join([*closed, *others])
+        raise UsageError(
+            f"{inputs} holds nothing to score: no image, no Parquet file and no tar shard"
+            f" among its {num_others} files" + (f" ({details})." if details else "."),
+            _SUPPORTED,
+        )
+    if len(present) > 1:
+        raise UsageError(
+            f"{inputs} holds inputs of several kinds: {listing.described(present)}.",
+            f"Choose with {' or '.join(f'--kind {kind}' for kind in present)}, or name a sub-folder.",
+        )
+    return present[0]
+
+
+def _is_suffix(name: str) -> bool:
+    return not name or name.startswith(".")
 
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path for each of millions of names is slow
-
-
-def _entries(folder: Path) -> list[tuple[str, bool]] | None:
-    try:
-        with os.scandir(folder) as entries:
-            listed = [(entry.name, _is_folder(entry)) for entry in entries]
-    except OSError:
-        return None
-    listed.sort(key=lambda entry: os.fsencode(entry[0]))
-    return listed
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _stat(path: Path, name: str) -> InputFile:
-    try:
-        found = path.stat()
-    except OSError:
-        return InputFile(name, -1, -1)
-    return InputFile(name, found.st_size, found.st_mtime_ns)

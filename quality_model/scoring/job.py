@@ -22,6 +22,7 @@ from quality_model.errors import (
     StorageError,
     UsageError,
 )
+from quality_model.folders import printable
 from quality_model.params import LimitsParams, ScoreParams
 from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION
 from quality_model.scoring import collection, output_folder, parts, plan
@@ -54,6 +55,9 @@ def score(
     model: ModelIdentity,
     overwrite: bool = False,
     check: Callable[[dict[str, Any]], object] | None = None,
+    kind: collection.Kind | None = None,
+    image_column: str | None = None,
+    key_column: str | None = None,
 ) -> ScoreSummary:
     """Score a collection: a row for every input, with scores or with an error code.
 
@@ -71,6 +75,8 @@ def score(
         overwrite: Throw away the result of another job in ``output``; this job's own is kept.
         check: Gets the content of the completion marker before it is written; what it raises leaves
             the result incomplete.
+        kind, image_column, key_column: What to score, if the inputs leave a choice (see
+            `collection.survey`).
 
     Raises:
         UsageError: Nothing to score, keys that occur twice, or ``output`` holds another
@@ -83,10 +89,11 @@ def score(
     spawning.end_if_imported_again()
     if inputs.exists() and inputs.resolve() == output.resolve():
         raise UsageError(f"{inputs} is both input and output.", "Choose another output folder.")
-    found = collection.survey(inputs, output)
+    found = collection.survey(inputs, output, kind=kind, image_column=image_column, key_column=key_column)
     with storage.locked(output / LOCK_NAME, timeout_s=_LOCK_TIMEOUT_S):
         storage.sweep(output)
         parameters = plan.job_parameters(section, limits, in_batches=scorer.engine is None)
+        parameters |= found.parameters()
         job = _begin(output, inputs, found, limits, model, parameters, overwrite)
         summary = _carry_on(inputs, output, job, section, limits, found.base, scorer, check)
     if not summary.scored:
@@ -315,8 +322,8 @@ def _complete(
         "model": {**model, "scale_version": SCALE_VERSION},
         "thresholds": thresholds,
         "inputs": {
-            "root": collection.printable(str(inputs)),
-            "absolute_root": collection.printable(str(inputs.resolve())),
+            "root": printable(str(inputs)),
+            "absolute_root": printable(str(inputs.resolve())),
             "kind": job.kind,
             "num_files": job.num_files,
             "num_inputs": job.num_inputs,

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Final
 
 from quality_model import storage
+from quality_model.folders import is_system
 from quality_model.scoring import parts, plan
 from quality_model.scoring.summary import REPORT_NAME
 
 _EARLIER_LAYOUT: Final = ("shard-*.parquet", "shard-*.json", "summary.json", "summary.png")
-_SYSTEM_NAMES: Final = frozenset(
-    {"thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found", "__macosx", "@eadir"}
-)
 
 
 def foreign(folder: Path, *, known: tuple[str, ...]) -> list[str]:
@@ -22,11 +20,7 @@ def foreign(folder: Path, *, known: tuple[str, ...]) -> list[str]:
     return sorted(
         path.name
         for path in folder.iterdir()
-        if not (
-            path.name.startswith(".")
-            or path.name.lower() in _SYSTEM_NAMES
-            or any(path.match(pattern) for pattern in known)
-        )
+        if not (is_system(path.name) or any(path.match(pattern) for pattern in known))
     )
 
 

@@ -1,23 +1,55 @@
-"""Parquet files of pictures: which column holds them, how rows are called, and their values."""
+"""Parquet files of images: which column holds them, how rows are called, and their values."""
 
-from collections.abc import Iterator
+import logging
+import stat
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
+import numpy.typing as npt
+
+from quality_model import folders
 from quality_model.errors import CorruptError, PictureError, UsageError
 
-PICTURE_COLUMNS: Final = ("image", "img", "photo", "picture", "file", "bytes", "data", "path")
-KEY_COLUMNS: Final = ("id", "key", "path", "picture_id", "sample_id", "__key__")
+IMAGE_COLUMNS: Final = (
+    "image", "img", "photo", "picture", "jpg", "jpeg", "png", "webp", "image_bytes", "img_bytes", "content",
+    "file", "bytes", "data", "images",
+)  # fmt: skip
+"""Names of columns that hold encoded images, most likely first; case does not count."""
+
+PATH_COLUMNS: Final = (
+    "image", "img", "photo", "picture", "file", "bytes", "data", "path", "images", "image_path", "file_path",
+    "filepath", "file_name", "filename", "url", "image_url",
+)  # fmt: skip
+"""Names of columns that name images, used where no file holds the images themselves."""
+
+KEY_COLUMNS: Final = ("id", "key", "path", "picture_id", "image_id", "sample_id", "__key__")
+
+NO_IMAGES: Final = "Parquet files without images"
+UNREADABLE: Final = "unreadable Parquet files"
+"""How metadata beside the inputs is counted, and what may be metadata."""
+
+_MAGIC: Final = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*",
+)  # fmt: skip
 _ROWS_AT_ONCE: Final = 64
+_SAMPLE_ROWS: Final = 16
+
+Holds = Literal["bytes", "path", "nothing"]
+"""Encoded images, alone or in a record; names of images; or nothing at all (type null)."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Where a file keeps its pictures (bytes, a record of bytes and path, or a path) and keys."""
+    """Where a file keeps its images and keys; dots lead into records, and no key column is None."""
 
-    picture: str
-    holds: Literal["bytes", "record", "path"]
+    image: str
     key: str | None
 
 
@@ -31,6 +63,8 @@ def open_parquet(path: Path, name: str) -> Any:
     import pyarrow.parquet as pq
 
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+            raise OSError("it is a folder, a pipe or a device")
         return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise CorruptError(
@@ -38,89 +72,156 @@ def open_parquet(path: Path, name: str) -> Any:
         ) from None
 
 
-def columns_of(file: Any, name: str) -> Columns:
-    """Find the columns of pictures and keys.
+def choose_columns(
+    files: Mapping[str, Path],
+    image_column: str | None,
+    key_column: str | None,
+    *,
+    alone: bool,
+    skipped: Counter[str],
+) -> dict[str, Columns]:
+    """Find the columns of images and keys of each file that has images; the others are metadata.
+
+    A column named on the command line is taken. Otherwise columns that hold images win over
+    columns that name them: if a file holds images, those files without that column are metadata.
+
+    Args:
+        files: By printable name.
+        image_column: The column of images, with dots into records; by default it is found.
+        key_column: The column of keys.
+        alone: Nothing else can be scored: then names of images count, and having none is an error,
+            as is a file that cannot be read.
+        skipped: Counts the files that are not in the answer.
 
     Raises:
-        UsageError: No column holds pictures; the message names the file and its columns.
+        UsageError: No column holds images, or there is no such column; names those that exist.
+        CorruptError: A file cannot be read.
     """
-    schema = file.schema_arrow
-    for column in PICTURE_COLUMNS:
-        if column in schema.names and (holds := _holds(schema.field(column).type)):
-            keys = [key for key in KEY_COLUMNS if key in schema.names and _is_key(schema.field(key).type)]
-            own = column if holds == "path" else None
-            return Columns(column, holds, keys[0] if keys else own)
-    raise UsageError(
-        f"{name} has no column of pictures; its columns are {', '.join(schema.names) or '(none)'}.",
-        f"Name it {', '.join(PICTURE_COLUMNS[:-1])} or {PICTURE_COLUMNS[-1]}: bytes, a record of bytes and"
-        " path, or paths.",
-    )
+    schemas: dict[str, dict[str, Any]] = {}
+    images: dict[str, str] = {}
+    for name, path in files.items():
+        try:
+            opened = open_parquet(path, name)
+        except CorruptError as error:
+            if alone:
+                raise
+            _log.warning("Skipped: %s", error.problem)
+            skipped[UNREADABLE] += 1
+            continue
+        with opened as file:
+            schemas[name] = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
+            if image_column is None and (found := _column_of_bytes(file, schemas[name], name)):
+                if found.lower() not in IMAGE_COLUMNS and found not in images.values():
+                    _log.info("Images are in the column %r of %s, by the first bytes there.", found, name)
+                images[name] = found
+    if image_column is not None:
+        images = {name: image_column for name, types in schemas.items() if _type_of(types, image_column)}
+    elif images:
+        known = list(dict.fromkeys(images.values()))
+        for name, types in schemas.items():
+            same = [column for column in known if column in types and _holds(types[column])]
+            if name not in images and same:
+                images[name] = same[0]
+    elif alone:
+        for name, types in schemas.items():
+            if found := _column_of_names(types):
+                images[name] = found
+    if alone and not images:
+        name, types = next(iter(schemas.items()))
+        missing = "has no column of images" if image_column is None else f"has no column {image_column!r}"
+        raise UsageError(
+            f"{name} {missing}; its columns are {', '.join(types) or '(none)'}.",
+            "Name the column with --image-column: bytes, a record of bytes and path, or paths.",
+        )
+    for name, column in images.items():
+        kind = _type_of(schemas[name], column)
+        if not _holds(kind):
+            raise UsageError(
+                f"The column {column!r} of {name} holds {kind}, no images.", "Choose another --image-column."
+            )
+    if len(images) < len(schemas):
+        skipped[NO_IMAGES] += len(schemas) - len(images)
+    return {
+        name: Columns(column, _key_column(schemas[name], column, key_column, name))
+        for name, column in sorted(images.items())
+    }
 
 
-def list_keys(path: Path, name: str) -> Iterator[str]:
-    """Give each row's key: its value in the key column, or ``file#row`` where there is none.
+def list_keys(files: Sequence[tuple[str, Path, Columns]]) -> Iterator[tuple[str, str, int, str]]:
+    """Give key, file name, row and column of images of each row; no two keys are the same.
+
+    A row's key is its value in the key column, or ``file#row`` where there is none. Where a key
+    occurs twice in the collection, every key gets its file in front, ``file#key``; one that
+    occurs twice in one file then gets its number behind, ``file#key#2``.
+    Memory holds eight bytes for each row, and the keys that occur twice in one file.
 
     Raises:
-        CorruptError, UsageError: See `open_parquet` and `columns_of`.
+        CorruptError: See `open_parquet`.
     """
-    import pyarrow as pa
 
-    with open_parquet(path, name) as file:
-        columns = columns_of(file, name)
-        row = 0
-        if columns.key is not None:
-            try:
-                for batch in file.iter_batches(batch_size=10_000, columns=[columns.key]):
-                    for key in batch.column(0).to_pylist():
-                        yield f"{name}#{row}" if key is None else str(key)
-                        row += 1
-            except (pa.ArrowException, OSError) as error:
-                raise CorruptError(
-                    f"{name}: its column {columns.key} cannot be read after row {row}: {_first_line(error)}",
-                    "Replace it or move it away.",
-                ) from None
-        yield from (f"{name}#{number}" for number in range(row, file.metadata.num_rows))
+    def rows(in_front: bool) -> Iterator[tuple[str, str, int, str]]:
+        for name, path, columns in files:
+            for row, key in enumerate(_keys(path, name, columns.key)):
+                if key is None:
+                    yield f"{name}#{row}", name, row, columns.image
+                else:
+                    yield (f"{name}#{key}" if in_front else key), name, row, columns.image
+
+    if all(columns.key is None for _, _, columns in files) or not _repeated(rows(False))[0]:
+        yield from rows(False)
+        return
+    _log.warning("Keys occur twice: each gets the name of its file in front, as in file.parquet#key.")
+    repeated, taken = _repeated(rows(True))
+    times_seen: Counter[str] = Counter()
+    for key, *rest in rows(True):
+        unique = key
+        if hash(key) in repeated:
+            times_seen[key] += 1
+            while times_seen[key] > 1 and _is_in(taken, hash(unique := f"{key}#{times_seen[key]}")):
+                times_seen[key] += 1
+        yield unique, *rest  # type: ignore[misc]
 
 
 class RowReader:
     """Reads rows one after the other; a row group is begun again only when rows are skipped."""
 
     def __init__(self) -> None:
-        self._at: tuple[Path, int] | None = None
+        self._at: tuple[Path, str, int] | None = None
         self._rows: Iterator[bytes | Path | PictureError] = iter(())
 
-    def read(self, path: Path, name: str, row: int) -> bytes | Path | PictureError:
-        """Give a row's encoded bytes, the path of its picture, or why it has neither."""
-        if self._at != (path, row):
-            self._rows = _rows(path, name, row)
-        self._at = (path, row + 1)
+    def read(self, path: Path, name: str, row: int, column: str) -> bytes | Path | PictureError:
+        """Give a row's encoded bytes, the path of its image, or why it has neither."""
+        if self._at != (path, column, row):
+            self._rows = _rows(path, name, row, column)
+        self._at = (path, column, row + 1)
         lost = PictureError("unreadable_rows", f"{name} no longer has this row")
         return next(self._rows, lost)
 
 
-def _rows(path: Path, name: str, first: int) -> Iterator[bytes | Path | PictureError]:
+def _rows(path: Path, name: str, first: int, column: str) -> Iterator[bytes | Path | PictureError]:
     import pyarrow as pa
 
     try:
         file = open_parquet(path, name)
-        columns = columns_of(file, name)
-    except (CorruptError, UsageError) as error:
+    except CorruptError as error:
         while True:
             yield PictureError("unreadable_rows", error.problem)
     with file:
+        place = _split(file.schema_arrow.names, column)
+        if place is None:
+            return
+        top, fields = place
         begin = 0
         for group in range(file.num_row_groups):
             end = begin + file.metadata.row_group(group).num_rows
             row = begin
             try:
                 if end > first:
-                    batches = file.iter_batches(
-                        batch_size=_ROWS_AT_ONCE, row_groups=[group], columns=[columns.picture]
-                    )
+                    batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, row_groups=[group], columns=[top])
                     for batch in batches:
                         for value in batch.column(0):
                             if row >= first:
-                                yield _picture(value.as_py(), path.parent)
+                                yield _image(value.as_py(), fields, path.parent)
                             row += 1
             except (pa.ArrowException, OSError) as error:
                 lost = PictureError("unreadable_rows", _first_line(error))
@@ -128,38 +229,214 @@ def _rows(path: Path, name: str, first: int) -> Iterator[bytes | Path | PictureE
             begin = end
 
 
-def _picture(value: Any, folder: Path) -> bytes | Path | PictureError:
-    data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-    if isinstance(data, bytes):
-        return data
-    place = data if isinstance(data, str) else path
-    if isinstance(place, str) and place:
-        return folder / place
+def _image(value: Any, fields: Sequence[str], folder: Path) -> bytes | Path | PictureError:
+    try:
+        data, name = _content(value, fields)
+        if isinstance(data, bytes):
+            return data
+        if name:
+            return folders.inside(folder, name)
+    except PictureError as error:
+        return error
     return PictureError("missing", "the row holds neither bytes nor a path")
 
 
-def _holds(kind: Any) -> Literal["bytes", "record", "path"] | None:
-    from pyarrow import types
+def _content(value: Any, fields: Sequence[str] = ()) -> tuple[bytes | None, str | None]:
+    """The bytes and the name in a value: either, a record of both, or a list of one of these.
 
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind):
+    Raises:
+        PictureError: ``several_images``.
+    """
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise PictureError("several_images", f"the row holds {len(value)} images, at most one is read")
+        return _content(value[0], fields) if value else (None, None)
+    if isinstance(value, dict):
+        if fields:
+            return _content(value.get(fields[0]), fields[1:])
+        data, name = _content(value.get("bytes"))[0], _content(value.get("path"))[1]
+        return data, name
+    return (value if isinstance(value, bytes) else None), (value if isinstance(value, str) else None)
+
+
+def _keys(path: Path, name: str, column: str | None) -> Iterator[str | None]:
+    """Each row's value in the key column; None where it has none."""
+    import pyarrow as pa
+
+    with open_parquet(path, name) as file:
+        row = 0
+        place = None if column is None else _split(file.schema_arrow.names, column)
+        if place is not None:
+            try:
+                for batch in file.iter_batches(batch_size=10_000, columns=[place[0]]):
+                    for value in batch.column(0).to_pylist():
+                        yield _key(value, place[1])
+                        row += 1
+            except (pa.ArrowException, OSError) as error:
+                raise CorruptError(
+                    f"{name}: its column {column} cannot be read after row {row}: {_first_line(error)}",
+                    "Replace it or move it away.",
+                ) from None
+        yield from (None for _ in range(row, file.metadata.num_rows))
+
+
+def _key(value: Any, fields: Sequence[str]) -> str | None:
+    for field in fields:
+        value = value.get(field) if isinstance(value, dict) else None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return None if value is None else str(value)
+
+
+def _repeated(rows: Iterator[tuple[str, str, int, str]]) -> tuple[set[int], npt.NDArray[np.int64]]:
+    """The hashes of keys that occur more than once, and those of all keys, sorted."""
+    hashes = array("q", (hash(key) for key, *_ in rows))
+    values, counts = np.unique(np.frombuffer(hashes, dtype=np.int64), return_counts=True)
+    return set(values[counts > 1].tolist()), values
+
+
+def _is_in(values: npt.NDArray[np.int64], value: int) -> bool:
+    place = int(np.searchsorted(values, value))
+    return place < len(values) and int(values[place]) == value
+
+
+def _column_of_bytes(file: Any, types: Mapping[str, Any], name: str) -> str | None:
+    """The column that holds encoded images: by its name, else by the first bytes of its first rows.
+
+    Raises:
+        UsageError: Several columns without a usual name hold images.
+    """
+    holding = [column for column in types if _holds(types[column]) == "bytes"]
+    named = _by_name(IMAGE_COLUMNS, holding)
+    if len(named) == 1 or not holding:
+        return next(iter(named), None)
+    sure = [column for column in named or holding if _begins_as_image(file, column)]
+    if named or len(sure) < 2:
+        return next(iter([*sure, *named]), None)
+    raise UsageError(
+        f"{name} has several columns of images: {', '.join(sure)}.", "Choose with --image-column."
+    )
+
+
+def _column_of_names(types: Mapping[str, Any]) -> str | None:
+    """The column that names images, else one that should hold them and is null throughout."""
+    found = _by_name(PATH_COLUMNS, [column for column in types if _holds(types[column]) == "path"])
+    empty = _by_name(IMAGE_COLUMNS, [column for column in types if _holds(types[column]) == "nothing"])
+    return next(iter([*found, *empty]), None)
+
+
+def _by_name(names: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Those columns that are called by one of the names, in the order of the names."""
+    rank = {name: number for number, name in enumerate(names)}
+    known = [column for column in columns if column.lower() in rank]
+    return sorted(known, key=lambda column: rank[column.lower()])
+
+
+def _key_column(types: Mapping[str, Any], image: str, wanted: str | None, name: str) -> str | None:
+    from pyarrow import types as kinds
+
+    if wanted is not None:
+        kind = _type_of(types, wanted)
+        if kind is None or kinds.is_nested(kind):
+            problem = f"has no column {wanted!r}" if kind is None else f"has no single values in {wanted!r}"
+            raise UsageError(
+                f"{name} {problem}; its columns are {', '.join(types)}.", "Choose another --key-column."
+            )
+        return wanted
+    keys = [
+        key for key in KEY_COLUMNS if key in types and (_is_text(types[key]) or kinds.is_integer(types[key]))
+    ]
+    own = image if image in types and _is_text(types[image]) else None
+    return keys[0] if keys else own
+
+
+def _split(names: Sequence[str], column: str) -> tuple[str, list[str]] | None:
+    """A column of the file and the fields inside it that a name with dots leads to."""
+    if column in names:
+        return column, []
+    tops = [name for name in names if column.startswith(f"{name}.")]
+    if not tops:
+        return None
+    top = max(tops, key=len)
+    return top, column[len(top) + 1 :].split(".")
+
+
+def _type_of(types: Mapping[str, Any], column: str) -> Any:
+    """The type of a column, or of a field that dots lead to; None if there is no such."""
+    from pyarrow import types as kinds
+
+    place = _split(list(types), column)
+    if place is None:
+        return None
+    kind = types[place[0]]
+    for field in place[1]:
+        kind = _unwrapped(kind)
+        if not kinds.is_struct(kind) or kind.get_field_index(field) < 0:
+            return None
+        kind = kind.field(field).type
+    return kind
+
+
+def _holds(kind: Any) -> Holds | None:
+    from pyarrow import types as kinds
+
+    kind = _unwrapped(kind)
+    if kinds.is_struct(kind):
+        fields = {field.name: _holds(field.type) for field in kind}
+        if fields.get("bytes") == "bytes":
+            return "bytes"
+        return "path" if fields.get("path") == "path" else fields.get("bytes", fields.get("path"))
+    tests: tuple[Callable[[Any], bool], ...] = (
+        kinds.is_binary, kinds.is_large_binary, kinds.is_fixed_size_binary, kinds.is_binary_view,
+    )  # fmt: skip
+    if any(test(kind) for test in tests):
         return "bytes"
-    if types.is_struct(kind) and {field.name for field in kind} & {"bytes", "path"}:
-        return "record"
+    if kinds.is_null(kind):
+        return "nothing"
     return "path" if _is_text(kind) else None
 
 
-def _is_key(kind: Any) -> bool:
-    from pyarrow import types
+def _unwrapped(kind: Any) -> Any:
+    """The type of the values: what a dictionary, a list or an extension is made of."""
+    import pyarrow as pa
+    from pyarrow import types as kinds
 
-    return _is_text(kind) or bool(types.is_integer(kind))
+    tests: tuple[Callable[[Any], bool], ...] = (
+        kinds.is_dictionary, kinds.is_list, kinds.is_large_list, kinds.is_fixed_size_list,
+        kinds.is_list_view, kinds.is_large_list_view,
+    )  # fmt: skip
+    while True:
+        if isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
+        elif any(test(kind) for test in tests):
+            kind = kind.value_type
+        else:
+            return kind
 
 
 def _is_text(kind: Any) -> bool:
-    from pyarrow import types
+    from pyarrow import types as kinds
 
-    if types.is_dictionary(kind):
+    if kinds.is_dictionary(kind):
         kind = kind.value_type
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+    return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
+
+
+def _begins_as_image(file: Any, column: str) -> bool:
+    """Whether one of the first values is an encoded image, by its first bytes."""
+    import pyarrow as pa
+
+    try:
+        batch = next(file.iter_batches(batch_size=_SAMPLE_ROWS, columns=[column]), None)
+        values = [] if batch is None else batch.column(0).to_pylist()
+    except (pa.ArrowException, OSError):
+        return False
+    for value in values:
+        first = value[0] if isinstance(value, list) and value else value
+        data = _content(first)[0] if not isinstance(first, list) else None
+        if data and (data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")):
+            return True
+    return False
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,12 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from quality_model import storage
+from quality_model import folders, storage
 from quality_model.errors import CorruptError, IncompleteError, StorageError, UsageError
+from quality_model.folders import ListedFile
 from quality_model.params import EngineName, LimitsParams, ScoreParams
 from quality_model.records import SCALE_VERSION, SCHEMA_VERSION
 from quality_model.scoring import collection, parquet_tables, tar_shards
-from quality_model.scoring.collection import Fingerprint, InputFile, Survey
+from quality_model.scoring.collection import Fingerprint, Survey
 from quality_model.scoring.identity import ModelIdentity
 
 PLAN_NAME: Final = "plan.json"
@@ -32,7 +33,8 @@ class PlannedInput:
     """One input.
 
     ``key`` is its path or key, unique in the job. ``file`` is the Parquet file or tar
-    shard that holds it (None for a picture file), ``at`` the row or the offset there.
+    shard that holds it (None for a picture file), ``at`` the row or the offset there, ``column``
+    the column of images there.
     ``reason`` and ``detail`` say why it cannot be read, where the listing knows.
     """
 
@@ -42,6 +44,7 @@ class PlannedInput:
     num_bytes: int = 0
     reason: str | None = None
     detail: str | None = None
+    column: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,30 +224,32 @@ def read_shard(output: Path, shard: int) -> list[PlannedInput]:
 _START_AGAIN = "Choose another output folder, or replace this result with --overwrite."
 
 
-def _files(inputs: Path, output: Path, found: Survey, fingerprint: Fingerprint) -> Iterator[InputFile]:
-    for file in collection.walk(inputs, leave_out=output):
-        if file.is_folder or collection.kind_of(file.name) == found.kind:
+def _files(inputs: Path, output: Path, found: Survey, fingerprint: Fingerprint) -> Iterator[ListedFile]:
+    for file in folders.walk(inputs, leave_out=output):
+        if not inputs.is_dir() or found.takes(file):
             fingerprint.add(file)
             yield file
 
 
 def _plan(
-    files: Iterator[InputFile], found: Survey, limits: LimitsParams, skipped: Counter[str]
+    files: Iterator[ListedFile], found: Survey, limits: LimitsParams, skipped: Counter[str]
 ) -> Iterator[PlannedInput]:
+    tables = []
     for file in files:
-        name = collection.printable(file.name)
+        name = folders.printable(file.name)
         path = found.base / file.name
-        if file.is_folder:
-            yield PlannedInput(name, reason="unreadable", detail="the folder cannot be listed")
-        elif found.kind == "pictures":
+        if file.problem is not None:
+            yield PlannedInput(name, reason=file.problem.reason, detail=file.problem.detail)
+        elif found.kind == "images":
             yield PlannedInput(name)
         elif found.kind == "parquet":
-            for row, key in enumerate(parquet_tables.list_keys(path, name)):
-                yield PlannedInput(key, name, row)
+            tables.append((name, path, found.columns[name]))
         else:
             for member in tar_shards.list_members(path, limits, skipped):
                 key = f"{name}#{member.name}" if member.name else name
                 yield PlannedInput(key, name, member.offset, member.num_bytes, member.reason, member.detail)
+    for key, name, row, column in parquet_tables.list_keys(tables):
+        yield PlannedInput(key, name, row, column=column)
 
 
 def _write_plan(path: Path, planned: Iterator[PlannedInput], shard_size: int) -> int:
@@ -259,6 +264,7 @@ def _write_plan(path: Path, planned: Iterator[PlannedInput], shard_size: int) ->
             "num_bytes": pa.int64(),
             "reason": pa.string(),
             "detail": pa.string(),
+            "column": pa.string(),
         }
     )
     hashes = array("q")

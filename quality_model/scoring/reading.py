@@ -13,10 +13,10 @@ from PIL import Image
 from quality_model import images
 from quality_model.engines import Engine
 from quality_model.errors import PictureError, QualityModelError
+from quality_model.folders import file_name
 from quality_model.images import Pixels
 from quality_model.params import LimitsParams
 from quality_model.scoring import plan
-from quality_model.scoring.collection import file_name
 from quality_model.scoring.parquet_tables import RowReader
 from quality_model.scoring.tar_shards import MemberReader
 from quality_model.scoring.workers import WHY, Fate, Workers, num_workers
@@ -166,7 +166,7 @@ def _source(
         return base / file_name(planned.key)
     file = base / file_name(planned.file)
     if kind == "parquet":
-        return rows.read(file, planned.file, planned.at)
+        return rows.read(file, planned.file, planned.at, planned.column or "")
     try:
         return members.read(file, planned.at, planned.num_bytes)
     except PictureError as error:

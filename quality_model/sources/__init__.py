@@ -36,12 +36,12 @@ class Source(Protocol):
     def pictures(self) -> Iterator[CleanPicture]: ...
 
 
-def open_source(section: "SourceParams", limits: "LimitsParams") -> Source:
+def open_source(section: "SourceParams", limits: "LimitsParams", *, root: Path = Path()) -> Source:
     """Find the source that ``section.dataset`` names.
 
     An existing folder wins where the value looks like a path (it has a slash, or starts
     with a dot or a tilde); then presets, then ``owner/name`` of the Hugging Face hub. Several,
-    joined by `` + ``, are taken together (see `Combined`).
+    joined by `` + ``, are taken together (see `Combined`). A relative folder is below ``root``.
 
     Raises:
         UsageError: The value names nothing.
@@ -49,13 +49,13 @@ def open_source(section: "SourceParams", limits: "LimitsParams") -> Source:
         NetworkUnavailableError: It is on the hub, which does not answer.
     """
     value = section.dataset
-    if JOINT in value and not user_path(value).is_dir():
+    if JOINT in value and not (root / user_path(value)).is_dir():
         from quality_model.sources.combined import Combined
 
-        return Combined([(open_source(part, limits), part.num_images) for part in _parts(section)])
+        return Combined([(open_source(part, limits, root=root), part.num_images) for part in _parts(section)])
     path_like = "/" in value or os.sep in value or value.startswith((".", "~"))
     if path_like:
-        folder = user_path(value)
+        folder = root / user_path(value)
         if folder.is_dir():
             from quality_model.sources.local_folder import LocalFolder
 

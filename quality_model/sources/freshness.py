@@ -14,16 +14,17 @@ from quality_model.sources.local_folder import LocalFolder, list_pictures
 NOTE_NAME: Final = "source.json"
 
 
-def source_sha256(section: SourceParams, limits: LimitsParams) -> str:
+def source_sha256(section: SourceParams, limits: LimitsParams, *, root: Path = Path()) -> str:
     """One hash for what a source holds now, without reading its pictures.
 
     A data set of the hub is known by its commit, the embedded photographs by their packages'
-    versions, a folder by the names, lengths and modification times of its pictures.
+    versions, a folder by the names, lengths and modification times of its pictures; a relative one
+    is below ``root``.
 
     Raises:
         UsageError, SourceError, NetworkUnavailableError: The source cannot be opened.
     """
-    source = open_source(section, limits)
+    source = open_source(section, limits, root=root)
     return values_sha256([flatten(section), flatten(limits), source.name, source.revision, _listing(source)])
 
 

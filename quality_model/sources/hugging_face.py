@@ -111,6 +111,7 @@ class HuggingFace:
         # A row may name any file; only those of this data set at this commit, or in its archives, are opened.
         *archive, file = path.split("::")
         inside = len(archive) <= 1 and all(hop.startswith(("zip://", "tar://")) for hop in archive)
+        inside = inside and ".." not in file.split("/")
         if inside and file.startswith(f"hf://datasets/{self.name}@{self.revision}/"):
             import fsspec  # type: ignore[import-untyped]
 
@@ -119,7 +120,7 @@ class HuggingFace:
                     return bytes(handle.read(self._limits.max_bytes + 1))
             except FileNotFoundError:
                 raise PictureError("missing", "the row names a file that is not there") from None
-        raise PictureError("missing", "the row names a file outside the data set")
+        raise PictureError("outside_folder", "the row names a file outside the data set")
 
 
 def _shuffled(stream: Any, column: str, seed: int) -> Iterator[dict[str, Any]]:

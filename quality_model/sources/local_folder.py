@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
-from quality_model import images
+from quality_model import folders, images
 from quality_model.errors import PictureError, SourceError
+from quality_model.folders import printable
 from quality_model.params import LimitsParams, SourceParams
 from quality_model.records import CleanPicture
 from quality_model.sources.reading import read_picture
@@ -28,20 +29,22 @@ class Listing(NamedTuple):
 
     ``pictures`` are files whose name ends like a picture's (`images.SUFFIXES`), ``problems``
     the sub-folders that cannot be listed, and ``not_read`` counts the files that end in one of
-    `SUFFIXES_NOT_READ`, by suffix.
+    `SUFFIXES_NOT_READ`, by suffix. ``skipped`` counts what a walk skips (see `folders.walk`).
     """
 
     pictures: set[str]
     problems: dict[str, PictureError]
     not_read: Counter[str]
+    skipped: Counter[str]
 
 
 class LocalFolder:
     """The pictures in a folder and its sub-folders.
 
-    Hidden files and folders are left out, links are followed, and a folder that is reached
-    twice is read once. Pictures of one sub-folder form a group; a picture at the top, or all
-    pictures if they lie in one and the same sub-folder, form groups of their own.
+    Hidden and system files and earlier results are skipped, links are followed, and a folder that
+    is reached twice is read once (see `folders.walk`). Pictures of one sub-folder form a group; a
+    picture at the top, or all pictures if they lie in one and the same sub-folder, form groups of
+    their own.
     With more pictures than ``num_images``, the seed and the names decide which come first.
     """
 
@@ -60,7 +63,7 @@ class LocalFolder:
         Raises:
             SourceError: The folder cannot be listed or holds no picture.
         """
-        paths, problems, not_read = list_pictures(self.root)
+        paths, problems, not_read, skipped = list_pictures(self.root)
         self.not_read = dict(sorted(not_read.items()))
         others = ", ".join(f"{count} x {suffix}" for suffix, count in self.not_read.items())
         if not paths and not problems:
@@ -70,6 +73,9 @@ class LocalFolder:
             )
         if others:
             _logger.warning("%s: formats that are not read: %s", self.name, others)
+        if skipped:
+            told = ", ".join(f"{count} x {name}" for name, count in sorted(skipped.items()))
+            _logger.info("%s: skipped: %s", self.name, told)
         candidates = sorted(paths | problems.keys())
         if len(candidates) > self._section.num_images:
             candidates.sort(key=self._rank)
@@ -96,55 +102,30 @@ class LocalFolder:
 
 
 def list_pictures(root: Path) -> Listing:
-    """Find the pictures below a folder.
+    """Find the pictures below a folder, by the walk that scoring uses too.
 
     Raises:
-        SourceError: ``root`` itself cannot be listed.
+        SourceError: ``root`` itself cannot be listed, or is an earlier result.
     """
+    if (result := folders.result_of(root)) is not None:
+        raise SourceError(
+            f"{root} is an earlier result of this tool, or a part of one ({result}).",
+            "Name the folder of the images that were scored.",
+        )
     found: set[str] = set()
     problems: dict[str, PictureError] = {}
     not_read: Counter[str] = Counter()
-    visited: set[tuple[int, int]] = set()
-    waiting = [""]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            identity = (root / folder).stat()
-            if (identity.st_dev, identity.st_ino) in visited:
-                continue
-            visited.add((identity.st_dev, identity.st_ino))
-            with os.scandir(root / folder) as listing:
-                entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
-        except OSError as error:
-            if not folder:
-                raise SourceError(
-                    f"{root} cannot be listed: {error.strerror}.", "Check the path and its permissions."
-                ) from None
-            reason = "no_permission" if isinstance(error, PermissionError) else "unreadable"
-            problems[folder] = PictureError(reason, f"the folder cannot be listed: {error.strerror}")
-            continue
-        deeper = []
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            if _is_folder(entry):
-                deeper.append(name)
-            elif (suffix := Path(entry.name).suffix.lower()) in images.SUFFIXES:
-                found.add(name)
+    skipped: Counter[str] = Counter()
+    try:
+        for file in folders.walk(root, skipped=skipped):
+            if file.problem is not None:
+                problems[file.name] = file.problem
+            elif (suffix := PurePosixPath(file.name).suffix.lower()) in images.SUFFIXES:
+                found.add(file.name)
             elif suffix in SUFFIXES_NOT_READ:
                 not_read[suffix] += 1
-        waiting.extend(reversed(deeper))
-    return Listing(found, problems, not_read)
-
-
-def printable(name: str) -> str:
-    """A file name as text that Parquet and JSON take; bytes that are not UTF-8 become ``\\xNN``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
+    except OSError as error:
+        raise SourceError(
+            f"{root} cannot be listed: {error.strerror}.", "Check the path and its permissions."
+        ) from None
+    return Listing(found, problems, not_read, skipped)

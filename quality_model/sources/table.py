@@ -56,7 +56,10 @@ class PicturesWriter(RowGroupWriter):
 
 
 class PicturesTable:
-    """A complete pictures table, read in order, one row group in memory at a time."""
+    """A complete pictures table, read in order, one row group in memory at a time.
+
+    A context: its file is closed at the end.
+    """
 
     def __init__(self, folder: Path, marker: dict[str, Any]) -> None:
         self.folder = folder
@@ -78,6 +81,18 @@ class PicturesTable:
         table = cls(folder, storage.require_sealed(folder, verify=verify))
         table._open()
         return table
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; it is opened again when it is read."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
 
     @property
     def rows(self) -> int:
@@ -107,10 +122,14 @@ class PicturesTable:
                 file = pq.ParquetFile(self.folder / TABLE_NAME)
             except (OSError, pa.ArrowException) as error:
                 raise self._corrupt(str(error)) from None
+            problem = None
             if not file.schema_arrow.equals(SCHEMA):
-                raise self._corrupt(f"its columns are {', '.join(file.schema_arrow.names)}")
-            if file.metadata.num_rows != self.rows:
-                raise self._corrupt(f"it has {file.metadata.num_rows} rows, the marker says {self.rows}")
+                problem = f"its columns are {', '.join(file.schema_arrow.names)}"
+            elif file.metadata.num_rows != self.rows:
+                problem = f"it has {file.metadata.num_rows} rows, the marker says {self.rows}"
+            if problem is not None:
+                file.close()
+                raise self._corrupt(problem)
             self._file = file
         return self._file
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from quality_model import spawning
 from quality_model.inference import MultiHeadQualityInference
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
-from quality_model.scoring import ModelIdentity, ScoreSummary, planned_engine, score
+from quality_model.scoring import Kind, ModelIdentity, ScoreSummary, planned_engine, score
 from quality_model.scoring.summary import REPORT_NAME
 from quality_model.validation import validate_scores
 
@@ -19,6 +19,9 @@ def score_collection(
     output: Path,
     overwrite: bool = False,
     registry: RegistryParams | None = None,
+    kind: Kind | None = None,
+    image_column: str | None = None,
+    key_column: str | None = None,
 ) -> ScoreSummary:
     """Score a collection with the model that ``section.model`` names, and check the scores.
 
@@ -30,6 +33,9 @@ def score_collection(
         output: Folder of the result; the expectations' results go to ``output/report``.
         overwrite: Throw away another job's result in ``output``.
         registry: Registry parameters; by default those of the project's params.yaml.
+        kind: ``images``, ``tar`` or ``parquet``: what to score where ``inputs`` has several kinds.
+        image_column: The column of images of Parquet files; by default it is found.
+        key_column: The column of keys of Parquet files; by default it is found.
 
     Raises:
         UsageError, InputErrorsAboveLimit, StorageError: See `quality_model.scoring.score`.
@@ -56,4 +62,7 @@ def score_collection(
         model=ModelIdentity.of(scorer),
         overwrite=overwrite,
         check=lambda job: validate_scores(output, job, output / REPORT_NAME),
+        kind=kind,
+        image_column=image_column,
+        key_column=key_column,
     )

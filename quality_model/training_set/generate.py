@@ -84,8 +84,8 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
         QualityModelError: A worker process died, or hangs.
     """
     spawning.end_if_imported_again()
-    table = PicturesTable.open(pictures)
-    rows = table.frame(["group", "reason"])
+    with PicturesTable.open(pictures) as table:
+        rows = table.frame(["group", "reason"])
     readable = rows[rows["reason"].isna()]
     if readable.empty:
         raise SourceError(
@@ -109,7 +109,7 @@ def generate(section: GenerateParams, limits: LimitsParams, pictures: Path, outp
         "code_sha256": code_sha256(_CODE, _PACKAGES),
     }
     part_samples = max(1, _PART_SAMPLES // per_picture) * per_picture
-    with Unfinished(output, plan, (num_samples, side, side, 3), part_samples) as work:
+    with table, Unfinished(output, plan, (num_samples, side, side, 3), part_samples) as work:
         storage.sweep(output)
         if work.num_done:
             _log.info("Going on after %d of %d samples", work.num_done, num_samples)

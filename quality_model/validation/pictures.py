@@ -25,7 +25,8 @@ def validate_pictures(section: ValidationParams, pictures: Path, report: Path) -
         ValidationError: Names each failed expectation, its column and examples.
         IncompleteError, CorruptError: There is no sound table to validate.
     """
-    rows = PicturesTable.open(pictures).frame()
+    with PicturesTable.open(pictures) as table:
+        rows = table.frame()
     names = ("picture_id", "origin")
     readable = rows[rows["reason"].isna()].reset_index(drop=True)
     unreadable = rows[rows["reason"].notna()].reset_index(drop=True)

@@ -16,7 +16,7 @@ from PIL import Image
 from quality_model.images import Pixels
 from quality_model.params import Params
 from quality_model.records import Head
-from quality_model.scoring import ModelIdentity, ScoreSummary, score
+from quality_model.scoring import Kind, ModelIdentity, ScoreSummary, score
 from quality_model.scoring.job import LOCK_NAME
 
 THRESHOLDS: dict[Head, float] = {"color_cast": 0.5, "blurriness": 0.4, "watermark": 0.3, "noise": 1.0}
@@ -132,6 +132,9 @@ def _runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
         overwrite: bool = False,
         limits: dict[str, Any] | None = None,
         check: Any = None,
+        kind: Kind | None = None,
+        image_column: str | None = None,
+        key_column: str | None = None,
         **changes: Any,
     ) -> ScoreSummary:
         settings = {"shard_size": 7, "batch_size": 4, "workers": 1, **changes}
@@ -144,6 +147,9 @@ def _runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
             model=model,
             overwrite=overwrite,
             check=check,
+            kind=kind,
+            image_column=image_column,
+            key_column=key_column,
         )
 
     return _run

@@ -1,14 +1,26 @@
+import json
 import os
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quality_model.errors import UsageError
-from quality_model.scoring.collection import file_name, printable, survey, walk
+from quality_model import storage
+from quality_model.errors import PictureError, SourceError, UsageError
+from quality_model.folders import file_name, input_path, inside, printable, walk
+from quality_model.scoring.collection import Kind, kind_of, survey
+from quality_model.sources.local_folder import list_pictures
 
 NOWHERE = Path("no-such-output")
+
+
+def table(path: Path, /, **columns: Any) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
 
 
 def names(root: Path, leave_out: Path = NOWHERE) -> list[str]:
@@ -79,8 +91,8 @@ def test_other_files_of_a_folder_of_pictures_are_skipped_and_counted(tmp_path: P
     for name in ("a.jpg", "b.PNG", "notes.txt", "more.txt", "table.parquet", "README"):
         (tmp_path / name).write_bytes(b"x")
     found = survey(tmp_path, NOWHERE)
-    assert (found.kind, found.num_files) == ("pictures", 2)
-    assert found.skipped == {"": 1, ".parquet": 1, ".txt": 2}
+    assert (found.kind, found.num_files) == ("images", 2)
+    assert found.skipped == {"": 1, ".txt": 2, "unreadable Parquet files": 1}
 
 
 @pytest.mark.parametrize("change", ["name", "length", "time", "one more"])
@@ -102,9 +114,11 @@ def test_the_fingerprint_changes_when_a_file_does(tmp_path: Path, change: str) -
     assert survey(tmp_path, NOWHERE).fingerprint != before
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.parquet", "a.tar.gz", "a.TGZ"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.parquet", "a.tar.gz", "a.TGZ", "a.tar.zst", "a.tbz2"])
 def test_one_file_is_a_collection_too(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
+    if name == "a.parquet":
+        table(tmp_path / name, image=[b"x"])
     (tmp_path / "other.jpg").write_bytes(b"x")
     found = survey(tmp_path / name, NOWHERE)
     assert (found.num_files, found.base) == (1, tmp_path)
@@ -118,8 +132,173 @@ def test_nothing_to_score_is_an_error_that_says_what_counts(tmp_path: Path) -> N
         survey(tmp_path / "missing", NOWHERE)
 
 
-def test_parquet_files_beside_tar_shards_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.parquet").write_bytes(b"x")
-    (tmp_path / "b.tar").write_bytes(b"x")
-    with pytest.raises(UsageError, match="both Parquet files and tar shards"):
+def test_two_kinds_of_inputs_are_refused_with_what_there_is_and_how_to_choose(tmp_path: Path) -> None:
+    """The case of one preview image beside shards, too."""
+    for name in ("b.tar", "c.tar", "preview.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    table(tmp_path / "a.parquet", image=[b"x"])
+    with pytest.raises(UsageError) as refused:
         survey(tmp_path, NOWHERE)
+    assert "1 image (such as preview.jpg), 2 tar shards (such as b.tar), 1 Parquet file" in str(refused.value)
+    assert "--kind images or --kind tar or --kind parquet" in str(refused.value)
+    kinds: list[Kind] = ["images", "tar", "parquet"]
+    found = [survey(tmp_path, NOWHERE, kind=kind) for kind in kinds]
+    assert [survey.kind for survey in found] == kinds
+    assert [survey.num_files for survey in found] == [1, 2, 1]
+    assert found[1].skipped == {".jpg": 1, ".parquet": 1}
+
+
+@pytest.mark.parametrize("name", ["00000.tar", "1.jpg"])
+def test_parquet_files_without_images_beside_the_inputs_are_metadata(tmp_path: Path, name: str) -> None:
+    """As img2dataset and imagefolder leave them."""
+    (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "00000_stats.json").write_bytes(b"{}")
+    table(tmp_path / "00000.parquet", url=["https://a/1.jpg"], key=["1"], status=["success"])
+    table(tmp_path / "metadata.parquet", file_name=["1.jpg"], path=["1.jpg"])
+    found = survey(tmp_path, NOWHERE)
+    assert (found.kind, found.num_files) == (kind_of(name), 1)
+    assert found.skipped == {".json": 1, "Parquet files without images": 2}
+
+
+def test_a_kind_that_is_not_there_is_refused_with_what_is(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"holds no tar shards, but 1 image \(such as a\.jpg\)"):
+        survey(tmp_path, NOWHERE, kind="tar")
+    with pytest.raises(UsageError, match="--image-column names a column of Parquet files"):
+        survey(tmp_path, NOWHERE, image_column="image")
+
+
+@pytest.mark.parametrize("name", ["images.zip", "list.txt"])
+def test_a_file_of_no_known_kind_is_refused_with_what_is_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UsageError, match=rf"{name} is no image(.|\n)*\.jpg(.|\n)*\.tar\.zst(.|\n)*unpacked"):
+        survey(tmp_path / name, NOWHERE)
+    assert survey(tmp_path / name, NOWHERE, kind="tar").num_files == 1
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/a//b", "https://example.com/a.tar?x=1", "file:///data/images", "gs://b"]
+)
+def test_a_url_is_refused_and_shown_as_it_was_given(address: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        input_path(address)
+    assert address in refused.value.problem
+    with pytest.raises(UsageError, match="is a URL"):
+        survey(Path(address), NOWHERE)
+
+
+def test_the_password_in_a_url_is_not_shown() -> None:
+    with pytest.raises(UsageError) as refused:
+        input_path("https://me:secret@example.com/a")
+    assert "secret" not in str(refused.value)
+
+
+SYSTEM = (
+    "._1.jpg", ".hidden.jpg", ".trash/1.jpg", "@eaDir/1.jpg/THUMB.jpg", "__MACOSX/._1.jpg", "Thumbs.db",
+    "desktop.ini", "$RECYCLE.BIN/1.jpg", "lost+found/1.jpg", "#recycle/1.jpg",
+    "System Volume Information/1.jpg",
+)  # fmt: skip
+
+
+def test_scoring_and_training_skip_and_count_the_same_hidden_and_system_files(
+    tmp_path: Path,
+) -> None:
+    for name in ("1.jpg", "day/2.jpg", *SYSTEM):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found, listing = survey(tmp_path, NOWHERE), list_pictures(tmp_path)
+    assert names(tmp_path) == ["1.jpg", "day/2.jpg"] == sorted(listing.pictures)
+    assert found.skipped == listing.skipped == {"hidden and system files": len(SYSTEM)}
+
+
+def test_a_hidden_folder_that_is_named_is_an_input(tmp_path: Path) -> None:
+    (tmp_path / ".thumbnails").mkdir()
+    (tmp_path / ".thumbnails" / "1.jpg").write_bytes(b"x")
+    assert survey(tmp_path / ".thumbnails", NOWHERE).num_files == 1
+
+
+def result(folder: Path, name: str) -> Path:
+    """A folder with images that holds what says that it is an output of ours."""
+    folder.mkdir(parents=True)
+    (folder / "report").mkdir()
+    for image in ("summary.png", "report/logo.png"):
+        (folder / image).write_bytes(b"x")
+    table(folder / "part-00000.parquet", image=[b"x"])
+    if name == "_complete.json":
+        storage.seal(folder, ["summary.png"], rows=1, kind="comparison")
+    else:
+        (folder / name).write_text(json.dumps({"plan_sha256": "0" * 64}))
+    return folder
+
+
+@pytest.mark.parametrize("marker", ["plan.json", "job.json", "_complete.json"])
+@pytest.mark.parametrize("name", ["1.jpg", "0.tar", "0.parquet"])
+def test_earlier_results_among_the_inputs_are_skipped_and_counted(
+    tmp_path: Path, marker: str, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    if name == "0.parquet":
+        table(tmp_path / name, image=[b"x"])
+    before = survey(tmp_path, NOWHERE)
+    result(tmp_path / "scores" / "one", marker)
+    after = survey(tmp_path, NOWHERE)
+    assert (after.kind, after.num_files, after.fingerprint) == (before.kind, 1, before.fingerprint)
+    assert after.skipped == {"earlier results": 1}
+    assert list_pictures(tmp_path).skipped == {"earlier results": 1}
+
+
+@pytest.mark.parametrize("marker", ["plan.json", "job.json", "_complete.json"])
+def test_an_earlier_result_is_no_input(tmp_path: Path, marker: str) -> None:
+    folder = result(tmp_path / "one", marker)
+    with pytest.raises(UsageError, match="is an earlier result"):
+        survey(folder, NOWHERE)
+    with pytest.raises(SourceError, match="is an earlier result"):
+        list_pictures(folder)
+
+
+@pytest.mark.parametrize("part", ["part-00000.parquet", "report", "report/logo.png"])
+def test_neither_is_a_part_of_one(tmp_path: Path, part: str) -> None:
+    with pytest.raises(UsageError, match="a part of one"):
+        survey(result(tmp_path / "one", "plan.json") / part, NOWHERE)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "no JSON", "[" * 100_000, '{"files": 3}'])
+def test_a_folder_whose_files_only_have_such_names_is_an_input(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    for name in ("plan.json", "job.json", "_complete.json"):
+        (folder / name).write_text(content)
+    (folder / "1.jpg").write_bytes(b"x")
+    assert survey(folder, NOWHERE).num_files == 1
+    assert survey(tmp_path / "a", NOWHERE).num_files == 1
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "a/../../secret.jpg", "out/secret.jpg", "out.jpg"])
+def test_a_name_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    folder = tmp_path / "in"
+    (folder / "a").mkdir(parents=True)
+    (folder / "out").symlink_to(tmp_path)
+    (folder / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+    for wanted in (name, str(folder / name)):
+        with pytest.raises(PictureError, match="outside_folder"):
+            inside(folder, wanted)
+
+
+def test_a_name_that_stays_in_its_folder_is_a_path_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "a").mkdir(parents=True)
+    (folder / "link.jpg").symlink_to("a/1.jpg")
+    (tmp_path / "other").symlink_to(folder)
+    for name in ("a/1.jpg", "./a/1.jpg", "a/../a/1.jpg", "link.jpg", str(folder / "a/1.jpg")):
+        assert inside(tmp_path / "other", name) == folder / "a" / "1.jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("https://a.com/1.jpg", "url"), ("s3://b/1.jpg", "url"), ("file:///etc/passwd", "url"),
+     ("data:image/png;base64,AA", "url"), ("a\0.jpg", "unreadable")],
+)  # fmt: skip
+def test_a_name_that_is_no_path_has_an_error_code(tmp_path: Path, name: str, code: str) -> None:
+    with pytest.raises(PictureError, match=code):
+        inside(tmp_path, name)

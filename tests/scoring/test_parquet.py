@@ -116,21 +116,193 @@ def test_a_cut_footer_names_the_file(run: Run, tmp_path: Path, crops: list[bytes
         run(tmp_path / "in")
 
 
-def test_a_foreign_schema_names_the_file_and_its_columns(
+def test_a_foreign_schema_names_the_file_and_its_columns(run: Run, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "people.parquet", name=["a"], age=[1])
+    with pytest.raises(UsageError, match=r"people\.parquet has no column of images.*name, age(.|\n)*--image"):
+        run(tmp_path / "in")
+
+
+def test_a_file_without_images_beside_files_that_have_them_is_skipped_and_counted(
     run: Run, tmp_path: Path, crops: list[bytes]
 ) -> None:
     write(tmp_path / "in" / "good.parquet", image=crops[:3])
-    write(tmp_path / "in" / "people.parquet", name=["a"], age=[1])
-    with pytest.raises(UsageError, match=r"people\.parquet has no column of pictures.*name, age"):
-        run(tmp_path / "in")
+    write(tmp_path / "in" / "people.parquet", name=["a"], path=["b.jpg"])
+    summary = run(tmp_path / "in")
+    assert (summary.inputs, summary.skipped) == (3, {"Parquet files without images": 1})
 
 
-def test_a_duplicated_file_is_refused_by_its_keys(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
-    for name in ("a", "b", "copy of a"):
-        first = "xyz" if name == "b" else "abc"
-        write(tmp_path / "in" / f"{name}.parquet", id=list(first), image=crops[:3])
-    with pytest.raises(UsageError, match=r"'a': one in a\.parquet, one in copy of a\.parquet"):
-        run(tmp_path / "in")
+def test_keys_that_begin_anew_in_each_file_get_its_name_in_front(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    for part in range(2):
+        write(tmp_path / "in" / f"{part}.parquet", id=[0, part + 1], image=crops[2 * part : 2 * part + 2])
+    run(tmp_path / "in")
+    keys = ["0.parquet#0", "0.parquet#1", "1.parquet#0", "1.parquet#2"]
+    assert outcome(tmp_path / "scores") == dict(zip(keys, hashes(crops[:4]), strict=True))
+
+
+def test_keys_that_occur_twice_in_one_file_are_numbered(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    """An id for each of several captions; the numbered keys are not those of other rows either."""
+    path = write(tmp_path / "in" / "a.parquet", caption=["x", "x", "x#2", "x", None, "5"], image=crops[:6])
+    run(path, key_column="caption")
+    keys = ["x", "x#3", "x#2", "x#4", "4", "5"]
+    assert list(outcome(tmp_path / "scores")) == [f"a.parquet#{key}" for key in keys]
+
+
+def test_an_interrupted_job_with_repeated_keys_goes_on(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    for part in range(2):
+        write(tmp_path / "in" / f"{part}.parquet", id=[0] * 10, image=crops[10 * part : 10 * part + 10])
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "in", scorer=Interrupted(3))
+    assert run(tmp_path / "in").shards_before == 1
+    assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:20])
+
+
+@pytest.mark.parametrize("column", ["jpg", "image_bytes", "Image", "content", "frame"])
+def test_images_are_found_under_many_names_or_by_their_first_bytes(
+    run: Run, tmp_path: Path, crops: list[bytes], column: str
+) -> None:
+    path = write(tmp_path / "a.parquet", **{"key": ["k"], "embedding": [b"\0" * 9], column: crops[:1]})
+    run(path)
+    assert outcome(tmp_path / "scores") == {"k": hashes(crops)[0]}
+
+
+def test_several_columns_of_images_without_a_usual_name_have_to_be_chosen_from(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    path = write(tmp_path / "a.parquet", left=crops[:2], right=crops[2:4])
+    with pytest.raises(UsageError, match=r"several columns of images: left, right(.|\n)*--image-column"):
+        run(path)
+    run(path, image_column="right")
+    assert list(outcome(tmp_path / "scores").values()) == hashes(crops[2:4])
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"path": ["s3://b/1.jpg"], "content": "bytes"},
+        {"image": ["1.jpg"], "bytes": "bytes"},
+        {"image": ["1.jpg"], "frame": "bytes"},
+    ],
+    ids=["spark", "name beside bytes", "by the first bytes"],
+)
+def test_bytes_win_over_names_and_paths(
+    run: Run, tmp_path: Path, crops: list[bytes], columns: dict[str, Any]
+) -> None:
+    path = write(tmp_path / "a.parquet", **{k: crops[:1] if v == "bytes" else v for k, v in columns.items()})
+    run(path)
+    assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:1])
+
+
+RECORD = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary()), pa.list_(pa.binary()),
+     pa.large_list(pa.binary()), RECORD, pa.list_(RECORD), pa.dictionary(pa.int8(), pa.large_binary())],
+    ids=str,
+)  # fmt: skip
+def test_every_type_of_column_that_can_hold_bytes_is_read(
+    run: Run, tmp_path: Path, crops: list[bytes], kind: pa.DataType
+) -> None:
+    def value(data: bytes) -> Any:
+        record = {"bytes": data, "path": "x.jpg"} if "struct" in str(kind) else data
+        return [record] if "list" in str(kind) else record
+
+    values = [value(crops[0]), None, value(crops[1])]
+    if pa.types.is_dictionary(kind):
+        column = pa.array(values, kind.value_type).dictionary_encode().cast(kind)
+    else:
+        column = pa.array(values, kind)
+    run(write(tmp_path / "a.parquet", image=column))
+    assert list(outcome(tmp_path / "scores").values()) == [hashes(crops)[0], "missing", hashes(crops)[1]]
+
+
+def test_images_of_a_fixed_size_are_read(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    size = max(map(len, crops[:2]))
+    padded = [data.ljust(size, b"\0") for data in crops[:2]]
+    run(write(tmp_path / "a.parquet", image=pa.array(padded, pa.binary(size))))
+    assert list(outcome(tmp_path / "scores").values()) == hashes(padded)
+
+
+def test_a_list_of_one_image_is_that_image_and_of_several_has_an_error_code(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    records = [[{"bytes": data, "path": None} for data in crops[:count]] for count in (1, 2, 0)]
+    run(write(tmp_path / "a.parquet", images=pa.array(records, pa.list_(RECORD))))
+    found = list(outcome(tmp_path / "scores").values())
+    assert found == [hashes(crops)[0], "several_images", "missing"]
+
+
+def test_a_file_whose_images_are_all_null_is_judged_by_the_others(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    write(tmp_path / "in" / "0.parquet", image=pa.nulls(2), path=["a", "b"])
+    write(tmp_path / "in" / "1.parquet", image=crops[:2], path=["c", "d"])
+    run(tmp_path / "in")
+    found = outcome(tmp_path / "scores")
+    assert found == {"a": "missing", "b": "missing", "c": hashes(crops)[0], "d": hashes(crops)[1]}
+
+
+def test_images_that_are_all_null_have_an_error_code(run: Run, tmp_path: Path) -> None:
+    run(write(tmp_path / "a.parquet", image=pa.nulls(2), id=[1, 2]))
+    assert outcome(tmp_path / "scores") == {"1": "missing", "2": "missing"}
+
+
+@pytest.mark.parametrize("column", ["thumb", "sample.picture.bytes", "sample.picture"])
+def test_the_column_of_images_can_be_named_with_dots_into_records(
+    run: Run, tmp_path: Path, crops: list[bytes], column: str
+) -> None:
+    samples = [{"name": f"n{n}", "picture": {"bytes": crops[n]}} for n in range(2)]
+    path = write(tmp_path / "a.parquet", image=crops[2:4], thumb=crops[:2], sample=samples)
+    run(path, image_column=column, key_column="sample.name")
+    assert outcome(tmp_path / "scores") == {"n0": hashes(crops)[0], "n1": hashes(crops)[1]}
+
+
+@pytest.mark.parametrize("flag", ["image_column", "key_column"])
+@pytest.mark.parametrize("column", ["nowhere", "image.nowhere", "label"])
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(
+    run: Run, tmp_path: Path, crops: list[bytes], flag: str, column: str
+) -> None:
+    path = write(tmp_path / "a.parquet", image=crops[:2], label=[[1], [2]])
+    with pytest.raises(UsageError, match=rf"(image, label|'label')(.|\n)*--{flag.replace('_', '-')}"):
+        run(path, **{flag: column})
+
+
+@pytest.mark.parametrize("flag", ["image_column", "key_column"])
+def test_a_job_is_not_resumed_with_other_columns(
+    run: Run, tmp_path: Path, crops: list[bytes], flag: str
+) -> None:
+    path = write(tmp_path / "a.parquet", id=list("abc"), name=list("xyz"), image=crops[:3], jpg=crops[3:6])
+    run(path)
+    run(path, **{flag: "image" if flag == "image_column" else "id"})
+    with pytest.raises(UsageError, match=f"{flag}s was"):
+        run(path, **{flag: "jpg" if flag == "image_column" else "name"})
+
+
+def test_no_file_outside_the_folder_of_a_table_is_read_or_hashed(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    (tmp_path / "secret.jpg").write_bytes(crops[0])
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jpg").write_bytes(crops[1])
+    (tmp_path / "in" / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+    names = ["../secret.jpg", str(tmp_path / "secret.jpg"), "/etc/passwd", "out.jpg", "1.jpg"]
+    write(tmp_path / "in" / "a.parquet", path=names)
+    write(tmp_path / "in" / "b.parquet", path=[{"bytes": None, "path": "../secret.jpg"}], key=["record"])
+    for name in ("a", "b"):
+        run(tmp_path / "in" / f"{name}.parquet", tmp_path / name)
+    rows = shards_of(tmp_path / "a")
+    assert list(rows["reason"][:4]) == ["outside_folder"] * 4
+    assert rows["sha256"].isna().tolist() == [True] * 4 + [False]
+    assert outcome(tmp_path / "b") == {"record": "outside_folder"}
+
+
+def test_urls_are_not_fetched_and_say_so(run: Run, tmp_path: Path) -> None:
+    run(write(tmp_path / "a.parquet", url=["https://example.com/1.jpg?token=abc", "s3://b/2.jpg"], id=[1, 2]))
+    assert outcome(tmp_path / "scores") == {"1": "url", "2": "url"}
+    assert "token" not in "".join(shards_of(tmp_path / "scores")["detail"])
 
 
 def test_rows_of_a_damaged_row_group_have_a_reason_and_the_others_scores(

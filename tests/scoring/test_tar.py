@@ -1,10 +1,15 @@
+import bz2
 import gzip
 import hashlib
 import io
+import lzma
+import os
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from quality_model.errors import UsageError
@@ -197,6 +202,143 @@ def test_a_header_that_claims_less_than_nothing_ends_its_shard(
     run(tmp_path / "in")
     found = outcome(tmp_path / "scores")
     assert found == {"t.tar.gz#a.jpg": sha256(crops[0]), "t.tar.gz": "broken_archive"}
+
+
+def compressed(data: bytes, by: str) -> bytes:
+    if by == "zstd":
+        return pa.Codec("zstd").compress(data).to_pybytes()
+    return {"plain": bytes, "gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}[by](data)
+
+
+COMPRESSIONS = ["plain", "gzip", "bzip2", "xz", "zstd"]
+
+
+@pytest.mark.parametrize("by", COMPRESSIONS)
+@pytest.mark.parametrize("suffix", [".tar", ".tgz", ".tar.zst"])
+def test_the_first_bytes_of_a_shard_tell_how_it_is_compressed_and_not_its_name(
+    run: Run, tmp_path: Path, crops: list[bytes], by: str, suffix: str
+) -> None:
+    path = tmp_path / "in" / f"t{suffix}"
+    path.parent.mkdir()
+    members = [(f"{number}.jpg", crops[number]) for number in range(9)]
+    path.write_bytes(compressed(archive(members), by))
+    with pytest.raises(KeyboardInterrupt):
+        run(path, scorer=Interrupted(2))
+    run(path)
+    assert outcome(tmp_path / "scores") == {f"t{suffix}#{name}": sha256(data) for name, data in members}
+
+
+@pytest.mark.parametrize("by", COMPRESSIONS)
+@pytest.mark.parametrize("joined", ["before it is compressed", "after it is compressed"])
+@pytest.mark.parametrize("between", [0, 3 << 20])
+def test_archives_that_follow_one_another_are_one(
+    run: Run, tmp_path: Path, crops: list[bytes], by: str, joined: str, between: int
+) -> None:
+    """As `cat a.tar b.tar` makes them, with zeros in between."""
+    parts = [archive([(f"{number}.jpg", crops[number]), ("same.jpg", crops[9])]) for number in range(3)]
+    parts = [part + bytes(between) for part in parts]
+    whole = b"".join(parts)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "t.tar").write_bytes(
+        compressed(whole, by) if joined.startswith("before") else b"".join(compressed(p, by) for p in parts)
+    )
+    run(tmp_path / "in")
+    names = ["0.jpg", "same.jpg", "1.jpg", "same.jpg#2", "2.jpg", "same.jpg#3"]
+    expected = [sha256(crops[number]) for number in (0, 9, 1, 9, 2, 9)]
+    assert outcome(tmp_path / "scores") == {
+        f"t.tar#{name}": found for name, found in zip(names, expected, strict=True)
+    }
+
+
+@pytest.mark.parametrize("zeros", [512, 1024, 1536, 100_000])
+def test_zero_blocks_in_the_middle_and_at_the_end_are_passed_over(
+    run: Run, tmp_path: Path, crops: list[bytes], zeros: int
+) -> None:
+    members = [archive([(f"{number}.jpg", crops[number])]).rstrip(b"\0") for number in range(2)]
+    blocks = [data + bytes(-len(data) % 512) for data in members]
+    aligned = bytes(zeros // 512 * 512)
+    put(tmp_path / "in" / "t.tar", aligned + blocks[0] + aligned + blocks[1] + bytes(zeros))
+    run(tmp_path / "in")
+    assert outcome(tmp_path / "scores") == {f"t.tar#{n}.jpg": sha256(crops[n]) for n in range(2)}
+
+
+@pytest.mark.parametrize("by", COMPRESSIONS)
+@pytest.mark.parametrize("where", ["inside", "behind"])
+def test_what_follows_the_end_mark_and_is_no_archive_is_a_row_with_an_error_code(
+    run: Run, tmp_path: Path, crops: list[bytes], by: str, where: str
+) -> None:
+    rubbish = b"rubbish " * 200
+    whole = archive([("1.jpg", crops[0])])
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "t.tar").write_bytes(
+        compressed(whole + rubbish, by) if where == "inside" else compressed(whole, by) + rubbish
+    )
+    run(tmp_path / "in")
+    assert outcome(tmp_path / "scores") == {"t.tar#1.jpg": sha256(crops[0]), "t.tar": "broken_archive"}
+
+
+@pytest.mark.parametrize("by", COMPRESSIONS[1:])
+def test_a_compressed_shard_that_is_cut_says_so(
+    run: Run, tmp_path: Path, crops: list[bytes], by: str
+) -> None:
+    data = compressed(archive([(f"{n}.jpg", crops[n]) for n in range(20)]), by)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "t.tar").write_bytes(data[:-20])
+    run(tmp_path / "in")
+    found = outcome(tmp_path / "scores")
+    assert found.pop("t.tar") == "truncated_archive"
+    assert found.items() <= {f"t.tar#{n}.jpg": sha256(crops[n]) for n in range(20)}.items()
+
+
+def test_zeros_without_end_are_not_read_to_their_end(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    path = put(tmp_path / "in" / "t.tar", archive([("1.jpg", crops[0])]))
+    with path.open("ab") as handle:
+        handle.truncate(1 << 43)
+    run(tmp_path / "in")
+    assert outcome(tmp_path / "scores") == {"t.tar#1.jpg": sha256(crops[0]), "t.tar": "broken_archive"}
+
+
+def test_an_xz_shard_that_asks_for_gigabytes_of_memory_is_refused(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 4096}]
+    data = bytearray(lzma.compress(archive([("1.jpg", crops[0])]), filters=filters))
+    data[12 + 4] = 40  # the dictionary of the block: 4 GiB
+    data[12 + 8 : 12 + 12] = zlib.crc32(data[12 : 12 + 8]).to_bytes(4, "little")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "t.tar.xz").write_bytes(data)
+    put(tmp_path / "in" / "good.tar", archive([("1.jpg", crops[0])]))
+    run(tmp_path / "in")
+    assert outcome(tmp_path / "scores")["t.tar.xz"] == "broken_archive"
+    assert "emory" in shards_of(tmp_path / "scores")["detail"].dropna().item()
+
+
+def test_hidden_and_system_files_of_a_shard_are_skipped_and_counted(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    names = ["./1.jpg", "._1.jpg", "./._1.jpg", "__MACOSX/1.jpg", "@eaDir/1.jpg", ".trash/1.jpg"]
+    put(tmp_path / "in" / "t.tar", archive((name, crops[0]) for name in names))
+    assert run(tmp_path / "in").skipped == {"hidden and system files": 5}
+    assert outcome(tmp_path / "scores") == {"t.tar#./1.jpg": sha256(crops[0])}
+
+
+@pytest.mark.parametrize("order", [["a.jpg", "a.jpg#2", "a.jpg"], ["a.jpg", "a.jpg", "a.jpg#2"]])
+def test_no_number_makes_two_members_the_same(
+    run: Run, tmp_path: Path, crops: list[bytes], order: list[str]
+) -> None:
+    names = [name if name.endswith("jpg") else f"{name}.jpg" for name in order]
+    put(tmp_path / "in" / "t.tar", archive(zip(names, crops, strict=False)))
+    run(tmp_path / "in")
+    assert len(outcome(tmp_path / "scores")) == 3
+
+
+def test_a_pipe_that_is_called_a_shard_is_a_row_with_an_error_code(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    put(tmp_path / "in" / "good.tar", archive([("1.jpg", crops[0])]))
+    os.mkfifo(tmp_path / "in" / "pipe.tar")
+    run(tmp_path / "in")
+    assert outcome(tmp_path / "scores")["pipe.tar"] == "not_a_file"
 
 
 def test_a_shard_without_pictures_holds_nothing_to_score(run: Run, tmp_path: Path) -> None:

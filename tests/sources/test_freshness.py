@@ -38,6 +38,16 @@ def test_a_folder_is_the_same_until_a_picture_comes_goes_or_changes(
     assert len(set(seen)) == 4
 
 
+def test_a_relative_folder_is_below_the_root_that_is_given(
+    folder: Path, params, limits: LimitsParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = params.source.model_copy(update={"dataset": f"./{folder.name}"})
+    monkeypatch.chdir(folder.parent)
+    here = source_sha256(section, limits)
+    monkeypatch.chdir("/")
+    assert source_sha256(section, limits, root=folder.parent) == here
+
+
 def test_other_files_of_a_folder_do_not_count(folder: Path, params, limits: LimitsParams) -> None:
     before = of(folder, params.source, limits)
     (folder / "notes.txt").write_text("x")

@@ -120,10 +120,11 @@ def test_a_row_cannot_make_us_read_a_file_of_this_machine(hub, client, source, p
     secret.write_bytes(pictures[0])
     prefix = f"hf://datasets/someone/paths@{COMMIT}"
     names = [str(secret), f"file://{secret}", f"file://{secret}::{prefix}/x.png", f"{prefix}/x.png"]
+    names.append(f"{prefix}/../../../someone/private/resolve/main/x.png")
     hub.add("someone/paths", [*names, pictures[1]])
     summary = client.download(source(dataset="someone/paths", num_images=9), tmp_path / "out")
-    assert summary["unreadable"] == {"missing": 4}
-    assert [p.data for p in PicturesTable.open(tmp_path / "out").iter_pictures()].count(b"") == 4
+    assert summary["unreadable"] == {"missing": 1, "outside_folder": 4}
+    assert [p.data for p in PicturesTable.open(tmp_path / "out").iter_pictures()].count(b"") == 5
 
 
 def test_a_row_may_name_a_file_of_its_own_data_set(hub, client, source, pictures, tmp_path):

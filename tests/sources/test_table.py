@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -76,6 +78,24 @@ def test_a_cut_footer_is_found(folder):
     storage.seal(folder, ["pictures.parquet"], rows=150)
     with pytest.raises(CorruptError, match=r"pictures\.parquet is not a pictures table"):
         PicturesTable.open(folder)
+
+
+def test_no_file_stays_open_after_the_table_or_after_a_refusal(folder):
+    place = Path("/proc/self/fd")
+
+    def opened():
+        return [str(link.readlink()) for link in place.iterdir() if link.is_symlink()]
+
+    with PicturesTable.open(folder) as table:
+        table.frame()
+        assert str(folder / "pictures.parquet") in opened()
+    assert str(folder / "pictures.parquet") not in opened()
+    assert len(list(table.iter_pictures())) == 150  # it can be read again
+    table.close()
+    storage.seal(folder, ["pictures.parquet"], rows=149)
+    with pytest.raises(CorruptError) as refused:
+        PicturesTable.open(folder)
+    assert str(folder / "pictures.parquet") not in opened(), refused
 
 
 def test_a_changed_byte_is_found_when_asked_to_verify(folder):

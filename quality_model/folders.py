@@ -1,0 +1,248 @@
+"""Folders of images: the one walk for scoring and training, file names as text, and paths that stay inside.
+
+A walk never enters hidden and system files and folders, nor the outputs of this project: it
+counts them. What a data file names is opened only inside the folder of that file.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from quality_model import storage
+from quality_model.errors import PictureError, UsageError
+
+SYSTEM_FILES: Final = "hidden and system files"
+"""How a walk counts what `is_system` says."""
+
+EARLIER_RESULTS: Final = "earlier results"
+"""How a walk counts what `is_output` says."""
+
+PLAN_NAMES: Final = ("plan.json", "job.json")
+"""Files of a scoring result, finished or interrupted; the second alone in those of older releases."""
+
+_MAX_JSON_BYTES: Final = 64 << 20
+_SYSTEM_NAMES: Final = frozenset(
+    {
+        "@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "recycler",
+        "lost+found", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini",
+    }
+)  # fmt: skip
+_ESCAPED = re.compile(rb"\\(\\|x[0-9a-f]{2})")
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A file below a folder; ``name`` is relative to it, with slashes, and with surrogates for odd bytes.
+
+    ``problem`` marks a folder that cannot be listed: what it holds is unknown.
+    """
+
+    name: str
+    num_bytes: int
+    mtime_ns: int
+    problem: PictureError | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        return self.problem is not None
+
+
+def walk(
+    folder: Path, *, leave_out: Path | None = None, skipped: Counter[str] | None = None
+) -> Iterator[ListedFile]:
+    """List files below ``folder`` in the order of their names' bytes, sub-folders in place.
+
+    Links are followed; each real folder is entered once, so that a loop of links ends.
+    A sub-folder that cannot be listed is given itself, lest it be lost. Memory holds the names
+    of one folder for each level of depth.
+
+    Args:
+        folder: The folder, or one file, which is then the only one.
+        leave_out: A folder that is not entered.
+        skipped: Counts what is skipped, under `SYSTEM_FILES` and `EARLIER_RESULTS`.
+
+    Raises:
+        OSError: ``folder`` itself cannot be listed.
+    """
+    if not folder.is_dir():
+        yield _stat(folder, folder.name)
+        return
+    skipped = Counter() if skipped is None else skipped
+    entries, num_system = _entries(folder)
+    skipped += Counter({SYSTEM_FILES: num_system})
+    entered = {_identity(folder), None if leave_out is None else _identity(leave_out)}
+    stack = [iter(entries)]
+    prefixes = [""]
+    while stack:
+        entry = next(stack[-1], None)
+        if entry is None:
+            stack.pop()
+            prefixes.pop()
+            continue
+        name, is_folder = prefixes[-1] + entry[0], entry[1]
+        path = folder / name
+        if not is_folder:
+            yield _stat(path, name)
+            continue
+        identity = _identity(path)
+        if identity is not None and identity in entered:
+            continue
+        entered.add(identity)
+        try:
+            entries, num_system = _entries(path)
+        except OSError as error:
+            reason = "no_permission" if isinstance(error, PermissionError) else "unreadable"
+            yield ListedFile(
+                name, -1, -1, PictureError(reason, f"the folder cannot be listed: {error.strerror}")
+            )
+            continue
+        if is_output(path, {entry[0] for entry in entries}):
+            skipped[EARLIER_RESULTS] += 1
+            continue
+        skipped += Counter({SYSTEM_FILES: num_system})
+        stack.append(iter(entries))
+        prefixes.append(name + "/")
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or belongs to a system or a file server."""
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _SYSTEM_NAMES
+
+
+def is_output(folder: Path, names: set[str]) -> bool:
+    """Whether a folder with these names in it is an output of ours.
+
+    That is a scoring result, finished or interrupted, or what a completion marker verifies.
+    """
+    if not names.isdisjoint(PLAN_NAMES) and _is_scoring_result(folder):
+        return True
+    return storage.MARKER_NAME in names and storage.is_marker(_json(folder / storage.MARKER_NAME))
+
+
+def result_of(path: Path) -> Path | None:
+    """The earlier result that a file or folder is, or is inside of; None for an ordinary one."""
+    place = _real(path)
+    marker = _json(place / storage.MARKER_NAME)
+    if storage.is_marker(marker) and marker.get("kind") == "comparison":
+        return place
+    return next((folder for folder in (place, *place.parents) if _is_scoring_result(folder)), None)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path that a data file names, which must be inside the folder of that file.
+
+    ``name`` is relative to ``folder``. Symbolic links count as where they lead: a path that is
+    outside ``folder`` once they are resolved is refused, as is an absolute one, or one with
+    ``..``, that leads outside.
+
+    Raises:
+        PictureError: ``url``, ``outside_folder``, or ``unreadable`` for what is no path.
+    """
+    if _URL.match(name):
+        raise PictureError("url", "the image is named by a URL; URLs are not fetched")
+    try:
+        root, path = _real(folder), _real(folder / name)
+    except ValueError as error:  # a null character
+        raise PictureError("unreadable", str(error)) from None
+    if not path.is_relative_to(root):
+        raise PictureError("outside_folder", "the path leaves the folder of the file that names it")
+    return path
+
+
+def input_path(text: str | Path) -> Path:
+    """The path that an argument means.
+
+    Raises:
+        UsageError: It is a URL.
+    """
+    path = Path(text)
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", str(text), re.DOTALL)
+    if found is None or path.exists():
+        return path
+    scheme, slashes, rest = found.groups()
+    if isinstance(text, Path):  # it has lost slashes
+        slashes = "///" if scheme.lower() == "file" else "//"
+    shown = f"{scheme}:{slashes}{re.sub(r'^[^/@]*@', '***@', rest)}"
+    remedy = "Copy the files to a disk, or mount them, and name the folder."
+    if scheme.lower() == "file":
+        remedy = f"Name the path itself: /{rest}"
+    raise UsageError(f"{shown} is a URL; inputs are read from folders and files of this machine.", remedy)
+
+
+def printable(name: str) -> str:
+    r"""Write a file name as valid Unicode: a backslash as ``\\``, a byte that is not UTF-8 as ``\xNN``."""
+    if name.isascii() and "\\" not in name:
+        return name
+    return name.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def file_name(printed: str) -> str:
+    """Undo `printable`."""
+    if "\\" not in printed:
+        return printed
+    restored = _ESCAPED.sub(
+        lambda match: b"\\" if match[1] == b"\\" else bytes([int(match[1][1:], 16)]), printed.encode("utf-8")
+    )
+    return restored.decode("utf-8", "surrogateescape")
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
+
+
+def _is_scoring_result(folder: Path) -> bool:
+    found = (_json(folder / name) for name in PLAN_NAMES)
+    return any(isinstance(facts, dict) and "plan_sha256" in facts for facts in found)
+
+
+def _json(path: Path) -> Any:
+    """What a file of JSON holds; None for whatever is not one, however large or strange it is."""
+    try:
+        if not path.is_file() or path.stat().st_size > _MAX_JSON_BYTES:
+            return None
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _entries(folder: Path) -> tuple[list[tuple[str, bool]], int]:
+    """Names in a folder with whether each is a folder, and how many others are system files."""
+    listed = []
+    num_system = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_system(entry.name):
+                num_system += 1
+            else:
+                listed.append((entry.name, _is_folder(entry)))
+    listed.sort(key=lambda entry: os.fsencode(entry[0]))
+    return listed, num_system
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _stat(path: Path, name: str) -> ListedFile:
+    try:
+        found = path.stat()
+    except OSError:
+        return ListedFile(name, -1, -1)
+    return ListedFile(name, found.st_size, found.st_mtime_ns)
