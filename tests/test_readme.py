@@ -61,7 +61,31 @@ def test_the_limits_of_the_reader_are_the_committed_ones(params: Params) -> None
     for told in (
         f"`limits.max_pixels` ({limits.max_pixels // 10**6} million)",
         f"`max_bytes` ({limits.max_bytes // 10**6} million)",
-        f"`max_seconds` per picture ({limits.max_seconds:g},",
+        f"`max_seconds` per image ({limits.max_seconds:g}),",
         f"`formats` ({', '.join(limits.formats)})",
     ):
         assert told in " ".join(README.split()), told
+
+
+def test_the_table_of_columns_names_every_column_of_a_result_in_its_order() -> None:
+    from quality_model.scoring.parts import schema
+
+    rows = README.split("| columns | meaning |\n|---|---|\n")[1].split("\n\n")[0]
+    assert re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in rows.splitlines())) == schema().names
+
+
+def test_the_figures_of_quality_are_those_of_the_model_cards() -> None:
+    from benchmarks.figures import BEGIN, END, quality
+    from quality_model import pretrained
+
+    block = README.split(BEGIN)[1].split(END)[0]
+    for name, folder in pretrained.FOLDERS.items():
+        r2, flagged = quality((folder / "MODEL_CARD.md").read_text())
+        assert f"| `{name}` | {r2} | {flagged} |" in block
+
+
+def test_the_limits_that_the_readme_names_are_those_of_the_committed_gate(params: Params) -> None:
+    """Five test groups, and so many sub-folders that the default share gives five."""
+    assert params.gate.min_test_groups == 5
+    groups = next(n for n in range(1, 100) if int(params.generate.test_share * n + 0.5) >= 5)
+    assert f"hence {groups} sub-folders" in README

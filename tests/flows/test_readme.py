@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -21,10 +22,11 @@ from tests.readme import BLOCKS, SHELL
 SMALLER = {
     "--epochs 50": "--epochs 1",
     "--samples-per-image 5": "--samples-per-image 3",
-    "source.dataset=tiny-imagenet": "source.dataset=./my-pictures",
+    "source.dataset=tiny-imagenet": "source.dataset=./my-images",
     "generate.image_size=224": "generate.image_size=40",
     "train.epochs=50": "train.epochs=1",
 }
+INSTALLATION = ("make install", ". .venv/bin/activate")
 SERVERS = {"make mlflow-ui": "MLFLOW_PORT", "make prefect-ui": "PREFECT_PORT"}
 ELSEWHERE = {
     "make run": "the fixture `trained` runs the flow behind it",
@@ -38,7 +40,7 @@ def commands_of(program: str) -> list[str]:
 
 
 def test_no_command_of_the_readme_is_left_out() -> None:
-    covered = {*commands_of("quality-model"), *commands_of("dvc"), *SERVERS, *ELSEWHERE}
+    covered = {*commands_of("quality-model"), *commands_of("dvc"), *SERVERS, *ELSEWHERE, *INSTALLATION}
     assert set(SHELL) == covered
 
 
@@ -48,7 +50,7 @@ def workplace(trained: Path, tmp_path_factory: pytest.TempPathFactory, photo: Pi
     project = Path(shutil.copytree(trained, tmp_path_factory.mktemp("readme") / "project", symlinks=True))
     replace_champion_by_a_poor_one(project)
     for number in range(40):
-        folder = project / "my-pictures" / f"album-{number % 10}"
+        folder = project / "my-images" / f"album-{number % 10}"
         folder.mkdir(parents=True, exist_ok=True)
         top, left = 40 * (number // 8), 45 * (number % 8)
         Image.fromarray(photo[top : top + 96, left : left + 96]).save(folder / f"{number}.png")
@@ -67,8 +69,29 @@ def test_the_commands_for_own_pictures_run_in_their_order(workplace: Path, run: 
         run(workplace, sys.executable, "-m", "quality_model", *words)
 
 
+def test_the_filter_copies_the_better_nine_tenths_of_a_scored_folder(workplace: Path, run: Run) -> None:
+    recipe, _ = (block for language, block in BLOCKS if language == "python")
+    assert len(recipe.strip().splitlines()) == 5
+    run(
+        workplace,
+        sys.executable,
+        "-m",
+        "quality_model",
+        "score",
+        "my-images",
+        "--output",
+        "scores/mine",
+        "--overwrite",
+    )
+    run(workplace, sys.executable, "-c", recipe)
+    scores = pd.read_parquet(workplace / "scores" / "mine" / "data").set_index("key")["worst_score"]
+    kept = {path.relative_to(workplace / "kept").as_posix() for path in (workplace / "kept").rglob("*.png")}
+    assert len(kept) == round(0.9 * len(scores))
+    assert scores[list(kept)].max() < scores.drop(list(kept)).min()
+
+
 def test_the_python_example_prints_scores(workplace: Path, run: Run) -> None:
-    (example,) = (block for language, block in BLOCKS if language == "python")
+    _, example = (block for language, block in BLOCKS if language == "python")
     assert "'overall':" in run(workplace, sys.executable, "-c", example).stdout
 
 
