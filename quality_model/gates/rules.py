@@ -199,11 +199,12 @@ _Judge = Callable[[float, float], tuple[bool, str]]
 
 
 def _row(head: str, rule: str, value: Number, threshold: Number, judge: _Judge) -> Row:
+    about = "" if head == ALL_HEADS else f"{head}: "
     if value.value is None or threshold.value is None:
         problems = "; ".join(filter(None, (value.problem, threshold.problem)))
-        return Row(head, rule, value.value, threshold.value, False, f"{head}: {problems}")
+        return Row(head, rule, value.value, threshold.value, False, f"{about}{problems}")
     passed, reason = judge(value.value, threshold.value)
-    return Row(head, rule, value.value, threshold.value, passed, f"{head}: {reason}")
+    return Row(head, rule, value.value, threshold.value, passed, f"{about}{reason}")
 
 
 def _at_most(name: str) -> _Judge:
