@@ -29,6 +29,7 @@ from quality_model.scoring.identity import ModelIdentity, Scorer
 from quality_model.scoring.reading import Reading, Source, read_picture, sources_of
 from quality_model.scoring.summary import (
     FIGURE_NAME,
+    REPORT_NAME,
     SUMMARY_NAME,
     ScoreSummary,
     Tally,
@@ -84,7 +85,8 @@ def score(
         raise UsageError(f"{inputs} is both input and output.", "Choose another output folder.")
     found = collection.survey(inputs, output)
     with storage.locked(output / LOCK_NAME, timeout_s=_LOCK_TIMEOUT_S):
-        storage.sweep(output)
+        for place in (output, output / parts.MARKERS_FOLDER, output / REPORT_NAME):
+            storage.sweep(place)
         parameters = plan.job_parameters(section, limits, in_batches=scorer.engine is None)
         job = _begin(output, inputs, found, limits, model, parameters, overwrite)
         summary = _carry_on(inputs, output, job, section, limits, found.base, scorer, check)
