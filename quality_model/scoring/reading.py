@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +33,14 @@ class Reading:
     """
 
     sha256: str | None = None
-    size_bytes: int | None = None
-    image_format: str | None = None
     width: int | None = None
     height: int | None = None
     pixels: Pixels | None = None
     scores: npt.NDArray[np.float32] | None = None
     reason: str | None = None
     detail: str | None = None
+    size_bytes: int | None = None
+    image_format: str | None = None
 
 
 def sources_of(inputs: Iterable[plan.PlannedInput], base: Path, kind: str) -> Generator[Source, None, None]:
@@ -77,11 +77,9 @@ def read_picture(
         height, width = pixels.shape[:2]
         pixels = images.resize(pixels, image_size_px)
     except PictureError as error:
-        return Reading(sha256, size_bytes, reason=error.reason, detail=error.detail)
-    if engine is None:
-        return Reading(sha256, size_bytes, image_format, width, height, pixels)
-    scores = engine.scores(pixels[None])[0]
-    return Reading(sha256, size_bytes, image_format, width, height, scores=scores)
+        return Reading(sha256, reason=error.reason, detail=error.detail, size_bytes=size_bytes)
+    read = Reading(sha256, width, height, pixels, size_bytes=size_bytes, image_format=image_format)
+    return read if engine is None else replace(read, pixels=None, scores=engine.scores(pixels[None])[0])
 
 
 def _source(
