@@ -130,7 +130,7 @@ def test_a_scheduled_retraining_triggers_a_scoring_and_its_champion_can_be_rolle
     compared = json.loads((project / "reports" / "comparison" / "comparison.json").read_text())
     assert (compared["old"]["version"], compared["new"]["version"]) == ("1", "2")
     (scores,) = (project / "scores").iterdir()
-    assert (scores / "_complete.json").exists()
+    assert (scores / "job.json").exists()
     tasks = httpx.post(
         f"{api}/task_runs/filter",
         json={"flow_runs": {"id": {"any_": [retraining["id"]]}}},
