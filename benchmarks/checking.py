@@ -23,7 +23,10 @@ _MODEL: Final = ModelIdentity("benchmark", "3", "a1b2", "c" * 64, 32, {"noise": 
 def write_job(output: Path, num_parts: int) -> dict[str, Any]:
     """Write parts of random scores, and give what the completion marker of such a job holds."""
     random = np.random.default_rng(0)
-    readings = [Reading(f"{number:064x}", 50_000, "JPEG", 500, 375) for number in range(_PART_SIZE)]
+    readings = [
+        Reading(f"{number:064x}", 500, 375, size_bytes=50_000, image_format="JPEG")
+        for number in range(_PART_SIZE)
+    ]
     markers = []
     for part in range(num_parts):
         keys = [f"links/{part:03d}/{number:06d}.png" for number in range(_PART_SIZE)]

@@ -30,6 +30,7 @@ from quality_model.scoring.identity import ModelIdentity, Scorer
 from quality_model.scoring.reading import Reading, Source, given_up, read_picture, sources_of
 from quality_model.scoring.summary import (
     FIGURE_NAME,
+    REPORT_NAME,
     SUMMARY_NAME,
     ScoreSummary,
     Tally,
@@ -91,7 +92,8 @@ def score(
         raise UsageError(f"{inputs} is both input and output.", "Choose another output folder.")
     found = collection.survey(inputs, output, kind=kind, image_column=image_column, key_column=key_column)
     with storage.locked(output / LOCK_NAME, timeout_s=_LOCK_TIMEOUT_S):
-        storage.sweep(output)
+        for place in (output, output / parts.MARKERS_FOLDER, output / REPORT_NAME):
+            storage.sweep(place)
         parameters = plan.job_parameters(section, limits, in_batches=scorer.engine is None)
         parameters |= found.parameters()
         job = _begin(output, inputs, found, limits, model, parameters, overwrite)

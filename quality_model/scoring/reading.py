@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Generator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -36,14 +36,14 @@ class Reading:
     """
 
     sha256: str | None = None
-    size_bytes: int | None = None
-    image_format: str | None = None
     width: int | None = None
     height: int | None = None
     pixels: Pixels | None = None
     scores: npt.NDArray[np.float32] | None = None
     reason: str | None = None
     detail: str | None = None
+    size_bytes: int | None = None
+    image_format: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +108,9 @@ def read_picture(
         pixels = images.resize(decoded.pixels, image_size_px)
     except Exception as error:  # noqa: BLE001 - a reader of hostile bytes raises nearly anything
         bad = picture_error(error)
-        return Reading(sha256, size_bytes, reason=bad.reason, detail=bad.detail)
-    if engine is None:
-        return Reading(sha256, size_bytes, decoded.format, width, height, pixels)
-    scores = engine.scores(pixels[None])[0]
-    return Reading(sha256, size_bytes, decoded.format, width, height, scores=scores)
+        return Reading(sha256, reason=bad.reason, detail=bad.detail, size_bytes=size_bytes)
+    read = Reading(sha256, width, height, pixels, size_bytes=size_bytes, image_format=decoded.format)
+    return read if engine is None else replace(read, pixels=None, scores=engine.scores(pixels[None])[0])
 
 
 def image_reader(

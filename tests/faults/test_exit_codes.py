@@ -50,6 +50,9 @@ CASES: dict[str, tuple[list[str], int, str]] = {
     "too many unreadable inputs": (
         ["score", "photos", "--output", "scores", "--max-error-share", "0"], 4, "1 x not_a_picture",
     ),
+    "inputs of which none can be scored": (
+        ["score", "broken", "--output", "none"], 4, "None of the 2 inputs could be scored",
+    ),
     "a folder without pictures": (["download", "--dataset", "./nothing"], 5, "holds no pictures"),
     "a table that breaks its contract": (
         ["validate-pictures", "--set", "validation.min_pictures=99"], 6, "99",
@@ -67,6 +70,9 @@ def place(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = jobs("generate").project(tmp_path_factory.mktemp("cases"))
     (project / "photos" / "page.jpg").write_bytes(b"<html>not found</html>")
     (project / "nothing").mkdir()
+    (project / "broken").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (project / "broken" / name).write_bytes(b"<html>not found</html>")
     write_json(project / "reports" / "gate" / "verdict.json", {"passed": False})
     shares = ["--validation-share", "0", "--test-share", "0"]
     ended = run_command(project, ["generate", "--output", "unsplit", *shares])

@@ -41,6 +41,7 @@ def test_a_kill_at_any_write_leaves_nothing_but_whole_parts_among_the_score_rows
         assert all(bytes_ == job.result[f"scores/data/{name}"] for name, bytes_ in found.items())
         assert not job.is_sealed(project)
         seen.add(len(found))
+        job.assert_completes(project, f"a kill at write {number}")
     assert seen == {0, 1, 2, 3}
 
 

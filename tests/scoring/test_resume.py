@@ -152,6 +152,20 @@ def test_a_part_that_is_not_what_its_marker_says_is_made_again(
     assert bytes_of(output) == undisturbed
 
 
+@pytest.mark.parametrize("name", ["job.json", "report/summary.json", "report/summary.png"])
+@pytest.mark.parametrize("damage", [b"", b"{}", None])
+def test_a_marker_or_summary_that_is_lost_or_damaged_is_written_again_without_scoring(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], name: str, damage: bytes | None
+) -> None:
+    output = _copy(undisturbed, tmp_path / "scores")
+    if damage is None:
+        (output / name).unlink()
+    else:
+        (output / name).write_bytes(damage)
+    assert run(folder, scorer=Forbidden()).shards_before == 3
+    assert bytes_of(output) == undisturbed
+
+
 def test_a_duplicated_part_is_refused_by_its_name_though_a_marker_verifies_it(
     folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
