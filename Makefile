@@ -47,8 +47,8 @@ FORCE:
 
 # The stamp is written last, so that an interrupted installation resumes.
 $(STAMP): requirements.lock requirements-dev.lock pyproject.toml | git-check
-	@test ! -e $(FOLDER_NOTE) -a ! -e $@ -o "$$(cat $(FOLDER_NOTE) 2>/dev/null)" = "$(CURDIR)" || \
-	  { echo "$(VENV) was made in another folder, or by an older version: it is made again."; rm -rf $(VENV); }
+	@test ! -e $(FOLDER_NOTE) || test "$$(cat $(FOLDER_NOTE))" = "$(CURDIR)" || \
+	  { echo "$(VENV) was made in another folder: it is made again."; rm -rf $(VENV); }
 	$(PYTHON) -m venv $(VENV)
 	@echo "$(CURDIR)" > $(FOLDER_NOTE)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \

@@ -63,7 +63,9 @@ def predict(root: Path) -> list[float]:
     image = np.full((1, 32, 32, 3), 128, dtype=np.uint8)
     return [
         float(score)
-        for score in loaded.model.eval()(to_model_input(image, torch.device("cpu")))["overall"].flatten()
+        for score in loaded.model.eval()(to_model_input(image, torch.device("cpu")))["overall"]
+        .detach()
+        .flatten()
     ]
 
 
