@@ -15,6 +15,7 @@ from quality_model import pretrained
 from quality_model.errors import ModelNotFoundError, QualityModelError
 from quality_model.params import RegistryParams, load_params
 from quality_model.paths import ProjectPaths
+from quality_model.redaction import guard_logs
 from quality_model.registry import Registry, ResolvedModel, resolve
 from quality_model.registry.connection import database_exists
 
@@ -92,6 +93,7 @@ def find_model_meanwhile(
 
 
 def _tell(to: Connection, reference: str | Path, root: Path, registry: RegistryParams | None) -> None:
+    guard_logs()
     with suppress(Exception):
         try:
             to.send(_from_registry(reference, root, registry))
