@@ -13,6 +13,7 @@ from quality_model import pretrained, spawning
 from quality_model.errors import ModelNotFoundError, QualityModelError
 from quality_model.params import RegistryParams, is_project, load_params
 from quality_model.paths import ProjectPaths, user_path
+from quality_model.redaction import guard_logs
 from quality_model.registry import Registry, ResolvedModel, resolve
 from quality_model.registry.connection import database_exists
 
@@ -83,6 +84,7 @@ def find_model_meanwhile(
 
 
 def _tell(to: Connection, reference: str | Path, root: Path, registry: RegistryParams | None) -> None:
+    guard_logs()
     with suppress(Exception):
         try:
             to.send(_from_registry(reference, root, registry))

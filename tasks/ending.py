@@ -27,6 +27,10 @@ def run_by_hand(flow: Callable[[], object]) -> None:
     except subprocess.CalledProcessError as error:  # the stage has said why
         surroundings.say(f"Error: {' '.join(map(str, error.cmd))} ended with {error.returncode}; see above.")
         sys.exit(error.returncode if error.returncode > 0 else 128 - error.returncode)
+    except BrokenPipeError:
+        if not surroundings.reader_is_gone():
+            raise
+        sys.exit(128 + signal.SIGPIPE)
     finally:
         surroundings.finish()
 

@@ -147,7 +147,8 @@ def connect(root: Path) -> Connection:
     silence()
     for name, value in _SETTINGS.items():
         given = os.environ.setdefault(name, value)
-        if value[0].isdigit() and not re.fullmatch(r"\d+(\.\d+)?", given):
+        is_whole = value.isdigit()
+        if value[0].isdigit() and not re.fullmatch(r"\d+" if is_whole else r"\d+(\.\d+)?", given):
             raise UsageError(f"{name} = {given!r} is not a number.", f"Unset it, or use one such as {value}.")
 
     from mlflow import MlflowClient

@@ -1,5 +1,6 @@
 """Each cause has its exit code, the docs have all of them, and a traceback means a bug."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -111,6 +112,19 @@ def bug() -> None:
     raise LookupError("nobody thought of this")
 
 
+def closed_descriptor() -> None:
+    os.fstat(10**6)
+
+
+def broken_pipe_of_our_own() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        os.write(writing, b"x")
+    finally:
+        os.close(writing)
+
+
 @pytest.mark.parametrize(
     ("fault", "code"), [(out_of_memory, 12), (out_of_device_memory, 12), (unreadable_device, 10)]
 )
@@ -122,7 +136,9 @@ def test_what_the_system_refuses_is_no_traceback(
     assert capsys.readouterr().err.startswith("Error: ")
 
 
-def test_a_bug_is_shown_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli.commands, "fault", click.Command("fault", callback=bug))
-    with pytest.raises(LookupError):
+@pytest.mark.parametrize("fault", [bug, closed_descriptor, broken_pipe_of_our_own])
+def test_a_bug_is_shown_as_one(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], None]) -> None:
+    monkeypatch.setitem(cli.commands, "fault", click.Command("fault", callback=fault))
+    with pytest.raises(Exception) as raised:
         run(["fault"])
+    assert not isinstance(raised.value, errors.QualityModelError | click.ClickException)

@@ -56,3 +56,32 @@ def test_a_flow_that_is_terminated_takes_prefects_temporary_server_with_it(tmp_p
         if flow.poll() is None:
             flow.kill()
             flow.wait()
+
+
+MISTAKEN = """
+from prefect import flow
+from quality_model.errors import UsageError
+from tasks.ending import run_by_hand
+
+@flow
+def mistaken():
+    raise UsageError("There is no /nowhere.", "Name a folder.")
+
+run_by_hand(mistaken)
+"""
+
+
+def test_a_users_mistake_in_a_flow_ends_with_its_code_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "state" / "prefect").mkdir(parents=True)
+    (tmp_path / "mistaken.py").write_text(MISTAKEN)
+    ended = subprocess.run(
+        [sys.executable, "mistaken.py"],
+        cwd=tmp_path,
+        env=environment(tmp_path) | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "Error: There is no /nowhere.\n  Name a folder.\n" in ended.stderr
+    assert "Traceback" not in ended.stderr + ended.stdout

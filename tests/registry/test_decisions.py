@@ -274,7 +274,10 @@ def test_a_promotion_and_a_rollback_are_recorded_with_the_evidence_that_let_the_
             assert decision[key] == found.tags[key]
     lines = list(release.history_lines(section, root=project))
     assert len(lines) == 6
-    assert lines[-1].endswith("decision rolled back: version 1, data 11111111, commit unknown (worse in use)")
+    commit = registry.find("1").tags["git_commit"][:8]
+    assert lines[-1].endswith(
+        f"decision rolled back: version 1, data 11111111, commit {commit} (worse in use)"
+    )
     assert sum("champion rolled back: version 3 -> 1 (worse in use)" in line for line in lines) == 1
 
 

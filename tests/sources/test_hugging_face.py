@@ -1,9 +1,12 @@
 """The real client against a hub on loopback."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from quality_model.errors import SourceError
+from quality_model.sources import hugging_face
 from quality_model.sources.table import PicturesTable
 
 from .conftest import parquet
@@ -216,3 +219,18 @@ def test_a_preset_knows_its_repository_and_column(hub, client, source, pictures,
     summary = client.download(source(dataset="cifar100", num_images=9), tmp_path)
     assert summary["source"] == "uoft-cs/cifar100"
     assert summary["readable"] == 9
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("bug"), KeyError("bug"), AttributeError("bug"), AssertionError("bug")]
+)
+def test_an_error_that_no_broken_file_explains_is_not_taken_for_one_of_the_source(error):
+    with pytest.raises(type(error)) as raised, hugging_face._explained("someone/photos"):
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("error", [zipfile.BadZipFile("cut"), EOFError(), ValueError("no Parquet")])
+def test_an_error_of_a_broken_file_is_one_of_the_source(error):
+    with pytest.raises(SourceError, match="someone/photos"), hugging_face._explained("someone/photos"):
+        raise error
