@@ -17,11 +17,11 @@ PROJECT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 
 # What a stage imports without its result hanging on it: values reach a stage through DVC's params;
-# the command line, messages, places and the allocator change no bytes; tracking and registry keep a
-# record beside it.
+# the command line, messages, places, the allocator and processes change no bytes; tracking and
+# registry keep a record beside it.
 NOT_DEPENDENCIES = {
-    "allocation", "cli", "errors", "params", "paths", "registry", "telemetry", "tracking", "__init__",
-    "__main__",
+    "allocation", "cli", "errors", "params", "paths", "registry", "spawning", "telemetry", "tracking",
+    "workers", "__init__", "__main__",
 }  # fmt: skip
 
 # The module that a stage's command calls.

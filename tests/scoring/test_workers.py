@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from quality_model.errors import QualityModelError
-from quality_model.scoring.workers import Workers, num_workers
+from quality_model.workers import Workers, num_workers
 
 TROUBLE = """
 import os, resource, signal, sys, time
@@ -194,5 +194,5 @@ def test_workers_that_cannot_start_are_an_error_and_no_hang(work: Callable[..., 
 def test_processes_are_as_many_as_asked_for_or_as_pay_off(
     asked: int, num_items: int, used: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quality_model.scoring.workers.num_cores", lambda: 8)
+    monkeypatch.setattr("quality_model.workers.num_cores", lambda: 8)
     assert num_workers(asked, num_items) == used
