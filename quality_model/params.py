@@ -239,7 +239,7 @@ class ScoreParams(Section):
     batch_size: Count
     """pictures per forward pass on an accelerator; a CPU takes one at a time"""
     workers: Annotated[int, Field(ge=0)]
-    """processes that read, decode and, on a CPU, score; 0: one per core"""
+    """worker processes that read, decode and, on a CPU, score; 0: one per core, fewer for few inputs"""
     device: Literal["auto", "cpu", "cuda", "mps"]
     """device to score on"""
     engine: Literal["auto", EngineName]

@@ -29,8 +29,14 @@ def start(function: Callable[..., None], *arguments: Any) -> SpawnProcess:
     64 kB of a pipe: with more this waits until the process has imported what it needs to read them.
 
     Raises:
+        UsageError: This process is one that may start none.
         OSError: The system has no process to give.
     """
+    if multiprocessing.current_process().daemon:
+        raise UsageError(
+            "This is a daemon process of Python's multiprocessing, which may not start worker processes.",
+            "Call it from a process that is none, such as one of concurrent.futures.ProcessPoolExecutor.",
+        )
     process = multiprocessing.get_context("spawn").Process(target=function, args=arguments, daemon=True)
     with _one_at_a_time, only_scripts_that_exist():
         resource_tracker.ensure_running()  # starting it unblocks the signal

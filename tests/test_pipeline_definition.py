@@ -19,11 +19,11 @@ PROJECT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 
 # What a stage imports without its result hanging on it: values reach a stage through DVC's params;
-# the command line, messages, places, the allocator and the way to the disk change no value; tracking and
-# registry keep a record beside it.
+# the command line, messages, places, the allocator, processes and the way to the disk change no value; tracking
+# and registry keep a record beside it; which weights a training begins with is recorded in the model.
 NOT_DEPENDENCIES = {
-    "allocation", "cli", "errors", "params", "paths", "registry", "storage", "telemetry", "tracking",
-    "__init__", "__main__",
+    "allocation", "cli", "errors", "model_source", "params", "paths", "pretrained", "registry", "spawning",
+    "storage", "telemetry", "tracking", "workers", "__init__", "__main__",
 }  # fmt: skip
 
 # Packages that change no value: a progress bar and a lock between processes.

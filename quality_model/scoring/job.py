@@ -36,7 +36,7 @@ from quality_model.scoring.summary import (
     Tally,
     write_figure,
 )
-from quality_model.scoring.workers import Workers, num_workers
+from quality_model.workers import Workers, num_workers
 
 LOCK_NAME: Final = ".lock"
 _LOCK_TIMEOUT_S: Final = 5.0

@@ -19,7 +19,7 @@ from quality_model.params import LimitsParams
 from quality_model.scoring import plan
 from quality_model.scoring.parquet_tables import RowReader
 from quality_model.scoring.tar_shards import MemberReader
-from quality_model.scoring.workers import WHY, Fate, Workers, num_workers
+from quality_model.workers import WHY, Fate, Workers, num_workers
 
 Source = Path | bytes | PictureError
 """A picture file to read, encoded bytes that were read, or why there are none."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from quality_model import storage
+from quality_model import spawning, storage
 from quality_model.params import LimitsParams, SourceParams
 from quality_model.records import CleanPicture
 from quality_model.sources import Source, open_source
@@ -40,6 +40,7 @@ def download(source: SourceParams, limits: LimitsParams, output: Path) -> dict[s
         NetworkUnavailableError: They are on a network that does not answer.
         StorageError: The output cannot be written, or another process takes pictures into it.
     """
+    spawning.end_if_imported_again()
     opened = open_source(source, limits)
     with storage.only_maker(output):
         storage.sweep(output)

@@ -18,7 +18,7 @@ from quality_model.errors import NetworkUnavailableError, PictureError, QualityM
 from quality_model.params import LimitsParams, SourceParams
 from quality_model.records import CleanPicture
 from quality_model.sources.presets import SAMPLE_PHOTOS, Preset
-from quality_model.sources.reading import read_picture
+from quality_model.sources.reading import decoded, fetch_picture
 
 _logger = logging.getLogger(__name__)
 
@@ -55,6 +55,10 @@ class HuggingFace:
         self.revision: str | None = info.sha
 
     def pictures(self) -> Iterator[CleanPicture]:
+        """Stream the split, as `_fetched` gives it."""
+        return decoded(self._fetched(), self._limits)
+
+    def _fetched(self) -> Iterator[CleanPicture]:
         """Stream the split.
 
         Raises:
@@ -69,7 +73,7 @@ class HuggingFace:
                 cell = row[column] or {}
                 path = cell.get("path")
                 picture_id = f"{split}/{position:06d}"
-                yield read_picture(
+                yield fetch_picture(
                     picture_id,
                     picture_id,
                     f"{origin}#{position}{f' {path}' if path else ''}",

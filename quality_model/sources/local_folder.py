@@ -14,7 +14,7 @@ from quality_model.errors import PictureError, SourceError
 from quality_model.folders import printable
 from quality_model.params import LimitsParams, SourceParams
 from quality_model.records import CleanPicture
-from quality_model.sources.reading import read_picture
+from quality_model.sources.reading import decoded, fetch_picture
 
 _logger = logging.getLogger(__name__)
 
@@ -58,6 +58,10 @@ class LocalFolder:
         self.name = f"folder {printable(root.resolve().name) or 'root'}"
 
     def pictures(self) -> Iterator[CleanPicture]:
+        """Read the images, as `_fetched` gives them."""
+        return decoded(self._fetched(), self._limits)
+
+    def _fetched(self) -> Iterator[CleanPicture]:
         """Read the pictures, at most ``num_images`` that differ if the caller stops there.
 
         Raises:
@@ -84,7 +88,7 @@ class LocalFolder:
         _logger.info("%s: %d pictures in %d folders", self.name, len(candidates), len(folders))
         for name in candidates:
             parent = PurePosixPath(name).parent.as_posix()
-            yield read_picture(
+            yield fetch_picture(
                 printable(name),
                 printable(parent if grouped and parent != "." else name),
                 printable(name),

@@ -20,7 +20,7 @@ from quality_model.records import HEADS
 from quality_model.registry import Registry
 from quality_model.scoring import collection, plan
 from quality_model.scoring.reading import ResizedImage, read_sizes, sources_of
-from quality_model.scoring.workers import WHY, Workers, num_workers
+from quality_model.workers import WHY, Workers, num_workers
 
 log = logging.getLogger(__name__)
 

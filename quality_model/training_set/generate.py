@@ -231,8 +231,11 @@ def _make_in_processes(
     waiting: deque[Future[list[Sample]]] = deque()
     try:
         for row, chunk in _chunks(pictures, first_sample, recipe.samples_per_image + 1):
-            with spawning.only_scripts_that_exist():
-                waiting.append(pool.submit(make_in_worker, row, chunk))
+            try:
+                with spawning.only_scripts_that_exist():
+                    waiting.append(pool.submit(make_in_worker, row, chunk))
+            except OSError as error:  # the pool broke while it started a process
+                raise BrokenProcessPool from error
             processes |= set(active_children()) - others
             if len(waiting) >= workers * _CHUNKS_IN_FLIGHT_PER_WORKER:
                 yield from waiting.popleft().result(within_s)

@@ -129,3 +129,26 @@ def test_generation_without_shared_memory_says_what_is_missing(place: Path) -> N
     within = shared_memory("ro")
     done = run(place, "-c", script_of(GENERATE, guarded=False), within=within)
     assert "/dev/shm" in done.stderr and "generate.workers" in done.stderr
+
+
+def test_a_daemon_process_is_told_that_it_may_start_no_workers(place: Path) -> None:
+    script = HEAD + dedent(ABOVE[SCORE]) + dedent(
+        """
+        from multiprocessing import Pool
+        from quality_model.errors import UsageError
+
+        def job():
+            try:
+                score_collection(section, LIMITS, root=Path(), inputs=Path("images"), output=Path("scores"))
+            except UsageError as error:
+                return str(error)
+
+        if __name__ == "__main__":
+            with Pool(1) as pool:
+                print(pool.apply(job))
+        """
+    )  # fmt: skip
+    (place / "mine.py").write_text(script)
+    done = run(place, "mine.py")
+    assert done.returncode == 0, done.stderr
+    assert "daemon process" in done.stdout and "Traceback" not in done.stderr

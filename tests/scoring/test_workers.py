@@ -1,17 +1,20 @@
 """Workers that die, hang or raise: every item gets its result, in order, and nothing waits for ever."""
 
+import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import psutil
 import pytest
 
 from quality_model.errors import QualityModelError
-from quality_model.scoring.workers import Workers, num_workers
+from quality_model.workers import Workers, num_workers
 
 TROUBLE = """
 import os, resource, signal, sys, time
@@ -86,18 +89,32 @@ def workers(work: Callable[..., Any], **more: Any) -> Workers[Any, Any]:
     return Workers(work, **settings)
 
 
-def test_every_worker_begins_before_any_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each waits at its start, with weights that fill no pipe, until all of them have begun."""
+@pytest.fixture
+def slow_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Any]]:
+    """A function with weights that fill no pipe; it loads when so many workers have begun to load it."""
     (tmp_path / "slow_to_start.py").write_text(dedent(SLOW_TO_START))
     monkeypatch.syspath_prepend(tmp_path)
     import slow_to_start  # type: ignore[import-not-found]
 
-    notes = tmp_path / "notes"
-    notes.mkdir()
-    payload = slow_to_start.Payload(str(notes), 5)
-    assert list(workers(payload, count=5).map(iter(range(20)))) == list(range(20))
-    assert len(list(notes.glob("begun-*"))) == 5
+    (tmp_path / "notes").mkdir()
+    yield partial(slow_to_start.Payload, str(tmp_path / "notes"))
     sys.modules.pop("slow_to_start", None)
+
+
+def test_every_worker_begins_before_any_is_ready(slow_to_start: Callable[[int], Any], tmp_path: Path) -> None:
+    results = workers(slow_to_start(5), count=5).map(iter(range(20)))
+    assert list(results) == list(range(20))
+    assert len(list((tmp_path / "notes").glob("begun-*"))) == 5
+
+
+def test_workers_that_are_stopped_while_they_begin_end(
+    slow_to_start: Callable[[int], Any], tmp_path: Path
+) -> None:
+    with workers(slow_to_start(99), count=3):
+        while not (begun := list((tmp_path / "notes").glob("begun-*"))):
+            time.sleep(0.01)
+    assert not any(psutil.pid_exists(int(path.name.partition("-")[2])) for path in begun)
+    assert not multiprocessing.active_children()
 
 
 def test_a_function_that_does_not_load_in_a_worker_raises_what_its_loading_raised(
@@ -194,5 +211,5 @@ def test_workers_that_cannot_start_are_an_error_and_no_hang(work: Callable[..., 
 def test_processes_are_as_many_as_asked_for_or_as_pay_off(
     asked: int, num_items: int, used: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quality_model.scoring.workers.num_cores", lambda: 8)
+    monkeypatch.setattr("quality_model.workers.num_cores", lambda: 8)
     assert num_workers(asked, num_items) == used

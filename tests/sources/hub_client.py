@@ -13,15 +13,16 @@ from quality_model.errors import QualityModelError
 from quality_model.params import SourceParams, load_params
 from quality_model.sources.download import download
 
-_sleep = time.sleep
-time.sleep = lambda seconds: _sleep(seconds / 100)
+if __name__ == "__main__":
+    _sleep = time.sleep
+    time.sleep = lambda seconds: _sleep(seconds / 100)
 
-limits = load_params(Path("params.yaml")).limits
-for line in sys.stdin:
-    request = json.loads(line)
-    try:
-        answer = download(SourceParams(**request["section"]), limits, Path(request["output"]))
-    except QualityModelError as error:
-        answer = {"error": type(error).__name__, "text": str(error)}
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    limits = load_params(Path("params.yaml")).limits
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = download(SourceParams(**request["section"]), limits, Path(request["output"]))
+        except QualityModelError as error:
+            answer = {"error": type(error).__name__, "text": str(error)}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()

@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from quality_model.errors import SourceError
-from quality_model.sources import open_source
+from quality_model.sources import local_folder, open_source
 from tests.users import ordinary_user
 
 
@@ -114,16 +114,18 @@ def test_a_folder_with_only_formats_that_are_not_read_is_refused_with_their_name
         rows()
 
 
-def test_a_sub_folder_that_may_not_be_listed_is_a_row_with_a_reason(source, limits, pictures):
+def test_a_sub_folder_that_may_not_be_listed_is_a_row_with_a_reason(source, limits, pictures, monkeypatch):
     with TemporaryDirectory() as temporary:  # tmp_path is not open to the user that root becomes here
         folder = Path(temporary)
         folder.chmod(0o755)
         put(folder / "a.png", pictures[0])
         put(folder / "secret/b.png", pictures[1])
         (folder / "secret").chmod(0)
-        with ordinary_user():
-            rows = list(open_source(source(dataset=temporary, num_images=9), limits).pictures())
+        with ordinary_user():  # who, where root is one, may not start Python
+            listing = local_folder.list_pictures(folder)
         (folder / "secret").chmod(0o755)
+        monkeypatch.setattr(local_folder, "list_pictures", lambda root: listing)
+        rows = list(open_source(source(dataset=temporary, num_images=9), limits).pictures())
     assert {row.picture_id: row.reason for row in rows} == {"a.png": None, "secret": "no_permission"}
 
 
