@@ -34,6 +34,8 @@ _D50: Final = np.array([0.9642, 1.0, 0.8249])
 _UNCHANGED: Final = 1
 """A conversion that moves no color by more levels than this is none."""
 
+_LEAST_WHITE: Final = 224
+
 
 class Conversion(NamedTuple):
     """Pixels of ``mode`` become sRGB pixels by ``transform``."""
@@ -72,9 +74,15 @@ def _conversion(profile: bytes, mode: str) -> Conversion | None:
             renderingIntent=ImageCms.Intent.PERCEPTUAL,
         )
         conversion = Conversion(mode, transform)
-        return None if _changes_nothing(conversion) else conversion
+        return None if _is_damaged(conversion) or _changes_nothing(conversion) else conversion
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
+
+
+def _is_damaged(conversion: Conversion) -> bool:
+    """Whether white is not white afterwards, as it is with every profile of a screen or a press."""
+    white = Image.new(conversion.mode, (1, 1), 0 if conversion.mode == "CMYK" else "white")
+    return bool(np.asarray(conversion(white)).min() < _LEAST_WHITE)
 
 
 def _changes_nothing(conversion: Conversion) -> bool:

@@ -114,13 +114,7 @@ def decode_image(data: bytes, limits: LimitsParams) -> DecodedImage:
     readers = _readers(limits.formats)
     with _pillow.lenient(limits.max_pixels):
         try:
-            try:
-                return _decode(data, readers, limits)
-            except OSError as error:
-                completed = None if _reason(error) != "truncated" else _with_end_marker(data)
-                if completed is None:
-                    raise
-                return _decode(completed, readers, limits)
+            return _decode(data, readers, limits)
         except PictureError:
             raise
         except UnidentifiedImageError:
@@ -141,6 +135,11 @@ def _decode(data: bytes, readers: tuple[str, ...], limits: LimitsParams) -> Deco
             raise PictureError(
                 "too_many_pixels", f"{image.width} x {image.height}, at most {limits.max_pixels}"
             )
+        if image.format in ("JPEG", "MPO") and _lacks_end_marker(data):
+            completed = _with_end_marker(data)
+            if completed is None:
+                raise PictureError("truncated", "the file ends before its pixels do")
+            return _decode(completed, readers, limits)
         if image.format == "PNG" and image.mode == "I;16":
             image.info[SIGNIFICANT_BITS] = _significant_bits(data)
         deep_color = is_deep_color(image)
@@ -241,11 +240,8 @@ def _readers(formats: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _undecodable(error: Exception) -> PictureError:
-    return PictureError(_reason(error), f"{type(error).__name__}: {error}")
-
-
-def _reason(error: Exception) -> str:
-    return "truncated" if "truncated" in str(error).lower() else "broken"
+    reason = "truncated" if "truncated" in str(error).lower() else "broken"
+    return PictureError(reason, f"{type(error).__name__}: {error}")
 
 
 def _is_unsupported_tiff(data: bytes) -> bool:
@@ -265,41 +261,56 @@ def _significant_bits(data: bytes) -> int:
     return data[at + 8] if at >= 0 else 0
 
 
+_END: Final = b"\xff\xd9"
 _CODED_DATA: Final = (*(bits * 64 for bits in (b"\0", b"\xff\0", b"\x55", b"\xaa")), bytes(range(1, 250, 3)))
 
 
 def _with_end_marker(data: bytes) -> bytes | None:
     """A JPEG that lacks nothing but its end marker, with one; None for any other bytes.
 
+    Zeros at the end fill up a file that was not written to its end. They count as coded data
+    only where a byte of that is needed: one that is zero, or that stands behind 0xFF.
+    """
+    coded = data.rstrip(b"\0").removesuffix(b"\xff")
+    if not _has_every_scan(coded):
+        return None
+    for surplus in range(min(3, len(data) - len(coded) + 1)):
+        end = len(coded) + surplus
+        if _is_complete(data[:end]):
+            return data[:end] + _END
+    return None
+
+
+def _is_complete(data: bytes) -> bool:
+    """Whether a JPEG without end marker has all coded data.
+
     The JPEG library takes what is missing at a marker for zeros. So nothing is missing if the
     pixels do not depend on what is put before the end marker: coded data, or the next restart
     marker and coded data.
     """
-    data = data.removesuffix(b"\xff")
-    if not _has_every_scan(data):
-        return None
     restarts = _RESTART.findall(data, data.rfind(b"\xff\xda"))
     restart = bytes([0xFF, 0xD0 + (restarts[-1][1] + 1) % 8 if restarts else 0xD0])
     digests = set()
     for filler in (b"", *_CODED_DATA, *(restart + coded for coded in _CODED_DATA)):
-        with Image.open(io.BytesIO(data + filler + b"\xff\xd9"), formats=("JPEG",)) as image:
+        with Image.open(io.BytesIO(data + filler + _END), formats=("JPEG",)) as image:
             digests.add(hashlib.sha256(image.tobytes()).digest())
         if len(digests) > 1:
-            return None
-    return data + b"\xff\xd9"
+            return False
+    return True
+
+
+def _lacks_end_marker(data: bytes) -> bool:
+    """Whether a JPEG has no end marker behind its coded data; other data behind may look like markers."""
+    return data.rfind(_END) < data.rfind(b"\xff\xda") and all(code != _END[1] for code, _ in _markers(data))
 
 
 def _has_every_scan(data: bytes) -> bool:
     """Whether the headers of a JPEG's scans announce every coefficient of every component to the last bit."""
     missing: dict[int, set[int]] | None = None
-    at = 2
-    while data[:2] == b"\xff\xd8" and (found := _MARKER.search(data, at)):
-        marker, start = found[0][-1], found.end()
-        segment = data[start + 2 : start + int.from_bytes(data[start : start + 2], "big")]
-        at = start + 2 + len(segment)
-        if marker in _FRAMES and len(segment) >= 6:
+    for code, segment in _markers(data):
+        if code in _FRAMES and len(segment) >= 6:
             missing = {name: set(range(64)) for name in segment[6::3]}
-        elif marker == _SCAN and missing is not None and len(segment) >= 4:
+        elif code == _SCAN and missing is not None and len(segment) >= 4:
             first, last, bits = segment[-3:]
             for name in segment[1:-3:2]:
                 if bits & 15 == 0:
@@ -307,7 +318,20 @@ def _has_every_scan(data: bytes) -> bool:
     return missing is not None and not any(missing.values())
 
 
-_MARKER: Final = re.compile(rb"\xff+[^\x00\xff\xd0-\xd9]", re.DOTALL)
+def _markers(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The code and the segment of each marker up to the end marker, restart markers left out."""
+    at = 2
+    while data[:2] == b"\xff\xd8" and (found := _MARKER.search(data, at)):
+        code, at = found[0][-1], found.end()
+        if code == _END[1]:
+            yield code, b""
+            return
+        segment = data[at + 2 : at + int.from_bytes(data[at : at + 2], "big")]
+        yield code, segment
+        at += 2 + len(segment)
+
+
+_MARKER: Final = re.compile(rb"\xff+[^\x00\xff\xd0-\xd8]", re.DOTALL)
 _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
 _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _SCAN: Final = 0xDA

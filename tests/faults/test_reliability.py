@@ -39,3 +39,13 @@ def test_the_table_of_limits_is_that_of_the_parameters(limits: LimitsParams) -> 
     assert told == {
         name: ", ".join(value) if isinstance(value, tuple) else str(value) for name, value in values.items()
     }
+
+
+def test_the_table_of_error_codes_is_that_of_the_code() -> None:
+    section = PAGE.split("## Error codes")[1].split("\n## ")[0]
+    documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    source = "\n".join(path.read_text() for path in (PROJECT / "quality_model").rglob("*.py"))
+    given = set(re.findall(r"PictureError\(\s*\"(\w+)\"", source))
+    given |= set(re.findall(r"\breason ?= ?\"(\w+)\",", source))
+    assert given <= documented
+    assert {code for code in documented if f'"{code}"' not in source} == set()

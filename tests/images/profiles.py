@@ -36,7 +36,9 @@ def _curve(curve: Any) -> bytes:
     return struct.pack(">4sIIHxx", b"curv", 0, 1, round(curve * 256))
 
 
-def _profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
+def _profile(
+    space: bytes, tags: dict[bytes, bytes], kind: bytes = b"mntr", connection: bytes = b"XYZ "
+) -> bytes:
     common = {
         b"desc": struct.pack(">4sIII2s2sII", b"mluc", 0, 1, 12, b"en", b"US", 2, 28) + b"\0T\0\0",
         b"wtpt": b"XYZ \0\0\0\0" + _fixed(0.9642, 1.0, 0.8249),
@@ -47,7 +49,7 @@ def _profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
         table += struct.pack(">4sII", name, start + len(body), len(content))
         body += content + bytes(-len(content) % 4)
     header = struct.pack(
-        ">I4sI4s4s4s12s4s28s", start + len(body), b"", 0x04000000, b"mntr", space, b"XYZ ", b"", b"acsp", b""
+        ">I4sI4s4s4s12s4s28s", start + len(body), b"", 0x04000000, kind, space, connection, b"", b"acsp", b""
     )
     return header + _fixed(0.9642, 1.0, 0.8249) + bytes(48) + struct.pack(">I", len(tags)) + table + body
 
@@ -64,6 +66,19 @@ def rgb_profile(name: str, order: str = "rgb") -> bytes:
 
 def grey_profile(exponent: float) -> bytes:
     return _profile(b"GRAY", {b"kTRC": _curve(exponent)})
+
+
+def cmyk_profile() -> bytes:
+    """A press whose lightness is what the inks leave, and whose colors are dull."""
+    grid = np.stack(np.meshgrid(*[np.array([0.0, 1.0])] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
+    c, m, y, k = grid.T
+    lightness = 100 * (1 - k) * (1 - 0.3 * c) * (1 - 0.3 * m) * (1 - 0.1 * y)
+    a, b = 30 * (m - c) * (1 - k), 30 * (y - (c + m) / 2) * (1 - k)
+    lab = np.stack([lightness / 100 * 255, a + 128, b + 128], axis=1).round().astype(np.uint8)
+    identity = bytes(range(256))
+    table = struct.pack(">4sIBBBx", b"mft1", 0, 4, 3, 2) + _fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+    table += identity * 4 + lab.tobytes() + identity * 3
+    return _profile(b"CMYK", {b"A2B0": table}, b"prtr", b"Lab ")
 
 
 def encoded_in(name: str, srgb: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from quality_model import images
 from quality_model.images import Pixels
 from quality_model.params import LimitsParams
 from tests.images.encoding import encode, png
-from tests.images.profiles import SPACES, encoded_in, grey_profile, rgb_profile
+from tests.images.profiles import SPACES, cmyk_profile, encoded_in, grey_profile, rgb_profile
 
 COLORS = np.array(
     [
@@ -21,6 +21,9 @@ COLORS = np.array(
     np.uint8,
 )
 """Ten colors, (2, 5, 3) sRGB."""
+
+
+_COLORANTS = struct.pack(">3i", *(round(value * 65536) for value in SPACES["Adobe RGB"][1][1]))
 
 
 def off(pixels: Pixels, expected: np.ndarray) -> int:
@@ -67,9 +70,10 @@ def test_an_srgb_profile_changes_no_pixel(small, limits, profile):
         b"garbage" * 40,
         rgb_profile("Adobe RGB")[:200],
         rgb_profile("Adobe RGB")[:128] + bytes(300),
+        rgb_profile("Adobe RGB").replace(_COLORANTS, bytes(12)),
         grey_profile(1.8),
     ],
-    ids=["garbage", "cut", "no tags", "of grey images"],
+    ids=["garbage", "cut", "no tags", "without green", "of grey images"],
 )
 def test_a_profile_that_is_of_no_use_is_ignored(small, limits, profile):
     np.testing.assert_array_equal(images.decode(encode(small, "PNG", icc_profile=profile), limits), small)
@@ -165,3 +169,13 @@ def test_a_profile_goes_before_gamma(limits: LimitsParams) -> None:
     profile = b"icc\0\0" + zlib.compress(rgb_profile("Adobe RGB"))
     data = gamma_png(encoded_in("Adobe RGB", COLORS), gama(1.0), (b"iCCP", profile))
     assert off(images.decode(data, limits), COLORS) <= 2
+
+
+def test_cmyk_is_converted_by_its_profile(limits: LimitsParams) -> None:
+    stored = Image.fromarray(COLORS).convert("CMYK")
+    plain = images.decode(encode(stored, "TIFF"), limits)
+    converted = images.decode(encode(stored, "TIFF", icc_profile=cmyk_profile()), limits)
+    assert off(converted[:1, :1], np.array([255, 255, 255])) <= 2
+    assert off(converted, plain) > 8
+    of_jpeg = images.decode(encode(stored.resize((80, 32), 0), "JPEG", icc_profile=cmyk_profile()), limits)
+    assert off(of_jpeg[3:5, 3:5], converted[0, 0]) <= 4

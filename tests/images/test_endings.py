@@ -61,6 +61,16 @@ def test_a_progressive_jpeg_that_ends_between_two_scans_is_truncated(small, limi
             assert reason_of(lambda end=end: images.decode(data[:end], limits)) == "truncated"
 
 
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_that_was_not_written_to_its_end_is_truncated_though_zeros_fill_it_up(small, limits, kind):
+    data = encode(small, "JPEG", **JPEGS[kind])
+    whole = images.decode(data, limits)
+    np.testing.assert_array_equal(images.decode(data[:-2] + bytes(9000), limits), whole)
+    for share in (0.6, 0.9, 0.97):
+        cut = data[: int(len(data) * share)]
+        assert reason_of(lambda cut=cut: images.decode(cut + bytes(9000), limits)) == "truncated"
+
+
 def test_a_large_jpeg_without_its_end_marker_in_adobe_rgb_is_read_too(photo, limits):
     from tests.images.profiles import rgb_profile
 
@@ -77,7 +87,9 @@ def test_a_file_without_its_end_chunk_or_trailer_is_read(small, limits, kind, nu
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
-@pytest.mark.parametrize("tail", [b"garbage" * 50, b"\0" * 4096, b"\xff\xd9\xff"])
+@pytest.mark.parametrize(
+    "tail", [b"garbage" * 50, b"\0" * 4096, b"\xff\xd9\xff", b"mp4 \xff\xda\0\x0c\xff\xc0\0\x11 " * 9]
+)
 def test_bytes_behind_the_end_change_nothing(small, limits, kind, tail):
     data = encode(small, kind)
     np.testing.assert_array_equal(images.decode(data + tail, limits), images.decode(data, limits))

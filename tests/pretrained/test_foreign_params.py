@@ -143,3 +143,18 @@ def test_the_order_and_the_style_of_our_file_do_not_matter(elsewhere: Path) -> N
     (elsewhere / "params.yaml").write_text(json.dumps(parse_yaml(COMMITTED)))
     assert is_own_file(elsewhere / "params.yaml")
     assert load_params(elsewhere / "params.yaml").train.epochs >= 1
+
+
+def test_a_tilde_in_quotes_is_the_home_folder_for_images_models_and_inputs(
+    trained: Path, elsewhere: Path, picture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(elsewhere))
+    (elsewhere / "model").symlink_to(trained)
+    result = command("predict", "~/photos/photo.png", "--model", "~/model")
+    assert result.exit_code == 0 and "photo.png" in result.stdout
+    result = command(
+        "score", "~/photos", "--output", "~/out", "--set", "score.model=~/model", "--workers", "1"
+    )
+    assert result.exit_code == 0 and (elsewhere / "out" / "job.json").exists()
+    model = MultiHeadQualityInference("~/model", device="cpu")
+    assert 0 <= model.predict("~/photos/photo.png").overall <= 1
