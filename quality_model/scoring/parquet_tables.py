@@ -98,6 +98,7 @@ def choose_columns(
         CorruptError: A file cannot be read.
     """
     schemas: dict[str, dict[str, Any]] = {}
+    shared: dict[Any, dict[str, Any]] = {}  # files of a collection have few different schemas
     images: dict[str, str] = {}
     for name, path in files.items():
         try:
@@ -109,7 +110,8 @@ def choose_columns(
             skipped[UNREADABLE] += 1
             continue
         with opened as file:
-            schemas[name] = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
+            schema = file.schema_arrow.remove_metadata()
+            schemas[name] = shared.setdefault(schema, dict(zip(schema.names, schema.types, strict=True)))
             if image_column is None and (found := _column_of_bytes(file, schemas[name], name)):
                 if found.lower() not in IMAGE_COLUMNS and found not in images.values():
                     _log.info("Images are in the column %r of %s, by the first bytes there.", found, name)
