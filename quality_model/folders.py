@@ -156,7 +156,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def input_path(text: str | Path) -> Path:
-    """The path that an argument means.
+    """The path that an argument for a file or folder means.
 
     Raises:
         UsageError: It is a URL.
@@ -172,7 +172,7 @@ def input_path(text: str | Path) -> Path:
     remedy = "Copy the files to a disk, or mount them, and name the folder."
     if scheme.lower() == "file":
         remedy = f"Name the path itself: /{rest}"
-    raise UsageError(f"{shown} is a URL; inputs are read from folders and files of this machine.", remedy)
+    raise UsageError(f"{shown} is a URL; only files and folders of this machine can be named.", remedy)
 
 
 def printable(name: str) -> str:

@@ -127,7 +127,11 @@ def score(
 
     folder = input_path(inputs)
     place = folder.resolve()
-    output = output or ProjectPaths().scores / (place.name if place.is_dir() else place.stem)
+    output = (
+        input_path(output)
+        if output
+        else ProjectPaths().scores / (place.name if place.is_dir() else place.stem)
+    )
 
     summary = score_collection(
         params.score,

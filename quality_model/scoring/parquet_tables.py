@@ -1,6 +1,7 @@
 """Parquet files of images: which column holds them, how rows are called, and their values."""
 
 import logging
+import os
 import stat
 from array import array
 from collections import Counter
@@ -65,7 +66,12 @@ def open_parquet(path: Path, name: str) -> Any:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
             raise OSError("it is a folder, a pipe or a device")
-        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        source: Any = path
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:  # PyArrow takes such a name as bytes
+            source = pa.OSFile(os.fsencode(path))
+        return pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise CorruptError(
             f"{name} cannot be read as Parquet: {_first_line(error)}", "Replace it or move it away."
@@ -98,6 +104,7 @@ def choose_columns(
         CorruptError: A file cannot be read.
     """
     schemas: dict[str, dict[str, Any]] = {}
+    shared: dict[Any, dict[str, Any]] = {}  # files of a collection have few different schemas
     images: dict[str, str] = {}
     for name, path in files.items():
         try:
@@ -109,7 +116,8 @@ def choose_columns(
             skipped[UNREADABLE] += 1
             continue
         with opened as file:
-            schemas[name] = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
+            schema = file.schema_arrow.remove_metadata()
+            schemas[name] = shared.setdefault(schema, dict(zip(schema.names, schema.types, strict=True)))
             if image_column is None and (found := _column_of_bytes(file, schemas[name], name)):
                 if found.lower() not in IMAGE_COLUMNS and found not in images.values():
                     _log.info("Images are in the column %r of %s, by the first bytes there.", found, name)
@@ -249,7 +257,7 @@ def _content(value: Any, fields: Sequence[str] = ()) -> tuple[bytes | None, str 
     """
     if isinstance(value, list):
         if len(value) > 1:
-            raise PictureError("several_images", f"the row holds {len(value)} images, at most one is read")
+            raise PictureError("several_images", f"the row holds {len(value)} images instead of one")
         return _content(value[0], fields) if value else (None, None)
     if isinstance(value, dict):
         if fields:

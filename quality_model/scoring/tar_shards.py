@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import re
 import stat
 import tarfile
@@ -303,7 +304,7 @@ def _open(path: Path) -> IO[bytes]:
 def _zstd(path: Path) -> Any:
     import pyarrow as pa
 
-    return pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd")
+    return pa.CompressedInputStream(pa.OSFile(os.fsencode(path), "rb"), "zstd")
 
 
 def _archive_reason(path: Path, error: BaseException) -> tuple[str, str]:

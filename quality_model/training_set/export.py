@@ -52,6 +52,11 @@ def _clear(output: Path) -> None:
     """Take away the files of an earlier export, and nothing else."""
     marker = output / storage.MARKER_NAME
     if marker.exists():
-        for entry in storage.read_json(marker)["files"]:
+        facts = storage.read_json(marker)
+        if not storage.is_marker(facts) or facts.get("kind") != "samples":
+            raise UsageError(
+                f"{output} holds something else than exported samples.", "Choose another folder."
+            )
+        for entry in facts["files"]:
             (output / entry["name"]).unlink(missing_ok=True)
         storage.unseal(output)

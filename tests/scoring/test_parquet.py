@@ -1,4 +1,5 @@
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,24 @@ def test_no_file_outside_the_folder_of_a_table_is_read_or_hashed(
     assert list(rows["reason"][:4]) == ["outside_folder"] * 4
     assert rows["sha256"].isna().tolist() == [True] * 4 + [False]
     assert outcome(tmp_path / "b") == {"record": "outside_folder"}
+
+
+def test_a_file_whose_name_is_not_utf8_is_read(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    path = write(tmp_path / "in" / "a.parquet", image=crops[:2])
+    path.rename(os.fsdecode(os.fsencode(path.parent) + b"/caf\xe9.parquet"))
+    run(tmp_path / "in")
+    keys = ["caf\\xe9.parquet#0", "caf\\xe9.parquet#1"]
+    assert outcome(tmp_path / "scores") == dict(zip(keys, hashes(crops[:2]), strict=True))
+
+
+def test_no_file_stays_open_after_its_columns_were_refused(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    path = write(tmp_path / "a.parquet", left=crops[:1], right=crops[1:2])
+    with pytest.raises(UsageError) as refused:
+        run(path)
+    opened = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert path not in opened, refused
 
 
 def test_urls_are_not_fetched_and_say_so(run: Run, tmp_path: Path) -> None:

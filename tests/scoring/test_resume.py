@@ -212,7 +212,7 @@ def test_a_job_does_not_go_on_with_other_inputs_unless_told_to_overwrite(
 ) -> None:
     _copy(undisturbed, tmp_path / "scores")
     (folder / "new.jpg").write_bytes(crops[30])
-    with pytest.raises(UsageError, match=r"inputs changed \(20 pictures files then, 21 pictures files now\)"):
+    with pytest.raises(UsageError, match=r"inputs changed \(20 images files then, 21 images files now\)"):
         run(folder)
     assert len(shards_of(tmp_path / "scores")) == 20
     summary = run(folder, overwrite=True)

@@ -218,14 +218,14 @@ COMPRESSIONS = ["plain", "gzip", "bzip2", "xz", "zstd"]
 def test_the_first_bytes_of_a_shard_tell_how_it_is_compressed_and_not_its_name(
     run: Run, tmp_path: Path, crops: list[bytes], by: str, suffix: str
 ) -> None:
-    path = tmp_path / "in" / f"t{suffix}"
+    path = tmp_path / "in" / os.fsdecode(b"t\xe9" + suffix.encode())
     path.parent.mkdir()
     members = [(f"{number}.jpg", crops[number]) for number in range(9)]
     path.write_bytes(compressed(archive(members), by))
     with pytest.raises(KeyboardInterrupt):
         run(path, scorer=Interrupted(2))
     run(path)
-    assert outcome(tmp_path / "scores") == {f"t{suffix}#{name}": sha256(data) for name, data in members}
+    assert outcome(tmp_path / "scores") == {f"t\\xe9{suffix}#{name}": sha256(data) for name, data in members}
 
 
 @pytest.mark.parametrize("by", COMPRESSIONS)

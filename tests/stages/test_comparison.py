@@ -187,7 +187,7 @@ def test_what_cannot_be_compared_is_named(compare, tmp_path: Path) -> None:
     tables = tmp_path / "tables"
     tables.mkdir()
     pd.DataFrame({"a": [1]}).to_parquet(tables / "a.parquet")
-    with pytest.raises(UsageError, match="no column of pictures"):
+    with pytest.raises(UsageError, match="no column of images"):
         compare(tables)
     with pytest.raises(ModelNotFoundError, match="names no version"):
         compare(model="9")

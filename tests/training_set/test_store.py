@@ -1,5 +1,6 @@
 """Opening a training set: what is whole opens, what is not is told."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 
 from quality_model import storage
-from quality_model.errors import CorruptError, IncompleteError
+from quality_model.errors import CorruptError, IncompleteError, UsageError
 from quality_model.records import SPLITS
 from quality_model.storage import MARKER_NAME
+from quality_model.training_set.export import export_samples
 from quality_model.training_set.store import TrainingSet
 
 
@@ -134,3 +136,23 @@ def test_a_manifest_that_cannot_be_read_or_has_other_rows_is_refused(copy: Path)
     reseal(copy)
     with pytest.raises(CorruptError, match=r"manifest\.parquet"):
         TrainingSet.open(copy).indices("train")
+
+
+@pytest.mark.parametrize("kind", ["samples", "comparison"])
+def test_an_export_removes_no_file_but_those_of_an_earlier_export(
+    copy: Path, tmp_path: Path, kind: str
+) -> None:
+    """Neither what a foreign marker names outside the folder nor another output of ours."""
+    kept = tmp_path / "kept.png"
+    output = tmp_path / "samples"
+    output.mkdir()
+    for path in (kept, output / "kept.png"):
+        path.write_bytes(b"x")
+    name = "../kept.png" if kind == "samples" else "kept.png"
+    files = [{"name": name, "bytes": 1, "sha256": "0" * 64}]
+    marker = {"rows": 1, "sha256": "0" * 64, "files": files, "kind": kind}
+    (output / storage.MARKER_NAME).write_text(json.dumps(marker))
+    with pytest.raises(UsageError, match="something else than exported samples"):
+        export_samples(copy, split="train", count=1, output=output)
+    assert kept.exists()
+    assert (output / "kept.png").exists()
