@@ -18,9 +18,9 @@ from quality_model.paths import ProjectPaths
 PROJECT = Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 
-# What a stage imports without its result hanging on it: values reach a stage through DVC's params;
-# the command line, messages, places, the allocator, processes and the way to the disk change no value; tracking
-# and registry keep a record beside it; which weights a training begins with is recorded in the model.
+# What a stage imports without its result depending on it: values reach a stage through DVC's params;
+# the command line, messages, places, the allocator, processes and the way to the disk change no value;
+# tracking and registry keep a record beside it; the weights a training begins with are named in the model.
 NOT_DEPENDENCIES = {
     "allocation", "cli", "errors", "model_source", "params", "paths", "pretrained", "registry", "spawning",
     "storage", "telemetry", "tracking", "workers", "__init__", "__main__",

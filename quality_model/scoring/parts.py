@@ -18,12 +18,13 @@ from quality_model.errors import CorruptError, StorageError
 from quality_model.records import FLAG_COLUMNS, HEADS, OVERALL_WEIGHTS, SCALE_VERSION, SCHEMA_VERSION
 from quality_model.scoring.identity import ModelIdentity
 from quality_model.scoring.reading import Reading
+from quality_model.workers import WHY
 
 DATA_FOLDER: Final = "data"
 MARKERS_FOLDER: Final = "parts"
 SCORE_COLUMNS: Final = (*HEADS, "overall", "worst_score")
 METADATA_PREFIX: Final = "quality_model."
-NOT_FINAL: Final = frozenset({"worker_died", "too_slow"})
+NOT_FINAL: Final = frozenset(WHY)
 """Error codes that say something of the machine at that time: such inputs are read again."""
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from quality_model.errors import CorruptError, UsageError
+from quality_model.errors import CorruptError, InputErrorsAboveLimit, UsageError
 from quality_model.scoring import ScoreSummary
 
 from .conftest import shards_of
@@ -247,7 +247,8 @@ def test_a_file_whose_images_are_all_null_is_judged_by_the_others(
 
 
 def test_images_that_are_all_null_have_an_error_code(run: Run, tmp_path: Path) -> None:
-    run(write(tmp_path / "a.parquet", image=pa.nulls(2), id=[1, 2]))
+    with pytest.raises(InputErrorsAboveLimit, match="None of the 2 inputs"):
+        run(write(tmp_path / "a.parquet", image=pa.nulls(2), id=[1, 2]))
     assert outcome(tmp_path / "scores") == {"1": "missing", "2": "missing"}
 
 
@@ -292,10 +293,11 @@ def test_no_file_outside_the_folder_of_a_table_is_read_or_hashed(
     names = ["../secret.jpg", str(tmp_path / "secret.jpg"), "/etc/passwd", "out.jpg", "1.jpg"]
     write(tmp_path / "in" / "a.parquet", path=names)
     write(tmp_path / "in" / "b.parquet", path=[{"bytes": None, "path": "../secret.jpg"}], key=["record"])
-    for name in ("a", "b"):
-        run(tmp_path / "in" / f"{name}.parquet", tmp_path / name)
+    run(tmp_path / "in" / "a.parquet", tmp_path / "a")
+    with pytest.raises(InputErrorsAboveLimit, match="None of the 1 inputs"):
+        run(tmp_path / "in" / "b.parquet", tmp_path / "b")
     rows = shards_of(tmp_path / "a")
-    assert list(rows["reason"][:4]) == ["outside_folder"] * 4
+    assert list(rows["error_code"][:4]) == ["outside_folder"] * 4
     assert rows["sha256"].isna().tolist() == [True] * 4 + [False]
     assert outcome(tmp_path / "b") == {"record": "outside_folder"}
 
@@ -319,9 +321,11 @@ def test_no_file_stays_open_after_its_columns_were_refused(
 
 
 def test_urls_are_not_fetched_and_say_so(run: Run, tmp_path: Path) -> None:
-    run(write(tmp_path / "a.parquet", url=["https://example.com/1.jpg?token=abc", "s3://b/2.jpg"], id=[1, 2]))
+    urls = ["https://example.com/1.jpg?token=abc", "s3://b/2.jpg"]
+    with pytest.raises(InputErrorsAboveLimit, match="the commonest error code is url"):
+        run(write(tmp_path / "a.parquet", url=urls, id=[1, 2]))
     assert outcome(tmp_path / "scores") == {"1": "url", "2": "url"}
-    assert "token" not in "".join(shards_of(tmp_path / "scores")["detail"])
+    assert "token" not in "".join(shards_of(tmp_path / "scores")["error_detail"])
 
 
 def test_rows_of_a_damaged_row_group_have_a_reason_and_the_others_scores(

@@ -139,7 +139,7 @@ def test_the_completion_marker_records_model_inputs_settings_thresholds_and_part
     assert job["thresholds"] == THRESHOLDS
     inputs = job["inputs"]
     assert (inputs["root"], inputs["absolute_root"]) == (str(folder), str(folder.resolve()))
-    assert (inputs["kind"], inputs["num_inputs"]) == ("pictures", 27)
+    assert (inputs["kind"], inputs["num_inputs"]) == ("images", 27)
     assert (job["scored"], job["errors"]) == (20, {"not_a_picture": 7})
     assert job["settings"]["shard_size"] == 7
     assert [(part["file"], part["rows"]) for part in job["parts"]] == [

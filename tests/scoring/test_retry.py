@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from quality_model.scoring import ScoreSummary, job
-from quality_model.scoring.workers import Workers
+from quality_model.workers import Workers
 
 from .conftest import MeanScorer, bytes_of, shards_of
 
@@ -21,11 +21,15 @@ class FailingWorkers(Workers[Any, Any]):
     lost: dict[str, str] = {}  # noqa: RUF012 - set by the tests
     read: list[str] = []  # noqa: RUF012
 
+    def __init__(self, function: Callable[[Any], Any], **options: Any) -> None:
+        super().__init__(function, **options)
+        self.function = function
+
     def map(self, items: Iterator[Any]) -> Any:
         for item in items:
             name = "/".join(Path(item).parts[-2:])
             self.read.append(name)
-            yield self._given_up(self.lost[name]) if name in self.lost else self._function(item)
+            yield self._given_up(self.lost[name]) if name in self.lost else self.function(item)
 
 
 @pytest.fixture

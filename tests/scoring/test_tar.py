@@ -7,12 +7,13 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from quality_model.errors import UsageError
+from quality_model.errors import InputErrorsAboveLimit, UsageError
 from quality_model.scoring import ScoreSummary
 
 from .conftest import shards_of
@@ -284,7 +285,8 @@ def test_a_compressed_shard_that_is_cut_says_so(
     data = compressed(archive([(f"{n}.jpg", crops[n]) for n in range(20)]), by)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "t.tar").write_bytes(data[:-20])
-    run(tmp_path / "in")
+    with suppress(InputErrorsAboveLimit):  # one block may hold all of them
+        run(tmp_path / "in")
     found = outcome(tmp_path / "scores")
     assert found.pop("t.tar") == "truncated_archive"
     assert found.items() <= {f"t.tar#{n}.jpg": sha256(crops[n]) for n in range(20)}.items()
@@ -310,7 +312,7 @@ def test_an_xz_shard_that_asks_for_gigabytes_of_memory_is_refused(
     put(tmp_path / "in" / "good.tar", archive([("1.jpg", crops[0])]))
     run(tmp_path / "in")
     assert outcome(tmp_path / "scores")["t.tar.xz"] == "broken_archive"
-    assert "emory" in shards_of(tmp_path / "scores")["detail"].dropna().item()
+    assert "emory" in shards_of(tmp_path / "scores")["error_detail"].dropna().item()
 
 
 def test_hidden_and_system_files_of_a_shard_are_skipped_and_counted(
