@@ -179,17 +179,22 @@ def printable(name: str) -> str:
     r"""Write a file name as valid Unicode: a backslash as ``\\``, a byte that is not UTF-8 as ``\xNN``."""
     if name.isascii() and "\\" not in name:
         return name
-    return name.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    name = name.replace("\\", "\\\\")
+    try:
+        data = os.fsencode(name)  # the bytes on the disk, whatever the locale is
+    except UnicodeEncodeError:  # the name is of an archive
+        data = name.encode("utf-8", "surrogateescape")
+    return data.decode("utf-8", "backslashreplace")
 
 
 def file_name(printed: str) -> str:
     """Undo `printable`."""
-    if "\\" not in printed:
+    if printed.isascii() and "\\" not in printed:
         return printed
     restored = _ESCAPED.sub(
         lambda match: b"\\" if match[1] == b"\\" else bytes([int(match[1][1:], 16)]), printed.encode("utf-8")
     )
-    return restored.decode("utf-8", "surrogateescape")
+    return os.fsdecode(restored)
 
 
 def _real(path: Path) -> Path:

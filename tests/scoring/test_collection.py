@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from quality_model.scoring.collection import Kind, kind_of, survey
 from quality_model.sources.local_folder import list_pictures
 
 NOWHERE = Path("no-such-output")
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def table(path: Path, /, **columns: Any) -> Path:
@@ -302,3 +305,29 @@ def test_a_name_that_stays_in_its_folder_is_a_path_in_it(tmp_path: Path) -> None
 def test_a_name_that_is_no_path_has_an_error_code(tmp_path: Path, name: str, code: str) -> None:
     with pytest.raises(PictureError, match=code):
         inside(tmp_path, name)
+
+
+def test_names_lead_back_to_their_files_in_a_locale_that_cannot_write_them(tmp_path: Path) -> None:
+    (tmp_path / "ü\\日本.jpg").write_bytes(b"x")
+    code = (
+        "from pathlib import Path\n"
+        "from quality_model.folders import file_name, printable, walk\n"
+        "for file in walk(Path()):\n"
+        "    print(ascii(printable(file.name)), Path(file_name(printable(file.name))).exists())\n"
+        "print(ascii(printable('\\xfc.jpg')))  # of an archive\n"
+    )
+    environment = {
+        "LC_ALL": "POSIX",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONPATH": str(PROJECT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [f"{ascii('ü' + 2 * chr(92) + '日本.jpg')} True", ascii("ü.jpg")]
