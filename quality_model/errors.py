@@ -13,7 +13,8 @@
     |-- CheckpointError          8   weights that do not load
     |-- RegistryError            9   tracking server or model registry
     |   |-- ModelNotFoundError
-    |   `-- ChampionChangedError     another promotion came in between
+    |   |-- ChampionChangedError     another promotion came in between
+    |   `-- NoEarlierChampionError   a rollback has nowhere to go
     |-- StorageError            10   bytes that could not become, or are not, durable
     |   |-- IncompleteError          no marker vouches for them
     |   `-- CorruptError             they are not what the marker vouches for

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from quality_model import storage
 from quality_model.errors import PictureError, UsageError
+from quality_model.paths import user_path
 
 SYSTEM_FILES: Final = "hidden and system files"
 """How a walk counts what `is_system` says."""
@@ -161,7 +162,7 @@ def input_path(text: str | Path) -> Path:
     Raises:
         UsageError: It is a URL.
     """
-    path = Path(text)
+    path = user_path(text)
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", str(text), re.DOTALL)
     if found is None or path.exists():
         return path

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
-from multiprocessing import active_children, get_context
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any, Final
 
@@ -210,21 +210,32 @@ def _make(
         maker.close()
 
 
+class _Context(SpawnContext):
+    """Starts processes and remembers them, those too that have ended: the pool forgets them.
+
+    Spawned and not forked: the caller may have threads and open connections.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[SpawnProcess] = []
+
+    def Process(self, *arguments: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
+        self.started.append(SpawnProcess(*arguments, **options))
+        return self.started[-1]
+
+
 def _make_in_processes(
     pictures: Iterable[CleanPicture], first_sample: int, recipe: Recipe, workers: int
 ) -> Iterator[Sample]:
-    # Spawned and not forked: the caller may have threads and open connections.
+    context = _Context()
     try:
-        pool = ProcessPoolExecutor(
-            workers, mp_context=get_context("spawn"), initializer=start_worker, initargs=(recipe,)
-        )
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(recipe,))
     except OSError as error:
         raise QualityModelError(
             f"{workers} worker processes cannot share semaphores, which are in /dev/shm: {error.strerror}.",
             "Make /dev/shm writable, or use 1 worker (generate.workers).",
         ) from None
-    others = set(active_children())
-    processes: set[Any] = set()
     picture_within_s = recipe.limits.max_seconds + (recipe.samples_per_image + 1) * _SAMPLE_WITHIN_S
     within_s = _START_WITHIN_S + _CHUNK_PICTURES * picture_within_s
     end_within_s = 0.0
@@ -236,14 +247,13 @@ def _make_in_processes(
                     waiting.append(pool.submit(make_in_worker, row, chunk))
             except OSError as error:  # the pool broke while it started a process
                 raise BrokenProcessPool from error
-            processes |= set(active_children()) - others
             if len(waiting) >= workers * _CHUNKS_IN_FLIGHT_PER_WORKER:
                 yield from waiting.popleft().result(within_s)
         while waiting:
             yield from waiting.popleft().result(within_s)
         end_within_s = _END_WITHIN_S
     except BrokenProcessPool:
-        if any(process.exitcode == spawning.NO_MAIN_GUARD for process in processes):
+        if any(spawning.exit_code(process) == spawning.NO_MAIN_GUARD for process in context.started):
             raise spawning.no_main_guard() from None
         raise QualityModelError(
             f"One of {workers} worker processes died; often the system ended it for want of memory.",
@@ -257,7 +267,7 @@ def _make_in_processes(
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(active_children()) - others:
+        for process in context.started:
             process.join(end_within_s)
             process.kill()
 

@@ -29,6 +29,7 @@ SMALL: Final = {
     "generate": {"profile": "seed", "samples_per_image": 2, "image_size": 32, "workers": 1},
     "train": {
         "architecture": "compact",
+        "start_from": "scratch",
         "samples": "stored",
         "epochs": 2,
         "batch_size": 8,
@@ -140,6 +141,7 @@ def job(request: pytest.FixtureRequest, jobs: Callable[[str], Job]) -> Job:
 def registered(project: Path, three_versions: Path) -> Path:
     """A project folder of its own whose registry holds the versions 1, 2 and 3, and no alias."""
     shutil.copyfile(three_versions / "mlflow.db", project / "mlflow.db")
+    (project / "mlartifacts").symlink_to(three_versions / "mlartifacts")
     return project
 
 

@@ -78,7 +78,7 @@ def test_score_and_trace_and_python_work_beside_the_params_of_another_project(
     assert command("score", "photos", "--workers", "1").exit_code == 0
     assert command("trace", "scores/photos").exit_code == 0
     model = MultiHeadQualityInference(device="cpu")
-    assert model.source.name == "pretrained"
+    assert model.source.name == "bundled"
     assert 0 <= model.predict(photo).overall <= 1
 
 
@@ -102,7 +102,7 @@ def test_no_project_does_without_the_params_and_the_champion_of_a_project(
     assert command("score", "photos", "--no-project", "--workers", "1").exit_code == 0
     assert command("trace", "scores/photos", "--no-project").exit_code == 0
     (elsewhere / "mlflow.db").unlink()
-    with pytest.raises(Exception, match="could not be read"):
+    with pytest.raises(Exception, match="could not be scored"):
         command("predict", picture)
 
 

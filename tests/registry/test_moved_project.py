@@ -92,6 +92,7 @@ def test_a_copy_reads_its_own_files_while_the_original_is_there(original: Path) 
 def test_a_copy_writes_nothing_into_the_original(original: Path, section: RegistryParams) -> None:
     before = files_of(original)
     copy = copy_of(original)
+    num_models = len(list((copy / "mlartifacts").rglob("model.safetensors")))
     registry = Registry(copy, section)
     champion = registry.champion()
     assert champion is not None
@@ -105,7 +106,7 @@ def test_a_copy_writes_nothing_into_the_original(original: Path, section: Regist
         run.log_model(copy / "models" / "1")
     registry.register(run.require_delivered())
     assert files_of(original) == before
-    assert len(list((copy / "mlartifacts").rglob("model.safetensors"))) == 4
+    assert len(list((copy / "mlartifacts").rglob("model.safetensors"))) == num_models + 1
 
 
 def test_the_original_still_reads_its_own_files_after_it_was_copied(original: Path) -> None:
@@ -163,7 +164,7 @@ def test_several_processes_may_open_a_moved_project_at_once(original: Path) -> N
 def test_a_moved_database_that_cannot_be_written_is_not_read_from_elsewhere(original: Path) -> None:
     copy = copy_of(original)
     for folder in copy.parents:
-        if folder.name.startswith("pytest-") or folder.parent.name.startswith("pytest-"):
+        if any(part.startswith("pytest-") for part in folder.parts):
             folder.chmod(0o755)
     (copy / "mlflow.db").chmod(0o444)
     for folder in (copy, copy / "state", copy / "state" / "locks"):

@@ -65,8 +65,9 @@ def two_versions(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path
 
 @pytest.fixture
 def project(project: Path, two_versions: Path) -> Path:
-    """A project folder of its own, whose database knows the two versions' files."""
+    """A project folder of its own with the two versions; their files are shared."""
     shutil.copyfile(two_versions / "mlflow.db", project / "mlflow.db")
+    (project / "mlartifacts").symlink_to(two_versions / "mlartifacts")
     shutil.copytree(two_versions / "state", project / "state")
     return project
 

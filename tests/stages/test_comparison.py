@@ -126,8 +126,8 @@ def test_versions_with_other_weights_are_not_called_the_same(compare) -> None:
 
 
 def test_a_version_is_compared_with_a_bundled_model(compare) -> None:
-    told = compare(against="pretrained-compact").summary()
-    assert (told["old"]["name"], told["num_scored"]) == ("pretrained-compact", 5)
+    told = compare(against="bundled-compact").summary()
+    assert (told["old"]["name"], told["num_scored"]) == ("bundled-compact", 5)
 
 
 def test_both_models_run_on_the_engine_that_is_asked_for_or_chosen_for_the_new_one(

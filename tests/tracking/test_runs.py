@@ -41,7 +41,7 @@ def test_two_runs_show_at_once_what_differed_in_data_and_parameters(start, clien
     one, other = client.get_run(first.run_id), client.get_run(second.run_id)
     differing = {key for key in one.data.params if one.data.params[key] != other.data.params[key]}
     assert differing == {"learning_rate"}
-    assert one.data.params["loss_weights.watermark"] == "1.5"
+    assert one.data.params["loss_weights.watermark"] == "1.3"
     for tag in ("params_sha256", "data_sha256", "data_name"):
         assert one.data.tags[tag] != other.data.tags[tag]
     assert one.data.tags["data_sha256"] == "5" * 64
@@ -165,7 +165,7 @@ def test_the_model_is_a_logged_model_with_signature_and_free_batch_size(start, c
     (output,) = client.get_run(run.run_id).outputs.model_outputs
     logged = client.get_logged_model(output.model_id)
     assert (str(logged.status), logged.tags["model_sha256"], output.step) == ("READY", sha256, 3)
-    assert logged.params["learning_rate"] == "0.001"
+    assert logged.params["learning_rate"] == "6e-05"
     written = Path(logged.artifact_location.removeprefix("file://"))
     text = (written / "MLmodel").read_text()
     assert '"shape": [-1, -1,' in text

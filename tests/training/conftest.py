@@ -68,5 +68,6 @@ def write(tmp_path: Path) -> Callable[..., TrainingSet]:
 def section(params: Params) -> TrainParams:
     """Three epochs of three steps on stored samples, as the original design has it; the rest as committed."""
     small = {"epochs": 3, "batch_size": 8, "device": "cpu", "precision": "float32"}
-    plain = {"samples": "stored", "warmup_epochs": 0.0, "weight_average": 0.0}
+    plain = {"samples": "stored", "warmup_epochs": 0.0, "weight_average": 0.0, "start_from": "scratch"}
+    plain |= {"learning_rate": 0.001, "dropout": 0.3}
     return params.train.model_copy(update=small | plain)
