@@ -109,7 +109,7 @@ lock: ## Resolve the lock files again (needs uv; UV_FLAGS=--upgrade for newer ve
 	  $(UV_FLAGS) --extra dev pyproject.toml -o build/resolved.lock
 	$(PYTHON) .ci/locks.py build/resolved.lock
 
-MADE := data/pictures data/training data/.[!.]* models/candidate reports samples scores dvc_plots build \
+MADE := data/pictures data/training data/.[!.]* models/candidate reports samples examples scores dvc_plots build \
   .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # No file that git knows. (`git clean` would take a whole folder that a repository around this one ignores.)

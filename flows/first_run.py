@@ -12,7 +12,7 @@ from quality_model.params import load_params
 from quality_model.paths import ProjectPaths
 from quality_model.scoring import ScoreSummary
 from quality_model.scoring.table import worst_first
-from tasks import samples
+from tasks import examples
 from tasks.ending import run_by_hand
 
 
@@ -21,7 +21,7 @@ def first_run(project: Path = Path()) -> tuple[Ending, ScoreSummary]:
     """Retrain, then score a folder of ordinary images, some of them with a visible fault."""
     paths = ProjectPaths(project)
     ending = retrain(project)
-    folder = samples.write_examples(paths.samples, load_params(paths.params).limits)
+    folder = examples.write(paths.examples, load_params(paths.params).limits)
     return ending, score(folder.absolute(), project=project)
 
 
@@ -29,10 +29,10 @@ CLOSING_WORDS = """
 {table}
 
 Retraining: {ending}
-Scoring: {num_scored} of {num_inputs} images in samples/ by {scorer}, worst first above. 0 is good, 1 is bad;
+Scoring: {num_scored} of {num_inputs} images in examples/ by {scorer}, worst first above. 0 is good, 1 is bad;
 for overall 1 is good. All of it took {minutes:.1f} minutes.
 
-  samples                       the images: photographs, some with a fault that their name tells
+  examples                      the images: photographs, some with a fault that their name tells
   {scores}    their scores (data/*.parquet) and report/summary.png
   reports/gate                  what the gate decided on the retrained model, and why
   reports/evaluation/pictures   how well that model does, as plots
@@ -50,7 +50,7 @@ def main() -> None:
     version = f" version {summary.model.version}" if summary.model.version else ""
     words = CLOSING_WORDS.format(
         table="\n".join(worst_first(summary.output)),
-        ending=ending.summary,
+        ending=" ".join(filter(None, (ending.summary, ending.next_step))),
         scorer=f"{summary.model.name}{version}",
         num_inputs=summary.inputs,
         num_scored=summary.scored,

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from prefect import flow
+from prefect.logging import get_run_logger
 
+from quality_model.gates import AFTER_A_REFUSAL
 from quality_model.params import load_params
 from quality_model.paths import ProjectPaths, UserPath
 from tasks import pipeline, release
@@ -14,10 +16,11 @@ from tasks.ending import run_by_hand
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a retraining ended; ``summary`` says it in one sentence."""
+    """How a retraining ended: one sentence, and what a person can do where the champion stays."""
 
     outcome: Literal["promoted", "refused", "unchanged"]
     summary: str
+    next_step: str = ""
 
 
 @flow(name="retrain")
@@ -44,20 +47,25 @@ def retrain(project: UserPath = Path(), compare_on: UserPath | None = None) -> E
     settled = release.find_settled(params.evaluate, params.gate, params.registry, paths)
     if settled is not None:
         release.record_no_op(params.registry, paths, settled)
-        return Ending("unchanged", f"Nothing to decide: {settled.reason}.")
+        return _said(Ending("unchanged", f"Nothing to decide: {settled.reason}."))
     promoted = False
     while not promoted:  # a champion that changed meanwhile is compared with, too
         verdict = release.judge(
             params.evaluate, params.gate, params.registry, params.train.loss_weights, paths
         )
         if not verdict.passed:
-            return Ending("refused", verdict.ending())
+            return _said(Ending("refused", verdict.ending(), AFTER_A_REFUSAL))
         version = release.register(params.registry, paths)
         if compare_on is not None:
             release.compare(params, paths, version, compare_on, return_state=True)
         promoted = release.promote(params.registry, paths, version)
     release.announce(params.registry, version)
-    return Ending("promoted", verdict.ending(version))
+    return _said(Ending("promoted", verdict.ending(version)))
+
+
+def _said(ending: Ending) -> Ending:
+    get_run_logger().info("%s %s", ending.summary, ending.next_step)
+    return ending
 
 
 if __name__ == "__main__":

@@ -105,6 +105,11 @@ class ProjectPaths:
         return self.reports / "comparison"
 
     @property
+    def examples(self) -> Path:
+        """Ordinary images to score, some with a visible fault."""
+        return self.root / "examples"
+
+    @property
     def samples(self) -> Path:
         """PNG files of some samples, to look at or to score."""
         return self.root / "samples"

@@ -28,7 +28,8 @@ class Evidence:
         candidate: The ``metrics`` of its `quality_model.evaluation.Evaluation`: ``split``,
             ``data_sha256``, under ``heads`` each head's ``mse``, ``r2`` and ``r2_beside_baselines``, and the
             ``baselines``, ``ladders``, ``cross_talk`` and ``clean_flags``, and of the test groups
-            ``num_counted_groups`` and ``excluded_groups``.
+            ``num_counted_groups`` and ``excluded_groups``, and ``silent_models``, those that do not say
+            what they have seen.
         champion: Its ``split``, ``data_sha256`` and ``heads``; None if there is none.
         paired: For each head how the candidate's MSE differs from the champion's on the same
             samples: ``difference``, the ends ``low`` and ``high`` of its interval over groups
@@ -61,12 +62,18 @@ def unseen_groups(evidence: Evidence) -> Iterator[Row]:
     excluded = entry(evidence.candidate, "excluded_groups")
     seen = [str(group) for group in excluded] if isinstance(excluded, list) else []
     more = f" and {len(seen) - _SHOWN_GROUPS} more" if len(seen) > _SHOWN_GROUPS else ""
-    note = (
-        f"; the models or the weights they began with have seen {len(seen)} in training: "
-        f"{', '.join(seen[:_SHOWN_GROUPS])}{more}"
-        if seen
-        else ""
-    )
+    silent = entry(evidence.candidate, "silent_models")
+    note = ""
+    if isinstance(silent, list) and silent:
+        note = (
+            f"; the {' and the '.join(map(str, silent))} does not say what it was trained on, and may have"
+            " seen all: `promote bundled` leads to a champion that says it"
+        )
+    elif seen:
+        note = (
+            f"; the models or the weights they began with have seen {len(seen)} in training: "
+            f"{', '.join(seen[:_SHOWN_GROUPS])}{more}"
+        )
 
     def judge(value: float, least: float) -> tuple[bool, str]:
         total = value + len(seen)

@@ -7,8 +7,8 @@ ALL_HEADS: Final = "all"
 """What stands for the head in a row about the evidence as a whole."""
 
 AFTER_A_REFUSAL: Final = (
-    "The champion stays in use. Next: train on more scenes of your own (source.dataset with more sub-folders,"
-    " one a scene) or longer (train.epochs), and run the retraining again; docs/gate.md explains each rule."
+    "Next: train on more scenes of your own (source.dataset: a folder with a sub-folder for each scene), or"
+    " longer (train.epochs), and run the retraining again; docs/gate.md explains each rule."
 )
 """What a person can do when the gate refused."""
 
@@ -73,7 +73,7 @@ class Verdict:
         refused = [row for row in self.rows if not row.passed]
         few = next((f" ({row.reason})" for row in refused if row.rule == "unseen_groups"), "")
         worse = [row.head for row in refused if row.rule == "non_inferiority" and "worse than" in row.reason]
-        if worse and not few:
+        if worse:
             return f"the new model is worse on {', '.join(worse)}"
         if few or {row.rule for row in refused} <= {"improvement", "non_inferiority"}:
             return f"too little evidence that the new model is better{few}"
@@ -97,7 +97,8 @@ class Verdict:
         rules = tuple("---:" if title in _NUMERIC else "---" for title in _TITLES)
         lines = [_TITLES, rules, *map(_cells, self.rows)]
         body = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-        return f"## Gate: {'passed' if self.passed else 'refused'}\n\n{self.summary()}\n\n{body}\n"
+        after = "" if self.passed else f"\n{AFTER_A_REFUSAL}\n"
+        return f"## Gate: {'passed' if self.passed else 'refused'}\n\n{self.summary()}\n\n{body}\n{after}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: ``passed``, ``summary`` and ``rows``."""

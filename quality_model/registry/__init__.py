@@ -14,7 +14,7 @@ from quality_model.registry.files import ResolvedModel
 from quality_model.registry.history import Action, AliasEvent
 from quality_model.registry.ledger import decision_line, read_decisions, record_decision
 from quality_model.registry.origin import run_origin
-from quality_model.registry.references import parse_reference
+from quality_model.registry.references import is_reference, parse_reference
 from quality_model.registry.store import ModelVersion, Registry
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Registry",
     "ResolvedModel",
     "decision_line",
+    "is_reference",
     "read_decisions",
     "record_decision",
     "resolve",

@@ -13,6 +13,11 @@ _REFERENCE: Final = re.compile(
 )
 
 
+def is_reference(text: str) -> bool:
+    """Whether a text has the form of a reference to a version."""
+    return _REFERENCE.fullmatch(text.strip()) is not None
+
+
 def parse_reference(reference: str) -> tuple[str | None, str | None, str | None]:
     """Split a reference into (name, alias, version); the name is None if left out, as is alias or version.
 

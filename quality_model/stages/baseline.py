@@ -6,7 +6,7 @@ from typing import Final
 
 from quality_model import pretrained, storage
 from quality_model.cards import CARD_NAME
-from quality_model.errors import ChampionChangedError, ModelNotFoundError
+from quality_model.errors import ChampionChangedError, ModelNotFoundError, RegistryError, StorageError
 from quality_model.params import RegistryParams
 from quality_model.paths import DESCRIPTION_NAME
 from quality_model.registry import ModelVersion, Registry
@@ -36,7 +36,16 @@ def ensure_baseline(registry: RegistryParams, *, root: Path, image_size_px: int)
         RegistryError: MLflow does not answer, or does not take it.
     """
     folder = pretrained.pretrained_folder()
-    if folder is None or storage.read_json(folder / DESCRIPTION_NAME)["image_size_px"] != image_size_px:
+    if folder is None:
+        return
+    bundled_px = storage.read_json(folder / DESCRIPTION_NAME)["image_size_px"]
+    if bundled_px != image_size_px:
+        log.warning(
+            "This project works at %d px, the bundled model at %d px: they cannot be compared, and the first"
+            " champion is judged by the thresholds alone.",
+            image_size_px,
+            bundled_px,
+        )
         return
     catalogue = Registry(root, registry)
     if catalogue.champion() is None:
@@ -67,9 +76,10 @@ def register_bundled(registry: RegistryParams, *, root: Path) -> ModelVersion:
         )
     catalogue = Registry(root, registry)
     sha256 = storage.sealed_sha256(folder)
-    for version in catalogue.versions():
-        if is_bundled(version):
-            return version
+    earlier = [version for version in catalogue.versions() if is_bundled(version)]
+    for version in earlier:
+        if _is_whole(catalogue, version):
+            return _described(catalogue, version, folder)
     facts = storage.read_json(folder / DESCRIPTION_NAME)["facts"]
     known = {"data_sha256", "params_sha256", "git_commit", "git_dirty"} & facts.keys()
     with start_run(
@@ -84,11 +94,27 @@ def register_bundled(registry: RegistryParams, *, root: Path) -> ModelVersion:
             "kind": pretrained.NAME,
         },
         system_metrics=False,
-        key=f"{pretrained.NAME}-{sha256[:_KEY_DIGITS]}",
+        key=f"{pretrained.NAME}-{sha256[:_KEY_DIGITS]}" + (f"-{len(earlier)}" if earlier else ""),
     ) as run:
         run.log_model(folder)
         run_id = run.require_delivered()
-    version = catalogue.register(run_id)
+    return _described(catalogue, catalogue.register(run_id), folder)
+
+
+def _is_whole(catalogue: Registry, version: ModelVersion) -> bool:
+    """Whether a version's files are there as they were registered; another one is made otherwise."""
+    try:
+        catalogue.resolve(version.version)
+    except (RegistryError, StorageError) as error:
+        log.warning("%s", error.problem)
+        return False
+    return True
+
+
+def _described(catalogue: Registry, version: ModelVersion, folder: Path) -> ModelVersion:
+    """The version with its card and the tag that says which kind of decision let it in."""
+    if version.tags.get("verdict") == "baseline":
+        return version
     card = folder / CARD_NAME
     if card.exists():
         catalogue.attach_card(version, card.read_text(encoding="utf-8"))

@@ -21,7 +21,7 @@ from quality_model.evaluation.baselines import measure_baselines
 from quality_model.evaluation.measures import DETAILS_NAME, measuring, score_split
 from quality_model.params import EvaluateParams, PerHead
 from quality_model.records import HEADS
-from quality_model.training_set.seen import seen_test_groups
+from quality_model.training_set.seen import seen_by, seen_test_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,6 +99,9 @@ def gather_evidence(
             excluded_groups=excluded,
         )
         measured, ours = evaluated.metrics, evaluated.predictions
+    sides = {"candidate": candidate, "champion": champion}
+    silent = [name for name, side in sides.items() if side and seen_by(side.facts, samples) is None]
+    measured = {**measured, "silent_models": silent}
     if champion is None:
         return Evidence(measured, None, None)
     if ours is None:

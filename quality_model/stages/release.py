@@ -21,6 +21,7 @@ from quality_model.registry import (
     Registry,
     ResolvedModel,
     decision_line,
+    is_reference,
     read_decisions,
     record_decision,
     run_origin,
@@ -66,7 +67,7 @@ def judge_candidate(
         CheckpointError: The candidate does not load.
         IncompleteError, CorruptError: The training set is not whole.
         RegistryError: The champion cannot be had; without it there is no comparison.
-        UsageError: The champion works at another picture size than this test set.
+        UsageError: The champion works at another image size than this test set, or is the candidate.
     """
     from quality_model.checkpoints import load_model
     from quality_model.device import choose_device
@@ -76,7 +77,7 @@ def judge_candidate(
     samples = TrainingSet.open(training_set)
     device = choose_device(section.device)
     version = None
-    if not Path(model).exists() and "/" not in str(model).removeprefix("models:/"):
+    if not Path(model).exists() and is_reference(str(model)):
         catalogue = Registry(root, registry)
         version = catalogue.find(str(model))
         model = catalogue.resolve(version.version).path
@@ -88,6 +89,11 @@ def judge_candidate(
     reigning = load_model(champion.path, device) if champion else None
 
     model_sha256 = storage.sealed_sha256(model)
+    if champion is not None and champion.sha256 == model_sha256:
+        raise UsageError(
+            f"{model} is the champion already, version {champion.version}.",
+            "Train another candidate: there is nothing to compare this one with.",
+        )
     evidence = gather_evidence(
         section,
         samples,
@@ -121,6 +127,7 @@ def judge_candidate(
         {
             **(run_origin(root, run_id) if run_id else {}),
             **facts,
+            "version": version.version if version else None,
             "run_id": run_id,
             "reasons": list(verdict.refusals),
             "evidence": evidence_of(told),

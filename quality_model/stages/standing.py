@@ -37,7 +37,8 @@ def find_settled(
     """The decision on this model, data, measuring and thresholds; None if there is one to make.
 
     A refusal counts only while the champion is the one that the candidate was compared with; a
-    promotion only while that version, with this model in it, is there.
+    promotion only while that version, with this model in it, is there. By other thresholds there is nothing
+    to decide about a candidate that is the champion: no model is better than itself.
 
     Args:
         section: Decides about the figures.
@@ -51,6 +52,8 @@ def find_settled(
         IncompleteError, CorruptError: The model or the training set is not whole.
         RegistryError: MLflow does not answer.
     """
+    catalogue = Registry(root, registry)
+    champion = catalogue.champion()
     facts = {
         "model_sha256": storage.sealed_sha256(model),
         "data_sha256": TrainingSet.open(training_set).data_sha256,
@@ -63,9 +66,11 @@ def find_settled(
         and all(decision.get(key) == value for key, value in facts.items())
     ]
     if not decided:
-        return None
+        if champion is None or champion.tags.get("model_sha256") != facts["model_sha256"]:
+            return None
+        about = {**facts, "version": champion.version, "run_id": champion.run_id}
+        return Settled(about, f"the candidate is the champion already, version {champion.version}")
     last = decided[-1]
-    catalogue = Registry(root, registry)
     since = f"data, parameters and model are those of {last['time']}"
     if last["outcome"] == "promoted":
         known = any(
@@ -73,7 +78,6 @@ def find_settled(
             for version in catalogue.versions()
         )
         return Settled(last, f"{since}, when version {last['version']} was promoted") if known else None
-    champion = catalogue.champion()
     same = (champion.version if champion else None) == last["compared_with"]
     return Settled(last, f"{since}, when the gate refused: {'; '.join(last['reasons'])}") if same else None
 

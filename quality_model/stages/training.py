@@ -9,14 +9,15 @@ from typing import Any, Final
 
 import torch
 
-from quality_model import storage
+from quality_model import pretrained, storage
 from quality_model.checkpoints import LoadedModel, load_model, save_model
 from quality_model.device import choose_device
+from quality_model.errors import ModelNotFoundError, RegistryError
 from quality_model.evaluation.clean_flags import calibrate_thresholds
 from quality_model.evaluation.predictions import predict_scores
 from quality_model.model_source import AUTO, find_model
 from quality_model.params import RegistryParams, TrainParams, values_sha256
-from quality_model.paths import HISTORY_NAME, RUN_NAME
+from quality_model.paths import HISTORY_NAME, RUN_NAME, ProjectPaths
 from quality_model.records import HEADS
 from quality_model.sources.expression import without_folders
 from quality_model.tracking import DataFacts, Run, code_tags, data_tags, resume_run, run_exists, start_run
@@ -37,6 +38,7 @@ SCRATCH: Final = "scratch"
 CHAMPION: Final = "champion"
 """What ``train.start_from`` calls the champion's weights, which are the bundled ones while there is none."""
 
+_LAST_CHAMPION: Final = "last-champion.json"
 _LOCK_NAME: Final = "step.lock"
 _BUSY_AFTER_S: Final = 10.0
 
@@ -73,8 +75,7 @@ def train_candidate(
     Raises:
         TrainingError, CheckpointError: See `quality_model.training.train`; or the weights to begin with do
             not load.
-        ModelNotFoundError, RegistryError: The weights to begin with are not there, or the registry does not
-            answer.
+        ModelNotFoundError: The weights to begin with are not there.
         IncompleteError, CorruptError: The training set is not whole.
         StorageError: The files could not be written, or another process trains with these checkpoints.
     """
@@ -179,16 +180,33 @@ def _flag_facts(section: TrainParams, trained: TrainedModel, samples: TrainingSe
 def _find_start(reference: str, registry: RegistryParams, root: Path) -> LoadedModel | None:
     """The weights that ``train.start_from`` names; None: random ones.
 
+    While the registry does not answer, the champion is the one that the last training here knew, or the
+    bundled model: a server that is down costs no training.
+
     Raises:
         ModelNotFoundError, CheckpointError: They are not there, or do not load.
-        RegistryError: The registry, which knows the champion, does not answer.
     """
     if reference == SCRATCH:
         return None
-    source = find_model(AUTO if reference == CHAMPION else reference, root, registry)
-    version = f" version {source.version}" if source.version else ""
-    log.info("Training starts from the weights of %s%s.", source.name, version)
-    return load_model(source.path, torch.device("cpu"))
+    if reference != CHAMPION:
+        return load_model(find_model(reference, root, registry).path, torch.device("cpu"))
+    known = ProjectPaths(root).state / _LAST_CHAMPION
+    try:
+        source = find_model(AUTO, root, registry)
+        storage.write_json(known, {"path": str(source.path.absolute()), "version": source.version})
+        path, version = source.path, source.version
+    except ModelNotFoundError:
+        raise
+    except RegistryError as error:
+        log.warning("%s The weights of the last known champion are taken.", error.problem)
+        noted = storage.read_json(known) if known.exists() else {}
+        path, version = Path(noted.get("path", "")), noted.get("version")
+        if not noted or not path.is_dir():
+            path, version = find_model(pretrained.NAME, root, registry).path, None
+    log.info(
+        "Training starts from %s.", f"version {version}, the champion" if version else "the bundled model"
+    )
+    return load_model(path, torch.device("cpu"))
 
 
 def _seen_facts(samples: TrainingSet, start: LoadedModel | None) -> dict[str, Any]:

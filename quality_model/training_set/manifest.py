@@ -22,6 +22,7 @@ SCHEMA: Final = pa.schema(
     [
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("picture_id", pa.string(), nullable=False),
+        pa.field("picture_sha256", pa.string(), nullable=False),
         pa.field("group", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("is_clean", pa.bool_(), nullable=False),
@@ -44,6 +45,7 @@ def manifest_row(sample: Sample, split: Split, profile: str) -> dict[str, Any]:
     row: dict[str, Any] = {
         "sample_id": sample.sample_id,
         "picture_id": sample.picture_id,
+        "picture_sha256": sample.picture_sha256,
         "group": sample.group,
         "split": split,
         "is_clean": not sample.applied,

@@ -45,11 +45,13 @@ class Sample:
     """What the manifest says of one sample; its pixels are on disk already.
 
     ``delivery`` and ``softness_px`` are those of `DegradedSample` and `Profile.keep`.
+    ``picture_sha256`` is of the clean image's encoded bytes.
     ``mean_brightness`` and ``brightness_std`` are of the grey picture (ITU-R BT.601), 0 to 1.
     """
 
     sample_id: str
     picture_id: str
+    picture_sha256: str
     group: str
     applied: tuple[AppliedDegradation, ...]
     labels: tuple[float, ...]
@@ -128,6 +130,7 @@ def _describe(sample_id: str, picture: CleanPicture, degraded: DegradedSample, s
     return Sample(
         sample_id=sample_id,
         picture_id=picture.picture_id,
+        picture_sha256=picture.sha256,
         group=picture.group,
         applied=degraded.applied,
         labels=degraded.labels,

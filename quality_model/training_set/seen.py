@@ -1,8 +1,9 @@
 """Which groups of images a model has seen, so that none of them counts as evidence about it.
 
-A group is known by a digest of its source's name and its own, which names no folder of a user.
-A model keeps the digests of the groups that it was trained on or whose validation chose its
-epoch, those of the weights it began with included (`checkpoints.LoadedModel.facts`).
+A model keeps digests of what it was trained on, and of what its epoch was chosen by, those of the weights
+it began with included (`checkpoints.LoadedModel.facts`). A digest names no folder of a user. There are two
+kinds. An image is known by its encoded bytes, wherever it is. A group of several images is known by its
+source's name and its own besides: other crops of a photograph have other bytes.
 """
 
 import hashlib
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from quality_model.sources.expression import JOINT
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from quality_model.training_set.store import TrainingSet
 
 SEEN_GROUPS: Final = "seen_groups"
-"""Key of a model's facts: sorted digests (see `group_digest`)."""
+"""Key of a model's facts: sorted digests."""
 
 _DIGITS: Final = 12
 
@@ -30,14 +33,13 @@ def group_digest(source: str, group: str) -> str:
 
 
 def seen_in_training(training_set: "TrainingSet") -> frozenset[str]:
-    """Digests of the groups of the train and validation splits."""
+    """Digests of the train and validation splits."""
     manifest = training_set.manifest
-    groups = manifest["group"][manifest["split"] != "test"].unique()
-    return frozenset(group_digest(training_set.source, group) for group in groups)
+    return frozenset().union(*_digests(training_set, manifest[manifest["split"] != "test"]).values())
 
 
 def seen_by(facts: Mapping[str, Any], training_set: "TrainingSet") -> frozenset[str] | None:
-    """Digests of the groups that a model has seen, by its facts; None if they do not say.
+    """Digests of what a model has seen, by its facts; None if they do not say.
 
     A model that keeps no digests, but was trained on this very training dataset from random
     weights, has seen its train and validation splits.
@@ -60,11 +62,26 @@ def seen_test_groups(models: Iterable[Mapping[str, Any]], training_set: "Trainin
         training_set: Holds the test split.
     """
     manifest = training_set.manifest
-    groups = sorted(manifest["group"][manifest["split"] == "test"].unique())
+    test = _digests(training_set, manifest[manifest["split"] == "test"])
     seen: set[str] = set()
     for facts in models:
         known = seen_by(facts, training_set)
         if known is None:
-            return tuple(groups)
+            return tuple(sorted(test))
         seen |= known
-    return tuple(group for group in groups if group_digest(training_set.source, group) in seen)
+    return tuple(sorted(group for group, digests in test.items() if not digests.isdisjoint(seen)))
+
+
+def _digests(training_set: "TrainingSet", rows: "pd.DataFrame") -> dict[str, set[str]]:
+    """The digests of each group among some rows of the manifest.
+
+    The name of a group of one image is that of its place in a folder or a shuffle, which another image
+    may have next time: its bytes say more. Older datasets do not have them.
+    """
+    by_image = "picture_sha256" in rows
+    found: dict[str, set[str]] = {}
+    for group, images in rows.groupby("group", sort=False):
+        own = {str(sha256)[:_DIGITS] for sha256 in images["picture_sha256"].unique()} if by_image else set()
+        alone = by_image and len(own) == 1 and bool((images["picture_id"] == group).all())
+        found[str(group)] = own if alone else {*own, group_digest(training_set.source, str(group))}
+    return found

@@ -13,7 +13,8 @@ def test_a_tilde_in_the_paths_of_a_flow_is_the_home_folder(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     scoring = score.validate_parameters({"inputs": "~/photos", "output": "~/scores", "project": "~"})
-    assert scoring == {"inputs": tmp_path / "photos", "output": tmp_path / "scores", "project": tmp_path}
+    paths = {"inputs": tmp_path / "photos", "output": tmp_path / "scores", "project": tmp_path}
+    assert paths.items() <= scoring.items()
     training = retrain.validate_parameters({"project": Path(), "compare_on": "~/photos"})
     assert training == {"project": Path(), "compare_on": tmp_path / "photos"}
     assert score.validate_parameters({"inputs": "a", "output": None, "project": "."})["output"] is None

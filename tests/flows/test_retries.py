@@ -17,14 +17,14 @@ from quality_model import errors
 from quality_model.errors import QualityModelError
 from quality_model.registry.connection import RequestRefusedError
 from quality_model.storage import explain
-from tasks import pipeline, release, samples, scoring
+from tasks import examples, pipeline, release, scoring
 from tasks.failures import can_heal
 from tests.flows.conftest import PROJECT, environment
 from tests.flows.test_service import free_port
 
 TASKS = [
     member
-    for module in (pipeline, release, samples, scoring)
+    for module in (examples, pipeline, release, scoring)
     for member in vars(module).values()
     if isinstance(member, Task)
 ]

@@ -5,7 +5,9 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -70,25 +72,12 @@ def test_the_gates_documentation_names_every_rule_and_threshold_and_its_strict_v
     }
 
 
-PASSING = {
-    "mse": {"color_cast": 0.04, "blurriness": 0.015, "watermark": 0.035, "noise": 0.003},
-    "r2": {"color_cast": 0.5, "blurriness": 0.85, "watermark": 0.45, "noise": 0.95},
-}
-
-
-def committed(params: Params, head: str = "", **change: float) -> Verdict:
-    """The verdict by the committed thresholds on a sound candidate of which one head's figure is another."""
-    candidate = evaluation()
-    for measure, by_head in PASSING.items():
-        for name, value in by_head.items():
-            candidate = changed(candidate, name, measure, value)
+def committed(params: Params, head: str, **change: float) -> Verdict:
+    """The verdict by the committed thresholds on the bundled model's evidence, with one figure changed."""
+    candidate = bundled_evidence()
     for measure, value in change.items():
         candidate = changed(candidate, head, measure, value)
     return decide(params.gate, candidate, evaluation(), paired(-0.0001, -0.0002, -0.00005))
-
-
-def test_the_committed_thresholds_let_a_model_pass_that_is_as_good_as_the_bundled_one(params: Params) -> None:
-    assert committed(params).passed
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -102,7 +91,7 @@ def test_the_committed_thresholds_refuse_a_head_that_is_worse_than_answering_the
 def test_the_committed_thresholds_refuse_a_head_that_is_worse_than_a_classical_measure(
     params: Params, head: str
 ) -> None:
-    assert (head, "baseline_skill") in refused(committed(params, head, r2=0.299))
+    assert (head, "baseline_skill") in refused(committed(params, head, r2=0.01))
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -111,3 +100,60 @@ def test_the_committed_limits_of_mse_are_below_that_of_answering_the_mean(params
     card = (PROJECT / "quality_model" / "pretrained" / "standard" / "MODEL_CARD.md").read_text()
     r2, mse = re.search(rf"\| `{head}` \| ([\d.]+) \[[^|]*\| ([\d.]+) \|", card).groups()
     assert getattr(params.gate.max_mse, head) < float(mse) / (1 - float(r2))
+
+
+def bundled_evidence(**changes: Any) -> dict[str, Any]:
+    """What the model card says of the bundled model, as the gate reads it."""
+    card = (PROJECT / "quality_model" / "pretrained" / "standard" / "MODEL_CARD.md").read_text()
+    evidence = evaluation(num_counted_groups=10, **changes)
+    for head in HEADS:
+        number, name = r"([\d.]+)", r"\((\w+)\)"
+        cells = re.search(
+            rf"\| `{head}` \| {number} \[[^|]*\| {number} \| {number} {name} \| {number} \| {number} \(", card
+        )
+        moved = re.search(rf"\| `{head}` \| ([\d.]+) \((\w+)\) \| ([\d.]+)% of (\d+) \| ([\d.]+) \|", card)
+        assert cells and moved
+        evidence["heads"][head] = {
+            "r2": float(cells[1]),
+            "mse": float(cells[2]),
+            "r2_beside_baselines": float(cells[5]),
+        }
+        evidence["baselines"][head] = {cells[4]: {"r2": float(cells[3])}}
+        evidence["ladders"][f"{head} easy"] = {"head": head, "spearman": float(cells[6])}
+        evidence["cross_talk"][moved[2]][head] = float(moved[1])
+        evidence["clean_flags"][head] = {
+            "flagged_share": float(moved[3]) / 100,
+            "num_pictures": int(moved[4]),
+            "threshold": float(moved[5]),
+        }
+    return evidence
+
+
+def test_the_bundled_model_itself_meets_the_committed_thresholds(params: Params) -> None:
+    verdict = decide(params.gate, bundled_evidence(), None)
+    assert verdict.passed, verdict.refusals
+
+
+def ending(pairs: dict[str, Any], promoted: str | None = None, **changes: Any) -> str:
+    verdict = decide(SECTION, evaluation(**changes), evaluation(), pairs)
+    return replace(verdict, compared_with="1").ending(promoted)
+
+
+def test_the_ending_says_in_one_sentence_what_came_of_it() -> None:
+    better = {**paired(0.0, -0.001, 0.001), "blurriness": paired(-0.05, -0.07, -0.03)["blurriness"]}
+    assert ending(better, "2") == "Version 2 is now champion: better on blurriness by 0.03 to 0.07."
+    alike = paired(0.0, -0.001, 0.001)
+    assert ending(alike) == "Version 1 stays champion: too little evidence that the new model is better."
+    worse = {**alike, "noise": paired(0.05, 0.02, 0.07)["noise"]}
+    assert ending(worse) == "Version 1 stays champion: the new model is worse on noise."
+    few = ending(paired(), num_counted_groups=1, excluded_groups=["coffee"])
+    assert few.startswith(
+        "Version 1 stays champion: too little evidence that the new model is better (1 of 2"
+    )
+    poor = ending(paired(), heads=changed(evaluation(), "noise", "mse", 0.5)["heads"])
+    assert poor == "Version 1 stays champion: the new model falls short (noise: mse 0.5 is above 0.05)."
+
+
+def test_a_refusal_says_what_to_do_next() -> None:
+    assert "Next: train on more scenes" in decide(SECTION, evaluation(mse=0.5), None).markdown()
+    assert "Next:" not in decide(SECTION, evaluation(), None).markdown()

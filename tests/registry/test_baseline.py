@@ -1,6 +1,7 @@
 """The bundled model as the first champion, and the way back to it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,31 @@ def test_promoting_the_bundled_model_always_leads_back_to_it(
     assert champion_of(project, section) == "4"
     assert promote("4") == "4"  # by its number, too
     assert [(d["outcome"], d["version"]) for d in read_decisions(project)] == [("promoted", "4")]
+
+
+def test_a_bundled_version_whose_files_are_gone_is_registered_anew_by_a_way_back(
+    project: Path, section: RegistryParams, bundled: Path, promote: Callable[[str], str]
+) -> None:
+    ensure_baseline(section, root=project, image_size_px=32)
+    shutil.rmtree(Registry(project, section).resolve("4").path)
+    assert promote("bundled") == "5"
+    assert champion_of(project, section) == "5"
+    model = MultiHeadQualityInference("champion", "cpu", root=project)
+    assert model.source.sha256 == storage.file_sha256(bundled / "model.safetensors")
+
+
+def test_a_bundled_version_that_was_registered_and_not_described_is_described_later(
+    project: Path, section: RegistryParams, bundled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Registry, "attach_card", killed)
+        ensure_baseline(section, root=project, image_size_px=32)
+    ensure_baseline(section, root=project, image_size_px=32)
+    assert Registry(project, section).find("champion").tags["verdict"] == "baseline"
+    assert len(Registry(project, section).versions()) == 4
 
 
 def test_a_rollback_without_an_earlier_champion_leads_back_to_the_bundled_model_and_ends_there(

@@ -12,6 +12,7 @@ import pytest
 from quality_model import storage
 from quality_model.checkpoints import LoadedModel
 from quality_model.evaluation.measures import measuring
+from quality_model.gates import decide
 from quality_model.images import Pixels
 from quality_model.params import EvaluateParams, Params, PerHead
 from quality_model.records import HEADS
@@ -117,6 +118,20 @@ def test_groups_that_the_champion_has_seen_count_in_no_figure(gather: Gather, sa
         assert evidence.paired[head]["difference"] == pytest.approx(expected, abs=1e-6)
         assert evidence.paired[head]["num_groups"] == 3
         assert evidence.candidate["heads"][head]["num_groups"] == 3
+
+
+def test_a_champion_that_does_not_say_what_it_has_seen_is_named_with_the_way_out(
+    gather: Gather, params: Params
+) -> None:
+    champion = LoadedModel(answering(0.0).model, SIZE_PX, "f" * 64, {})
+    evidence = gather(champion)
+    assert (evidence.candidate["silent_models"], evidence.candidate["num_counted_groups"]) == (
+        ["champion"],
+        0,
+    )
+    (row,) = (row for row in decide(params.gate, *evidence).rows if row.rule == "unseen_groups")
+    assert "the champion does not say what it was trained on" in row.reason
+    assert "promote bundled" in row.reason
 
 
 def test_where_the_champion_has_seen_every_test_group_none_counts_and_figures_are_for_looking_at(

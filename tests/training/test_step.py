@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quality_model import storage
+from quality_model import pretrained, storage
 from quality_model.errors import StorageError
 from quality_model.params import Params, flatten
+from quality_model.registry import Registry
 from quality_model.stages import training
 from quality_model.stages.training import train_candidate
-from quality_model.tracking import Run
+from quality_model.tracking import Run, start_run
 from quality_model.training import TrainedModel, clear_checkpoints
+from quality_model.training_set.seen import seen_in_training
 from quality_model.training_set.store import TrainingSet
 from tests.evaluation.conftest import write_training_set
 
@@ -116,3 +118,56 @@ def test_a_second_training_is_refused_until_the_first_has_cleared_its_checkpoint
         step()
     assert len(refused) == 1
     assert step(seed=8).resumed_from_epoch == 0
+
+
+def started_from(project: Path) -> str:
+    """What the model says of the weights it began with."""
+    facts = storage.read_json(project / "model" / "model.json")["facts"]
+    return str(facts["settings"]["train.start_from"])
+
+
+BUNDLED = storage.file_sha256(pretrained.FOLDERS["bundled"] / "model.safetensors")[:12]
+
+
+@pytest.mark.parametrize("named", ["champion", "bundled"])
+def test_without_a_champion_a_training_starts_from_the_bundled_weights(
+    step: Step, project: Path, named: str
+) -> None:
+    step(start_from=named)
+    assert started_from(project) == f"{named}@{BUNDLED}"
+    facts = storage.read_json(project / "model" / "model.json")["facts"]
+    bundled = storage.read_json(pretrained.FOLDERS["bundled"] / "model.json")["facts"]
+    assert set(bundled["seen_groups"]) < set(facts["seen_groups"])
+
+
+def test_a_training_from_random_weights_has_seen_its_own_groups_alone(
+    step: Step, project: Path, samples: TrainingSet
+) -> None:
+    step(start_from="scratch")
+    facts = storage.read_json(project / "model" / "model.json")["facts"]
+    assert facts["settings"]["train.start_from"] == "scratch"
+    assert facts["seen_groups"] == sorted(seen_in_training(samples))
+
+
+def test_a_registry_that_does_not_answer_costs_no_training_which_starts_from_the_last_known_champion(
+    step: Step, project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step(start_from="scratch")
+    with start_run(
+        project, params.registry, name="mine", params={}, params_sha256="0" * 64, system_metrics=False
+    ) as run:
+        run.log_model(project / "model")
+    registry = Registry(project, params.registry)
+    registry.promote(registry.register(run.require_delivered()).version, "better")
+    champion = storage.file_sha256(project / "model" / "model.safetensors")[:12]
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+    step(start_from="champion", seed=1)
+    assert started_from(project) == f"champion@{champion}"
+    with monkeypatch.context() as down:
+        down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        step(start_from="champion", seed=2)
+        assert started_from(project) == f"champion@{champion}"
+        (project / "state" / "last-champion.json").unlink()
+        step(start_from="champion", seed=3)
+        assert started_from(project) == f"champion@{BUNDLED}"

@@ -58,6 +58,47 @@ def test_an_older_model_of_this_very_dataset_has_seen_its_train_and_validation_s
     assert seen_by(began_elsewhere, samples) is None
 
 
+def with_images(samples: TrainingSet, **columns: list[str]) -> TrainingSet:
+    """The same with the columns that tell images apart: each group is an image of its own, by default."""
+    found = TrainingSet(samples.folder, samples.marker, samples.images, samples.labels)
+    manifest = samples.manifest.assign(picture_id=samples.manifest["group"], picture_sha256="sha of ")
+    manifest["picture_sha256"] += manifest["group"]
+    found.__dict__["manifest"] = manifest.assign(**columns)
+    return found
+
+
+def test_an_image_is_known_by_its_bytes_wherever_it_is_and_whatever_its_group_is_called(
+    samples: TrainingSet,
+) -> None:
+    facts = {SEEN_GROUPS: sorted(seen_in_training(with_images(samples)))}
+    moved = with_images(samples, picture_sha256=["sha of g00"] * 6 + ["other"] * 114)
+    manifest = moved.manifest
+    manifest.loc[manifest["group"] == "g03", "picture_sha256"] = (
+        "sha of g00"  # a train image, under another name
+    )
+    assert seen_test_groups([facts], moved) == ("g03",)
+
+
+def test_another_image_in_the_place_of_a_seen_one_was_not_seen(samples: TrainingSet) -> None:
+    """As where a collection without folders is shuffled by another seed: the place is no name."""
+    facts = {SEEN_GROUPS: sorted(seen_in_training(with_images(samples)))}
+    shuffled = with_images(samples)
+    manifest = shuffled.manifest
+    manifest["split"] = manifest["split"].map({"train": "test", "test": "train", "validation": "validation"})
+    manifest["picture_sha256"] = "new " + manifest["group"]
+    assert seen_test_groups([facts], shuffled) == ()
+
+
+def test_other_crops_of_a_group_that_was_seen_were_seen(samples: TrainingSet) -> None:
+    crops = [f"{group}/{row % 6}" for row, group in enumerate(samples.manifest["group"])]
+    before = with_images(samples, picture_id=crops, picture_sha256=[f"first {crop}" for crop in crops])
+    facts = {SEEN_GROUPS: sorted(seen_in_training(before))}
+    later = with_images(samples, picture_id=crops, picture_sha256=[f"second {crop}" for crop in crops])
+    manifest = later.manifest
+    manifest.loc[manifest["group"] == "g00", "split"] = "test"
+    assert seen_test_groups([facts], later) == ("g00",)
+
+
 def test_without_the_groups_that_are_excluded_the_others_count_and_all_if_none_is_left(
     samples: TrainingSet,
 ) -> None:

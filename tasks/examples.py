@@ -1,4 +1,4 @@
-"""Images to look at and to score as a Prefect task."""
+"""Example images to score as a Prefect task."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tasks.failures import can_heal
 
 
 @task(retries=1, retry_delay_seconds=10, retry_condition_fn=can_heal)
-def write_examples(output: Path, limits: LimitsParams) -> Path:
+def write(output: Path, limits: LimitsParams) -> Path:
     """Write ordinary images, some with a visible fault; returns their folder."""
     write_example_images(output, limits)
     return output
