@@ -120,7 +120,7 @@ MADE := data/pictures data/training data/.[!.]* models/candidate reports samples
   .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # No file that git knows. (`git clean` would take a whole folder that a repository around this one ignores.)
-clean: git-check ## Remove what a run makes again: data, models/candidate, reports, samples, scores/DATE, caches
+clean: git-check ## Remove what a run makes again: data, models/candidate (dvc repro has it in its cache), reports, samples, scores/TIME, caches
 	git ls-files --others -z -- $(MADE) | xargs -0 rm -f
 	find $(MADE) -type d -empty -delete 2>/dev/null || true
 	find . \( -name .venv -o -name .git -o -name state \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
