@@ -29,7 +29,7 @@ from typing import ClassVar, Final
 
 from quality_model.redaction import redacted
 
-_LONGEST: Final = 10_000
+_LONGEST: Final = 4_000
 """Characters of a message: a name or a value of an input may be longer than anyone reads."""
 
 
