@@ -20,6 +20,10 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export PREFECT_HOME ?= $(CURDIR)/state/prefect
 export DVC_SITE_CACHE_DIR ?= $(CURDIR)/state/dvc
 
+# Our servers are on loopback, where a proxy does not reach them.
+export no_proxy := 127.0.0.1,localhost,$(or $(no_proxy),$(NO_PROXY))
+export NO_PROXY := $(no_proxy)
+
 # Set where a hook of git calls us, and meant for its repository alone.
 unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
 
@@ -109,11 +113,14 @@ lock: ## Resolve the lock files again (needs uv; UV_FLAGS=--upgrade for newer ve
 	  $(UV_FLAGS) --extra dev pyproject.toml -o build/resolved.lock
 	$(PYTHON) .ci/locks.py build/resolved.lock
 
-MADE := data/pictures data/training data/.[!.]* models/candidate reports samples examples scores dvc_plots build \
+# Of scores/ what the flows named after a time: other results are somebody's own.
+DIGITS := [0-9][0-9]
+SCORES := scores/$(DIGITS)$(DIGITS)-$(DIGITS)-$(DIGITS)T$(DIGITS)$(DIGITS)$(DIGITS)Z
+MADE := data/pictures data/training data/.[!.]* models/candidate reports samples examples $(SCORES) dvc_plots build \
   .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # No file that git knows. (`git clean` would take a whole folder that a repository around this one ignores.)
-clean: git-check ## Remove what a run can make again: data, models, reports, samples, scores, caches
+clean: git-check ## Remove what a run makes again: data, models/candidate (dvc repro has it in its cache), reports, samples, scores/TIME, caches
 	git ls-files --others -z -- $(MADE) | xargs -0 rm -f
 	find $(MADE) -type d -empty -delete 2>/dev/null || true
 	find . \( -name .venv -o -name .git -o -name state \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

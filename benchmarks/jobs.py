@@ -104,14 +104,18 @@ def train_ours(task: Task) -> Outcome:
     """The time is the epoch's own: validation and checkpoint are left out on both sides."""
     import torch
 
+    from quality_model import pretrained
     from quality_model.checkpoints import load_model
+    from quality_model.stages.training import CHAMPION, SCRATCH
     from quality_model.training import train
     from quality_model.training.samples import sizes_of_batches
     from quality_model.training_set.store import TrainingSet
 
     section = task.params.train
     named = section.start_from
-    start = None if named == "scratch" else load_model(Path(named), torch.device("cpu"))
+    # A benchmark depends on no registry: it begins from a file of weights, else from random ones.
+    is_file = named not in (SCRATCH, CHAMPION) and pretrained.bundled_name(named) is None
+    start = load_model(Path(named), torch.device("cpu")) if is_file else None
     trained = train(section, TrainingSet.open(task.training_set), task.output, start=start)
     report = trained.history[0]
     count = sum(sizes_of_batches(trained.num_train, section.batch_size))

@@ -1,4 +1,4 @@
-"""Batch scoring with the model that the parameters name: by default the champion, else the shipped one."""
+"""Batch scoring with the model that the parameters name: by default the champion."""
 
 from datetime import UTC, datetime
 from pathlib import Path

@@ -25,9 +25,12 @@
 Each says what was wrong, the value, and the remedy.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from quality_model.redaction import redacted
+
+_LONGEST: Final = 4_000
+"""Characters of a message: a name or a value of an input may be longer than anyone reads."""
 
 
 class QualityModelError(Exception):
@@ -41,11 +44,19 @@ class QualityModelError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        self.problem, self.remedy = redacted(problem), redacted(remedy)
+        self.problem, self.remedy = _shortened(redacted(problem)), _shortened(redacted(remedy))
         super().__init__(self.problem, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.problem}\n  {self.remedy}" if self.remedy else self.problem
+
+
+def _shortened(text: str) -> str:
+    """The text, or its beginning and end."""
+    if len(text) <= _LONGEST:
+        return text
+    kept = _LONGEST // 2 - 50
+    return f"{text[:kept]} [... {len(text) - 2 * kept} characters ...] {text[-kept:]}"
 
 
 class UsageError(QualityModelError):

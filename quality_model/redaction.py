@@ -45,17 +45,17 @@ _SHORTEST: Final = 4
 """Characters: a shorter secret is replaced only within its address, or it would be found in any text."""
 
 _NAMES: Final = r"token|passw(?:or)?d|pwd|secret|api_?key|access_?key|auth_string|signature|credential"
-_WORD: Final = r"[^\s'\"<>]"
-_PATTERNS: Final = (
-    # user:password@ of an address; three slashes begin a path, and hf:// has a revision behind its @.
-    (re.compile(rf"(?<!hf:)(?<!/)//(?!/){_WORD}*@"), "//"),
-    # The same without a scheme; models:/name@alias is no address.
-    (re.compile(rf"(?<![^\s'\"<>(=])[^\s'\"<>/@:=(]+:(?!/){_WORD}+@"), ""),
-    (re.compile(rf"([\w.%-]*(?:{_NAMES})[\w.%-]*=){_WORD}+", re.IGNORECASE), rf"\1{HIDDEN}"),
-    (
-        re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:bearer |basic )?)[^\s'\"]+", re.IGNORECASE),
-        rf"\1{HIDDEN}",
-    ),
+_SECRET: Final = re.compile(_NAMES, re.IGNORECASE)
+
+# Each takes a time linear in the text: none looks for its end from more than one of its beginnings.
+_WORD: Final = re.compile(r"[^\s'\"<>]+")
+_KEY: Final = re.compile(r"(?<![\w.%-])[\w.%-]++=(?=.)", re.DOTALL)
+# user:password@ of an address; three slashes begin a path, and hf:// has a revision behind its @.
+_SCHEME: Final = re.compile(r"(?<!hf:)(?<!/)//(?!/)")
+# The same without a scheme; models:/name@alias is no address.
+_USER: Final = re.compile(r"(?<![^(=])[^/@:=(]++:[^/]")
+_AUTHORIZATION: Final = re.compile(
+    r"(authorization['\"]?\s*[:=]\s*['\"]?(?:bearer |basic )?)[^\s'\"]+", re.IGNORECASE
 )
 
 
@@ -63,9 +63,7 @@ def redacted(text: str) -> str:
     """The text without credentials; what has none stays as it is."""
     for known, shown in _known(*map(os.environ.get, (*_SECRETS, *_ADDRESSES))):
         text = text.replace(known, shown)
-    for pattern, shown in _PATTERNS:
-        text = pattern.sub(shown, text)
-    return text
+    return _without_credentials(text)
 
 
 def guard_logs() -> None:
@@ -97,6 +95,25 @@ def show_bug(kind: type[BaseException], error: BaseException, trace: TracebackTy
     sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
 
 
+def _without_credentials(text: str) -> str:
+    """The text without what looks like a credential."""
+    return _AUTHORIZATION.sub(rf"\1{HIDDEN}", _WORD.sub(lambda word: _shown(word[0]), text))
+
+
+def _shown(word: str) -> str:
+    if (at := word.rfind("@")) >= 0 and (scheme := _SCHEME.search(word, 0, at)):
+        word = word[: scheme.end()] + word[at + 1 :]
+    if (at := word.rfind("@")) >= 0 and (user := _USER.search(word, 0, at)):
+        word = word[: user.start()] + word[at + 1 :]
+    key = _secret_key(word)
+    return word[: key.end()] + HIDDEN if key else word
+
+
+def _secret_key(text: str) -> re.Match[str] | None:
+    """The first ``key=`` that names a secret and has a value."""
+    return next((key for key in _KEY.finditer(text) if _SECRET.search(key[0])), None)
+
+
 @functools.cache
 def _known(*values: str | None) -> tuple[tuple[str, str], ...]:
     """What the environment makes known, and what is shown instead; the longest first."""
@@ -106,11 +123,10 @@ def _known(*values: str | None) -> tuple[tuple[str, str], ...]:
         user = _user_info(address)
         if user:
             secrets |= {user, user.partition(":")[2]}
-        for value in re.findall(rf"(?:{_NAMES})[\w.%-]*=(.+)", address, re.IGNORECASE | re.DOTALL):
+        if key := _secret_key(address):
+            value = address[key.end() :]
             secrets |= {value, value.partition("&")[0]}
-        shown = address.replace(f"{user}@", "", 1) if user else address
-        for pattern, instead in _PATTERNS:
-            shown = pattern.sub(instead, shown)
+        shown = _without_credentials(address.replace(f"{user}@", "", 1) if user else address)
         for form in _forms(address):
             found[form] = shown
     for secret in secrets:

@@ -1,6 +1,5 @@
 """How a flow that was started by hand begins and ends."""
 
-import logging
 import os
 import signal
 import subprocess
@@ -9,14 +8,13 @@ from collections.abc import Callable
 
 from quality_model import surroundings
 from quality_model.errors import FlowServerError, QualityModelError, StorageError
+from tasks import failures  # noqa: F401 - logs an error for users without a traceback
 
 
 def run_by_hand(flow: Callable[[], object]) -> None:
     """Run a flow and leave with the exit code of what ended it; an error for users is one message."""
     surroundings.prepare()
     leave_in_order_on_sigterm()
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_without_a_users_traceback)
     try:
         surroundings.require_current_folder()
         require_server()
@@ -78,9 +76,3 @@ def leave_in_order_on_sigterm() -> None:
     Without it the signal's own way of ending a process skips that, and the server lives on.
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-
-
-def _without_a_users_traceback(record: logging.LogRecord) -> bool:
-    if record.exc_info and isinstance(record.exc_info[1], QualityModelError | subprocess.CalledProcessError):
-        record.exc_info, record.exc_text = None, None
-    return True

@@ -4,12 +4,15 @@
 ``python -m tasks.local_server ours 4200``: this project's Prefect server answers there.
 """
 
+import base64
 import json
 import os
 import socket
 import sys
-import urllib.request
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
 
 def is_free(port: str) -> str | None:
@@ -29,10 +32,20 @@ def is_ours(port: str, home: Path) -> str | None:
     Another project's would take over this project's deployments, for they have the same names.
     """
     address = f"http://127.0.0.1:{port}/api"
+    request = Request(f"{address}/admin/settings")
+    if password := os.environ.get("PREFECT_API_AUTH_STRING"):
+        request.add_header("Authorization", f"Basic {base64.b64encode(password.encode()).decode()}")
     try:
-        with urllib.request.urlopen(f"{address}/admin/settings", timeout=30) as answer:
+        with build_opener(ProxyHandler({})).open(request, timeout=30) as answer:  # no proxy reaches loopback
             found = Path(json.load(answer)["home"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except HTTPError as error:
+        if error.code in (401, 403):
+            return (
+                f"The Prefect server at {address} refuses access (HTTP {error.code}). "
+                "If it is this project's, set PREFECT_API_AUTH_STRING to its PREFECT_SERVER_API_AUTH_STRING."
+            )
+        return f"What answers at {address} (HTTP {error.code}) is no Prefect server of this project."
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
         return f"No Prefect server answers at {address}."
     if found.resolve() != home.resolve():
         return f"The Prefect server at {address} belongs to another project: its state is in {found}."

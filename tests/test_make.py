@@ -207,14 +207,22 @@ MADE = (
         "data/.unfinished-1/x",
         "models/candidate/model.json",
     ),
-    *("reports/evaluation/metrics.json", "reports/gate/verdict.json", "samples/1.png", "scores/a/job.json"),
+    *("reports/evaluation/metrics.json", "reports/gate/verdict.json", "samples/1.png"),
+    *("scores/2026-11-27T123324Z/job.json", "scores/2026-11-27T123324Z/data/part-00000.parquet"),
     *("dvc_plots/index.html", ".pytest_cache/x", "quality_model/__pycache__/x.pyc"),
 )
 KEPT = (
     *("mlflow.db", "mlartifacts/1/artifacts/model", "state/ledger.jsonl", "state/records/1/verdict.json"),
     *("state/tracking/run-1/calls.jsonl", ".dvc/cache/files/md5/aa/bb", ".venv/bin/python"),
 )
-OWN = ("data/mine/1.jpg", "models/other/model.json", "notes.txt")
+OWN = (
+    *("data/mine/1.jpg", "models/other/model.json", "notes.txt", "scores/mine/job.json"),
+    *(
+        "scores/mine/data/part-00000.parquet",
+        "scores/2026/job.json",
+        "scores/2026-11-27T123324Z-mine/job.json",
+    ),
+)
 
 
 COMMITTED = (".gitignore", ".dvc/.gitignore", ".dvc/config", "params.yaml", "quality_model/__init__.py")
@@ -223,7 +231,7 @@ COMMITTED = (".gitignore", ".dvc/.gitignore", ".dvc/config", "params.yaml", "qua
 @pytest.fixture
 def used(tmp_path: Path) -> Path:
     """A used project in a repository that ignores all data, with files that were added by hand."""
-    (repository := as_repository(tmp_path) / ".gitignore").write_text("data/\nmodels/\n")
+    (repository := as_repository(tmp_path) / ".gitignore").write_text("data/\nmodels/\nscores/\n")
     project = repository.parent / "project"
     for name in COMMITTED:
         (project / name).parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,9 @@
 import io
 import json
 import logging
+import pickle
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,6 +114,39 @@ def test_what_looks_like_a_credential_is_hidden_though_nobody_named_it(text: str
 )
 def test_what_is_no_credential_stays_as_it_is(text: str) -> None:
     assert redacted(text) == text
+
+
+@pytest.mark.parametrize(
+    ("repeated", "end"),
+    [
+        ("x", "token"),
+        ("token", "password"),
+        ("token=", "&password"),
+        ("//a", "?token"),
+        ("(a:b", "&token"),
+        ("//a@", "?token"),
+        ("a:", "?token"),
+        ("a=", "&token"),
+        (" ", "password"),
+        ("authorization ", "password"),
+    ],
+)
+def test_long_texts_are_redacted_in_a_time_that_grows_with_their_length(repeated: str, end: str) -> None:
+    program = (
+        "from quality_model.redaction import redacted\n"
+        f"for end in ('', {f'{end}=canary'!r}, '//me:canary@host'):\n"
+        f"    text = {repeated!r} * (200_000 // {len(repeated)}) + end\n"
+        "    assert 'canary' not in redacted(text)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_message_shows_the_beginning_and_the_end_of_a_value_that_is_too_long_to_read() -> None:
+    error = UsageError(f"There is no column {'x' * 100_000}.", "Choose another one.")
+    assert len(str(error)) < 4_100
+    assert error.problem.startswith("There is no column xxx") and error.problem.endswith("xxx.")
+    assert " characters ...]" in error.problem
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_a_short_password_hides_no_other_text() -> None:

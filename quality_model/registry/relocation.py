@@ -5,8 +5,10 @@ folder: a moved project finds its models, and a copy neither reads nor writes th
 """
 
 import logging
+import os
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -31,7 +33,9 @@ _WAIT_S: Final = 60.0
 def relocate(database: Path, artifacts: Path) -> None:
     """Let the records of a database name the files in ``artifacts`` where they name another project's.
 
-    Stored files of another project that has no database of its own stay that project's: it uses this one.
+    Another project may use this database through MLFLOW_TRACKING_URI. While that project has files, a
+    record is renamed only if its file is here, or if that project's own database has the record too: then
+    this database is a copy.
 
     Args:
         database: SQLite file with MLflow's tables, in the project folder.
@@ -42,12 +46,14 @@ def relocate(database: Path, artifacts: Path) -> None:
     """
     with closing(sqlite3.connect(database, timeout=_WAIT_S)) as connection:
         for old in _other_artifacts(connection, artifacts):
+            copied = _locations(old.parent / database.name)
+            connection.create_function("is_ours", 1, partial(_is_ours, old, artifacts, copied))
             with connection:  # one transaction
                 connection.execute("BEGIN IMMEDIATE")
                 _rename(connection, *_FUTURE, old.parent, artifacts.parent)
-                if _belongs_here(connection, old, artifacts, database.name):
-                    for table, column in _STORED:
-                        _rename(connection, table, column, old.parent, artifacts.parent)
+                for table, column in _STORED:
+                    where = f"is_ours({column})"
+                    _rename(connection, table, column, old.parent, artifacts.parent, where)
             log.warning(
                 "%s is from %s; its records now name %s.", database.name, old.parent, artifacts.parent
             )
@@ -65,23 +71,34 @@ def _local(location: str) -> Path | None:
     return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
-def _belongs_here(connection: sqlite3.Connection, old: Path, artifacts: Path, database_name: str) -> bool:
-    """Whether the files below ``old`` are, or should be, in ``artifacts``."""
-    if (old.parent / database_name).exists() or not old.exists():
+def _locations(database: Path) -> set[str]:
+    """What another project's database names as stored files; nothing where there is none to read."""
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            return {
+                str(location)
+                for table, column in _STORED
+                for (location,) in connection.execute(f"SELECT {column} FROM {table}")
+            }
+    except sqlite3.Error:
+        return set()
+
+
+def _is_ours(old: Path, artifacts: Path, copied: set[str], location: str) -> bool:
+    """Whether a stored location in the project of ``old`` has to name this project."""
+    if location in copied or not os.path.exists(old):  # noqa: PTH110 - False where it may not be read
         return True
-    prefix = f"{old.as_uri()}/"
-    for table, column in _STORED:
-        for (location,) in connection.execute(f"SELECT {column} FROM {table}"):
-            path = _local(location) if location and location.startswith(prefix) else None
-            if path is not None and (artifacts / path.relative_to(old)).exists():
-                return True
-    return False
+    path = _local(location) or Path(location)
+    return (artifacts.parent / path.relative_to(old.parent)).exists()
 
 
-def _rename(connection: sqlite3.Connection, table: str, column: str, old: Path, new: Path) -> None:
+def _rename(
+    connection: sqlite3.Connection, table: str, column: str, old: Path, new: Path, where: str = "1"
+) -> None:
     """Exchange the beginning of the locations in a column, be they URIs or paths."""
     for before, after in ((old.as_uri(), new.as_uri()), (str(old), str(new))):
         connection.execute(
-            f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+            f"WHERE substr({column}, 1, ?) = ? AND {where}",
             (after, len(before) + 1, len(before) + 1, f"{before}/"),
         )

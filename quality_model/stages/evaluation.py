@@ -17,7 +17,7 @@ from quality_model.evaluation.plots import (
     save_figure,
     worst_errors,
 )
-from quality_model.params import EvaluateParams, PerHead, RegistryParams
+from quality_model.params import EvaluateParams, PerHead, RegistryParams, values_sha256
 from quality_model.paths import HISTORY_NAME, RUN_NAME
 from quality_model.records import HEADS
 from quality_model.tracking import DataFacts, data_tags, log_baselines, resume_run, run_exists
@@ -160,7 +160,7 @@ def _track_baselines(
             "version": BASELINE_VERSION,
             "max_samples": section.baseline_samples,
             "seed": section.seed,
-            "excluded_groups": len(evaluation.metrics["excluded_groups"]),
+            "excluded_groups": values_sha256(sorted(evaluation.metrics["excluded_groups"]))[:12],
         },
         tags=data_tags(root, folder),
     )

@@ -75,6 +75,23 @@ def test_both_sides_train_on_the_same_batches_and_mean_the_same_by_loss(
     assert ours.facts["train_loss"] == pytest.approx(obvious.facts["train_loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize("start_from", ["champion", "bundled", "scratch"])
+def test_a_benchmark_of_training_needs_no_registry_whatever_params_yaml_starts_from(
+    tmp_path: Path, photo: Pixels, start_from: str
+) -> None:
+    values = {"start_from": start_from, "samples": "stored", "epochs": 1, "device": "cpu"}
+    task = Task(
+        params_file=PROJECT / "params.yaml",
+        pictures=tmp_path,
+        table=tmp_path,
+        training_set=write_training_set(tmp_path / "set", photo).folder,
+        model=tmp_path,
+        output=tmp_path / "output",
+        overrides={f"train.{name}": value for name, value in values.items()},
+    )
+    assert train_ours(task).num_images > 0
+
+
 def test_the_table_shows_medians_their_ratio_and_their_spread() -> None:
     def runs(*seconds: float) -> list[Repetition]:
         return [Repetition(100, one, {"train_loss": one / 100}, 50.0) for one in seconds]

@@ -6,19 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 
 from quality_model import storage
-from quality_model.checkpoints import load_model
+from quality_model.checkpoints import load_model, save_model
 from quality_model.device import choose_device
 from quality_model.evaluation import predict_scores
 from quality_model.evaluation.clean_flags import flagged_shares
+from quality_model.model import MultiHeadQualityAssessmentModel
 from quality_model.params import Params, flatten, values_sha256
 from quality_model.records import HEADS
 from quality_model.registry import run_origin
 from quality_model.stages.evaluation import evaluate_candidate, summary_table
 from quality_model.stages.evidence import known_evaluation
 from quality_model.stages.training import train_candidate
+from quality_model.training_set.seen import SEEN_GROUPS, group_digest
 from quality_model.training_set.store import TrainingSet
 
 
@@ -105,3 +108,31 @@ def test_a_trained_model_carries_thresholds_and_its_evaluation_counts_flags_with
     for path in drawn.values():
         with Image.open(path) as image:
             assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_baselines_on_different_groups_are_different_runs_though_as_many_are_excluded(
+    tiny: Params, training_set: TrainingSet, project: Path
+) -> None:
+    for seen in ("g03", "g07"):
+        model = MultiHeadQualityAssessmentModel().eval()
+        size_px = training_set.images.shape[1]
+        save_model(
+            project / seen, model, image_size_px=size_px, facts={SEEN_GROUPS: [group_digest("", seen)]}
+        )
+        evaluation = evaluate_candidate(
+            tiny.evaluate,
+            tiny.registry,
+            root=project,
+            training_set=training_set.folder,
+            model=project / seen,
+            history=None,
+            output=project / f"evaluation-{seen}",
+            loss_weights=tiny.train.loss_weights,
+        )
+        assert evaluation.metrics["excluded_groups"] == [seen]
+    client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
+    experiment = client.get_experiment_by_name(tiny.registry.experiment)
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'baseline'")
+    num_baselines = sum(map(len, evaluation.metrics["baselines"].values()))
+    assert len(runs) == 2 * num_baselines
+    assert len({run.data.params["baseline.excluded_groups"] for run in runs}) == 2

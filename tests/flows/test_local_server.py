@@ -1,16 +1,22 @@
 """`make prefect-ui` at a port of one's own, and `make service` only with the project's own server."""
 
+import base64
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tasks.local_server import is_ours
 from tests.flows.conftest import PROJECT, environment
 from tests.flows.test_service import free_port
 
@@ -94,7 +100,52 @@ def test_without_a_server_the_service_says_in_one_line_how_to_start_it(tmp_path:
 
 
 def test_the_service_takes_the_server_of_its_own_project(served: tuple[Path, int]) -> None:
-    from tasks.local_server import is_ours
-
     folder, port = served
     assert is_ours(str(port), folder / "state" / "prefect") is None
+
+
+@contextmanager
+def guarded(home: Path, password: str) -> Iterator[str]:
+    """The port of a server that answers 401 to whoever does not send this user and password."""
+
+    class Guard(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            sent = self.headers.get("Authorization", "").removeprefix("Basic ")
+            self.send_response(200 if base64.b64decode(sent).decode() == password else 401)
+            self.end_headers()
+            self.wfile.write(json.dumps({"home": str(home)}).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Guard) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield str(server.server_port)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_service_sends_the_password_of_prefects_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with guarded(tmp_path, "trainer:pässword") as port:
+        monkeypatch.setenv("PREFECT_API_AUTH_STRING", "trainer:pässword")
+        assert is_ours(port, tmp_path) is None
+        for other in ("", "trainer:wrong"):
+            monkeypatch.setenv("PREFECT_API_AUTH_STRING", other)
+            assert "refuses access (HTTP 401)" in str(is_ours(port, tmp_path))
+            assert "set PREFECT_API_AUTH_STRING" in str(is_ours(port, tmp_path))
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_a_server_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with guarded(tmp_path, "") as port:
+        assert is_ours(port, tmp_path) is None

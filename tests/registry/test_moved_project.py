@@ -133,11 +133,18 @@ def test_a_copied_database_without_its_files_says_where_they_are_missing(origina
         resolve("champion", root=bare)
 
 
+@pytest.mark.parametrize("has_its_own", [False, True], ids=["no other database", "a database of its own"])
 def test_files_of_a_project_that_uses_this_ones_database_stay_its_own(
-    original: Path, section: RegistryParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    original: Path,
+    section: RegistryParams,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has_its_own: bool,
 ) -> None:
     guest = tmp_path / "guest"
     guest.mkdir()
+    if has_its_own:
+        connect(guest)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{original}/mlflow.db")
     theirs = section.model_copy(update={"experiment": "guest"})
     with start_run(
@@ -149,6 +156,13 @@ def test_files_of_a_project_that_uses_this_ones_database_stay_its_own(
     resolve("champion", root=original)
     found = MlflowClient(tracking_uri=f"sqlite:///{original}/mlflow.db").get_run(run_id)
     assert found.info.artifact_uri.startswith(guest.as_uri())
+    assert [str(guest)] == [
+        location.partition("/mlartifacts/models/")[0].removeprefix("file://")
+        for location in locations(original)
+        if location.startswith(guest.as_uri()) and "/models/" in location
+    ]
+    Registry(original, theirs).register(run_id)
+    assert len([at for at in locations(original) if at.startswith(guest.as_uri())]) == 3
 
 
 def test_several_processes_may_open_a_moved_project_at_once(original: Path) -> None:
