@@ -15,17 +15,14 @@ from typing import Any, Final
 
 from quality_model import folders, storage
 from quality_model.errors import CorruptError, IncompleteError, StorageError, UsageError
-from quality_model.folders import ListedFile
+from quality_model.folders import JOB_NAME, PLAN_NAME, ListedFile
 from quality_model.params import EngineName, LimitsParams, ScoreParams
 from quality_model.records import SCALE_VERSION, SCHEMA_VERSION
 from quality_model.scoring import collection, parquet_tables, tar_shards
 from quality_model.scoring.collection import Fingerprint, Survey
 from quality_model.scoring.identity import ModelIdentity
 
-PLAN_NAME: Final = "plan.json"
 TABLE_NAME: Final = "plan.parquet"
-JOB_NAME: Final = "job.json"
-"""The completion marker of a result. In the earlier layout it was the plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +87,7 @@ def open_job(output: Path) -> Job | None:
         UsageError: ``output`` holds a result of an earlier release.
         CorruptError: plan.json or the plan is not what was written.
     """
-    if not is_result(output):
+    if not folders.is_result(output):
         return None
     if has_earlier_layout(output):
         raise UsageError(
@@ -108,24 +105,10 @@ def open_job(output: Path) -> Job | None:
     return job
 
 
-def is_result(folder: Path) -> bool:
-    """Whether a folder is a scoring result, finished or interrupted, of any layout."""
-    return bool(_facts_of(folder / PLAN_NAME) or _facts_of(folder / JOB_NAME))
-
-
 def has_earlier_layout(folder: Path) -> bool:
     """Whether a folder is a result of the layout with shard-*.parquet, whose plan was job.json."""
-    job = _facts_of(folder / JOB_NAME)
+    job = folders.result_facts(folder / JOB_NAME)
     return bool(job) and "schema_version" not in job and not (folder / PLAN_NAME).exists()
-
-
-def _facts_of(path: Path) -> dict[str, Any]:
-    """The content of a plan or a completion marker of ours; nothing if it is none."""
-    try:
-        facts = storage.read_json(path) if path.is_file() else None
-    except StorageError:
-        return {}
-    return facts if isinstance(facts, dict) and "plan_sha256" in facts else {}
 
 
 def planned_engine(output: Path) -> EngineName | None:
@@ -186,7 +169,12 @@ def make_plan(
     with storage.staged(output / TABLE_NAME) as temporary:
         num_inputs = _write_plan(temporary, planned, int(parameters["shard_size"]))
         if not num_inputs:
-            raise UsageError(f"{inputs} holds nothing to score: its files hold no picture.", "Name another.")
+            counts = ", ".join(f"{count} x {name or 'no suffix'}" for name, count in sorted(skipped.items()))
+            raise UsageError(
+                f"{inputs} holds nothing to score: its files hold no image"
+                + (f" (skipped: {counts})." if counts else ", and no rows."),
+                "Name a folder or file with images.",
+            )
         when_listed()
     job = Job(
         kind=found.kind,

@@ -78,7 +78,10 @@ def encoded_bytes(source: Source, limits: LimitsParams) -> bytes:
     """
     if isinstance(source, PictureError):
         raise source
-    return images.read_bytes(source, limits) if isinstance(source, Path) else source
+    if isinstance(source, Path):
+        return images.read_bytes(source, limits)
+    images.check_bytes(source, limits)
+    return source
 
 
 def picture_error(error: Exception) -> PictureError:
