@@ -61,8 +61,8 @@ class Survey:
             return {}
         chosen = self.columns.values()
         return {
-            "image_columns": sorted({columns.image for columns in chosen}),
-            "key_columns": sorted({columns.key or "" for columns in chosen}),
+            "image_columns": sorted({column for columns in chosen for column in columns.images}),
+            "key_columns": sorted({columns.key or "" for columns in chosen if columns.images}),
         }
 
 
@@ -107,7 +107,7 @@ def survey(
     Raises:
         UsageError: No such path, an earlier result, nothing to score in it, several kinds and
             none was named, or no such column.
-        CorruptError: A Parquet file cannot be read.
+        CorruptError: Parquet files are all there is, and not one can be read.
     """
     inputs = folders.input_path(inputs)
     if not inputs.exists():

@@ -368,6 +368,7 @@ def _complete(
 _REMEDIES: Final = {
     "missing": "Are the paths right, and relative to the file that lists them? Addresses (https://, s3://)"
     " are not read: download the images first.",
+    "base64_text": "Decode the text and store the bytes in a binary column.",
     "not_a_picture": "Are these images, in a format that limits.formats names?",
     "no_permission": "Let this user read the files.",
     "too_many_bytes": "Raise limits.max_bytes and use --overwrite.",

@@ -30,8 +30,8 @@ class PlannedInput:
     """One input.
 
     ``key`` is its path or key, unique in the job. ``file`` is the Parquet file or tar
-    shard that holds it (None for a picture file), ``at`` the row or the offset there, ``column``
-    the column of images there.
+    shard that holds it (None for a picture file), ``at`` the row or the offset there, ``columns``
+    the columns of images there.
     ``reason`` and ``detail`` say why it cannot be read, where the listing knows.
     """
 
@@ -41,7 +41,7 @@ class PlannedInput:
     num_bytes: int = 0
     reason: str | None = None
     detail: str | None = None
-    column: str | None = None
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,8 @@ def read_shard(output: Path, shard: int) -> list[PlannedInput]:
 
     with pq.ParquetFile(output / TABLE_NAME) as file:
         table = file.read_row_group(shard)
-    return [PlannedInput(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+    *columns, images = (column.to_pylist() for column in table.columns)
+    return [PlannedInput(*row, tuple(names)) for *row, names in zip(*columns, images, strict=True)]
 
 
 _START_AGAIN = "Choose another output folder, or replace this result with --overwrite."
@@ -231,13 +232,17 @@ def _plan(
         elif found.kind == "images":
             yield PlannedInput(name)
         elif found.kind == "parquet":
-            tables.append((name, path, found.columns[name]))
+            columns = found.columns[name]
+            if columns.problem is not None:
+                yield PlannedInput(name, reason="unreadable_rows", detail=columns.problem)
+            else:
+                tables.append((name, path, columns))
         else:
             for member in tar_shards.list_members(path, limits, skipped):
                 key = f"{name}#{member.name}" if member.name else name
                 yield PlannedInput(key, name, member.offset, member.num_bytes, member.reason, member.detail)
-    for key, name, row, column in parquet_tables.list_keys(tables):
-        yield PlannedInput(key, name, row, column=column)
+    for key, name, row, image_columns in parquet_tables.list_keys(tables):
+        yield PlannedInput(key, name, row, columns=image_columns)
 
 
 def _write_plan(path: Path, planned: Iterator[PlannedInput], shard_size: int) -> int:
@@ -252,7 +257,7 @@ def _write_plan(path: Path, planned: Iterator[PlannedInput], shard_size: int) ->
             "num_bytes": pa.int64(),
             "reason": pa.string(),
             "detail": pa.string(),
-            "column": pa.string(),
+            "columns": pa.list_(pa.string()),
         }
     )
     hashes = array("q")

@@ -167,7 +167,7 @@ def _source(
         return base / file_name(planned.key)
     file = base / file_name(planned.file)
     if kind == "parquet":
-        return rows.read(file, planned.file, planned.at, planned.column or "")
+        return rows.read(file, planned.file, planned.at, planned.columns)
     try:
         return members.read(file, planned.at, planned.num_bytes)
     except PictureError as error:
