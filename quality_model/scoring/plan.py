@@ -206,8 +206,7 @@ def read_shard(output: Path, shard: int) -> list[PlannedInput]:
 
     with pq.ParquetFile(output / TABLE_NAME) as file:
         table = file.read_row_group(shard)
-    *columns, images = (column.to_pylist() for column in table.columns)
-    return [PlannedInput(*row, tuple(names)) for *row, names in zip(*columns, images, strict=True)]
+    return [PlannedInput(**{**row, "columns": tuple(row["columns"])}) for row in table.to_pylist()]
 
 
 _START_AGAIN = "Choose another output folder, or replace this result with --overwrite."
