@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from quality_model import storage
 from quality_model.errors import PictureError, UsageError
@@ -23,8 +23,9 @@ SYSTEM_FILES: Final = "hidden and system files"
 EARLIER_RESULTS: Final = "earlier results"
 """How a walk counts what `is_output` says."""
 
-PLAN_NAMES: Final = ("plan.json", "job.json")
-"""Files of a scoring result, finished or interrupted; the second alone in those of older releases."""
+PLAN_NAME: Final = "plan.json"
+JOB_NAME: Final = "job.json"
+"""The plan and the completion marker of a scoring result. In the earlier layout job.json was the plan."""
 
 _MAX_JSON_BYTES: Final = 64 << 20
 _SYSTEM_NAMES: Final = frozenset(
@@ -34,7 +35,8 @@ _SYSTEM_NAMES: Final = frozenset(
     }
 )  # fmt: skip
 _ESCAPED = re.compile(rb"\\(\\|x[0-9a-f]{2})")
-_URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_BASE64 = re.compile(r"data:image/[\w.+-]+[;,]|/9j/[\w+/]{12}|iVBORw0KGgo|R0lGOD[dl]h|UklGR[\w+/]{3}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,12 @@ def walk(
             stack.pop()
             prefixes.pop()
             continue
-        name, is_folder = prefixes[-1] + entry[0], entry[1]
+        name = prefixes[-1] + entry.name
         path = folder / name
-        if not is_folder:
+        if entry.is_link and result_of(path) is not None:
+            skipped[EARLIER_RESULTS] += 1
+            continue
+        if not entry.is_folder:
             yield _stat(path, name)
             continue
         identity = _identity(path)
@@ -103,7 +108,7 @@ def walk(
                 name, -1, -1, PictureError(reason, f"the folder cannot be listed: {error.strerror}")
             )
             continue
-        if is_output(path, {entry[0] for entry in entries}):
+        if is_output(path, {entry.name for entry in entries}):
             skipped[EARLIER_RESULTS] += 1
             continue
         skipped += Counter({SYSTEM_FILES: num_system})
@@ -121,9 +126,20 @@ def is_output(folder: Path, names: set[str]) -> bool:
 
     That is a scoring result, finished or interrupted, or what a completion marker verifies.
     """
-    if not names.isdisjoint(PLAN_NAMES) and _is_scoring_result(folder):
+    if not names.isdisjoint((PLAN_NAME, JOB_NAME)) and is_result(folder):
         return True
     return storage.MARKER_NAME in names and storage.is_marker(_json(folder / storage.MARKER_NAME))
+
+
+def is_result(folder: Path) -> bool:
+    """Whether a folder is a scoring result, finished or interrupted, of any layout."""
+    return any(result_facts(folder / name) for name in (PLAN_NAME, JOB_NAME))
+
+
+def result_facts(path: Path) -> dict[str, Any]:
+    """The content of the plan or the completion marker of a scoring result; nothing if it is neither."""
+    facts = _json(path)
+    return facts if isinstance(facts, dict) and "plan_sha256" in facts else {}
 
 
 def result_of(path: Path) -> Path | None:
@@ -132,7 +148,7 @@ def result_of(path: Path) -> Path | None:
     marker = _json(place / storage.MARKER_NAME)
     if storage.is_marker(marker) and marker.get("kind") == "comparison":
         return place
-    return next((folder for folder in (place, *place.parents) if _is_scoring_result(folder)), None)
+    return next((folder for folder in (place, *place.parents) if is_result(folder)), None)
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -143,8 +159,10 @@ def inside(folder: Path, name: str) -> Path:
     ``..``, that leads outside.
 
     Raises:
-        PictureError: ``url``, ``outside_folder``, or ``unreadable`` for what is no path.
+        PictureError: ``url``, ``base64_text``, ``outside_folder``, or ``unreadable`` for what is no path.
     """
+    if is_base64_image(name):
+        raise PictureError("base64_text", "the image is base64 text; store the bytes themselves")
     if _URL.match(name):
         raise PictureError("url", "the image is named by a URL; URLs are not fetched")
     try:
@@ -156,12 +174,19 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def is_base64_image(text: str) -> bool:
+    """Whether a text is an encoded image (JPEG, PNG, GIF, WebP) as base64, or a data URL of one."""
+    return _BASE64.match(text) is not None
+
+
 def input_path(text: str | Path) -> Path:
     """The path that an argument for a file or folder means.
 
     Raises:
-        UsageError: It is a URL.
+        UsageError: It is a URL, or empty.
     """
+    if not str(text):
+        raise UsageError("The path is empty.", "Name a file or a folder; the current one is a dot.")
     path = user_path(text)
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", str(text), re.DOTALL)
     if found is None or path.exists():
@@ -188,6 +213,11 @@ def printable(name: str) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
+def suffix(name: str) -> str:
+    """The suffix of a file name, with its dot, in lower case."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path for each of millions of names is slow
+
+
 def file_name(printed: str) -> str:
     """Undo `printable`."""
     if printed.isascii() and "\\" not in printed:
@@ -202,11 +232,6 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
 
 
-def _is_scoring_result(folder: Path) -> bool:
-    found = (_json(folder / name) for name in PLAN_NAMES)
-    return any(isinstance(facts, dict) and "plan_sha256" in facts for facts in found)
-
-
 def _json(path: Path) -> Any:
     """What a file of JSON holds; None for whatever is not one, however large or strange it is."""
     try:
@@ -217,8 +242,14 @@ def _json(path: Path) -> Any:
         return None
 
 
-def _entries(folder: Path) -> tuple[list[tuple[str, bool]], int]:
-    """Names in a folder with whether each is a folder, and how many others are system files."""
+class _Entry(NamedTuple):
+    name: str
+    is_folder: bool
+    is_link: bool
+
+
+def _entries(folder: Path) -> tuple[list[_Entry], int]:
+    """What is in a folder, in the order of the names' bytes, and how many others are system files."""
     listed = []
     num_system = 0
     with os.scandir(folder) as entries:
@@ -226,8 +257,8 @@ def _entries(folder: Path) -> tuple[list[tuple[str, bool]], int]:
             if is_system(entry.name):
                 num_system += 1
             else:
-                listed.append((entry.name, _is_folder(entry)))
-    listed.sort(key=lambda entry: os.fsencode(entry[0]))
+                listed.append(_Entry(entry.name, _is_folder(entry), entry.is_symlink()))
+    listed.sort(key=lambda entry: os.fsencode(entry.name))
     return listed, num_system
 
 

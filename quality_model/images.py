@@ -80,7 +80,7 @@ def read_bytes(path: Path, limits: LimitsParams) -> bytes:
 def check_bytes(data: bytes, limits: LimitsParams) -> None:
     """Refuse encoded bytes that are none (``empty``) or too many (``too_many_bytes``)."""
     if not data:
-        raise PictureError("empty", "the file has no bytes")
+        raise PictureError("empty", "it has no bytes")
     if len(data) > limits.max_bytes:
         raise PictureError("too_many_bytes", f"more than {limits.max_bytes} bytes")
 

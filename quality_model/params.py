@@ -293,6 +293,8 @@ _OWN_NAMES: Final = frozenset(Params.model_fields).union(
     *(section.annotation.model_fields for section in Params.model_fields.values() if section.annotation)
 )
 _YAML_KEY: Final = re.compile(r"""\b([A-Za-z_]\w*)["']?\s*:""")
+_YAML_PROBLEMS: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What ruamel.yaml raises on values that do not fit their tag (``!!bool maybe``), beside its own errors."""
 _MAX_BYTES: Final = 2**20
 
 
@@ -324,7 +326,7 @@ def parse_yaml(text: str) -> Any:
 
     try:
         return YAML(typ="safe").load(text)
-    except (YAMLError, RecursionError, ValueError, OverflowError) as error:
+    except (*_YAML_PROBLEMS, YAMLError) as error:
         raise ParameterError(f"it is not YAML: {error}.") from None
 
 
@@ -340,7 +342,7 @@ def is_own_file(path: Path) -> bool:
         return False
     except OSError:
         return True
-    return 2 * len(_OWN_NAMES & set(_YAML_KEY.findall(text))) >= len(_OWN_NAMES)
+    return 2 * len(_OWN_NAMES & _keys_in(text)) >= len(_OWN_NAMES)
 
 
 def is_project(root: Path) -> bool:
@@ -363,8 +365,10 @@ def load_params(path: Path, overrides: dict[str, Any] | None = None) -> Params:
     except UnicodeDecodeError as error:
         raise ParameterError(f"{path} is not YAML: {error}.", "Save it as UTF-8.") from None
     if not is_own_file(path):
+        present = _keys_in(text)
+        missing = [name for name in (*Params.model_fields, *sorted(_OWN_NAMES)) if name not in present]
         raise ParameterError(
-            f"{path} is not a parameter file of this tool: it lacks keys such as limits.max_pixels.",
+            f"{path} is not a parameter file of this tool: it lacks keys such as {', '.join(missing[:3])}.",
             "Run the command in the project folder, or name its file with --params.",
         )
     try:
@@ -374,6 +378,10 @@ def load_params(path: Path, overrides: dict[str, Any] | None = None) -> Params:
     for dotted, value in (overrides or {}).items():
         _override(tree, dotted, value)
     return parse_params(tree, str(path))
+
+
+def _keys_in(text: str) -> set[str]:
+    return set(_YAML_KEY.findall(text))
 
 
 def scoring_params(overrides: dict[str, Any]) -> ScoringParams:

@@ -42,7 +42,7 @@ class ProjectPaths:
 
     def place(self, path: Path) -> Path:
         """What a path means that a flow was given: a relative one is below the project folder."""
-        return self.root / path.expanduser()
+        return self.root / user_path(path)
 
     @property
     def params(self) -> Path:

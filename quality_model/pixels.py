@@ -193,7 +193,8 @@ def _assumed_range(samples: _Samples) -> _Range:
     if samples.dtype.kind == "f" and low >= -_OVERSHOOT and _NEARLY_BLACK <= high <= 1 + _OVERSHOOT:
         return _Range(0.0, 1.0)
     if samples.is_whole and low >= 0:
-        for white in (65535,) if samples.dtype == np.uint16 else (255, 65535):
+        is_uint16 = (samples.dtype.kind, samples.dtype.itemsize) == ("u", 2)  # of either byte order
+        for white in (65535,) if is_uint16 else (255, 65535):
             if white * _NEARLY_BLACK <= high <= white:
                 return _Range(0.0, float(white))
     raise PictureError("unknown_range", f"{samples}, and nothing says which value is white: {_REMEDY}")

@@ -44,6 +44,12 @@ FLAG_COLUMNS: Final[dict[Head, str]] = {
 }
 """The columns of scores that say whether a head's score is above the model's threshold."""
 
+IMAGE_COLUMNS: Final = (
+    "image", "img", "photo", "picture", "jpg", "jpeg", "png", "webp", "image_bytes", "img_bytes", "content",
+    "file", "bytes", "data", "images",
+)  # fmt: skip
+"""Names of columns that hold encoded images, most likely first."""
+
 SCHEMA_VERSION: Final = 1
 """Version of the columns of scores and of the layout of a scoring result (docs/results-format.md)."""
 

@@ -78,13 +78,35 @@ def test_every_problem_is_named_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "- a list", "train: [", "a: &a [*a]", "\x00", "!!python/object:os.system x"]
+    "text",
+    [
+        "",
+        "- a list",
+        "train: [",
+        "a: &a [*a]",
+        "\x00",
+        "!!python/object:os.system x",
+        "limits: {}\nscore: {}",
+    ],
 )
 def test_what_is_not_a_file_of_sections_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(ParameterError, match=r"params\.yaml"):
         load_params(path)
+
+
+def test_a_file_of_another_tool_is_refused_with_sections_that_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("limits: {max_pixels: 1}\nscore: {}\n")
+    with pytest.raises(ParameterError, match="it lacks keys such as source, generate, validation"):
+        load_params(path)
+
+
+@pytest.mark.parametrize("text", ["!!bool maybe", "!!int ''", "!!float x", "!!timestamp x", "!!binary ü"])
+def test_a_value_that_does_not_fit_its_tag_is_refused(text: str) -> None:
+    with pytest.raises(ParameterError, match="it is not YAML"):
+        parse_yaml(text)
 
 
 @pytest.mark.parametrize("key", ["train.epochs.foo", "source.split.x"])

@@ -1,7 +1,6 @@
 """What is in a collection: which of its files are inputs, and of which kind."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -62,8 +61,8 @@ class Survey:
             return {}
         chosen = self.columns.values()
         return {
-            "image_columns": sorted({columns.image for columns in chosen}),
-            "key_columns": sorted({columns.key or "" for columns in chosen}),
+            "image_columns": sorted({column for columns in chosen for column in columns.images}),
+            "key_columns": sorted({columns.key or "" for columns in chosen if columns.images}),
         }
 
 
@@ -108,7 +107,7 @@ def survey(
     Raises:
         UsageError: No such path, an earlier result, nothing to score in it, several kinds and
             none was named, or no such column.
-        CorruptError: A Parquet file cannot be read.
+        CorruptError: Parquet files are all there is, and not one can be read.
     """
     inputs = folders.input_path(inputs)
     if not inputs.exists():
@@ -149,7 +148,7 @@ def survey(
 def kind_of(name: str) -> Kind | None:
     """Tell by the name what a file is; None: not an input."""
     lowered = name.lower()
-    if _suffix(lowered) in SUFFIXES:
+    if folders.suffix(name) in SUFFIXES:
         return "images"
     if lowered.endswith(".parquet"):
         return "parquet"
@@ -174,9 +173,9 @@ class _Listing:
                 fingerprint.add(file)
             self.parquet.append(file)
         elif kind is None:
-            self.skipped[_suffix(file.name)] += 1
+            self.skipped[_shown_suffix(file.name)] += 1
         else:
-            self.suffixes[kind][_suffix(file.name)] += 1
+            self.suffixes[kind][_shown_suffix(file.name)] += 1
             self.first.setdefault(kind, printable(file.name))
             if kind == "parquet":
                 self.parquet.append(file)
@@ -269,5 +268,7 @@ def _is_suffix(name: str) -> bool:
     return not name or name.startswith(".")
 
 
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path for each of millions of names is slow
+def _shown_suffix(name: str) -> str:
+    """The suffix as text that can be written anywhere, on one line."""
+    suffix = printable(folders.suffix(name))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in suffix)

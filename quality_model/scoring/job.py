@@ -22,7 +22,7 @@ from quality_model.errors import (
     StorageError,
     UsageError,
 )
-from quality_model.folders import printable
+from quality_model.folders import JOB_NAME, printable
 from quality_model.params import LimitsParams, ScoreParams
 from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION
 from quality_model.scoring import collection, output_folder, parts, plan
@@ -121,22 +121,23 @@ def _begin(
     overwrite: bool,
 ) -> plan.Job:
     """Resume the job of ``output`` if it is this one; plan a new one if it has none."""
-    job = None
+    job, num_parts = None, None
     try:
         job = plan.open_job(output)
         if job is not None:
+            num_parts = job.num_shards
             plan.require_same(job, found, model, parameters)
     except (UsageError, CorruptError):
         if not overwrite:
             raise
         job = None
     else:
-        if job is None and (others := output_folder.foreign(output, known=(plan.TABLE_NAME,))):
+        if job is None and (others := output_folder.foreign(output)):
             raise UsageError(
                 f"{output} is not empty and holds no scoring job: {', '.join(others[:3])}.",
                 "Choose another output folder.",
             )
-    if others := output_folder.foreign(output / parts.DATA_FOLDER, known=("part-*.parquet",)):
+    if others := output_folder.foreign_parts(output, num_parts):
         raise UsageError(
             f"{output / parts.DATA_FOLDER} is for score rows alone and holds {', '.join(others[:3])}.",
             "Move that away, or choose another output folder.",
@@ -167,7 +168,7 @@ def _carry_on(
     num_read = num_retried + sum(job.rows_of(number) for number, rows in todo.items() if rows is None)
     started = time.monotonic()
     if todo:
-        storage.unseal(output, plan.JOB_NAME)
+        storage.unseal(output, JOB_NAME)
         _score_parts(output, job, todo, num_read, section, limits, base, scorer)
     elapsed_s = time.monotonic() - started if todo else 0.0
     tally = _account(output, job)
@@ -301,7 +302,7 @@ def _account(output: Path, job: plan.Job) -> Tally:
 
 def _is_complete(output: Path, job: plan.Job) -> bool:
     try:
-        marker = storage.require_sealed(output, marker_name=plan.JOB_NAME)
+        marker = storage.require_sealed(output, marker_name=JOB_NAME)
     except StorageError:
         return False
     return bool(marker.get("plan_sha256") == job.plan_sha256)
@@ -359,7 +360,7 @@ def _complete(
         [*(marker["file"] for marker in markers), SUMMARY_NAME, FIGURE_NAME],
         rows=tally.inputs,
         hashed={marker["file"]: marker["sha256"] for marker in markers},
-        marker_name=plan.JOB_NAME,
+        marker_name=JOB_NAME,
         **facts,
     )
 
@@ -367,6 +368,7 @@ def _complete(
 _REMEDIES: Final = {
     "missing": "Are the paths right, and relative to the file that lists them? Addresses (https://, s3://)"
     " are not read: download the images first.",
+    "base64_text": "Decode the text and store the bytes in a binary column.",
     "not_a_picture": "Are these images, in a format that limits.formats names?",
     "no_permission": "Let this user read the files.",
     "too_many_bytes": "Raise limits.max_bytes and use --overwrite.",

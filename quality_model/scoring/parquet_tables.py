@@ -15,18 +15,13 @@ import numpy.typing as npt
 
 from quality_model import folders
 from quality_model.errors import CorruptError, PictureError, UsageError
-
-IMAGE_COLUMNS: Final = (
-    "image", "img", "photo", "picture", "jpg", "jpeg", "png", "webp", "image_bytes", "img_bytes", "content",
-    "file", "bytes", "data", "images",
-)  # fmt: skip
-"""Names of columns that hold encoded images, most likely first; case does not count."""
+from quality_model.records import IMAGE_COLUMNS
 
 PATH_COLUMNS: Final = (
     "image", "img", "photo", "picture", "file", "bytes", "data", "path", "images", "image_path", "file_path",
     "filepath", "file_name", "filename", "url", "image_url",
 )  # fmt: skip
-"""Names of columns that name images, used where no file holds the images themselves."""
+"""Names of columns that name images, used where no file holds the images themselves; case does not count."""
 
 KEY_COLUMNS: Final = ("id", "key", "path", "picture_id", "image_id", "sample_id", "__key__")
 
@@ -48,10 +43,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Where a file keeps its images and keys; dots lead into records, and no key column is None."""
+    """Where a file keeps its images and keys; dots lead into records, and no key column is None.
 
-    image: str
-    key: str | None
+    A row's image is in the first of the columns ``images`` that is not null there. ``problem`` says
+    why the file cannot be read; then it has no columns.
+    """
+
+    images: tuple[str, ...] = ()
+    key: str | None = None
+    problem: str | None = None
 
 
 def open_parquet(path: Path, name: str) -> Any:
@@ -95,45 +95,45 @@ def choose_columns(
         files: By printable name.
         image_column: The column of images, with dots into records; by default it is found.
         key_column: The column of keys.
-        alone: Nothing else can be scored: then names of images count, and having none is an error,
-            as is a file that cannot be read.
+        alone: Nothing else can be scored: then names of images count, having none is an error, and a
+            file that cannot be read is an input with a problem.
         skipped: Counts the files that are not in the answer.
 
     Raises:
         UsageError: No column holds images, or there is no such column; names those that exist.
-        CorruptError: A file cannot be read.
+        CorruptError: Not one file can be read.
     """
+    problems: dict[str, str] = {}
     schemas: dict[str, dict[str, Any]] = {}
     shared: dict[Any, dict[str, Any]] = {}  # files of a collection have few different schemas
-    images: dict[str, str] = {}
+    images: dict[str, tuple[str, ...]] = {}
     for name, path in files.items():
         try:
             opened = open_parquet(path, name)
         except CorruptError as error:
-            if alone:
+            if alone and len(files) == len(problems) + 1:
                 raise
-            _log.warning("Skipped: %s", error.problem)
-            skipped[UNREADABLE] += 1
+            problems[name] = error.problem
             continue
         with opened as file:
             schema = file.schema_arrow.remove_metadata()
             schemas[name] = shared.setdefault(schema, dict(zip(schema.names, schema.types, strict=True)))
-            if image_column is None and (found := _column_of_bytes(file, schemas[name], name)):
-                if found.lower() not in IMAGE_COLUMNS and found not in images.values():
-                    _log.info("Images are in the column %r of %s, by the first bytes there.", found, name)
+            if image_column is None and (found := _columns_of_bytes(file, schemas[name], name)):
+                if found[0].lower() not in IMAGE_COLUMNS and found not in images.values():
+                    _log.info("Images are in the column %r of %s, by the first bytes there.", found[0], name)
                 images[name] = found
     if image_column is not None:
-        images = {name: image_column for name, types in schemas.items() if _type_of(types, image_column)}
+        images = {name: (image_column,) for name, types in schemas.items() if _type_of(types, image_column)}
     elif images:
-        known = list(dict.fromkeys(images.values()))
+        known = list(dict.fromkeys(column for found in images.values() for column in found))
         for name, types in schemas.items():
             same = [column for column in known if column in types and _holds(types[column])]
             if name not in images and same:
-                images[name] = same[0]
+                images[name] = (same[0],)
     elif alone:
         for name, types in schemas.items():
-            if found := _column_of_names(types):
-                images[name] = found
+            if column := _column_of_names(types):
+                images[name] = (column,)
     if alone and not images:
         name, types = next(iter(schemas.items()))
         missing = "has no column of images" if image_column is None else f"has no column {image_column!r}"
@@ -141,24 +141,37 @@ def choose_columns(
             f"{name} {missing}; its columns are {', '.join(types) or '(none)'}.",
             "Name the column with --image-column: bytes, a record of bytes and path, or paths.",
         )
-    for name, column in images.items():
-        kind = _type_of(schemas[name], column)
+    for name, found in images.items():
+        kind = _type_of(schemas[name], found[0])
         if not _holds(kind):
             raise UsageError(
-                f"The column {column!r} of {name} holds {kind}, no images.", "Choose another --image-column."
+                f"The column {found[0]!r} of {name} holds {kind}, no images.",
+                "Choose another --image-column.",
             )
+    for problem in problems.values():
+        _log.warning("%s%s", "" if alone else "Skipped: ", problem)
+    if not alone and problems:
+        skipped[UNREADABLE] += len(problems)
     if len(images) < len(schemas):
         skipped[NO_IMAGES] += len(schemas) - len(images)
-    return {
-        name: Columns(column, _key_column(schemas[name], column, key_column, name))
-        for name, column in sorted(images.items())
+    chosen = {
+        name: Columns(found, _key_column(schemas[name], found[0], key_column, name))
+        for name, found in images.items()
     }
+    if alone:
+        chosen |= {name: Columns(problem=problem) for name, problem in problems.items()}
+    return dict(sorted(chosen.items()))
 
 
-def list_keys(files: Sequence[tuple[str, Path, Columns]]) -> Iterator[tuple[str, str, int, str]]:
-    """Give key, file name, row and column of images of each row; no two keys are the same.
+Row = tuple[str, str, int, tuple[str, ...]]
+"""Key, file name, row and columns of images."""
 
-    A row's key is its value in the key column, or ``file#row`` where there is none. Where a key
+
+def list_keys(files: Sequence[tuple[str, Path, Columns]]) -> Iterator[Row]:
+    """List the rows; no two keys are the same.
+
+    A row's key is its value in the key column, or ``file#row`` where there is none, it cannot be
+    read, or it is the image itself as base64 text. Where a key
     occurs twice in the collection, every key gets its file in front, ``file#key``; one that
     occurs twice in one file then gets its number behind, ``file#key#2``.
     Memory holds eight bytes for each row, and the keys that occur twice in one file.
@@ -167,13 +180,15 @@ def list_keys(files: Sequence[tuple[str, Path, Columns]]) -> Iterator[tuple[str,
         CorruptError: See `open_parquet`.
     """
 
-    def rows(in_front: bool) -> Iterator[tuple[str, str, int, str]]:
+    damaged: set[str] = set()
+
+    def rows(in_front: bool) -> Iterator[Row]:
         for name, path, columns in files:
-            for row, key in enumerate(_keys(path, name, columns.key)):
+            for row, key in enumerate(_keys(path, name, columns.key, damaged)):
                 if key is None:
-                    yield f"{name}#{row}", name, row, columns.image
+                    yield f"{name}#{row}", name, row, columns.images
                 else:
-                    yield (f"{name}#{key}" if in_front else key), name, row, columns.image
+                    yield (f"{name}#{key}" if in_front else key), name, row, columns.images
 
     if all(columns.key is None for _, _, columns in files) or not _repeated(rows(False))[0]:
         yield from rows(False)
@@ -194,19 +209,19 @@ class RowReader:
     """Reads rows one after the other; a row group is begun again only when rows are skipped."""
 
     def __init__(self) -> None:
-        self._at: tuple[Path, str, int] | None = None
+        self._at: tuple[Path, Sequence[str], int] | None = None
         self._rows: Iterator[bytes | Path | PictureError] = iter(())
 
-    def read(self, path: Path, name: str, row: int, column: str) -> bytes | Path | PictureError:
+    def read(self, path: Path, name: str, row: int, columns: Sequence[str]) -> bytes | Path | PictureError:
         """Give a row's encoded bytes, the path of its image, or why it has neither."""
-        if self._at != (path, column, row):
-            self._rows = _rows(path, name, row, column)
-        self._at = (path, column, row + 1)
+        if self._at != (path, columns, row):
+            self._rows = _rows(path, name, row, columns)
+        self._at = (path, columns, row + 1)
         lost = PictureError("unreadable_rows", f"{name} no longer has this row")
         return next(self._rows, lost)
 
 
-def _rows(path: Path, name: str, first: int, column: str) -> Iterator[bytes | Path | PictureError]:
+def _rows(path: Path, name: str, first: int, columns: Sequence[str]) -> Iterator[bytes | Path | PictureError]:
     import pyarrow as pa
 
     try:
@@ -215,21 +230,22 @@ def _rows(path: Path, name: str, first: int, column: str) -> Iterator[bytes | Pa
         while True:
             yield PictureError("unreadable_rows", error.problem)
     with file:
-        place = _split(file.schema_arrow.names, column)
-        if place is None:
+        places = [place for column in columns if (place := _split(file.schema_arrow.names, column))]
+        if len(places) < len(columns):
             return
-        top, fields = place
+        tops = [top for top, _ in places]
         begin = 0
         for group in range(file.num_row_groups):
             end = begin + file.metadata.row_group(group).num_rows
             row = begin
             try:
                 if end > first:
-                    batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, row_groups=[group], columns=[top])
+                    batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, row_groups=[group], columns=tops)
                     for batch in batches:
-                        for value in batch.column(0):
+                        at = [batch.schema.get_all_field_indices(top)[0] for top in tops]
+                        for values in zip(*(batch.column(number) for number in at), strict=True):
                             if row >= first:
-                                yield _image(value.as_py(), fields, path.parent)
+                                yield _image(values, [fields for _, fields in places], path.parent)
                             row += 1
             except (pa.ArrowException, OSError) as error:
                 lost = PictureError("unreadable_rows", _first_line(error))
@@ -237,66 +253,114 @@ def _rows(path: Path, name: str, first: int, column: str) -> Iterator[bytes | Pa
             begin = end
 
 
-def _image(value: Any, fields: Sequence[str], folder: Path) -> bytes | Path | PictureError:
+def _image(
+    values: Sequence[Any], places: Sequence[Sequence[str]], folder: Path
+) -> bytes | Path | PictureError:
+    """The image in the first of a row's values that is not null; ``places`` are the fields inside each."""
     try:
-        data, name = _content(value, fields)
-        if isinstance(data, bytes):
-            return data
-        if name:
-            return folders.inside(folder, name)
+        for value, fields in zip(values, places, strict=True):
+            content = _content(value, fields)
+            if isinstance(content, bytes):
+                return content
+            if content:
+                return folders.inside(folder, content)
     except PictureError as error:
         return error
+    except (ValueError, OverflowError) as error:
+        return PictureError("unreadable_rows", f"the value cannot be read: {_first_line(error)}")
     return PictureError("missing", "the row holds neither bytes nor a path")
 
 
-def _content(value: Any, fields: Sequence[str] = ()) -> tuple[bytes | None, str | None]:
-    """The bytes and the name in a value: either, a record of both, or a list of one of these.
+def _content(value: Any, fields: Sequence[str] = ()) -> bytes | str | None:
+    """The bytes or the name in an Arrow scalar: either, a record of both, or a list of one of these.
+
+    Values of other fields are not converted: a time that Python cannot hold costs no image.
+
+    Raises:
+        PictureError: ``several_images``.
+        ValueError, OverflowError: The value is none of its type, such as a text that is not UTF-8.
+    """
+    value = _leaf(value, fields)
+    if value is None:
+        return None
+    if _is_record(value):
+        data = _content(_leaf(value, ["bytes"]))
+        return data if isinstance(data, bytes) else _content(_leaf(value, ["path"]))
+    content = value.as_py()
+    return content if isinstance(content, bytes | str) else None
+
+
+def _is_record(value: Any) -> bool:
+    import pyarrow as pa
+
+    return isinstance(value, pa.StructScalar)
+
+
+def _leaf(value: Any, fields: Sequence[str]) -> Any:
+    """The scalar that fields lead to, out of dictionaries, extensions and lists of one; None for null.
 
     Raises:
         PictureError: ``several_images``.
     """
-    if isinstance(value, list):
-        if len(value) > 1:
-            raise PictureError("several_images", f"the row holds {len(value)} images instead of one")
-        return _content(value[0], fields) if value else (None, None)
-    if isinstance(value, dict):
-        if fields:
-            return _content(value.get(fields[0]), fields[1:])
-        data, name = _content(value.get("bytes"))[0], _content(value.get("path"))[1]
-        return data, name
-    return (value if isinstance(value, bytes) else None), (value if isinstance(value, str) else None)
+    import pyarrow as pa
+
+    while True:
+        if value is None or not value.is_valid:
+            return None
+        if isinstance(value, pa.DictionaryScalar | pa.ExtensionScalar):
+            value = value.value
+        elif isinstance(value, pa.ListScalar):  # of every kind of list
+            if len(value) > 1:
+                raise PictureError("several_images", f"the row holds {len(value)} images instead of one")
+            value = value[0] if len(value) else None
+        elif fields:
+            is_there = _is_record(value) and value.type.get_field_index(fields[0]) >= 0
+            value, fields = (value[fields[0]] if is_there else None), fields[1:]
+        else:
+            return value
 
 
-def _keys(path: Path, name: str, column: str | None) -> Iterator[str | None]:
-    """Each row's value in the key column; None where it has none."""
+def _keys(path: Path, name: str, column: str | None, damaged: set[str]) -> Iterator[str | None]:
+    """Each row's value in the key column; None where it has none, or none that can be read."""
     import pyarrow as pa
 
     with open_parquet(path, name) as file:
-        row = 0
         place = None if column is None else _split(file.schema_arrow.names, column)
-        if place is not None:
+        row = end = 0
+        for group in range(file.num_row_groups):
+            end += file.metadata.row_group(group).num_rows
             try:
-                for batch in file.iter_batches(batch_size=10_000, columns=[place[0]]):
-                    for value in batch.column(0).to_pylist():
-                        yield _key(value, place[1])
-                        row += 1
+                if place is not None:
+                    for batch in file.iter_batches(10_000, row_groups=[group], columns=[place[0]]):
+                        for value in batch.column(0):
+                            yield _key(value, place[1])
+                            row += 1
             except (pa.ArrowException, OSError) as error:
-                raise CorruptError(
-                    f"{name}: its column {column} cannot be read after row {row}: {_first_line(error)}",
-                    "Replace it or move it away.",
-                ) from None
-        yield from (None for _ in range(row, file.metadata.num_rows))
+                if name not in damaged:
+                    _log.warning(
+                        "%s: its column %s cannot be read from row %d on (%s): these rows get their numbers"
+                        " as keys.",
+                        *(name, column, row, _first_line(error)),
+                    )
+                damaged.add(name)
+            yield from (None for _ in range(row, end))
+            row = end
 
 
 def _key(value: Any, fields: Sequence[str]) -> str | None:
-    for field in fields:
-        value = value.get(field) if isinstance(value, dict) else None
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    return None if value is None else str(value)
+    try:
+        value = _leaf(value, fields)
+        key = None if value is None else value.as_py()
+    except PictureError:
+        return None
+    except (ValueError, OverflowError):
+        key = value.as_buffer().to_pybytes() if hasattr(value, "as_buffer") else None
+    if isinstance(key, bytes):
+        key = key.decode("utf-8", "backslashreplace")
+    return None if key is None or folders.is_base64_image(str(key)) else str(key)
 
 
-def _repeated(rows: Iterator[tuple[str, str, int, str]]) -> tuple[set[int], npt.NDArray[np.int64]]:
+def _repeated(rows: Iterator[Row]) -> tuple[set[int], npt.NDArray[np.int64]]:
     """The hashes of keys that occur more than once, and those of all keys, sorted."""
     hashes = array("q", (hash(key) for key, *_ in rows))
     values, counts = np.unique(np.frombuffer(hashes, dtype=np.int64), return_counts=True)
@@ -308,8 +372,11 @@ def _is_in(values: npt.NDArray[np.int64], value: int) -> bool:
     return place < len(values) and int(values[place]) == value
 
 
-def _column_of_bytes(file: Any, types: Mapping[str, Any], name: str) -> str | None:
-    """The column that holds encoded images: by its name, else by the first bytes of its first rows.
+def _columns_of_bytes(file: Any, types: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """The columns that hold encoded images: by their names, else by the first bytes of their first rows.
+
+    Of several with usual names, those that begin as images come first, those that are null there
+    next, and what begins as something else is none.
 
     Raises:
         UsageError: Several columns without a usual name hold images.
@@ -317,10 +384,13 @@ def _column_of_bytes(file: Any, types: Mapping[str, Any], name: str) -> str | No
     holding = [column for column in types if _holds(types[column]) == "bytes"]
     named = _by_name(IMAGE_COLUMNS, holding)
     if len(named) == 1 or not holding:
-        return next(iter(named), None)
-    sure = [column for column in named or holding if _begins_as_image(file, column)]
-    if named or len(sure) < 2:
-        return next(iter([*sure, *named]), None)
+        return tuple(named)
+    begins = {column: _begins_as_image(file, column) for column in named or holding}
+    sure = [column for column in begins if begins[column]]
+    if named:
+        return (*sure, *(column for column in named if begins[column] is None)) or (named[0],)
+    if len(sure) < 2:
+        return tuple(sure)
     raise UsageError(
         f"{name} has several columns of images: {', '.join(sure)}.", "Choose with --image-column."
     )
@@ -430,21 +500,25 @@ def _is_text(kind: Any) -> bool:
     return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
 
 
-def _begins_as_image(file: Any, column: str) -> bool:
-    """Whether one of the first values is an encoded image, by its first bytes."""
+def _begins_as_image(file: Any, column: str) -> bool | None:
+    """Whether one of the first values is an encoded image, by its first bytes; None if all are null."""
     import pyarrow as pa
 
+    has_bytes = None
     try:
         batch = next(file.iter_batches(batch_size=_SAMPLE_ROWS, columns=[column]), None)
-        values = [] if batch is None else batch.column(0).to_pylist()
+        for value in () if batch is None else batch.column(0):
+            try:
+                data = _content(value)
+            except (PictureError, ValueError, OverflowError):
+                continue
+            if isinstance(data, bytes):
+                if data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+                    return True
+                has_bytes = has_bytes if not data else False
     except (pa.ArrowException, OSError):
         return False
-    for value in values:
-        first = value[0] if isinstance(value, list) and value else value
-        data = _content(first)[0] if not isinstance(first, list) else None
-        if data and (data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")):
-            return True
-    return False
+    return has_bytes
 
 
 def _first_line(error: BaseException) -> str:

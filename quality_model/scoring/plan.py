@@ -15,17 +15,14 @@ from typing import Any, Final
 
 from quality_model import folders, storage
 from quality_model.errors import CorruptError, IncompleteError, StorageError, UsageError
-from quality_model.folders import ListedFile
+from quality_model.folders import JOB_NAME, PLAN_NAME, ListedFile
 from quality_model.params import EngineName, LimitsParams, ScoreParams
 from quality_model.records import SCALE_VERSION, SCHEMA_VERSION
 from quality_model.scoring import collection, parquet_tables, tar_shards
 from quality_model.scoring.collection import Fingerprint, Survey
 from quality_model.scoring.identity import ModelIdentity
 
-PLAN_NAME: Final = "plan.json"
 TABLE_NAME: Final = "plan.parquet"
-JOB_NAME: Final = "job.json"
-"""The completion marker of a result. In the earlier layout it was the plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +30,8 @@ class PlannedInput:
     """One input.
 
     ``key`` is its path or key, unique in the job. ``file`` is the Parquet file or tar
-    shard that holds it (None for a picture file), ``at`` the row or the offset there, ``column``
-    the column of images there.
+    shard that holds it (None for a picture file), ``at`` the row or the offset there, ``columns``
+    the columns of images there.
     ``reason`` and ``detail`` say why it cannot be read, where the listing knows.
     """
 
@@ -44,7 +41,7 @@ class PlannedInput:
     num_bytes: int = 0
     reason: str | None = None
     detail: str | None = None
-    column: str | None = None
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +87,7 @@ def open_job(output: Path) -> Job | None:
         UsageError: ``output`` holds a result of an earlier release.
         CorruptError: plan.json or the plan is not what was written.
     """
-    if not is_result(output):
+    if not folders.is_result(output):
         return None
     if has_earlier_layout(output):
         raise UsageError(
@@ -108,24 +105,10 @@ def open_job(output: Path) -> Job | None:
     return job
 
 
-def is_result(folder: Path) -> bool:
-    """Whether a folder is a scoring result, finished or interrupted, of any layout."""
-    return bool(_facts_of(folder / PLAN_NAME) or _facts_of(folder / JOB_NAME))
-
-
 def has_earlier_layout(folder: Path) -> bool:
     """Whether a folder is a result of the layout with shard-*.parquet, whose plan was job.json."""
-    job = _facts_of(folder / JOB_NAME)
+    job = folders.result_facts(folder / JOB_NAME)
     return bool(job) and "schema_version" not in job and not (folder / PLAN_NAME).exists()
-
-
-def _facts_of(path: Path) -> dict[str, Any]:
-    """The content of a plan or a completion marker of ours; nothing if it is none."""
-    try:
-        facts = storage.read_json(path) if path.is_file() else None
-    except StorageError:
-        return {}
-    return facts if isinstance(facts, dict) and "plan_sha256" in facts else {}
 
 
 def planned_engine(output: Path) -> EngineName | None:
@@ -186,7 +169,12 @@ def make_plan(
     with storage.staged(output / TABLE_NAME) as temporary:
         num_inputs = _write_plan(temporary, planned, int(parameters["shard_size"]))
         if not num_inputs:
-            raise UsageError(f"{inputs} holds nothing to score: its files hold no picture.", "Name another.")
+            counts = ", ".join(f"{count} x {name or 'no suffix'}" for name, count in sorted(skipped.items()))
+            raise UsageError(
+                f"{inputs} holds nothing to score: its files hold no image"
+                + (f" (skipped: {counts})." if counts else ", and no rows."),
+                "Name a folder or file with images.",
+            )
         when_listed()
     job = Job(
         kind=found.kind,
@@ -218,7 +206,7 @@ def read_shard(output: Path, shard: int) -> list[PlannedInput]:
 
     with pq.ParquetFile(output / TABLE_NAME) as file:
         table = file.read_row_group(shard)
-    return [PlannedInput(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+    return [PlannedInput(**{**row, "columns": tuple(row["columns"])}) for row in table.to_pylist()]
 
 
 _START_AGAIN = "Choose another output folder, or replace this result with --overwrite."
@@ -243,13 +231,17 @@ def _plan(
         elif found.kind == "images":
             yield PlannedInput(name)
         elif found.kind == "parquet":
-            tables.append((name, path, found.columns[name]))
+            columns = found.columns[name]
+            if columns.problem is not None:
+                yield PlannedInput(name, reason="unreadable_rows", detail=columns.problem)
+            else:
+                tables.append((name, path, columns))
         else:
             for member in tar_shards.list_members(path, limits, skipped):
                 key = f"{name}#{member.name}" if member.name else name
                 yield PlannedInput(key, name, member.offset, member.num_bytes, member.reason, member.detail)
-    for key, name, row, column in parquet_tables.list_keys(tables):
-        yield PlannedInput(key, name, row, column=column)
+    for key, name, row, image_columns in parquet_tables.list_keys(tables):
+        yield PlannedInput(key, name, row, columns=image_columns)
 
 
 def _write_plan(path: Path, planned: Iterator[PlannedInput], shard_size: int) -> int:
@@ -264,7 +256,7 @@ def _write_plan(path: Path, planned: Iterator[PlannedInput], shard_size: int) ->
             "num_bytes": pa.int64(),
             "reason": pa.string(),
             "detail": pa.string(),
-            "column": pa.string(),
+            "columns": pa.list_(pa.string()),
         }
     )
     hashes = array("q")

@@ -78,7 +78,10 @@ def encoded_bytes(source: Source, limits: LimitsParams) -> bytes:
     """
     if isinstance(source, PictureError):
         raise source
-    return images.read_bytes(source, limits) if isinstance(source, Path) else source
+    if isinstance(source, Path):
+        return images.read_bytes(source, limits)
+    images.check_bytes(source, limits)
+    return source
 
 
 def picture_error(error: Exception) -> PictureError:
@@ -164,7 +167,7 @@ def _source(
         return base / file_name(planned.key)
     file = base / file_name(planned.file)
     if kind == "parquet":
-        return rows.read(file, planned.file, planned.at, planned.column or "")
+        return rows.read(file, planned.file, planned.at, planned.columns)
     try:
         return members.read(file, planned.at, planned.num_bytes)
     except PictureError as error:

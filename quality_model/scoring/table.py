@@ -2,16 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
-from quality_model.records import HEADS
-
-_FLAGS: Final = {
-    "color_cast": "is_color_cast",
-    "blurriness": "is_blurry",
-    "watermark": "is_watermarked",
-    "noise": "is_noisy",
-}
+from quality_model.records import FLAG_COLUMNS, HEADS
+from quality_model.scoring.parts import DATA_FOLDER
 
 
 def worst_first(output: Path, count: int = 20) -> Iterator[str]:
@@ -25,8 +18,8 @@ def worst_first(output: Path, count: int = 20) -> Iterator[str]:
     """
     import pyarrow.dataset as ds
 
-    columns = ["key", *HEADS, "overall", "worst_score", "error_code", *_FLAGS.values()]
-    table = ds.dataset(output / "data", format="parquet").to_table(columns=columns)
+    columns = ["key", *HEADS, "overall", "worst_score", "error_code", *FLAG_COLUMNS.values()]
+    table = ds.dataset(output / DATA_FOLDER, format="parquet").to_table(columns=columns)
     rows = table.sort_by([("worst_score", "descending"), ("key", "ascending")]).slice(0, count).to_pylist()
     width = max((len(row["key"]) for row in rows), default=0)
     yield "  ".join([f"{'image':{width}}", *(f"{head:>10}" for head in HEADS), f"{'overall':>7}"])
@@ -34,5 +27,5 @@ def worst_first(output: Path, count: int = 20) -> Iterator[str]:
         if row["error_code"] is not None:
             yield f"{row['key']:{width}}  {row['error_code']}"
             continue
-        cells = (f"{row[head]:9.2f}{'*' if row[flag] else ' '}" for head, flag in _FLAGS.items())
+        cells = (f"{row[head]:9.2f}{'*' if row[flag] else ' '}" for head, flag in FLAG_COLUMNS.items())
         yield "  ".join([f"{row['key']:{width}}", *cells, f"{row['overall']:7.2f}"])

@@ -16,13 +16,11 @@ from typing import Any, Final
 
 from quality_model.errors import NetworkUnavailableError, PictureError, QualityModelError, SourceError
 from quality_model.params import LimitsParams, SourceParams
-from quality_model.records import CleanPicture
+from quality_model.records import IMAGE_COLUMNS, CleanPicture
 from quality_model.sources.presets import SAMPLE_PHOTOS, Preset
 from quality_model.sources.reading import decoded, fetch_picture
 
 _logger = logging.getLogger(__name__)
-
-FALLBACK_COLUMNS: Final = ("image", "img", "photo", "picture", "file")
 
 _SHUFFLE_BUFFER_ROWS: Final = 1000
 _ENOUGH_SHARDS: Final = 16
@@ -97,9 +95,11 @@ class HuggingFace:
         columns: list[str] = list(stream.column_names or next(iter(stream), {}))
         wanted = self._section.image_column
         preset = (self._preset.image_column,) if self._preset and self._preset.image_column else ()
-        candidates = (wanted,) if wanted else (*preset, *FALLBACK_COLUMNS)
+        candidates = (wanted,) if wanted else (*preset, *IMAGE_COLUMNS)
+        features = stream.features or {}
         for column in candidates:
-            if column in columns:
+            is_text = getattr(features.get(column), "dtype", None) in ("string", "large_string")
+            if column in columns and (wanted or not is_text):
                 return str(column)
         problem = f"has no column {wanted!r}" if wanted else "has no column that is known to hold pictures"
         raise SourceError(

@@ -124,7 +124,7 @@ def list_pictures(root: Path) -> Listing:
         for file in folders.walk(root, skipped=skipped):
             if file.problem is not None:
                 problems[file.name] = file.problem
-            elif (suffix := PurePosixPath(file.name).suffix.lower()) in images.SUFFIXES:
+            elif (suffix := folders.suffix(file.name)) in images.SUFFIXES:
                 found.add(file.name)
             elif suffix in SUFFIXES_NOT_READ:
                 not_read[suffix] += 1

@@ -10,12 +10,12 @@ from typing import Any, Final, NamedTuple
 
 from quality_model import pretrained, storage
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, UsageError
+from quality_model.folders import JOB_NAME, PLAN_NAME
 from quality_model.params import RegistryParams
 from quality_model.paths import DESCRIPTION_NAME
 from quality_model.registry import ModelVersion, Registry, decision_line, read_decisions
 from quality_model.registry.connection import database_exists
 from quality_model.scoring.parts import DATA_FOLDER, MARKERS_FOLDER, METADATA_PREFIX
-from quality_model.scoring.plan import JOB_NAME, PLAN_NAME
 
 _REGISTERED: Final = re.compile(r"[1-9][0-9]{0,9}")
 """A version of the registry is a number; that of a file is the beginning of a hash."""

@@ -155,6 +155,7 @@ def test_one_image_beside_shards_is_a_choice_to_make(
         ("d/a.zip", "d/a.zip is no image, tar shard or Parquet file"),
         ("d/list.txt", "lists of files are not read"),
         ("nowhere", "nowhere is not there"),
+        ("", "The path is empty"),
     ],
 )
 def test_what_cannot_be_an_input_is_refused_in_a_line_or_two(

@@ -43,6 +43,7 @@ def assert_ramp(pixels: Pixels, tolerance: int = 1) -> None:
         tiff((RAMP * 255).astype(np.int32)),
         tiff((RAMP * 65535).astype(np.int32)),
         tiff((RAMP * 65535).astype(np.uint16)),
+        tiff((RAMP * 65535).astype(">u2")),
         tiff((RAMP * 255).astype(np.float32), {S_MIN: (11, 0.0), S_MAX: (11, 255.0)}),
         tiff((RAMP * 9 - 3).astype(np.float32), {S_MIN: (11, -3.0), S_MAX: (11, 6.0)}),
         tiff((RAMP * 0.01).astype(np.float32), {S_MAX: (11, 0.01)}),
@@ -53,7 +54,14 @@ def assert_ramp(pixels: Pixels, tolerance: int = 1) -> None:
     ],
     ids=[
         *("float 0..1", "float 0..1.001", "float resampled", "float 0..255 whole", "float 0..65535 whole"),
-        *("int32 0..255", "int32 0..65535", "uint16", "float 0..255 stated", "float -3..6 stated"),
+        *(
+            "int32 0..255",
+            "int32 0..65535",
+            "uint16",
+            "uint16 big-endian",
+            "float 0..255 stated",
+            "float -3..6 stated",
+        ),
         *("float 0...01 stated", "float 0..1 with statistics", "12 in 16", "12 in 16 signed tag", "10 in 32"),
     ],
 )
@@ -78,11 +86,12 @@ def test_grey_of_a_known_range_goes_from_black_to_white(limits: LimitsParams, da
         tiff((RAMP * 255 - 100).astype(np.int32)),
         tiff((RAMP * 4095).astype(np.uint16)),
         tiff((RAMP * 255).astype(np.uint16)),
+        tiff((RAMP * 255).astype(">u2")),
     ],
     ids=[
         *("float 0..255", "float 0..1.2", "float 0..40", "float 0...05", "float -.5...5", "float 0..1e30"),
         *("float 0..4095 whole", "beyond what is stated", "int32 0..1000", "int32 0..1", "int32 0..2e9"),
-        *("int32 -100..155", "12 in 16", "8 in 16"),
+        *("int32 -100..155", "12 in 16", "8 in 16", "8 in 16 big-endian"),
     ],
 )
 def test_grey_of_an_unknown_range_is_refused(limits: LimitsParams, data: bytes) -> None:
@@ -226,9 +235,10 @@ def test_a_tiff_of_color_samples_that_are_not_read_is_unsupported(limits, dtype,
         RAMP.astype(np.float16),
         RAMP * 65535 // 1,
         (RAMP * 65535).astype(np.uint16),
+        (RAMP * 65535).astype(">u2"),
         (RAMP * 255).astype(int),
     ],
-    ids=["float64", "float16", "float64 whole", "uint16", "int64"],
+    ids=["float64", "float16", "float64 whole", "uint16", "uint16 big-endian", "int64"],
 )
 def test_arrays_follow_the_same_rule(values: np.ndarray) -> None:
     assert_ramp(images.from_array(values), 2)
@@ -242,10 +252,12 @@ def test_arrays_follow_the_same_rule(values: np.ndarray) -> None:
         (RAMP * 255, "unknown_range"),
         (RAMP * 3, "unknown_range"),
         ((RAMP * 4095).astype(np.uint16), "unknown_range"),
+        ((RAMP * 255).astype("<u2"), "unknown_range"),
+        ((RAMP * 255).astype(">u2"), "unknown_range"),
         ((RAMP * 255 - 9).astype(np.int16), "unknown_range"),
         (RAMP * np.nan, "not_finite"),
     ],
-    ids=["float 0..255", "float 0..3", "12 in 16", "negative", "NaN"],
+    ids=["float 0..255", "float 0..3", "12 in 16", "8 in 16", "8 in 16 big-endian", "negative", "NaN"],
 )
 def test_arrays_of_an_unknown_range_are_refused(values: np.ndarray, code: str) -> None:
     assert reason_of(lambda: images.from_array(values)) == code

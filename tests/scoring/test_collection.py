@@ -98,6 +98,14 @@ def test_other_files_of_a_folder_of_pictures_are_skipped_and_counted(tmp_path: P
     assert found.skipped == {"": 1, ".txt": 2, "unreadable Parquet files": 1}
 
 
+def test_a_suffix_that_is_no_printable_text_is_counted_as_text(tmp_path: Path) -> None:
+    for name in (b"a.jpg", b"x.\xff", b"x.\x1b[31m", b"x.a\nb", b"x.\xc3\xa9"):
+        (tmp_path / os.fsdecode(name)).write_bytes(b"x")
+    found = survey(tmp_path, NOWHERE)
+    assert found.skipped == {".\\xff": 1, ".\\x1b[31m": 1, ".a\\nb": 1, ".é": 1}
+    json.dumps(found.skipped, ensure_ascii=False).encode()
+
+
 @pytest.mark.parametrize("change", ["name", "length", "time", "one more"])
 def test_the_fingerprint_changes_when_a_file_does(tmp_path: Path, change: str) -> None:
     path = tmp_path / "a.jpg"
@@ -190,6 +198,11 @@ def test_a_url_is_refused_and_shown_as_it_was_given(address: str) -> None:
         survey(Path(address), NOWHERE)
 
 
+def test_an_empty_path_is_refused_and_is_not_the_current_folder() -> None:
+    with pytest.raises(UsageError, match="is empty"):
+        input_path("")
+
+
 def test_the_password_in_a_url_is_not_shown() -> None:
     with pytest.raises(UsageError) as refused:
         input_path("https://me:secret@example.com/a")
@@ -250,6 +263,16 @@ def test_earlier_results_among_the_inputs_are_skipped_and_counted(
     assert list_pictures(tmp_path).skipped == {"earlier results": 1}
 
 
+@pytest.mark.parametrize("part", ["report", "report/logo.png", "summary.png"])
+def test_a_link_into_an_earlier_result_is_skipped_and_counted(tmp_path: Path, part: str) -> None:
+    folder = result(tmp_path / "result", "plan.json")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jpg").write_bytes(b"x")
+    (tmp_path / "in" / f"link{Path(part).suffix}").symlink_to(folder / part)
+    found = survey(tmp_path / "in", NOWHERE)
+    assert (found.num_files, found.skipped) == (1, {"earlier results": 1})
+
+
 @pytest.mark.parametrize("marker", ["plan.json", "job.json", "_complete.json"])
 def test_an_earlier_result_is_no_input(tmp_path: Path, marker: str) -> None:
     folder = result(tmp_path / "one", marker)
@@ -297,10 +320,14 @@ def test_a_name_that_stays_in_its_folder_is_a_path_in_it(tmp_path: Path) -> None
         assert inside(tmp_path / "other", name) == folder / "a" / "1.jpg"
 
 
+def test_a_file_name_that_begins_as_a_data_url_is_a_path(tmp_path: Path) -> None:
+    assert inside(tmp_path, "data:1.jpg") == tmp_path / "data:1.jpg"
+
+
 @pytest.mark.parametrize(
     ("name", "code"),
     [("https://a.com/1.jpg", "url"), ("s3://b/1.jpg", "url"), ("file:///etc/passwd", "url"),
-     ("data:image/png;base64,AA", "url"), ("a\0.jpg", "unreadable")],
+     ("data:image/png;base64,AA", "base64_text"), ("a\0.jpg", "unreadable")],
 )  # fmt: skip
 def test_a_name_that_is_no_path_has_an_error_code(tmp_path: Path, name: str, code: str) -> None:
     with pytest.raises(PictureError, match=code):

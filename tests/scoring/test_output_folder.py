@@ -8,9 +8,10 @@ import pytest
 
 from quality_model import storage
 from quality_model.errors import StorageError, UsageError
-from quality_model.scoring import ScoreSummary, plan
+from quality_model.folders import is_result
+from quality_model.scoring import ScoreSummary
 
-from .conftest import IDENTITY, bytes_of
+from .conftest import IDENTITY, bytes_of, shards_of
 from .earlier import write_earlier_result
 
 Run = Callable[..., ScoreSummary]
@@ -52,6 +53,41 @@ def test_a_foreign_file_among_the_score_rows_is_named_and_stays(
     with pytest.raises(UsageError, match=r"for score rows alone and holds notes\.txt"):
         run(folder, overwrite=overwrite, shard_size=5 if overwrite else 7)
     assert (tmp_path / "scores" / "data" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["part-00007.parquet", "Thumbs.db"])
+def test_a_part_that_is_none_of_the_job_is_named_and_stays(
+    folder: Path, run: Run, tmp_path: Path, name: str, overwrite: bool
+) -> None:
+    run(folder)
+    (tmp_path / "scores" / "data" / name).write_bytes(b"mine")
+    with pytest.raises(UsageError, match=rf"for score rows alone and holds {name}"):
+        run(folder, overwrite=overwrite, shard_size=5 if overwrite else 7)
+    assert (tmp_path / "scores" / "data" / name).read_bytes() == b"mine"
+
+
+def test_hidden_files_among_the_score_rows_stay_and_the_dataset_opens(
+    folder: Path, run: Run, tmp_path: Path
+) -> None:
+    hidden = tmp_path / "scores" / "data" / ".DS_Store"
+    hidden.parent.mkdir(parents=True)
+    hidden.write_bytes(b"x")
+    run(folder)
+    assert run(folder).shards_before == 3
+    run(folder, overwrite=True, shard_size=5)
+    assert hidden.read_bytes() == b"x"
+    assert len(shards_of(tmp_path / "scores")) == 20
+
+
+def test_what_a_user_put_into_a_result_survives_overwriting(folder: Path, run: Run, tmp_path: Path) -> None:
+    run(folder)
+    mine = [tmp_path / "scores" / name for name in ("shard-mine.parquet", "summary.json", "report/mine.txt")]
+    for path in mine:
+        path.write_bytes(b"mine")
+    (folder / "day" / "001.jpg").unlink()
+    run(folder, overwrite=True)
+    assert [path.read_bytes() for path in mine] == [b"mine"] * 3
 
 
 @pytest.mark.parametrize("unfinished", [False, True])
@@ -128,7 +164,7 @@ def test_overwriting_that_is_interrupted_anywhere_can_be_repeated_and_shows_no_m
                 break
             except (StorageError, OSError):
                 assert not complete(output), stop_after
-                assert plan.is_result(output), stop_after
+                assert is_result(output), stop_after
     assert stop_after > 3
     assert bytes_of(output) == undisturbed
 

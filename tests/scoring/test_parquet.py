@@ -1,3 +1,4 @@
+import base64
 import hashlib
 import os
 from collections.abc import Callable
@@ -110,11 +111,40 @@ def test_a_table_of_this_project_can_be_scored(run: Run, tmp_path: Path, crops: 
 
 
 def test_a_cut_footer_names_the_file(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
-    write(tmp_path / "in" / "good.parquet", image=crops[:3])
-    bad = write(tmp_path / "in" / "cut.parquet", image=crops[3:6])
-    bad.write_bytes(bad.read_bytes()[:-20])
-    with pytest.raises(CorruptError, match=r"cut\.parquet cannot be read as Parquet"):
+    for name in ("a", "b"):
+        bad = write(tmp_path / "in" / f"{name}.parquet", image=crops[3:6])
+        bad.write_bytes(bad.read_bytes()[:-20])
+    with pytest.raises(CorruptError, match=r"b\.parquet cannot be read as Parquet"):
         run(tmp_path / "in")
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PAR1" + bytes(40) + b"PAR1", None])
+def test_a_file_that_cannot_be_read_beside_good_ones_is_a_row_with_its_error_code(
+    run: Run, tmp_path: Path, crops: list[bytes], content: bytes | None
+) -> None:
+    write(tmp_path / "in" / "good.parquet", image=crops[:3])
+    bad = write(tmp_path / "in" / "bad.parquet", image=crops[3:6])
+    bad.write_bytes(bad.read_bytes()[:-20] if content is None else content)
+    assert run(tmp_path / "in").scored == 3
+    rows = shards_of(tmp_path / "scores").set_index("key")
+    assert list(rows.index) == ["bad.parquet", *(f"good.parquet#{row}" for row in range(3))]
+    assert rows["error_code"]["bad.parquet"] == "unreadable_rows"
+    assert "bad.parquet cannot be read as Parquet" in rows["error_detail"]["bad.parquet"]
+
+
+def test_keys_that_cannot_be_read_are_row_numbers_and_their_images_have_scores(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    path = write(tmp_path / "in" / "a.parquet", id=[f"k{n}" for n in range(12)], image=crops[:12])
+    with pq.ParquetFile(path) as file:
+        column = file.metadata.row_group(1).column(0)
+        start = column.dictionary_page_offset or column.data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + 20] = bytes(20)
+    path.write_bytes(data)
+    run(path)
+    keys = [f"a.parquet#{n}" if 4 <= n < 8 else f"k{n}" for n in range(12)]
+    assert outcome(tmp_path / "scores") == dict(zip(keys, hashes(crops[:12]), strict=True))
 
 
 def test_a_foreign_schema_names_the_file_and_its_columns(run: Run, tmp_path: Path) -> None:
@@ -277,10 +307,10 @@ def test_a_job_is_not_resumed_with_other_columns(
     run: Run, tmp_path: Path, crops: list[bytes], flag: str
 ) -> None:
     path = write(tmp_path / "a.parquet", id=list("abc"), name=list("xyz"), image=crops[:3], jpg=crops[3:6])
-    run(path)
-    run(path, **{flag: "image" if flag == "image_column" else "id"})
+    run(path, image_column="image")
+    run(path, image_column="image", key_column="id")
     with pytest.raises(UsageError, match=f"{flag}s was"):
-        run(path, **{flag: "jpg" if flag == "image_column" else "name"})
+        run(path, **{"image_column": "image", flag: "jpg" if flag == "image_column" else "name"})
 
 
 def test_no_file_outside_the_folder_of_a_table_is_read_or_hashed(
@@ -349,3 +379,98 @@ def test_a_file_without_rows_holds_nothing_to_score(run: Run, tmp_path: Path) ->
     path = write(tmp_path / "in" / "a.parquet", image=pa.array([], pa.binary()))
     with pytest.raises(UsageError, match="nothing to score"):
         run(path)
+
+
+def test_a_file_without_rows_beside_skipped_ones_says_what_was_skipped(run: Run, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.parquet", image=pa.array([], pa.binary()))
+    write(tmp_path / "in" / "people.parquet", name=["a"])
+    with pytest.raises(UsageError, match=r"no image \(skipped: 1 x Parquet files without images\)"):
+        run(tmp_path / "in")
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), RECORD, pa.list_(RECORD)], ids=str)
+def test_empty_bytes_are_rows_with_an_error_code_and_no_hash(
+    run: Run, tmp_path: Path, crops: list[bytes], kind: pa.DataType
+) -> None:
+    def value(data: bytes) -> Any:
+        record = {"bytes": data, "path": "x.jpg"} if "struct" in str(kind) else data
+        return [record] if "list" in str(kind) else record
+
+    run(write(tmp_path / "a.parquet", id=[1, 2], image=pa.array([value(crops[0]), value(b"")], kind)))
+    assert outcome(tmp_path / "scores") == {"1": hashes(crops)[0], "2": "empty"}
+    rows = shards_of(tmp_path / "scores")
+    assert rows[["sha256", "size_bytes"]].isna().all(axis=1).tolist() == [False, True]
+
+
+def not_utf8(*values: bytes) -> pa.Array:
+    """A column of text as a writer leaves it that does not check its bytes."""
+    raw = pa.array(values, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
+
+
+def test_a_path_that_is_not_utf8_has_an_error_code(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    (tmp_path / "1.jpg").write_bytes(crops[0])
+    path = write(tmp_path / "a.parquet", id=[1, 2], path=not_utf8(b"1.jpg", b"caf\xe9.jpg"))
+    run(path)
+    assert outcome(tmp_path / "scores") == {"1": hashes(crops)[0], "2": "unreadable_rows"}
+
+
+def test_a_key_that_is_not_utf8_is_shown_with_its_bytes(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    run(write(tmp_path / "a.parquet", id=not_utf8(b"one", b"caf\xe9"), image=crops[:2]))
+    assert outcome(tmp_path / "scores") == dict(zip(["one", "caf\\xe9"], hashes(crops[:2]), strict=True))
+
+
+def test_fields_beside_the_bytes_of_an_image_may_hold_anything(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    late = pa.array([2**62, 0], pa.int64()).cast(pa.timestamp("us"))
+    records = pa.StructArray.from_arrays(
+        [pa.array([crops[0], b""], pa.binary()), not_utf8(b"\xff", b"\xff"), late], ["bytes", "path", "taken"]
+    )
+    run(write(tmp_path / "a.parquet", image=records))
+    assert list(outcome(tmp_path / "scores").values()) == [hashes(crops)[0], "empty"]
+
+
+def test_a_key_that_python_cannot_hold_is_the_row_number(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    late = pa.array([2**62, 0], pa.int64()).cast(pa.timestamp("us"))
+    run(write(tmp_path / "a.parquet", taken=late, image=crops[:2]), key_column="taken")
+    assert list(outcome(tmp_path / "scores")) == ["a.parquet#0", "1970-01-01 00:00:00"]
+
+
+def test_where_a_column_of_images_is_null_the_next_one_has_the_image(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    """As writers of WebDataset leave rows of several formats."""
+    late = [None] * 20 + [crops[2]]
+    columns = {"jpg": [crops[0], None, None], "png": [None, crops[1], None], "webp": [None] * 3}
+    padded = {name: values + [crops[0]] * 17 + [None] for name, values in columns.items()}
+    padded["webp"] = late
+    run(write(tmp_path / "a.parquet", __key__=[str(n) for n in range(21)], **padded))
+    found = list(outcome(tmp_path / "scores").values())
+    assert (found[:3], found[20]) == ([*hashes(crops[:2]), "missing"], hashes(crops)[2])
+
+
+def test_a_column_of_images_that_is_named_is_the_only_one(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    path = write(tmp_path / "a.parquet", jpg=[crops[0], None], png=[None, crops[1]])
+    run(path, image_column="jpg")
+    assert list(outcome(tmp_path / "scores").values()) == [hashes(crops)[0], "missing"]
+
+
+def test_keys_in_a_list_of_one_record_are_read(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    samples = [[{"id": f"n{n}", "image": {"bytes": crops[n]}}] for n in range(2)]
+    run(write(tmp_path / "a.parquet", s=samples), image_column="s.image", key_column="s.id")
+    assert outcome(tmp_path / "scores") == {"n0": hashes(crops)[0], "n1": hashes(crops)[1]}
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/jpeg;base64,"])
+def test_images_as_base64_text_say_so_and_are_no_keys(
+    run: Run, tmp_path: Path, crops: list[bytes], prefix: str
+) -> None:
+    texts = [prefix + base64.b64encode(data).decode() for data in (crops[0], b"\x89PNG\r\n\x1a\n" + bytes(9))]
+    with pytest.raises(InputErrorsAboveLimit, match=r"error code is base64_text(.|\n)*Decode the text"):
+        run(write(tmp_path / "a.parquet", image=texts))
+    assert outcome(tmp_path / "scores") == {"a.parquet#0": "base64_text", "a.parquet#1": "base64_text"}

@@ -18,11 +18,11 @@ from PIL import Image
 
 from quality_model import storage
 from quality_model.errors import CheckpointError, InputErrorsAboveLimit, StorageError, UsageError
+from quality_model.folders import JOB_NAME
 from quality_model.images import Pixels, decode, resize
 from quality_model.params import LimitsParams
 from quality_model.records import FLAG_COLUMNS, HEADS, overall_score
 from quality_model.scoring import ScoreSummary, planned_engine
-from quality_model.scoring.plan import JOB_NAME
 
 from .conftest import IDENTITY, THRESHOLDS, MeanScorer, PerCoreScorer, bytes_of, encode, shards_of
 
