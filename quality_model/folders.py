@@ -127,11 +127,16 @@ def is_output(folder: Path, names: set[str]) -> bool:
 
 
 def result_of(path: Path) -> Path | None:
-    """The earlier result that a file or folder is, or is inside of; None for an ordinary one."""
+    """The earlier result that a file or folder is, or is inside of; None for an ordinary one.
+
+    A comparison that was written among other files makes no result of them.
+    """
     place = _real(path)
     marker = _json(place / storage.MARKER_NAME)
     if storage.is_marker(marker) and marker.get("kind") == "comparison":
-        return place
+        own = {storage.MARKER_NAME, *(entry["name"] for entry in marker["files"])}
+        if own.issuperset(path.name for path in place.iterdir() if not is_system(path.name)):
+            return place
     return next((folder for folder in (place, *place.parents) if _is_scoring_result(folder)), None)
 
 
