@@ -244,10 +244,10 @@ def test_the_command_takes_the_choice_of_inputs_that_it_advises_and_prints_its_h
     assert "--kind images or --kind parquet" in capfd.readouterr().err
     assert run(["compare", "mixed", "--kind", "images"]) == 0
     shown = "".join(capfd.readouterr())
-    assert shown.count("5 of 6 pictures could be scored") == 1
+    assert shown.count("5 of 6 images could be scored") == 1
     chosen = ["--kind", "parquet", "--image-column", "second", "--key-column", "name"]
     assert run(["compare", "mixed", *chosen]) == 0
-    assert "1 of 1 pictures could be scored" in capfd.readouterr().out
+    assert "1 of 1 images could be scored" in capfd.readouterr().out
 
 
 def side(**thresholds: float) -> Side:
@@ -298,7 +298,7 @@ def test_the_picture_shows_each_thumbnail_with_old_and_new_scores_and_flags() ->
 
 def test_a_folder_without_one_readable_picture_says_so() -> None:
     comparison = Comparison("f", side(), side(), [Row("a", reason="empty", detail="no bytes")])
-    assert "0 of 1 pictures could be scored. Nothing can be said." in comparison.headline()
+    assert "0 of 1 images could be scored. Nothing can be said." in comparison.headline()
     assert comparison.summary()["heads"]["noise"]["mean_change"] is None
     assert "- a: empty (no bytes)" in comparison.markdown("x.png")
     assert "noise" in comparison.table()
