@@ -150,7 +150,9 @@ class Comparison:
         """How many images would change their flags, and whether the two models are one."""
         told = self.summary()
         if told["num_changed_flags"] is None:
-            changes = "Changes of flags are not known, for not both models have a threshold for every head"
+            changes = (
+                "Changes of flags are not known, because not both models have a threshold for every head"
+            )
             if not told["num_scored"]:
                 changes = "Nothing can be said"
         else:
@@ -159,7 +161,7 @@ class Comparison:
         same = f"A model is compared with itself: both have the weights with sha256 {weights}.\n"
         return (same if self.is_of_one_model else "") + (
             f"{self.new.title} in place of {self.old.title}: {told['num_scored']} of {told['num_pictures']}"
-            f" pictures could be scored. {changes}."
+            f" images could be scored. {changes}."
         )
 
     def markdown(self, figure_name: str) -> str:

@@ -143,11 +143,16 @@ def result_facts(path: Path) -> dict[str, Any]:
 
 
 def result_of(path: Path) -> Path | None:
-    """The earlier result that a file or folder is, or is inside of; None for an ordinary one."""
+    """The earlier result that a file or folder is, or is inside of; None for an ordinary one.
+
+    A comparison that was written among other files makes no result of them.
+    """
     place = _real(path)
     marker = _json(place / storage.MARKER_NAME)
     if storage.is_marker(marker) and marker.get("kind") == "comparison":
-        return place
+        own = {storage.MARKER_NAME, *(entry["name"] for entry in marker["files"])}
+        if own.issuperset(path.name for path in place.iterdir() if not is_system(path.name)):
+            return place
     return next((folder for folder in (place, *place.parents) if is_result(folder)), None)
 
 

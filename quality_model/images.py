@@ -285,13 +285,16 @@ def _is_complete(data: bytes) -> bool:
     """Whether a JPEG without end marker has all coded data.
 
     The JPEG library takes what is missing at a marker for zeros. So nothing is missing if the
-    pixels do not depend on what is put before the end marker: coded data, or the next restart
-    marker and coded data.
+    pixels do not depend on what is put before the end marker: coded data, or, in a file that has
+    restart markers, the next of them and coded data.
     """
-    restarts = _RESTART.findall(data, data.rfind(b"\xff\xda"))
-    restart = bytes([0xFF, 0xD0 + (restarts[-1][1] + 1) % 8 if restarts else 0xD0])
+    fillers = [b"", *_CODED_DATA]
+    if any(code == _RESTART_INTERVAL and any(segment) for code, segment in _markers(data)):
+        restarts = _RESTART.findall(data, data.rfind(b"\xff\xda"))
+        restart = bytes([0xFF, 0xD0 + (restarts[-1][1] + 1) % 8 if restarts else 0xD0])
+        fillers += [restart + coded for coded in _CODED_DATA]
     digests = set()
-    for filler in (b"", *_CODED_DATA, *(restart + coded for coded in _CODED_DATA)):
+    for filler in fillers:
         with Image.open(io.BytesIO(data + filler + _END), formats=("JPEG",)) as image:
             digests.add(hashlib.sha256(image.tobytes()).digest())
         if len(digests) > 1:
@@ -335,3 +338,4 @@ _MARKER: Final = re.compile(rb"\xff+[^\x00\xff\xd0-\xd8]", re.DOTALL)
 _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
 _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _SCAN: Final = 0xDA
+_RESTART_INTERVAL: Final = 0xDD

@@ -185,13 +185,13 @@ class EvaluateParams(Section):
     bootstrap_samples: Count
     """resamples of the groups for the intervals"""
     ladder_pictures: Count
-    """most clean test pictures that severity ladders are made of"""
+    """most clean test images that severity sweeps are made of"""
     baseline_samples: Count
     """most samples, of the training and of the test, that zero-training baselines are made of"""
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)]
     """confidence of the intervals"""
     seed: Seed
-    """seed of the bootstrap, of the severity ladders and of the choice of samples for the baselines"""
+    """seed of the bootstrap, of the severity sweeps and of the choice of samples for the baselines"""
     device: Literal["auto", "cpu", "cuda", "mps"]
     """device to evaluate on"""
 
@@ -237,13 +237,13 @@ class ScoreParams(Section):
     shard_size: Count
     """inputs per output file"""
     batch_size: Count
-    """pictures per forward pass on an accelerator; a CPU takes one at a time"""
+    """images per forward pass on an accelerator; a CPU takes one at a time"""
     workers: Annotated[int, Field(ge=0)]
     """worker processes that read, decode and, on a CPU, score; 0: one per core, fewer for few inputs"""
     device: Literal["auto", "cpu", "cuda", "mps"]
     """device to score on"""
     engine: Literal["auto", EngineName]
-    """what runs the network: library and number format; auto: the fastest that gives the network's scores"""
+    """what runs the network: library and dtype; auto: the fastest that gives the network's scores"""
     max_error_share: Share
     """share of unreadable inputs above which the job fails, after writing what it has"""
 

@@ -38,12 +38,12 @@ logger = logging.getLogger(__name__)
 
 
 def num_workers(asked: int, num_items: int) -> int:
-    """Processes to use: as many as asked for, 0 meaning one per core; no more than pay off, at least one.
+    """Processes to use: as many as asked for, but one an item at most; for 0 as many as pay off.
 
     A process takes about as long to start as it takes to read 32 images.
     """
     if asked:
-        return asked
+        return min(asked, max(1, num_items))
     return max(1, min(num_cores(), num_items // 32))
 
 
@@ -249,29 +249,24 @@ class _Worker:
 
     def begin(self, function: bytes) -> tuple[bool, Any]:
         """Hand it the pickled function; gives whether that could be loaded, and what was raised."""
-        try:
-            self._connection.send_bytes(function)
-        except BlockingIOError:
-            raise TimeoutError from None
-        answer: tuple[bool, Any] = self._receive(_START_WITHIN_S)
-        return answer
+        return self._answer(self._connection.send_bytes, function, _START_WITHIN_S)
 
     def ask(self, item: Any, within_s: float) -> tuple[bool, Any]:
         """Give whether the function returned, and what it returned or raised.
 
         Raises TimeoutError if the process is silent, EOFError or OSError if it is dead.
         """
+        return self._answer(self._connection.send, item, within_s)
+
+    def _answer(self, send: Callable[[Any], None], message: Any, within_s: float) -> tuple[bool, Any]:
         try:
-            self._connection.send(item)
+            send(message)
         except BlockingIOError:
             raise TimeoutError from None
-        answer: tuple[bool, Any] = self._receive(within_s)
-        return answer
-
-    def _receive(self, within_s: float) -> Any:
         if not self._connection.poll(within_s):
             raise TimeoutError
-        return self._connection.recv()
+        answer: tuple[bool, Any] = self._connection.recv()
+        return answer
 
     def end(self) -> None:
         self._connection.close()

@@ -61,7 +61,7 @@ _SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 
 @click.version_option(package_name="quality-model", prog_name="quality-model")
 @click.option("-v", "--verbose", is_flag=True, help="Show more, and the traceback of every error.")
 def cli(verbose: bool) -> None:
-    """Judge the technical quality of pictures: colour cast, blur, watermark and noise.
+    """Score the technical quality of images: color cast, blur, watermark and noise.
 
     Each command reads params.yaml; a flag overrides one of its values.
     """

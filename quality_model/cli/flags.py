@@ -41,6 +41,21 @@ def folder_option(name: str, default: Path, text: str) -> Callable[[F], F]:
     return click.option(name, type=PATH, default=default, show_default=True, help=text)
 
 
+def with_input_choice(command: F) -> F:
+    """Pass ``kind``, ``image_column`` and ``key_column`` to a command: what to score of its inputs."""
+    for option in (
+        click.option("--key-column", help="Column of keys of Parquet files."),
+        click.option("--image-column", help="Column of images of Parquet files; dots lead into records."),
+        click.option(
+            "--kind",
+            type=click.Choice(["images", "tar", "parquet"]),
+            help="What to score, if the inputs are of several kinds.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def with_params(
     *sections: str, needs_project: bool = True
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

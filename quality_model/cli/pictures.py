@@ -1,53 +1,53 @@
-"""Commands that score pictures."""
+"""Commands that score images."""
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import PATH, with_params
-from quality_model.errors import InputErrorsAboveLimit, PictureError, QualityModelError
+from quality_model.cli.flags import PATH, with_input_choice, with_params
+from quality_model.errors import InputErrorsAboveLimit, PictureError, QualityModelError, UsageError
 from quality_model.params import Params, RegistryParams, ScoringParams
 from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS, QualityScores
+from quality_model.redaction import redacted
 
 if TYPE_CHECKING:
     from quality_model.inference import MultiHeadQualityInference
-    from quality_model.scoring.reading import Reading
-
-if TYPE_CHECKING:
     from quality_model.scoring import Kind
+    from quality_model.scoring.reading import Reading
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, required=True, type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.argument("images", metavar="IMAGES", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @with_params("score", needs_project=False)
-def predict(params: Params | ScoringParams, pictures: tuple[Path, ...], as_json: bool) -> None:
-    """Print scores of PICTURES (0 absent, 1 severe), the overall one (1 best), and what is flagged."""
-    from quality_model.folders import printable
+def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bool) -> None:
+    """Print the scores of IMAGES (0 absent, 1 severe), the overall score (1 best) and the flags."""
     from quality_model.model_source import find_model_meanwhile
     from quality_model.scoring.reading import image_reader
 
     find = find_model_meanwhile(params.score.model, Path(), _registry(params))
-    with image_reader(params.score.workers, len(pictures), params.limits) as reader:
+    with image_reader(params.score.workers, len(images), params.limits) as reader:
         from quality_model.inference import MultiHeadQualityInference  # and with it PyTorch
 
         model = MultiHeadQualityInference(
             model_path=find(),
             device=params.score.device,
             limits=params.limits,
-            # To find the fastest engine takes longer than a few pictures do; `score` is for many.
+            # To find the fastest engine takes longer than scoring a few images; `score` is for many.
             engine="torch-float32" if params.score.engine == "auto" else params.score.engine,
         )
         columns = (*HEADS, "overall")
-        names = [printable(str(picture)) for picture in pictures]
+        names, sources = zip(*map(_named_source, images), strict=True)
         width = max(map(len, names))
         if not as_json:
             click.echo("  ".join([" " * width, *(f"{column:>10}" for column in columns), "flags"]))
         unreadable = 0
-        readings = reader.map((_source(picture), model.image_size_px) for picture in pictures)
+        readings = reader.map((source, model.image_size_px) for source in sources)
         for reading, name in zip(readings, names, strict=True):
             try:
                 scores = _scores(model, reading)
@@ -67,17 +67,32 @@ def predict(params: Params | ScoringParams, pictures: tuple[Path, ...], as_json:
     if model.thresholds is None:
         click.echo("Nothing is flagged: the model has no thresholds.", err=True)
     if unreadable:
-        folders = [name for picture, name in zip(pictures, names, strict=True) if picture.is_dir()]
+        folders = [
+            name
+            for name, source in zip(names, sources, strict=True)
+            if isinstance(source, PictureError) and source.reason == "not_a_file"
+        ]
         raise InputErrorsAboveLimit(
-            f"{unreadable} of {len(pictures)} images could not be scored.",
+            f"{unreadable} of {len(images)} images could not be scored.",
             f"Score the images of a folder with: quality-model score {folders[0]}" if folders else "",
         )
 
 
-def _source(path: Path) -> "Path | PictureError":
-    if path.is_dir():
-        return PictureError("not_a_file", "it is a folder: use `score`")
-    return path
+def _named_source(text: str) -> "tuple[str, Path | PictureError]":
+    """An argument's name to print, without credentials, and its path or why there is nothing to read."""
+    from quality_model.folders import input_path, printable
+
+    if not text:  # Path("") is the current folder
+        return text, PictureError("missing", "the name is empty")
+    try:
+        path = input_path(text)
+    except UsageError:
+        address = re.sub(r"^([^:/]+:)/(?!/)", r"\1//", text)
+        return printable(redacted(address)), PictureError("url", "URLs are not fetched: download the image")
+    name = printable(str(path))
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on a name that is too long
+        return name, PictureError("not_a_file", "it is a folder: use `score`")
+    return name, path
 
 
 def _scores(model: "MultiHeadQualityInference", reading: "Reading") -> QualityScores:
@@ -101,16 +116,10 @@ def _scores(model: "MultiHeadQualityInference", reading: "Reading") -> QualitySc
 @click.option(
     "--output",
     type=PATH,
-    help="Folder for the Parquet shards; the same one resumes an interrupted job.  [default: scores/<name>]",
+    help="Folder of the result; the same one resumes an interrupted job.  [default: scores/<name>]",
 )
-@click.option("--overwrite", is_flag=True, help="Throw away another job's result in the output folder.")
-@click.option(
-    "--kind",
-    type=click.Choice(["images", "tar", "parquet"]),
-    help="What to score, where INPUTS has several kinds.",
-)
-@click.option("--image-column", help="Column of images of Parquet files; dots lead into records.")
-@click.option("--key-column", help="Column of keys of Parquet files.")
+@click.option("--overwrite", is_flag=True, help="Replace another job's result in the output folder.")
+@with_input_choice
 @with_params("score", needs_project=False)
 def score(
     params: Params | ScoringParams,

@@ -2,25 +2,31 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import PATH, folder_option, with_params
+from quality_model.cli.flags import PATH, folder_option, with_input_choice, with_params
 from quality_model.errors import GateRefusedError
 from quality_model.gates import AFTER_A_REFUSAL
 from quality_model.params import Params, ScoringParams
 from quality_model.paths import ProjectPaths
 
+if TYPE_CHECKING:
+    from quality_model.scoring import Kind
+
 _PATHS = ProjectPaths()
 _ROOT = Path()
 _MODEL_IN = folder_option("--model", _PATHS.model, "Folder of the candidate.")
 _MODEL_OR_VERSION = folder_option("--model", _PATHS.model, "Folder of the candidate, or a version.")
-_REASON = click.option("--reason", default="by hand", show_default=True, help="Why; kept in the history.")
+_REASON = click.option(
+    "--reason", default="by hand", show_default=True, help="Reason; recorded in the history."
+)
 _VERDICT = folder_option("--report", _PATHS.gate_report, "Folder of the verdict.")
 
 
 @click.command()
-@folder_option("--data-dir", _PATHS.training_set, "Folder of the training set, for its test split.")
+@folder_option("--data-dir", _PATHS.training_set, "Folder of the training dataset, for its test split.")
 @_MODEL_OR_VERSION
 @_VERDICT
 @with_params("evaluate")
@@ -67,17 +73,28 @@ def register(params: Params, model: Path, report: Path) -> None:
     show_default=True,
     help="The model it would replace: champion, bundled (the one in this package), a version or a path.",
 )
-@folder_option("--output", _PATHS.comparison_report, "Folder for comparison.json, .md, .csv and a picture.")
+@folder_option("--output", _PATHS.comparison_report, "Folder for comparison.json, .md, .csv and a figure.")
 @click.option(
     "--thumbnails",
     type=click.IntRange(min=0),
     default=12,
     show_default=True,
-    help="Pictures with the largest changes to show.",
+    help="Images with the largest changes to show.",
 )
+@with_input_choice
 @with_params()
-def compare(params: Params, folder: Path, model: str, against: str, output: Path, thumbnails: int) -> None:
-    """Say how the scores and flags of the pictures in FOLDER differ between two models."""
+def compare(
+    params: Params,
+    folder: Path,
+    model: str,
+    against: str,
+    output: Path,
+    thumbnails: int,
+    kind: "Kind | None",
+    image_column: str | None,
+    key_column: str | None,
+) -> None:
+    """Show how the scores and flags of the images in FOLDER differ between two models."""
     from quality_model.stages.comparison import compare_models
 
     comparison = compare_models(
@@ -90,6 +107,9 @@ def compare(params: Params, folder: Path, model: str, against: str, output: Path
         against=against,
         output=output,
         num_thumbnails=thumbnails,
+        kind=kind,
+        image_column=image_column,
+        key_column=key_column,
     )
     click.echo(comparison.headline())
     click.echo(comparison.table())
@@ -114,7 +134,7 @@ def promote(params: Params, version: str, reason: str) -> None:
 @_REASON
 @with_params()
 def rollback(params: Params, reason: str) -> None:
-    """Put the previous champion back, or the bundled model."""
+    """Make the previous champion, or the bundled model, the champion again."""
     from quality_model.stages.release import roll_back
 
     version = roll_back(params.registry, root=_ROOT, reason=reason)
@@ -136,7 +156,7 @@ def history(params: Params) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @with_params(needs_project=False)
 def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
-    """Lead from SCORES, a shard or a folder of them, back to model, run, data, commit and decision."""
+    """Show the model, run, dataset, commit and gate decision behind SCORES, a Parquet file or a result."""
     from quality_model.stages.lineage import trace as trace_scores
 
     registry = params.registry if isinstance(params, Params) else None

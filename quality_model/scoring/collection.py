@@ -25,6 +25,7 @@ _NAMES: Final[Mapping[Kind, tuple[str, str]]] = {
     "tar": ("tar shard", "tar shards"),
     "parquet": ("Parquet file", "Parquet files"),
 }
+_SUFFIXES_NAMED: Final = 5
 _SUPPORTED: Final = (
     f"Inputs are image files ({', '.join(sorted(SUFFIXES))}), tar shards ({', '.join(TAR_SUFFIXES)})"
     " and Parquet files with a column of images, or a folder of one of these."
@@ -105,13 +106,15 @@ def survey(
         key_column: The column of keys of Parquet files; by default it is found.
 
     Raises:
-        UsageError: No such path, an earlier result, nothing to score in it, several kinds and
-            none was named, or no such column.
+        UsageError: No such path, ``inputs`` and ``output`` are one, an earlier result, nothing to
+            score in it, several kinds and none was named, or no such column.
         CorruptError: Parquet files are all there is, and not one can be read.
     """
     inputs = folders.input_path(inputs)
     if not inputs.exists():
         raise UsageError(f"{inputs} is not there.", "Name a folder, a Parquet file or a tar shard.")
+    if inputs.resolve() == output.resolve():
+        raise UsageError(f"{inputs} is both input and output.", "Choose another output folder.")
     if (result := folders.result_of(inputs)) is not None:
         raise UsageError(
             f"{inputs} is an earlier result of this tool, or a part of one ({result}).",
@@ -248,9 +251,11 @@ def _only_kind(inputs: Path, listing: _Listing, columns: Mapping[str, Columns]) 
         present.append("parquet")
     if not present:
         others = [f"{count} x {name}" for name, count in listing.skipped.items() if not _is_suffix(name)]
-        num_others = sum(count for name, count in listing.skipped.items() if _is_suffix(name))
+        suffixes = Counter({name: count for name, count in listing.skipped.items() if _is_suffix(name)})
+        num_others = suffixes.total()
+        named = [f"{count} x {name or 'no suffix'}" for name, count in suffixes.most_common(_SUFFIXES_NAMED)]
         closed = [f"{listing.num_closed} folders cannot be listed"] if listing.num_closed else []
-        details = ", ".join([*closed, *others])
+        details = ", ".join([*named, *closed, *others])
         raise UsageError(
             f"{inputs} holds nothing to score: no image, no Parquet file and no tar shard"
             f" among its {num_others} files" + (f" ({details})." if details else "."),

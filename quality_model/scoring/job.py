@@ -34,6 +34,7 @@ from quality_model.scoring.summary import (
     SUMMARY_NAME,
     ScoreSummary,
     Tally,
+    nothing_scored,
     write_figure,
 )
 from quality_model.workers import Workers, num_workers
@@ -88,8 +89,6 @@ def score(
             accounts do not add up.
     """
     spawning.end_if_imported_again()
-    if inputs.exists() and inputs.resolve() == output.resolve():
-        raise UsageError(f"{inputs} is both input and output.", "Choose another output folder.")
     found = collection.survey(inputs, output, kind=kind, image_column=image_column, key_column=key_column)
     with storage.locked(output / LOCK_NAME, timeout_s=_LOCK_TIMEOUT_S):
         for place in (output, output / parts.MARKERS_FOLDER, output / REPORT_NAME):
@@ -99,7 +98,7 @@ def score(
         job = _begin(output, inputs, found, limits, model, parameters, overwrite)
         summary = _carry_on(inputs, output, job, section, limits, found.base, scorer, check)
     if not summary.scored:
-        raise _nothing_scored(summary)
+        raise nothing_scored(summary.reasons, f"The column error_detail in {output / parts.DATA_FOLDER}")
     if summary.error_share > section.max_error_share:
         raise InputErrorsAboveLimit(
             f"{summary.inputs - summary.scored} of {summary.inputs} inputs could not be scored"
@@ -362,27 +361,4 @@ def _complete(
         hashed={marker["file"]: marker["sha256"] for marker in markers},
         marker_name=JOB_NAME,
         **facts,
-    )
-
-
-_REMEDIES: Final = {
-    "missing": "Are the paths right, and relative to the file that lists them? Addresses (https://, s3://)"
-    " are not read: download the images first.",
-    "base64_text": "Decode the text and store the bytes in a binary column.",
-    "not_a_picture": "Are these images, in a format that limits.formats names?",
-    "no_permission": "Let this user read the files.",
-    "too_many_bytes": "Raise limits.max_bytes and use --overwrite.",
-    "too_many_pixels": "Raise limits.max_pixels and use --overwrite.",
-    "worker_died": "Use fewer workers or more memory, and run the same command again.",
-    "too_slow": "Raise limits.max_seconds, and run the same command again.",
-}
-
-
-def _nothing_scored(summary: ScoreSummary) -> InputErrorsAboveLimit:
-    code, count = next(iter(summary.reasons.items()))
-    return InputErrorsAboveLimit(
-        f"None of the {summary.inputs} inputs could be scored; the commonest error code is {code}"
-        f" ({count} of {summary.inputs}).",
-        _REMEDIES.get(code, "Check the inputs.")
-        + f" The column error_detail in {summary.output / parts.DATA_FOLDER} says what is wrong with each.",
     )

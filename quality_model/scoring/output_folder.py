@@ -1,6 +1,7 @@
 """The folder of a result: what else it may hold, and how an earlier result is removed from it."""
 
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -14,14 +15,14 @@ _REPORT_FILES: Final = (SUMMARY_NAME, FIGURE_NAME, f"{REPORT_NAME}/validation.js
 _EARLIER_LAYOUT: Final = ("shard-*.parquet", "shard-*.json", "summary.json", "summary.png")
 
 
-def foreign(output: Path) -> list[str]:
-    """What an output folder without a result holds, beside what systems leave anywhere, hidden files too."""
+def foreign(output: Path, known: Collection[str] = (plan.TABLE_NAME,)) -> list[str]:
+    """What an output folder without a result holds, beside some names and what systems leave anywhere."""
     if not output.is_dir():
         return []
     return sorted(
         path.name
         for path in output.iterdir()
-        if not (is_system(path.name) or path.name == plan.TABLE_NAME or _is_empty_data(path))
+        if not (is_system(path.name) or path.name in known or _is_empty_data(path))
     )
 
 

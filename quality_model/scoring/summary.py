@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quality_model import storage
+from quality_model.errors import InputErrorsAboveLimit
 from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, Head
 from quality_model.scoring.identity import ModelIdentity
 
@@ -171,3 +172,32 @@ def write_figure(path: Path, tally: Tally, thresholds: Mapping[Head, float] | No
         last.set_axis_off()
     with storage.staged(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+
+
+_REMEDIES: Final = {
+    "missing": "Are the paths right, and relative to the file that lists them? Addresses (https://, s3://)"
+    " are not read: download the images first.",
+    "base64_text": "Decode the text and store the bytes in a binary column.",
+    "not_a_picture": "Are these images, in a format that limits.formats names?",
+    "no_permission": "Let this user read the files.",
+    "too_many_bytes": "Raise limits.max_bytes; `score` then needs --overwrite.",
+    "too_many_pixels": "Raise limits.max_pixels; `score` then needs --overwrite.",
+    "worker_died": "Use fewer workers or more memory, and run the same command again.",
+    "too_slow": "Raise limits.max_seconds, and run the same command again.",
+}
+
+
+def nothing_scored(reasons: Mapping[str, int], details: str) -> InputErrorsAboveLimit:
+    """The error of a job of whose inputs none could be scored.
+
+    Args:
+        reasons: How many inputs have each error code, at least one.
+        details: Where the reason of each input is, to begin a sentence with.
+    """
+    num_inputs = sum(reasons.values())
+    code, count = max(reasons.items(), key=lambda item: item[1])
+    return InputErrorsAboveLimit(
+        f"None of the {num_inputs} inputs could be scored; the commonest error code is {code}"
+        f" ({count} of {num_inputs}).",
+        f"{_REMEDIES.get(code, 'Check the inputs.')} {details} says what is wrong with each.",
+    )

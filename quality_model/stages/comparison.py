@@ -13,13 +13,14 @@ import numpy as np
 
 from quality_model import spawning, storage
 from quality_model.comparison import Comparison, Row, Side, Thumbnails, draw_largest
-from quality_model.errors import ModelNotFoundError
+from quality_model.errors import ModelNotFoundError, UsageError
 from quality_model.inference import MultiHeadQualityInference
 from quality_model.params import EngineName, LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS
 from quality_model.registry import Registry
-from quality_model.scoring import collection, plan
+from quality_model.scoring import Kind, collection, output_folder, plan
 from quality_model.scoring.reading import ResizedImage, read_sizes, sources_of
+from quality_model.scoring.summary import nothing_scored
 from quality_model.workers import WHY, Workers, num_workers
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ JSON_NAME: Final = "comparison.json"
 MARKDOWN_NAME: Final = "comparison.md"
 TABLE_NAME: Final = "comparison.csv"
 FIGURE_NAME: Final = "largest_changes.png"
+_NAMES: Final = (JSON_NAME, MARKDOWN_NAME, TABLE_NAME, FIGURE_NAME)
 
 _THUMBNAIL_PX: Final = 192
 _DPI: Final = 110
@@ -44,6 +46,9 @@ def compare_models(
     against: str,
     output: Path,
     num_thumbnails: int = 12,
+    kind: Kind | None = None,
+    image_column: str | None = None,
+    key_column: str | None = None,
 ) -> Comparison:
     """Score a folder with two models and keep what would change if one took the other's place.
 
@@ -61,17 +66,25 @@ def compare_models(
         model: The new model: a registry reference, or a folder or file of weights.
         against: The old one.
         output: Folder for comparison.json, comparison.md, comparison.csv and largest_changes.png.
-        num_thumbnails: Pictures that are shown.
+        num_thumbnails: Images that are shown.
+        kind, image_column, key_column: What to score, if the folder leaves a choice (see
+            `collection.survey`).
 
     Raises:
-        UsageError: It holds nothing to score.
+        UsageError: It holds nothing to score, or ``output`` holds other files.
+        InputErrorsAboveLimit: No image could be scored: the comparison is written, not attached.
         CorruptError: A Parquet file cannot be read.
         ModelNotFoundError, CheckpointError: A model cannot be had.
         RegistryError: The registry does not answer.
         StorageError: The result could not be written.
     """
     spawning.end_if_imported_again()
-    found = collection.survey(folder, output)
+    found = collection.survey(folder, output, kind=kind, image_column=image_column, key_column=key_column)
+    if others := output_folder.foreign(output, known=(*_NAMES, storage.MARKER_NAME)):
+        raise UsageError(
+            f"{output} is not empty and holds no comparison: {', '.join(others[:3])}.",
+            "Choose another output folder.",
+        )
     inputs = list(plan.list_inputs(folder, output, found, limits))
 
     def load(reference: str | Path, engine: EngineName | None) -> MultiHeadQualityInference:
@@ -105,8 +118,9 @@ def compare_models(
         rows = list(_rows(keyed, old, new, section.batch_size, thumbnails, len(inputs)))
     comparison = Comparison(folder.name or str(folder), _side(old), _side(new), rows)
     _write(comparison, thumbnails, output)
+    if not comparison.scored:
+        raise nothing_scored(comparison.summary()["reasons"], f"The column detail in {output / TABLE_NAME}")
     _attach(registry, root, comparison, output)
-    log.info("%s", comparison.headline())
     return comparison
 
 
@@ -165,7 +179,7 @@ def _write(comparison: Comparison, thumbnails: Thumbnails, output: Path) -> None
         )
     storage.seal(
         output,
-        [JSON_NAME, MARKDOWN_NAME, TABLE_NAME, FIGURE_NAME],
+        _NAMES,
         rows=len(comparison.rows),
         kind="comparison",
     )
@@ -182,5 +196,4 @@ def _attach(registry: RegistryParams, root: Path, comparison: Comparison, output
     except ModelNotFoundError:
         log.warning("Version %s is gone meanwhile; the comparison stays in %s.", new.version, output)
         return
-    names = (JSON_NAME, MARKDOWN_NAME, TABLE_NAME, FIGURE_NAME)
-    catalogue.attach_comparison(version, comparison.summary(), [output / name for name in names])
+    catalogue.attach_comparison(version, comparison.summary(), [output / name for name in _NAMES])

@@ -94,6 +94,41 @@ def test_a_folder_alone_says_how_to_score_it(place: Path) -> None:
     assert "it is a folder" in done.stdout
 
 
+def test_a_url_an_empty_name_and_a_name_that_is_too_long_are_rows_and_the_others_have_scores(
+    place: Path,
+) -> None:
+    arguments = [
+        "https://bob:hunter2@host/a.jpg?token=s3cret",
+        "https:/bob:hunter2@host/b.jpg",
+        "",
+        "x" * 300,
+    ]
+    done = predict(place, "--json", *arguments, "0.png")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["path"], row.get("error_code")) for row in rows] == [
+        ("https://host/a.jpg?token=***", "url"),
+        ("https://host/b.jpg", "url"),
+        ("", "missing"),
+        ("x" * 300, "unreadable"),
+        ("0.png", None),
+    ]
+    assert "hunter2" not in done.stdout + done.stderr and "s3cret" not in done.stdout + done.stderr
+    assert done.returncode == 4
+    assert "4 of 5 images could not be scored" in done.stderr
+    assert "quality-model score" not in done.stderr
+
+
+def test_images_of_which_none_can_be_scored_are_rows_without_credentials_and_no_success(place: Path) -> None:
+    (place / "album").mkdir()
+    done = predict(place, "https://bob:hunter2@host/x.jpg", "album")
+    _, *lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [["https://host/x.jpg", "url:"], ["album", "not_a_file:"]]
+    assert "hunter2" not in done.stdout + done.stderr
+    assert done.returncode == 4
+    assert "2 of 2 images could not be scored" in done.stderr
+    assert "quality-model score album" in done.stderr
+
+
 def test_a_model_that_does_not_load_ends_the_command_and_its_workers(place: Path) -> None:
     (place / "bad.safetensors").write_bytes(b"no weights")
     done = predict(place, "--model", "bad.safetensors", "0.png")

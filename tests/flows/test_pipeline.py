@@ -64,7 +64,7 @@ def test_the_verdict_is_in_the_log_of_the_flow(trained: Path) -> None:
     assert "The gate lets the candidate pass" in told
 
 
-def test_pictures_that_were_added_where_the_data_checks_asked_for_more_are_taken_in(
+def test_pictures_that_were_added_are_taken_in_and_a_comparison_that_fails_refuses_no_candidate(
     copied: Path, run: Run, photo: Pixels
 ) -> None:
     folder = copied / "mine"
@@ -85,7 +85,10 @@ def test_pictures_that_were_added_where_the_data_checks_asked_for_more_are_taken
     assert "Retry 1/1" not in refused.stdout + refused.stderr  # nothing would be other 10 s later
     Image.fromarray(photo[200:300, 100:200]).save(folder / "album-0" / "new.png")
     replace_champion_by_a_poor_one(copied)
-    run(copied, sys.executable, "-m", "flows.retrain")
+    (copied / "pages").mkdir()
+    (copied / "pages" / "1.jpg").write_text("<html>")
+    done = run(copied, sys.executable, "-c", "from flows.retrain import retrain; retrain(compare_on='pages')")
+    assert "None of the 1 inputs could be scored" in done.stdout + done.stderr
     assert require_sealed(copied / "data" / "pictures")["rows"] == 31
     assert [decision["outcome"] for decision in read_decisions(copied)] == ["passed", "promoted"] * 2
 

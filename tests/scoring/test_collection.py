@@ -236,14 +236,15 @@ def test_a_hidden_folder_that_is_named_is_an_input(tmp_path: Path) -> None:
 def result(folder: Path, name: str) -> Path:
     """A folder with images that holds what says that it is an output of ours."""
     folder.mkdir(parents=True)
+    if name == "_complete.json":
+        (folder / "largest_changes.png").write_bytes(b"x")
+        storage.seal(folder, ["largest_changes.png"], rows=1, kind="comparison")
+        return folder
     (folder / "report").mkdir()
     for image in ("summary.png", "report/logo.png"):
         (folder / image).write_bytes(b"x")
     table(folder / "part-00000.parquet", image=[b"x"])
-    if name == "_complete.json":
-        storage.seal(folder, ["summary.png"], rows=1, kind="comparison")
-    else:
-        (folder / name).write_text(json.dumps({"plan_sha256": "0" * 64}))
+    (folder / name).write_text(json.dumps({"plan_sha256": "0" * 64}))
     return folder
 
 
@@ -271,6 +272,20 @@ def test_a_link_into_an_earlier_result_is_skipped_and_counted(tmp_path: Path, pa
     (tmp_path / "in" / f"link{Path(part).suffix}").symlink_to(folder / part)
     found = survey(tmp_path / "in", NOWHERE)
     assert (found.num_files, found.skipped) == (1, {"earlier results": 1})
+
+
+def test_a_comparison_that_was_written_among_images_does_not_make_them_a_result(tmp_path: Path) -> None:
+    folder = result(tmp_path / "one", "_complete.json")
+    (folder / "1.jpg").write_bytes(b"x")
+    assert "1.jpg" in names(folder)
+    assert "1.jpg" in list_pictures(folder).pictures
+
+
+def test_a_folder_with_nothing_to_score_says_which_suffixes_its_files_have(tmp_path: Path) -> None:
+    for name in ("1.heic", "2.HEIC", "3.avif", "README"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"among its 4 files \(2 x \.heic, 1 x \.avif, 1 x no suffix\)"):
+        survey(tmp_path, NOWHERE)
 
 
 @pytest.mark.parametrize("marker", ["plan.json", "job.json", "_complete.json"])

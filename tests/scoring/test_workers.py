@@ -206,9 +206,9 @@ def test_workers_that_cannot_start_are_an_error_and_no_hang(work: Callable[..., 
 
 @pytest.mark.parametrize(
     ("asked", "num_items", "used"),
-    [(1, 10**6, 1), (3, 5, 3), (0, 0, 1), (0, 40, 1), (0, 64, 2), (0, 10**6, 8)],
+    [(1, 10**6, 1), (3, 5, 3), (8, 1, 1), (8, 0, 1), (0, 0, 1), (0, 40, 1), (0, 64, 2), (0, 10**6, 8)],
 )
-def test_processes_are_as_many_as_asked_for_or_as_pay_off(
+def test_processes_are_as_many_as_asked_for_or_as_pay_off_and_never_more_than_items(
     asked: int, num_items: int, used: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("quality_model.workers.num_cores", lambda: 8)

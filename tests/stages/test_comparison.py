@@ -15,8 +15,9 @@ from PIL import Image
 
 from quality_model import MultiHeadQualityInference, storage
 from quality_model.checkpoints import save_model
+from quality_model.cli import run
 from quality_model.comparison import Comparison, Row, Side, Thumbnails, draw_largest
-from quality_model.errors import ModelNotFoundError, UsageError
+from quality_model.errors import InputErrorsAboveLimit, ModelNotFoundError, UsageError
 from quality_model.params import Params
 from quality_model.records import HEADS
 from quality_model.stages.comparison import compare_models
@@ -28,7 +29,7 @@ from tests.stages.conftest import make_model
 def compare(project: Path, params: Params, pictures: Path):
     def compare(
         folder: Path = pictures, model: str = "candidate", against: str = "champion", engine: str = "auto",
-        limits: dict[str, float] | None = None,
+        limits: dict[str, float] | None = None, output: Path | None = None, **choice: Any,
     ) -> Comparison:  # fmt: skip
         return compare_models(
             params.score.model_copy(update={"batch_size": 2, "engine": engine}),
@@ -38,8 +39,9 @@ def compare(project: Path, params: Params, pictures: Path):
             folder=folder,
             model=model,
             against=against,
-            output=project / "reports" / "comparison",
+            output=output or project / "reports" / "comparison",
             num_thumbnails=3,
+            **choice,
         )
 
     return compare
@@ -193,6 +195,61 @@ def test_what_cannot_be_compared_is_named(compare, tmp_path: Path) -> None:
         compare(model="9")
 
 
+def test_a_comparison_in_which_nothing_can_be_scored_is_written_but_attached_to_no_version(
+    compare, project: Path, registry, tmp_path: Path
+) -> None:
+    (tmp_path / "bad").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "bad" / name).write_text("<html>")
+    (tmp_path / "bad" / "c.jpg").touch()
+    words = r"None of the 3 inputs could be scored; .*not_a_picture \(2 of 3\)(.|\n)*comparison\.csv"
+    with pytest.raises(InputErrorsAboveLimit, match=words):
+        compare(tmp_path / "bad")
+    storage.require_sealed(project / "reports" / "comparison", verify=True)
+    assert "comparison_json" not in registry.find("candidate").tags
+
+
+@pytest.mark.parametrize("name", ["1.png", "plan.json"])
+def test_a_comparison_goes_into_no_folder_with_other_files(compare, tmp_path: Path, name: str) -> None:
+    output = tmp_path / "mine"
+    output.mkdir()
+    (output / name).write_text("mine")
+    (output / ".DS_Store").write_text("x")
+    with pytest.raises(UsageError, match=f"mine is not empty and holds no comparison: {name}"):
+        compare(output=output)
+    assert {path.name for path in output.iterdir()} == {name, ".DS_Store"}
+
+
+def test_a_comparison_is_not_written_among_the_images_but_over_an_earlier_one(
+    compare, pictures: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="both input and output"):
+        compare(output=pictures)
+    assert not (pictures / storage.MARKER_NAME).exists()
+    for _ in range(2):
+        compare(output=tmp_path / "new")
+    storage.require_sealed(tmp_path / "new", verify=True)
+
+
+def test_the_command_takes_the_choice_of_inputs_that_it_advises_and_prints_its_headline_once(
+    project: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    folder = Path(shutil.copytree(pictures, project / "mixed"))
+    image = (folder / "0.png").read_bytes()
+    pd.DataFrame({"name": ["a"], "first": [image], "second": [image]}).to_parquet(folder / "a.parquet")
+    assert run(["compare", "mixed"]) == 2
+    assert "Choose with --image-column" in capfd.readouterr().err
+    assert run(["compare", "mixed", "--image-column", "second"]) == 2
+    assert "--kind images or --kind parquet" in capfd.readouterr().err
+    assert run(["compare", "mixed", "--kind", "images"]) == 0
+    shown = "".join(capfd.readouterr())
+    assert shown.count("5 of 6 images could be scored") == 1
+    chosen = ["--kind", "parquet", "--image-column", "second", "--key-column", "name"]
+    assert run(["compare", "mixed", *chosen]) == 0
+    assert "1 of 1 images could be scored" in capfd.readouterr().out
+
+
 def side(**thresholds: float) -> Side:
     return Side("m", "1", None, "0" * 64, 32, thresholds)
 
@@ -241,7 +298,7 @@ def test_the_picture_shows_each_thumbnail_with_old_and_new_scores_and_flags() ->
 
 def test_a_folder_without_one_readable_picture_says_so() -> None:
     comparison = Comparison("f", side(), side(), [Row("a", reason="empty", detail="no bytes")])
-    assert "0 of 1 pictures could be scored. Nothing can be said." in comparison.headline()
+    assert "0 of 1 images could be scored. Nothing can be said." in comparison.headline()
     assert comparison.summary()["heads"]["noise"]["mean_change"] is None
     assert "- a: empty (no bytes)" in comparison.markdown("x.png")
     assert "noise" in comparison.table()
