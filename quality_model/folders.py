@@ -124,11 +124,12 @@ def is_system(name: str) -> bool:
 def is_output(folder: Path, names: set[str]) -> bool:
     """Whether a folder with these names in it is an output of ours.
 
-    That is a scoring result, finished or interrupted, or what a completion marker verifies.
+    That is a scoring result, finished or interrupted, or a folder that holds what a completion marker
+    verifies and nothing else: files that were added are somebody's own.
     """
     if not names.isdisjoint((PLAN_NAME, JOB_NAME)) and is_result(folder):
         return True
-    return storage.MARKER_NAME in names and storage.is_marker(_json(folder / storage.MARKER_NAME))
+    return storage.MARKER_NAME in names and _is_all(_json(folder / storage.MARKER_NAME), names)
 
 
 def is_result(folder: Path) -> bool:
@@ -149,10 +150,9 @@ def result_of(path: Path) -> Path | None:
     """
     place = _real(path)
     marker = _json(place / storage.MARKER_NAME)
-    if storage.is_marker(marker) and marker.get("kind") == "comparison":
-        own = {storage.MARKER_NAME, *(entry["name"] for entry in marker["files"])}
-        if own.issuperset(path.name for path in place.iterdir() if not is_system(path.name)):
-            return place
+    is_comparison = isinstance(marker, dict) and marker.get("kind") == "comparison"
+    if is_comparison and _is_all(marker, {path.name for path in place.iterdir() if not is_system(path.name)}):
+        return place
     return next((folder for folder in (place, *place.parents) if is_result(folder)), None)
 
 
@@ -231,6 +231,14 @@ def file_name(printed: str) -> str:
         lambda match: b"\\" if match[1] == b"\\" else bytes([int(match[1][1:], 16)]), printed.encode("utf-8")
     )
     return os.fsdecode(restored)
+
+
+def _is_all(marker: Any, names: set[str]) -> bool:
+    """Whether a completion marker verifies all files of a folder with these names."""
+    if not storage.is_marker(marker):
+        return False
+    own = {Path(entry["name"]).parts[0] for entry in marker["files"]}
+    return names <= own | {storage.MARKER_NAME}
 
 
 def _real(path: Path) -> Path:

@@ -44,7 +44,7 @@ _ADDRESSES: Final = (
 _SHORTEST: Final = 4
 """Characters: a shorter secret is replaced only within its address, or it would be found in any text."""
 
-_NAMES: Final = r"token|passw(?:or)?d|pwd|secret|api_?key|access_?key|auth_string|signature|credential"
+_NAMES: Final = r"token|passw(?:or)?d|pwd|secret|api_?key|access_?key|auth_string|signature|credential|^sig=$"
 _SECRET: Final = re.compile(_NAMES, re.IGNORECASE)
 
 # Each takes a time linear in the text: none looks for its end from more than one of its beginnings.
