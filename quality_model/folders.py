@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -80,6 +81,7 @@ def walk(
     entries, num_system = _entries(folder)
     skipped += Counter({SYSTEM_FILES: num_system})
     entered = {_identity(folder), None if leave_out is None else _identity(leave_out)}
+    is_in_result = cache(lambda target: result_of(target) is not None)  # many links lead into few folders
     stack = [iter(entries)]
     prefixes = [""]
     while stack:
@@ -90,7 +92,7 @@ def walk(
             continue
         name = prefixes[-1] + entry.name
         path = folder / name
-        if entry.is_link and result_of(path) is not None:
+        if entry.is_link and is_in_result(_real(path) if entry.is_folder else _real(path).parent):
             skipped[EARLIER_RESULTS] += 1
             continue
         if not entry.is_folder:

@@ -171,8 +171,8 @@ def make_plan(
         if not num_inputs:
             counts = ", ".join(f"{count} x {name or 'no suffix'}" for name, count in sorted(skipped.items()))
             raise UsageError(
-                f"{inputs} holds nothing to score: its files hold no image"
-                + (f" (skipped: {counts})." if counts else ", and no rows."),
+                f"{inputs} holds nothing to score: "
+                + (f"its files hold no image (skipped: {counts})." if counts else "its files are empty."),
                 "Name a folder or file with images.",
             )
         when_listed()

@@ -347,3 +347,10 @@ def test_a_shard_without_pictures_holds_nothing_to_score(run: Run, tmp_path: Pat
     put(tmp_path / "in" / "t.tar", archive([("a.txt", b"x")]))
     with pytest.raises(UsageError, match="nothing to score"):
         run(tmp_path / "in")
+
+
+def test_a_tar_of_tars_holds_nothing_to_score_and_says_what_it_holds(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tar").write_bytes(archive([("b.tar", archive([("1.jpg", b"x")]))]))
+    with pytest.raises(UsageError, match=r"hold no image \(skipped: 1 x members of tar shards\)"):
+        run(tmp_path / "in")
