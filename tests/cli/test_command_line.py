@@ -108,7 +108,7 @@ def test_help_and_the_list_of_data_sets_import_nothing_heavy() -> None:
         (["download", "--dataset", "tiny-imagnet"], 2, "tiny-imagenet"),
         (["download", "--dataset", "./nowhere"], 2, "nowhere"),
         (["predict", "--model", "nowhere.pt", "x.jpg"], 8, "nowhere.pt"),
-        (["predict"], 2, "PICTURES"),
+        (["predict"], 2, "IMAGES"),
     ],
 )
 def test_a_mistake_ends_with_its_exit_code_and_says_what_was_wrong(
