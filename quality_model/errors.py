@@ -25,12 +25,13 @@
 Each says what was wrong, the value, and the remedy.
 """
 
+import re
 from typing import ClassVar, Final
 
 from quality_model.redaction import redacted
 
-_LONGEST: Final = 4_000
-"""Characters of a message: a name or a value of an input may be longer than anyone reads."""
+_LONG_WORD: Final = re.compile(r"(\S{400})(\S{200,})(\S{400})")
+"""A name or a value of an input that is longer than anyone reads."""
 
 
 class QualityModelError(Exception):
@@ -52,11 +53,8 @@ class QualityModelError(Exception):
 
 
 def _shortened(text: str) -> str:
-    """The text, or its beginning and end."""
-    if len(text) <= _LONGEST:
-        return text
-    kept = _LONGEST // 2 - 50
-    return f"{text[:kept]} [... {len(text) - 2 * kept} characters ...] {text[-kept:]}"
+    """The text, each very long word cut in its middle; what else there is to say is said in full."""
+    return _LONG_WORD.sub(lambda word: f"{word[1]} [... {len(word[2])} characters ...] {word[3]}", text)
 
 
 class UsageError(QualityModelError):

@@ -143,7 +143,7 @@ def test_long_texts_are_redacted_in_a_time_that_grows_with_their_length(repeated
 
 def test_a_message_shows_the_beginning_and_the_end_of_a_value_that_is_too_long_to_read() -> None:
     error = UsageError(f"There is no column {'x' * 100_000}.", "Choose another one.")
-    assert len(str(error)) < 4_100
+    assert len(str(error)) < 1_000
     assert error.problem.startswith("There is no column xxx") and error.problem.endswith("xxx.")
     assert " characters ...]" in error.problem
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
