@@ -11,8 +11,8 @@ from quality_model import folders
 from quality_model.errors import UsageError
 from quality_model.folders import ListedFile, printable
 from quality_model.images import SUFFIXES
-from quality_model.scoring import parquet_tables
-from quality_model.scoring.parquet_tables import Columns
+from quality_model.scoring import parquet_columns
+from quality_model.scoring.parquet_columns import Columns
 
 Kind = Literal["images", "tar", "parquet"]
 
@@ -235,7 +235,7 @@ def _columns(
         return {}
     alone = kind == "parquet" or not (listing.counts("images") or listing.counts("tar"))
     paths = {printable(file.name): base / file.name for file in listing.parquet if not file.is_folder}
-    return parquet_tables.choose_columns(
+    return parquet_columns.choose_columns(
         paths, image_column, key_column, alone=alone, skipped=listing.skipped
     )
 
