@@ -87,6 +87,8 @@ def open_job(output: Path) -> Job | None:
         UsageError: ``output`` holds a result of an earlier release.
         CorruptError: plan.json or the plan is not what was written.
     """
+    import pyarrow.parquet as pq
+
     if not folders.is_result(output):
         return None
     if has_earlier_layout(output):
@@ -102,6 +104,8 @@ def open_job(output: Path) -> Job | None:
     plan = output / TABLE_NAME
     if not plan.exists() or storage.file_sha256(plan) != job.plan_sha256:
         raise CorruptError(f"{plan} is not the plan that {PLAN_NAME} describes.", _START_AGAIN)
+    if not pq.read_schema(plan).equals(_schema()):
+        raise CorruptError(f"{plan} is a plan of another release.", _START_AGAIN)
     return job
 
 
@@ -244,11 +248,11 @@ def _plan(
         yield PlannedInput(key, name, row, columns=image_columns)
 
 
-def _write_plan(path: Path, planned: Iterator[PlannedInput], shard_size: int) -> int:
+def _schema() -> Any:
+    """The columns of the plan, which are the fields of `PlannedInput`."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    schema = pa.schema(
+    return pa.schema(
         {
             "key": pa.string(),
             "file": pa.string(),
@@ -259,6 +263,13 @@ def _write_plan(path: Path, planned: Iterator[PlannedInput], shard_size: int) ->
             "columns": pa.list_(pa.string()),
         }
     )
+
+
+def _write_plan(path: Path, planned: Iterator[PlannedInput], shard_size: int) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema()
     hashes = array("q")
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while rows := list(islice(planned, shard_size)):

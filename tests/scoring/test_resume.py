@@ -262,3 +262,21 @@ def test_two_jobs_cannot_write_to_one_folder(
     ):
         run(folder)
     assert [path.name for path in (tmp_path / "scores").iterdir()] == [LOCK_NAME]
+
+
+def test_a_plan_of_another_release_is_refused_with_the_way_on(folder: Path, run: Run, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    run(folder)
+    output = tmp_path / "scores"
+    table = pq.read_table(output / "plan.parquet")
+    pq.write_table(table.drop_columns(["columns"]), output / "plan.parquet")
+    facts = storage.read_json(output / "plan.json")
+    storage.write_json(
+        output / "plan.json", {**facts, "plan_sha256": storage.file_sha256(output / "plan.parquet")}
+    )
+    (output / "job.json").unlink()
+    with pytest.raises(CorruptError, match="a plan of another release") as refused:
+        run(folder)
+    assert "--overwrite" in refused.value.remedy
+    assert run(folder, overwrite=True).scored == 20
