@@ -46,7 +46,7 @@ def test_the_first_retraining_makes_every_artifact_and_a_champion(trained: Path)
 
 def test_the_first_run_ends_by_saying_what_was_made_and_where_to_look(trained: Path) -> None:
     told = (trained / "state" / "told.txt").read_text()
-    closing = told[told.index("Retraining: Version 1 is now champion: the first one.") :]
+    closing = told[told.index("Retraining: Version 1 is now champion: it is the first one.") :]
     assert "Scoring: 14 of 14 images in examples/ by quality-model version 1" in closing
     (scores,) = (trained / "scores").iterdir()
     assert f"scores/{scores.name}" in closing
