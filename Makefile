@@ -88,7 +88,7 @@ format: install ## Let ruff mend what it can
 
 mlflow-ui: install ## Runs, metrics, models: http://127.0.0.1:5000, or MLFLOW_PORT=N
 	@python -m tasks.local_server free $@ MLFLOW_PORT "$(MLFLOW_PORT)"
-	@MLFLOW_TRACKING_URI= python -c "import pathlib; from quality_model.registry import connection; \
+	@MLFLOW_TRACKING_URI= python -c "import pathlib; from quality_model.release.registry import connection; \
 	  connection.connect(pathlib.Path())"  # finds the files if the folder was moved
 	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1
 
@@ -116,7 +116,7 @@ lock: ## Resolve the lock files again (needs uv; UV_FLAGS=--upgrade for newer ve
 # Of scores/ what the flows named after a time: other results are somebody's own.
 DIGITS := [0-9][0-9]
 SCORES := scores/$(DIGITS)$(DIGITS)-$(DIGITS)-$(DIGITS)T$(DIGITS)$(DIGITS)$(DIGITS)Z
-MADE := data/pictures data/training data/.[!.]* models/candidate reports samples examples $(SCORES) dvc_plots build \
+MADE := data/images data/training data/.[!.]* models/candidate reports samples examples $(SCORES) dvc_plots build \
   .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # No file that git knows. (`git clean` would take a whole folder that a repository around this one ignores.)

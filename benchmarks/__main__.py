@@ -11,7 +11,7 @@ import click
 from benchmarks import comparison, growth, machine
 from benchmarks.jobs import JOBS
 from benchmarks.start_up import measure as measure_start_up
-from quality_model import telemetry
+from quality_model.release import telemetry
 
 _GROWTH = (1000, 10_000, 100_000)
 _SAMPLES = (2000, 20_000)
@@ -20,9 +20,7 @@ _SAMPLES = (2000, 20_000)
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--jobs", default=",".join(JOBS), show_default=True, help="Which, joined by commas; or none.")
 @click.option("--repetitions", default=5, show_default=True, type=click.IntRange(min=1), help="Of each side.")
-@click.option(
-    "--pictures", type=click.IntRange(min=8), help="Clean pictures; by default as many as suit a job."
-)
+@click.option("--images", type=click.IntRange(min=8), help="Clean images; by default as many as suit a job.")
 @click.option("--photographs", type=click.Path(path_type=Path, exists=True), help="Folder to cut them from.")
 @click.option(
     "--model",
@@ -34,14 +32,14 @@ _SAMPLES = (2000, 20_000)
 @click.option(
     "--start-up/--no-start-up", default=True, show_default=True, help="Time commands from the shell."
 )
-@click.option("--growth", "growing", is_flag=True, help="Cost at 1,000 to 100,000 pictures, too; takes long.")
+@click.option("--growth", "growing", is_flag=True, help="Cost at 1,000 to 100,000 images, too; takes long.")
 @click.option("--growth-most", default=_GROWTH[-1], show_default=True, help="Stop growing there.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Where to keep every figure.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder for what is made and thrown away.")
 def main(
     jobs: str,
     repetitions: int,
-    pictures: int | None,
+    images: int | None,
     photographs: Path | None,
     model: Path | None,
     workers: int,
@@ -64,7 +62,7 @@ def main(
         folder = Path(temporary)
         found = []
         for job in chosen if compare else ():
-            count = pictures or comparison.NUM_PICTURES[job]
+            count = images or comparison.NUM_IMAGES[job]
             task = comparison.prepare(job, folder / job, count=count, photographs=photographs, model=model)
             found.append(comparison.compare(job, comparison.with_workers(task, workers), repetitions))
         if found:
@@ -81,8 +79,8 @@ def main(
 
 def _start_up(folder: Path, model: Path | None, repetitions: int) -> object:
     task = comparison.prepare("score", folder, count=8, photographs=None, model=model)
-    picture = next(iter(sorted(task.pictures.glob("*.jpg"))))
-    timed = measure_start_up(folder, picture, repetitions)
+    image = next(iter(sorted(task.images.glob("*.jpg"))))
+    timed = measure_start_up(folder, image, repetitions)
     _say(
         ["| from the shell | median | from, to | at most |", "|---|---|---|---|", *(t.line() for t in timed)]
     )
@@ -96,10 +94,8 @@ def _growth(folder: Path, model: Path | None, workers: int, jobs: list[str], mos
     grown = [*growth.measure(task, [job for job in jobs if job != "train"], counts)]
     if "generate" in jobs:
         grown += growth.memory_of_generation(task, [count for count in _SAMPLES if count <= most])
-    _say(["| ours | pictures | each | peak memory |", "|---|---|---|---|", *(one.line() for one in grown)])
-    return [
-        {"job": one.job, "pictures": one.num_pictures, "seconds": one.repetition.elapsed_s} for one in grown
-    ]
+    _say(["| ours | images | each | peak memory |", "|---|---|---|---|", *(one.line() for one in grown)])
+    return [{"job": one.job, "images": one.num_images, "seconds": one.repetition.elapsed_s} for one in grown]
 
 
 def _say(lines: Iterable[str]) -> None:

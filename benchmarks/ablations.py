@@ -1,8 +1,8 @@
 """What each part of the recipe is worth: take it away, train again, measure on the same test.
 
-    python -m benchmarks.ablations --pictures data/pictures --work ABLATIONS
+    python -m benchmarks.ablations --images data/images --work ABLATIONS
 
-Every run trains about as many samples (``num_samples`` of its result; whole pictures: as many
+Every run trains about as many samples (``num_samples`` of its result; whole images: as many
 pixels), of the compact network for its speed, from the same first weights. On test groups that no run
 but the leaking one has seen: R2 and Spearman on calibrated labels (R2 means nothing for a head that
 was trained on others), and the worst ladder (other software, no labels of ours). A run that is there
@@ -23,21 +23,21 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.defects import Defective, vary_enlarging
-from quality_model import storage
-from quality_model.degradations import PROFILES
-from quality_model.degradations.profile import Profile
-from quality_model.degradations.randomness import Stream
-from quality_model.device import choose_device
-from quality_model.evaluation import evaluate
-from quality_model.evaluation.cross_talk import largest_movement
-from quality_model.images import Pixels
+from quality_model.core import storage
+from quality_model.core.decoding import Pixels
+from quality_model.core.device import choose_device
+from quality_model.data.sources.table import TABLE_NAME, ImagesTable, ImagesWriter
+from quality_model.data.training_set.generate import generate
+from quality_model.data.training_set.store import TrainingSet
+from quality_model.degrade import PROFILES
+from quality_model.degrade.profile import Profile
+from quality_model.degrade.randomness import Stream
+from quality_model.evaluate import evaluate
+from quality_model.evaluate.cross_talk import largest_movement
 from quality_model.params import Params, PerHead, TrainParams, load_params
 from quality_model.records import HEADS
-from quality_model.sources.table import TABLE_NAME, PicturesTable, PicturesWriter
-from quality_model.training import TrainedModel, train
-from quality_model.training.samples import sizes_of_batches
-from quality_model.training_set.generate import generate
-from quality_model.training_set.store import TrainingSet
+from quality_model.train import TrainedModel, train
+from quality_model.train.samples import sizes_of_batches
 
 IMAGE_SIZE_PX: Final = 96
 CROP_PX: Final = 64
@@ -66,7 +66,7 @@ def _plain_crop(clean: Pixels, side_px: int, stream: Stream) -> Pixels:
 
 
 def _varied_by(vary: Callable[[Pixels, int, Stream], Pixels]) -> Callable[[], AbstractContextManager[Any]]:
-    return lambda: mock.patch("quality_model.training.samples.vary", vary)
+    return lambda: mock.patch("quality_model.train.samples.vary", vary)
 
 
 def _degraded_by(profile: Profile) -> Callable[[], AbstractContextManager[Any]]:
@@ -102,11 +102,11 @@ ABLATIONS: Final[Mapping[str, Ablation]] = {
     "soft-sources": Ablation(
         "refusal of soft sources: half enlarged from 64 px", around=_varied_by(vary_enlarging)
     ),
-    "leaking-split": Ablation("the split by group: crops of a picture on both sides", leaks=True),
+    "leaking-split": Ablation("the split by group: crops of an image on both sides", leaks=True),
     "design-weights": Ablation("loss weights by variance: the design's", loss_weights=DESIGN_WEIGHTS),
     "stored": Ablation("fresh samples: the stored ones", {"samples": "stored"}),
-    "no-variation": Ablation("variation of clean pictures", around=_varied_by(_plain_crop)),
-    "whole": Ablation("crops: whole pictures, as many pixels in all", {"crops_px": ()}),
+    "no-variation": Ablation("variation of clean images", around=_varied_by(_plain_crop)),
+    "whole": Ablation("crops: whole images, as many pixels in all", {"crops_px": ()}),
     "no-average": Ablation("averaged weights", {"weight_average": 0.0}),
     "no-warmup": Ablation("warm-up", {"warmup_epochs": 0.0}),
     "dropout-.3": Ablation("dropout .1: the design's .3", {"dropout": 0.3}),
@@ -115,7 +115,7 @@ ABLATIONS: Final[Mapping[str, Ablation]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
-    parser.add_argument("--pictures", type=Path, required=True, help="folder of a pictures table")
+    parser.add_argument("--images", type=Path, required=True, help="folder of an images table")
     parser.add_argument("--work", type=Path, required=True, help="folder for sets and results")
     parser.add_argument("--epochs", type=int, default=6, help=f"of {SAMPLES_PER_EPOCH} crops")
     parser.add_argument("--only", nargs="*", choices=ABLATIONS, help="these ablations")
@@ -176,21 +176,21 @@ def _training_set(params: Params, arguments: argparse.Namespace, profile: str, *
     folder = arguments.work / f"{profile}{'-leaking' if leaks else ''}"
     if not (folder / storage.MARKER_NAME).exists():
         section = params.generate.model_copy(update={"profile": profile, "image_size": IMAGE_SIZE_PX})
-        pictures = _each_its_own_group(arguments) if leaks else arguments.pictures
-        generate(section, params.limits, pictures, folder)
+        images = _each_its_own_group(arguments) if leaks else arguments.images
+        generate(section, params.limits, images, folder)
     return TrainingSet.open(folder)
 
 
 def _each_its_own_group(arguments: argparse.Namespace) -> Path:
-    """The pictures table without its groups: what splits by picture and not by group."""
-    folder: Path = arguments.work / "pictures-leaking"
+    """The images table without its groups: what splits by image and not by group."""
+    folder: Path = arguments.work / "images-leaking"
     with (
-        PicturesTable.open(arguments.pictures) as table,
+        ImagesTable.open(arguments.images) as table,
         storage.staged(folder / TABLE_NAME) as path,
-        PicturesWriter(path) as writer,
+        ImagesWriter(path) as writer,
     ):
-        for picture in table.iter_pictures():
-            writer.write(replace(picture, group=picture.picture_id))
+        for image in table.iter_images():
+            writer.write(replace(image, group=image.image_id))
     storage.seal(folder, [TABLE_NAME], rows=table.rows)
     return folder
 

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from quality_model import telemetry
+from quality_model.data.checks import validate_scores
 from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION
-from quality_model.scoring import ModelIdentity, parts
-from quality_model.scoring.reading import Reading
-from quality_model.validation import validate_scores
+from quality_model.release import telemetry
+from quality_model.score import ModelIdentity, parts
+from quality_model.score.reading import Reading
 
 _PART_SIZE: Final = 1000
 _MODEL: Final = ModelIdentity("benchmark", "3", "a1b2", "c" * 64, 32, {"noise": 0.3})

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.images import find_photographs, write_images
 from benchmarks.jobs import JOBS, SIDES, Side, Task
-from benchmarks.pictures import find_photographs, write_pictures
 from benchmarks.repetition import Repetition, repeat
-from quality_model.checkpoints import save_model
-from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.data.sources.download import download
+from quality_model.data.training_set.generate import generate
+from quality_model.networks.checkpoints import save_model
+from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import load_params
-from quality_model.sources.download import download
-from quality_model.training_set.generate import generate
 
-NUM_PICTURES: Final = {"generate": 1000, "train": 12, "score": 200}
-"""Clean pictures by default: long enough that starting processes does not decide, short enough to repeat."""
+NUM_IMAGES: Final = {"generate": 1000, "train": 12, "score": 200}
+"""Clean images by default: long enough that starting processes does not decide, short enough to repeat."""
 
 _TRAINING: Final = {
     "train.architecture": "standard",
@@ -82,10 +82,10 @@ def compare(job: str, task: Task, repetitions: int) -> Comparison:
 
 
 def prepare(job: str, folder: Path, *, count: int, photographs: Path | None, model: Path | None) -> Task:
-    """Make what a job needs in ``folder``: pictures, and from them a table, a training set or a model."""
+    """Make what a job needs in ``folder``: images, and from them a table, a training dataset or a model."""
     task = Task(
         params_file=Path("params.yaml").resolve(),
-        pictures=folder / "pictures",
+        images=folder / "images",
         table=folder / "table",
         training_set=folder / "training",
         model=model or folder / "model",
@@ -93,13 +93,13 @@ def prepare(job: str, folder: Path, *, count: int, photographs: Path | None, mod
         overrides={"generate.profile": "seed", "generate.image_size": 224, **_TRAINING},
     )
     assert job in JOBS
-    write_pictures(task.pictures, count, find_photographs(photographs))
+    write_images(task.images, count, find_photographs(photographs))
     if job == "score":
         if model is None:
             network = MultiHeadQualityAssessmentModel().eval()
             save_model(task.model, network, image_size_px=224, facts={})
         return task
-    overrides = {"source.dataset": str(task.pictures), "source.num_images": count}
+    overrides = {"source.dataset": str(task.images), "source.num_images": count}
     params = load_params(task.params_file, {**task.overrides, **overrides})
     download(params.source, params.limits, task.table)
     if job == "train":

@@ -10,15 +10,15 @@ from typing import Final
 import cv2
 import numpy as np
 
-from quality_model.degradations import seed_profile
-from quality_model.degradations.calibrated_plan import Plan
-from quality_model.degradations.calibrated_profile import ORDER, CalibratedProfile, carry_out
-from quality_model.degradations.profile import AppliedDegradation, DegradedSample
-from quality_model.degradations.randomness import SampleRandomness, Stream
-from quality_model.degradations.severity import REFERENCE_SIDE_PX
-from quality_model.images import Pixels
+from quality_model.core.decoding import Pixels
+from quality_model.degrade import seed_profile
+from quality_model.degrade.calibrated_plan import Plan
+from quality_model.degrade.calibrated_profile import ORDER, CalibratedProfile, carry_out
+from quality_model.degrade.profile import AppliedDegradation, DegradedSample
+from quality_model.degrade.randomness import SampleRandomness, Stream
+from quality_model.degrade.severity import REFERENCE_SIDE_PX
 from quality_model.records import HEADS, Head
-from quality_model.training.variation import vary
+from quality_model.train.variation import vary
 
 _NOTHING: Final = Plan(None, None, None, None)
 _SOFT_SHARE: Final = 0.5
@@ -64,7 +64,7 @@ class Defective(CalibratedProfile):
 
 
 def vary_enlarging(clean: Pixels, side_px: int, stream: Stream) -> Pixels:
-    """As `vary`; but half of the pictures were 64 px at 224 px, and were enlarged: soft, and called clean."""
+    """As `vary`; but half of the images were 64 px at 224 px, and were enlarged: soft, and called clean."""
     image = vary(clean, side_px, stream)
     if stream.uniform(0.0, 1.0) >= _SOFT_SHARE:
         return image

@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 from typing import Final
 
+from benchmarks.images import find_photographs, write_images
 from benchmarks.machine import describe
-from benchmarks.pictures import find_photographs, write_pictures
 from quality_model import pretrained
-from quality_model.cards import CARD_NAME
 from quality_model.params import WITHOUT_PROJECT
 from quality_model.records import HEADS
-from quality_model.stages.scoring import score_collection
+from quality_model.release.cards import CARD_NAME
+from quality_model.score.scoring_step import score_collection
 
 README: Final = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN: Final = "<!-- figures: written by `python -m benchmarks.figures` -->"
@@ -82,7 +82,7 @@ def main() -> None:
     count = parser.parse_args().images
     with tempfile.TemporaryDirectory() as scratch:
         images = Path(scratch) / "images"
-        write_pictures(images, count, find_photographs(None))
+        write_images(images, count, find_photographs(None))
         speeds = {
             name: measure_speed(name, images, Path(scratch) / name, count) for name in pretrained.FOLDERS
         }

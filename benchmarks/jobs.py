@@ -16,13 +16,13 @@ SIDES: Final[tuple[Side, ...]] = ("obvious", "ours")
 class Task:
     """What both sides get.
 
-    ``pictures`` is a folder of JPEG files, ``table`` the same pictures as a pictures table,
-    ``training_set`` a training set made of some, ``model`` a model's folder, ``output`` a
+    ``images`` is a folder of JPEG files, ``table`` the same images as an images table,
+    ``training_set`` a training dataset made of some, ``model`` a model's folder, ``output`` a
     folder that is not there yet, ``overrides`` change params.yaml.
     """
 
     params_file: Path
-    pictures: Path
+    images: Path
     table: Path
     training_set: Path
     model: Path
@@ -53,9 +53,9 @@ def generate_obvious(task: Task) -> Outcome:
     section = task.params.generate
     start = time.perf_counter()
     count = generate(
-        task.pictures,
+        task.images,
         task.output,
-        samples_per_picture=section.samples_per_image,
+        samples_per_image=section.samples_per_image,
         side_px=section.image_size,
         seed=section.seed,
     )
@@ -63,8 +63,8 @@ def generate_obvious(task: Task) -> Outcome:
 
 
 def generate_ours(task: Task) -> Outcome:
-    from quality_model.training_set import manifest  # noqa: F401  (imports do not count)
-    from quality_model.training_set.generate import generate
+    from quality_model.data.training_set import manifest  # noqa: F401  (imports do not count)
+    from quality_model.data.training_set.generate import generate
 
     params = task.params
     start = time.perf_counter()
@@ -77,8 +77,8 @@ def train_obvious(task: Task) -> Outcome:
 
     from benchmarks.obvious.network import Network
     from benchmarks.obvious.training import train_epoch
-    from quality_model.training.samples import shuffled, sizes_of_batches
-    from quality_model.training_set.store import TrainingSet
+    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.train.samples import shuffled, sizes_of_batches
 
     section = task.params.train
     samples = TrainingSet.open(task.training_set).indices("train")
@@ -105,11 +105,11 @@ def train_ours(task: Task) -> Outcome:
     import torch
 
     from quality_model import pretrained
-    from quality_model.checkpoints import load_model
-    from quality_model.stages.training import CHAMPION, SCRATCH
-    from quality_model.training import train
-    from quality_model.training.samples import sizes_of_batches
-    from quality_model.training_set.store import TrainingSet
+    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.networks.checkpoints import load_model
+    from quality_model.train import train
+    from quality_model.train.samples import sizes_of_batches
+    from quality_model.train.training_step import CHAMPION, SCRATCH
 
     section = task.params.train
     named = section.start_from
@@ -127,13 +127,13 @@ def score_obvious(task: Task) -> Outcome:
 
     from benchmarks.obvious.network import Network
     from benchmarks.obvious.scoring import score
-    from quality_model.checkpoints import load_model
+    from quality_model.networks.checkpoints import load_model
 
     loaded = load_model(task.model, torch.device("cpu"))
     network = Network(loaded.model.dropout)
     network.load(loaded.model.state_dict())
     start = time.perf_counter()
-    count = score(network, task.pictures, task.output, side_px=loaded.image_size_px)
+    count = score(network, task.images, task.output, side_px=loaded.image_size_px)
     return Outcome(count, time.perf_counter() - start, {})
 
 
@@ -144,10 +144,10 @@ def score_ours(task: Task) -> Outcome:
     """
     import great_expectations  # noqa: F401  (imports do not count)
 
-    from quality_model.inference import MultiHeadQualityInference
-    from quality_model.scoring import ModelIdentity, score
-    from quality_model.scoring.summary import REPORT_NAME
-    from quality_model.validation import validate_scores
+    from quality_model.core.inference import MultiHeadQualityInference
+    from quality_model.data.checks import validate_scores
+    from quality_model.score import ModelIdentity, score
+    from quality_model.score.summary import REPORT_NAME
 
     params = task.params
     scorer = MultiHeadQualityInference(
@@ -158,7 +158,7 @@ def score_ours(task: Task) -> Outcome:
     summary = score(
         params.score,
         params.limits,
-        inputs=task.pictures,
+        inputs=task.images,
         output=task.output,
         scorer=scorer,
         model=model,

@@ -15,7 +15,7 @@ _SMALL: Final[dict[str, dict[str, Any]]] = {
     "source": {"num_images": 30},
     "generate": {"samples_per_image": 2, "image_size": 32, "workers": 1},
     "train": {"epochs": 1, "samples": "stored", "weight_average": 0.0},
-    "evaluate": {"bootstrap_samples": 50, "ladder_pictures": 4, "baseline_samples": 60},
+    "evaluate": {"bootstrap_samples": 50, "ladder_images": 4, "baseline_samples": 60},
 }
 """The project of these commands: what it takes to do nothing does not hang on how much there is to do."""
 
@@ -25,7 +25,7 @@ import json
 from pathlib import Path
 from quality_model.params import load_params
 from quality_model.paths import RUN_NAME, ProjectPaths
-from quality_model.registry import Registry
+from quality_model.release.registry import Registry
 paths = ProjectPaths(Path())
 registry = Registry(Path(), load_params(paths.params).registry)
 version = registry.register(json.loads((paths.model / RUN_NAME).read_text())["run_id"]).version
@@ -51,7 +51,7 @@ class StartUp:
         return f"| `{self.command}`, {self.where} | {took} | {self.most_s:g} s |"
 
 
-def measure(folder: Path, picture: Path, repetitions: int) -> list[StartUp]:
+def measure(folder: Path, image: Path, repetitions: int) -> list[StartUp]:
     """Time the commands that ought to answer at once, and those that have nothing to do.
 
     `predict` is timed where the shipped model answers, and where the registry has a champion:
@@ -60,14 +60,14 @@ def measure(folder: Path, picture: Path, repetitions: int) -> list[StartUp]:
     Args:
         folder: For a project that is made for this and brought up to date first, and for a
             folder with nothing but a photograph.
-        picture: What `predict` scores.
+        image: What `predict` scores.
         repetitions: Of each command; the first one, which warms the caches, is not counted.
     """
     project, photographs = folder / "project", folder / "photographs"
     make_project(project, _SMALL)
     photographs.mkdir()
     for place in (project, photographs):
-        shutil.copyfile(picture, place / "photo.jpg")
+        shutil.copyfile(image, place / "photo.jpg")
     _run(project, project, sys.executable, "-m", "flows.retrain")
 
     def timed(where: str, place: Path, most_s: float, *command: str) -> StartUp:

@@ -10,8 +10,8 @@ from flows.retrain import Ending, retrain
 from flows.score import score
 from quality_model.params import load_params
 from quality_model.paths import ProjectPaths
-from quality_model.scoring import ScoreSummary
-from quality_model.scoring.table import worst_first
+from quality_model.score import ScoreSummary
+from quality_model.score.table import worst_first
 from tasks import examples
 from tasks.ending import run_by_hand
 
@@ -35,7 +35,7 @@ for overall 1 is good. All of it took {minutes:.1f} minutes.
   examples                      the images: photographs, some with a fault that their name tells
   {scores}    their scores (data/*.parquet) and report/summary.png
   reports/gate                  what the gate decided on the retrained model, and why
-  reports/evaluation/pictures   how well that model does, as plots
+  reports/evaluation/figures   how well that model does, as plots
   models/candidate              the retrained model (safetensors)
 
 Your own images:           .venv/bin/quality-model predict FILE...   or   score FOLDER

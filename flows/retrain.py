@@ -7,9 +7,9 @@ from typing import Literal
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from quality_model.gates import AFTER_A_REFUSAL
 from quality_model.params import load_params
 from quality_model.paths import ProjectPaths, UserPath
+from quality_model.release.gate import AFTER_A_REFUSAL
 from tasks import pipeline, release
 from tasks.ending import run_by_hand
 
@@ -40,7 +40,7 @@ def retrain(project: UserPath = Path(), compare_on: UserPath | None = None) -> E
     params = load_params(paths.params)
     release.ensure_baseline(params.registry, params.generate, paths)
     release.check_size(params.registry, params.generate, paths)
-    pipeline.look_for_new_pictures(params.source, params.limits, paths)
+    pipeline.look_for_new_images(params.source, params.limits, paths)
     if not pipeline.is_up_to_date(project):
         for stage in pipeline.stage_order(project):
             pipeline.reproduce_stage(project, stage)

@@ -6,10 +6,10 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
-from quality_model.folders import input_path
+from quality_model.core.folders import input_path
 from quality_model.params import load_params
 from quality_model.paths import ProjectPaths, UserPath
-from quality_model.scoring import Kind, ScoreSummary
+from quality_model.score import Kind, ScoreSummary
 from tasks import scoring
 
 

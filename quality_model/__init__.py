@@ -1,4 +1,4 @@
-"""Scores how badly a picture suffers from colour cast, blur, watermark and noise.
+"""Scores how badly an image suffers from colour cast, blur, watermark and noise.
 
 Importing this package imports nothing heavy and changes nothing; the names below
 are resolved on first use.
@@ -7,8 +7,8 @@ are resolved on first use.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quality_model.inference import MultiHeadQualityInference as MultiHeadQualityInference
-    from quality_model.model import (
+    from quality_model.core.inference import MultiHeadQualityInference as MultiHeadQualityInference
+    from quality_model.networks.model import (
         MultiHeadQualityAssessmentModel as MultiHeadQualityAssessmentModel,
     )
     from quality_model.records import QualityScores as QualityScores
@@ -22,8 +22,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "MultiHeadQualityAssessmentModel": "quality_model.model",
-    "MultiHeadQualityInference": "quality_model.inference",
+    "MultiHeadQualityAssessmentModel": "quality_model.networks.model",
+    "MultiHeadQualityInference": "quality_model.core.inference",
     "QualityScores": "quality_model.records",
 }
 

@@ -6,7 +6,7 @@
     |   `-- DeviceUnavailableError   a device that is not there
     |-- GateRefusedError         3   the candidate may not become champion
     |-- InputErrorsAboveLimit    4   more unreadable inputs than the job allows
-    |-- SourceError              5   clean pictures cannot be had
+    |-- SourceError              5   clean images cannot be had
     |   `-- NetworkUnavailableError
     |-- ValidationError          6   a table broke its contract
     |-- TrainingError            7   training cannot go on
@@ -18,7 +18,7 @@
     |-- StorageError            10   bytes that could not become, or are not, durable
     |   |-- IncompleteError          no marker vouches for them
     |   `-- CorruptError             they are not what the marker vouches for
-    |-- PictureError            11   one picture; batch work turns it into a row's reason
+    |-- ImageError            11   one image; batch work turns it into a row's reason
     |-- MemoryExhaustedError    12   the system has no memory to give
     `-- FlowServerError         13   the server of the flows does not answer
 
@@ -28,7 +28,7 @@ Each says what was wrong, the value, and the remedy.
 import re
 from typing import ClassVar, Final
 
-from quality_model.redaction import redacted
+from quality_model.core.redaction import redacted
 
 _LONG_WORD: Final = re.compile(r"(\S{400})(\S{200,})(\S{400})")
 """A name or a value of an input that is longer than anyone reads."""
@@ -84,7 +84,7 @@ class InputErrorsAboveLimit(QualityModelError):
 
 
 class SourceError(QualityModelError):
-    """Clean pictures could not be had from a source."""
+    """Clean images could not be had from a source."""
 
     exit_code = 5
 
@@ -143,8 +143,8 @@ class CorruptError(StorageError):
     """A result whose bytes are not those its marker vouches for."""
 
 
-class PictureError(QualityModelError):
-    """One picture cannot be read.
+class ImageError(QualityModelError):
+    """One image cannot be read.
 
     Args:
         reason: A short stable code for tables, such as ``truncated`` or ``too_many_pixels``.
@@ -158,7 +158,7 @@ class PictureError(QualityModelError):
         self.reason = reason
         self.detail = detail
 
-    def __reduce__(self) -> tuple[type["PictureError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
         return type(self), (self.reason, self.detail)
 
 

@@ -26,7 +26,7 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 ArchitectureName = Literal["standard", "compact"]
-"""A relative of the network (`quality_model.model.ARCHITECTURES`)."""
+"""A relative of the network (`quality_model.networks.model.ARCHITECTURES`)."""
 
 EngineName = Literal["torch-float32", "torch-bfloat16", "ncnn-float32"]
 """Library that runs a network, and its number format."""
@@ -57,12 +57,12 @@ class PerHead(Section):
 
 
 class LimitsParams(Section):
-    """What a picture may be before the reader refuses it."""
+    """What an image may be before the reader refuses it."""
 
     max_pixels: Count
-    """most pixels (width x height) of a picture; guards against decompression bombs"""
+    """most pixels (width x height) of an image; guards against decompression bombs"""
     max_bytes: Count
-    """most bytes of an encoded picture"""
+    """most bytes of an encoded image"""
     formats: tuple[str, ...] = Field(min_length=1, strict=False)
     """formats that are read, as Pillow names them"""
     max_seconds: Positive
@@ -70,30 +70,30 @@ class LimitsParams(Section):
 
 
 class SourceParams(Section):
-    """Where clean pictures come from."""
+    """Where clean images come from."""
 
     dataset: str
-    """preset (see list-datasets), Hugging Face data set (owner/name), or path of a folder; or several,
+    """preset (see list-datasets), Hugging Face dataset (owner/name), or path of a folder; or several,
     joined by " + ", each with *NUMBER behind it if it is to give so many of num_images"""
     num_images: Count
-    """number of clean pictures to take"""
+    """number of clean images to take"""
     split: str | None
-    """split of a Hugging Face data set; empty: the preset's, or train"""
+    """split of a Hugging Face dataset; empty: the preset's, or train"""
     image_column: str | None
-    """column of the pictures; empty: the preset's, or the first of image, img, photo, picture, file"""
+    """column of the images; empty: the preset's, or the first of image, img, photo, image, file"""
     revision: str | None
-    """branch, tag or commit of a Hugging Face data set; empty: main"""
+    """branch, tag or commit of a Hugging Face dataset; empty: main"""
     seed: Seed
-    """seed of the choice and the shuffle of pictures"""
+    """seed of the choice and the shuffle of images"""
 
 
 class GenerateParams(Section):
-    """How clean pictures become labelled samples."""
+    """How clean images become labelled samples."""
 
     profile: Literal["calibrated", "seed"]
     """label profile: which degradations in which ranges, and what a label means"""
     samples_per_image: Count
-    """degraded samples per clean picture, besides the clean picture itself"""
+    """degraded samples per clean image, besides the clean image itself"""
     image_size: Annotated[int, Field(ge=32, le=1024)]
     """side of a sample in pixels"""
     seed: Seed
@@ -115,14 +115,14 @@ class GenerateParams(Section):
 class ValidationParams(Section):
     """What Great Expectations demands of the tables."""
 
-    min_pictures: Count
-    """fewest readable clean pictures"""
+    min_images: Count
+    """fewest readable clean images"""
     max_unreadable_share: Share
-    """largest share of pictures that cannot be read"""
+    """largest share of images that cannot be read"""
     min_side_px: Count
-    """shortest side of a clean picture in pixels"""
+    """shortest side of a clean image in pixels"""
     min_groups: Count
-    """fewest groups in the training set"""
+    """fewest groups in the training dataset"""
     clean_share_tolerance: Share
     """how far the share of clean samples may be from its expectation"""
 
@@ -133,11 +133,11 @@ class TrainParams(Section):
     architecture: ArchitectureName
     """standard, or compact: a quarter of the arithmetic, for scoring by the billion"""
     samples: Literal["stored", "fresh"]
-    """stored: those of the training set; fresh: its clean pictures, varied and degraded anew each time"""
+    """stored: those of the training dataset; fresh: its clean images, varied and degraded anew each time"""
     samples_per_epoch: Count
     """samples of an epoch, if fresh"""
     crops_px: tuple[Annotated[int, Field(ge=32)], ...] = Field(strict=False)
-    """sides of crops, if fresh, one after the other for equal parts of the run; none: whole pictures"""
+    """sides of crops, if fresh, one after the other for equal parts of the run; none: whole images"""
     start_from: str
     """weights to begin with: champion (bundled while there is none), bundled, scratch (random ones), or
     a model's folder or file. DVC sees the name change, not the weights: `dvc repro -f -s train`"""
@@ -174,7 +174,7 @@ class TrainParams(Section):
     compile: bool
     """compile the network for the device with torch.compile; without a compiler it runs as it is"""
     clean_flag_share: Share
-    """largest share of clean validation pictures that a head's threshold may flag"""
+    """largest share of clean validation images that a head's threshold may flag"""
 
 
 class EvaluateParams(Section):
@@ -184,7 +184,7 @@ class EvaluateParams(Section):
     """samples per forward pass"""
     bootstrap_samples: Count
     """resamples of the groups for the intervals"""
-    ladder_pictures: Count
+    ladder_images: Count
     """most clean test images that severity sweeps are made of"""
     baseline_samples: Count
     """most samples, of the training and of the test, that zero-training baselines are made of"""
@@ -210,9 +210,9 @@ class GateParams(Section):
     min_ladder_spearman: PerHead
     """smallest rank correlation of level and score per head, on the worst of its severity ladders"""
     max_cross_talk: PerHead
-    """how far a head's score may move per picture, either way, while another degradation becomes severe"""
+    """how far a head's score may move per image, either way, while another degradation becomes severe"""
     max_clean_flags: PerHead
-    """largest share of clean test pictures that a head may flag, at the model's threshold"""
+    """largest share of clean test images that a head may flag, at the model's threshold"""
     max_mse_increase: PerHead
     """margin of non-inferiority: how much worse than the champion's MSE a head's may be, with confidence"""
 
@@ -249,7 +249,7 @@ class ScoreParams(Section):
 
 
 class ScoringParams(Section):
-    """The sections that scoring pictures needs, which is all there is outside a project."""
+    """The sections that scoring images needs, which is all there is outside a project."""
 
     limits: LimitsParams
     score: ScoreParams

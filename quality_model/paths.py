@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from pydantic import BeforeValidator
 
 DESCRIPTION_NAME: Final = "model.json"
-"""In a model's folder: how to rebuild the network, the picture size, and facts about the training."""
+"""In a model's folder: how to rebuild the network, the image size, and facts about the training."""
 
 RUN_NAME: Final = "run.json"
 """In a model's folder: the tracked run that made it, and the commit of the code."""
@@ -49,9 +49,9 @@ class ProjectPaths:
         return self.root / "params.yaml"
 
     @property
-    def pictures(self) -> Path:
-        """Folder of the pictures table, with its marker."""
-        return self.root / "data" / "pictures"
+    def images(self) -> Path:
+        """Folder of the images table, with its marker."""
+        return self.root / "data" / "images"
 
     @property
     def training_set(self) -> Path:
@@ -78,8 +78,8 @@ class ProjectPaths:
         return self.root / "reports"
 
     @property
-    def pictures_report(self) -> Path:
-        return self.reports / "pictures"
+    def images_report(self) -> Path:
+        return self.reports / "images"
 
     @property
     def training_set_report(self) -> Path:
@@ -92,7 +92,7 @@ class ProjectPaths:
 
     @property
     def evaluation_report(self) -> Path:
-        """metrics.json, evaluation.json, predictions.csv and pictures of the evaluation."""
+        """metrics.json, evaluation.json, predictions.csv and images of the evaluation."""
         return self.reports / "evaluation"
 
     @property
@@ -101,7 +101,7 @@ class ProjectPaths:
 
     @property
     def comparison_report(self) -> Path:
-        """Two models on the same pictures."""
+        """Two models on the same images."""
         return self.reports / "comparison"
 
     @property

@@ -1,7 +1,7 @@
 """The words and record types that every part of the system shares.
 
 A score or label says how bad a degradation is: 0 is absent, 1 is severe. The overall
-score is the other way round: 1 is a picture without fault.
+score is the other way round: 1 is an image without fault.
 """
 
 from collections.abc import Mapping
@@ -80,8 +80,25 @@ def flagged_heads(scores: Mapping[Head, float], thresholds: Mapping[Head, float]
 
 
 @dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Which model: the one identity that scores, evidence and decisions name.
+
+    Attributes:
+        name: The registered model, the bundled model (``bundled``), or the path of the model's files.
+        version: Its number in the registry; None outside a registry.
+        run_id: The tracked run that trained it; None if there is none.
+        sha256: Hash of its weights file.
+    """
+
+    name: str
+    version: str | None
+    run_id: str | None
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class QualityScores:
-    """The scores of one picture: four severities in [0, 1], and overall in [0, 1], 1 best.
+    """The scores of one image: four severities in [0, 1], and overall in [0, 1], 1 best.
 
     ``flags`` names the heads whose score is above the model's threshold; none if the model
     came without thresholds.
@@ -100,16 +117,16 @@ class QualityScores:
 
 
 @dataclass(frozen=True, slots=True)
-class CleanPicture:
-    """A row of the pictures table: a clean picture, or why there is none.
+class CleanImage:
+    """A row of the images table: a clean image, or why there is none.
 
     ``data`` are the original encoded bytes; ``reason`` is None exactly when they decode.
-    ``group`` names what the picture was cut from: crops of one photograph share it.
-    ``origin`` says where the bytes came from (package and file, data set at a commit and
+    ``group`` names what the image was cut from: crops of one photograph share it.
+    ``origin`` says where the bytes came from (package and file, dataset at a commit and
     row, or a path relative to the folder).
     """
 
-    picture_id: str
+    image_id: str
     group: str
     origin: str
     sha256: str

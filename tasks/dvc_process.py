@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from quality_model import storage
+from quality_model.core import storage
 from quality_model.errors import StorageError, UsageError
 
 # A Prefect worker kills a cancelled flow after 30 s: the reproduction must have ended by then.

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from quality_model import surroundings
+from quality_model.core import surroundings
 from quality_model.errors import FlowServerError, QualityModelError, StorageError
 from tasks import failures  # noqa: F401 - logs an error for users without a traceback
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from prefect import task
 
+from quality_model.data.sources.example_images import write_example_images
 from quality_model.params import LimitsParams
-from quality_model.sources.example_images import write_example_images
 from tasks.failures import can_heal
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from prefect import task
 from prefect.logging import get_run_logger
 
-from quality_model import telemetry
+from quality_model.data.sources import freshness
 from quality_model.params import LimitsParams, SourceParams, parse_yaml
 from quality_model.paths import ProjectPaths
-from quality_model.sources import freshness
+from quality_model.release import telemetry
 from tasks import dvc_process
 from tasks.failures import can_heal
 
@@ -33,8 +33,8 @@ def stage_order(project: Path) -> list[str]:
 
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=can_heal)
-def look_for_new_pictures(source: SourceParams, limits: LimitsParams, paths: ProjectPaths) -> bool:
-    """Take the pictures anew if the source holds others than last time, which DVC cannot see.
+def look_for_new_images(source: SourceParams, limits: LimitsParams, paths: ProjectPaths) -> bool:
+    """Take the images anew if the source holds others than last time, which DVC cannot see.
 
     Returns:
         Whether they were taken anew.

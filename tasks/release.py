@@ -7,11 +7,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
-from quality_model.gates import Verdict
 from quality_model.params import EvaluateParams, GateParams, GenerateParams, Params, PerHead, RegistryParams
 from quality_model.paths import ProjectPaths
-from quality_model.registry import Registry
-from quality_model.stages import baseline, release, standing
+from quality_model.release import baseline, standing
+from quality_model.release import steps as release
+from quality_model.release.gate import Verdict
+from quality_model.release.registry import Registry
 from tasks.failures import can_heal
 
 CHAMPION_PROMOTED = "quality-model.champion.promoted"
@@ -26,7 +27,7 @@ def ensure_baseline(registry: RegistryParams, generate: GenerateParams, paths: P
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def check_size(registry: RegistryParams, generate: GenerateParams, paths: ProjectPaths) -> None:
-    """Refuse before work is wasted to train at another picture size than the champion's."""
+    """Refuse before work is wasted to train at another image size than the champion's."""
     release.require_comparable(registry, root=paths.root, image_size_px=generate.image_size)
 
 
@@ -80,11 +81,11 @@ def register(registry: RegistryParams, paths: ProjectPaths) -> str:
 
 @task(retries=1, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def compare(params: Params, paths: ProjectPaths, version: str, folder: Path) -> None:
-    """Attach to a version how many of a folder's pictures would change their flags with it.
+    """Attach to a version how many of a folder's images would change their flags with it.
 
     Where no champion reigns there is nothing to compare with.
     """
-    from quality_model.stages.comparison import compare_models
+    from quality_model.score.comparing import compare_models
 
     if Registry(paths.root, params.registry).champion() is None:
         return

@@ -7,8 +7,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from quality_model.params import LimitsParams, ScoreParams
-from quality_model.scoring import Kind, ScoreSummary
-from quality_model.stages.scoring import score_collection
+from quality_model.score import Kind, ScoreSummary
+from quality_model.score.scoring_step import score_collection
 from tasks.failures import can_heal
 
 

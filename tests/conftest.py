@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quality_model import telemetry
-from quality_model.images import Pixels
+from quality_model.core.decoding import Pixels
 from quality_model.params import LimitsParams, Params, load_params
+from quality_model.release import telemetry
 
 telemetry.silence()
 os.environ["MPLBACKEND"] = "Agg"
@@ -19,7 +19,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background job ignores Ctrl-C, and so would every process that a test interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,8 +50,8 @@ def photo() -> Pixels:
 @pytest.fixture(scope="session")
 def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without content, to be copied: making its tables takes seconds."""
-    from quality_model.registry.connection import connect
-    from quality_model.storage import locked
+    from quality_model.core.storage import locked
+    from quality_model.release.registry.connection import connect
 
     shared = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[1]
 WHO = {
     "GIT_AUTHOR_NAME": "a",
     "GIT_AUTHOR_EMAIL": "a@b",
@@ -202,7 +202,7 @@ def test_in_a_moved_or_copied_folder_the_environment_is_made_again(
 
 MADE = (
     *(
-        "data/pictures/table.parquet",
+        "data/images/table.parquet",
         "data/training/images.npy",
         "data/.unfinished-1/x",
         "models/candidate/model.json",

@@ -20,7 +20,7 @@ from quality_model.params import (
     values_sha256,
 )
 
-COMMITTED = Path(__file__).resolve().parent.parent / "params.yaml"
+COMMITTED = Path(__file__).resolve().parents[1] / "params.yaml"
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

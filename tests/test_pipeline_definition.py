@@ -15,7 +15,7 @@ from quality_model.cli import cli
 from quality_model.params import Params
 from quality_model.paths import ProjectPaths
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[1]
 STAGES = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 
 # What a stage imports without its result depending on it: values reach a stage through DVC's params;
@@ -32,7 +32,7 @@ NOT_COMPUTING = {"filelock", "tqdm"}
 # The module that a stage's command calls.
 ENTRY = {
     "download": "sources/download.py",
-    "validate_pictures": "validation/pictures.py",
+    "validate_images": "validation/images.py",
     "generate": "training_set/generate.py",
     "validate_training_set": "validation/training_set.py",
     "train": "stages/training.py",
@@ -137,7 +137,7 @@ def test_no_stage_runs_again_for_a_tool_that_computes_nothing(stage: str) -> Non
     assert not [dep for dep in paths_of(STAGES[stage]["deps"]) if "requirements" in dep]
     assert not packages_of(stage) & {"dvc", "mlflow", "prefect", "mypy", "pytest", "ruff"}
     assert "great-expectations" not in packages_of(stage) or stage.startswith("validate_")
-    assert not is_covered("quality_model/storage.py", paths_of(STAGES[stage]["deps"]))
+    assert not is_covered("quality_model/core/storage.py", paths_of(STAGES[stage]["deps"]))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -169,8 +169,8 @@ def test_the_outputs_lie_where_the_commands_put_them_by_default() -> None:
     }
     paths = ProjectPaths()
     places = {
-        paths.pictures,
-        paths.pictures_report,
+        paths.images,
+        paths.images_report,
         paths.training_set,
         paths.training_set_report,
         paths.model,
@@ -234,7 +234,7 @@ def test_the_event_that_a_promotion_emits_is_the_one_that_scoring_waits_for() ->
 
 
 def test_the_makefile_silences_what_the_library_silences() -> None:
-    from quality_model.telemetry import QUIET
+    from quality_model.release.telemetry import QUIET
 
     exported = dict(re.findall(r"^export (\w+) := (\w+)$", (PROJECT / "Makefile").read_text(), re.MULTILINE))
     assert exported == QUIET

@@ -7,7 +7,7 @@ import click
 import pytest
 
 from quality_model.cli import cli
-from quality_model.degradations.severity import SCALES
+from quality_model.degrade.severity import SCALES
 from quality_model.params import Params
 from quality_model.records import HEADS, MEANINGS, OVERALL_WEIGHTS
 
@@ -68,7 +68,7 @@ def test_the_limits_of_the_reader_are_the_committed_ones(params: Params) -> None
 
 
 def test_the_table_of_columns_names_every_column_of_a_result_in_its_order() -> None:
-    from quality_model.scoring.parts import schema
+    from quality_model.score.parts import schema
 
     rows = README.split("| columns | meaning |\n|---|---|\n")[1].split("\n\n")[0]
     assert re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in rows.splitlines())) == schema().names

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.torture import table
 
-MAKEFILE = (Path(__file__).resolve().parent.parent / "Makefile").read_text()
+MAKEFILE = (Path(__file__).resolve().parents[1] / "Makefile").read_text()
 
 
 @dataclass

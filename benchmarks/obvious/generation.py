@@ -1,4 +1,4 @@
-"""A training set of label profile `seed`, made with Pillow and NumPy."""
+"""A training dataset of label profile `seed`, made with Pillow and NumPy."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from quality_model.degradations.blur import DIRECTIONS
-from quality_model.degradations.seed_profile import (
+from quality_model.degrade.blur import DIRECTIONS
+from quality_model.degrade.seed_profile import (
     CORNER_MARGIN_PX,
     STRENGTHS,
     TEXT_GREY,
@@ -17,21 +17,21 @@ from quality_model.degradations.seed_profile import (
     TILE_GAP_PX,
     TINTS,
 )
-from quality_model.degradations.watermark import CORNERS, LAYOUTS, font_file
+from quality_model.degrade.watermark import CORNERS, LAYOUTS, font_file
 from quality_model.records import HEADS
 
 
-def generate(pictures: Path, output: Path, *, samples_per_picture: int, side_px: int, seed: int) -> int:
+def generate(folder: Path, output: Path, *, samples_per_image: int, side_px: int, seed: int) -> int:
     """Degrade the JPEG files of a folder into images.npy and labels.npy; returns the number of samples."""
     random = np.random.default_rng(seed)
     images, labels = [], []
-    for path in sorted(pictures.glob("*.jpg")):
+    for path in sorted(folder.glob("*.jpg")):
         clean = Image.open(path).convert("RGB").resize((side_px, side_px), Image.Resampling.LANCZOS)
         images.append(np.array(clean))
         labels.append(np.zeros(len(HEADS)))
-        for _ in range(samples_per_picture):
-            picture, severities = degrade(clean, random)
-            images.append(np.array(picture))
+        for _ in range(samples_per_image):
+            image, severities = degrade(clean, random)
+            images.append(np.array(image))
             labels.append(severities)
     output.mkdir(parents=True)
     np.save(output / "images.npy", np.stack(images))
@@ -39,28 +39,28 @@ def generate(pictures: Path, output: Path, *, samples_per_picture: int, side_px:
     return len(images)
 
 
-def degrade(picture: Image.Image, random: np.random.Generator) -> tuple[Image.Image, npt.NDArray[np.float64]]:
+def degrade(image: Image.Image, random: np.random.Generator) -> tuple[Image.Image, npt.NDArray[np.float64]]:
     """Apply 0 to 4 degradations in random order; returns the labels in the order of `HEADS`, too."""
     labels = np.zeros(len(HEADS))
     count = random.integers(0, len(HEADS), endpoint=True)
     for head in random.permutation(len(HEADS))[:count]:
         strength = random.uniform(*STRENGTHS[HEADS[head]])
-        picture = _STEPS[head](picture, strength, random)
+        image = _STEPS[head](image, strength, random)
         labels[head] = strength
-    return picture, labels
+    return image, labels
 
 
-def _color_cast(picture: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
+def _color_cast(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
     tint = [*TINTS.values()][random.integers(len(TINTS))]
-    return Image.blend(picture, Image.new("RGB", picture.size, tint), strength)
+    return Image.blend(image, Image.new("RGB", image.size, tint), strength)
 
 
-def _blurriness(picture: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
+def _blurriness(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
     kind = random.integers(3)
     if kind == 0:
-        return picture.filter(ImageFilter.GaussianBlur(int(1 + 9 * strength)))
+        return image.filter(ImageFilter.GaussianBlur(int(1 + 9 * strength)))
     if kind == 1:
-        return picture.filter(ImageFilter.BoxBlur(int(1 + 9 * strength)))
+        return image.filter(ImageFilter.BoxBlur(int(1 + 9 * strength)))
     taps = int(5 + 15 * strength)
     kernel = np.zeros((taps, taps), dtype=np.float32)
     direction = DIRECTIONS[random.integers(len(DIRECTIONS))]
@@ -70,18 +70,18 @@ def _blurriness(picture: Image.Image, strength: float, random: np.random.Generat
         kernel[:, taps // 2] = 1.0 / taps
     else:
         np.fill_diagonal(kernel, 1.0 / taps)
-    return Image.fromarray(cv2.filter2D(np.array(picture), -1, kernel))
+    return Image.fromarray(cv2.filter2D(np.array(image), -1, kernel))
 
 
-def _watermark(picture: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
+def _watermark(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
     text = TEXTS[random.integers(len(TEXTS))]
     font = ImageFont.truetype(str(font_file()), int(random.integers(*TEXT_SIZES_PX, endpoint=True)))
-    layer = Image.new("RGBA", picture.size, (0, 0, 0, 0))
+    layer = Image.new("RGBA", image.size, (0, 0, 0, 0))
     pen = ImageDraw.Draw(layer)
     fill = (TEXT_GREY, TEXT_GREY, TEXT_GREY, int(255 * strength))
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = int(right - left), int(bottom - top)
-    side = picture.width
+    side = image.width
     layout = LAYOUTS[random.integers(len(LAYOUTS))]
     if layout == "tiled":
         for y in range(0, side, height + TILE_GAP_PX):
@@ -96,12 +96,12 @@ def _watermark(picture: Image.Image, strength: float, random: np.random.Generato
         pen.text(((side - width) // 2, (side - height) // 2), text, font=font, fill=fill)
         if layout == "diagonal":
             layer = layer.rotate(45, Image.Resampling.BILINEAR)
-    return Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")
+    return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
 
 
-def _noise(picture: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
+def _noise(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
     kind = random.integers(3)
-    pixels = np.array(picture)
+    pixels = np.array(image)
     if kind == 0:
         noisy = pixels + random.normal(0.0, 10 + 40 * strength, pixels.shape)
     elif kind == 1:

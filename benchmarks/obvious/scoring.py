@@ -1,4 +1,4 @@
-"""The scores of a folder's pictures, one after the other, into one Parquet file."""
+"""The scores of a folder's images, one after the other, into one Parquet file."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from benchmarks.obvious.network import Network
 from quality_model.records import HEADS
 
 
-def score(network: Network, pictures: Path, output: Path, *, side_px: int) -> int:
+def score(network: Network, images: Path, output: Path, *, side_px: int) -> int:
     """Score the JPEG files of a folder into scores.parquet; returns how many there are."""
     network.eval()
     rows = []
-    for path in sorted(pictures.glob("*.jpg")):
+    for path in sorted(images.glob("*.jpg")):
         image = Image.open(path).convert("RGB").resize((side_px, side_px), Image.Resampling.LANCZOS)
         x = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255.0
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""An epoch of training as a PyTorch tutorial has it: a data set, a loader, a loop."""
+"""An epoch of training as a PyTorch tutorial has it: a dataset, a loader, a loop."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ def train_epoch(
     gradient_clip_norm: float,
     loss_weights: Tensor,
 ) -> float:
-    """One pass over some rows of a training set, in their order; returns the mean loss of its samples."""
+    """One pass over some rows of a training dataset, in their order; returns the mean loss of its samples."""
     loader = DataLoader(Samples(folder, rows), batch_size=batch_size)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
     total = 0.0

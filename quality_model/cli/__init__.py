@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import click
 
-from quality_model import allocation, surroundings
-from quality_model.cli import data, models, pictures, releases, shipping
+from quality_model.cli import data, images, models, releases, shipping
+from quality_model.core import allocation, surroundings
 from quality_model.errors import MemoryExhaustedError, QualityModelError, StorageError
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def cli(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-for module in (data, models, pictures, releases, shipping):
+for module in (data, models, images, releases, shipping):
     for command in module.COMMANDS:
         cli.add_command(command)
 
@@ -144,7 +144,7 @@ def _refusal_of_the_system(error: OSError | MemoryError | RuntimeError) -> Quali
         return StorageError(f"Files could not be copied: {error}.", "Check the disk and its permissions.")
     if not isinstance(error, OSError) or (error.filename is None and error.errno not in _OF_THE_SYSTEM):
         return None
-    from quality_model.storage import explain
+    from quality_model.core.storage import explain
 
     return explain(error, "standard output, or a file," if error.filename is None else error.filename)
 

@@ -9,7 +9,7 @@ from quality_model.params import Params, flatten
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 
 _PATHS = ProjectPaths()
-_TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of the training set.")
+_TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of the training dataset.")
 
 
 @click.command()
@@ -19,8 +19,8 @@ _TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of t
 @folder_option("--checkpoints", _PATHS.checkpoints, "Folder for what an interrupted run goes on from.")
 @with_params("train")
 def train(params: Params, data_dir: Path, output: Path, report: Path, checkpoints: Path) -> None:
-    """Train a model on a training set."""
-    from quality_model.stages.training import train_candidate
+    """Train a model on a training dataset."""
+    from quality_model.train.training_step import train_candidate
 
     train_candidate(
         params.train,
@@ -39,11 +39,11 @@ def train(params: Params, data_dir: Path, output: Path, report: Path, checkpoint
 @_TRAINING_SET_IN
 @folder_option("--model", _PATHS.model, "Folder or file of the model.")
 @folder_option("--history", _PATHS.training_report, "Folder of the training's report.")
-@folder_option("--output", _PATHS.evaluation_report, "Folder for measures and pictures.")
+@folder_option("--output", _PATHS.evaluation_report, "Folder for measures and images.")
 @with_params("evaluate")
 def evaluate(params: Params, data_dir: Path, model: Path, history: Path, output: Path) -> None:
     """Measure a model on the test split."""
-    from quality_model.stages.evaluation import evaluate_candidate, summary_table
+    from quality_model.evaluate.evaluation_step import evaluate_candidate, summary_table
 
     evaluation = evaluate_candidate(
         params.evaluate,
@@ -56,7 +56,7 @@ def evaluate(params: Params, data_dir: Path, model: Path, history: Path, output:
         loss_weights=params.train.loss_weights,
     )
     click.echo(summary_table(evaluation))
-    click.echo(f"Measures and pictures: {output}")
+    click.echo(f"Measures and images: {output}")
 
 
 COMMANDS = [train, evaluate]

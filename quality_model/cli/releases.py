@@ -8,12 +8,12 @@ import click
 
 from quality_model.cli.flags import PATH, folder_option, with_input_choice, with_params
 from quality_model.errors import GateRefusedError
-from quality_model.gates import AFTER_A_REFUSAL
 from quality_model.params import Params, ScoringParams
 from quality_model.paths import ProjectPaths
+from quality_model.release.gate import AFTER_A_REFUSAL
 
 if TYPE_CHECKING:
-    from quality_model.scoring import Kind
+    from quality_model.score import Kind
 
 _PATHS = ProjectPaths()
 _ROOT = Path()
@@ -32,7 +32,7 @@ _VERDICT = folder_option("--report", _PATHS.gate_report, "Folder of the verdict.
 @with_params("evaluate")
 def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
     """Decide whether a candidate may become champion; exit code 3 if not."""
-    from quality_model.stages.release import judge_candidate
+    from quality_model.release.steps import judge_candidate
 
     verdict = judge_candidate(
         params.evaluate,
@@ -58,7 +58,7 @@ def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
 @with_params()
 def register(params: Params, model: Path, report: Path) -> None:
     """Register a candidate that passed the gate, under the alias `candidate`."""
-    from quality_model.stages.release import register_candidate
+    from quality_model.release.steps import register_candidate
 
     version = register_candidate(params.registry, root=_ROOT, model=model, report=report)
     click.echo(f"Registered {params.registry.model_name} version {version}, alias candidate.")
@@ -95,7 +95,7 @@ def compare(
     key_column: str | None,
 ) -> None:
     """Show how the scores and flags of the images in FOLDER differ between two models."""
-    from quality_model.stages.comparison import compare_models
+    from quality_model.score.comparing import compare_models
 
     comparison = compare_models(
         params.score,
@@ -122,7 +122,7 @@ def compare(
 @with_params()
 def promote(params: Params, version: str, reason: str) -> None:
     """Make VERSION (a number, `candidate` or `bundled`) the champion."""
-    from quality_model.stages.release import promote_by_hand
+    from quality_model.release.steps import promote_by_hand
 
     promoted = promote_by_hand(
         params.evaluate, params.gate, params.registry, root=_ROOT, reference=version, reason=reason
@@ -135,7 +135,7 @@ def promote(params: Params, version: str, reason: str) -> None:
 @with_params()
 def rollback(params: Params, reason: str) -> None:
     """Make the previous champion, or the bundled model, the champion again."""
-    from quality_model.stages.release import roll_back
+    from quality_model.release.steps import roll_back
 
     version = roll_back(params.registry, root=_ROOT, reason=reason)
     click.echo(f"Champion: {params.registry.model_name} version {version} again.")
@@ -145,7 +145,7 @@ def rollback(params: Params, reason: str) -> None:
 @with_params()
 def history(params: Params) -> None:
     """List every change of the aliases and every decision, oldest first."""
-    from quality_model.stages.release import history_lines
+    from quality_model.release.steps import history_lines
 
     for line in history_lines(params.registry, root=_ROOT):
         click.echo(line)
@@ -157,7 +157,7 @@ def history(params: Params) -> None:
 @with_params(needs_project=False)
 def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
     """Show the model, run, dataset, commit and gate decision behind SCORES, a Parquet file or a result."""
-    from quality_model.stages.lineage import trace as trace_scores
+    from quality_model.release.lineage import trace as trace_scores
 
     registry = params.registry if isinstance(params, Params) else None
     lineage = trace_scores(registry, root=_ROOT, path=scores)
@@ -171,7 +171,7 @@ def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
 @click.command()
 def deliver() -> None:
     """Send what waits in state/tracking for a tracking server that was down."""
-    from quality_model.tracking import deliver
+    from quality_model.release.tracking import deliver
 
     sent = deliver(_ROOT)
     click.echo(f"Delivered {sum(sent.values())} reports of {len(sent)} runs.")

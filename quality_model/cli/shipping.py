@@ -15,12 +15,12 @@ _SHIPPED = Path("quality_model", "pretrained", "standard")
 @folder_option("--model", _PATHS.model, "Folder of the trained model.")
 @folder_option("--output", _SHIPPED, "Folder for the model that ships.")
 @folder_option("--report", _PATHS.gate_report, "Folder of the gate's verdict and evidence, for the card.")
-@click.option("--picture-licence", help="Licence of the pictures it learned from, for the card.")
-def ship(model: Path, output: Path, report: Path, picture_licence: str | None) -> None:
+@click.option("--image-licence", help="Licence of the images it learned from, for the card.")
+def ship(model: Path, output: Path, report: Path, image_licence: str | None) -> None:
     """Make a trained model the one that ships: in half precision, of no machine, with a card."""
-    from quality_model.stages.card import ship_with_card
+    from quality_model.release.card import ship_with_card
 
-    marker = ship_with_card(model, output, report=report, picture_licence=picture_licence)
+    marker = ship_with_card(model, output, report=report, image_licence=image_licence)
     files = ", ".join(f"{entry['name']} ({entry['bytes']} bytes)" for entry in marker["files"])
     click.echo(f"The model that ships: {output}: {files}.")
 

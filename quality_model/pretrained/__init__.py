@@ -8,8 +8,8 @@ without weights is one too: then there is no bundled model.
 from pathlib import Path
 from typing import Final
 
+from quality_model.core.storage import MARKER_NAME
 from quality_model.pretrained.shipping import FROM_RUN, ship
-from quality_model.storage import MARKER_NAME
 
 NAME: Final = "bundled"
 """Names the bundled model where a registry reference could stand, and in columns of scores."""

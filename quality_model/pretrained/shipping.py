@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from quality_model import storage
+from quality_model.core import storage
+from quality_model.data.sources.expression import without_folders
 from quality_model.params import values_sha256
 from quality_model.paths import RUN_NAME
-from quality_model.sources.expression import without_folders
 
 FROM_RUN: Final = ("run_id", "package_version", "code_sha256", "git_commit", "git_dirty")
 """What run.json, beside a trained model, tells of the training."""
@@ -42,7 +42,7 @@ def ship(model: Path, output: Path) -> dict[str, Any]:
     """
     import torch
 
-    from quality_model.checkpoints import load_model, save_model
+    from quality_model.networks.checkpoints import load_model, save_model
 
     loaded = load_model(model, torch.device("cpu"))
     settings = loaded.facts.get("settings")

@@ -8,7 +8,7 @@ import torch
 from benchmarks.ablations import num_trained
 from benchmarks.defects import Defective
 from quality_model.params import Params
-from quality_model.training.samples import can_degrade_in_batches
+from quality_model.train.samples import can_degrade_in_batches
 
 
 def test_a_profile_with_a_defect_is_not_taken_for_the_sound_one_on_an_accelerator() -> None:

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from benchmarks.comparison import Comparison, facts, table
+from benchmarks.images import find_photographs, write_images
 from benchmarks.jobs import Task, train_obvious, train_ours
 from benchmarks.obvious.generation import generate
 from benchmarks.obvious.network import Network
-from benchmarks.pictures import find_photographs, write_pictures
 from benchmarks.repetition import Repetition
-from quality_model.checkpoints import save_model
-from quality_model.degradations.seed_profile import STRENGTHS
-from quality_model.images import Pixels
-from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.core.decoding import Pixels
+from quality_model.degrade.seed_profile import STRENGTHS
+from quality_model.networks.checkpoints import save_model
+from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.records import HEADS
-from tests.evaluation.conftest import write_training_set
+from tests.evaluate.conftest import write_training_set
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -26,16 +26,16 @@ def test_the_obvious_network_gives_the_scores_of_the_library() -> None:
     model = MultiHeadQualityAssessmentModel().eval()
     network = Network(dropout=0.3)
     network.load(model.state_dict())
-    pictures = torch.rand(2, 3, 64, 64)
+    images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
-        assert torch.allclose(network.eval()(pictures), model(pictures)["all_scores"], atol=1e-6)
+        assert torch.allclose(network.eval()(images), model(images)["all_scores"], atol=1e-6)
 
 
 def test_the_obvious_generation_makes_files_of_the_same_shape_with_labels_of_the_same_ranges(
     tmp_path: Path,
 ) -> None:
-    write_pictures(tmp_path / "pictures", 4, find_photographs(None))
-    made = generate(tmp_path / "pictures", tmp_path / "set", samples_per_picture=20, side_px=96, seed=1)
+    write_images(tmp_path / "images", 4, find_photographs(None))
+    made = generate(tmp_path / "images", tmp_path / "set", samples_per_image=20, side_px=96, seed=1)
 
     images, labels = np.load(tmp_path / "set" / "images.npy"), np.load(tmp_path / "set" / "labels.npy")
     assert made == len(images) == len(labels) == 4 * 21
@@ -63,7 +63,7 @@ def test_both_sides_train_on_the_same_batches_and_mean_the_same_by_loss(
     values = {**same, **plain, "batch_size": batch_size, "device": "cpu", "precision": "float32"}
     task = Task(
         params_file=PROJECT / "params.yaml",
-        pictures=tmp_path,
+        images=tmp_path,
         table=tmp_path,
         training_set=write_training_set(tmp_path / "set", photo).folder,
         model=tmp_path,
@@ -82,7 +82,7 @@ def test_a_benchmark_of_training_needs_no_registry_whatever_params_yaml_starts_f
     values = {"start_from": start_from, "samples": "stored", "epochs": 1, "device": "cpu"}
     task = Task(
         params_file=PROJECT / "params.yaml",
-        pictures=tmp_path,
+        images=tmp_path,
         table=tmp_path,
         training_set=write_training_set(tmp_path / "set", photo).folder,
         model=tmp_path,

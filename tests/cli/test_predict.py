@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from quality_model.images import Pixels
+from quality_model.core.decoding import Pixels
 from tests.hostile import decoders_obey_images, hostile
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -55,7 +55,7 @@ def test_every_image_that_cannot_be_scored_is_a_row_in_its_place_and_the_others_
         "exit.png": "worker_died",
         "folder": "not_a_file",
         "nowhere.jpg": "missing",
-        "page.jpg": "not_a_picture",
+        "page.jpg": "not_an_image",
         "2.png": None,
     }
     done = predict(place, "--json", "--set", "limits.max_seconds=3", *expected)
@@ -139,7 +139,7 @@ def test_a_model_that_does_not_load_ends_the_command_and_its_workers(place: Path
 def test_the_process_that_reads_imports_neither_torch_nor_mlflow(place: Path) -> None:
     code = (
         "import sys\n"
-        "import quality_model.__main__, quality_model.scoring.reading\n"
+        "import quality_model.__main__, quality_model.score.reading\n"
         "print('HEAVY', sorted({'torch', 'mlflow', 'pandas', 'pyarrow', 'matplotlib'} & set(sys.modules)))\n"
     )
     done = subprocess.run(

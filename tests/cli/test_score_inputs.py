@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from quality_model.cli import run
-from quality_model.images import Pixels
+from quality_model.core.decoding import Pixels
 
 QUICK = ["--model", "pretrained-compact", "--engine", "torch-float32", "--workers", "1"]
 

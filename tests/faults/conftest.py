@@ -13,11 +13,11 @@ import torch
 import yaml
 from PIL import Image
 
-from quality_model.checkpoints import save_model
-from quality_model.images import Pixels
-from quality_model.model import MultiHeadQualityAssessmentModel
-from quality_model.storage import MARKER_NAME
-from tests.registry.conftest import three_versions as three_versions
+from quality_model.core.decoding import Pixels
+from quality_model.core.storage import MARKER_NAME
+from quality_model.networks.checkpoints import save_model
+from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from tests.release.registry.conftest import three_versions as three_versions
 
 from .processes import STEPS, Ended, Fault, recorded, run_command, tree
 
@@ -47,9 +47,9 @@ COMMANDS: Final = {
     "score": ["score", "photos", "--output", "scores"],
 }
 RESULTS: Final = {
-    "download": ["data/pictures"],
+    "download": ["data/images"],
     "generate": ["data/training"],
-    "generate-hf": ["data/training", "data/pictures"],
+    "generate-hf": ["data/training", "data/images"],
     "train": ["models/candidate", "reports/training"],
     "score": ["scores"],
 }
@@ -66,8 +66,8 @@ class Job:
     """A command, and the bytes that it leaves when nothing disturbs it.
 
     ``before`` and ``after`` are project folders, not to be changed: where it can begin, and where it
-    has ended. ``steps`` are those of `quality_model.storage` that it passes, in order; ``elapsed_s`` is what
-    it takes.
+    has ended. ``steps`` are those of `quality_model.core.storage` that it passes, in order;
+    ``elapsed_s`` is what it takes.
     """
 
     name: str

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 STEPS: Final = ("written", "flushed", "renamed", "sealing")
-"""What `quality_model.storage` announces, in its order."""
+"""What `quality_model.core.storage` announces, in its order."""
 
 _PRELOADED: Final = [
     "pytest",
@@ -29,10 +29,10 @@ _PRELOADED: Final = [
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.model_registry.sqlalchemy_store",
     "quality_model.cli",
-    "quality_model.sources.download",
-    "quality_model.stages.scoring",
-    "quality_model.stages.training",
-    "quality_model.training_set.generate",
+    "quality_model.data.sources.download",
+    "quality_model.score.scoring_step",
+    "quality_model.train.training_step",
+    "quality_model.data.training_set.generate",
     "tests.faults.packages_known",
     "torch._dynamo",  # the first optimiser imports it, which takes longer than the training
 ]
@@ -150,7 +150,7 @@ def _send_at(step: str, number: int, which: int) -> None:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal reached
-        if event == f"quality_model.storage.{step}":
+        if event == f"quality_model.core.storage.{step}":
             reached += 1
             if reached == number:
                 os.kill(os.getpid(), which)
@@ -160,7 +160,7 @@ def _send_at(step: str, number: int, which: int) -> None:
 
 def _record(path: str) -> None:
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    prefix = "quality_model.storage."
+    prefix = "quality_model.core.storage."
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event.startswith(prefix):

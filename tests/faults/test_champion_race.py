@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from quality_model.core.storage import write_json
 from quality_model.params import Params
-from quality_model.registry import Registry
-from quality_model.stages.release import promote_candidate
-from quality_model.storage import write_json
+from quality_model.release.registry import Registry
+from quality_model.release.steps import promote_candidate
 
 from .processes import forking, start
 
@@ -35,7 +35,7 @@ def die_holding_the_lock(root: str, params: Params, report: str, holding: Any) -
     """A retraining that is killed when the alias has moved and nothing was recorded yet."""
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "quality_model.registry.moved":
+        if event == "quality_model.release.registry.moved":
             holding.set()
             time.sleep(1.0)  # the others come to the lock meanwhile
             os.kill(os.getpid(), signal.SIGKILL)

@@ -9,8 +9,8 @@ import pytest
 
 from quality_model.errors import RegistryError
 from quality_model.params import Params
-from quality_model.registry import Registry
-from quality_model.tracking import deliver, start_run
+from quality_model.release.registry import Registry
+from quality_model.release.tracking import deliver, start_run
 
 from .processes import start
 

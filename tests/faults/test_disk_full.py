@@ -9,7 +9,7 @@ from pathlib import Path
 
 from quality_model.errors import QualityModelError, StorageError
 from quality_model.params import Params
-from quality_model.registry import Registry
+from quality_model.release.registry import Registry
 
 from .conftest import Job
 from .processes import files_at_most, forking, start

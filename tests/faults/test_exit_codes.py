@@ -12,7 +12,7 @@ import torch
 
 from quality_model import errors
 from quality_model.cli import EXIT_INTERRUPTED, EXIT_READER_GONE, EXIT_TERMINATED, cli, run
-from quality_model.storage import write_json
+from quality_model.core.storage import write_json
 
 from .conftest import PROJECT, Job
 from .processes import run_command
@@ -49,14 +49,14 @@ CASES: dict[str, tuple[list[str], int, str]] = {
     "a parameter out of range": (["download", "--num-images", "0"], 2, "source.num_images = "),
     "a gate that refused": (["register"], 3, "The gate refused"),
     "too many unreadable inputs": (
-        ["score", "photos", "--output", "scores", "--max-error-share", "0"], 4, "1 x not_a_picture",
+        ["score", "photos", "--output", "scores", "--max-error-share", "0"], 4, "1 x not_an_image",
     ),
     "inputs of which none can be scored": (
         ["score", "broken", "--output", "none"], 4, "None of the 2 inputs could be scored",
     ),
-    "a folder without pictures": (["download", "--dataset", "./nothing"], 5, "holds no pictures"),
+    "a folder without images": (["download", "--dataset", "./nothing"], 5, "holds no images"),
     "a table that breaks its contract": (
-        ["validate-pictures", "--set", "validation.min_pictures=99"], 6, "99",
+        ["validate-images", "--set", "validation.min_images=99"], 6, "99",
     ),
     "too little to train on": (["train", "--data-dir", "unsplit"], 7, "validate on"),
     "a model that does not load": (["predict", "--model", "params.yaml", "photos/00.png"], 8, "params.yaml"),

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from quality_model import images
-from quality_model.errors import ParameterError, PictureError
+from quality_model.core import decoding
+from quality_model.errors import ImageError, ParameterError
 from quality_model.params import LimitsParams, Params, load_params, parse_params
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 ROUNDS = [500, pytest.param(10_000, marks=pytest.mark.torture)]
 Say = Callable[[str, object], None]
 REASONS = {
-    *("empty", "not_a_picture", "too_many_pixels", "truncated", "broken", "too_many_bytes"),
+    *("empty", "not_an_image", "too_many_pixels", "truncated", "broken", "too_many_bytes"),
     *("unsupported", "unknown_range", "not_finite"),
 }
 LARGE = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
@@ -52,8 +52,8 @@ def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
     return bytes(data)
 
 
-def pictures() -> list[bytes]:
-    """A small picture in every format and mode that has a decoder of its own."""
+def images() -> list[bytes]:
+    """A small image in every format and mode that has a decoder of its own."""
     rgb = np.random.default_rng(5).integers(0, 256, (20, 24, 3), dtype=np.uint8)
     image = Image.fromarray(rgb)
     wanted = [
@@ -85,19 +85,19 @@ def named(number: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
-def test_the_picture_reader_raises_nothing_but_its_own_errors(
+def test_the_image_reader_raises_nothing_but_its_own_errors(
     limits: LimitsParams, rounds: int, record_property: Say
 ) -> None:
     strict = limits.model_copy(update={"max_pixels": 1_000_000})
-    seeds = pictures()
-    assert all(images.decode(data, strict).shape[2] == 3 for data in seeds)
+    seeds = images()
+    assert all(decoding.decode(data, strict).shape[2] == 3 for data in seeds)
     outcomes: Counter[str] = Counter()
     for number in range(rounds):
         data = mutated(random.Random(number), seeds)
         with named(number):
             try:
-                pixels = images.decode(data, strict)
-            except PictureError as error:
+                pixels = decoding.decode(data, strict)
+            except ImageError as error:
                 assert error.reason in REASONS
                 outcomes[error.reason] += 1
             else:

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from quality_model import images
-from quality_model.errors import PictureError
-from quality_model.images import Pixels
+from quality_model.core import decoding
+from quality_model.core.decoding import Pixels
+from quality_model.errors import ImageError
 from quality_model.params import LimitsParams
 
 from .conftest import Job
@@ -73,8 +73,8 @@ def test_every_kind_of_bad_file_is_a_row_and_none_costs_the_job(project: Path, p
         "zero.jpg": (b"", "empty"),
         "cut.jpg": (encode(image, "JPEG")[:900], "truncated"),
         "crc.png": (png[:60] + bytes([png[60] ^ 255]) + png[61:], "broken"),
-        "page.jpg": (b"<html>not found</html>", "not_a_picture"),
-        "code.jpg": (pickle.dumps(Canary(project / "canary")), "not_a_picture"),
+        "page.jpg": (b"<html>not found</html>", "not_an_image"),
+        "code.jpg": (pickle.dumps(Canary(project / "canary")), "not_an_image"),
         "bomb.png": (encode(Image.new("1", (20_000, 20_000)), "PNG"), "too_many_pixels"),
     }
     for name, data in {**good, **{name: data for name, (data, _) in bad.items()}}.items():
@@ -120,7 +120,7 @@ def test_hostile_archives_give_rows_and_write_nothing_outside_the_scores(
     rows = score(project, "archives")
     reasons = rows["error_code"].dropna().to_dict()
     assert {"a.tar#../up.jpg", "a.tar#/etc/root.jpg", "a.tar#good.jpg"} <= set(rows.index) - set(reasons)
-    assert reasons["a.tar#nested.jpg"] == "not_a_picture"
+    assert reasons["a.tar#nested.jpg"] == "not_an_image"
     assert not [key for key in rows.index if "inner" in key]
     assert (reasons["b.tar#../up.jpg"], reasons["b.tar"]) == ("truncated", "broken_archive")
     assert reasons["c.tar"] == "truncated_archive"
@@ -141,13 +141,13 @@ def claims_less(archive: bytes, *, by_bytes: int) -> bytes:
 
 
 def decode_in_little_memory(data: bytes, limits: LimitsParams) -> None:
-    images.decode(small_png(), limits)  # everything is imported before memory is short
+    decoding.decode(small_png(), limits)  # everything is imported before memory is short
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + 40 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     try:
-        images.decode(data, limits)
-    except PictureError as error:
+        decoding.decode(data, limits)
+    except ImageError as error:
         assert error.reason == "too_many_pixels", error
     else:
         raise AssertionError("there was memory enough")
@@ -157,7 +157,7 @@ def small_png() -> bytes:
     return encode(Image.new("RGB", (8, 8)), "PNG")
 
 
-def test_a_picture_too_large_for_the_memory_there_is_has_a_reason(limits: LimitsParams) -> None:
+def test_an_image_too_large_for_the_memory_there_is_has_a_reason(limits: LimitsParams) -> None:
     data = encode(Image.new("RGB", (6000, 6000)), "PNG", compress_level=1)
     process = start(decode_in_little_memory, data, limits)
     process.join(120)

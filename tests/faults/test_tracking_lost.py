@@ -9,10 +9,10 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from quality_model.core.storage import MARKER_NAME, read_json
 from quality_model.params import Params
-from quality_model.registry import Registry
-from quality_model.storage import MARKER_NAME, read_json
-from tests.tracking.conftest import free_port, processes_of, running_server
+from quality_model.release.registry import Registry
+from tests.release.tracking.conftest import free_port, processes_of, running_server
 
 from .conftest import COMMANDS, Job
 from .processes import run_command, start_command

@@ -11,13 +11,13 @@ import torch
 
 from benchmarks.project import ROOT, environment
 from benchmarks.project import make_project as small_project
-from quality_model.checkpoints import save_model
-from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.core.storage import locked
+from quality_model.networks.checkpoints import save_model
+from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import load_params
 from quality_model.records import HEADS
-from quality_model.registry import Registry
-from quality_model.storage import locked
-from quality_model.tracking import start_run
+from quality_model.release.registry import Registry
+from quality_model.release.tracking import start_run
 
 PROJECT = ROOT
 
@@ -28,7 +28,7 @@ TINY = {
         **{"epochs": 2, "samples": "stored", "weight_average": 0.0, "start_from": "scratch"},
         **{"batch_size": 32, "learning_rate": 0.001, "dropout": 0.3, "max_validation_samples": 1000},
     },
-    "evaluate": {"bootstrap_samples": 50, "ladder_pictures": 4, "baseline_samples": 60},
+    "evaluate": {"bootstrap_samples": 50, "ladder_images": 4, "baseline_samples": 60},
     "gate": {
         "min_test_groups": 1,
         "min_ladder_spearman": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), -1.0),

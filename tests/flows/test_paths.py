@@ -8,7 +8,7 @@ import pandas as pd
 from PIL import Image
 
 from benchmarks.project import environment, make_project
-from quality_model.images import Pixels
+from quality_model.core.decoding import Pixels
 
 SCORE = """
 from pathlib import Path

@@ -14,10 +14,10 @@ from dvc.exceptions import DvcException
 from PIL import Image
 
 from benchmarks.project import environment
-from quality_model.images import Pixels
+from quality_model.core.decoding import Pixels
+from quality_model.core.storage import require_sealed
 from quality_model.records import HEADS
-from quality_model.registry import read_decisions
-from quality_model.storage import require_sealed
+from quality_model.release.registry import read_decisions
 from tasks import dvc_process, pipeline
 from tests.flows.conftest import PROJECT, Run, replace_champion_by_a_poor_one
 
@@ -35,10 +35,10 @@ def copied(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_the_first_retraining_makes_every_artifact_and_a_champion(trained: Path) -> None:
-    for folder in ("data/pictures", "data/training", "models/candidate"):
+    for folder in ("data/images", "data/training", "models/candidate"):
         require_sealed(trained / folder, verify=True)
-    for picture in ("predicted_against_true", "worst_noise", "learning_curves"):
-        assert (trained / "reports" / "evaluation" / "pictures" / f"{picture}.png").stat().st_size > 10_000
+    for image in ("predicted_against_true", "worst_noise", "learning_curves"):
+        assert (trained / "reports" / "evaluation" / "images" / f"{image}.png").stat().st_size > 10_000
     told = [(decision["outcome"], decision["version"]) for decision in read_decisions(trained)]
     assert told == [("passed", None), ("promoted", "1")]
     assert json.loads((trained / "reports" / "gate" / "verdict.json").read_text())["passed"] is True
@@ -50,7 +50,7 @@ def test_the_first_run_ends_by_saying_what_was_made_and_where_to_look(trained: P
     assert "Scoring: 14 of 14 images in examples/ by quality-model version 1" in closing
     (scores,) = (trained / "scores").iterdir()
     assert f"scores/{scores.name}" in closing
-    for place in ("models/candidate", "reports/evaluation/pictures", "reports/gate", "examples"):
+    for place in ("models/candidate", "reports/evaluation/figures", "reports/gate", "examples"):
         assert place in closing
         assert (trained / place).is_dir()
     assert "make mlflow-ui" in closing
@@ -64,7 +64,7 @@ def test_the_verdict_is_in_the_log_of_the_flow(trained: Path) -> None:
     assert "The gate lets the candidate pass" in told
 
 
-def test_pictures_that_were_added_are_taken_in_and_a_comparison_that_fails_refuses_no_candidate(
+def test_images_that_were_added_are_taken_in_and_a_comparison_that_fails_refuses_no_candidate(
     copied: Path, run: Run, photo: Pixels
 ) -> None:
     folder = copied / "mine"
@@ -76,7 +76,7 @@ def test_pictures_that_were_added_are_taken_in_and_a_comparison_that_fails_refus
         crop.save(album / f"{number}.png")
     params = yaml.safe_load((copied / "params.yaml").read_text())
     params["source"] |= {"dataset": "./mine", "num_images": 100}
-    params["validation"]["min_pictures"] = 31
+    params["validation"]["min_images"] = 31
     params["train"]["epochs"] = 1
     (copied / "params.yaml").write_text(yaml.safe_dump(params))
     refused = run(copied, sys.executable, "-m", "flows.retrain", check=False)
@@ -89,11 +89,11 @@ def test_pictures_that_were_added_are_taken_in_and_a_comparison_that_fails_refus
     (copied / "pages" / "1.jpg").write_text("<html>")
     done = run(copied, sys.executable, "-c", "from flows.retrain import retrain; retrain(compare_on='pages')")
     assert "None of the 1 inputs could be scored" in done.stdout + done.stderr
-    assert require_sealed(copied / "data" / "pictures")["rows"] == 31
+    assert require_sealed(copied / "data" / "images")["rows"] == 31
     assert [decision["outcome"] for decision in read_decisions(copied)] == ["passed", "promoted"] * 2
 
 
-def test_another_picture_size_than_the_champions_is_refused_before_work_is_wasted(
+def test_another_image_size_than_the_champions_is_refused_before_work_is_wasted(
     copied: Path, run: Run
 ) -> None:
     params = yaml.safe_load((copied / "params.yaml").read_text())
@@ -193,7 +193,7 @@ def test_artifacts_travel_through_a_local_remote(copied: Path, run: Run, tmp_pat
 
 def test_data_that_break_their_contract_stop_the_pipeline_before_training(copied: Path, run: Run) -> None:
     params = yaml.safe_load((copied / "params.yaml").read_text())
-    params["validation"]["min_pictures"] = 1000
+    params["validation"]["min_images"] = 1000
     (copied / "params.yaml").write_text(yaml.safe_dump(params))
     done = run(copied, "dvc", "repro", check=False)
     assert done.returncode != 0
@@ -217,8 +217,8 @@ def test_the_champion_scores_a_folder_says_in_every_row_which_it_was_and_predict
     assert set(rows["model_run_id"]) == {run_id}
 
     scored = rows[rows["error_code"].isna()].set_index("key")
-    pictures = [f"samples/{key}" for key in scored.index]
-    lines = quality_model(run, copied, "predict", "--json", *pictures).stdout.splitlines()
+    images = [f"samples/{key}" for key in scored.index]
+    lines = quality_model(run, copied, "predict", "--json", *images).stdout.splitlines()
     for line, key in zip(lines, scored.index, strict=True):
         told = json.loads(line)
         assert told["path"] == f"samples/{key}"
@@ -226,13 +226,13 @@ def test_the_champion_scores_a_folder_says_in_every_row_which_it_was_and_predict
             assert told[head] == pytest.approx(scored.loc[key, head], abs=0.01)
 
 
-def test_predict_prints_a_table_and_says_which_pictures_it_could_not_read(trained: Path, run: Run) -> None:
-    picture = next((trained / "examples").glob("*.jpg")).relative_to(trained)
-    done = quality_model(run, trained, "predict", str(picture), "nowhere.jpg", check=False)
+def test_predict_prints_a_table_and_says_which_images_it_could_not_read(trained: Path, run: Run) -> None:
+    image = next((trained / "examples").glob("*.jpg")).relative_to(trained)
+    done = quality_model(run, trained, "predict", str(image), "nowhere.jpg", check=False)
     header, row, missing = done.stdout.splitlines()
     assert header.split() == ["color_cast", "blurriness", "watermark", "noise", "overall", "flags"]
-    assert row.startswith(str(picture))
-    assert all(0 <= float(cell) <= 1 for cell in row.removeprefix(str(picture)).split()[:5])
+    assert row.startswith(str(image))
+    assert all(0 <= float(cell) <= 1 for cell in row.removeprefix(str(image)).split()[:5])
     assert "missing" in missing
     assert done.returncode == 4
 

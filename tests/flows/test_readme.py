@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from quality_model.images import Pixels
+from quality_model.core.decoding import Pixels
 from tests.flows.conftest import PROJECT, Run, environment, replace_champion_by_a_poor_one
 from tests.readme import BLOCKS, SHELL
 
@@ -46,7 +46,7 @@ def test_no_command_of_the_readme_is_left_out() -> None:
 
 @pytest.fixture(scope="module")
 def workplace(trained: Path, tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Path:
-    """A copy of the trained project with a user's own pictures in it."""
+    """A copy of the trained project with a user's own images in it."""
     project = Path(shutil.copytree(trained, tmp_path_factory.mktemp("readme") / "project", symlinks=True))
     replace_champion_by_a_poor_one(project)
     for number in range(40):
@@ -59,7 +59,7 @@ def workplace(trained: Path, tmp_path_factory: pytest.TempPathFactory, photo: Pi
     return project
 
 
-def test_the_commands_for_own_pictures_run_in_their_order(workplace: Path, run: Run) -> None:
+def test_the_commands_for_own_images_run_in_their_order(workplace: Path, run: Run) -> None:
     commands = commands_of("quality-model")
     assert len(commands) >= 8
     for command in commands:

@@ -25,4 +25,4 @@ def test_a_run_that_scored_nothing_or_has_no_inputs_fails_at_once(tmp_path: Path
         assert words in told
         assert "Finished in state Failed" in told
         assert "AwaitingRetry" not in told and "Retry" not in told
-    assert json.loads((project / "out" / "job.json").read_text())["errors"] == {"not_a_picture": 1}
+    assert json.loads((project / "out" / "job.json").read_text())["errors"] == {"not_an_image": 1}

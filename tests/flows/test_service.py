@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from quality_model.registry import read_decisions
+from quality_model.release.registry import read_decisions
 from tests.flows.conftest import PROJECT, Run, environment, replace_champion_by_a_poor_one
 
 DEADLINE_S = 420

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from quality_model import pretrained
-from quality_model.checkpoints import save_model
-from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.checkpoints import save_model
+from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.records import HEADS
 
 
@@ -22,7 +22,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data_sha256": "e" * 64,
         "thresholds": dict.fromkeys(HEADS, 0.25),
         "settings": {
-            "source.dataset": "sample-photos*250 + /home/someone/pictures",
+            "source.dataset": "sample-photos*250 + /home/someone/images",
             "train.device": "cuda",
             "generate.workers": 16,
             "train.epochs": 8,

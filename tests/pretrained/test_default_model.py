@@ -15,16 +15,16 @@ from PIL import Image
 
 from quality_model import MultiHeadQualityInference, pretrained
 from quality_model.cli import cli
+from quality_model.core.decoding import Pixels
+from quality_model.core.storage import file_sha256
 from quality_model.errors import CheckpointError, ModelNotFoundError, ParameterError
-from quality_model.images import Pixels
 from quality_model.records import FLAG_COLUMNS, HEADS, QualityScores
-from quality_model.storage import file_sha256
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def picture(elsewhere: Path, photo: Pixels) -> Path:
+def image(elsewhere: Path, photo: Pixels) -> Path:
     Image.fromarray(photo[:64, :64]).save(elsewhere / "photo.png")
     return Path("photo.png")
 
@@ -83,8 +83,8 @@ def test_damaged_weights_of_the_package_are_an_error(
         MultiHeadQualityInference(device="cpu")
 
 
-def test_a_new_user_scores_a_picture_outside_any_project_and_mlflow_is_not_imported(
-    shipped: Path, picture: Path, elsewhere: Path
+def test_a_new_user_scores_an_image_outside_any_project_and_mlflow_is_not_imported(
+    shipped: Path, image: Path, elsewhere: Path
 ) -> None:
     script = f"""
         import sys
@@ -92,7 +92,7 @@ def test_a_new_user_scores_a_picture_outside_any_project_and_mlflow_is_not_impor
         from quality_model import pretrained
         from quality_model.cli import cli
         pretrained.FOLDERS["bundled"] = Path({str(shipped)!r})
-        cli.main(["predict", {str(picture)!r}, "--json"], standalone_mode=False)
+        cli.main(["predict", {str(image)!r}, "--json"], standalone_mode=False)
         print("mlflow" in sys.modules)
     """
     done = subprocess.run(
@@ -110,8 +110,8 @@ def test_a_new_user_scores_a_picture_outside_any_project_and_mlflow_is_not_impor
     assert [path.name for path in elsewhere.iterdir()] == ["photo.png"]
 
 
-def test_the_table_of_predict_has_a_column_of_flags(shipped: Path, picture: Path) -> None:
-    heading, row = command("predict", str(picture), "--device", "cpu").stdout.splitlines()
+def test_the_table_of_predict_has_a_column_of_flags(shipped: Path, image: Path) -> None:
+    heading, row = command("predict", str(image), "--device", "cpu").stdout.splitlines()
     assert heading.split() == [*HEADS, "overall", "flags"]
     values = [float(cell) for cell in row.split()[1:5]]
     flags = [head for head, value in zip(HEADS, values, strict=True) if value > 0.25]
@@ -120,7 +120,7 @@ def test_the_table_of_predict_has_a_column_of_flags(shipped: Path, picture: Path
 
 @pytest.mark.parametrize(("asked", "runs"), [("auto", "torch-float32"), ("ncnn-float32", "ncnn-float32")])
 def test_predict_chooses_no_engine_and_takes_the_one_that_is_named(
-    shipped: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, asked: str, runs: str
+    shipped: Path, image: Path, monkeypatch: pytest.MonkeyPatch, asked: str, runs: str
 ) -> None:
     used: list[str] = []
     predict = MultiHeadQualityInference.predict
@@ -130,40 +130,40 @@ def test_predict_chooses_no_engine_and_takes_the_one_that_is_named(
         return predict(model, image)
 
     monkeypatch.setattr(MultiHeadQualityInference, "predict", noting)
-    command("predict", str(picture), "--device", "cpu", "--engine", asked)
+    command("predict", str(image), "--device", "cpu", "--engine", asked)
     assert used == [runs]
 
 
-def test_predict_prints_a_name_that_is_not_utf8_as_score_does(shipped: Path, picture: Path) -> None:
-    odd = picture.rename(os.fsdecode(b"caf\xe9.png"))
+def test_predict_prints_a_name_that_is_not_utf8_as_score_does(shipped: Path, image: Path) -> None:
+    odd = image.rename(os.fsdecode(b"caf\xe9.png"))
     command("score", ".", "--output", "scores", "--device", "cpu")
     (key,) = pd.read_parquet("scores/data")["key"]
     assert json.loads(command("predict", str(odd), "--json").stdout)["path"] == key == "caf\\xe9.png"
 
 
-def test_scores_of_the_shipped_model_are_traced_outside_a_project_too(shipped: Path, picture: Path) -> None:
+def test_scores_of_the_shipped_model_are_traced_outside_a_project_too(shipped: Path, image: Path) -> None:
     command("score", ".", "--output", "scores", "--device", "cpu")
     told = json.loads(command("trace", "scores", "--json").stdout)
     assert (told["model_name"], told["data_sha256"], told["run_id"]) == ("bundled", "e" * 64, "0123abcd")
 
 
-def test_the_scores_of_a_folder_lie_under_its_whole_name(shipped: Path, picture: Path) -> None:
+def test_the_scores_of_a_folder_lie_under_its_whole_name(shipped: Path, image: Path) -> None:
     for day in ("2024.05.01", "2024.05.02"):
         Path(day).mkdir()
-        (Path(day) / "photo.png").write_bytes(picture.read_bytes())
+        (Path(day) / "photo.png").write_bytes(image.read_bytes())
         command("score", day, "--device", "cpu")
     assert sorted(path.name for path in Path("scores").iterdir()) == ["2024.05.01", "2024.05.02"]
 
 
-def test_predict_says_when_a_model_has_no_thresholds(picture: Path, tmp_path: Path) -> None:
+def test_predict_says_when_a_model_has_no_thresholds(image: Path, tmp_path: Path) -> None:
     import torch
 
-    from quality_model.checkpoints import save_model
-    from quality_model.model import MultiHeadQualityAssessmentModel
+    from quality_model.networks.checkpoints import save_model
+    from quality_model.networks.model import MultiHeadQualityAssessmentModel
 
     torch.manual_seed(1)
     save_model(tmp_path / "bare", MultiHeadQualityAssessmentModel(), image_size_px=32, facts={})
-    result = command("predict", str(picture), "--model", str(tmp_path / "bare"))
+    result = command("predict", str(image), "--model", str(tmp_path / "bare"))
     assert result.stdout.splitlines()[1].split()[-1] == "-"
     assert "no thresholds" in result.stderr
 
@@ -171,23 +171,23 @@ def test_predict_says_when_a_model_has_no_thresholds(picture: Path, tmp_path: Pa
 def test_a_new_user_scores_a_folder_outside_any_project(
     shipped: Path, trained: Path, elsewhere: Path, photo: Pixels
 ) -> None:
-    (elsewhere / "pictures").mkdir()
-    Image.fromarray(photo[:80, :64]).save(elsewhere / "pictures" / "a.png")
-    (elsewhere / "pictures" / "b.png").write_bytes(b"no")
-    result = command("score", "pictures", "--output", "scores/mine")
+    (elsewhere / "images").mkdir()
+    Image.fromarray(photo[:80, :64]).save(elsewhere / "images" / "a.png")
+    (elsewhere / "images" / "b.png").write_bytes(b"no")
+    result = command("score", "images", "--output", "scores/mine")
     version = file_sha256(trained / "model.safetensors")[:12]
     assert f"Model: bundled, version {version}." in result.stdout
     good, bad = pd.read_parquet("scores/mine/data").itertuples()
     assert (good.model_name, good.model_version, good.model_run_id) == ("bundled", version, "0123abcd")
     flagged = {head: getattr(good, column) for head, column in FLAG_COLUMNS.items()}
     assert flagged == {head: getattr(good, head) > 0.25 for head in HEADS}
-    assert (bad.is_noisy, bad.error_code) == (None, "not_a_picture")
+    assert (bad.is_noisy, bad.error_code) == (None, "not_an_image")
     summary = json.loads(Path("scores/mine/report/summary.json").read_text())
     assert summary["flagged"] == {head: int(flagged[head]) for head in HEADS}
     assert summary["thresholds"] == dict.fromkeys(HEADS, 0.25)
     assert json.loads(Path("scores/mine/report/validation.json").read_text())["passed"]
 
 
-def test_a_file_of_parameters_that_was_named_must_be_there(shipped: Path, picture: Path) -> None:
+def test_a_file_of_parameters_that_was_named_must_be_there(shipped: Path, image: Path) -> None:
     with pytest.raises(ParameterError, match=r"params\.yaml cannot be read"):
-        command("predict", str(picture), "--params", "params.yaml")
+        command("predict", str(image), "--params", "params.yaml")

@@ -9,8 +9,8 @@ from PIL import Image
 
 from quality_model import MultiHeadQualityInference
 from quality_model.cli import cli, run
+from quality_model.core.decoding import Pixels
 from quality_model.errors import ParameterError
-from quality_model.images import Pixels
 from quality_model.params import is_own_file, load_params
 
 COMMITTED = (Path(__file__).resolve().parents[2] / "params.yaml").read_text()
@@ -44,7 +44,7 @@ TYPOS = {
 
 
 @pytest.fixture
-def picture(elsewhere: Path, photo: Pixels) -> str:
+def image(elsewhere: Path, photo: Pixels) -> str:
     (elsewhere / "photos").mkdir()
     Image.fromarray(photo[:64, :64]).save(elsewhere / "photos" / "photo.png")
     return "photos/photo.png"
@@ -61,17 +61,17 @@ def foreign_database(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_predict_works_beside_the_params_of_another_project(
-    shipped: Path, elsewhere: Path, picture: str, kind: str
+    shipped: Path, elsewhere: Path, image: str, kind: str
 ) -> None:
     (elsewhere / "params.yaml").write_text(FOREIGN[kind])
-    result = command("predict", picture)
+    result = command("predict", image)
     assert result.exit_code == 0
     assert "params.yaml is not one of this tool: it is not used." in result.stderr
     assert "photo.png" in result.stdout and "params.yaml" not in result.stdout
 
 
 def test_score_and_trace_and_python_work_beside_the_params_of_another_project(
-    shipped: Path, elsewhere: Path, picture: str, photo: Pixels
+    shipped: Path, elsewhere: Path, image: str, photo: Pixels
 ) -> None:
     (elsewhere / "params.yaml").write_text(FOREIGN["sections of the same names"])
     foreign_database(elsewhere)
@@ -84,37 +84,37 @@ def test_score_and_trace_and_python_work_beside_the_params_of_another_project(
 
 @pytest.mark.parametrize("kind", TYPOS)
 def test_our_own_file_with_a_typo_is_an_error_that_names_it(
-    elsewhere: Path, picture: str, kind: str, capsys: pytest.CaptureFixture[str]
+    elsewhere: Path, image: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right, wrong, message = TYPOS[kind]
     assert right in COMMITTED
     (elsewhere / "params.yaml").write_text(COMMITTED.replace(right, wrong, 1))
-    assert run(["predict", picture]) == 2
+    assert run(["predict", image]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_no_project_does_without_the_params_and_the_champion_of_a_project(
-    shipped: Path, elsewhere: Path, picture: str
+    shipped: Path, elsewhere: Path, image: str
 ) -> None:
     (elsewhere / "params.yaml").write_text(COMMITTED.replace("max_pixels: 100000000", "max_pixels: 10"))
     foreign_database(elsewhere)
-    assert command("predict", picture, "--no-project").exit_code == 0
+    assert command("predict", image, "--no-project").exit_code == 0
     assert command("score", "photos", "--no-project", "--workers", "1").exit_code == 0
     assert command("trace", "scores/photos", "--no-project").exit_code == 0
     (elsewhere / "mlflow.db").unlink()
     with pytest.raises(Exception, match="could not be scored"):
-        command("predict", picture)
+        command("predict", image)
 
 
 def test_a_file_that_is_named_is_meant_whatever_is_in_it(
-    shipped: Path, elsewhere: Path, picture: str, capsys: pytest.CaptureFixture[str]
+    shipped: Path, elsewhere: Path, image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (elsewhere / "theirs.yaml").write_text("lr: 0.1\n")
-    assert run(["predict", picture, "--params", "theirs.yaml"]) == 2
+    assert run(["predict", image, "--params", "theirs.yaml"]) == 2
     assert "theirs.yaml is not a parameter file of this tool" in capsys.readouterr().err
     (elsewhere / "ours.yaml").write_text(COMMITTED.replace("max_pixels: 100000000", "max_pixels: 10"))
-    assert run(["predict", picture, "--params", "ours.yaml"]) == 4
-    assert run(["predict", picture, "--params", "ours.yaml", "--no-project"]) == 2
+    assert run(["predict", image, "--params", "ours.yaml"]) == 4
+    assert run(["predict", image, "--params", "ours.yaml", "--no-project"]) == 2
     assert "exclude each other" in capsys.readouterr().err
 
 
@@ -130,9 +130,9 @@ def test_commands_that_need_a_project_say_that_the_file_is_not_ours_in_one_line(
         load_params(Path("params.yaml"))
 
 
-def test_a_folder_called_params_yaml_is_not_ours(shipped: Path, elsewhere: Path, picture: str) -> None:
+def test_a_folder_called_params_yaml_is_not_ours(shipped: Path, elsewhere: Path, image: str) -> None:
     (elsewhere / "params.yaml").mkdir()
-    assert command("predict", picture).exit_code == 0
+    assert command("predict", image).exit_code == 0
 
 
 def test_the_order_and_the_style_of_our_file_do_not_matter(elsewhere: Path) -> None:
@@ -146,7 +146,7 @@ def test_the_order_and_the_style_of_our_file_do_not_matter(elsewhere: Path) -> N
 
 
 def test_a_tilde_in_quotes_is_the_home_folder_for_images_models_and_inputs(
-    trained: Path, elsewhere: Path, picture: str, monkeypatch: pytest.MonkeyPatch
+    trained: Path, elsewhere: Path, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(elsewhere))
     (elsewhere / "model").symlink_to(trained)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from quality_model import pretrained, storage
-from quality_model.checkpoints import load_model
+from quality_model import pretrained
 from quality_model.cli import cli
+from quality_model.core import storage
 from quality_model.errors import CheckpointError
+from quality_model.networks.checkpoints import load_model
 from quality_model.params import values_sha256
 
 CPU = torch.device("cpu")
@@ -25,9 +26,9 @@ def test_the_shipped_model_is_the_trained_one_in_half_precision(trained: Path, s
     original, shipped = load_model(trained, CPU), load_model(shipped_files, CPU)
     assert shipped.image_size_px == original.image_size_px
     assert shipped.thresholds == original.thresholds
-    pictures = torch.rand(4, 3, 32, 32)
+    images = torch.rand(4, 3, 32, 32)
     with torch.no_grad():
-        difference = shipped.model(pictures)["all_scores"] - original.model(pictures)["all_scores"]
+        difference = shipped.model(images)["all_scores"] - original.model(images)["all_scores"]
     assert difference.abs().max() < 0.01
 
 
@@ -40,7 +41,7 @@ def test_its_facts_lead_back_to_its_training_and_not_to_a_machine(trained: Path,
     assert facts["params_sha256"] == values_sha256(load_model(trained, CPU).facts["settings"])
     assert (facts["best_epoch"], facts["data_sha256"]) == (3, "e" * 64)
     assert facts["settings"] == {
-        "source.dataset": "sample-photos*250 + pictures",
+        "source.dataset": "sample-photos*250 + images",
         "train.epochs": 8,
         "train.loss_weights": {"noise": 1.0},
     }
@@ -51,7 +52,7 @@ def test_its_facts_lead_back_to_its_training_and_not_to_a_machine(trained: Path,
 def ship_by_command(trained: Path, output: Path, report: Path) -> str:
     """Run the command, and return the card that it wrote."""
     arguments = ["ship", "--model", str(trained), "--output", str(output), "--report", str(report)]
-    result = CliRunner().invoke(cli, [*arguments, "--picture-licence", "CC0"], catch_exceptions=False)
+    result = CliRunner().invoke(cli, [*arguments, "--image-licence", "CC0"], catch_exceptions=False)
     assert result.exit_code == 0
     assert "model.safetensors" in result.output
     return (output / "MODEL_CARD.md").read_text()
@@ -60,12 +61,12 @@ def ship_by_command(trained: Path, output: Path, report: Path) -> str:
 def test_the_command_ships_with_a_card_and_leaves_other_files_alone(trained: Path, tmp_path: Path) -> None:
     output = tmp_path / "standard"
     output.mkdir()
-    (output / "LICENSES.md").write_text("Of the pictures")
+    (output / "LICENSES.md").write_text("Of the images")
     for _ in range(2):  # again over what is there
         card = ship_by_command(trained, output, tmp_path / "no report")
     assert "CC0" in card
     assert f"`{'c' * 40}` with uncommitted changes" in card
-    assert (output / "LICENSES.md").read_text() == "Of the pictures"
+    assert (output / "LICENSES.md").read_text() == "Of the images"
     assert json.loads((output / "model.json").read_text())["facts"]["run_id"] == "0123abcd"
 
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from quality_model import storage
-from quality_model.checkpoints import save_model
-from quality_model.images import Pixels
-from quality_model.model import MultiHeadQualityAssessmentModel
+from quality_model.core import storage
+from quality_model.core.decoding import Pixels
+from quality_model.networks.checkpoints import save_model
+from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import Params
 from quality_model.paths import RUN_NAME
 from quality_model.records import HEADS
-from quality_model.registry import Registry
-from quality_model.tracking import DataFacts, start_run
+from quality_model.release.registry import Registry
+from quality_model.release.tracking import DataFacts, start_run
 
 SETTINGS = {"source.dataset": "sample-photos", "generate.profile": "seed", "train.epochs": 2}
 
@@ -78,13 +78,13 @@ def registry(project: Path, params: Params) -> Registry:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Path:
-    """Five pictures, one of them wide, a broken one and a file that is no picture."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Path:
+    """Five images, one of them wide, a broken one and a file that is no image."""
+    folder = tmp_path_factory.mktemp("images")
     (folder / "album").mkdir()
     for number in range(5):
         crop = photo[40 * number : 40 * number + 96, : 96 if number else 200]
         Image.fromarray(crop).save(folder / ("album" if number % 2 else ".") / f"{number}.png")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not the rest")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from quality_model import storage
+from quality_model.core import storage
 from quality_model.params import Params
 from quality_model.paths import EVIDENCE_NAME, VERDICT_NAME
-from quality_model.stages.release import register_candidate
+from quality_model.release.steps import register_candidate
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Two models on one folder of pictures: what would change if one took the other's place."""
+"""Two models on one folder of images: what would change if one took the other's place."""
 
 import csv
 import json
@@ -13,22 +13,23 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from quality_model import MultiHeadQualityInference, storage
-from quality_model.checkpoints import save_model
+from quality_model import MultiHeadQualityInference
 from quality_model.cli import run
-from quality_model.comparison import Comparison, Row, Side, Thumbnails, draw_largest
+from quality_model.core import storage
 from quality_model.errors import InputErrorsAboveLimit, ModelNotFoundError, UsageError
+from quality_model.networks.checkpoints import save_model
 from quality_model.params import Params
 from quality_model.records import HEADS
-from quality_model.stages.comparison import compare_models
+from quality_model.score.comparing import compare_models
+from quality_model.score.comparison import Comparison, Row, Side, Thumbnails, draw_largest
 from tests.hostile import decoders_obey_images, hostile
 from tests.stages.conftest import make_model
 
 
 @pytest.fixture
-def compare(project: Path, params: Params, pictures: Path):
+def compare(project: Path, params: Params, images: Path):
     def compare(
-        folder: Path = pictures, model: str = "candidate", against: str = "champion", engine: str = "auto",
+        folder: Path = images, model: str = "candidate", against: str = "champion", engine: str = "auto",
         limits: dict[str, float] | None = None, output: Path | None = None, **choice: Any,
     ) -> Comparison:  # fmt: skip
         return compare_models(
@@ -52,7 +53,7 @@ def test_a_folder_is_scored_by_both_models_and_what_changes_is_kept_and_attached
 ) -> None:
     comparison = compare()
     told = comparison.summary()
-    assert (told["num_pictures"], told["num_scored"], told["num_changed_flags"]) == (6, 5, 5)
+    assert (told["num_images"], told["num_scored"], told["num_changed_flags"]) == (6, 5, 5)
     noise = told["heads"]["noise"]
     assert (noise["newly_flagged"], noise["no_longer_flagged"]) == (5, 0)
     assert (noise["flagged_old"], noise["flagged_new"]) == (0, 5)
@@ -84,20 +85,20 @@ def test_a_folder_is_scored_by_both_models_and_what_changes_is_kept_and_attached
 
 
 def test_an_image_that_crashes_or_hangs_its_decoder_is_a_row_with_its_error_code(
-    compare, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compare, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoders_obey_images(tmp_path / "site", monkeypatch)
-    folder = Path(shutil.copytree(pictures, tmp_path / "images"))
+    folder = Path(shutil.copytree(images, tmp_path / "images"))
     image = (folder / "0.png").read_bytes()
     for behaviour in ("crash", "hang", "raise"):
         (folder / f"{behaviour}.png").write_bytes(hostile(image, behaviour))
     told = compare(folder, limits={"max_seconds": 2.0}).summary()
-    assert (told["num_pictures"], told["num_scored"]) == (9, 5)
+    assert (told["num_images"], told["num_scored"]) == (9, 5)
     assert told["reasons"] == {"broken": 1, "truncated": 1, "too_slow": 1, "worker_died": 1}
 
 
 def test_the_scores_are_those_of_each_model_at_its_own_size(
-    compare, project: Path, pictures: Path, params: Params, tmp_path: Path
+    compare, project: Path, images: Path, params: Params, tmp_path: Path
 ) -> None:
     save_model(tmp_path / "large", make_model(1.0), image_size_px=64, facts={})
     comparison = compare(model=str(tmp_path / "large"), engine="torch-float32")
@@ -106,7 +107,7 @@ def test_the_scores_are_those_of_each_model_at_its_own_size(
             reference, "cpu", root=project, registry=params.registry, engine="torch-float32"
         )
         for row in comparison.scored:
-            expected = alone.predict(pictures / row.key)
+            expected = alone.predict(images / row.key)
             scores = getattr(row, side)
             assert [scores[head] for head in HEADS] == [getattr(expected, head) for head in HEADS]
 
@@ -142,7 +143,7 @@ def test_both_models_run_on_the_engine_that_is_asked_for_or_chosen_for_the_new_o
             super().__init__(*arguments, **options)
             used.append(self.engine_name)
 
-    monkeypatch.setattr("quality_model.stages.comparison.MultiHeadQualityInference", Noting)
+    monkeypatch.setattr("quality_model.score.comparing.MultiHeadQualityInference", Noting)
     compare()
     assert len(used) == 2 and len(set(used)) == 1
     compare(engine="ncnn-float32")
@@ -167,12 +168,12 @@ def test_a_file_of_weights_compares_too_and_without_thresholds_changes_of_flags_
     assert "comparison_json" not in registry.find("candidate").tags
 
 
-def test_tables_and_tar_shards_compare_as_their_pictures_do(compare, pictures: Path, tmp_path: Path) -> None:
-    files = [*sorted(pictures.rglob("*.png")), pictures / "broken.jpg"]
+def test_tables_and_tar_shards_compare_as_their_images_do(compare, images: Path, tmp_path: Path) -> None:
+    files = [*sorted(images.rglob("*.png")), images / "broken.jpg"]
     tables, shards = tmp_path / "tables", tmp_path / "shards"
     tables.mkdir()
     shards.mkdir()
-    names = [path.relative_to(pictures).as_posix() for path in files]
+    names = [path.relative_to(images).as_posix() for path in files]
     pd.DataFrame({"id": names, "image": [path.read_bytes() for path in files]}).to_parquet(
         tables / "a.parquet"
     )
@@ -202,7 +203,7 @@ def test_a_comparison_in_which_nothing_can_be_scored_is_written_but_attached_to_
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "bad" / name).write_text("<html>")
     (tmp_path / "bad" / "c.jpg").touch()
-    words = r"None of the 3 inputs could be scored; .*not_a_picture \(2 of 3\)(.|\n)*comparison\.csv"
+    words = r"None of the 3 inputs could be scored; .*not_an_image \(2 of 3\)(.|\n)*comparison\.csv"
     with pytest.raises(InputErrorsAboveLimit, match=words):
         compare(tmp_path / "bad")
     storage.require_sealed(project / "reports" / "comparison", verify=True)
@@ -221,21 +222,21 @@ def test_a_comparison_goes_into_no_folder_with_other_files(compare, tmp_path: Pa
 
 
 def test_a_comparison_is_not_written_among_the_images_but_over_an_earlier_one(
-    compare, pictures: Path, tmp_path: Path
+    compare, images: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="both input and output"):
-        compare(output=pictures)
-    assert not (pictures / storage.MARKER_NAME).exists()
+        compare(output=images)
+    assert not (images / storage.MARKER_NAME).exists()
     for _ in range(2):
         compare(output=tmp_path / "new")
     storage.require_sealed(tmp_path / "new", verify=True)
 
 
 def test_the_command_takes_the_choice_of_inputs_that_it_advises_and_prints_its_headline_once(
-    project: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    project: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(project)
-    folder = Path(shutil.copytree(pictures, project / "mixed"))
+    folder = Path(shutil.copytree(images, project / "mixed"))
     image = (folder / "0.png").read_bytes()
     pd.DataFrame({"name": ["a"], "first": [image], "second": [image]}).to_parquet(folder / "a.parquet")
     assert run(["compare", "mixed"]) == 2
@@ -281,7 +282,7 @@ def test_thumbnails_are_those_of_the_largest_changes_whichever_come_first() -> N
     assert thumbnails.of(rows[0]) is None
 
 
-def test_the_picture_shows_each_thumbnail_with_old_and_new_scores_and_flags() -> None:
+def test_the_image_shows_each_thumbnail_with_old_and_new_scores_and_flags() -> None:
     rows = [row("small $.png", 0.2, 0.25), row("a folder with a long name/large.png", 0.2, 0.9)]
     thumbnails = Thumbnails(12)
     for each in rows:
@@ -296,7 +297,7 @@ def test_the_picture_shows_each_thumbnail_with_old_and_new_scores_and_flags() ->
     assert "*" not in second.get_xlabel()
 
 
-def test_a_folder_without_one_readable_picture_says_so() -> None:
+def test_a_folder_without_one_readable_image_says_so() -> None:
     comparison = Comparison("f", side(), side(), [Row("a", reason="empty", detail="no bytes")])
     assert "0 of 1 images could be scored. Nothing can be said." in comparison.headline()
     assert comparison.summary()["heads"]["noise"]["mean_change"] is None

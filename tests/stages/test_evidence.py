@@ -9,23 +9,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from quality_model import storage
-from quality_model.checkpoints import LoadedModel
-from quality_model.evaluation.measures import measuring
-from quality_model.gates import decide
-from quality_model.images import Pixels
-from quality_model.params import EvaluateParams, Params, PerHead
-from quality_model.records import HEADS
-from quality_model.stages.evidence import (
+from quality_model.core import storage
+from quality_model.core.decoding import Pixels
+from quality_model.data.training_set.seen import SEEN_GROUPS, group_digest
+from quality_model.data.training_set.store import TrainingSet
+from quality_model.evaluate.evidence import (
     Evidence,
     compare_scores,
     gather_evidence,
     known_baselines,
     known_evaluation,
 )
-from quality_model.training_set.seen import SEEN_GROUPS, group_digest
-from quality_model.training_set.store import TrainingSet
-from tests.evaluation.conftest import SIZE_PX, ReadsLabels, write_training_set
+from quality_model.evaluate.measures import measuring
+from quality_model.networks.checkpoints import LoadedModel
+from quality_model.params import EvaluateParams, Params, PerHead
+from quality_model.records import HEADS
+from quality_model.release.gate import decide
+from tests.evaluate.conftest import SIZE_PX, ReadsLabels, write_training_set
 
 BASELINES = {head: {"classical": {"mse": 0.05, "r2": 0.25, "spearman": 0.5}} for head in HEADS}
 
@@ -39,7 +39,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Training
 
 @pytest.fixture(scope="module")
 def section(params: Params) -> EvaluateParams:
-    changes = {"bootstrap_samples": 50, "ladder_pictures": 1, "baseline_samples": 10, "device": "cpu"}
+    changes = {"bootstrap_samples": 50, "ladder_images": 1, "baseline_samples": 10, "device": "cpu"}
     return params.evaluate.model_copy(update=changes)
 
 
@@ -154,7 +154,7 @@ def test_where_the_champion_has_seen_every_test_group_none_counts_and_figures_ar
         ({"excluded_groups": ["coffee", "rocket"]}, False, False),
         ({"baselines": {}}, False, False),
         ({"baselines": {**BASELINES, "noise": {}}}, False, False),
-        ({"measuring": {"ladder_pictures": 7}}, False, True),
+        ({"measuring": {"ladder_images": 7}}, False, True),
         ({"measuring": {"baseline_samples": 7}}, False, False),
         ({"measuring": {"seed": 7}}, False, False),
         ({"measuring": {"measures_version": 0}}, False, True),

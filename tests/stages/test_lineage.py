@@ -14,16 +14,16 @@ from quality_model import pretrained
 from quality_model.cli import cli
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, UsageError
 from quality_model.params import Params
-from quality_model.registry import record_decision
-from quality_model.scoring import ModelIdentity, score
-from quality_model.stages.lineage import trace
-from tests.scoring.conftest import MeanScorer
-from tests.scoring.earlier import write_earlier_result
+from quality_model.release.lineage import trace
+from quality_model.release.registry import record_decision
+from quality_model.score import ModelIdentity, score
+from tests.score.conftest import MeanScorer
+from tests.score.earlier import write_earlier_result
 
 
 @pytest.fixture
-def scored(project: Path, registry, params: Params, pictures: Path):
-    """Score the pictures as the champion does, or under another identity; the folder of the job."""
+def scored(project: Path, registry, params: Params, images: Path):
+    """Score the images as the champion does, or under another identity; the folder of the job."""
 
     def scored(
         name: str = "quality-model", version: str | None = "1", run_id: str | None = "its own"
@@ -33,7 +33,7 @@ def scored(project: Path, registry, params: Params, pictures: Path):
         score(
             params.score.model_copy(update={"shard_size": 4, "workers": 1}),
             params.limits,
-            inputs=pictures,
+            inputs=images,
             output=output,
             scorer=MeanScorer(),
             model=ModelIdentity(name, version, own, "c" * 64, 32, None),
@@ -183,13 +183,13 @@ def test_scores_outside_their_project_say_that_there_is_no_registry(scored, para
         trace(params.registry, root=tmp_path, path=scored())
 
 
-def test_what_is_no_shard_is_named(traced, tmp_path, pictures) -> None:
+def test_what_is_no_shard_is_named(traced, tmp_path, images) -> None:
     with pytest.raises(UsageError, match="is not there"):
         traced(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="holds no scores"):
-        traced(pictures)
+        traced(images)
     with pytest.raises(UsageError, match="cannot be read as Parquet"):
-        traced(pictures / "notes.txt")
+        traced(images / "notes.txt")
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(UsageError, match="no column model_name"):
         traced(tmp_path / "a.parquet")

@@ -1,0 +1,166 @@
+"""Commands that score images."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quality_model.cli.flags import PATH, with_input_choice, with_params
+from quality_model.core.redaction import redacted
+from quality_model.errors import ImageError, InputErrorsAboveLimit, QualityModelError, UsageError
+from quality_model.params import Params, RegistryParams, ScoringParams
+from quality_model.paths import ProjectPaths
+from quality_model.records import HEADS, QualityScores
+
+if TYPE_CHECKING:
+    from quality_model.core.inference import MultiHeadQualityInference
+    from quality_model.score import Kind
+    from quality_model.score.reading import Reading
+
+
+@click.command()
+@click.argument("images", metavar="IMAGES", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@with_params("score", needs_project=False)
+def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bool) -> None:
+    """Print the scores of IMAGES (0 absent, 1 severe), the overall score (1 best) and the flags."""
+    from quality_model.core.model_source import find_model_meanwhile
+    from quality_model.score.reading import image_reader
+
+    find = find_model_meanwhile(params.score.model, Path(), _registry(params))
+    with image_reader(params.score.workers, len(images), params.limits) as reader:
+        from quality_model.core.inference import MultiHeadQualityInference  # and with it PyTorch
+
+        model = MultiHeadQualityInference(
+            model_path=find(),
+            device=params.score.device,
+            limits=params.limits,
+            # To find the fastest engine takes longer than scoring a few images; `score` is for many.
+            engine="torch-float32" if params.score.engine == "auto" else params.score.engine,
+        )
+        columns = (*HEADS, "overall")
+        names, sources = zip(*map(_named_source, images), strict=True)
+        width = max(map(len, names))
+        if not as_json:
+            click.echo("  ".join([" " * width, *(f"{column:>10}" for column in columns), "flags"]))
+        unreadable = 0
+        readings = reader.map((source, model.image_size_px) for source in sources)
+        for reading, name in zip(readings, names, strict=True):
+            try:
+                scores = _scores(model, reading)
+            except ImageError as error:
+                unreadable += 1
+                click.echo(
+                    json.dumps({"path": name, "error_code": error.reason, "error_detail": error.detail})
+                    if as_json
+                    else f"{name:{width}}  {error}"
+                )
+                continue
+            if as_json:
+                click.echo(json.dumps({"path": name, **scores.to_dict()}))
+            else:
+                cells = (f"{getattr(scores, column):10.3f}" for column in columns)
+                click.echo("  ".join([f"{name:{width}}", *cells, ", ".join(scores.flags) or "-"]))
+    if model.thresholds is None:
+        click.echo("Nothing is flagged: the model has no thresholds.", err=True)
+    if unreadable:
+        folders = [
+            name
+            for name, source in zip(names, sources, strict=True)
+            if isinstance(source, ImageError) and source.reason == "not_a_file"
+        ]
+        raise InputErrorsAboveLimit(
+            f"{unreadable} of {len(images)} images could not be scored.",
+            f"Score the images of a folder with: quality-model score {folders[0]}" if folders else "",
+        )
+
+
+def _named_source(text: str) -> "tuple[str, Path | ImageError]":
+    """An argument's name to print, without credentials, and its path or why there is nothing to read."""
+    from quality_model.core.folders import input_path, printable
+
+    if not text:  # Path("") is the current folder
+        return text, ImageError("missing", "the name is empty")
+    try:
+        path = input_path(text)
+    except UsageError:
+        address = re.sub(r"^([^:/]+:)/(?!/)", r"\1//", text)
+        return printable(redacted(address)), ImageError("url", "URLs are not fetched: download the image")
+    name = printable(str(path))
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on a name that is too long
+        return name, ImageError("not_a_file", "it is a folder: use `score`")
+    return name, path
+
+
+def _scores(model: "MultiHeadQualityInference", reading: "Reading") -> QualityScores:
+    """The scores of an image that was read.
+
+    Raises:
+        ImageError: It could not be read, or not scored.
+    """
+    if reading.pixels is None:
+        raise ImageError(reading.reason or "unreadable", reading.detail or "")
+    try:
+        return model.predict(reading.pixels)
+    except QualityModelError:
+        raise
+    except Exception as error:  # the other images have scores all the same
+        raise ImageError("not_scored", f"{type(error).__name__}: {error}") from error
+
+
+@click.command()
+@click.argument("inputs", metavar="INPUTS")
+@click.option(
+    "--output",
+    type=PATH,
+    help="Folder of the result; the same one resumes an interrupted job.  [default: scores/<name>]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace another job's result in the output folder.")
+@with_input_choice
+@with_params("score", needs_project=False)
+def score(
+    params: Params | ScoringParams,
+    inputs: str,
+    output: Path | None,
+    overwrite: bool,
+    kind: "Kind | None",
+    image_column: str | None,
+    key_column: str | None,
+) -> None:
+    """Score INPUTS: a folder of images, Parquet files, or tar shards."""
+    from quality_model.core.folders import input_path
+    from quality_model.score.scoring_step import score_collection
+
+    folder = input_path(inputs)
+    place = folder.resolve()
+    output = (
+        input_path(output)
+        if output
+        else ProjectPaths().scores / (place.name if place.is_dir() else place.stem)
+    )
+
+    summary = score_collection(
+        params.score,
+        params.limits,
+        root=Path(),
+        inputs=folder,
+        output=output,
+        overwrite=overwrite,
+        registry=_registry(params),
+        kind=kind,
+        image_column=image_column,
+        key_column=key_column,
+    )
+    for line in summary.lines():
+        click.echo(line)
+    click.echo(f"Scores: {output}")
+
+
+def _registry(params: Params | ScoringParams) -> RegistryParams | None:
+    return params.registry if isinstance(params, Params) else None
+
+
+COMMANDS = [predict, score]

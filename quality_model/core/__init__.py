@@ -1,0 +1,1 @@
+"""What every wing uses: images, engines, models, storage, processes and jobs."""

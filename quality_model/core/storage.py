@@ -1,0 +1,397 @@
+"""Where bytes become durable: a result is complete or absent.
+
+A file is written under a temporary name in its own folder, flushed to the disk, renamed,
+and the folder flushed. A folder of files is complete when its marker, written last,
+vouches for each of them. Readers accept only what a marker vouches for.
+
+Each step is an audit event (PEP 578), ``quality_model.core.storage.<step>`` with the path: a
+monitor can follow what is written, and fault tests end the process at any of them.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
+from typing import Any, Final, Literal
+
+from filelock import FileLock, Timeout
+
+from quality_model.errors import CorruptError, IncompleteError, StorageError
+
+MARKER_NAME: Final = "_complete.json"
+_TEMPORARY_PREFIX: Final = ".partial-"
+_BUSY_AFTER_S: Final = 1.0
+
+Step = Literal["written", "flushed", "renamed", "sealing"]
+"""The temporary file is written; it is on the disk; it has its name; the marker comes next."""
+
+
+@contextmanager
+def staged(path: Path, *, beside: Path | None = None) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; what is written there appears at ``path`` on success.
+
+    On an error the temporary file is removed and an earlier ``path`` stays as it was. With ``beside``,
+    another path of the same file system, the temporary one is beside that: the folder of ``path``
+    never holds anything unfinished.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explain(error, path) from error
+    temporary = (beside or path).parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}"
+    try:
+        yield temporary
+        _put_in_place(temporary, path)
+    except OSError as error:
+        raise explain(error, path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def move(path: Path, target: Path) -> None:
+    """Move a written file of the same file system to its place, durably; an earlier one is replaced.
+
+    Raises:
+        StorageError: It cannot be moved there.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _put_in_place(path, target)
+        flush_folder(path.parent)
+    except OSError as error:
+        raise explain(error, target) from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file durably (see `staged`)."""
+    with staged(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 file durably (see `staged`)."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON durably; NaN and infinity are refused, for JSON has no word for them."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        IncompleteError: There is no such file.
+        CorruptError: It is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise IncompleteError(f"{path} is not there.", "Run the step that makes it.") from None
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(
+            f"{path} is not JSON: {error}.", "Delete it and run the step that makes it."
+        ) from None
+    except OSError as error:
+        raise explain(error, path) from error
+
+
+def append_line(path: Path, record: Mapping[str, Any], *, timeout_s: float = 30.0) -> None:
+    """Append one JSON record as a line, durably, one writer at a time."""
+    line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    with locked(path.with_name(path.name + ".lock"), timeout_s=timeout_s):
+        try:
+            is_new = not path.exists()
+            with path.open("ab+", buffering=0) as handle:
+                _end_last_line(handle)
+                start = handle.seek(0, os.SEEK_END)
+                try:
+                    while line:
+                        line = line[handle.write(line) :]
+                except OSError:
+                    handle.truncate(start)
+                    raise
+                os.fsync(handle.fileno())
+            if is_new:
+                flush_folder(path.parent)
+        except OSError as error:
+            raise explain(error, path) from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the records of `append_line`, oldest first; none if there is no file.
+
+    A last line cut short by a crash was never acknowledged and is left out.
+
+    Raises:
+        CorruptError: A line is not a JSON record.
+        StorageError: The file cannot be read.
+    """
+    records: list[dict[str, Any]] = []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise explain(error, path) from error
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        record = _parse_line(line)
+        if record is not None:
+            records.append(record)
+        elif number < len(lines):
+            raise CorruptError(f"{path}, line {number}, is not a JSON record.", "Mend or remove that line.")
+    return records
+
+
+@contextmanager
+def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
+    """Hold a lock between processes; the system frees it when its holder dies.
+
+    Raises:
+        StorageError: Another process held it for longer than ``timeout_s``.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=timeout_s)
+        lock.acquire()
+    except Timeout:
+        raise StorageError(
+            f"Another process has held {path} for more than {timeout_s:g} s.",
+            "Wait for it to end, or end it; then try again.",
+        ) from None
+    except OSError as error:
+        raise explain(error, path) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def only_maker(folder: Path) -> Iterator[None]:
+    """Be the one process that makes ``folder``; a second one is refused at once.
+
+    The lock lies beside the folder, whose files are its content alone, and stays: one that is
+    removed may be held.
+
+    Raises:
+        StorageError: Another process makes it.
+    """
+    with locked(folder.parent / f".{folder.name}.lock", timeout_s=_BUSY_AFTER_S):
+        yield
+
+
+def seal(
+    folder: Path,
+    names: Sequence[str],
+    *,
+    rows: int,
+    hashed: Mapping[str, str] | None = None,
+    marker_name: str = MARKER_NAME,
+    **facts: Any,
+) -> dict[str, Any]:
+    """Write the marker that vouches for the files ``names`` of ``folder``; call it last.
+
+    What a killed writer left in the folder is swept: whoever seals it is its only writer.
+
+    Args:
+        folder: Holds the files.
+        names: Files relative to it.
+        rows: Rows or samples that they hold together.
+        hashed: SHA-256 of the files that were hashed while they were written.
+        marker_name: The marker's file name.
+        facts: JSON values to keep in the marker.
+
+    Returns:
+        The marker: ``rows``, ``files`` (name, bytes, sha256 of each), ``sha256`` over all
+        of them, and the facts.
+    """
+    known = hashed or {}
+    sweep(folder)
+    files = [
+        {
+            "name": name,
+            "bytes": (folder / name).stat().st_size,
+            "sha256": known.get(name) or file_sha256(folder / name),
+        }
+        for name in names
+    ]
+    digest = hashlib.sha256("".join(f"{f['name']}\0{f['sha256']}\n" for f in files).encode()).hexdigest()
+    marker = {**facts, "rows": rows, "files": files, "sha256": digest}
+    _reached("sealing", folder)
+    write_json(folder / marker_name, marker)
+    return marker
+
+
+def unseal(folder: Path, marker_name: str = MARKER_NAME) -> None:
+    """Take the marker away before the files of ``folder`` change."""
+    remove(folder / marker_name)
+
+
+def remove(path: Path) -> None:
+    """Remove a file durably; one that is not there is none to remove.
+
+    Raises:
+        StorageError: The system refuses.
+    """
+    try:
+        path.unlink()
+        flush_folder(path.parent)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise explain(error, path) from error
+
+
+def require_sealed(folder: Path, *, verify: bool = False, marker_name: str = MARKER_NAME) -> dict[str, Any]:
+    """Return the marker of a complete folder.
+
+    Args:
+        folder: Holds the marker and its files.
+        verify: Hash every file; without it only presence and length are checked.
+        marker_name: The marker's file name.
+
+    Raises:
+        IncompleteError: No marker, or a file is missing.
+        CorruptError: A file has another length or, with ``verify``, another hash.
+    """
+    path = folder / marker_name
+    try:
+        if not path.exists():
+            raise IncompleteError(
+                f"{folder} is not complete: it has no {marker_name}.", "Run the step that makes it."
+            )
+        marker = read_json(path)
+        if not is_marker(marker):
+            raise CorruptError(f"{path} is not a marker.", "Run the step that makes it again.")
+        for entry in marker["files"]:
+            path = folder / entry["name"]
+            if not path.exists():
+                raise IncompleteError(f"{path} is missing.", "Run the step that makes it again.")
+            if path.stat().st_size != entry["bytes"] or (verify and file_sha256(path) != entry["sha256"]):
+                raise CorruptError(
+                    f"{path} is not the file that {marker_name} vouches for.",
+                    "Delete the folder and run the step that makes it again.",
+                )
+    except OSError as error:
+        raise explain(error, path) from error
+    return dict(marker)
+
+
+def sealed_sha256(folder: Path) -> str:
+    """Return the hash that a complete folder is known by, 64 hex digits; errors as `require_sealed`."""
+    return str(require_sealed(folder)["sha256"])
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files and folders that a killed writer left in ``folder``."""
+    for path in folder.glob(f"{_TEMPORARY_PREFIX}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            path.unlink()
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames and removals in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def explain(error: OSError, path: object) -> StorageError:
+    """What an error of the system means for the file at ``path``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageError(
+            f"No space is left for {path}.", "Free some space and run the same command again: it goes on."
+        )
+    return StorageError(
+        f"{path} cannot be used: {error.strerror or error}.", "Check the path and its permissions."
+    )
+
+
+def _put_in_place(written: Path, path: Path) -> None:
+    _reached("written", path)
+    with written.open("rb") as handle:
+        os.fsync(handle.fileno())
+    _reached("flushed", path)
+    written.replace(path)
+    _reached("renamed", path)
+    flush_folder(path.parent)
+
+
+def _reached(step: Step, path: Path) -> None:
+    sys.audit(f"quality_model.core.storage.{step}", str(path))
+
+
+def is_marker(marker: Any) -> bool:
+    """Whether a JSON value is a completion marker."""
+    return (
+        isinstance(marker, dict)
+        and isinstance(marker.get("rows"), int)
+        and isinstance(marker.get("sha256"), str)
+        and isinstance(marker.get("files"), list)
+        and all(
+            isinstance(entry, dict)
+            and isinstance(entry.get("name"), str)
+            and _stays_below(entry["name"])
+            and isinstance(entry.get("bytes"), int)
+            and isinstance(entry.get("sha256"), str)
+            for entry in marker["files"]
+        )
+    )
+
+
+def _stays_below(name: str) -> bool:
+    path = PurePath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _end_last_line(handle: io.FileIO) -> None:
+    """Drop a last line that a crash cut short, or the next one would be glued to it."""
+    size = handle.seek(0, os.SEEK_END)
+    if not size:
+        return
+    start, tail = size, b""
+    while start and b"\n" not in tail:
+        step = min(start, 64 * 1024)
+        start -= step
+        handle.seek(start)
+        tail = handle.read(step) + tail
+    last = tail.rpartition(b"\n")[2]
+    if not last:
+        return
+    if _parse_line(last) is None:
+        handle.truncate(size - len(last))
+    else:
+        handle.write(b"\n")

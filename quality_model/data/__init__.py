@@ -1,0 +1,1 @@
+"""Clean images and the training dataset made of them."""

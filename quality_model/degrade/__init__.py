@@ -1,0 +1,15 @@
+"""What is done to clean images, and which label it earns: the label profiles by name."""
+
+from typing import Final
+
+from quality_model.degrade.calibrated_profile import CalibratedProfile
+from quality_model.degrade.profile import AppliedDegradation, DegradedSample, Profile
+from quality_model.degrade.randomness import SampleRandomness
+from quality_model.degrade.seed_profile import SeedProfile
+
+PROFILES: Final[dict[str, Profile]] = {
+    profile.name: profile for profile in (CalibratedProfile(), SeedProfile())
+}
+"""The label profiles that ``generate.profile`` may name."""
+
+__all__ = ["PROFILES", "AppliedDegradation", "DegradedSample", "Profile", "SampleRandomness"]

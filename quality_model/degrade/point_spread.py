@@ -1,0 +1,143 @@
+"""Blurs with a point-spread function of any width, and the sigma that each is equivalent to.
+
+The equivalent sigma of a kernel is the root of the mean of its variances along x and y: that
+of the gaussian with the same spread. Resampling has no positive kernel of its own; there
+it is the sigma of the gaussian whose transfer function falls to one half at the same
+frequency (MTF50, as in ISO 12233).
+"""
+
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from quality_model.core.decoding import Pixels
+
+Kernel = npt.NDArray[np.float32]
+"""float32 (taps, taps), 0 or more, adds up to 1."""
+
+_SUBPIXELS: Final = 8
+_NARROW_PX: Final = 0.5
+
+INTERPOLATIONS: Final = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "lanczos": cv2.INTER_LANCZOS4}
+"""How a low resolution is enlarged again."""
+
+RESAMPLED_SIGMAS: Final = {"linear": 0.512, "cubic": 0.439, "lanczos": 0.415}
+"""Equivalent sigma per pixel of the low resolution, when areas are averaged and then enlarged:
+0.1874 / f, where f solves sinc(f) K(f) = 1/2 for the interpolation's transfer function K."""
+
+ENLARGED_SIGMA: Final = 0.374
+"""The same for an image that is only enlarged (Lanczos), so was not averaged before."""
+
+
+def equivalent_sigma(kernel: Kernel) -> float:
+    """Root of the mean of the kernel's variances along x and y, in pixels."""
+    weights = kernel.astype(np.float64) / kernel.sum(dtype=np.float64)
+    variances = []
+    for axis in np.indices(kernel.shape, dtype=np.float64):
+        centre = (weights * axis).sum()
+        variances.append(float((weights * (axis - centre) ** 2).sum()))
+    return float(np.sqrt(sum(variances) / 2.0))
+
+
+def blur(pixels: Pixels, kernel: Kernel) -> Pixels:
+    """Convolve, going on with the outermost pixels beyond the border; uint8 (height, width, 3)."""
+    return np.asarray(cv2.filter2D(pixels, -1, kernel, borderType=cv2.BORDER_REPLICATE), dtype=np.uint8)
+
+
+def gaussian_kernel(sigma_px: float) -> Kernel:
+    """Out to four sigmas; sampled finely, so that small sigmas keep their variance."""
+    reach = max(1, int(np.ceil(4.0 * sigma_px)))
+    fine = (np.arange((2 * reach + 1) * _SUBPIXELS) + 0.5) / _SUBPIXELS - reach - 0.5
+    taps = np.exp(-(fine**2) / (2.0 * sigma_px**2)).reshape(2 * reach + 1, _SUBPIXELS).mean(axis=1)
+    taps /= taps.sum()
+    return np.outer(taps, taps).astype(np.float32)
+
+
+def box_kernel(side_px: float) -> Kernel:
+    """A square of any width of 1 px or more; the outer taps take the fraction."""
+    reach = max(1, int(np.ceil((side_px - 1.0) / 2.0)))
+    taps = np.clip(side_px / 2.0 - np.abs(np.arange(-reach, reach + 1)) + 0.5, 0.0, 1.0)
+    taps /= taps.sum()
+    return np.outer(taps, taps).astype(np.float32)
+
+
+def disc_kernel(radius_px: float) -> Kernel:
+    """The circle of confusion of a lens out of focus, with an antialiased rim."""
+    reach = max(1, int(np.ceil(radius_px)))
+    fine = (np.arange((2 * reach + 1) * _SUBPIXELS) + 0.5) / _SUBPIXELS - reach - 0.5
+    inside = (fine[:, None] ** 2 + fine[None, :] ** 2 <= radius_px**2).astype(np.float64)
+    if not inside.any():
+        inside[:] = 1.0
+    return _pooled(inside)
+
+
+def motion_kernel(length_px: float, angle_deg: float) -> Kernel:
+    """A straight path of even speed; its points share their weight among the four nearest pixels."""
+    reach = max(1, int(np.ceil(length_px / 2.0)) + 1)
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
+    along = np.linspace(-length_px / 2.0, length_px / 2.0, max(2, int(length_px * _SUBPIXELS)))
+    x = reach + along * np.cos(np.radians(angle_deg))
+    y = reach - along * np.sin(np.radians(angle_deg))
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            weight = np.abs(1 - dx - (x - left)) * np.abs(1 - dy - (y - top))
+            np.add.at(kernel, (top + dy, left + dx), weight)
+    return np.asarray(kernel / kernel.sum(), dtype=np.float32)
+
+
+def narrowed(kernel: Kernel, sigma_px: float) -> Kernel:
+    """The kernel, mixed with no blur at all if it is wider than a sigma below half a pixel.
+
+    Squares, discs and paths of whole taps cannot be that narrow; mixed, their variances average.
+    """
+    actual_px = equivalent_sigma(kernel)
+    if sigma_px >= _NARROW_PX or actual_px <= sigma_px:
+        return kernel
+    share = np.float32((sigma_px / actual_px) ** 2)
+    mixed: Kernel = share * kernel
+    mixed[kernel.shape[0] // 2, kernel.shape[1] // 2] += np.float32(1.0) - share
+    return mixed
+
+
+def low_resolution(pixels: Pixels, factor: float, interpolation: str) -> Pixels:
+    """Average areas down by about ``factor`` (1 or more), then enlarge again; uint8 (height, width, 3)."""
+    height, width = pixels.shape[:2]
+    small = (reduced_side(width, factor), reduced_side(height, factor))
+    reduced = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)
+    restored = cv2.resize(reduced, (width, height), interpolation=INTERPOLATIONS[interpolation])
+    return np.asarray(restored, dtype=np.uint8)
+
+
+def reduced_side(side_px: int, factor: float) -> int:
+    """The side of the low resolution, 2 px at least."""
+    return max(2, round(side_px / factor))
+
+
+def resampled_sigma(side_px: int, factor: float, interpolation: str) -> float:
+    """Equivalent sigma in pixels of `low_resolution` on an image of this side."""
+    actual = max(1.0, side_px / reduced_side(side_px, factor))
+    return RESAMPLED_SIGMAS[interpolation] * float(np.sqrt(actual**2 - 1.0))
+
+
+def enlarged_sigma(factor: float) -> float:
+    """Equivalent sigma, in its pixels, of an image that was enlarged; 0 for a factor of 1 or less."""
+    return ENLARGED_SIGMA * float(np.sqrt(max(1.0, factor) ** 2 - 1.0))
+
+
+def width_for_sigma(kind: str, sigma_px: float) -> float:
+    """Width of a kernel of about this sigma: side of a box, radius of a disc, length of a path."""
+    widths = {
+        "box": (12.0 * sigma_px**2 + 1.0) ** 0.5,
+        "disc": (4.0 * sigma_px**2 + 0.25) ** 0.5,
+        "motion": 24.0**0.5 * sigma_px,
+    }
+    return float(widths[kind])
+
+
+def _pooled(fine: npt.NDArray[np.float64]) -> Kernel:
+    side = fine.shape[0] // _SUBPIXELS
+    kernel = fine.reshape(side, _SUBPIXELS, side, _SUBPIXELS).mean(axis=(1, 3))
+    return np.asarray(kernel / kernel.sum(), dtype=np.float32)

@@ -1,0 +1,58 @@
+"""What a severity means: one formula per head, the same for every kind of its degradation.
+
+Each formula takes one physical measure of what was done to the image and maps it to [0, 1],
+strictly rising up to where it reaches 1, with the same shape for every head:
+
+    severity = log(1 + m / m0) / log(1 + m1 / m0), at most 1
+
+It is nearly linear below ``m0`` and logarithmic above, as perceived differences grow with the
+ratio of the stimuli (Fechner, Elemente der Psychophysik, 1860). ``m1`` is where an image
+cannot get worse in any way that matters. The scales are choices of this project:
+
+| head | measure m | m0 | m1 | 0.25 is at | 0.5 is at | 0.75 is at |
+|---|---|---|---|---|---|---|
+| blurriness | equivalent sigma of the point-spread function, px at 224 px | 0.5 | 8 | 0.52 | 1.6 | 3.7 |
+| noise | RMS change of a channel of a pixel, grey levels of 255 | 5 | 60 | 4.5 | 13 | 29 |
+| color_cast | length of the mean shift in CIELAB's a*b* plane | 10 | 40 | 5.0 | 12 | 23 |
+| watermark | RMS colour difference (CIE 1976) over the image | 3 | 30 | 2.5 | 7.0 | 15 |
+
+The watermark's measure is contrast times the root of the covered share: a mark of colour
+difference c on a share s of the image and none elsewhere has c * sqrt(s).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from quality_model.records import Head
+
+REFERENCE_SIDE_PX: Final = 224
+"""Lengths are in pixels of an image of this side."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeverityScale:
+    """Maps a measure to a severity in [0, 1] (see the module).
+
+    ``measure`` names it as the manifest's parameters do, ``knee`` is m0 and ``worst`` m1.
+    """
+
+    measure: str
+    knee: float
+    worst: float
+
+    def severity(self, measure: float) -> float:
+        """Severity in [0, 1] of a measure of 0 or more; it rises with the measure and is 0 at 0."""
+        return min(1.0, math.log1p(max(0.0, measure) / self.knee) / math.log1p(self.worst / self.knee))
+
+    def measure_at(self, severity: float) -> float:
+        """The measure that has this severity, for 0 to 1."""
+        return self.knee * math.expm1(severity * math.log1p(self.worst / self.knee))
+
+
+SCALES: Final[dict[Head, SeverityScale]] = {
+    "color_cast": SeverityScale("shift_ab", knee=10.0, worst=40.0),
+    "blurriness": SeverityScale("sigma_px", knee=0.5, worst=8.0),
+    "watermark": SeverityScale("rms_difference", knee=3.0, worst=30.0),
+    "noise": SeverityScale("rms_levels", knee=5.0, worst=60.0),
+}

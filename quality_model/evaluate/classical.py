@@ -1,0 +1,161 @@
+"""Classical measures of one image: one number each, known before there was a network for it.
+
+Every ``calc_*`` takes uint8 (side, side, 3) RGB and returns a float in a unit of its own, NaN
+where it is not defined. Which label that number stands for is left to `baselines`.
+
+Lengths are in pixels of a 224 px image and scaled to the side of the image at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from quality_model.core.decoding import Pixels
+from quality_model.records import Head
+
+REFERENCE_SIDE_PX: Final = 224
+
+WHITE_SHARE: Final = 0.05
+"""Share of the pixels, the lightest, that count as the white patch; one pixel alone may be noise."""
+
+STROKE_PX: Final = 15
+"""Width below which something bright or dark counts as a stroke: letters 60 px high have stems of about 9."""
+
+STROKE_CONTRAST: Final = 20
+"""Grey levels by which a stroke stands out; a mark of opacity .2 on ground that is 100 levels away."""
+
+_MEDIAN_PX: Final = 5
+"""Side of the median filter that takes noise and fine texture away and leaves strokes."""
+
+_DB2_HIGH_PASS: Final = np.array(
+    [np.sqrt(3.0) - 1.0, 3.0 - np.sqrt(3.0), -3.0 - np.sqrt(3.0), 1.0 + np.sqrt(3.0)]
+) / (4.0 * np.sqrt(2.0))
+"""Wavelet of two vanishing moments (Daubechies, Ten Lectures on Wavelets, 1992, table 6.1)."""
+
+_MAD_OF_NORMAL: Final = 0.6744897501960817
+"""Median of the absolute value of a standard normal deviate: its quantile at 3/4."""
+
+_NOTHING: Final = 1e-6
+"""Wavelet coefficients of whole grey levels that are smaller than this are rounding around 0."""
+
+
+def calc_blur_effect(pixels: Pixels) -> float:
+    """How little a second blur takes away: 0 sharp to 1 blurred.
+
+    Source: Crete et al., The blur effect, SPIE 6492, 2007, in scikit-image's implementation.
+    """
+    from skimage import measure
+
+    blur_effect: Any = measure.blur_effect  # has no types
+    return float(blur_effect(pixels, channel_axis=-1))
+
+
+def calc_log_laplacian_variance(pixels: Pixels) -> float:
+    """Natural logarithm of 1 + the variance of the Laplacian of the grey image; falls with blur.
+
+    Source: Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR 2000.
+    """
+    return float(np.log1p(cv2.Laplacian(_grey(pixels), cv2.CV_32F).var()))
+
+
+def calc_wavelet_sigma(pixels: Pixels) -> float:
+    """Standard deviation of noise in grey levels, mean of the channels.
+
+    Source: Donoho and Johnstone, Ideal spatial adaptation by wavelet shrinkage, Biometrika 81,
+    1994, section 4.2: the median of the absolute diagonal coefficients of the finest scale.
+    This is scikit-image's `estimate_sigma` without its need of PyWavelets; and coefficients that
+    are 0 are left out here even where rounding has made something of them.
+    """
+    border = len(_DB2_HIGH_PASS) - 1
+    mirrored = cv2.copyMakeBorder(
+        pixels.astype(np.float64), border, border, border, border, cv2.BORDER_REFLECT
+    )
+    filtered = cv2.sepFilter2D(mirrored, cv2.CV_64F, _DB2_HIGH_PASS, _DB2_HIGH_PASS, anchor=(0, 0))
+    details = np.abs(filtered[1:-border:2, 1:-border:2])
+    sigmas = []
+    for channel in range(details.shape[2]):
+        seen = details[..., channel]
+        seen = seen[seen > _NOTHING]  # areas of one colour, clipped ones too, show no noise
+        sigmas.append(np.median(seen) / _MAD_OF_NORMAL if seen.size else 0.0)
+    return float(np.mean(sigmas))
+
+
+def calc_grey_world_cast(pixels: Pixels) -> float:
+    """Distance of the mean colour from neutral in CIELAB's a*b* plane, 0 neutral.
+
+    Source: Buchsbaum, A spatial processor model for object colour perception, Journal of the
+    Franklin Institute 310, 1980: the mean of a scene is assumed to be grey.
+    """
+    lab = _lab(pixels)
+    return float(np.hypot(lab[..., 1].mean(), lab[..., 2].mean()))
+
+
+def calc_white_patch_cast(pixels: Pixels) -> float:
+    """Distance from neutral in CIELAB's a*b* plane of the mean of the lightest pixels, 0 neutral.
+
+    Source: Land and McCann, Lightness and retinex theory, JOSA 61, 1971: the lightest part of
+    a scene is assumed to be white. Here it is the lightest 5 % by L*.
+    """
+    lab = _lab(pixels).reshape(-1, 3)
+    count = max(1, round(WHITE_SHARE * len(lab)))
+    lightest = lab[np.argpartition(lab[:, 0], -count)[-count:]]
+    return float(np.hypot(lightest[:, 1].mean(), lightest[:, 2].mean()))
+
+
+def calc_stroke_density(pixels: Pixels) -> float:
+    """Share of pixels in thin strokes that are brighter or darker than what is around them, 0 to 1.
+
+    The larger of the white and the black top-hat transform of the grey image behind a median
+    filter, above a contrast. Source: top-hat, Meyer, Contrast feature extraction, 1979; for text
+    in images, Wu, Manmatha and Riseman, TextFinder, IEEE TPAMI 21, 1999, look for the same.
+    """
+    grey = cv2.medianBlur(_grey(pixels), _MEDIAN_PX)
+    element = _square(pixels)
+    bright = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, element)
+    dark = cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, element)
+    return float(np.mean(np.maximum(bright, dark) > STROKE_CONTRAST))
+
+
+def calc_pale_strokes(pixels: Pixels) -> float:
+    """Mean strength of thin strokes that are lighter and paler than what is around them, in CIELAB units.
+
+    A half-transparent white or grey text lifts L* and lowers the chroma in the same place,
+    which texture seldom does: the geometric mean of the white top-hat of L* and the black
+    top-hat of the chroma (see `calc_stroke_density`), both lightly smoothed first.
+    """
+    lab = cv2.GaussianBlur(_lab(pixels), (0, 0), 0.8)
+    lightness = np.ascontiguousarray(lab[..., 0])
+    chroma = np.hypot(lab[..., 1], lab[..., 2])
+    element = _square(pixels)
+    lighter = cv2.morphologyEx(lightness, cv2.MORPH_TOPHAT, element)
+    paler = cv2.morphologyEx(chroma, cv2.MORPH_BLACKHAT, element)
+    return float(np.sqrt(lighter * paler).mean())
+
+
+CLASSICAL: Final[Mapping[Head, Mapping[str, Callable[[Pixels], float]]]] = {
+    "color_cast": {"grey_world": calc_grey_world_cast, "white_patch": calc_white_patch_cast},
+    "blurriness": {"blur_effect": calc_blur_effect, "laplacian_variance": calc_log_laplacian_variance},
+    "watermark": {"stroke_density": calc_stroke_density, "pale_strokes": calc_pale_strokes},
+    "noise": {"estimate_sigma": calc_wavelet_sigma},
+}
+"""The measures of each head by the name under which they are reported."""
+
+
+def _grey(pixels: Pixels) -> npt.NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+
+
+def _lab(pixels: Pixels) -> npt.NDArray[np.float32]:
+    """L* 0 to 100, a* and b* about -128 to 127: float32, because OpenCV's uint8 form rounds to units."""
+    scaled = pixels.astype(np.float32) / np.float32(255.0)
+    return np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB), dtype=np.float32)
+
+
+def _square(pixels: Pixels) -> Any:
+    side_px = max(3, round(STROKE_PX * pixels.shape[0] / REFERENCE_SIDE_PX) | 1)
+    return cv2.getStructuringElement(cv2.MORPH_RECT, (side_px, side_px))

@@ -1,0 +1,288 @@
+"""Images of training, evaluation and scoring, drawn without a display and without global state.
+
+Each function returns a `matplotlib.figure.Figure`; `save_figure` makes it a PNG file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from quality_model.core import storage
+from quality_model.evaluate import metrics
+from quality_model.records import HEADS, Head
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLES: Final = {
+    "color_cast": "Colour cast",
+    "blurriness": "Blurriness",
+    "watermark": "Watermark",
+    "noise": "Noise",
+    "overall": "Overall quality",
+}
+
+_COLOURS: Final = {
+    "color_cast": "#c0562f",
+    "blurriness": "#2c6fb0",
+    "watermark": "#7d4fb0",
+    "noise": "#2f8159",
+    "overall": "#3d3d3d",
+}
+_DPI: Final = 110
+_LABEL_STEPS: Final = 10
+"""Ranges of the label over which the mean score is drawn."""
+
+_FEWEST_PER_STEP: Final = 5
+"""Samples that such a range needs to have its mean drawn."""
+
+_SCORE_BINS: Final = 40
+_LOWEST_R2: Final = -1.0
+"""R2 below this is not shown: a first epoch far below 0 would flatten the rest."""
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, durably."""
+    with storage.staged(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+
+
+def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Loss, and MSE and R2 of each head, over the epochs.
+
+    Args:
+        history: For each epoch ``epoch``, ``train_loss``, ``validation_loss`` and, by head,
+            ``train_mse``, ``validation_mse`` and ``validation_r2``. What is None is not drawn.
+    """
+    figure = _figure(14.0, 4.8)
+    loss, mse, r2 = figure.subplots(1, 3)
+    epochs = [int(entry["epoch"]) for entry in history]
+    validation = _series(history, "validation_loss")
+    _curve(loss, epochs, _series(history, "train_loss"), _COLOURS["overall"], "training", "--")
+    _curve(loss, epochs, validation, _COLOURS["overall"], "validation", "-")
+    if np.isfinite(validation).any():
+        best = epochs[int(np.nanargmin(validation))]
+        loss.axvline(best, color="#999999", linewidth=1.0, linestyle=":", label=f"best: epoch {best}")
+    loss.set_title("Loss (lower is better)\nmean of weighted MSE over the heads")
+    for head in HEADS:
+        _curve(mse, epochs, _series(history, "train_mse", head), _COLOURS[head], None, "--")
+        _curve(mse, epochs, _series(history, "validation_mse", head), _COLOURS[head], TITLES[head], "-")
+        _curve(r2, epochs, _series(history, "validation_r2", head), _COLOURS[head], TITLES[head], "-")
+    mse.set_title("MSE per head (lower is better)\nsolid validation, dashed training")
+    r2.set_title("R² per head in validation (1 is best)\n0 is no better than the labels' mean")
+    r2.axhline(0.0, color="#555555", linewidth=1.0)
+    lowest = min(np.nanmin([*_series(history, "validation_r2", head), 0.0]) for head in HEADS)
+    r2.set_ylim(bottom=max(_LOWEST_R2, lowest - 0.05), top=1.0)
+    for axes in (loss, mse, r2):
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(fontsize=9, frameon=False)
+        _tidy(axes)
+    for axes in (loss, mse):
+        axes.set_ylim(bottom=0.0)
+    return figure
+
+
+def predicted_against_true(predictions: pd.DataFrame) -> Figure:
+    """For each head, how many samples have which label and which score.
+
+    Args:
+        predictions: ``{head}_label`` and ``{head}_score``, each in [0, 1].
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    # without its palest quarter, in which a single sample would not be seen
+    colours = LinearSegmentedColormap.from_list("density", colormaps["YlGnBu"](np.linspace(0.25, 1.0, 256)))
+    figure = _figure(10.4, 9.6)
+    figure.suptitle(f"Predicted against true severity, {len(predictions)} samples (0 absent, 1 severe)")
+    pairs = {head: _pair(predictions, head) for head in HEADS}
+    density = {head: _density(*pair) for head, pair in pairs.items()}
+    norm = LogNorm(vmin=0.8, vmax=max(2.0, *(float(cells.max(initial=0.0)) for cells in density.values())))
+    edges = np.linspace(0.0, 1.0, _SCORE_BINS + 1)
+    grid = figure.subplots(2, 2, sharex=True, sharey=True)
+    for axes, head in zip(grid.flat, HEADS, strict=True):
+        labels, scores = pairs[head]
+        cells = np.ma.masked_equal(density[head], 0.0)
+        axes.pcolormesh(edges, edges, cells.T, cmap=colours, norm=norm)
+        axes.plot([0, 1], [0, 1], color="#222222", linewidth=1.0, linestyle="--", label="perfect")
+        middles, means = _mean_score_by_label(labels, scores)
+        axes.plot(
+            middles,
+            means,
+            "o-",
+            color="#d1495b",
+            markersize=4,
+            linewidth=1.4,
+            label="mean score",
+            clip_on=False,
+        )
+        r2, mse = _text(metrics.r2(labels, scores), 2), _text(metrics.mse(labels, scores), 4)
+        axes.set_title(f"{TITLES[head]}: R² {r2}, MSE {mse}")
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.label_outer()
+        _tidy(axes)
+    for axes in grid[-1]:
+        axes.set_xlabel("label (true severity)")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("score (predicted severity)")
+    grid[0, 0].legend(fontsize=9, frameon=False, loc="upper left")
+    figure.colorbar(
+        ScalarMappable(norm, colours), ax=grid, label="samples per cell", shrink=0.75, format="%d"
+    )
+    return figure
+
+
+def worst_errors(
+    predictions: pd.DataFrame, images: npt.NDArray[np.uint8], head: Head, *, count: int = 10, columns: int = 5
+) -> Figure:
+    """The samples on which a head errs most, the worst first.
+
+    Args:
+        predictions: ``row``, and ``{head}_kind``, ``{head}_label``, ``{head}_score``.
+        images: uint8 (N, S, S, 3) RGB, such as a memory map; only what is shown is read.
+        head: Which head.
+        count: Samples.
+        columns: Samples per row.
+    """
+    rows = -(-count // columns)
+    figure = _figure(1.55 * columns + 1.0, 2.1 * rows + 0.4)
+    figure.suptitle(f"{TITLES[head]}: largest errors (0 absent, 1 severe), with the kind")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    labels, scores = _pair(predictions, head)
+    order = np.argsort(-np.abs(scores - labels), kind="stable")[:count]
+    for axes, position in zip(grid.flat, order, strict=False):
+        sample = predictions.iloc[position]
+        axes.imshow(np.asarray(images[int(sample["row"])]), interpolation="nearest")
+        kind = sample[f"{head}_kind"]
+        axes.set_title(
+            f"score {scores[position]:.2f}, label {labels[position]:.2f}\n"
+            f"{kind if isinstance(kind, str) else 'absent'}",
+            fontsize=8,
+        )
+    return figure
+
+
+def ladders_figure(ladders: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """How the score of its own head climbs each severity ladder, a row per head, a panel per ladder.
+
+    Args:
+        ladders: By name, see `ladders.ScoredLadder.measure`.
+    """
+    by_head = {head: [name for name in ladders if ladders[name]["head"] == head] for head in HEADS}
+    columns = max(1, *(len(names) for names in by_head.values()))
+    figure = _figure(3.6 * columns + 0.4, 2.9 * len(HEADS))
+    figure.suptitle("Severity ladders made by other software: mean score, and its middle half (shaded)")
+    for head, row in zip(HEADS, figure.subplots(len(HEADS), columns, squeeze=False), strict=True):
+        for axes in row[len(by_head[head]) :]:
+            axes.set_axis_off()
+        for axes, name in zip(row, by_head[head], strict=False):
+            ladder = ladders[name]
+            if ladder["num_images"]:
+                levels = ladder["levels"]
+                axes.fill_between(
+                    levels, ladder["low_scores"], ladder["high_scores"], color=_COLOURS[head], alpha=0.2, lw=0
+                )
+                axes.plot(levels, ladder["mean_scores"], "o-", color=_COLOURS[head], markersize=4)
+            axes.set_ylim(0.0, 1.0)
+            axes.set_xlim(left=0.0)
+            axes.set_xlabel(ladder["unit"])
+            spearman, rising = _text(ladder["spearman"], 2), _text(ladder["monotone_share"], 2)
+            axes.set_title(f"{name.replace('_', ' ')}\nSpearman {spearman}, rising on {rising}", fontsize=10)
+            _tidy(axes)
+        row[0].set_ylabel(f"{TITLES[head]} score", color=_COLOURS[head], fontweight="bold")
+    return figure
+
+
+def cross_talk_figure(matrix: Mapping[str, Mapping[str, float | None]]) -> Figure:
+    """How far each head moves when each degradation becomes severe, as an annotated heat map.
+
+    Args:
+        matrix: See `cross_talk.cross_talk`.
+    """
+    values = np.array([[matrix[degraded][moved] for moved in HEADS] for degraded in HEADS], dtype=np.float64)
+    figure = _figure(6.6, 5.4)
+    axes = figure.subplots()
+    shown = axes.imshow(values, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
+    names = [TITLES[head] for head in HEADS]
+    axes.set_xticks(range(len(HEADS)), names)
+    axes.set_yticks(range(len(HEADS)), names)
+    axes.set_xlabel("whose score moves")
+    axes.set_ylabel("what becomes severe")
+    axes.set_title(
+        "Cross-talk: from clean to severest, on the worst ladder\n"
+        "(own score: rise of its mean; others: mean movement, 0 is best)"
+    )
+    for (row, column), value in np.ndenumerate(values):
+        text = f"{value:.2f}" if np.isfinite(value) else "-"
+        colour = "white" if abs(value) > 0.6 else "#111111"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=11)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="movement of the score")
+    return figure
+
+
+def _figure(width_in: float, height_in: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _curve(
+    axes: Axes, epochs: list[int], values: metrics.Floats, colour: str, label: str | None, style: str
+) -> None:
+    marker = "o" if len(epochs) <= 20 else ""
+    axes.plot(
+        epochs, values, style, color=colour, label=label, marker=marker, markersize=3.5, linewidth=1.5,
+        alpha=0.6 if style == "--" else 1.0,
+    )  # fmt: skip
+
+
+def _series(history: Sequence[Mapping[str, Any]], key: str, head: str | None = None) -> metrics.Floats:
+    values = [entry.get(key) if head is None else (entry.get(key) or {}).get(head) for entry in history]
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _pair(predictions: pd.DataFrame, head: str) -> tuple[metrics.Floats, metrics.Floats]:
+    labels, scores = predictions[f"{head}_label"], predictions[f"{head}_score"]
+    return labels.to_numpy(dtype=np.float64), scores.to_numpy(dtype=np.float64)
+
+
+def _density(labels: metrics.Floats, scores: metrics.Floats) -> metrics.Floats:
+    cells, _, _ = np.histogram2d(labels, scores, bins=_SCORE_BINS, range=((0.0, 1.0), (0.0, 1.0)))
+    return cells
+
+
+def _mean_score_by_label(
+    labels: metrics.Floats, scores: metrics.Floats
+) -> tuple[metrics.Floats, metrics.Floats]:
+    """Mean label and mean score of the samples without the degradation, and of each range of labels."""
+    steps = np.ceil(np.clip(labels, 0.0, 1.0) * _LABEL_STEPS).astype(np.int64)  # 0 is a label of exactly 0
+    sizes = np.bincount(steps, minlength=_LABEL_STEPS + 1)
+    enough = sizes >= _FEWEST_PER_STEP
+    sums = [np.bincount(steps, weights=values, minlength=_LABEL_STEPS + 1) for values in (labels, scores)]
+    return sums[0][enough] / sizes[enough], sums[1][enough] / sizes[enough]
+
+
+def _text(value: float | None, digits: int) -> str:
+    return "not defined" if value is None else f"{value:.{digits}f}"

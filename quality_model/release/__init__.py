@@ -1,0 +1,1 @@
+"""From a trained model to a champion: gate, registry, decisions. The only home of MLflow."""

@@ -1,0 +1,317 @@
+"""Tar shards: which members are images, and their bytes, without extracting anything."""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import re
+import stat
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+from quality_model.core.folders import SYSTEM_FILES, is_system, printable
+from quality_model.errors import ImageError
+from quality_model.params import LimitsParams
+from quality_model.score.collection import kind_of
+
+MAX_HEADER_BYTES: Final = 1 << 20
+"""More than any honest member header holds; a hostile one could ask for gigabytes."""
+
+MAX_ZERO_BYTES: Final = 1 << 30
+"""Zeros between archives that are read through; a hostile shard could unpack to any number of them."""
+
+_MAX_XZ_BYTES: Final = 256 << 20
+"""Memory for unpacking; `xz -9` needs a quarter of it, a hostile shard could ask for gigabytes."""
+
+_CHUNK_BYTES: Final = 1 << 20
+
+_BROKEN: Final = (
+    tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, LookupError, ArithmeticError,
+    RecursionError, MemoryError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An image in a tar shard: its printable name, where its bytes lie in the unpacked stream,
+    and the reason why it cannot be read, if that is known already."""
+
+    name: str
+    offset: int
+    num_bytes: int
+    reason: str | None = None
+    detail: str | None = None
+
+
+def list_members(path: Path, limits: LimitsParams, skipped: Counter[str]) -> Iterator[Member]:
+    """Read the headers of a tar shard.
+
+    Names stay text: nothing is extracted. A repeated name gets its number appended. Archives
+    that follow one another, and zero blocks anywhere, are read as one archive. What is wrong
+    with the shard itself comes last, as a member without a name.
+
+    Args:
+        path: A tar archive, compressed or not, whatever its name.
+        limits: A member with more than ``max_bytes`` gets a reason.
+        skipped: Counts members that are not images, and hidden and system files.
+    """
+    times_seen: Counter[str] = Counter()
+    try:
+        with _open(path) as stream:
+            for info in _headers(stream):
+                if info.isdir():
+                    continue
+                if any(is_system(part) for part in info.name.split("/")):
+                    skipped[SYSTEM_FILES] += 1
+                    continue
+                if kind_of(info.name) != "images":
+                    skipped["members of tar shards"] += 1
+                    continue
+                yield _member(info, _unique(printable(info.name), times_seen), limits)
+    except ImageError as error:
+        yield Member("", 0, 0, error.reason, error.detail)
+    except _BROKEN as error:
+        yield Member("", 0, 0, *_archive_reason(path, error))
+
+
+def _headers(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+    """The headers of all archives in a stream, one archive after another.
+
+    Raises:
+        ImageError: ``broken_archive``: the shard does not end with an end mark and zeros.
+        Errors of `_BROKEN`: It cannot be read any further.
+    """
+    place = 0
+    ended = False
+    while True:
+        with tarfile.open(mode="r:", fileobj=_Headers(stream)) as tar:
+            while (info := tar.next()) is not None:
+                cast(Any, tar).members.clear()  # it keeps all of them otherwise
+                if info.size < 0:  # leads backwards, to headers that were read before
+                    raise tarfile.ReadError(f"a header claims {info.size} bytes")
+                ended = False
+                yield info
+            place = tar.offset
+        stream.seek(place)
+        zeros, block = _skip_zeros(stream)
+        if not block and (zeros or ended):
+            return
+        if not block:
+            raise ImageError("broken_archive", "it ends without its end mark")
+        if not zeros:
+            damaged = "what follows the end mark is no archive" if ended else "a header is damaged"
+            raise ImageError("broken_archive", f"{damaged}; what follows from byte {place} on is not read")
+        if zeros >= MAX_ZERO_BYTES:
+            raise ImageError("broken_archive", f"{zeros} zeros from byte {place}; the rest is not read")
+        ended = True
+        stream.seek(place + zeros)
+
+
+def _skip_zeros(stream: IO[bytes]) -> tuple[int, bytes]:
+    """Read blocks of zeros, some at a time.
+
+    Returns:
+        The number of zeros in whole blocks (all of them at the end of the stream), and the block behind
+        them; empty at the end.
+    """
+    zeros = 0
+    while zeros < MAX_ZERO_BYTES:
+        chunk = stream.read(_CHUNK_BYTES if zeros else tarfile.BLOCKSIZE)
+        rest = chunk.lstrip(b"\0")
+        if rest:
+            zeros += (len(chunk) - len(rest)) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+            return zeros, rest[: tarfile.BLOCKSIZE]
+        zeros += len(chunk)
+        if not chunk:
+            return zeros, b""
+    return zeros, b"more"
+
+
+def _unique(name: str, times_seen: Counter[str]) -> str:
+    """The name, with a number that no other member's name ends in if it was seen before."""
+    times_seen[name] += 1
+    if times_seen[name] == 1:
+        return name
+    while times_seen[numbered := f"{name}#{times_seen[name]}"]:
+        times_seen[name] += 1
+    times_seen[numbered] += 1
+    return numbered
+
+
+class MemberReader:
+    """Reads members by offset; reading forwards, a compressed shard is unpacked once."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._stream: IO[bytes] | None = None
+
+    def read(self, path: Path, offset: int, num_bytes: int) -> bytes:
+        """Read one member's bytes.
+
+        Raises:
+            ImageError: ``truncated``, or ``unreadable``: the shard changed or is damaged.
+        """
+        try:
+            if self._stream is None or path != self._path:
+                self.close()
+                self._stream, self._path = _open(path), path
+            self._stream.seek(offset)
+            data = self._stream.read(num_bytes)
+        except _BROKEN as error:
+            self.close()
+            raise ImageError(*_archive_reason(path, error)) from None
+        if len(data) < num_bytes:
+            raise ImageError("truncated", f"the shard ends after {len(data)} of {num_bytes} bytes")
+        return data
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
+
+
+class _Headers(io.RawIOBase):
+    """A stream for `tarfile`, which reads headers only, that refuses to read a huge one."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def read(self, num_bytes: int = -1) -> bytes:
+        if num_bytes < 0 or num_bytes > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header claims {num_bytes} bytes")
+        return self._stream.read(num_bytes)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+def _member(info: tarfile.TarInfo, name: str, limits: LimitsParams) -> Member:
+    reason: tuple[str, str] | None = None
+    if info.issym() or info.islnk():
+        reason = "link_in_archive", "links inside archives are not followed"
+    elif not info.isreg() or info.issparse():
+        reason = "not_a_file", "the member is not an ordinary file"
+    elif info.size > limits.max_bytes:
+        reason = "too_many_bytes", f"{info.size} bytes, at most {limits.max_bytes}"
+    elif info.size == 0:
+        reason = "empty", "the member has no bytes"
+    return Member(name, info.offset_data, info.size, *(reason or ()))
+
+
+class _Unpacked(io.RawIOBase):
+    """A compressed stream in which one can seek: backwards by reading it again from its start."""
+
+    def __init__(self, start: Callable[[], Any]) -> None:
+        self._start = start
+        self._stream = start()
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        target = offset + (self._at if whence == io.SEEK_CUR else 0)
+        if target < self._at:
+            self._stream.close()
+            self._stream, self._at = self._start(), 0
+        while self._at < target:
+            data = self._stream.read(min(_CHUNK_BYTES, target - self._at))
+            if not data:
+                break
+            self._at += len(data)
+        return self._at
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Streams:
+    """Compressed streams one after another, read as one.
+
+    Unlike `bz2.BZ2File` and `lzma.LZMAFile` it does not pass over what follows and is no such stream.
+    """
+
+    def __init__(self, path: Path, new: Callable[[], Any]) -> None:
+        self._file = path.open("rb")
+        self._new = new
+        self._stream = new()
+
+    def read(self, num_bytes: int) -> bytes:
+        while True:
+            if self._stream.eof:
+                data = self._stream.unused_data.lstrip(b"\0")  # zeros pad streams
+                while not data and (chunk := self._file.read(_CHUNK_BYTES)):
+                    data = chunk.lstrip(b"\0")
+                if not data:
+                    return b""
+                self._stream = self._new()
+            else:
+                data = self._file.read(_CHUNK_BYTES) if self._stream.needs_input else b""
+                if self._stream.needs_input and not data:
+                    raise EOFError("the compressed stream ends before its end")
+            if unpacked := self._stream.decompress(data, num_bytes):
+                return bytes(unpacked)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _open(path: Path) -> IO[bytes]:
+    """Open the archive inside a shard: its first bytes, not its name, tell whether it is compressed."""
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+        raise ImageError("not_a_file", "it is a folder, a pipe or a device")
+    stream = path.open("rb")
+    first = stream.read(10)
+    if first.startswith(b"\x1f\x8b"):
+        stream.close()
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    start: Callable[[], Any]
+    if re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", first):
+        start = lambda: _Streams(path, bz2.BZ2Decompressor)  # noqa: E731
+    elif first.startswith(b"\xfd7zXZ\0"):
+        start = lambda: _Streams(path, lambda: lzma.LZMADecompressor(memlimit=_MAX_XZ_BYTES))  # noqa: E731
+    elif re.match(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", first):
+        start = lambda: _zstd(path)  # noqa: E731
+    else:
+        stream.seek(0)
+        return stream
+    stream.close()
+    return cast(IO[bytes], io.BufferedReader(_Unpacked(start)))
+
+
+def _zstd(path: Path) -> Any:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(pa.OSFile(os.fsencode(path), "rb"), "zstd")
+
+
+def _archive_reason(path: Path, error: BaseException) -> tuple[str, str]:
+    if isinstance(error, FileNotFoundError):
+        return "missing", "the archive is not there"
+    if isinstance(error, PermissionError):
+        return "no_permission", "the archive may not be read"
+    ended = isinstance(error, EOFError) or "unexpected end" in str(error) or "truncated" in str(error).lower()
+    told = str(error).replace(str(path), path.name)
+    return ("truncated_archive" if ended else "broken_archive"), told or type(error).__name__

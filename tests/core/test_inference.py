@@ -1,0 +1,292 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from quality_model import MultiHeadQualityInference, QualityScores
+from quality_model.core import decoding, model_source, storage
+from quality_model.core.decoding import Pixels
+from quality_model.errors import CheckpointError, ImageError, ModelNotFoundError, UsageError
+from quality_model.networks.checkpoints import load_model, save_model
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input
+from quality_model.params import Params
+from quality_model.records import HEADS
+from quality_model.release import registry
+
+SIZE_PX = 48
+
+
+@pytest.fixture(scope="module")
+def crops(photo: Pixels) -> list[Pixels]:
+    """Images of different sizes and contents."""
+    return [
+        photo[y : y + side, x : x + 2 * side // 3]
+        for y, x, side in ((0, 0, 60), (200, 90, 99), (300, 300, 150))
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, crops: list[Pixels]) -> Path:
+    """An untrained model whose scores differ from image to image."""
+    torch.manual_seed(11)
+    model = MultiHeadQualityAssessmentModel()
+    images = np.stack([decoding.resize(crop, SIZE_PX) for crop in crops])
+    for _ in range(20):  # batch norm learns what images are like
+        model(to_model_input(images, torch.device("cpu")))
+    for head in HEADS:
+        getattr(model, f"head_{head}")[6].weight.data *= 50
+    folder = tmp_path_factory.mktemp("inference") / "model"
+    save_model(folder, model, image_size_px=SIZE_PX, facts={"best_epoch": 2})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inference(folder: Path) -> MultiHeadQualityInference:
+    return MultiHeadQualityInference(folder, device="cpu")
+
+
+def numbers(scores: QualityScores) -> dict[str, float]:
+    return {name: getattr(scores, name) for name in (*HEADS, "overall")}
+
+
+def assert_close(one: QualityScores, other: QualityScores) -> None:
+    assert numbers(one) == pytest.approx(numbers(other), abs=1e-5)
+
+
+def test_a_path_a_pil_image_and_an_array_of_one_image_score_the_same(
+    inference: MultiHeadQualityInference, crops: list[Pixels], tmp_path: Path
+) -> None:
+    path = tmp_path / "crop.png"
+    Image.fromarray(crops[1]).save(path)
+    scores = [inference.predict(given) for given in (path, str(path), Image.open(path), crops[1])]
+    assert scores == [scores[0]] * 4
+
+
+def test_scores_are_a_typed_record_with_the_overall_formula(
+    inference: MultiHeadQualityInference, crops: list[Pixels]
+) -> None:
+    scores = inference.predict(crops[0])
+    assert isinstance(scores, QualityScores)
+    assert list(scores.to_dict()) == ["color_cast", "blurriness", "watermark", "noise", "overall", "flags"]
+    assert all(0 <= value <= 1 for value in numbers(scores).values())
+    assert scores.overall == pytest.approx(
+        1
+        - (0.2 * scores.color_cast + 0.3 * scores.blurriness + 0.25 * scores.watermark + 0.25 * scores.noise)
+    )
+
+
+def test_scores_are_those_of_the_model_on_the_resized_image(
+    inference: MultiHeadQualityInference, folder: Path, crops: list[Pixels]
+) -> None:
+    model = load_model(folder, torch.device("cpu")).model
+    resized = np.asarray(Image.fromarray(crops[2]).resize((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS))
+    with torch.no_grad():
+        output = model(torch.tensor(resized[None]).permute(0, 3, 1, 2) / 255)
+    expected = {name: output[name].item() for name in (*HEADS, "overall")}
+    assert numbers(inference.predict(crops[2])) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_a_batch_scores_each_image_as_alone_and_in_order(
+    inference: MultiHeadQualityInference, crops: list[Pixels], batch_size: int
+) -> None:
+    together = inference.predict_batch(crops, batch_size=batch_size)
+    assert len(together) == 3
+    for scores, crop in zip(together, crops, strict=True):
+        assert_close(scores, inference.predict(crop))
+    assert len({tuple(round(score, 2) for score in numbers(scores).values()) for scores in together}) == 3
+
+
+def test_a_batch_may_come_from_a_generator_and_may_be_empty(
+    inference: MultiHeadQualityInference, crops: list[Pixels]
+) -> None:
+    assert len(inference.predict_batch(crop for crop in crops)) == 3
+    assert inference.predict_batch([]) == []
+
+
+def test_heads_above_the_thresholds_of_the_model_are_flagged(
+    inference: MultiHeadQualityInference, folder: Path, crops: list[Pixels], tmp_path: Path
+) -> None:
+    model = load_model(folder, torch.device("cpu")).model
+    scores = [numbers(inference.predict(crop)) for crop in crops]
+    thresholds = {head: sum(sorted(row[head] for row in scores)[:2]) / 2 for head in HEADS}
+    thresholds["noise"] = 1.0
+    save_model(tmp_path / "model", model, image_size_px=SIZE_PX, facts={"thresholds": thresholds})
+    flagging = MultiHeadQualityInference(tmp_path / "model", device="cpu")
+    assert flagging.thresholds == thresholds
+    for crop, row in zip(crops, scores, strict=True):
+        flags = flagging.predict(crop).flags
+        assert flags == tuple(head for head in HEADS if row[head] > thresholds[head])
+        assert flagging.predict(crop).to_dict()["flags"] == list(flags)
+    assert [flagging.predict_batch(crops)[n].flags for n in range(3)] == [
+        flagging.predict(crop).flags for crop in crops
+    ]
+
+
+def test_a_model_without_thresholds_flags_nothing(
+    inference: MultiHeadQualityInference, crops: list[Pixels]
+) -> None:
+    assert inference.thresholds is None
+    assert inference.predict(crops[0]).flags == ()
+
+
+def test_predicting_twice_gives_the_same_bits(
+    inference: MultiHeadQualityInference, crops: list[Pixels]
+) -> None:
+    assert inference.predict(crops[0]) == inference.predict(crops[0])
+
+
+def test_a_grey_array_scores_as_its_rgb_copy(
+    inference: MultiHeadQualityInference, crops: list[Pixels]
+) -> None:
+    grey = crops[0][:, :, 0]
+    assert inference.predict(grey) == inference.predict(np.stack([grey] * 3, axis=2))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 2)])
+def test_an_image_of_extreme_shape_gets_scores(
+    inference: MultiHeadQualityInference, size: tuple[int, int]
+) -> None:
+    assert 0 <= inference.predict(Image.new("RGB", size, "teal")).overall <= 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "I;16", "1"])
+def test_pil_images_of_any_mode_get_scores(inference: MultiHeadQualityInference, mode: str) -> None:
+    assert 0 <= inference.predict(Image.new(mode, (40, 30))).overall <= 1
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((8, 8, 3), bool),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((1, 8, 8, 3), np.uint8),
+    ],
+    ids=["booleans", "four channels", "empty", "a batch"],
+)
+def test_an_array_that_is_no_image_is_refused(
+    inference: MultiHeadQualityInference, array: np.ndarray
+) -> None:
+    with pytest.raises(ImageError) as caught:
+        inference.predict(array)
+    assert caught.value.reason == "bad_array"
+
+
+def test_something_else_than_an_image_is_a_usage_error(inference: MultiHeadQualityInference) -> None:
+    with pytest.raises(UsageError, match="bytes"):
+        inference.predict(b"\x89PNG")  # type: ignore[arg-type]
+
+
+def test_an_unreadable_image_in_a_batch_is_named_by_its_position(
+    inference: MultiHeadQualityInference, crops: list[Pixels], tmp_path: Path
+) -> None:
+    (tmp_path / "page.jpg").write_text("<html>not found</html>")
+    with pytest.raises(ImageError, match="image 2") as caught:
+        inference.predict_batch([crops[0], crops[1], tmp_path / "page.jpg"], batch_size=1)
+    assert caught.value.reason == "not_an_image"
+
+
+def test_limits_hold_for_files(folder: Path, params: Params, tmp_path: Path) -> None:
+    Image.new("RGB", (50, 50)).save(tmp_path / "image.png")
+    strict = params.limits.model_copy(update={"max_pixels": 2499})
+    with pytest.raises(ImageError, match="too_many_pixels"):
+        MultiHeadQualityInference(folder, device="cpu", limits=strict).predict(tmp_path / "image.png")
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_size_below_one_is_refused(inference: MultiHeadQualityInference, batch_size: int) -> None:
+    with pytest.raises(UsageError, match="batch_size"):
+        inference.predict_batch([], batch_size=batch_size)
+
+
+def test_pixels_of_a_batch_become_an_array_of_scores(
+    inference: MultiHeadQualityInference, crops: list[Pixels]
+) -> None:
+    pixels = np.stack([decoding.resize(crop, SIZE_PX) for crop in crops])
+    scores = inference.score_pixels(pixels)
+    assert scores.shape == (3, 4)
+    assert scores.dtype == np.float32
+    assert scores[1].tolist() == pytest.approx(
+        [inference.predict(crops[1]).to_dict()[head] for head in HEADS], abs=1e-5
+    )
+    assert inference.score_pixels(pixels[:0]).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, SIZE_PX, SIZE_PX + 1, 3), (SIZE_PX, SIZE_PX, 3), (2, 3, SIZE_PX, SIZE_PX)]
+)
+def test_pixels_of_another_shape_are_refused(
+    inference: MultiHeadQualityInference, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(ImageError, match=f"{SIZE_PX}, {SIZE_PX}, 3"):
+        inference.score_pixels(np.zeros(shape, np.uint8))
+
+
+def test_it_says_where_its_model_came_from(inference: MultiHeadQualityInference, folder: Path) -> None:
+    assert inference.image_size_px == SIZE_PX
+    assert inference.facts == {"best_epoch": 2}
+    assert inference.source.path == folder
+    assert (inference.source.version, inference.source.run_id) == (None, None)
+    assert inference.source.sha256 == storage.file_sha256(folder / "model.safetensors")
+
+
+def test_a_registry_reference_loads_the_version_that_it_names(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    version = registry.ResolvedModel(
+        name="quality-model",
+        version="7",
+        run_id="abc",
+        path=folder,
+        sha256="",
+        reference="champion",
+        tags={},
+    )
+    asked: list[str] = []
+    monkeypatch.setattr(
+        model_source, "resolve", lambda reference, root, section: asked.append(reference) or version
+    )
+    for reference in ("champion", "7", "models:/quality-model@champion"):
+        source = MultiHeadQualityInference(reference, device="cpu").source
+        assert (source.name, source.version, source.run_id) == ("quality-model", "7", "abc")
+    assert asked == ["champion", "7", "models:/quality-model@champion"]
+
+
+def test_a_path_that_exists_wins_over_a_reference_of_its_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "champion").symlink_to(folder)
+    assert MultiHeadQualityInference("champion", device="cpu").source.version is None
+
+
+@pytest.mark.parametrize("name", ["models/none", "gone.safetensors", "gone.pt", "./champion"])
+def test_a_missing_file_is_called_a_missing_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        MultiHeadQualityInference(name, device="cpu")
+
+
+def test_a_reference_without_a_registry_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ModelNotFoundError, match="champion"):
+        MultiHeadQualityInference("champion", device="cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_that_are_not_finite_are_an_error_and_not_scores(tmp_path: Path, crops: list[Pixels]) -> None:
+    model = MultiHeadQualityAssessmentModel()
+    with torch.no_grad():  # finite all of them, but no longer what they compute
+        model.backbone[0].conv.weight.fill_(1e38)
+        model.backbone[1].conv1.weight.fill_(-1e38)
+    save_model(tmp_path / "broken", model, image_size_px=SIZE_PX, facts={})
+    broken = MultiHeadQualityInference(tmp_path / "broken", device="cpu")
+    with pytest.raises(CheckpointError, match="not finite"):
+        broken.predict(crops[0])

@@ -1,0 +1,336 @@
+import json
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from quality_model.core import storage
+from quality_model.errors import CorruptError, IncompleteError, StorageError
+
+
+def run_killed(script: str, *arguments: str) -> None:
+    """Run Python code that ends by killing itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import os, signal, sys\nfrom pathlib import Path\n{script}", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Path:
+    storage.write_bytes(tmp_path / "a.bin", b"first")
+    storage.write_bytes(tmp_path / "b.bin", b"second")
+    storage.seal(tmp_path, ["a.bin", "b.bin"], rows=2, seed=7)
+    return tmp_path
+
+
+def test_a_written_file_holds_what_was_written(tmp_path):
+    storage.write_bytes(tmp_path / "new" / "deep" / "a.bin", b"\0\1")
+    assert (tmp_path / "new" / "deep" / "a.bin").read_bytes() == b"\0\1"
+
+
+def test_an_error_while_writing_keeps_the_earlier_file_and_leaves_no_other(tmp_path):
+    storage.write_text(tmp_path / "a.txt", "before")
+    with pytest.raises(ZeroDivisionError), storage.staged(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert (tmp_path / "a.txt").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
+    storage.write_text(tmp_path / "a.txt", "old")
+    with storage.staged(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+        assert (tmp_path / "a.txt").read_text() == "old"
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_a_writer_that_writes_nothing_is_an_error(tmp_path):
+    with pytest.raises(StorageError), storage.staged(tmp_path / "a.txt"):
+        pass
+
+
+def test_a_killed_writer_leaves_the_old_file_and_a_rest_that_can_be_swept(tmp_path):
+    storage.write_text(tmp_path / "a.txt", "old")
+    run_killed(
+        "from quality_model import storage\n"
+        "with storage.staged(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n",
+        str(tmp_path / "a.txt"),
+    )
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    storage.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_sweeping_a_folder_that_is_not_there_does_nothing(tmp_path):
+    storage.sweep(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_full_disk_is_said_and_costs_nothing_that_was_there(sealed):
+    with limited_file_size(1000), pytest.raises(StorageError, match="No space is left"):
+        storage.write_bytes(sealed / "a.bin", bytes(5000))
+    assert storage.require_sealed(sealed, verify=True)["rows"] == 2
+    assert {path.name for path in sealed.iterdir()} == {"a.bin", "b.bin", "_complete.json"}
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file"):
+        storage.write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_a_disk_that_is_full_while_the_marker_is_written_leaves_the_folder_unsealed(tmp_path):
+    storage.write_bytes(tmp_path / "a.bin", b"x")
+    with limited_file_size(20), pytest.raises(StorageError, match="No space is left"):
+        storage.seal(tmp_path, ["a.bin"], rows=1)
+    with pytest.raises(IncompleteError):
+        storage.require_sealed(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": float("-inf")}])
+def test_json_without_a_word_for_it_is_refused(tmp_path, value):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        storage.write_json(tmp_path / "a.json", value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_comes_back_as_it_was_written(tmp_path):
+    storage.write_json(tmp_path / "a.json", {"key": [1, "ü", None]})
+    assert storage.read_json(tmp_path / "a.json") == {"key": [1, "ü", None]}
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"\xff\xfe", b"[" * 100_000], ids=["empty", "cut", "bytes", "deep"]
+)
+def test_what_is_not_json_is_corrupt_and_named(tmp_path, text):
+    (tmp_path / "a.json").write_bytes(text)
+    with pytest.raises(CorruptError, match=r"a\.json"):
+        storage.read_json(tmp_path / "a.json")
+
+
+def test_json_that_is_not_there_is_incomplete(tmp_path):
+    with pytest.raises(IncompleteError, match=r"a\.json"):
+        storage.read_json(tmp_path / "a.json")
+
+
+def test_a_sealed_folder_is_accepted_with_its_facts(sealed):
+    marker = storage.require_sealed(sealed, verify=True)
+    assert (marker["rows"], marker["seed"]) == (2, 7)
+    assert [entry["name"] for entry in marker["files"]] == ["a.bin", "b.bin"]
+
+
+def test_the_hash_of_a_folder_changes_with_any_file_and_with_nothing_else(sealed, tmp_path):
+    before = storage.require_sealed(sealed)["sha256"]
+    assert storage.seal(sealed, ["a.bin", "b.bin"], rows=2, seed=8)["sha256"] == before
+    storage.write_bytes(sealed / "b.bin", b"other")
+    assert storage.seal(sealed, ["a.bin", "b.bin"], rows=2)["sha256"] != before
+
+
+def test_an_unsealed_folder_is_incomplete(sealed):
+    storage.unseal(sealed)
+    storage.unseal(sealed)
+    with pytest.raises(IncompleteError, match=r"_complete\.json"):
+        storage.require_sealed(sealed)
+
+
+def test_a_folder_that_is_not_there_is_incomplete(tmp_path):
+    with pytest.raises(IncompleteError):
+        storage.require_sealed(tmp_path / "none")
+
+
+def test_a_missing_file_is_named(sealed):
+    (sealed / "b.bin").unlink()
+    with pytest.raises(IncompleteError, match=r"b\.bin"):
+        storage.require_sealed(sealed)
+
+
+def test_a_file_of_another_length_is_found_without_hashing(sealed):
+    (sealed / "b.bin").write_bytes(b"shorter"[:3])
+    with pytest.raises(CorruptError, match=r"b\.bin"):
+        storage.require_sealed(sealed)
+
+
+def test_a_flipped_bit_is_found_by_hashing(sealed):
+    (sealed / "b.bin").write_bytes(b"seconf")
+    storage.require_sealed(sealed)
+    with pytest.raises(CorruptError, match=r"b\.bin"):
+        storage.require_sealed(sealed, verify=True)
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        [],
+        {},
+        {"files": []},
+        {"rows": 1, "sha256": "", "files": "a"},
+        {"rows": 1, "sha256": "", "files": [{}]},
+        {"rows": 1, "sha256": "", "files": [{"name": 1, "bytes": 1, "sha256": ""}]},
+        {"rows": "many", "sha256": "", "files": []},
+        {"rows": 1, "sha256": "", "files": [{"name": "../x", "bytes": 1, "sha256": ""}]},
+        {"rows": 1, "sha256": "", "files": [{"name": "/etc/passwd", "bytes": 1, "sha256": ""}]},
+    ],
+)
+def test_a_marker_of_another_shape_is_corrupt(sealed, marker):
+    (sealed / "_complete.json").write_text(json.dumps(marker))
+    with pytest.raises(CorruptError, match="not a marker"):
+        storage.require_sealed(sealed)
+
+
+def test_lines_come_back_in_the_order_they_were_appended(tmp_path):
+    for number in range(5):
+        storage.append_line(tmp_path / "ledger.jsonl", {"n": number, "text": "two\nlines"})
+    assert [record["n"] for record in storage.read_lines(tmp_path / "ledger.jsonl")] == [0, 1, 2, 3, 4]
+
+
+def test_a_ledger_that_is_not_there_has_no_lines(tmp_path):
+    assert storage.read_lines(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize("rest", [b'{"n": 2, "te', b'{"n"', b"\xc3", b'{"n": 2}'])
+def test_a_line_cut_short_by_a_crash_does_not_spoil_the_next_one(tmp_path, rest):
+    path = tmp_path / "ledger.jsonl"
+    storage.append_line(path, {"n": 1})
+    with path.open("ab") as handle:
+        handle.write(rest)
+    before = storage.read_lines(path)
+    storage.append_line(path, {"n": 3})
+    assert storage.read_lines(path) == [*before, {"n": 3}]
+    assert before[0] == {"n": 1}
+
+
+def test_a_very_long_cut_line_is_dropped_whole(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    storage.append_line(path, {"n": 1})
+    with path.open("ab") as handle:
+        handle.write(b'{"text": "' + b"x" * 300_000)
+    storage.append_line(path, {"n": 2})
+    assert storage.read_lines(path) == [{"n": 1}, {"n": 2}]
+
+
+@pytest.mark.parametrize("line", [b"garbage\n", b"5\n", b"[1]\n"])
+def test_a_line_in_the_middle_that_is_no_record_is_corrupt_and_numbered(tmp_path, line):
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(b'{"n": 1}\n' + line + b'{"n": 3}\n')
+    with pytest.raises(CorruptError, match="line 2"):
+        storage.read_lines(path)
+
+
+def test_a_full_disk_keeps_the_lines_that_were_there(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    storage.append_line(path, {"n": 1})
+    with limited_file_size(100), pytest.raises(StorageError, match="No space is left"):
+        storage.append_line(path, {"text": "x" * 500})
+    assert path.read_bytes() == b'{"n": 1}\n'
+    assert storage.read_lines(path) == [{"n": 1}]
+    storage.append_line(path, {"n": 2})
+    assert storage.read_lines(path) == [{"n": 1}, {"n": 2}]
+
+
+def test_many_processes_append_whole_lines(tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from quality_model.core.storage import append_line\n"
+        "for n in range(20): append_line(Path(sys.argv[1]), {'who': sys.argv[2], 'n': n, 'text': 'x' * 5000})"
+    )
+    path = tmp_path / "ledger.jsonl"
+    writers = [subprocess.Popen([sys.executable, "-c", script, str(path), str(who)]) for who in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    records = storage.read_lines(path)
+    assert len(records) == 60
+    for who in "012":
+        assert [record["n"] for record in records if record["who"] == who] == list(range(20))
+
+
+def test_a_lock_that_another_process_holds_ends_in_an_error(tmp_path):
+    process = hold_lock(tmp_path / "a.lock")
+    try:
+        with (
+            pytest.raises(StorageError, match=r"a\.lock"),
+            storage.locked(tmp_path / "a.lock", timeout_s=0.05),
+        ):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_holder_that_is_killed_blocks_nobody(tmp_path):
+    process = hold_lock(tmp_path / "a.lock")
+    process.kill()
+    process.wait()
+    with storage.locked(tmp_path / "a.lock", timeout_s=5):
+        pass
+
+
+def test_a_lock_is_free_again_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), storage.locked(tmp_path / "a.lock", timeout_s=1):
+        raise ZeroDivisionError
+    with storage.locked(tmp_path / "a.lock", timeout_s=0.05):
+        pass
+
+
+def test_files_are_readable_for_others_as_the_umask_says(tmp_path):
+    earlier = os.umask(0o022)
+    try:
+        storage.write_text(tmp_path / "a.txt", "x")
+    finally:
+        os.umask(earlier)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o644
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(0, 40), max_size=6))
+def test_no_acknowledged_line_is_lost_however_often_a_writer_dies(tmp_path, cuts):
+    path = tmp_path / "ledger.jsonl"
+    path.unlink(missing_ok=True)
+    acknowledged = []
+    for number, cut in enumerate(cuts):
+        record = {"n": number, "text": "some text to cut"}
+        storage.append_line(path, record)
+        acknowledged.append(record)
+        with path.open("ab") as handle:  # what a writer that died in mid-line leaves
+            handle.write((json.dumps({"n": -1, "text": "torn" * 10}).encode())[:cut])
+    assert [record for record in storage.read_lines(path) if record["n"] >= 0] == acknowledged
+
+
+def hold_lock(path: Path) -> "subprocess.Popen[bytes]":
+    script = (
+        "import sys, time; from pathlib import Path; from quality_model.core.storage import locked\n"
+        "with locked(Path(sys.argv[1]), timeout_s=5): Path(sys.argv[1] + '.held').touch(); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(path)])
+    while not path.with_name(path.name + ".held").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+@contextmanager
+def limited_file_size(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes: what a full disk is to a writer."""
+    earlier = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, earlier[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, earlier)
+        signal.signal(signal.SIGXFSZ, handler)

@@ -1,0 +1,217 @@
+"""Profile `seed` is the original generator: its ranges, shares, orders and labels, bit for bit."""
+
+import hashlib
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from quality_model.core.decoding import Pixels, resize
+from quality_model.degrade import PROFILES, AppliedDegradation, DegradedSample, SampleRandomness
+from quality_model.degrade.seed_profile import TEXTS, TINTS, poisson_peak
+from quality_model.records import HEADS
+
+SEED = PROFILES["seed"]
+
+RANGES = {
+    "color_cast": (0.1, 0.5),
+    "blurriness": (0.1, 1.0),
+    "watermark": (0.1, 0.5),
+    "noise": (0.1, 1.0),
+}
+
+NUM_SAMPLES = 3600
+TINY = np.full((4, 4, 3), 128, dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[tuple[AppliedDegradation, ...]]:
+    """What is applied to 3,600 samples; the images are tiny, for only the draws matter."""
+    return [SEED.degrade(TINY, SampleRandomness(7, f"{i}#01")).applied for i in range(NUM_SAMPLES)]
+
+
+def of_head(drawn: list[tuple[AppliedDegradation, ...]], head: str) -> list[AppliedDegradation]:
+    return [degradation for applied in drawn for degradation in applied if degradation.head == head]
+
+
+def assert_equally_likely(found: list[object], expected: set[object]) -> None:
+    """Every expected value occurs, no other does, and shares are equal within 4.5 standard errors."""
+    counts = Counter(found)
+    assert set(counts) == expected
+    share = 1 / len(expected)
+    error = np.sqrt(share * (1 - share) / len(found))
+    for value, count in counts.items():
+        assert abs(count / len(found) - share) < 4.5 * error, value
+
+
+def test_a_sample_gets_0_to_4_distinct_degradations_equally_often(drawn) -> None:
+    assert_equally_likely([len(applied) for applied in drawn], set(range(5)))
+    for applied in drawn:
+        heads = [degradation.head for degradation in applied]
+        assert len(set(heads)) == len(heads)
+        assert [degradation.position for degradation in applied] == list(range(len(heads)))
+
+
+def test_all_24_orders_of_four_are_equally_likely(drawn) -> None:
+    orders = [tuple(d.head for d in applied) for applied in drawn if len(applied) == 4]
+
+    assert len(set(orders)) == 24
+    assert_equally_likely(orders, set(orders))
+
+
+def test_a_share_of_the_samples_is_left_untouched_as_the_profile_says(drawn) -> None:
+    untouched = np.mean([not applied for applied in drawn])
+
+    assert untouched == pytest.approx(SEED.untouched_share, abs=4.5 * np.sqrt(0.16 / NUM_SAMPLES))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_strength_is_uniform_in_the_range_of_its_head(drawn, head) -> None:
+    low, high = RANGES[head]
+    labels = np.array([degradation.label for degradation in of_head(drawn, head)])
+
+    assert SEED.label_ranges[head] == (low, high)
+    assert labels.min() >= low
+    assert labels.max() < high
+    counts = np.histogram(labels, bins=8, range=(low, high))[0]
+    expected = len(labels) / 8
+    assert np.abs(counts - expected).max() < 4.5 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_kind_of_a_head_is_equally_likely(drawn, head) -> None:
+    assert_equally_likely([d.kind for d in of_head(drawn, head)], set(SEED.kinds[head]))
+
+
+def test_directions_texts_and_corners_are_equally_likely(drawn) -> None:
+    motions = [d.parameters["direction"] for d in of_head(drawn, "blurriness") if d.kind == "motion"]
+    marks = of_head(drawn, "watermark")
+    corners = [d.parameters["corner"] for d in marks if d.kind == "corner"]
+
+    assert_equally_likely(motions, {"horizontal", "vertical", "diagonal"})
+    assert_equally_likely([d.parameters["text"] for d in marks], set(TEXTS))
+    assert_equally_likely(corners, {"upper left", "upper right", "lower left", "lower right"})
+
+
+def test_label_variances_are_those_of_the_original(drawn) -> None:
+    """The original's .0274, .1016, .0274, .1016 count every sample, absent degradations as 0,
+    with 5 degraded samples beside each clean image: a head is present with a probability of
+    5/6 x 1/2, and Var = p E[t^2] - (p E[t])^2 gives .02743 and .10165."""
+    expected = {"color_cast": 0.0274, "blurriness": 0.1016, "watermark": 0.0274, "noise": 0.1016}
+    labels = [DegradedSample(TINY, applied).labels for applied in drawn[:3000]]
+    labels += [SEED.keep(TINY, SampleRandomness(7, f"{number}#00")).labels for number in range(600)]
+
+    for head, column in zip(HEADS, np.array(labels).T, strict=True):
+        deviations = (column - column.mean()) ** 2
+        standard_error = deviations.std() / np.sqrt(len(column))
+        assert abs(deviations.mean() - expected[head]) < 3.5 * standard_error, head
+        low, high = RANGES[head]
+        present, mean_square = 5 / 12, (high**3 - low**3) / (3 * (high - low))
+        exact = present * mean_square - (present * (low + high) / 2) ** 2
+        assert exact == pytest.approx(expected[head], abs=6e-5)
+
+
+def test_parameters_follow_the_strength_as_in_the_original() -> None:
+    clean = np.full((224, 224, 3), 128, dtype=np.uint8)
+    seen = set()
+    for number in range(400):
+        for d in SEED.degrade(clean, SampleRandomness(5, f"{number}")).applied:
+            t, p = d.label, d.parameters
+            seen.add((d.head, d.kind))
+            match d.head, d.kind:
+                case "color_cast", _:
+                    assert p["strength"] == t
+                case "blurriness", "motion":
+                    assert p["taps"] == int(5 + 15 * t)
+                case "blurriness", _:
+                    assert p["radius_px"] == int(1 + 9 * t)
+                case "watermark", _:
+                    assert p["opacity"] == t
+                    assert 20 <= p["size_px"] <= 100
+                case "noise", "gaussian":
+                    assert p["std"] == 10 + 40 * t
+                case "noise", "salt_and_pepper":
+                    assert p["share"] == 0.01 + 0.09 * t
+                case "noise", "poisson":
+                    assert abs(p["peak"] - 255 * (1 - t / 2)) <= 2
+    assert len(seen) == 8 + 3 + 4 + 3
+
+
+def test_lengths_scale_with_the_size_of_the_image() -> None:
+    for number in range(60):
+        randomness = SampleRandomness(5, f"{number}")
+        large = SEED.degrade(np.full((224, 224, 3), 128, dtype=np.uint8), randomness).applied
+        small = SEED.degrade(np.full((56, 56, 3), 128, dtype=np.uint8), randomness).applied
+        assert [(d.head, d.kind, d.label) for d in large] == [(d.head, d.kind, d.label) for d in small]
+        for of_large, of_small in zip(large, small, strict=True):
+            for name in {"taps", "radius_px", "size_px"} & set(of_large.parameters):
+                quarter = of_large.parameters[name] / 4
+                assert of_small.parameters[name] >= 1
+                assert abs(of_small.parameters[name] - max(1, quarter)) <= 0.5
+
+
+def test_the_poisson_peak_falls_with_the_strength_to_a_noise_of_16_grey_levels() -> None:
+    peaks = [poisson_peak(t) for t in np.linspace(0.1, 1.0, 50)]
+
+    assert all(first >= second for first, second in pairwise(peaks))
+    assert np.sqrt(255 * 127.5 / peaks[-1]) == pytest.approx(16, abs=0.1)
+    assert 0.1 <= peaks[0] / 255 <= 1
+
+
+def test_the_clean_sample_is_the_image_itself_with_labels_of_0(photo: Pixels) -> None:
+    sample = SEED.keep(photo, SampleRandomness(1, "a#00"))
+
+    assert np.array_equal(sample.image, photo)
+    assert sample.applied == ()
+    assert sample.labels == (0.0, 0.0, 0.0, 0.0)
+
+
+def test_labels_stand_in_the_column_of_their_head(drawn) -> None:
+    for number in range(50):
+        sample = SEED.degrade(TINY, SampleRandomness(7, f"{number}#01"))
+        for head, label in zip(HEADS, sample.labels, strict=True):
+            found = [d.label for d in sample.applied if d.head == head]
+            assert [label] == (found or [0.0])
+
+
+def test_a_sample_depends_on_its_seed_and_name_and_on_nothing_made_before(photo: Pixels) -> None:
+    clean = resize(photo, 64)
+    names = [f"{number}#01" for number in range(12)]
+
+    forwards = [SEED.degrade(clean, SampleRandomness(1, name)) for name in names]
+    backwards = [SEED.degrade(clean, SampleRandomness(1, name)) for name in reversed(names)]
+
+    for one, other in zip(forwards, reversed(backwards), strict=True):
+        assert np.array_equal(one.image, other.image)
+        assert one.applied == other.applied
+    other_seed = SEED.degrade(clean, SampleRandomness(2, names[0]))
+    assert other_seed.labels != forwards[0].labels
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_an_all_black_or_all_white_image_can_be_degraded(level: int) -> None:
+    clean = np.full((32, 32, 3), level, dtype=np.uint8)
+    for number in range(100):
+        sample = SEED.degrade(clean, SampleRandomness(1, f"{number}"))
+        assert sample.image.shape == clean.shape
+        assert np.all(clean == level)
+
+
+def test_pixels_and_labels_of_a_seed_are_the_same_for_ever(photo: Pixels) -> None:
+    """If this fails, every dataset made before can no longer be made again: bump the profile's name."""
+    clean = resize(photo, 224)
+    pixels, labels = hashlib.sha256(), hashlib.sha256()
+    for number in range(40):
+        sample = SEED.degrade(clean, SampleRandomness(42, f"astronaut#{number:02d}"))
+        pixels.update(sample.image.data)
+        labels.update(np.array(sample.labels, dtype="<f4").data)
+
+    assert labels.hexdigest() == "919ddf4ee587f7d25e05a89a20ab43f7c0fff1682bbe513fc7e7db0e5a82afd4"
+    assert pixels.hexdigest() == "c954d3979cb9c9ce34b6a705ee686b58c2e45c1b929d59efeebeef4fe500229a"
+
+
+def test_the_tints_are_the_originals() -> None:
+    assert TINTS["warm"] == (255, 220, 180)
+    assert TINTS["cool"] == (180, 200, 255)
+    assert len(TINTS) == 8

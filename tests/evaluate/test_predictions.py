@@ -1,0 +1,84 @@
+"""Scores of training-set samples."""
+
+import numpy as np
+import pytest
+import torch
+
+from quality_model.data.training_set.store import TrainingSet
+from quality_model.errors import CheckpointError
+from quality_model.evaluate import predict_scores, predictions_table
+from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.records import HEADS, overall_score
+
+
+@pytest.fixture(scope="module")
+def network() -> MultiHeadQualityAssessmentModel:
+    torch.manual_seed(0)
+    return MultiHeadQualityAssessmentModel().eval()
+
+
+def test_scores_come_in_the_order_of_the_indices_and_not_of_the_file(
+    training_set: TrainingSet, reads_labels: torch.nn.Module, cpu: torch.device
+) -> None:
+    indices = np.array([50, 3, 117, 3])
+    scores = predict_scores(reads_labels, training_set, indices, batch_size=3, device=cpu)
+    assert (scores.dtype, scores.shape) == (np.float32, (4, 4))
+    assert scores == pytest.approx(np.asarray(training_set.labels[indices]), abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_the_size_of_a_batch_does_not_change_the_scores(
+    training_set: TrainingSet, network: torch.nn.Module, cpu: torch.device, batch_size: int
+) -> None:
+    indices = training_set.indices("test")[:9]
+    whole = predict_scores(network, training_set, indices, batch_size=9, device=cpu)
+    parts = predict_scores(network, training_set, indices, batch_size=batch_size, device=cpu)
+    assert parts == pytest.approx(whole, abs=1e-5)
+    assert ((whole > 0) & (whole < 1)).all()
+
+
+def test_a_model_in_training_mode_is_scored_without_dropout_and_left_in_training_mode(
+    training_set: TrainingSet, cpu: torch.device
+) -> None:
+    torch.manual_seed(0)
+    model = MultiHeadQualityAssessmentModel(dropout=0.5).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first = predict_scores(model, training_set, [0, 1], batch_size=2, device=cpu)
+    second = predict_scores(model, training_set, [0, 1], batch_size=2, device=cpu)
+    assert np.array_equal(first, second)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_no_indices_give_no_scores(
+    training_set: TrainingSet, reads_labels: torch.nn.Module, cpu: torch.device
+) -> None:
+    assert predict_scores(reads_labels, training_set, [], batch_size=4, device=cpu).shape == (0, 4)
+
+
+def test_weights_that_give_nan_are_an_error_that_names_the_remedy(
+    training_set: TrainingSet, cpu: torch.device
+) -> None:
+    model = MultiHeadQualityAssessmentModel()
+    with torch.no_grad():
+        model.head_noise[0].bias.fill_(float("nan"))
+    with pytest.raises(CheckpointError, match=r"not finite for 3 of 3 samples(.|\n)*another checkpoint"):
+        predict_scores(model, training_set, [0, 1, 2], batch_size=2, device=cpu)
+
+
+def test_the_table_holds_labels_beside_scores_and_the_overall_of_both(
+    training_set: TrainingSet,
+) -> None:
+    indices = training_set.indices("test")
+    scores = np.random.default_rng(0).random((len(indices), 4)).astype(np.float32)
+    table = predictions_table(training_set, indices, scores)
+    manifest = training_set.manifest.iloc[indices]
+    assert list(table["sample_id"]) == list(manifest["sample_id"])
+    assert list(table["row"]) == list(indices)
+    for position, head in enumerate(HEADS):
+        assert table[f"{head}_label"].to_numpy() == pytest.approx(manifest[f"{head}_label"].to_numpy())
+        assert table[f"{head}_score"].to_numpy() == pytest.approx(scores[:, position])
+        assert (table[f"{head}_kind"].isna() == (table[f"{head}_label"] == 0)).all()
+    expected = overall_score({head: float(table.loc[2, f"{head}_score"]) for head in HEADS})
+    assert table.loc[2, "overall_score"] == pytest.approx(expected)
+    assert (table.loc[table["is_clean"], "overall_label"] == 1.0).all()

@@ -1,0 +1,193 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from quality_model.core.decoding import Pixels
+from quality_model.networks.model import (
+    MultiHeadQualityAssessmentModel,
+    multiply_adds,
+    to_model_input,
+)
+from quality_model.records import HEADS, OVERALL_WEIGHTS
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model() -> MultiHeadQualityAssessmentModel:
+    torch.manual_seed(1)
+    return MultiHeadQualityAssessmentModel().eval()
+
+
+@pytest.fixture(scope="module")
+def compact() -> MultiHeadQualityAssessmentModel:
+    torch.manual_seed(1)
+    return MultiHeadQualityAssessmentModel(architecture="compact").eval()
+
+
+def design_shapes() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the original design's state dict, written out from its description."""
+    shapes: dict[str, tuple[int, ...]] = {"degradation_weights": (4,)}
+
+    def conv_and_norm(conv: str, norm: str, channels_in: int, channels_out: int) -> None:
+        shapes[f"{conv}.weight"] = (channels_out, channels_in, 3, 3)
+        shapes[f"{conv}.bias"] = (channels_out,)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{norm}.{name}"] = (channels_out,)
+        shapes[f"{norm}.num_batches_tracked"] = ()
+
+    def linear(name: str, features_in: int, features_out: int) -> None:
+        shapes[f"{name}.weight"] = (features_out, features_in)
+        shapes[f"{name}.bias"] = (features_out,)
+
+    channels = 3
+    for level, width in enumerate((32, 64, 128, 256)):
+        block, residual = f"backbone.{3 * level}", f"backbone.{3 * level + 1}"
+        conv_and_norm(f"{block}.conv", f"{block}.bn", channels, width)
+        conv_and_norm(f"{residual}.conv1", f"{residual}.bn1", width, width)
+        conv_and_norm(f"{residual}.conv2", f"{residual}.bn2", width, width)
+        channels = width
+    linear("channel_attention.0", 256, 64)
+    linear("channel_attention.2", 64, 256)
+    for head in ("color_cast", "blurriness", "watermark", "noise"):
+        linear(f"head_{head}.0", 256, 256)
+        linear(f"head_{head}.3", 256, 128)
+        linear(f"head_{head}.6", 128, 1)
+    return shapes
+
+
+def test_it_has_the_parameters_of_the_design(model: MultiHeadQualityAssessmentModel) -> None:
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 2_387_332
+
+
+def test_names_and_shapes_of_its_state_are_those_of_the_design(
+    model: MultiHeadQualityAssessmentModel,
+) -> None:
+    assert {name: tuple(t.shape) for name, t in model.state_dict().items()} == design_shapes()
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width"), [(1, 224, 224), (3, 32, 32), (2, 16, 16), (1, 57, 130)]
+)
+def test_images_of_any_size_get_the_six_outputs(
+    model: MultiHeadQualityAssessmentModel, batch: int, height: int, width: int
+) -> None:
+    with torch.inference_mode():
+        output = model(torch.rand(batch, 3, height, width))
+    assert {name: tuple(t.shape) for name, t in output.items()} == {
+        **dict.fromkeys(HEADS, (batch, 1)),
+        "overall": (batch, 1),
+        "all_scores": (batch, 4),
+    }
+    for scores in output.values():
+        assert ((scores >= 0) & (scores <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width"), [(1, 224, 224), (3, 32, 32), (2, 33, 47), (1, 57, 130)]
+)
+def test_the_compact_one_gives_the_same_six_outputs(
+    compact: MultiHeadQualityAssessmentModel, batch: int, height: int, width: int
+) -> None:
+    with torch.inference_mode():
+        output = compact(torch.rand(batch, 3, height, width))
+    assert {name: tuple(t.shape) for name, t in output.items()} == {
+        **dict.fromkeys(HEADS, (batch, 1)),
+        "overall": (batch, 1),
+        "all_scores": (batch, 4),
+    }
+
+
+def test_the_compact_one_takes_a_quarter_of_the_arithmetic_or_less(
+    model: MultiHeadQualityAssessmentModel, compact: MultiHeadQualityAssessmentModel
+) -> None:
+    assert multiply_adds(compact, 224) <= multiply_adds(model, 224) / 4
+    assert sum(p.numel() for p in compact.parameters()) == 1_719_572
+
+
+def test_arithmetic_is_counted_as_by_hand(model: MultiHeadQualityAssessmentModel) -> None:
+    widths, side_px = (3, 32, 64, 128, 256), 224
+    by_hand = 0
+    for before, width in pairwise(widths):
+        by_hand += side_px**2 * 9 * width * (before + 2 * width)
+        side_px //= 2
+    by_hand += 2 * 256 * 64 + 4 * (256 * 256 + 256 * 128 + 128)
+    assert multiply_adds(model, 224) == by_hand
+
+
+def test_the_compact_one_sees_every_pixel(compact: MultiHeadQualityAssessmentModel) -> None:
+    image = torch.rand(1, 3, 32, 32, requires_grad=True)
+    torch.autograd.backward(compact(image)["all_scores"].sum())
+    assert image.grad is not None
+    assert (image.grad.abs().amax(dim=(0, 1)) > 0).float().mean() > 0.9  # a pool passes over some
+
+
+def test_all_scores_are_the_heads_side_by_side(model: MultiHeadQualityAssessmentModel) -> None:
+    with torch.inference_mode():
+        output = model(torch.rand(2, 3, 32, 32))
+    for column, head in enumerate(("color_cast", "blurriness", "watermark", "noise")):
+        assert torch.equal(output["all_scores"][:, column : column + 1], output[head])
+
+
+def test_overall_is_one_less_the_weighted_scores(model: MultiHeadQualityAssessmentModel) -> None:
+    with torch.inference_mode():
+        output = model(torch.rand(4, 3, 32, 32))
+    expected = 1 - (
+        0.2 * output["color_cast"]
+        + 0.3 * output["blurriness"]
+        + 0.25 * output["watermark"]
+        + 0.25 * output["noise"]
+    )
+    torch.testing.assert_close(output["overall"], expected)
+    assert sum(OVERALL_WEIGHTS.values()) == pytest.approx(1.0)
+
+
+def test_an_image_scores_the_same_alone_and_in_a_batch(model: MultiHeadQualityAssessmentModel) -> None:
+    images = torch.rand(5, 3, 32, 32)
+    with torch.inference_mode():
+        together = model(images)["all_scores"]
+        alone = torch.cat([model(image[None])["all_scores"] for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_dropout_acts_in_training_only(model: MultiHeadQualityAssessmentModel) -> None:
+    image = torch.rand(2, 3, 32, 32)
+    other = MultiHeadQualityAssessmentModel(dropout=0.9)
+    other.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(other.eval()(image)["all_scores"], model(image)["all_scores"])
+        other.train()
+        assert not torch.equal(other(image)["all_scores"], other(image)["all_scores"])
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    torch.manual_seed(1)
+    model = MultiHeadQualityAssessmentModel(dropout=0.0)
+    torch.autograd.backward(model(torch.rand(4, 3, 32, 32))["all_scores"].sum())
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_pixels_become_floats_between_zero_and_one_with_channels_first(photo: Pixels) -> None:
+    pixels = np.stack([photo[:40, :24], photo[100:140, 50:74]])
+    x = to_model_input(pixels, CPU)
+    assert x.shape == (2, 3, 40, 24)
+    assert x.dtype == torch.float32
+    np.testing.assert_array_equal(
+        x.numpy(), pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    )
+
+
+def test_black_is_zero_and_white_is_one() -> None:
+    pixels = np.zeros((2, 16, 16, 3), np.uint8)
+    pixels[1] = 255
+    x = to_model_input(pixels, CPU)
+    assert (x[0] == 0).all()
+    assert (x[1] == 1).all()
+
+
+def test_pixels_of_a_read_only_memory_map_are_accepted(tmp_path) -> None:
+    np.save(tmp_path / "images.npy", np.full((3, 16, 16, 3), 51, np.uint8))
+    images = np.load(tmp_path / "images.npy", mmap_mode="r")
+    assert to_model_input(images[np.array([0, 2])], CPU).unique().tolist() == pytest.approx([0.2])

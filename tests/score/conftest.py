@@ -1,0 +1,155 @@
+"""Small collections, and a scorer whose scores can be worked out by hand."""
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+from PIL import Image
+
+from quality_model.core.decoding import Pixels
+from quality_model.params import Params
+from quality_model.records import Head
+from quality_model.score import Kind, ModelIdentity, ScoreSummary, score
+from quality_model.score.job import LOCK_NAME
+
+THRESHOLDS: dict[Head, float] = {"color_cast": 0.5, "blurriness": 0.4, "watermark": 0.3, "noise": 1.0}
+IDENTITY = ModelIdentity(
+    name="grey", version="3", run_id="a1b2", sha256="c" * 64, image_size_px=32, thresholds=THRESHOLDS
+)
+
+
+class MeanScorer:
+    """Scores by the mean of each channel and of all: a function of the pixels, as a model is."""
+
+    engine: Any = None
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        self.batches.append(len(pixels))
+        channels = pixels.mean(axis=(1, 2)) / 255.0
+        return np.column_stack([channels, channels.mean(axis=1)]).astype(np.float32)
+
+
+class MeanEngine:
+    """The same scores, computed where the images are read."""
+
+    name = "ncnn-float32"
+    is_portable = True
+
+    def scores(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return MeanScorer().score_pixels(pixels)
+
+
+class PerCoreScorer(MeanScorer):
+    """Leaves the scoring to the processes that read; that its own pixels are asked for is a defect."""
+
+    engine = MeanEngine()
+
+    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        raise AssertionError("scored in the parent process")
+
+
+def encode(pixels: Pixels, suffix: str = "JPEG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, suffix)
+    return buffer.getvalue()
+
+
+def shards_of(output: Path) -> pd.DataFrame:
+    """All rows of a job's result."""
+    return pd.read_parquet(output / "data")
+
+
+def bytes_of(output: Path) -> dict[str, bytes]:
+    """What a job leaves, by file; where its inputs are is left out of job.json."""
+    files = {
+        str(path.relative_to(output)): path.read_bytes()
+        for path in sorted(output.rglob("*"))
+        if path.is_file() and path.name != LOCK_NAME
+    }
+    if "job.json" in files:
+        job = json.loads(files["job.json"])
+        for name in ("root", "absolute_root"):
+            job["inputs"].pop(name, None)
+        files["job.json"] = json.dumps(job).encode()
+    return files
+
+
+@pytest.fixture(scope="session")
+def crops(photo: Pixels) -> list[bytes]:
+    """Forty different crops of a photograph, encoded."""
+    starts = [(40 * (number // 10), 40 * (number % 10)) for number in range(40)]
+    return [encode(photo[top : top + 48, left : left + 64]) for top, left in starts]
+
+
+def _fill(root: Path, crops: list[bytes]) -> Path:
+    for number, data in enumerate(crops[:20]):
+        path = root / ("day" if number % 2 else "night") / f"{number:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path, crops: list[bytes]) -> Path:
+    """Twenty images in two folders, the same in every test."""
+    return _fill(tmp_path / "images", crops)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, params: Params, crops: list[bytes]
+) -> dict[str, bytes]:
+    """What scoring `folder` leaves when nothing disturbs it, by file."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    _runner(params, place / "scores")(_fill(place / "images", crops))
+    return bytes_of(place / "scores")
+
+
+@pytest.fixture
+def run(params: Params, tmp_path: Path) -> Callable[..., ScoreSummary]:
+    """Score into tmp_path/scores, seven inputs per shard, four per batch, in this process."""
+    return _runner(params, tmp_path / "scores")
+
+
+def _runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
+    def _run(
+        inputs: Path,
+        output: Path = place,
+        *,
+        scorer: Any = None,
+        model: ModelIdentity = IDENTITY,
+        overwrite: bool = False,
+        limits: dict[str, Any] | None = None,
+        check: Any = None,
+        kind: Kind | None = None,
+        image_column: str | None = None,
+        key_column: str | None = None,
+        **changes: Any,
+    ) -> ScoreSummary:
+        settings = {"shard_size": 7, "batch_size": 4, "workers": 1, **changes}
+        return score(
+            params.score.model_copy(update=settings),
+            params.limits.model_copy(update=limits or {}),
+            inputs=inputs,
+            output=output,
+            scorer=scorer or MeanScorer(),
+            model=model,
+            overwrite=overwrite,
+            check=check,
+            kind=kind,
+            image_column=image_column,
+            key_column=key_column,
+        )
+
+    return _run

@@ -1,0 +1,476 @@
+import base64
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from quality_model.errors import CorruptError, InputErrorsAboveLimit, UsageError
+from quality_model.score import ScoreSummary
+
+from .conftest import shards_of
+from .test_resume import Interrupted
+
+Run = Callable[..., ScoreSummary]
+
+
+def write(path: Path, /, **columns: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=4)
+    return path
+
+
+def outcome(output: Path) -> dict[str, str]:
+    """sha256 or reason by key."""
+    rows = shards_of(output)
+    return dict(zip(rows["key"], rows["error_code"].fillna(rows["sha256"]), strict=True))
+
+
+def hashes(crops: list[bytes]) -> list[str]:
+    return [hashlib.sha256(data).hexdigest() for data in crops]
+
+
+@pytest.mark.parametrize("column", ["image", "photo", "bytes"])
+def test_bytes_are_found_under_the_usual_names(
+    run: Run, tmp_path: Path, crops: list[bytes], column: str
+) -> None:
+    path = write(tmp_path / "in" / "a.parquet", **{"label": [1, 2, 3], column: crops[:3]})
+    assert run(path).scored == 3
+    keys = ["a.parquet#0", "a.parquet#1", "a.parquet#2"]
+    assert outcome(tmp_path / "scores") == dict(zip(keys, hashes(crops[:3]), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("column", "values"), [("id", [7, 8, 9]), ("key", ["x", "y", "z"]), ("path", ["x", "y", "z"])]
+)
+def test_rows_are_called_by_their_key_column(
+    run: Run, tmp_path: Path, crops: list[bytes], column: str, values: list[Any]
+) -> None:
+    path = write(tmp_path / "in" / "a.parquet", **{column: values, "image": crops[:3]})
+    run(path)
+    assert list(outcome(tmp_path / "scores")) == [str(value) for value in values]
+
+
+def test_records_of_bytes_and_path_are_read_as_the_hub_writes_them(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "beside.jpg").write_bytes(crops[1])
+    records = [
+        {"bytes": crops[0], "path": "anything.jpg"},
+        {"bytes": None, "path": "beside.jpg"},
+        {"bytes": None, "path": None},
+        None,
+    ]
+    run(write(tmp_path / "in" / "a.parquet", image=records))
+    assert list(outcome(tmp_path / "scores").values()) == [*hashes(crops[:2]), "missing", "missing"]
+
+
+def test_paths_are_relative_to_the_folder_of_the_file(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    (tmp_path / "in" / "day").mkdir(parents=True)
+    (tmp_path / "in" / "day" / "1.jpg").write_bytes(crops[0])
+    names = ["day/1.jpg", "day/2.jpg", None]
+    run(write(tmp_path / "in" / "a.parquet", path=names))
+    assert outcome(tmp_path / "scores") == {
+        "day/1.jpg": hashes(crops)[0],
+        "day/2.jpg": "missing",
+        "a.parquet#2": "missing",
+    }
+
+
+def test_several_files_are_one_collection_cut_into_shards_across_them(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    for part in range(3):
+        write(tmp_path / "in" / f"part-{part}.parquet", image=crops[part * 10 : part * 10 + 10])
+    summary = run(tmp_path / "in")
+    assert (summary.scored, summary.shards) == (30, 5)
+    assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:30])
+
+
+def test_an_interrupted_job_over_parquet_ends_with_the_same_rows(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    for part in range(2):
+        write(tmp_path / "in" / f"part-{part}.parquet", image=crops[part * 10 : part * 10 + 10])
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "in", scorer=Interrupted(3))
+    summary = run(tmp_path / "in")
+    assert summary.shards_before == 1
+    assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:20])
+
+
+def test_a_table_of_this_project_can_be_scored(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    path = write(tmp_path / "in" / "a.parquet", image_id=["p1", "p2"], group=["g", "g"], data=crops[:2])
+    run(path)
+    assert list(outcome(tmp_path / "scores")) == ["p1", "p2"]
+
+
+def test_a_cut_footer_names_the_file(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    for name in ("a", "b"):
+        bad = write(tmp_path / "in" / f"{name}.parquet", image=crops[3:6])
+        bad.write_bytes(bad.read_bytes()[:-20])
+    with pytest.raises(CorruptError, match=r"b\.parquet cannot be read as Parquet"):
+        run(tmp_path / "in")
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PAR1" + bytes(40) + b"PAR1", None])
+def test_a_file_that_cannot_be_read_beside_good_ones_is_a_row_with_its_error_code(
+    run: Run, tmp_path: Path, crops: list[bytes], content: bytes | None
+) -> None:
+    write(tmp_path / "in" / "good.parquet", image=crops[:3])
+    bad = write(tmp_path / "in" / "bad.parquet", image=crops[3:6])
+    bad.write_bytes(bad.read_bytes()[:-20] if content is None else content)
+    assert run(tmp_path / "in").scored == 3
+    rows = shards_of(tmp_path / "scores").set_index("key")
+    assert list(rows.index) == ["bad.parquet", *(f"good.parquet#{row}" for row in range(3))]
+    assert rows["error_code"]["bad.parquet"] == "unreadable_rows"
+    assert "bad.parquet cannot be read as Parquet" in rows["error_detail"]["bad.parquet"]
+
+
+def test_keys_that_cannot_be_read_are_row_numbers_and_their_images_have_scores(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    path = write(tmp_path / "in" / "a.parquet", id=[f"k{n}" for n in range(12)], image=crops[:12])
+    with pq.ParquetFile(path) as file:
+        column = file.metadata.row_group(1).column(0)
+        start = column.dictionary_page_offset or column.data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + 20] = bytes(20)
+    path.write_bytes(data)
+    run(path)
+    keys = [f"a.parquet#{n}" if 4 <= n < 8 else f"k{n}" for n in range(12)]
+    assert outcome(tmp_path / "scores") == dict(zip(keys, hashes(crops[:12]), strict=True))
+
+
+def test_a_foreign_schema_names_the_file_and_its_columns(run: Run, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "people.parquet", name=["a"], age=[1])
+    with pytest.raises(UsageError, match=r"people\.parquet has no column of images.*name, age(.|\n)*--image"):
+        run(tmp_path / "in")
+
+
+def test_a_file_without_images_beside_files_that_have_them_is_skipped_and_counted(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    write(tmp_path / "in" / "good.parquet", image=crops[:3])
+    write(tmp_path / "in" / "people.parquet", name=["a"], path=["b.jpg"])
+    summary = run(tmp_path / "in")
+    assert (summary.inputs, summary.skipped) == (3, {"Parquet files without images": 1})
+
+
+def test_keys_that_begin_anew_in_each_file_get_its_name_in_front(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    for part in range(2):
+        write(tmp_path / "in" / f"{part}.parquet", id=[0, part + 1], image=crops[2 * part : 2 * part + 2])
+    run(tmp_path / "in")
+    keys = ["0.parquet#0", "0.parquet#1", "1.parquet#0", "1.parquet#2"]
+    assert outcome(tmp_path / "scores") == dict(zip(keys, hashes(crops[:4]), strict=True))
+
+
+def test_keys_that_occur_twice_in_one_file_are_numbered(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    """An id for each of several captions; the numbered keys are not those of other rows either."""
+    path = write(tmp_path / "in" / "a.parquet", caption=["x", "x", "x#2", "x", None, "5"], image=crops[:6])
+    run(path, key_column="caption")
+    keys = ["x", "x#3", "x#2", "x#4", "4", "5"]
+    assert list(outcome(tmp_path / "scores")) == [f"a.parquet#{key}" for key in keys]
+
+
+def test_an_interrupted_job_with_repeated_keys_goes_on(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    for part in range(2):
+        write(tmp_path / "in" / f"{part}.parquet", id=[0] * 10, image=crops[10 * part : 10 * part + 10])
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "in", scorer=Interrupted(3))
+    assert run(tmp_path / "in").shards_before == 1
+    assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:20])
+
+
+@pytest.mark.parametrize("column", ["jpg", "image_bytes", "Image", "content", "frame"])
+def test_images_are_found_under_many_names_or_by_their_first_bytes(
+    run: Run, tmp_path: Path, crops: list[bytes], column: str
+) -> None:
+    path = write(tmp_path / "a.parquet", **{"key": ["k"], "embedding": [b"\0" * 9], column: crops[:1]})
+    run(path)
+    assert outcome(tmp_path / "scores") == {"k": hashes(crops)[0]}
+
+
+def test_several_columns_of_images_without_a_usual_name_have_to_be_chosen_from(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    path = write(tmp_path / "a.parquet", left=crops[:2], right=crops[2:4])
+    with pytest.raises(UsageError, match=r"several columns of images: left, right(.|\n)*--image-column"):
+        run(path)
+    run(path, image_column="right")
+    assert list(outcome(tmp_path / "scores").values()) == hashes(crops[2:4])
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"path": ["s3://b/1.jpg"], "content": "bytes"},
+        {"image": ["1.jpg"], "bytes": "bytes"},
+        {"image": ["1.jpg"], "frame": "bytes"},
+    ],
+    ids=["spark", "name beside bytes", "by the first bytes"],
+)
+def test_bytes_win_over_names_and_paths(
+    run: Run, tmp_path: Path, crops: list[bytes], columns: dict[str, Any]
+) -> None:
+    path = write(tmp_path / "a.parquet", **{k: crops[:1] if v == "bytes" else v for k, v in columns.items()})
+    run(path)
+    assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:1])
+
+
+RECORD = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary()), pa.list_(pa.binary()),
+     pa.large_list(pa.binary()), RECORD, pa.list_(RECORD), pa.dictionary(pa.int8(), pa.large_binary())],
+    ids=str,
+)  # fmt: skip
+def test_every_type_of_column_that_can_hold_bytes_is_read(
+    run: Run, tmp_path: Path, crops: list[bytes], kind: pa.DataType
+) -> None:
+    def value(data: bytes) -> Any:
+        record = {"bytes": data, "path": "x.jpg"} if "struct" in str(kind) else data
+        return [record] if "list" in str(kind) else record
+
+    values = [value(crops[0]), None, value(crops[1])]
+    if pa.types.is_dictionary(kind):
+        column = pa.array(values, kind.value_type).dictionary_encode().cast(kind)
+    else:
+        column = pa.array(values, kind)
+    run(write(tmp_path / "a.parquet", image=column))
+    assert list(outcome(tmp_path / "scores").values()) == [hashes(crops)[0], "missing", hashes(crops)[1]]
+
+
+def test_images_of_a_fixed_size_are_read(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    size = max(map(len, crops[:2]))
+    padded = [data.ljust(size, b"\0") for data in crops[:2]]
+    run(write(tmp_path / "a.parquet", image=pa.array(padded, pa.binary(size))))
+    assert list(outcome(tmp_path / "scores").values()) == hashes(padded)
+
+
+def test_a_list_of_one_image_is_that_image_and_of_several_has_an_error_code(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    records = [[{"bytes": data, "path": None} for data in crops[:count]] for count in (1, 2, 0)]
+    run(write(tmp_path / "a.parquet", images=pa.array(records, pa.list_(RECORD))))
+    found = list(outcome(tmp_path / "scores").values())
+    assert found == [hashes(crops)[0], "several_images", "missing"]
+
+
+def test_a_file_whose_images_are_all_null_is_judged_by_the_others(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    write(tmp_path / "in" / "0.parquet", image=pa.nulls(2), path=["a", "b"])
+    write(tmp_path / "in" / "1.parquet", image=crops[:2], path=["c", "d"])
+    run(tmp_path / "in")
+    found = outcome(tmp_path / "scores")
+    assert found == {"a": "missing", "b": "missing", "c": hashes(crops)[0], "d": hashes(crops)[1]}
+
+
+def test_images_that_are_all_null_have_an_error_code(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(InputErrorsAboveLimit, match="None of the 2 inputs"):
+        run(write(tmp_path / "a.parquet", image=pa.nulls(2), id=[1, 2]))
+    assert outcome(tmp_path / "scores") == {"1": "missing", "2": "missing"}
+
+
+@pytest.mark.parametrize("column", ["thumb", "sample.image.bytes", "sample.image"])
+def test_the_column_of_images_can_be_named_with_dots_into_records(
+    run: Run, tmp_path: Path, crops: list[bytes], column: str
+) -> None:
+    samples = [{"name": f"n{n}", "image": {"bytes": crops[n]}} for n in range(2)]
+    path = write(tmp_path / "a.parquet", image=crops[2:4], thumb=crops[:2], sample=samples)
+    run(path, image_column=column, key_column="sample.name")
+    assert outcome(tmp_path / "scores") == {"n0": hashes(crops)[0], "n1": hashes(crops)[1]}
+
+
+@pytest.mark.parametrize("flag", ["image_column", "key_column"])
+@pytest.mark.parametrize("column", ["nowhere", "image.nowhere", "label"])
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(
+    run: Run, tmp_path: Path, crops: list[bytes], flag: str, column: str
+) -> None:
+    path = write(tmp_path / "a.parquet", image=crops[:2], label=[[1], [2]])
+    with pytest.raises(UsageError, match=rf"(image, label|'label')(.|\n)*--{flag.replace('_', '-')}"):
+        run(path, **{flag: column})
+
+
+@pytest.mark.parametrize("flag", ["image_column", "key_column"])
+def test_a_job_is_not_resumed_with_other_columns(
+    run: Run, tmp_path: Path, crops: list[bytes], flag: str
+) -> None:
+    path = write(tmp_path / "a.parquet", id=list("abc"), name=list("xyz"), image=crops[:3], jpg=crops[3:6])
+    run(path, image_column="image")
+    run(path, image_column="image", key_column="id")
+    with pytest.raises(UsageError, match=f"{flag}s was"):
+        run(path, **{"image_column": "image", flag: "jpg" if flag == "image_column" else "name"})
+
+
+def test_no_file_outside_the_folder_of_a_table_is_read_or_hashed(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    (tmp_path / "secret.jpg").write_bytes(crops[0])
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jpg").write_bytes(crops[1])
+    (tmp_path / "in" / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+    names = ["../secret.jpg", str(tmp_path / "secret.jpg"), "/etc/passwd", "out.jpg", "1.jpg"]
+    write(tmp_path / "in" / "a.parquet", path=names)
+    write(tmp_path / "in" / "b.parquet", path=[{"bytes": None, "path": "../secret.jpg"}], key=["record"])
+    run(tmp_path / "in" / "a.parquet", tmp_path / "a")
+    with pytest.raises(InputErrorsAboveLimit, match="None of the 1 inputs"):
+        run(tmp_path / "in" / "b.parquet", tmp_path / "b")
+    rows = shards_of(tmp_path / "a")
+    assert list(rows["error_code"][:4]) == ["outside_folder"] * 4
+    assert rows["sha256"].isna().tolist() == [True] * 4 + [False]
+    assert outcome(tmp_path / "b") == {"record": "outside_folder"}
+
+
+def test_a_file_whose_name_is_not_utf8_is_read(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    path = write(tmp_path / "in" / "a.parquet", image=crops[:2])
+    path.rename(os.fsdecode(os.fsencode(path.parent) + b"/caf\xe9.parquet"))
+    run(tmp_path / "in")
+    keys = ["caf\\xe9.parquet#0", "caf\\xe9.parquet#1"]
+    assert outcome(tmp_path / "scores") == dict(zip(keys, hashes(crops[:2]), strict=True))
+
+
+def test_no_file_stays_open_after_its_columns_were_refused(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    path = write(tmp_path / "a.parquet", left=crops[:1], right=crops[1:2])
+    with pytest.raises(UsageError) as refused:
+        run(path)
+    opened = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert path not in opened, refused
+
+
+def test_urls_are_not_fetched_and_say_so(run: Run, tmp_path: Path) -> None:
+    urls = ["https://example.com/1.jpg?token=abc", "s3://b/2.jpg"]
+    with pytest.raises(InputErrorsAboveLimit, match="the commonest error code is url"):
+        run(write(tmp_path / "a.parquet", url=urls, id=[1, 2]))
+    assert outcome(tmp_path / "scores") == {"1": "url", "2": "url"}
+    assert "token" not in "".join(shards_of(tmp_path / "scores")["error_detail"])
+
+
+def test_rows_of_a_damaged_row_group_have_a_reason_and_the_others_scores(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    path = write(tmp_path / "in" / "a.parquet", id=list(range(12)), image=crops[:12])
+    with pq.ParquetFile(path) as file:
+        column = file.metadata.row_group(1).column(1)
+        start = column.dictionary_page_offset or column.data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + 40] = bytes(40)
+    path.write_bytes(data)
+    summary = run(path)
+    assert summary.reasons == {"unreadable_rows": 4}
+    found = list(outcome(tmp_path / "scores").values())
+    assert found[:4] + found[8:] == hashes(crops[:4] + crops[8:12])
+    assert found[4:8] == ["unreadable_rows"] * 4
+
+
+def test_a_file_without_rows_holds_nothing_to_score(run: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "in" / "a.parquet", image=pa.array([], pa.binary()))
+    with pytest.raises(UsageError, match="nothing to score"):
+        run(path)
+
+
+def test_a_file_without_rows_beside_skipped_ones_says_what_was_skipped(run: Run, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.parquet", image=pa.array([], pa.binary()))
+    write(tmp_path / "in" / "people.parquet", name=["a"])
+    with pytest.raises(UsageError, match=r"no image \(skipped: 1 x Parquet files without images\)"):
+        run(tmp_path / "in")
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), RECORD, pa.list_(RECORD)], ids=str)
+def test_empty_bytes_are_rows_with_an_error_code_and_no_hash(
+    run: Run, tmp_path: Path, crops: list[bytes], kind: pa.DataType
+) -> None:
+    def value(data: bytes) -> Any:
+        record = {"bytes": data, "path": "x.jpg"} if "struct" in str(kind) else data
+        return [record] if "list" in str(kind) else record
+
+    run(write(tmp_path / "a.parquet", id=[1, 2], image=pa.array([value(crops[0]), value(b"")], kind)))
+    assert outcome(tmp_path / "scores") == {"1": hashes(crops)[0], "2": "empty"}
+    rows = shards_of(tmp_path / "scores")
+    assert rows[["sha256", "size_bytes"]].isna().all(axis=1).tolist() == [False, True]
+
+
+def not_utf8(*values: bytes) -> pa.Array:
+    """A column of text as a writer leaves it that does not check its bytes."""
+    raw = pa.array(values, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
+
+
+def test_a_path_that_is_not_utf8_has_an_error_code(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    (tmp_path / "1.jpg").write_bytes(crops[0])
+    path = write(tmp_path / "a.parquet", id=[1, 2], path=not_utf8(b"1.jpg", b"caf\xe9.jpg"))
+    run(path)
+    assert outcome(tmp_path / "scores") == {"1": hashes(crops)[0], "2": "unreadable_rows"}
+
+
+def test_a_key_that_is_not_utf8_is_shown_with_its_bytes(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    run(write(tmp_path / "a.parquet", id=not_utf8(b"one", b"caf\xe9"), image=crops[:2]))
+    assert outcome(tmp_path / "scores") == dict(zip(["one", "caf\\xe9"], hashes(crops[:2]), strict=True))
+
+
+def test_fields_beside_the_bytes_of_an_image_may_hold_anything(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    late = pa.array([2**62, 0], pa.int64()).cast(pa.timestamp("us"))
+    records = pa.StructArray.from_arrays(
+        [pa.array([crops[0], b""], pa.binary()), not_utf8(b"\xff", b"\xff"), late], ["bytes", "path", "taken"]
+    )
+    run(write(tmp_path / "a.parquet", image=records))
+    assert list(outcome(tmp_path / "scores").values()) == [hashes(crops)[0], "empty"]
+
+
+def test_a_key_that_python_cannot_hold_is_the_row_number(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    late = pa.array([2**62, 0], pa.int64()).cast(pa.timestamp("us"))
+    run(write(tmp_path / "a.parquet", taken=late, image=crops[:2]), key_column="taken")
+    assert list(outcome(tmp_path / "scores")) == ["a.parquet#0", "1970-01-01 00:00:00"]
+
+
+def test_where_a_column_of_images_is_null_the_next_one_has_the_image(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    """As writers of WebDataset leave rows of several formats."""
+    late = [None] * 20 + [crops[2]]
+    columns = {"jpg": [crops[0], None, None], "png": [None, crops[1], None], "webp": [None] * 3}
+    padded = {name: values + [crops[0]] * 17 + [None] for name, values in columns.items()}
+    padded["webp"] = late
+    run(write(tmp_path / "a.parquet", __key__=[str(n) for n in range(21)], **padded))
+    found = list(outcome(tmp_path / "scores").values())
+    assert (found[:3], found[20]) == ([*hashes(crops[:2]), "missing"], hashes(crops)[2])
+
+
+def test_a_column_of_images_that_is_named_is_the_only_one(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    path = write(tmp_path / "a.parquet", jpg=[crops[0], None], png=[None, crops[1]])
+    run(path, image_column="jpg")
+    assert list(outcome(tmp_path / "scores").values()) == [hashes(crops)[0], "missing"]
+
+
+def test_keys_in_a_list_of_one_record_are_read(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    samples = [[{"id": f"n{n}", "image": {"bytes": crops[n]}}] for n in range(2)]
+    run(write(tmp_path / "a.parquet", s=samples), image_column="s.image", key_column="s.id")
+    assert outcome(tmp_path / "scores") == {"n0": hashes(crops)[0], "n1": hashes(crops)[1]}
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/jpeg;base64,"])
+def test_images_as_base64_text_say_so_and_are_no_keys(
+    run: Run, tmp_path: Path, crops: list[bytes], prefix: str
+) -> None:
+    texts = [prefix + base64.b64encode(data).decode() for data in (crops[0], b"\x89PNG\r\n\x1a\n" + bytes(9))]
+    with pytest.raises(InputErrorsAboveLimit, match=r"error code is base64_text(.|\n)*Decode the text"):
+        run(write(tmp_path / "a.parquet", image=texts))
+    assert outcome(tmp_path / "scores") == {"a.parquet#0": "base64_text", "a.parquet#1": "base64_text"}

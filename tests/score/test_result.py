@@ -1,0 +1,183 @@
+"""The result is a dataset: documented columns, nothing else in its folder, opened by any reader."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import duckdb
+import numpy as np
+import pandas as pd
+import polars
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+
+from quality_model.core import storage
+from quality_model.core.decoding import Pixels
+from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, SCALE_VERSION, SCHEMA_VERSION
+from quality_model.score import ScoreSummary, parts
+
+from .conftest import IDENTITY, THRESHOLDS, encode, shards_of
+
+Run = Callable[..., ScoreSummary]
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "results-format.md"
+
+
+@pytest.fixture
+def result(folder: Path, run: Run, tmp_path: Path) -> Path:
+    """Scores of twenty images, and of seven broken ones, which have a part of their own."""
+    for number in range(7):
+        (folder / f"a{number}.jpg").write_bytes(b"no")
+    run(folder)
+    return tmp_path / "scores"
+
+
+READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
+    "pandas": lambda folder: pd.read_parquet(folder).to_dict("records"),
+    "pyarrow": lambda folder: pa.dataset.dataset(folder).to_table().to_pylist(),
+    "polars": lambda folder: polars.read_parquet(folder).to_dicts(),
+    "duckdb": lambda folder: duckdb.sql(f"from read_parquet('{folder}')").to_arrow_table().to_pylist(),
+    "datasets": lambda folder: datasets.load_dataset(str(folder), split="train").to_list(),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_reader_opens_the_result_by_its_folder(result: Path, reader: str) -> None:
+    rows = sorted(READERS[reader](result / "data"), key=lambda row: row["key"])
+    assert [row["key"] for row in rows] == sorted(shards_of(result)["key"])
+    assert list(rows[0]) == parts.schema().names
+    scored = [row for row in rows if pd.isna(row["error_code"])]
+    assert len(scored) == 20
+    assert all(row["is_blurry"] is (row["blurriness"] > THRESHOLDS["blurriness"]) for row in scored)
+    assert all(pd.isna(row["overall"]) for row in rows if row["error_code"] == "not_an_image")
+
+
+def documented(header: str) -> list[list[str]]:
+    """The cells of the rows of a table of the document."""
+    lines = DOCUMENT.read_text().split(header)[1].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_the_documented_columns_are_those_of_the_schema_with_their_types_and_meanings() -> None:
+    rows = documented("| column | type | meaning |")
+    fields = [[f"`{field.name}`", str(field.type)] for field in parts.schema()]
+    assert [row[:2] for row in rows] == fields
+    described = {row[0].strip("`"): row[2] for row in rows}
+    assert all(described[name].startswith(meaning) for name, meaning in MEANINGS.items())
+
+
+def test_every_part_has_the_same_schema_whatever_it_holds(result: Path) -> None:
+    schemas = [pq.read_schema(path) for path in sorted((result / "data").iterdir())]
+    assert len(schemas) == 4
+    assert all(schema.equals(schemas[0], check_metadata=True) for schema in schemas)
+    assert pq.read_table(result / "data" / "part-00000.parquet")["noise"].null_count == 7
+
+
+def test_the_metadata_of_a_part_are_the_documented_ones(result: Path) -> None:
+    raw = pq.read_schema(result / "data" / "part-00001.parquet").metadata
+    metadata = {name.decode(): json.loads(value) for name, value in raw.items()}
+    assert {f"`{name}`" for name in metadata} == {row[0] for row in documented("| key | value |")}
+    assert metadata["quality_model.thresholds"] == THRESHOLDS
+    assert metadata["quality_model.schema_version"] == SCHEMA_VERSION
+    assert metadata["quality_model.plan_sha256"] == storage.file_sha256(result / "plan.parquet")
+    model = metadata["quality_model.networks.model"]
+    assert (model["name"], model["version"], model["run_id"]) == ("grey", "3", "a1b2")
+    assert (model["sha256"], model["scale_version"]) == (IDENTITY.sha256, SCALE_VERSION)
+
+
+def test_a_row_names_its_worst_head_model_and_versions(result: Path) -> None:
+    rows = shards_of(result)
+    scored = rows[rows["error_code"].isna()]
+    assert scored["worst_score"].equals(scored[list(HEADS)].max(axis=1))
+    assert scored["worst_head"].tolist() == scored[list(HEADS)].idxmax(axis=1).tolist()
+    assert set(rows["model_scale_version"]) == {SCALE_VERSION}
+    assert set(rows["schema_version"]) == {SCHEMA_VERSION}
+    failed = rows[rows["error_code"].notna()]
+    scores = [*HEADS, "overall", "worst_head", "worst_score", *FLAG_COLUMNS.values(), "width", "format"]
+    assert failed[scores].isna().all(axis=None)
+    assert set(failed["size_bytes"]) == {2} and failed["sha256"].notna().all()
+
+
+def test_a_head_without_a_threshold_has_nulls_where_the_others_have_flags(
+    folder: Path, run: Run, tmp_path: Path
+) -> None:
+    run(folder, model=replace(IDENTITY, thresholds={"noise": 0.5}))
+    rows = shards_of(tmp_path / "scores")
+    assert rows["is_noisy"].dtype == np.bool_
+    assert rows[["is_color_cast", "is_blurry", "is_watermarked"]].isna().all(axis=None)
+
+
+def test_the_format_is_that_of_the_bytes_whatever_the_file_is_called(
+    run: Run, tmp_path: Path, photo: Pixels
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name, kind in (("a.jpg", "PNG"), ("b.png", "WEBP"), ("c.jpeg", "JPEG"), ("d.gif", "TIFF")):
+        (tmp_path / "in" / name).write_bytes(encode(photo[:48, :48], kind))
+    run(tmp_path / "in")
+    assert shards_of(tmp_path / "scores")["format"].tolist() == ["PNG", "WEBP", "JPEG", "TIFF"]
+
+
+def test_everything_but_the_rows_is_beside_the_data(result: Path) -> None:
+    names = {path.name for path in result.iterdir()} - {".lock"}
+    assert names == {"data", "job.json", "parts", "plan.json", "plan.parquet", "report"}
+    numbers = [f"part-{number:05d}" for number in range(4)]
+    assert sorted(path.name for path in (result / "data").iterdir()) == [f"{n}.parquet" for n in numbers]
+    assert sorted(path.name for path in (result / "parts").iterdir()) == [f"{n}.json" for n in numbers]
+
+
+def test_the_completion_marker_records_model_inputs_settings_thresholds_and_parts(
+    result: Path, folder: Path
+) -> None:
+    job = storage.require_sealed(result, verify=True, marker_name="job.json")
+    assert job["schema_version"] == SCHEMA_VERSION
+    assert (job["model"]["name"], job["model"]["version"], job["model"]["run_id"]) == ("grey", "3", "a1b2")
+    assert job["thresholds"] == THRESHOLDS
+    inputs = job["inputs"]
+    assert (inputs["root"], inputs["absolute_root"]) == (str(folder), str(folder.resolve()))
+    assert (inputs["kind"], inputs["num_inputs"]) == ("images", 27)
+    assert (job["scored"], job["errors"]) == (20, {"not_an_image": 7})
+    assert job["settings"]["shard_size"] == 7
+    assert [(part["file"], part["rows"]) for part in job["parts"]] == [
+        (f"data/part-0000{number}.parquet", rows) for number, rows in enumerate((7, 7, 7, 6))
+    ]
+    assert all(storage.file_sha256(result / part["file"]) == part["sha256"] for part in job["parts"])
+    assert job["plan_sha256"] == json.loads((result / "plan.json").read_text())["plan_sha256"]
+
+
+def test_the_examples_of_the_document_run(result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(result.parent)
+    result.rename("OUT")
+    examples = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    made: dict[str, Any] = {}
+    for example in examples:
+        exec(example, made)
+    assert len(made["worst"]) == 27
+    assert made["thresholds"] == THRESHOLDS
+
+
+def test_the_root_as_given_is_recorded_beside_the_absolute_one(
+    folder: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    run(Path(folder.name))
+    inputs = json.loads((tmp_path / "scores" / "job.json").read_text())["inputs"]
+    assert (inputs["root"], inputs["absolute_root"]) == (folder.name, str(folder.resolve()))
+
+
+def test_a_result_that_breaks_its_contract_gets_no_completion_marker(
+    folder: Path, run: Run, tmp_path: Path
+) -> None:
+    def refuse(job: dict[str, Any]) -> None:
+        assert job["inputs"]["num_inputs"] == 20
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        run(folder, check=refuse)
+    assert not (tmp_path / "scores" / "job.json").exists()
+    assert run(folder).shards_before == 3
+    assert (tmp_path / "scores" / "job.json").exists()

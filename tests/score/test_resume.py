@@ -1,0 +1,282 @@
+"""Interruption at any moment: the same command goes on and ends with the same bytes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import pytest
+
+from quality_model.core import storage
+from quality_model.errors import CorruptError, StorageError, UsageError
+from quality_model.params import Params
+from quality_model.score import ScoreSummary
+from quality_model.score.job import LOCK_NAME
+from quality_model.score.plan import job_parameters
+
+from .conftest import IDENTITY, THRESHOLDS, MeanScorer, bytes_of, shards_of
+
+Run = Callable[..., ScoreSummary]
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class Interrupted(MeanScorer):
+    """Ctrl-C in the middle of a batch."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        if len(self.batches) == self.after:
+            raise KeyboardInterrupt
+        return super().score_pixels(pixels)
+
+
+class Forbidden(MeanScorer):
+    """Must not be asked."""
+
+    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        raise AssertionError("scored again")
+
+
+def _copy(files: dict[str, bytes], output: Path) -> Path:
+    for name, data in files.items():
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_bytes(data)
+    return output
+
+
+@pytest.mark.parametrize("after", [0, 2, 3])
+def test_an_interrupted_job_goes_on_and_ends_with_the_same_bytes(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], after: int
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, scorer=Interrupted(after))
+    assert not (tmp_path / "scores" / "job.json").exists()
+    scorer = MeanScorer()
+    summary = run(folder, scorer=scorer)
+    assert summary.shards_before == after // 2
+    assert len(scorer.batches) == 6 - 2 * (after // 2)
+    assert bytes_of(tmp_path / "scores") == undisturbed
+
+
+def test_an_interrupt_while_processes_read_ends_them(folder: Path, run: Run, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, scorer=Interrupted(1), workers=2)
+    left = [child.cmdline() for child in psutil.Process().children(recursive=True)]
+    assert not [line for line in left if "spawn_main" in " ".join(line)]
+    assert run(folder).scored == 20
+
+
+def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    output = tmp_path / "scores"
+    script = tmp_path / "slow.py"
+    script.write_text(
+        dedent(
+            f"""
+            import sys, time
+            from pathlib import Path
+            sys.path[:0] = [{str(PROJECT)!r}]
+            import numpy as np
+            from quality_model.params import load_params
+            from quality_model.score import ModelIdentity, score
+
+            class Slow:
+                engine = None
+
+                def score_pixels(self, pixels):
+                    time.sleep(0.3)
+                    channels = pixels.mean(axis=(1, 2)) / 255.0
+                    return np.column_stack([channels, channels.mean(axis=1)]).astype(np.float32)
+
+            if __name__ == "__main__":
+                params = load_params(Path({str(PROJECT / "params.yaml")!r}))
+                section = params.score.model_copy(update=dict(shard_size=7, batch_size=4, workers=1))
+                score(section, params.limits, inputs=Path({str(folder)!r}), output=Path({str(output)!r}),
+                      scorer=Slow(), model=ModelIdentity("grey", "3", "a1b2", "c" * 64, 32, {THRESHOLDS!r}))
+            """
+        )
+    )
+    process = subprocess.Popen([sys.executable, script])
+    deadline = time.monotonic() + 60
+    while not (output / "parts" / "part-00000.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    summary = run(folder)
+    assert 1 <= summary.shards_before < 3
+    assert bytes_of(output) == undisturbed
+
+
+def test_a_complete_job_is_not_done_again(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    _copy(undisturbed, tmp_path / "scores")
+    again = run(folder, scorer=Forbidden())
+    assert bytes_of(tmp_path / "scores") == undisturbed
+    assert (again.shards_before, again.scored, again.elapsed_s) == (3, 20, 0.0)
+    assert again.quantiles == json.loads(undisturbed["report/summary.json"])["quantiles"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "remove its marker", "break its marker"])
+def test_a_part_that_is_not_what_its_marker_says_is_made_again(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], damage: str
+) -> None:
+    output = _copy(undisturbed, tmp_path / "scores")
+    part = output / "data/part-00001.parquet"
+    data = bytearray(part.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+        part.write_bytes(data)
+    elif damage == "cut":
+        part.write_bytes(data[:-10])
+    elif damage == "remove":
+        part.unlink()
+    elif damage == "remove its marker":
+        (output / "parts/part-00001.json").unlink()
+    else:
+        (output / "parts/part-00001.json").write_text("{")
+    assert run(folder).shards_before == 2
+    assert bytes_of(output) == undisturbed
+
+
+@pytest.mark.parametrize("name", ["job.json", "report/summary.json", "report/summary.png"])
+@pytest.mark.parametrize("damage", [b"", b"{}", None])
+def test_a_marker_or_summary_that_is_lost_or_damaged_is_written_again_without_scoring(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], name: str, damage: bytes | None
+) -> None:
+    output = _copy(undisturbed, tmp_path / "scores")
+    if damage is None:
+        (output / name).unlink()
+    else:
+        (output / name).write_bytes(damage)
+    assert run(folder, scorer=Forbidden()).shards_before == 3
+    assert bytes_of(output) == undisturbed
+
+
+def test_a_duplicated_part_is_refused_by_its_name_though_a_marker_verifies_it(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    output = _copy(undisturbed, tmp_path / "scores")
+    for name in ("data/part-0000{}.parquet", "parts/part-0000{}.json"):
+        (output / name.format(1)).write_bytes(undisturbed[name.format(0)])
+    with pytest.raises(StorageError, match=r"part-00001\.parquet does not hold the inputs of its plan"):
+        run(folder)
+
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "shard size": ({"shard_size": 5}, "shard_size was 7 and is 5"),
+    "batch size": ({"batch_size": 2}, "batch_size was 4 and is 2"),
+    "limit": ({"limits": {"max_pixels": 9999}}, "max_pixels was 100000000 and is 9999"),
+    "model version": ({"model": replace(IDENTITY, version="4")}, "model version was '3' and is '4'"),
+    "weights": ({"model": replace(IDENTITY, sha256="d" * 64)}, "model sha256 was"),
+    "thresholds": ({"model": replace(IDENTITY, thresholds=None)}, "model thresholds was"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_job_does_not_go_on_with_another_model_or_other_parameters(
+    folder: Path, run: Run, change: str
+) -> None:
+    changes, message = CHANGES[change]
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, scorer=Interrupted(3))
+    with pytest.raises(UsageError, match=message):
+        run(folder, **changes)
+
+
+def test_where_images_are_scored_one_by_one_their_batches_decide_nothing(params: Params) -> None:
+    smaller = params.score.model_copy(update={"batch_size": 1})
+    for in_batches in (True, False):
+        one, other = (
+            job_parameters(section, params.limits, in_batches=in_batches)
+            for section in (params.score, smaller)
+        )
+        assert (one == other) is not in_batches
+
+
+def test_a_job_does_not_go_on_with_other_inputs_unless_told_to_overwrite(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], crops: list[bytes]
+) -> None:
+    _copy(undisturbed, tmp_path / "scores")
+    (folder / "new.jpg").write_bytes(crops[30])
+    with pytest.raises(UsageError, match=r"inputs changed \(20 images files then, 21 images files now\)"):
+        run(folder)
+    assert len(shards_of(tmp_path / "scores")) == 20
+    summary = run(folder, overwrite=True)
+    assert (summary.scored, summary.shards_before) == (21, 0)
+    assert len(shards_of(tmp_path / "scores")) == 21
+
+
+def test_overwrite_keeps_what_the_same_job_has_done(folder: Path, run: Run) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, scorer=Interrupted(3))
+    assert run(folder, overwrite=True).shards_before == 1
+
+
+def test_changing_the_number_of_processes_or_the_allowed_errors_is_the_same_job(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    _copy(undisturbed, tmp_path / "scores")
+    assert run(folder, scorer=Forbidden(), workers=2, max_error_share=0.5).shards_before == 3
+
+
+@pytest.mark.parametrize("name", ["plan.parquet", "plan.json"])
+def test_a_damaged_plan_is_refused_and_can_be_overwritten(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], name: str
+) -> None:
+    _copy(undisturbed, tmp_path / "scores")
+    (tmp_path / "scores" / name).write_bytes(b"{}")
+    with pytest.raises(CorruptError, match="plan"):
+        run(folder)
+    assert run(folder, overwrite=True).scored == 20
+
+
+def test_a_plan_without_its_job_is_made_again(folder: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "plan.parquet").write_bytes(b"half a plan")
+    (tmp_path / "scores" / ".partial-123-part-00000.parquet").write_bytes(b"half a shard")
+    assert run(folder).scored == 20
+    assert not list((tmp_path / "scores").glob(".partial-*"))
+
+
+def test_two_jobs_cannot_write_to_one_folder(
+    folder: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quality_model.score.job._LOCK_TIMEOUT_S", 0.1)
+    with (
+        storage.locked(tmp_path / "scores" / LOCK_NAME, timeout_s=1),
+        pytest.raises(StorageError, match="Another process"),
+    ):
+        run(folder)
+    assert [path.name for path in (tmp_path / "scores").iterdir()] == [LOCK_NAME]
+
+
+def test_a_plan_of_another_release_is_refused_with_the_way_on(folder: Path, run: Run, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    run(folder)
+    output = tmp_path / "scores"
+    table = pq.read_table(output / "plan.parquet")
+    pq.write_table(table.drop_columns(["columns"]), output / "plan.parquet")
+    facts = storage.read_json(output / "plan.json")
+    storage.write_json(
+        output / "plan.json", {**facts, "plan_sha256": storage.file_sha256(output / "plan.parquet")}
+    )
+    (output / "job.json").unlink()
+    with pytest.raises(CorruptError, match="a plan of another release") as refused:
+        run(folder)
+    assert "--overwrite" in refused.value.remedy
+    assert run(folder, overwrite=True).scored == 20
