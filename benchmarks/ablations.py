@@ -34,7 +34,8 @@ from quality_model.degrade.profile import Profile
 from quality_model.degrade.randomness import Stream
 from quality_model.evaluate import evaluate
 from quality_model.evaluate.cross_talk import largest_movement
-from quality_model.params import Params, PerHead, TrainParams, load_params
+from quality_model.params import Params, PerHead, TrainParams
+from quality_model.params_file import load_params
 from quality_model.records import HEADS
 from quality_model.train import TrainedModel, train
 from quality_model.train.samples import sizes_of_batches

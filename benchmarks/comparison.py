@@ -14,7 +14,7 @@ from quality_model.data.sources.download import download
 from quality_model.data.training_set.generate import generate
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
-from quality_model.params import load_params
+from quality_model.params_file import load_params
 
 NUM_IMAGES: Final = {"generate": 1000, "train": 12, "score": 200}
 """Clean images by default: long enough that starting processes does not decide, short enough to repeat."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from quality_model.params import Params, load_params
+from quality_model.params import Params
+from quality_model.params_file import load_params
 
 Side = Literal["obvious", "ours"]
 SIDES: Final[tuple[Side, ...]] = ("obvious", "ours")

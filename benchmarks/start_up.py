@@ -23,7 +23,7 @@ _SMALL: Final[dict[str, dict[str, Any]]] = {
 _CROWN: Final = """
 import json
 from pathlib import Path
-from quality_model.params import load_params
+from quality_model.params_file import load_params
 from quality_model.paths import RUN_NAME, ProjectPaths
 from quality_model.release.registry import Registry
 paths = ProjectPaths(Path())

@@ -8,7 +8,7 @@ from prefect import flow
 
 from flows.retrain import Ending, retrain
 from flows.score import score
-from quality_model.params import load_params
+from quality_model.params_file import load_params
 from quality_model.paths import ProjectPaths
 from quality_model.score import ScoreSummary
 from quality_model.score.table import worst_first

@@ -1,21 +1,16 @@
 """The typed sections of params.yaml: the only place where a hyperparameter is named.
 
-Values live in params.yaml alone; nothing here has a second default, save where a key may
-be left empty (null). The flags of the command line are derived from these fields, and
-their help is the field's description.
+Values are in params.yaml alone. Only scoring outside a project has values here (`WITHOUT_PROJECT`).
+The flags of the command line are derived from these fields; their help is the field's description.
+`params_file` reads and checks the file.
 """
 
 import hashlib
 import json
-import re
-import reprlib
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from quality_model.errors import ParameterError
-from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS
 
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -26,22 +21,19 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 ArchitectureName = Literal["standard", "compact"]
-"""A relative of the network (`quality_model.networks.model.ARCHITECTURES`)."""
+"""A variant of the network (`quality_model.networks.model.ARCHITECTURES`)."""
 
 EngineName = Literal["torch-float32", "torch-bfloat16", "ncnn-float32"]
-"""Library that runs a network, and its number format."""
+"""The library that runs a network, and the dtype it computes in."""
 
 
 class Section(BaseModel):
-    """A frozen part of params.yaml that refuses keys it does not know.
+    """A frozen part of params.yaml that rejects unknown keys.
 
-    Types are strict: a quoted number, `yes` or `true` is no number. Whole numbers are floats, too.
+    Types are strict: a quoted number, `yes` or `true` is not a number. An integer is a valid float.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
-
-
-S = TypeVar("S", bound=Section)
 
 
 class PerHead(Section):
@@ -57,24 +49,24 @@ class PerHead(Section):
 
 
 class LimitsParams(Section):
-    """What an image may be before the reader refuses it."""
+    """The limits beyond which the reader rejects an image."""
 
     max_pixels: Count
-    """most pixels (width x height) of an image; guards against decompression bombs"""
+    """maximum pixels (width x height) of an image; guards against decompression bombs"""
     max_bytes: Count
-    """most bytes of an encoded image"""
+    """maximum bytes of an encoded image"""
     formats: tuple[str, ...] = Field(min_length=1, strict=False)
     """formats that are read, as Pillow names them"""
     max_seconds: Positive
-    """longest time to read one image, in seconds; an image that takes longer twice is given up: too_slow"""
+    """timeout for reading one image, in seconds; after two timeouts its error code is too_slow"""
 
 
 class SourceParams(Section):
     """Where clean images come from."""
 
     dataset: str
-    """preset (see list-datasets), Hugging Face dataset (owner/name), or path of a folder; or several,
-    joined by " + ", each with *NUMBER behind it if it is to give so many of num_images"""
+    """preset (see list-datasets), Hugging Face dataset (owner/name), or path of a folder; or several
+    joined by " + "; append *N to take N images from one"""
     num_images: Count
     """number of clean images to take"""
     split: str | None
@@ -84,7 +76,7 @@ class SourceParams(Section):
     revision: str | None
     """branch, tag or commit of a Hugging Face dataset; empty: main"""
     seed: Seed
-    """seed of the choice and the shuffle of images"""
+    """random seed for sampling and shuffling"""
 
 
 class GenerateParams(Section):
@@ -113,7 +105,7 @@ class GenerateParams(Section):
 
 
 class ValidationParams(Section):
-    """What Great Expectations demands of the tables."""
+    """What Great Expectations checks in the tables."""
 
     min_images: Count
     """fewest readable clean images"""
@@ -124,25 +116,25 @@ class ValidationParams(Section):
     min_groups: Count
     """fewest groups in the training dataset"""
     clean_share_tolerance: Share
-    """how far the share of clean samples may be from its expectation"""
+    """how far the share of clean samples may differ from the expected one"""
 
 
 class TrainParams(Section):
     """The recipe of training."""
 
     architecture: ArchitectureName
-    """standard, or compact: a quarter of the arithmetic, for scoring by the billion"""
+    """standard, or compact: a quarter of the FLOPs, for large collections"""
     samples: Literal["stored", "fresh"]
-    """stored: those of the training dataset; fresh: its clean images, varied and degraded anew each time"""
+    """stored: the samples of the training dataset; fresh: its clean images, varied and degraded anew each epoch"""
     samples_per_epoch: Count
-    """samples of an epoch, if fresh"""
+    """samples per epoch, if fresh"""
     crops_px: tuple[Annotated[int, Field(ge=32)], ...] = Field(strict=False)
-    """sides of crops, if fresh, one after the other for equal parts of the run; none: whole images"""
+    """crop sizes in pixels, each for an equal share of the epochs; empty: no cropping"""
     start_from: str
     """weights to begin with: champion (bundled while there is none), bundled, scratch (random ones), or
     a model's folder or file. DVC sees the name change, not the weights: `dvc repro -f -s train`"""
     epochs: Count
-    """most epochs"""
+    """maximum number of epochs"""
     batch_size: Annotated[int, Field(ge=2)]
     """samples per step"""
     learning_rate: Positive
@@ -170,9 +162,9 @@ class TrainParams(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
     """device to train on"""
     precision: Literal["auto", "float32", "bfloat16"]
-    """number format; auto: bfloat16 on CUDA, and on a CPU where a self-check finds it faster"""
+    """dtype; auto: bfloat16 on CUDA, and on a CPU where a self-check finds it faster"""
     compile: bool
-    """compile the network for the device with torch.compile; without a compiler it runs as it is"""
+    """compile the network with torch.compile; without a compiler it runs uncompiled"""
     clean_flag_share: Share
     """largest share of clean validation images that a head's threshold may flag"""
 
@@ -185,9 +177,9 @@ class EvaluateParams(Section):
     bootstrap_samples: Count
     """resamples of the groups for the intervals"""
     ladder_images: Count
-    """most clean test images that severity sweeps are made of"""
+    """maximum number of clean test images for the severity sweeps"""
     baseline_samples: Count
-    """most samples, of the training and of the test, that zero-training baselines are made of"""
+    """maximum number of samples, of train and of test, for the baselines without training"""
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)]
     """confidence of the intervals"""
     seed: Seed
@@ -197,10 +189,10 @@ class EvaluateParams(Section):
 
 
 class GateParams(Section):
-    """What a candidate must reach to become champion."""
+    """What a candidate must reach to become champion (docs/gate.md)."""
 
     min_test_groups: Count
-    """fewest test groups that count: those that neither model has seen in training"""
+    """fewest test groups that count: those that neither model was trained on"""
     max_mse: PerHead
     """largest MSE per head on the test split; below that of answering the mean label"""
     min_r2: PerHead
@@ -208,7 +200,7 @@ class GateParams(Section):
     min_r2_over_baseline: PerHead
     """smallest R2 per head, less that of the best baseline without training on the same samples"""
     min_ladder_spearman: PerHead
-    """smallest rank correlation of level and score per head, on the worst of its severity ladders"""
+    """smallest rank correlation of level and score per head, on the worst of its severity sweeps"""
     max_cross_talk: PerHead
     """how far a head's score may move per image, either way, while another degradation becomes severe"""
     max_clean_flags: PerHead
@@ -245,11 +237,11 @@ class ScoreParams(Section):
     engine: Literal["auto", EngineName]
     """what runs the network: library and dtype; auto: the fastest that gives the network's scores"""
     max_error_share: Share
-    """share of unreadable inputs above which the job fails, after writing what it has"""
+    """share of unreadable inputs above which the job fails, after it has written its result"""
 
 
 class ScoringParams(Section):
-    """The sections that scoring images needs, which is all there is outside a project."""
+    """The sections that scoring needs: all that there is outside a project."""
 
     limits: LimitsParams
     score: ScoreParams
@@ -289,113 +281,6 @@ class Params(Section):
     score: ScoreParams
 
 
-_OWN_NAMES: Final = frozenset(Params.model_fields).union(
-    *(section.annotation.model_fields for section in Params.model_fields.values() if section.annotation)
-)
-_YAML_KEY: Final = re.compile(r"""\b([A-Za-z_]\w*)["']?\s*:""")
-_YAML_PROBLEMS: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What ruamel.yaml raises on values that do not fit their tag (``!!bool maybe``), beside its own errors."""
-_MAX_BYTES: Final = 2**20
-
-
-def parse_params(tree: Any, origin: str = "params.yaml") -> Params:
-    """Check a tree of plain values.
-
-    Raises:
-        ParameterError: A key is unknown or missing, or a value is out of range; the
-            message names each key with its value and the constraint.
-    """
-    if not isinstance(tree, dict):
-        raise ParameterError(
-            f"{origin} holds {type(tree).__name__}, not sections of keys and values.",
-            "Compare it with the params.yaml of the repository.",
-        )
-    return _validated(Params, tree, origin)
-
-
-def parse_yaml(text: str) -> Any:
-    """Read YAML 1.2 with the library and the settings that DVC reads params.yaml with.
-
-    So `1e-3` is a number, `yes` and `12:30:00` are strings, and `0o17` is 15, for DVC and for us.
-
-    Raises:
-        ParameterError: It is not YAML; the problem says where.
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        return YAML(typ="safe").load(text)
-    except (*_YAML_PROBLEMS, YAMLError) as error:
-        raise ParameterError(f"it is not YAML: {error}.") from None
-
-
-def is_own_file(path: Path) -> bool:
-    """Whether a file is a params.yaml of this tool: it is the name that every DVC project uses.
-
-    Ours has at least half of our names of sections and keys in the place of keys, so that one
-    with a typo, even one that no longer is YAML, is still ours. A file that cannot be read counts as ours.
-    """
-    try:
-        text = path.read_bytes()[:_MAX_BYTES].decode("utf-8", errors="replace")
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return False
-    except OSError:
-        return True
-    return 2 * len(_OWN_NAMES & _keys_in(text)) >= len(_OWN_NAMES)
-
-
-def is_project(root: Path) -> bool:
-    """Whether a folder has a params.yaml of this tool."""
-    return is_own_file(ProjectPaths(root).params)
-
-
-def load_params(path: Path, overrides: dict[str, Any] | None = None) -> Params:
-    """Read params.yaml, with overrides by dotted key (``{"train.epochs": 50}``).
-
-    Raises:
-        ParameterError: No such file, not YAML, or not allowed (see `parse_params`).
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ParameterError(
-            f"{path} cannot be read: {error.strerror}.", "Run the command in the project folder."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ParameterError(f"{path} is not YAML: {error}.", "Save it as UTF-8.") from None
-    if not is_own_file(path):
-        present = _keys_in(text)
-        missing = [name for name in (*Params.model_fields, *sorted(_OWN_NAMES)) if name not in present]
-        raise ParameterError(
-            f"{path} is not a parameter file of this tool: it lacks keys such as {', '.join(missing[:3])}.",
-            "Run the command in the project folder, or name its file with --params.",
-        )
-    try:
-        tree = parse_yaml(text)
-    except ParameterError as error:
-        raise ParameterError(f"{path}: {error.problem}", "Correct the line named here.") from None
-    for dotted, value in (overrides or {}).items():
-        _override(tree, dotted, value)
-    return parse_params(tree, str(path))
-
-
-def _keys_in(text: str) -> set[str]:
-    return set(_YAML_KEY.findall(text))
-
-
-def scoring_params(overrides: dict[str, Any]) -> ScoringParams:
-    """Parameters for scoring without a params.yaml, with overrides by dotted key.
-
-    Raises:
-        ParameterError: An override is not allowed, or belongs to a project's other sections.
-    """
-    tree = WITHOUT_PROJECT.model_dump()
-    for dotted, value in overrides.items():
-        _override(tree, dotted, value)
-    return _validated(ScoringParams, tree, "Without a params.yaml")
-
-
 def flatten(params: Section) -> dict[str, Any]:
     """Every parameter by its dotted key (``train.loss_weights.watermark``), for records and hashes."""
     flat: dict[str, Any] = {}
@@ -410,58 +295,3 @@ def flatten(params: Section) -> dict[str, Any]:
 def values_sha256(values: Any) -> str:
     """One hash for plain values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _override(tree: Any, dotted: str, value: Any) -> None:
-    *sections, key = dotted.split(".")
-    for section in sections:
-        if not isinstance(tree, dict):
-            break
-        tree = tree.setdefault(section, {})
-    if not isinstance(tree, dict):
-        raise ParameterError(f"{dotted!r} names no parameter.", "Give SECTION.KEY as in params.yaml.")
-    tree[key] = value
-
-
-def _validated(kind: type[S], tree: Any, origin: str) -> S:
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        problems = [_explain(detail, kind) for detail in error.errors(include_url=False)]
-        raise ParameterError(
-            f"{origin}: " + "; ".join(problems) + ".", "Correct the keys named here."
-        ) from None
-
-
-def _explain(detail: Any, kind: type[Section]) -> str:
-    key = ".".join(str(part) for part in detail["loc"]) or "(top level)"
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{_suggestion(detail['loc'], kind)}"
-    if detail["type"] == "missing":
-        return f"missing key {key!r}"
-    return f"{key} = {_shortly(detail['input'])}: {_message(detail)}"
-
-
-def _message(detail: Any) -> str:
-    message: str = detail["msg"].removeprefix("Value error, ")
-    return message.replace("a valid tuple", "a list").replace("a valid boolean", "true or false")
-
-
-def _shortly(value: Any) -> str:
-    """A value for an error: a few lines of YAML can stand for billions of characters."""
-    short = reprlib.Repr()
-    short.maxlevel, short.maxstring, short.maxother = 3, 200, 200
-    return short.repr(value)
-
-
-def _suggestion(location: tuple[Any, ...], kind: type[Section]) -> str:
-    from difflib import get_close_matches
-
-    section: Any = kind
-    for part in location[:-1]:
-        field = section.model_fields.get(part)
-        section = field.annotation if field else None
-        if not (isinstance(section, type) and issubclass(section, BaseModel)):
-            return ""
-    close = get_close_matches(str(location[-1]), section.model_fields, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from quality_model.core.decoding import Pixels
-from quality_model.params import LimitsParams, Params, load_params
+from quality_model.params import LimitsParams, Params
+from quality_model.params_file import load_params
 from quality_model.release import telemetry
 
 telemetry.silence()

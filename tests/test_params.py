@@ -9,16 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quality_model.errors import ParameterError
-from quality_model.params import (
-    WITHOUT_PROJECT,
-    Params,
-    flatten,
-    load_params,
-    parse_params,
-    parse_yaml,
-    scoring_params,
-    values_sha256,
-)
+from quality_model.params import WITHOUT_PROJECT, Params, flatten, values_sha256
+from quality_model.params_file import load_params, parse_params, parse_yaml, scoring_params
 
 COMMITTED = Path(__file__).resolve().parents[1] / "params.yaml"
 JSON = st.recursive(

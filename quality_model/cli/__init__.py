@@ -1,6 +1,6 @@
-"""The command line: a customer of the library, with one command a step.
+"""The command line: a client of the library, with one command per step.
 
-Everything heavy is imported inside the commands, so that ``--help`` answers at once.
+Heavy imports are inside the commands, so that ``--help`` is fast.
 """
 
 import errno
@@ -29,11 +29,11 @@ _OF_THE_SYSTEM: Final = frozenset(
     {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE}
     | {errno.ENODEV, errno.ENOSPC, errno.ENXIO, errno.EPERM, errno.EROFS, errno.ESTALE}
 )
-"""What a machine refuses, whoever asks. Other errors of the system that name no file are bugs."""
+"""What the system refuses. Any other OSError that names no file is a bug."""
 
 
 class _BrokenPipe(Exception):
-    """Stands for a BrokenPipeError, on which click would end the process with 1."""
+    """Replaces BrokenPipeError, on which click would exit with 1."""
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str] | None) -> int:
-    """Run one command and return its exit code; what is left to be raised is a bug."""
+    """Run one command and return its exit code; an exception that it raises is a bug."""
     try:
         surroundings.require_current_folder()
         result = cli.main(args=arguments, prog_name="quality-model", standalone_mode=False)
@@ -113,12 +113,12 @@ def run(arguments: list[str] | None) -> int:
         surroundings.say(shown.getvalue().rstrip())
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        surroundings.say("Interrupted. What is complete is kept; the same command goes on from there.")
+        surroundings.say("Interrupted. Complete results are kept; run the same command again to resume.")
         return EXIT_INTERRUPTED
     except _BrokenPipe as broken:
         if not surroundings.reader_is_gone():
             raise
-        log.debug("Nobody reads the output any more.", exc_info=broken)
+        log.debug("The reader closed the output.", exc_info=broken)
         return EXIT_READER_GONE
     except (OSError, MemoryError, RuntimeError) as error:
         refusal = _refusal_of_the_system(error)
@@ -129,13 +129,13 @@ def run(arguments: list[str] | None) -> int:
 
 
 def _fail(shown: QualityModelError, error: BaseException) -> int:
-    log.debug("What led to it:", exc_info=error)
+    log.debug("Cause:", exc_info=error)
     surroundings.say(f"Error: {shown}")
     return shown.exit_code
 
 
 def _refusal_of_the_system(error: OSError | MemoryError | RuntimeError) -> QualityModelError | None:
-    """What the machine refused, as an error for users; None for what only a bug explains."""
+    """A refusal of the system as a user-facing error; None if only a bug explains it."""
     if isinstance(error, MemoryError) or _is_of_the_device(error):
         return MemoryExhaustedError(
             "There is not enough memory.", "Use fewer workers, smaller batches, or lower limits.max_pixels."
@@ -150,11 +150,11 @@ def _refusal_of_the_system(error: OSError | MemoryError | RuntimeError) -> Quali
 
 
 def _is_of_the_device(error: OSError | RuntimeError) -> bool:
-    """Whether the memory of an accelerator is exhausted."""
+    """Whether an accelerator is out of memory."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def _terminate(number: int, frame: Any) -> None:
-    surroundings.say("Terminated. What is complete is kept; the same command goes on from there.")
+    surroundings.say("Terminated. Complete results are kept; run the same command again to resume.")
     raise SystemExit(EXIT_TERMINATED)

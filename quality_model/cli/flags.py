@@ -1,4 +1,4 @@
-"""Flags derived from the typed sections of params.yaml, so that nothing is typed twice."""
+"""Flags derived from the typed sections of params.yaml: no option is declared twice."""
 
 import functools
 from collections.abc import Callable
@@ -11,22 +11,15 @@ import click
 from click.core import ParameterSource
 
 from quality_model.errors import ParameterError, UsageError
-from quality_model.params import (
-    Params,
-    ScoringParams,
-    Section,
-    is_own_file,
-    load_params,
-    parse_yaml,
-    scoring_params,
-)
+from quality_model.params import Params, ScoringParams, Section
+from quality_model.params_file import is_own_file, load_params, parse_yaml, scoring_params
 from quality_model.paths import ProjectPaths, user_path
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _UserPath(click.Path):
-    """A path in which `~` is the home folder though a shell left it as it is, as within quotes."""
+    """A path in which `~` is the home folder, also where the shell did not expand it (in quotes)."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(user_path(value), param, ctx)
@@ -42,10 +35,10 @@ def folder_option(name: str, default: Path, text: str) -> Callable[[F], F]:
 
 
 def with_input_choice(command: F) -> F:
-    """Pass ``kind``, ``image_column`` and ``key_column`` to a command: what to score of its inputs."""
+    """Pass ``kind``, ``image_column`` and ``key_column`` to a command."""
     for option in (
-        click.option("--key-column", help="Column of keys of Parquet files."),
-        click.option("--image-column", help="Column of images of Parquet files; dots lead into records."),
+        click.option("--key-column", help="Key column of Parquet files."),
+        click.option("--image-column", help="Image column of Parquet files; dots select fields of structs."),
         click.option(
             "--kind",
             type=click.Choice(["images", "tar", "parquet"]),
@@ -90,7 +83,7 @@ def with_params(
                 return command(params=_without_registry(scoring_params(overrides)), **values)
             if not needs_project and is_default and not is_own_file(params_file):
                 if params_file.exists():
-                    click.echo(f"{params_file} is not one of this tool: it is not used.", err=True)
+                    click.echo(f"{params_file} is not a file of this tool: ignored.", err=True)
                 return command(params=scoring_params(overrides), **values)
             return command(params=load_params(params_file, overrides), **values)
 
@@ -114,7 +107,7 @@ def with_params(
         if not needs_project:
             options.append(
                 click.option(
-                    "--no-project", is_flag=True, help="Use no params.yaml and no champion of this folder."
+                    "--no-project", is_flag=True, help="Ignore params.yaml and the champion of this folder."
                 )
             )
         options += [_field_option(name, owners) for name, owners in fields.items()]
@@ -138,7 +131,7 @@ def _field_option(name: str, owners: list[str]) -> Callable[[F], F]:
 
 
 def _field_value(section: str, name: str, text: str) -> Any:
-    """The value of a flag: what YAML makes of it where a number is expected, else the text as it is."""
+    """The value of a flag: parsed as YAML where a number is expected, otherwise the text itself."""
     parts = _parts(_section_type(section).model_fields[name].annotation)
     if not any(part in (int, float) for part in parts):
         return text
@@ -149,7 +142,7 @@ def _field_value(section: str, name: str, text: str) -> Any:
 
 
 def _without_registry(params: ScoringParams) -> ScoringParams:
-    """``auto`` means the champion within a project, else the bundled model."""
+    """``auto`` means the champion in a project, otherwise the bundled model."""
     from quality_model.core.model_source import AUTO
     from quality_model.pretrained import NAME
 

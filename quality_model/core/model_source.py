@@ -13,7 +13,8 @@ from quality_model import pretrained
 from quality_model.core import spawning
 from quality_model.core.redaction import guard_logs
 from quality_model.errors import ModelNotFoundError, QualityModelError
-from quality_model.params import RegistryParams, is_project, load_params
+from quality_model.params import RegistryParams
+from quality_model.params_file import is_project, load_params
 from quality_model.paths import ProjectPaths, user_path
 from quality_model.release.registry import Registry, ResolvedModel, resolve
 from quality_model.release.registry.connection import database_exists

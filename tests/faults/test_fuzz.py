@@ -14,7 +14,8 @@ from PIL import Image
 
 from quality_model.core import decoding
 from quality_model.errors import ImageError, ParameterError
-from quality_model.params import LimitsParams, Params, load_params, parse_params
+from quality_model.params import LimitsParams, Params
+from quality_model.params_file import load_params, parse_params
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -14,7 +14,7 @@ from benchmarks.project import make_project as small_project
 from quality_model.core.storage import locked
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
-from quality_model.params import load_params
+from quality_model.params_file import load_params
 from quality_model.records import HEADS
 from quality_model.release.registry import Registry
 from quality_model.release.tracking import start_run

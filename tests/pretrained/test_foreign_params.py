@@ -11,7 +11,7 @@ from quality_model import MultiHeadQualityInference
 from quality_model.cli import cli, run
 from quality_model.core.decoding import Pixels
 from quality_model.errors import ParameterError
-from quality_model.params import is_own_file, load_params
+from quality_model.params_file import is_own_file, load_params
 
 COMMITTED = (Path(__file__).resolve().parents[2] / "params.yaml").read_text()
 
@@ -138,7 +138,7 @@ def test_a_folder_called_params_yaml_is_not_ours(shipped: Path, elsewhere: Path,
 def test_the_order_and_the_style_of_our_file_do_not_matter(elsewhere: Path) -> None:
     import json
 
-    from quality_model.params import parse_yaml
+    from quality_model.params_file import parse_yaml
 
     (elsewhere / "params.yaml").write_text(json.dumps(parse_yaml(COMMITTED)))
     assert is_own_file(elsewhere / "params.yaml")

@@ -37,7 +37,7 @@ ABOVE = {
 }
 HEAD = f"""
 from pathlib import Path
-from quality_model.params import load_params
+from quality_model.params_file import load_params
 PARAMS = load_params(Path({str(PROJECT / "params.yaml")!r}))
 LIMITS = PARAMS.limits
 """
@@ -47,7 +47,7 @@ LIMITS = PARAMS.limits
 def place(tmp_path: Path, crops: list[bytes]) -> Path:
     """A folder with a model, images, and a table of clean images."""
     from quality_model.data.sources.download import download
-    from quality_model.params import load_params
+    from quality_model.params_file import load_params
 
     (tmp_path / "images").mkdir()
     for number, data in enumerate(crops):

@@ -7,7 +7,8 @@ the one that scoring uses.
 from pathlib import Path
 
 from quality_model.errors import ModelNotFoundError
-from quality_model.params import RegistryParams, load_params
+from quality_model.params import RegistryParams
+from quality_model.params_file import load_params
 from quality_model.paths import ProjectPaths
 from quality_model.release.registry.connection import database_exists
 from quality_model.release.registry.files import ResolvedModel

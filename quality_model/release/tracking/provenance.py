@@ -8,7 +8,7 @@ from typing import Final
 
 from quality_model.core.code_hash import code_sha256
 from quality_model.errors import ParameterError
-from quality_model.params import parse_yaml
+from quality_model.params_file import parse_yaml
 
 UNKNOWN: Final = "unknown"
 _TIMEOUT_S: Final = 10.0

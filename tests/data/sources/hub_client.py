@@ -11,7 +11,8 @@ from pathlib import Path
 
 from quality_model.data.sources.download import download
 from quality_model.errors import QualityModelError
-from quality_model.params import SourceParams, load_params
+from quality_model.params import SourceParams
+from quality_model.params_file import load_params
 
 if __name__ == "__main__":
     _sleep = time.sleep

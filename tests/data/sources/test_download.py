@@ -120,7 +120,7 @@ def begin_download(section, out):
     script = (
         "import sys, json; from pathlib import Path;"
         "from quality_model.data.sources.download import download;"
-        "from quality_model.params import SourceParams, load_params;"
+        "from quality_model.params import SourceParams; from quality_model.params_file import load_params;"
         "section = SourceParams(**json.loads(sys.argv[1]));"
         "download(section, load_params(Path('params.yaml')).limits, Path(sys.argv[2]))"
     )

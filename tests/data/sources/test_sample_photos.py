@@ -91,7 +91,7 @@ def test_a_small_photograph_is_not_cut_twice_in_the_same_place():
 
 def test_the_heavy_packages_are_not_imported():
     script = (
-        "import sys; from pathlib import Path; from quality_model.params import load_params;"
+        "import sys; from pathlib import Path; from quality_model.params_file import load_params;"
         "from quality_model.data.sources import open_source; p = load_params(Path('params.yaml'));"
         "next(open_source(p.source, p.limits).images());"
         "heavy = {'skimage', 'sklearn', 'scipy', 'torch', 'pandas', 'datasets'} & set(sys.modules);"

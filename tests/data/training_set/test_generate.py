@@ -36,7 +36,7 @@ SCRIPT = """
 import resource, sys
 from pathlib import Path
 from quality_model.errors import QualityModelError
-from quality_model.params import load_params
+from quality_model.params_file import load_params
 from quality_model.data.training_set.generate import generate
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from quality_model.params import GateParams, Params, load_params
+from quality_model.params import GateParams, Params
+from quality_model.params_file import load_params
 from quality_model.records import HEADS
 from quality_model.release.gate import RULES, Verdict, decide
 

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from quality_model.core.storage import read_lines
 from quality_model.errors import RegistryError
-from quality_model.params import load_params
+from quality_model.params_file import load_params
 from quality_model.release.registry import Registry
 from quality_model.release.tracking import deliver, resume_run
 from quality_model.release.tracking.mlflow_calls import Sender
