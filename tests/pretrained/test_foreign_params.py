@@ -66,7 +66,7 @@ def test_predict_works_beside_the_params_of_another_project(
     (elsewhere / "params.yaml").write_text(FOREIGN[kind])
     result = command("predict", image)
     assert result.exit_code == 0
-    assert "params.yaml is not one of this tool: it is not used." in result.stderr
+    assert "params.yaml is not a file of this tool: ignored." in result.stderr
     assert "photo.png" in result.stdout and "params.yaml" not in result.stdout
 
 
