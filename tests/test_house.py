@@ -1,4 +1,4 @@
-"""The size and the layers of the house: budgets (tests/house.toml), unique names, imports that run downwards."""
+"""The size and the layers of the house: budgets (tests/house.toml), unique names, downward imports."""
 
 import ast
 import io
