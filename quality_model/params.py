@@ -210,7 +210,7 @@ class GateParams(Section):
     min_r2_over_baseline: PerHead
     """smallest R2 per head, less that of the best baseline without training on the same samples"""
     min_sweep_spearman: PerHead
-    """smallest rank correlation of level and score per head, on the worst of its severity ladders"""
+    """smallest rank correlation of level and score per head, on the worst of its severity sweeps"""
     max_cross_talk: PerHead
     """how far a head's score may move per image, either way, while another degradation becomes severe"""
     max_clean_flags: PerHead

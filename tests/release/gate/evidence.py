@@ -25,6 +25,7 @@ SECTION = GateParams.model_validate(
 CONFIDENT = SECTION.model_copy(update={"with_confidence": True})
 
 Tree = dict[str, Any]
+UNDEFINED: Tree = {"value": None, "low": None, "high": None, "num_groups": 12}
 
 
 def estimate(

@@ -13,9 +13,7 @@ from quality_model.evaluate.evidence import Evidence
 from quality_model.records import HEADS
 from quality_model.release.gate import decide
 
-from .evidence import SECTION, changed, estimate, evidence, refused, tree
-
-UNDEFINED = {"value": None, "low": None, "high": None, "num_groups": 12}
+from .evidence import SECTION, UNDEFINED, changed, estimate, evidence, refused, tree
 
 
 def paths(values: Any, *above: str) -> list[str]:

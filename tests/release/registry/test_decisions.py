@@ -39,6 +39,7 @@ def per_head(value: float) -> PerHead:
 
 LENIENT = GateParams(
     min_test_groups=1,
+    with_confidence=False,
     max_mse=per_head(1.0),
     min_r2=per_head(-1e6),
     min_r2_over_baseline=per_head(-1e6),
