@@ -137,7 +137,7 @@ def evaluate(
     heads = {
         head: HeadEvidence(
             **_measure_slices(bootstrap, predictions, training, head),
-            r2_beside_baselines=metrics.r2(beside[f"{head}_label"], beside[f"{head}_score"]),
+            r2_beside_baselines=metrics.measure(beside[f"{head}_label"], beside[f"{head}_score"])["r2"],
             baselines=_measure_baselines(bootstrap, beside, baselines.get(head, {}), head),
             clean_flags=measure_flags(bootstrap, clean, (thresholds or {}).get(head), head),
             rise=sweeps.rise(scored, head, bootstrap),
@@ -278,15 +278,12 @@ def _measure_baselines(
     bootstrap: Bootstrap, beside: pd.DataFrame, scores: Mapping[str, metrics.Floats], head: Head
 ) -> dict[str, Baseline]:
     labels, ours = beside[f"{head}_label"], beside[f"{head}_score"]
-    return {
-        name: Baseline(
-            mse=metrics.mse(labels, answers),
-            r2=metrics.r2(labels, answers),
-            spearman=metrics.spearman(labels, answers),
-            lead=bootstrap.lead(labels, ours, answers, beside["group"]),
-        )
-        for name, answers in scores.items()
-    }
+    found = {}
+    for name, answers in scores.items():
+        measured = metrics.measure(labels, answers)
+        lead = bootstrap.lead(labels, ours, answers, beside["group"])
+        found[name] = Baseline(lead=lead, **{key: measured[key] for key in ("mse", "r2", "spearman")})
+    return found
 
 
 def _masks(table: pd.DataFrame, head: Head, kinds: Collection[str]) -> dict[str, Mask]:

@@ -125,7 +125,8 @@ def predicted_against_true(predictions: pd.DataFrame) -> Figure:
             middles, means, "o-", color="#d1495b", markersize=4, linewidth=1.4, label="mean score",
             clip_on=False,
         )  # fmt: skip
-        r2, mse = _text(metrics.r2(labels, scores), 2), _text(metrics.mse(labels, scores), 4)
+        measured = metrics.measure(labels, scores)
+        r2, mse = _text(measured["r2"], 2), _text(measured["mse"], 4)
         axes.set_title(f"{TITLES[head]}: R² {r2}, MSE {mse}")
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.label_outer()
