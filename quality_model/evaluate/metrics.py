@@ -1,191 +1,133 @@
 """How well scores agree with labels, per head, and how sure that is.
 
-Labels and scores are severities in [0, 1]. A measure that is not defined (no samples; one
-sample or constant labels, where variance counts; a score that is not finite) is None, never
-NaN: JSON can say it, and the gate reads it as a refusal.
+Labels and scores are severities in [0, 1]. A measure that is not defined (no samples; one sample or constant
+labels, where variance counts; a score that is not finite) is None, never NaN: JSON can say it, and the gate
+reads it as a refusal.
 
-The intervals are percentile bootstrap intervals (Efron and Tibshirani, An Introduction to
-the Bootstrap, 1993, chapter 13) that resample whole groups: variants of one clean image
-are not independent of each other, so resampling them one by one would promise too much.
+The intervals are percentile bootstrap intervals (Efron and Tibshirani, An Introduction to the Bootstrap,
+1993, chapter 13) that resample whole groups: variants of one clean image are not independent of each other,
+so resampling them one by one would promise too much.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from quality_model.evaluate.evidence import Estimate, Measures
 
-MEASURES: Final = ("mse", "rmse", "mae", "r2", "pearson", "spearman", "constant_mse")
-"""mse, rmse, mae: 0 or more, 0 best. r2: at most 1, 1 best, 0 for the mean of the evaluated labels.
-pearson, spearman: -1 to 1, 1 best. constant_mse: the MSE of answering one constant always."""
+Floats = npt.NDArray[np.float64]
 
 SMALLEST_DEFINED_SHARE: Final = 0.9
 """An interval needs this share of the resamples to define its measure; else it is None."""
 
-_FEWEST: Final = 2
-"""Samples that a variance needs, and groups that an interval needs."""
+_FEWEST_GROUPS: Final = 2
 _CELLS_AT_ONCE: Final = 2_000_000
 """Resamples x samples held at once, which bounds memory at some 100 MB."""
 
 
-class Interval(NamedTuple):
-    """A bootstrap interval of a measure."""
-
-    low: float
-    high: float
-
-
-def mse(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """Mean squared error of scores (n,) against labels (n,); None if none or not finite."""
-    pair = _usable(labels, scores, fewest=1)
-    return None if pair is None else float(np.mean((pair[1] - pair[0]) ** 2))
-
-
-def rmse(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """Root of the mean squared error, in units of the label."""
-    error = mse(labels, scores)
-    return None if error is None else float(np.sqrt(error))
-
-
-def mae(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """Mean absolute error, in units of the label."""
-    pair = _usable(labels, scores, fewest=1)
-    return None if pair is None else float(np.mean(np.abs(pair[1] - pair[0])))
-
-
-def r2(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """Share of the variance of labels (n,) that scores (n,) explain, around the labels' own mean.
-
-    1 is perfect, 0 no better than that mean, negative worse; None for constant labels.
-    """
-    pair = _usable(labels, scores)
-    if pair is None or _is_constant(pair[0]):
-        return None
-    total = np.sum((pair[0] - pair[0].mean()) ** 2)
-    return float(1.0 - np.sum((pair[1] - pair[0]) ** 2) / total)
-
-
-def pearson(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """Linear correlation of labels (n,) and scores (n,), -1 to 1; None if either is constant."""
-    pair = _usable(labels, scores)
-    if pair is None or _is_constant(pair[0]) or _is_constant(pair[1]):
-        return None
-    first, second = pair[0] - pair[0].mean(), pair[1] - pair[1].mean()
-    product = np.sum(first * second) / (np.sqrt(np.sum(first**2)) * np.sqrt(np.sum(second**2)))
-    return float(np.clip(product, -1.0, 1.0))
-
-
-def spearman(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
-    """Rank correlation, ties sharing their middle rank, -1 to 1; None if either is constant."""
-    pair = _usable(labels, scores)
-    return None if pair is None else pearson(_midranks(pair[0]), _midranks(pair[1]))
-
-
-def constant_mse(labels: npt.ArrayLike, constant: float | None) -> float | None:
-    """MSE of answering ``constant`` for every one of labels (n,), whatever the image.
-
-    An honest constant is the mean of the *training* labels; the mean of ``labels``
-    themselves gives their variance, the least that any constant can reach.
-    """
-    if constant is None:
-        return None
-    values = np.asarray(labels, dtype=np.float64)
-    return mse(values, np.full_like(values, constant))
-
-
 def measure(
-    labels: npt.ArrayLike, scores: npt.ArrayLike, *, constant: float | None
+    labels: npt.ArrayLike, scores: npt.ArrayLike, *, constant: float | None = None
 ) -> dict[str, float | None]:
-    """Every measure of one head.
+    """Every one of `evidence.Measures` of one head.
 
     Args:
         labels: (n,), in [0, 1].
         scores: (n,), in [0, 1].
-        constant: What the constant predictor answers, see `constant_mse`.
-    """
-    return {
-        "mse": mse(labels, scores),
-        "rmse": rmse(labels, scores),
-        "mae": mae(labels, scores),
-        "r2": r2(labels, scores),
-        "pearson": pearson(labels, scores),
-        "spearman": spearman(labels, scores),
-        "constant_mse": constant_mse(labels, constant),
-    }
-
-
-def bootstrap_intervals(
-    labels: npt.ArrayLike,
-    scores: npt.ArrayLike,
-    groups: npt.ArrayLike,
-    *,
-    constant: float | None,
-    samples: int,
-    confidence: float,
-    seed: int,
-) -> dict[str, Interval | None]:
-    """Percentile intervals of every measure of one head, by resampling groups.
-
-    Args:
-        labels: (n,), in [0, 1].
-        scores: (n,), in [0, 1].
-        groups: (n,), any values; equal ones are drawn together.
-        constant: What the constant predictor answers, see `constant_mse`.
-        samples: Number of resamples.
-        confidence: Share of the resamples inside the interval, in (0, 1).
-        seed: Same seed and groups, same intervals.
+        constant: What the constant predictor answers. An honest one is the mean of the *training* labels; the
+            mean of ``labels`` themselves gives their variance, the least that any constant can reach.
 
     Returns:
-        None for a measure that too few resamples define, and for every measure when there
-        are fewer than two groups: one group says nothing about another.
+        By name; None where it is not defined. All are None if a label or score is not finite.
     """
-    pair = _usable(labels, scores)
-    names, group_index = np.unique(np.asarray(groups), return_inverse=True)
-    if pair is None or len(names) < _FEWEST:
-        return dict.fromkeys(MEASURES)
-    counts = resample_counts(len(names), samples, seed)
-    resampled = _resampled_measures(*pair, group_index, counts, constant)
-    return {name: _interval(values, confidence) for name, values in resampled.items()}
+    first, second = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise ValueError(f"labels {first.shape} and scores {second.shape} must both be (n,)")
+    found = _weighted_measures(first, second, np.ones((1, len(first))), constant)
+    return {name: float(one) if np.isfinite(one) else None for name, (one,) in found.items()}
 
 
-def paired_bootstrap(
-    labels: npt.ArrayLike,
-    first_scores: npt.ArrayLike,
-    second_scores: npt.ArrayLike,
-    groups: npt.ArrayLike,
-    *,
-    samples: int,
-    confidence: float,
-    seed: int,
-) -> Interval | None:
-    """Percentile interval of MSE(first) - MSE(second) of one head, by resampling groups.
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """Estimates with intervals by resampling groups. The same seed and groups give the same intervals.
 
-    Both are measured on the same resample each time, so what is hard for both cancels; above 0
-    the first is worse.
+    There is no interval where a label or score is not finite, where too few resamples define the measure,
+    and with fewer than two groups: one group says nothing about another. ``groups`` are (n,), of any values;
+    equal ones are drawn together.
 
-    Args:
-        labels: (n,), in [0, 1].
-        first_scores: (n,), in [0, 1].
-        second_scores: (n,), in [0, 1], of the same samples.
-        groups: (n,), any values; equal ones are drawn together.
-        samples: Number of resamples.
+    Attributes:
+        samples: Number of resamples; 0 for no intervals.
         confidence: Share of the resamples inside the interval, in (0, 1).
-        seed: Same seed and groups, same interval.
-
-    Returns:
-        None where a score or label is not finite, and with fewer than two groups.
+        seed: Of the resamples.
     """
-    first, second = _usable(labels, first_scores), _usable(labels, second_scores)
-    names, group_index = np.unique(np.asarray(groups), return_inverse=True)
-    if first is None or second is None or len(names) < _FEWEST:
-        return None
-    more = (first[1] - first[0]) ** 2 - (second[1] - second[0]) ** 2  # (n,), of the squared error
-    sizes = np.bincount(group_index)
-    sums = np.bincount(group_index, weights=more)
-    counts = resample_counts(len(names), samples, seed)  # (samples, groups)
-    return _interval((counts @ sums) / (counts @ sizes), confidence)
+
+    samples: int
+    confidence: float
+    seed: int
+
+    def measures(
+        self, labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLike, *, constant: float | None
+    ) -> Measures:
+        """Every measure of one head; arguments as of `measure`."""
+        values = measure(labels, scores, constant=constant)
+        resampled = self._resample(labels, scores, groups, constant)
+        return Measures(
+            **{name: self._estimate(value, resampled[name], groups) for name, value in values.items()}
+        )
+
+    def mean(self, values: npt.ArrayLike, groups: npt.ArrayLike) -> Estimate:
+        """The mean of ``values`` (n,), such as differences of two models' squared errors.
+
+        Both models are then measured on the same resample each time, so what is hard for both cancels.
+        """
+        numbers = np.asarray(values, dtype=np.float64)
+        if len(numbers) == 0 or not np.isfinite(numbers).all():
+            return self._estimate(None, [], groups)
+        resampled = [weights @ numbers / weights.sum(axis=1) for weights in self._weights(groups)]
+        return self._estimate(float(numbers.mean()), resampled, groups)
+
+    def lead(
+        self, labels: npt.ArrayLike, scores: npt.ArrayLike, others: npt.ArrayLike, groups: npt.ArrayLike
+    ) -> Estimate:
+        """R2 of ``scores`` (n,) less that of ``others`` (n,) against the same labels (n,)."""
+        ours, theirs = (measure(labels, one)["r2"] for one in (scores, others))
+        pairs = (self._resample(labels, one, groups)["r2"] for one in (scores, others))
+        resampled = [first - second for first, second in zip(*pairs, strict=True)]
+        value = None if ours is None or theirs is None else ours - theirs
+        return self._estimate(value, resampled, groups)
+
+    def _resample(
+        self,
+        labels: npt.ArrayLike,
+        scores: npt.ArrayLike,
+        groups: npt.ArrayLike,
+        constant: float | None = None,
+    ) -> dict[str, list[Floats]]:
+        """Each measure in each resample, in parts."""
+        pair = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+        parts = [_weighted_measures(*pair, weights, constant) for weights in self._weights(groups)]
+        return {name: [part[name] for part in parts] for name in Measures.model_fields}
+
+    def _weights(self, groups: npt.ArrayLike) -> Iterator[Floats]:
+        """How often each resample has each sample, (part, n), some resamples at a time."""
+        names, index = np.unique(np.asarray(groups), return_inverse=True)
+        if len(names) >= _FEWEST_GROUPS and self.samples:
+            counts = resample_counts(len(names), self.samples, self.seed)
+            step = max(1, _CELLS_AT_ONCE // len(index))
+            for start in range(0, len(counts), step):
+                yield counts[start : start + step][:, index]
+
+    def _estimate(self, value: float | None, resampled: list[Floats], groups: npt.ArrayLike) -> Estimate:
+        low = high = None
+        if resampled and value is not None:
+            numbers = np.concatenate(resampled)
+            defined = numbers[np.isfinite(numbers)]
+            if len(defined) >= SMALLEST_DEFINED_SHARE * len(numbers):
+                tail = (1.0 - self.confidence) / 2.0
+                low, high = map(float, np.quantile(defined, [tail, 1.0 - tail]))
+        return Estimate(value=value, low=low, high=high, num_groups=len(np.unique(np.asarray(groups))))
 
 
 def resample_counts(num_groups: int, samples: int, seed: int) -> Floats:
@@ -197,108 +139,50 @@ def resample_counts(num_groups: int, samples: int, seed: int) -> Floats:
     return counts
 
 
-def _resampled_measures(
-    labels: Floats, scores: Floats, group_index: npt.NDArray[np.intp], counts: Floats, constant: float | None
+def _weighted_measures(
+    labels: Floats, scores: Floats, weights: Floats, constant: float | None
 ) -> dict[str, Floats]:
-    """Each measure in each resample, (samples,), NaN where it is not defined.
-
-    All but the rank correlation are functions of sums over samples, so the sums are formed
-    once per group and a resample is a product with its counts.
-    """
+    """Each measure (b,) of samples that occur ``weights`` (b, n) times, NaN where it is not defined."""
+    if len(labels) == 0 or not (np.isfinite(labels).all() and np.isfinite(scores).all()):
+        return dict.fromkeys(Measures.model_fields, np.full(len(weights), np.nan))
+    error, answer = scores - labels, np.nan if constant is None else constant
     first, second = labels - labels.mean(), scores - scores.mean()
-    error = scores - labels
-    answer = np.full_like(labels, np.nan if constant is None else constant)
-    terms = [np.ones_like(labels), error**2, np.abs(error), (answer - labels) ** 2]
+    terms = [error**2, np.abs(error), (answer - labels) ** 2]
     terms += [first, first**2, second, second**2, first * second]
-    num_groups = counts.shape[1]
-    sums = np.stack([np.bincount(group_index, weights=term, minlength=num_groups) for term in terms], axis=1)
-    totals = counts @ sums  # (samples, terms)
-    size, squared, absolute, constant_squared = totals[:, :4].T
-    s1, s11, s2, s22, s12 = totals[:, 4:].T / size
-    label_variance = _variance(s1, s11, _scale(labels))
-    score_variance = _variance(s2, s22, _scale(scores))
-    mean_squared = squared / size
-    ranks = _resampled_spearman(labels, scores, group_index, counts)
+    size = weights.sum(axis=1, keepdims=True)
+    mse, mae, constant_mse, s1, s11, s2, s22, s12 = (weights @ np.stack(terms, axis=1) / size).T
+    label_variance, score_variance = _variance(s1, s11, labels), _variance(s2, s22, scores)
+    centre = (size + 1.0) / 2.0
+    rank_1, rank_2 = (_weighted_midranks(values, weights) - centre for values in (labels, scores))
+    r11, r22, r12 = (
+        (weights * one * other).sum(axis=1) / size[:, 0]
+        for one, other in ((rank_1, rank_1), (rank_2, rank_2), (rank_1, rank_2))
+    )
+    rank_variances = _variance(0.0, r11, labels) * _variance(0.0, r22, scores)
     return {
-        "mse": mean_squared,
-        "rmse": np.sqrt(mean_squared),
-        "mae": absolute / size,
-        "r2": 1.0 - mean_squared / label_variance,
+        "mse": mse,
+        "rmse": np.sqrt(mse),
+        "mae": mae,
+        "r2": 1.0 - mse / label_variance,
         "pearson": np.clip((s12 - s1 * s2) / np.sqrt(label_variance * score_variance), -1.0, 1.0),
-        "spearman": ranks,
-        "constant_mse": constant_squared / size,
+        "spearman": np.clip(r12 / np.sqrt(rank_variances), -1.0, 1.0),
+        "constant_mse": constant_mse,
     }
 
 
-def _resampled_spearman(
-    labels: Floats, scores: Floats, group_index: npt.NDArray[np.intp], counts: Floats
-) -> Floats:
-    """Rank correlation in each resample, (samples,): midranks of a weighted sample, exactly."""
-    result = np.empty(len(counts))
-    for part in _parts(len(counts), len(labels)):
-        weights = counts[part][:, group_index]  # (part, n)
-        size = weights.sum(axis=1)
-        centre = ((size + 1.0) / 2.0)[:, None]
-        first = _weighted_midranks(labels, weights) - centre
-        second = _weighted_midranks(scores, weights) - centre
-        weighted = weights * first
-        variance_1 = _variance(0.0, np.einsum("bn,bn->b", weighted, first) / size, 1.0)
-        variance_2 = _variance(0.0, np.einsum("bn,bn,bn->b", weights, second, second) / size, 1.0)
-        covariance = np.einsum("bn,bn->b", weighted, second) / size
-        result[part] = np.clip(covariance / np.sqrt(variance_1 * variance_2), -1.0, 1.0)
-    return result
-
-
-def _parts(rows: int, width: int) -> Iterator[slice]:
-    step = max(1, _CELLS_AT_ONCE // max(1, width))
-    for start in range(0, rows, step):
-        yield slice(start, start + step)
-
-
 def _weighted_midranks(values: Floats, weights: Floats) -> Floats:
-    """Ranks (part, n) of values (n,) that occur ``weights`` (part, n) times, ties sharing the middle."""
+    """Ranks (b, n) of values (n,) that occur ``weights`` (b, n) times, ties sharing the middle."""
     order = np.argsort(values, kind="stable")
     starts_new = np.diff(values[order], prepend=-np.inf) > 0
-    starts = np.flatnonzero(starts_new)
-    tied = np.add.reduceat(weights[:, order], starts, axis=1)  # (part, distinct values)
+    tied = np.add.reduceat(weights[:, order], np.flatnonzero(starts_new), axis=1)  # (b, distinct values)
     ranks = np.cumsum(tied, axis=1) - (tied - 1.0) / 2.0
     distinct = np.empty(len(values), dtype=np.intp)
     distinct[order] = np.cumsum(starts_new) - 1
     return np.asarray(ranks[:, distinct])
 
 
-def _midranks(values: Floats) -> Floats:
-    return np.asarray(_weighted_midranks(values, np.ones((1, len(values))))[0])
-
-
-def _variance(mean: Any, mean_square: Any, scale: float) -> Floats:
-    """Variance, NaN where rounding alone could have made it: the resample is constant."""
+def _variance(mean: Any, mean_square: Any, values: Floats) -> Floats:
+    """Variance, NaN where rounding alone could have made it: the values, or the resample's, are constant."""
     variance = np.asarray(mean_square - mean**2, dtype=np.float64)
-    return np.where(variance > 1e-10 * scale, variance, np.nan)
-
-
-def _scale(values: Floats) -> float:
-    return float("inf") if _is_constant(values) else float(np.var(values))
-
-
-def _interval(values: Floats, confidence: float) -> Interval | None:
-    defined = values[np.isfinite(values)]
-    if len(defined) == 0 or len(defined) < SMALLEST_DEFINED_SHARE * len(values):
-        return None
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(defined, [tail, 1.0 - tail])
-    return Interval(float(low), float(high))
-
-
-def _usable(
-    labels: npt.ArrayLike, scores: npt.ArrayLike, *, fewest: int = _FEWEST
-) -> tuple[Floats, Floats] | None:
-    first, second = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-    if first.ndim != 1 or first.shape != second.shape:
-        raise ValueError(f"labels {first.shape} and scores {second.shape} must both be (n,)")
-    finite = np.isfinite(first).all() and np.isfinite(second).all()
-    return (first, second) if len(first) >= fewest and finite else None
-
-
-def _is_constant(values: Floats) -> bool:
-    return bool(np.ptp(values) == 0.0)
+    least = np.inf if np.ptp(values) == 0.0 else 1e-10 * np.var(values)
+    return np.where(variance > least, variance, np.nan)
