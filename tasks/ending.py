@@ -14,7 +14,7 @@ from tasks import failures  # noqa: F401 - logs an error for users without a tra
 def run_by_hand(flow: Callable[[], object]) -> None:
     """Run a flow and leave with the exit code of what ended it; an error for users is one message."""
     surroundings.prepare()
-    leave_in_order_on_sigterm()
+    exit_on_sigterm()
     try:
         surroundings.require_current_folder()
         require_server()
@@ -70,7 +70,7 @@ def require_server() -> None:
     raise FlowServerError(problem, remedy) from failure
 
 
-def leave_in_order_on_sigterm() -> None:
+def exit_on_sigterm() -> None:
     """Let SIGTERM end this process as an exit does, code 143: Prefect then stops its temporary server.
 
     Without it the signal's own way of ending a process skips that, and the server lives on.

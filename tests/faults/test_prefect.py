@@ -25,7 +25,7 @@ import sys, time
 from pathlib import Path
 from prefect import flow, task
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-from tasks.ending import leave_in_order_on_sigterm
+from tasks.ending import exit_on_sigterm
 
 @task(retries=2, retry_delay_seconds=1)
 def step(number):
@@ -40,7 +40,7 @@ def waiting():
     return step(2)
 
 if __name__ == "__main__":
-    leave_in_order_on_sigterm()
+    exit_on_sigterm()
     if "serve" in sys.argv:
         once = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
         waiting.serve("schedule", global_limit=once)
