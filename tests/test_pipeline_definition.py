@@ -30,11 +30,11 @@ CHANGES_NO_VALUE = (
     *("errors.py", "params.py", "params_file.py", "paths.py"),
     *("core/__init__.py", "core/allocation.py", "core/jobs.py", "core/model_source.py", "core/processes.py"),
     *("core/redaction.py", "core/spawning.py", "core/storage.py", "core/surroundings.py"),
-    *("core/system.py", "core/workers.py"),
+    *("core/system.py", "core/telemetry.py", "core/workers.py"),
 )
 
-# Packages that change no value: a progress bar and a lock between processes.
-NOT_COMPUTING = {"filelock", "tqdm"}
+# Packages that change no value: a lock between processes, the types of facts and a progress bar.
+NOT_COMPUTING = {"filelock", "pydantic", "tqdm"}
 
 
 def paths_of(entries: list) -> list[str]:
