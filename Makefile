@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 FOLDER_NOTE := $(VENV)/.folder
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# Nothing we start phones home, and its state stays in this folder.
+# Nothing that we start sends telemetry, and its state stays in this folder.
 export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
@@ -24,15 +24,15 @@ export DVC_SITE_CACHE_DIR ?= $(CURDIR)/state/dvc
 export no_proxy := 127.0.0.1,localhost,$(or $(no_proxy),$(NO_PROXY))
 export NO_PROXY := $(no_proxy)
 
-# Set where a hook of git calls us, and meant for its repository alone.
+# Set when a git hook calls make, and meant for its repository alone.
 unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
 
-# Without bytecode every start compiles its imports anew.
+# Without bytecode every start compiles all imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install git-check FORCE run test torture bench lint format mlflow-ui prefect-ui service lock clean clean-all
+.PHONY: help install git-check FORCE run check test torture bench lint format mlflow-ui prefect-ui service lock clean clean-all
 
-help: ## What can be made
+help: ## The targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(STAMP) ## Make .venv from the lock files
@@ -43,7 +43,7 @@ git-check:
 	  false | *"not a git repository"*) echo "Error: $(CURDIR) is in no git repository; DVC needs one: git init" ;; \
 	  *) echo "Error: DVC needs git and a git repository: $$said" ;; esac >&2; exit 2; }
 
-# The paths in .venv are absolute. Moved or copied with its folder, it would run the code in the old place.
+# The paths in .venv are absolute: in a moved or copied folder it would run the code of the old one.
 ifneq ($(shell cat $(FOLDER_NOTE) 2>/dev/null),$(CURDIR))
 $(STAMP): FORCE
 endif
@@ -65,15 +65,29 @@ run: install ## Train, gate, promote and score, end to end
 	@mkdir -p "$$PREFECT_HOME"
 	python -m flows.first_run
 
+# The fifth of the tests that protects most.
+CHECKED := tests/flows/test_retraining.py::test_the_first_run_makes_every_artifact_and_a_champion_and_says_where_they_are \
+  tests/test_house.py tests/test_pipeline_definition.py tests/test_readme.py \
+  tests/faults/test_kills.py tests/faults/test_hostile_inputs.py tests/faults/test_exit_codes.py \
+  tests/core/engines/test_engines.py tests/core/images/test_reading.py tests/networks/test_refusals.py \
+  tests/score/test_images.py tests/score/test_resume.py \
+  tests/data/training_set/test_generate.py tests/data/training_set/test_split.py \
+  tests/degrade/test_calibrated_profile.py tests/train/test_loop.py tests/train/test_resume.py \
+  tests/evaluate/test_metrics.py tests/release/gate tests/release/registry/test_aliases.py
+
+check: install ## The most important fifth of the tests, in two minutes
+	@mkdir -p "$$PREFECT_HOME"
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal $(CHECKED)
+
 test: install ## The whole test suite
 	@mkdir -p "$$PREFECT_HOME"
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal
 
-torture: install ## Faults with many seeds, fuzzing, and a soak (SOAK_INPUTS=50000); ends with a table
+torture: install ## Faults with many seeds, fuzzing and a soak test (SOAK_INPUTS=50000), as a table
 	@mkdir -p "$$PREFECT_HOME"
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -v -p tests.torture -m torture --timeout 1500
 
-bench: install ## What the library gains over the obvious implementation: a table, in about 15 minutes
+bench: install ## Speed against the obvious implementation: a table, in about 15 minutes
 	python -m benchmarks
 
 lint: install ## ruff, mypy, import contracts
@@ -82,17 +96,17 @@ lint: install ## ruff, mypy, import contracts
 	mypy
 	lint-imports --no-cache
 
-format: install ## Let ruff mend what it can
+format: install ## Let ruff fix what it can
 	ruff check --fix .
 	ruff format .
 
 mlflow-ui: install ## Runs, metrics, models: http://127.0.0.1:5000, or MLFLOW_PORT=N
 	@python -m tasks.local_server free $@ MLFLOW_PORT "$(MLFLOW_PORT)"
 	@MLFLOW_TRACKING_URI= python -c "import pathlib; from quality_model.release.registry import connection; \
-	  connection.connect(pathlib.Path())"  # finds the files if the folder was moved
+	  connection.connect(pathlib.Path())"  # finds the artifacts if the folder was moved
 	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1
 
-# The pages in the browser ask this address.
+# The pages in the browser call this address.
 prefect-ui: export PREFECT_UI_API_URL := http://127.0.0.1:$(PREFECT_PORT)/api
 prefect-ui: install ## Flows and schedules: http://127.0.0.1:4200, or PREFECT_PORT=N
 	@python -m tasks.local_server free $@ PREFECT_PORT "$(PREFECT_PORT)"
@@ -113,21 +127,21 @@ lock: ## Resolve the lock files again (needs uv; UV_FLAGS=--upgrade for newer ve
 	  $(UV_FLAGS) --extra dev pyproject.toml -o build/resolved.lock
 	$(PYTHON) .ci/locks.py build/resolved.lock
 
-# Of scores/ what the flows named after a time: other results are somebody's own.
+# Of scores/ only what the flows named after a time: other results belong to the user.
 DIGITS := [0-9][0-9]
 SCORES := scores/$(DIGITS)$(DIGITS)-$(DIGITS)-$(DIGITS)T$(DIGITS)$(DIGITS)$(DIGITS)Z
 MADE := data/images data/training data/.[!.]* models/candidate reports samples examples $(SCORES) dvc_plots build \
   .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-# No file that git knows. (`git clean` would take a whole folder that a repository around this one ignores.)
-clean: git-check ## Remove what a run makes again: data, models/candidate (dvc repro has it in its cache), reports, samples, scores/TIME, caches
+# No file that git tracks. (`git clean` would remove a whole folder that a repository around this one ignores.)
+clean: git-check ## Remove what a run makes again: data, models/candidate (kept in DVC's cache), reports, samples, scores/TIME, caches
 	git ls-files --others -z -- $(MADE) | xargs -0 rm -f
 	find $(MADE) -type d -empty -delete 2>/dev/null || true
 	find . \( -name .venv -o -name .git -o -name state \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 KEPT := mlflow.db* mlartifacts mlruns state .dvc/cache .dvc/tmp
 
-clean-all: ## As clean, and the registry of models, the record of decisions and DVC's cache: asks for CONFIRM=yes
+clean-all: ## Also remove the model registry, the decisions and DVC's cache: needs CONFIRM=yes
 	@test "$(CONFIRM)" = yes || { echo "Error: this removes models, decisions and caches for good ($(KEPT));" \
 	  "if you mean it: make clean-all CONFIRM=yes" >&2; exit 2; }
 	@$(MAKE) --no-print-directory -f $(firstword $(MAKEFILE_LIST)) clean

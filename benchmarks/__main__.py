@@ -1,4 +1,4 @@
-"""`python -m benchmarks`, or `make bench`: one table of what the library gains."""
+"""`python -m benchmarks`, or `make bench`: the library and the obvious implementation in one table."""
 
 import json
 import tempfile
@@ -18,9 +18,9 @@ _SAMPLES = (2000, 20_000)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--jobs", default=",".join(JOBS), show_default=True, help="Which, joined by commas; or none.")
+@click.option("--jobs", default=",".join(JOBS), show_default=True, help="Names, joined by commas; or none.")
 @click.option("--repetitions", default=5, show_default=True, type=click.IntRange(min=1), help="Of each side.")
-@click.option("--images", type=click.IntRange(min=8), help="Clean images; by default as many as suit a job.")
+@click.option("--images", type=click.IntRange(min=8), help="Clean images; the default depends on the job.")
 @click.option("--photographs", type=click.Path(path_type=Path, exists=True), help="Folder to cut them from.")
 @click.option(
     "--model",
@@ -32,10 +32,10 @@ _SAMPLES = (2000, 20_000)
 @click.option(
     "--start-up/--no-start-up", default=True, show_default=True, help="Time commands from the shell."
 )
-@click.option("--growth", "growing", is_flag=True, help="Cost at 1,000 to 100,000 images, too; takes long.")
+@click.option("--growth", "growing", is_flag=True, help="Also measure 1,000 to 100,000 images; slow.")
 @click.option("--growth-most", default=_GROWTH[-1], show_default=True, help="Stop growing there.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Where to keep every figure.")
-@click.option("--work", type=click.Path(path_type=Path), help="Folder for what is made and thrown away.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for every figure.")
+@click.option("--work", type=click.Path(path_type=Path), help="Folder for temporary files.")
 def main(
     jobs: str,
     repetitions: int,

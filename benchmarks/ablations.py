@@ -1,12 +1,12 @@
-"""What each part of the recipe is worth: take it away, train again, measure on the same test.
+"""The value of each part of the recipe: leave it out, train again, measure on the same test split.
 
     python -m benchmarks.ablations --images data/images --work ABLATIONS
 
 Every run trains about as many samples (``num_samples`` of its result; whole images: as many
 pixels), of the compact network for its speed, from the same first weights. On test groups that no run
 but the leaking one has seen: R2 and Spearman on calibrated labels (R2 means nothing for a head that
-was trained on others), and the worst sweep (other software, no labels of ours). A run that is there
-already is not made again; two processes with OMP_NUM_THREADS=1 and different ablations (--only) get
+was trained on others), and the worst severity sweep (other software, no labels of ours). A finished run
+is not repeated; two processes with OMP_NUM_THREADS=1 and different ablations (--only) get
 twice as far on two cores as one.
 """
 
@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def _measure(name: str, params: Params, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train, and measure on the calibrated test; the leaking run on its own as well."""
+    """Train, and measure on the calibrated test split; the leaking run also on its own."""
     ablation = ABLATIONS[name]
     reference = _training_set(params, arguments, "calibrated", leaks=False)
     samples = _training_set(params, arguments, ablation.profile, leaks=ablation.leaks)
@@ -166,7 +166,7 @@ def _measure(name: str, params: Params, arguments: argparse.Namespace) -> dict[s
 
 
 def num_trained(section: TrainParams, trained: TrainedModel) -> int:
-    """Samples that a run took a step with, one that came in several epochs counted in each."""
+    """Samples that a run was trained on; a sample of several epochs counts in each."""
     an_epoch = trained.num_train if section.samples == "stored" else section.samples_per_epoch
     return len(trained.history) * sum(sizes_of_batches(an_epoch, section.batch_size))
 
@@ -181,7 +181,7 @@ def _training_set(params: Params, arguments: argparse.Namespace, profile: str, *
 
 
 def _each_its_own_group(arguments: argparse.Namespace) -> Path:
-    """The images table without its groups: what splits by image and not by group."""
+    """The images table without its groups, which is split by image."""
     folder: Path = arguments.work / "images-leaking"
     with (
         ImagesTable.open(arguments.images) as table,

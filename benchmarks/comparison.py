@@ -1,4 +1,4 @@
-"""Both sides of the jobs in turn, several times, and what came out as one table."""
+"""Both sides of the jobs in turn, several times, and their results as one table."""
 
 import shutil
 import statistics
@@ -17,7 +17,7 @@ from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params_file import load_params
 
 NUM_IMAGES: Final = {"generate": 1000, "train": 12, "score": 200}
-"""Clean images by default: long enough that starting processes does not decide, short enough to repeat."""
+"""Clean images by default: enough that starting processes takes a small share, few enough to repeat."""
 
 _TRAINING: Final = {
     "train.architecture": "standard",
@@ -108,7 +108,7 @@ def prepare(job: str, folder: Path, *, count: int, photographs: Path | None, mod
 
 
 def with_workers(task: Task, workers: int) -> Task:
-    """The same with a number of processes for generation and scoring."""
+    """The task with a number of processes for generation and scoring."""
     return replace(task, overrides={**task.overrides, "generate.workers": workers, "score.workers": workers})
 
 
@@ -126,12 +126,12 @@ def table(comparisons: Sequence[Comparison]) -> Iterator[str]:
 
 
 def facts(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """What else the sides have in common, such as the loss of the epoch: median, and from what to what."""
+    """Other figures of both sides, such as the loss of the epoch: median and range."""
     for one in comparisons:
         for name in one.repetitions["ours"][0].facts:
-            said = []
+            cells = []
             for side in SIDES:
                 values = [found.facts[name] for found in one.repetitions[side]]
                 low, middle, high = min(values), statistics.median(values), max(values)
-                said.append(f"{side} {middle:.4f} ({low:.4f} to {high:.4f})")
-            yield f"{one.job}, {name}: {', '.join(said)}"
+                cells.append(f"{side} {middle:.4f} ({low:.4f} to {high:.4f})")
+            yield f"{one.job}, {name}: {', '.join(cells)}"

@@ -15,7 +15,7 @@ SIDES: Final[tuple[Side, ...]] = ("obvious", "ours")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What both sides get.
+    """The input of both sides.
 
     ``images`` is a folder of JPEG files, ``table`` the same images as an images table,
     ``training_set`` a training dataset made of some, ``model`` a model's folder, ``output`` a
@@ -37,7 +37,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Images that were done, the seconds that took (imports not counted), and what else is of interest."""
+    """Number of images, the seconds that they took (without imports), and other figures."""
 
     num_images: int
     elapsed_s: float
@@ -114,7 +114,7 @@ def train_ours(task: Task) -> Outcome:
 
     section = task.params.train
     named = section.start_from
-    # A benchmark depends on no registry: it begins from a file of weights, else from random ones.
+    # A benchmark needs no registry: it starts from a file of weights, else from random ones.
     is_file = named not in (SCRATCH, CHAMPION) and pretrained.bundled_name(named) is None
     start = load_model(Path(named), torch.device("cpu")) if is_file else None
     trained = train(section, TrainingSet.open(task.training_set), task.output, start=start)

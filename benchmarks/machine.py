@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine that the figures are measured on."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ _PACKAGES = ("torch", "numpy", "opencv-python-headless", "pillow", "ncnn", "pyar
 
 
 def describe() -> dict[str, str]:
-    """Processor, cores, number formats and versions, as words."""
+    """Processor, cores, precision and versions, as text."""
     return {
         "processor": _processor(),
         "cores": str(num_cores()),

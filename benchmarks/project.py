@@ -27,7 +27,7 @@ def environment(project: Path) -> dict[str, str]:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONPATH": str(project),
         "PREFECT_HOME": str(project / "state" / "prefect"),
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
         "DVC_SITE_CACHE_DIR": str(project / "state" / "dvc"),
     }
 
@@ -41,10 +41,7 @@ def make_project(folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> Path
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(source, folder / name)
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    for section, values in changes.items():
-        params[section] |= values
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    change_params(folder, **changes)
     (folder / "state" / "prefect").mkdir(parents=True)
     for command in (
         ["git", "init", "-q"],
@@ -56,3 +53,12 @@ def make_project(folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> Path
     ):
         subprocess.run(command, cwd=folder, env=environment(folder), check=True, capture_output=True)
     return folder
+
+
+def change_params(project: Path, **sections: Mapping[str, Any]) -> None:
+    """Set values of sections in the project's params.yaml."""
+    path = project / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    for section, values in sections.items():
+        params[section] |= values
+    path.write_text(yaml.safe_dump(params, sort_keys=False))

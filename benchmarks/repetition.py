@@ -21,10 +21,10 @@ class Repetition(Outcome):
 
 
 def repeat(job: str, side: Side, task: Task) -> Repetition:
-    """Run one side once, from a quiet disk.
+    """Run one side once, after all writes have reached the disk.
 
     Raises:
-        subprocess.CalledProcessError: It failed; what it said is on stderr.
+        subprocess.CalledProcessError: It failed; its message is on stderr.
     """
     os.sync()
     command = [sys.executable, "-m", __name__, job, side, json.dumps(asdict(task), default=str)]

@@ -1,4 +1,4 @@
-"""What commands take from the shell, from the first byte read to the prompt."""
+"""The time that commands take from the shell, until the prompt is back."""
 
 import shutil
 import statistics
@@ -17,10 +17,9 @@ _SMALL: Final[dict[str, dict[str, Any]]] = {
     "train": {"epochs": 1, "samples": "stored", "weight_average": 0.0},
     "evaluate": {"bootstrap_samples": 50, "sweep_images": 4, "baseline_samples": 60},
 }
-"""The project of these commands: what it takes to do nothing does not hang on how much there is to do."""
+"""A small project: the cost of a command that has nothing to do does not depend on its size."""
 
-
-_CROWN: Final = """
+_PROMOTE: Final = """
 import json
 from pathlib import Path
 from quality_model.params_file import load_params
@@ -31,12 +30,12 @@ registry = Registry(Path(), load_params(paths.params).registry)
 version = registry.register(json.loads((paths.model / RUN_NAME).read_text())["run_id"]).version
 registry.promote(version, "for a benchmark")
 """
-"""Makes the candidate champion, which no gate would do with so small a one."""
+"""Makes the candidate champion, which the gate would not do with so small a one."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartUp:
-    """How long a command took, each time, in seconds, and how long it may; ``where`` it ran."""
+    """The seconds that a command took, each time, and may take at most; ``where`` it ran."""
 
     command: str
     where: str
@@ -52,16 +51,14 @@ class StartUp:
 
 
 def measure(folder: Path, image: Path, repetitions: int) -> list[StartUp]:
-    """Time the commands that ought to answer at once, and those that have nothing to do.
+    """Time the commands that have to answer at once, and those that have nothing to do.
 
-    `predict` is timed where the shipped model answers, and where the registry has a champion:
-    it is the registry that imports MLflow.
+    `predict` is timed with the bundled model, and with a champion in the registry, which imports MLflow.
 
     Args:
-        folder: For a project that is made for this and brought up to date first, and for a
-            folder with nothing but a photograph.
-        image: What `predict` scores.
-        repetitions: Of each command; the first one, which warms the caches, is not counted.
+        folder: For a new project, which is brought up to date first, and a folder of one photograph.
+        image: The photograph, which `predict` scores.
+        repetitions: Of each command, besides a first one that fills the caches.
     """
     project, photographs = folder / "project", folder / "photographs"
     make_project(project, _SMALL)
@@ -81,7 +78,7 @@ def measure(folder: Path, image: Path, repetitions: int) -> list[StartUp]:
         timed("nothing to do", project, 3.0, "dvc", "repro"),
         timed("everything unchanged", project, 20.0, "python", "-m", "flows.retrain"),
     ]
-    _run(project, project, sys.executable, "-c", _CROWN)
+    _run(project, project, sys.executable, "-c", _PROMOTE)
     return [*found, timed("a champion", project, 4.0, "quality-model", "predict", "photo.jpg")]
 
 

@@ -1,4 +1,4 @@
-"""What runs when: flows read as tables of contents."""
+"""What runs when: a flow reads as a table of contents."""
 
 from quality_model.core.surroundings import settle_home
 

@@ -1,4 +1,4 @@
-"""`make run`: the whole way once, on embedded photographs, and where to look afterwards."""
+"""`make run`: the whole pipeline once, on embedded photographs, and where its results are."""
 
 import sys
 import time
@@ -32,10 +32,10 @@ Retraining: {ending}
 Scoring: {num_scored} of {num_inputs} images in examples/ by {scorer}, worst first above. 0 is good, 1 is bad;
 for overall 1 is good. All of it took {minutes:.1f} minutes.
 
-  examples                      the images: photographs, some with a fault that their name tells
+  examples                      the images: photographs, some with the fault that their name says
   {scores}    their scores (data/*.parquet) and report/summary.png
-  reports/gate                  what the gate decided on the retrained model, and why
-  reports/evaluation/figures   how well that model does, as plots
+  reports/gate                  the decision of the gate on the retrained model, with its reasons
+  reports/evaluation/figures    how well that model does, as plots
   models/candidate              the retrained model (safetensors)
 
 Your own images:           .venv/bin/quality-model predict FILE...   or   score FOLDER

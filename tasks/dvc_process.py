@@ -1,9 +1,8 @@
-"""One command of DVC, in a process group of its own that does not outlive the flow.
+"""One DVC command in a process group of its own, which does not outlive the flow.
 
-The flow holds a pipe open as long as it wants the command's end. When the pipe closes, because
-the flow was interrupted or is gone (by SIGKILL, too), the group gets SIGINT: the stage ends and
-DVC gives its locks back. What is left of the group after a while gets SIGKILL. Locks that a
-killed process left are dropped before the next reproduction.
+The flow holds a pipe open while it waits for the command. When the pipe closes, because the flow was
+interrupted or killed, the group gets SIGINT: the stage ends and DVC releases its locks. After a grace
+period the rest of the group gets SIGKILL. The next reproduction removes locks of killed processes.
 """
 
 import json
@@ -24,9 +23,9 @@ from quality_model.errors import StorageError, UsageError
 
 # A Prefect worker kills a cancelled flow after 30 s: the reproduction must have ended by then.
 GRACE_S: Final = 20.0
-# Linux tells when it booted, and so when a process started, in whole seconds.
+# Linux reports its boot time, and so the start of a process, in whole seconds.
 _START_TOLERANCE_S: Final = 2.0
-# How DVC ends the message about a stage that failed (dvc.stage.exceptions.StageCmdFailedError).
+# The end of DVC's message about a stage that failed (dvc.stage.exceptions.StageCmdFailedError).
 _STAGE_STATUS: Final = re.compile(r"^ERROR: failed to reproduce .*, exited with (-?\d+)$")
 
 
@@ -39,44 +38,37 @@ def repro(
 ) -> None:
     """Run ``dvc repro`` in ``project`` with ``arguments``.
 
-    However the caller ends, neither DVC nor the stage runs on for more than ``grace_s``.
+    However the caller ends, DVC and the stage end within ``grace_s``.
 
     Args:
         project: Folder of dvc.yaml.
         arguments: Names of stages, and options of ``dvc repro``.
         environment: Of DVC and the stages.
         log: Gets each line that they print, DVC's errors included.
-        grace_s: What an interrupted stage has to come to an end.
+        grace_s: The time that an interrupted stage has to end.
 
     Raises:
-        subprocess.CalledProcessError: The stage failed, with its exit status where DVC tells
-            it; or DVC did, with DVC's.
+        subprocess.CalledProcessError: The stage failed, with its exit status if DVC reports it; or DVC
+            failed, with DVC's.
     """
-    # Not --quiet: that hides errors.
-    command = ["repro", *arguments]
     statuses: list[int] = []
 
     def listen(line: str) -> None:
-        if told := _STAGE_STATUS.search(line):
-            statuses.append(int(told[1]))
+        if match := _STAGE_STATUS.search(line):
+            statuses.append(int(match[1]))
         log(line)
 
+    command = ["repro", *arguments]  # not --quiet, which hides errors
     if (returncode := _run(project, command, environment, listen, grace_s)) != 0:
         raise subprocess.CalledProcessError(statuses[-1] if statuses else returncode, ["dvc", *command])
 
 
-def is_up_to_date(
-    project: Path,
-    *,
-    environment: Mapping[str, str],
-    log: Callable[[str], object],
-    grace_s: float = GRACE_S,
-) -> bool:
+def is_up_to_date(project: Path, *, environment: Mapping[str, str], log: Callable[[str], object]) -> bool:
     """Whether ``dvc status`` finds every stage as recorded; arguments as for `repro`.
 
-    False, too, where DVC cannot tell: its exit status is the same, and `repro` says what is wrong.
+    Also False if DVC fails: its exit status is the same, and `repro` reports what is wrong.
     """
-    return _run(project, ["status", "--quiet"], environment, log, grace_s) == 0
+    return _run(project, ["status", "--quiet"], environment, log, GRACE_S) == 0
 
 
 def _run(
@@ -87,7 +79,7 @@ def _run(
     grace_s: float,
 ) -> int:
     lifeline, held_end = os.pipe()
-    try:
+    with os.fdopen(lifeline), os.fdopen(held_end, "wb") as held:
         process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(lifeline), str(grace_s), *command],
             cwd=project,
@@ -100,37 +92,27 @@ def _run(
             pass_fds=[lifeline],
             start_new_session=True,
         )
-    except BaseException:
-        os.close(held_end)
-        raise
-    finally:
-        os.close(lifeline)
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip():
-                log(line.rstrip())
-        return process.wait()
-    finally:
-        os.close(held_end)
-        _wait_for_end(process, grace_s)
-
-
-def _wait_for_end(process: subprocess.Popen[str], grace_s: float) -> None:
-    """Reap a process that ends by itself within ``grace_s``; if not even that works, kill its group."""
-    try:
-        process.communicate(timeout=grace_s + 5.0)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.strip():
+                    log(line.rstrip())
+            return process.wait()
+        finally:
+            held.close()
+            try:
+                process.communicate(timeout=grace_s + 5.0)
+            except subprocess.TimeoutExpired:  # it could not end its group by itself
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
 
 
 def main() -> int:
-    """What the process does: ``python -m tasks.dvc_process LIFELINE GRACE_S COMMAND...``."""
+    """The process itself: ``python -m tasks.dvc_process LIFELINE GRACE_S COMMAND...``."""
     from dvc.exceptions import NotDvcRepoError
 
     lifeline, grace_s, *command = sys.argv[1:]
-    # A flow in the background of a shell hands down that SIGINT is ignored.
+    # A flow in the background of a shell ignores SIGINT, and its children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     abandoned = threading.Event()
     threading.Thread(
@@ -146,13 +128,13 @@ def main() -> int:
         return UsageError.exit_code
     finally:
         if abandoned.is_set():
-            os.killpg(0, signal.SIGKILL)  # this process, and whatever its stage left behind
+            os.killpg(0, signal.SIGKILL)  # this process, and the rest of its stage
 
 
 def _end_with_the_flow(lifeline: int, grace_s: float, abandoned: threading.Event) -> None:
-    os.read(lifeline, 1)  # nothing is ever written: this returns when the flow's end is closed
+    os.read(lifeline, 1)  # returns when the flow's end is closed: nothing is ever written
     abandoned.set()
-    # DVC itself ignores it while a stage runs, and sees the stage fail.
+    # DVC ignores it while a stage runs, and sees the stage fail.
     os.killpg(0, signal.SIGINT)
     time.sleep(grace_s)
     os.killpg(0, signal.SIGKILL)
@@ -164,7 +146,7 @@ def _dvc(command: list[str], grace_s: float) -> int:
     from dvc.repo import Repo
 
     locks = Path(Repo.find_dvc_dir()) / "tmp"
-    # One that was abandoned just now may still be about to end.
+    # An abandoned one may still be ending.
     with storage.locked(locks / "reproduction.lock", timeout_s=grace_s + 5.0):
         drop_locks_of_the_dead(locks)
         with set_loggers_level(logging.WARNING):
@@ -172,10 +154,10 @@ def _dvc(command: list[str], grace_s: float) -> int:
 
 
 def drop_locks_of_the_dead(folder: Path) -> None:
-    """Remove from DVC's lock file the entries of processes that are no more.
+    """Remove the entries of processes that ended from DVC's lock file.
 
-    DVC does so where no process has the id. It takes a zombie for alive, as an orphan stays in
-    a container whose first process does not reap, and another process that got the id since.
+    DVC does so if no process has the id. But it takes a zombie for alive (in a container whose first
+    process does not reap orphans), and another process that got the id since.
 
     Args:
         folder: ``.dvc/tmp``.
@@ -192,19 +174,20 @@ def drop_locks_of_the_dead(folder: Path) -> None:
             held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:  # its writer was killed
             held = {}
-        readers = {
-            name: [entry for entry in entries if _is_alive(entry["pid"], written_s)]
-            for name, entries in held.get("read", {}).items()
+
+        def living(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [entry for entry in entries if _is_alive(entry["pid"], written_s)]
+
+        writers, readers = held.get("write", {}), held.get("read", {})
+        kept = {
+            "write": {name: entry for name, entry in writers.items() if living([entry])},
+            "read": {name: left for name, entries in readers.items() if (left := living(entries))},
         }
-        living = {
-            "write": {n: e for n, e in held.get("write", {}).items() if _is_alive(e["pid"], written_s)},
-            "read": {name: entries for name, entries in readers.items() if entries},
-        }
-        storage.write_json(path, living)
+        storage.write_json(path, kept)
 
 
 def _is_alive(pid: int, written_s: float) -> bool:
-    """Whether the process that wrote its id at ``written_s`` (seconds since the epoch) or before still is."""
+    """Whether the process that wrote its id by ``written_s`` (seconds since the epoch) still runs."""
     import psutil
 
     try:

@@ -1,4 +1,4 @@
-"""How a flow that was started by hand begins and ends."""
+"""Start and end of a flow that is started by hand."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ from tasks import failures  # noqa: F401 - logs an error for users without a tra
 
 
 def run_by_hand(flow: Callable[[], object]) -> None:
-    """Run a flow and leave with the exit code of what ended it; an error for users is one message."""
+    """Run a flow and exit with the code of the error that ended it; an error for users is one message."""
     surroundings.prepare()
-    leave_in_order_on_sigterm()
+    exit_on_sigterm()
     try:
         surroundings.require_current_folder()
         require_server()
@@ -34,9 +34,9 @@ def run_by_hand(flow: Callable[[], object]) -> None:
 
 
 def require_server() -> None:
-    """Make sure that Prefect's server answers, which else shows in some hundred lines.
+    """Make sure that Prefect's server answers; a flow would report that in some hundred lines.
 
-    Without an address that is a temporary one, which is started here and needs a folder.
+    Without an address it is a temporary server, which is started here and needs a folder.
 
     Raises:
         FlowServerError: It does not answer, or is of another version.
@@ -70,9 +70,9 @@ def require_server() -> None:
     raise FlowServerError(problem, remedy) from failure
 
 
-def leave_in_order_on_sigterm() -> None:
-    """Let SIGTERM end this process as an exit does, code 143: Prefect then stops its temporary server.
+def exit_on_sigterm() -> None:
+    """Let SIGTERM exit this process with code 143: at exit Prefect stops its temporary server.
 
-    Without it the signal's own way of ending a process skips that, and the server lives on.
+    By default the signal ends the process at once, and the server keeps running.
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -1,4 +1,4 @@
-"""Which failures of a task another attempt can heal, and how a failure is logged."""
+"""Which failures of a task a retry can heal, and how a failure is logged."""
 
 import logging
 import subprocess
@@ -31,14 +31,14 @@ _STAYS: Final = (
     *(FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError),
     *(ChampionChangedError, ModelNotFoundError, RequestRefusedError, CorruptError, IncompleteError),
 )
-"""Of the same classes, but what was asked or given has to change first."""
+"""Of the same classes, but the request or the data has to change first."""
 
 
 def can_heal(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether another attempt may end otherwise: Prefect's ``retry_condition_fn`` of every task.
+    """Whether a retry may succeed: Prefect's ``retry_condition_fn`` of every task.
 
-    What a user has to correct stays as it is: a path, a parameter, a table that broke its contract, a
-    name of a model. So does a bug. Of a stage that failed only its exit status is known.
+    It cannot if a user has to correct something (a path, a parameter, a table that broke its contract, the
+    name of a model), nor after a bug. Of a stage that failed only the exit status is known.
     """
     error = state.result(raise_on_failure=False)
     if isinstance(error, subprocess.CalledProcessError):
@@ -48,7 +48,7 @@ def can_heal(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 
 
 def _refusals() -> set[int]:
-    """Exit statuses of a stage that no attempt can heal."""
+    """Exit statuses of a stage that no retry can heal."""
     kinds, known = [QualityModelError], set[type[QualityModelError]]()
     while kinds:
         known.add(kind := kinds.pop())
@@ -58,7 +58,7 @@ def _refusals() -> set[int]:
 
 
 class _WithoutTraceback(logging.Filter):
-    """Logs an error that speaks for itself in its own words, without a traceback."""
+    """Logs an error for users as its message, without a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None

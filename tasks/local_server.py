@@ -29,7 +29,7 @@ def is_free(port: str) -> str | None:
 def is_ours(port: str, home: Path) -> str | None:
     """Why the Prefect server at a port is not the one of the project with this PREFECT_HOME; None if it is.
 
-    Another project's would take over this project's deployments, for they have the same names.
+    Another project's server would replace that project's deployments, which have the same names.
     """
     address = f"http://127.0.0.1:{port}/api"
     request = Request(f"{address}/admin/settings")

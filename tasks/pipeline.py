@@ -35,10 +35,10 @@ def stage_order(project: Path) -> list[str]:
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=can_heal)
 def look_for_new_images(source: SourceParams, limits: LimitsParams, paths: ProjectPaths) -> bool:
-    """Take the images anew if the source holds others than last time, which DVC cannot see.
+    """Download the images again if those of the source have changed, which DVC cannot see.
 
     Returns:
-        Whether they were taken anew.
+        Whether they were downloaded again.
     """
     found = freshness.source_sha256(source, limits, root=paths.root)
     if freshness.is_known(paths.state, found):
@@ -50,10 +50,10 @@ def look_for_new_images(source: SourceParams, limits: LimitsParams, paths: Proje
 
 @task(task_run_name="{stage}", retries=1, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def reproduce_stage(project: Path, stage: str) -> bool:
-    """Bring one stage up to date, with DVC's own checks of what it depends on.
+    """Bring one stage up to date; DVC checks its dependencies.
 
     Returns:
-        Whether the stage's recorded inputs or outputs are other than before.
+        Whether the stage's recorded inputs or outputs have changed.
 
     Raises:
         subprocess.CalledProcessError: The stage failed; its output is in the task's log.

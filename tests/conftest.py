@@ -1,4 +1,4 @@
-"""Fixtures that every test may use. Nothing here phones home, and no server outlives a test."""
+"""Fixtures for all tests. Telemetry is off, and no server outlives a test."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long tests first: what is left at the end is short, and no process waits for another's."""
+    """The long tests first, so that both processes end at about the same time."""
     items.sort(key=lambda item: "flows" not in item.path.parts)
 
 

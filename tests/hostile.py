@@ -1,7 +1,7 @@
 """Images whose decoding ends or hangs the process that decodes them, as faults of decoders do.
 
 Worker processes are new Python processes: a ``sitecustomize`` on their path replaces Pillow's
-opening by one that obeys a word in the bytes. The process of the tests itself is not changed.
+open by one that obeys a word in the bytes. The process of the tests is not changed.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def obey(file, *arguments, **options):
         if behaviour == b"exit":
             os._exit(0)
         if behaviour == b"raise":
-            raise LookupError("nobody thought of this")
+            raise LookupError("unforeseen")
         if behaviour == b"no memory":
             raise MemoryError
     return opened(file, *arguments, **options)
@@ -42,12 +42,12 @@ Image.open = obey
 
 
 def decoders_obey_images(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Let every Python process that starts from now on have a decoder that images can harm."""
+    """Give every Python process that starts from now on a decoder that images can harm."""
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(_SITECUSTOMIZE)
     patch.setenv("PYTHONPATH", str(folder), prepend=":")
 
 
 def hostile(image: bytes, behaviour: Behaviour) -> bytes:
-    """The encoded image with a word behind its end at which such a decoder does what it says."""
+    """The encoded image with a word after its end that such a decoder obeys."""
     return image + _MARK.encode() + behaviour.encode()

@@ -1,4 +1,4 @@
-"""The README as tests read it: its text, its code blocks, and the commands in them."""
+"""The README for tests: its text, its code blocks, and the commands in them."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the README states is what the code has: commands, options, figures, formulas, limits."""
+"""The README agrees with the code: commands, options, figures, formulas, limits."""
 
 import re
 import shlex
@@ -39,32 +39,28 @@ def test_every_make_target_of_the_readme_exists() -> None:
     assert wanted <= targets
 
 
-def test_the_table_of_scores_has_their_meanings() -> None:
+def test_the_table_of_scores_has_their_meanings_and_the_formula_of_overall_its_weights() -> None:
     assert {name: cells[1] for name, cells in table("| score | range | direction |").items()} == MEANINGS
-
-
-def test_the_formula_of_the_overall_score_has_its_weights() -> None:
     terms = " + ".join(f"{OVERALL_WEIGHTS[head]:g} {head}" for head in HEADS)
     assert f"`overall` = 1 - ({terms})." in README
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_the_table_of_severities_is_that_of_the_scales(head: str) -> None:
-    _, *measures = table("| score | measure | 0.25 | 0.5 | 0.75 | 1 |")[head]
-    scale = SCALES[head]
-    for severity, measure in zip((0.25, 0.5, 0.75, 1.0), map(float, measures), strict=True):
-        assert scale.measure_at(severity) == pytest.approx(measure, rel=0.05)
+def test_the_table_of_severities_has_the_values_of_the_scales() -> None:
+    rows = table("| score | measure | 0.25 | 0.5 | 0.75 | 1 |")
+    for head in HEADS:
+        expected = [SCALES[head].measure_at(severity) for severity in (0.25, 0.5, 0.75, 1.0)]
+        assert [float(cell) for cell in rows[head][1:]] == pytest.approx(expected, rel=0.05)
 
 
 def test_the_limits_of_the_reader_are_the_committed_ones(params: Params) -> None:
     limits = params.limits
-    for told in (
+    for text in (
         f"`limits.max_pixels` ({limits.max_pixels // 10**6} million)",
         f"`max_bytes` ({limits.max_bytes // 10**6} million)",
         f"`max_seconds` per image ({limits.max_seconds:g}),",
         f"`formats` ({', '.join(limits.formats)})",
     ):
-        assert told in " ".join(README.split()), told
+        assert text in " ".join(README.split()), text
 
 
 def test_the_table_of_columns_names_every_column_of_a_result_in_its_order() -> None:

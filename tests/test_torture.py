@@ -1,16 +1,13 @@
 """The table that `make torture` ends with."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tests.torture import table
-
-MAKEFILE = (Path(__file__).resolve().parents[1] / "Makefile").read_text()
 
 
 @dataclass
 class Report:
-    """What the table reads of a report of pytest."""
+    """The part of a pytest report that the table reads."""
 
     nodeid: str
     duration: float
@@ -29,9 +26,3 @@ def test_the_cases_of_a_test_are_counted_and_those_that_failed_are_named() -> No
         "| `a.py::test_x` | 1 passed, 1 failed: train-3 | 5 s | 8 s |  |",
         "| `a.py::test_y` | 1 passed | 60 s | 60 s | flat |",
     ]
-
-
-def test_make_torture_prints_it_and_bounds_each_test() -> None:
-    (recipe,) = (line for line in MAKEFILE.splitlines() if "-m torture" in line)
-    assert "-p tests.torture" in recipe
-    assert "--timeout 1500" in recipe

@@ -1,6 +1,6 @@
-"""What `make torture` found, as a table: a pytest plugin (``-p tests.torture``) for docs/reliability.md.
+"""The results of `make torture` as a table: a pytest plugin (``-p tests.torture``) for docs/reliability.md.
 
-A test adds words of its own by ``record_property("said", ...)``.
+A test adds a note by ``record_property("said", ...)``.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,10 +16,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def table(reports: Iterable[Any]) -> Iterator[str]:
-    """Lines of a Markdown table, one per test function; its cases stand together.
+    """Lines of a Markdown table, one per test function with all its cases.
 
     Args:
-        reports: What pytest reports of each phase (setup, call, teardown) of each case.
+        reports: Pytest's reports of each phase (setup, call, teardown) of each case.
     """
     cases: dict[str, dict[str, list[Any]]] = {}
     for report in reports:

@@ -1,4 +1,4 @@
-"""Who the tests run as."""
+"""The user that tests run as."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def ordinary_user() -> Iterator[None]:
-    """Without root's power to list and read everything, where the tests run as root."""
+    """Run without root's right to list and read everything, if the tests run as root."""
     is_root = os.geteuid() == 0
     if is_root:
         os.seteuid(65534)

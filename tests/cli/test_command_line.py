@@ -17,7 +17,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def params_of(*arguments: str) -> Params:
-    """What a command with the flags of two sections would be called with."""
+    """The parameters that a command with the flags of three sections gets."""
     import click
 
     seen: list[Params] = []
@@ -34,24 +34,17 @@ def params_of(*arguments: str) -> Params:
     return seen[0]
 
 
-def test_flags_override_their_parameter_and_nothing_else(params: Params) -> None:
-    changed = params_of("--num-images", "7", "--samples-per-image", "2", "--epochs", "3", "--batch-size", "4")
+def test_a_flag_overrides_its_parameter_in_every_section_that_has_it_and_nothing_else(params: Params) -> None:
+    changed = params_of("--num-images", "7", "--samples-per-image", "2", "--epochs", "3", "--seed", "9")
     assert (changed.source.num_images, changed.generate.samples_per_image) == (7, 2)
-    assert (changed.train.epochs, changed.train.batch_size) == (3, 4)
+    assert (changed.source.seed, changed.generate.seed, changed.train.seed) == (9, 9, 9)
+    assert changed.train.epochs == 3
     assert changed.evaluate == params.evaluate
     assert params_of() == params
 
 
-def test_one_flag_sets_a_parameter_that_several_sections_have() -> None:
-    changed = params_of("--seed", "9")
-    assert (changed.source.seed, changed.generate.seed, changed.train.seed) == (9, 9, 9)
-
-
-def test_set_reaches_what_has_no_flag() -> None:
+def test_flags_and_set_read_values_as_params_yaml_does() -> None:
     assert params_of("--set", "train.loss_weights.noise=2").train.loss_weights.noise == 2.0
-
-
-def test_a_flag_and_set_read_numbers_as_the_file_does() -> None:
     assert params_of("--learning-rate", "1e-3").train.learning_rate == 0.001
     assert params_of("--set", "train.learning_rate=1e-3").train.learning_rate == 0.001
     assert params_of("--epochs", "0o17").train.epochs == 15
@@ -61,25 +54,24 @@ def test_a_flag_and_set_read_numbers_as_the_file_does() -> None:
             params_of(*arguments)
 
 
-def test_a_tilde_that_the_shell_left_is_the_home_folder(
+def test_a_tilde_that_the_shell_did_not_expand_is_the_home_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
     assert params_of("--params", "~/mine.yaml", "--seed", "5").train.seed == 5
     assert user_path("~/a") == tmp_path / "a"
-    assert user_path(f"~{Path('/nobody').name}-of-nowhere/a") == Path("~nobody-of-nowhere/a")
+    assert user_path("~nobody-of-nowhere/a") == Path("~nobody-of-nowhere/a")
     assert user_path("a/~/b") == Path("a/~/b")
 
 
-@pytest.mark.parametrize("command", sorted(cli.commands))
-def test_every_command_explains_itself(command: str) -> None:
-    result = CliRunner().invoke(cli, [command, "--help"])
-    assert result.exit_code == 0
-    assert "Usage:" in result.output
+def test_every_command_has_a_help_text() -> None:
+    for command in cli.commands:
+        result = CliRunner().invoke(cli, [command, "--help"])
+        assert result.exit_code == 0 and "Usage:" in result.output, command
 
 
-def test_help_and_the_list_of_data_sets_import_nothing_heavy() -> None:
+def test_help_and_the_list_of_datasets_import_no_heavy_package() -> None:
     code = (
         "import sys\n"
         "from quality_model.cli import cli\n"
@@ -111,7 +103,7 @@ def test_help_and_the_list_of_data_sets_import_nothing_heavy() -> None:
         (["predict"], 2, "IMAGES"),
     ],
 )
-def test_a_mistake_ends_with_its_exit_code_and_says_what_was_wrong(
+def test_a_mistake_of_the_user_ends_with_its_exit_code_and_a_message(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -122,6 +114,6 @@ def test_a_mistake_ends_with_its_exit_code_and_says_what_was_wrong(
     (tmp_path / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     assert run(arguments) == code
-    said = capsys.readouterr().err
-    assert words in said and "Traceback" not in said
+    message = capsys.readouterr().err
+    assert words in message and "Traceback" not in message
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]

@@ -1,4 +1,4 @@
-"""Bytes that nobody foresaw: the readers answer with their own errors, or with what was asked for."""
+"""Random damage to images and parameters: the readers return a result or raise their own errors."""
 
 import io
 import random
@@ -21,7 +21,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 ROUNDS = [500, pytest.param(10_000, marks=pytest.mark.torture)]
 Say = Callable[[str, object], None]
-REASONS = {
+CODES = {
     *("empty", "not_an_image", "too_many_pixels", "truncated", "broken", "too_many_bytes"),
     *("unsupported", "unknown_range", "not_finite"),
 }
@@ -29,7 +29,7 @@ LARGE = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 
 
 def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
-    """One of the seeds after one to six changes: bits, bytes, numbers, pieces cut, doubled, exchanged."""
+    """One of the seeds after one to six changes: bits, bytes, numbers; parts cut, doubled, exchanged."""
     data = bytearray(rng.choice(seeds))
     for _ in range(rng.randint(1, 6)):
         at = rng.randrange(len(data)) if data else 0
@@ -77,7 +77,7 @@ def images() -> list[bytes]:
 
 @contextmanager
 def named(number: int) -> Iterator[None]:
-    """Let a failure tell which input it was."""
+    """Add the number of the input to a failure."""
     try:
         yield
     except BaseException as error:
@@ -99,7 +99,7 @@ def test_the_image_reader_raises_nothing_but_its_own_errors(
             try:
                 pixels = decoding.decode(data, strict)
             except ImageError as error:
-                assert error.reason in REASONS
+                assert error.reason in CODES
                 outcomes[error.reason] += 1
             else:
                 outcomes["read"] += 1
@@ -126,7 +126,7 @@ def test_the_params_reader_raises_nothing_but_its_own_errors(
     record_property("said", f"{refused} of {rounds} refused")
 
 
-def test_a_file_of_parameters_that_unfolds_to_billions_is_refused_at_once() -> None:
+def test_parameters_that_expand_to_billions_of_values_are_refused_at_once() -> None:
     levels = "\n".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 12))
     tree = yaml.safe_load(f"l0: &l0 x\n{levels}\n")
     with pytest.raises(ParameterError) as refused:

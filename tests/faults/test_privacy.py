@@ -1,4 +1,4 @@
-"""Nothing of a machine or its user is in what a run leaves; nothing listens or calls beyond this machine."""
+"""What a run writes names no machine, user or secret; servers listen on this machine alone."""
 
 import getpass
 import json
@@ -18,12 +18,12 @@ from .processes import SECRETS, run_command
 
 FOLDERS = ("data", "models", "reports", "scores", "mlartifacts")
 DATABASE = "mlflow.db"
-"""Names the project folder, where it keeps artifacts; it is no artifact, and is not passed on."""
+"""Names the project folder, where it keeps artifacts; it is no artifact and is not published."""
 
 
 @pytest.fixture(scope="module")
 def made(jobs: Callable[[str], Job]) -> dict[str, bytes]:
-    """Every file that download, generate, train and score leave, by path."""
+    """Every file that download, generate, train and score write, by path."""
     files = {}
     for project in (jobs("train").after, jobs("score").after):
         for path in project.rglob("*"):
@@ -33,7 +33,7 @@ def made(jobs: Callable[[str], Job]) -> dict[str, bytes]:
     return files
 
 
-def test_no_secret_of_the_environment_is_in_anything_that_a_run_leaves(made: dict[str, bytes]) -> None:
+def test_no_secret_of_the_environment_is_in_any_file_that_a_run_writes(made: dict[str, bytes]) -> None:
     assert len(made) > 20
     for secret in SECRETS.values():
         assert not [name for name, data in made.items() if secret.encode() in data]
@@ -42,7 +42,7 @@ def test_no_secret_of_the_environment_is_in_anything_that_a_run_leaves(made: dic
 def test_no_path_or_name_of_this_machine_is_in_any_artifact(
     made: dict[str, bytes], jobs: Callable[[str], Job]
 ) -> None:
-    """But for a scoring result's job.json, which records where its inputs are."""
+    """Except a scoring result's job.json, which records where its inputs are."""
     artifacts = {
         name: data
         for name, data in made.items()
@@ -54,7 +54,7 @@ def test_no_path_or_name_of_this_machine_is_in_any_artifact(
         assert not [name for name, data in artifacts.items() if word in data], word
 
 
-def test_no_folder_of_a_user_is_in_what_a_training_leaves(jobs: Callable[[str], Job], tmp_path: Path) -> None:
+def test_no_folder_of_a_user_is_in_what_a_training_writes(jobs: Callable[[str], Job], tmp_path: Path) -> None:
     project, home = jobs("train").project(tmp_path), tmp_path / "home" / "someone"
     shutil.copytree(project / "model", home / "first")
     values = [
@@ -72,7 +72,7 @@ def test_no_folder_of_a_user_is_in_what_a_training_leaves(jobs: Callable[[str], 
     assert re.fullmatch("first@[0-9a-f]{12}", settings["train.start_from"])
 
 
-def test_every_server_that_we_start_or_document_listens_on_loopback() -> None:
+def test_every_server_that_the_project_starts_or_documents_listens_on_loopback() -> None:
     texts = [PROJECT / "Makefile", PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]
     commands = [
         line
@@ -84,7 +84,7 @@ def test_every_server_that_we_start_or_document_listens_on_loopback() -> None:
     assert not [line for line in commands if "--host 127.0.0.1" not in line]
 
 
-def test_the_documented_ways_to_ask_for_a_password_exist_in_the_installed_versions() -> None:
+def test_the_documented_settings_of_passwords_exist_in_the_installed_versions() -> None:
     text = (PROJECT / "docs" / "reliability.md").read_text()
     assert "--app-name basic-auth" in text
     assert "basic-auth" in {entry.name for entry in entry_points(group="mlflow.app")}

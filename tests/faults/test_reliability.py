@@ -17,9 +17,9 @@ def test_the_tests_named_on_the_page_exist() -> None:
 
 def test_the_table_of_limits_is_that_of_the_parameters(limits: LimitsParams) -> None:
     section = PAGE.split("## Limits of the reader")[1].split("\n## ")[0]
-    told = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", section, re.MULTILINE))
+    shown = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", section, re.MULTILINE))
     values = {name: getattr(limits, name) for name in LimitsParams.model_fields}
-    assert told == {
+    assert shown == {
         name: ", ".join(value) if isinstance(value, tuple) else str(value) for name, value in values.items()
     }
 

@@ -1,4 +1,4 @@
-"""Whatever a machine, a shell or an environment is like: a command works, or ends in one clear line."""
+"""Unusual machines, shells and environments: a command works, or ends with one clear message."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,6 @@ COMMAND = (sys.executable, "-m", "quality_model")
 NAME = "ü日.jpg"
 ENDS_WITHIN_S = 240
 
-Run = Callable[..., subprocess.CompletedProcess[bytes]]
-
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
@@ -47,14 +46,10 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 
 def start(place: Path, *command: str, **changes: str | None) -> subprocess.CompletedProcess[bytes]:
-    """Run a command line of a shell to its end."""
+    """Run a command to its end."""
+    env = environment(**changes)
     return subprocess.run(
-        command,
-        cwd=place,
-        env=environment(**changes),
-        capture_output=True,
-        timeout=ENDS_WITHIN_S,
-        check=False,
+        command, cwd=place, env=env, capture_output=True, timeout=ENDS_WITHIN_S, check=False
     )
 
 
@@ -62,20 +57,18 @@ def in_shell(place: Path, line: str, **changes: str | None) -> subprocess.Comple
     return start(place, "sh", "-c", line.replace("quality-model", " ".join(COMMAND)), **changes)
 
 
-# -- what is written to
+# -- where the output goes
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"PYTHONIOENCODING": "latin-1"}, "ü\\u65e5.jpg".encode("latin-1")),
-        ({"PYTHONIOENCODING": "ascii"}, b"\\xfc\\u65e5.jpg"),
         ({"PYTHONIOENCODING": "utf-8:strict"}, NAME.encode()),
-        ({"LC_ALL": "C"}, NAME.encode()),
         ({"LC_ALL": "POSIX", "PYTHONUTF8": "0"}, b"\\xfc\\u65e5.jpg"),
     ],
 )
-def test_a_name_that_the_output_cannot_write_is_escaped_and_the_rows_behind_it_follow(
+def test_a_name_that_the_output_cannot_encode_is_escaped_and_the_rows_after_it_follow(
     place: Path, changes: dict[str, str], expected: bytes
 ) -> None:
     names = (f"images/{NAME}", "images/1.jpg", f"nowhere/{NAME}")
@@ -87,24 +80,37 @@ def test_a_name_that_the_output_cannot_write_is_escaped_and_the_rows_behind_it_f
     assert b"Traceback" not in ended.stderr
 
 
-def test_an_error_that_the_terminal_cannot_write_is_escaped(place: Path) -> None:
-    ended = start(place, *COMMAND, "score", "日本", *MODEL, PYTHONIOENCODING="ascii")
-    assert ended.returncode == 2
-    assert b"Error: \\u65e5\\u672c" in ended.stderr
+def test_an_error_that_the_terminal_cannot_encode_is_escaped_and_has_a_traceback_with_verbose(
+    place: Path,
+) -> None:
+    arguments = ("score", "日本", *MODEL)
+    plain, verbose = (
+        start(place, *COMMAND, *words, *arguments, PYTHONIOENCODING="ascii") for words in ((), ("-v",))
+    )
+    assert plain.returncode == verbose.returncode == 2
+    assert b"Error: \\u65e5\\u672c" in plain.stderr and b"Traceback" not in plain.stderr
+    assert b"Traceback" in verbose.stderr and verbose.stderr.endswith(plain.stderr)
 
 
-@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize(("image", "code"), [("images/1.jpg", 0), ("nowhere.jpg", 4)])
+@pytest.mark.parametrize(
+    ("closed", "image", "code"),
+    [
+        ("2>&-", "images/1.jpg", 0),
+        ("2>&-", "nowhere.jpg", 4),
+        (">&- <&-", "images/1.jpg", 0),
+        ("<&- >&- 2>&-", "nowhere.jpg", 4),
+    ],
+)
 def test_a_stream_that_is_closed_changes_no_exit_code(
     place: Path, closed: str, image: str, code: int
 ) -> None:
     ended = in_shell(place, f"quality-model predict {image} {' '.join(MODEL)} {closed}")
     assert ended.returncode == code, ended.stderr
     assert b"Traceback" not in ended.stderr
-    assert (b"overall" in ended.stdout) == (">&-" not in closed.replace("2>&-", ""))
+    assert (b"overall" in ended.stdout) == (closed == "2>&-")
 
 
-def test_nothing_that_is_printed_goes_into_a_result_where_the_streams_are_closed(place: Path) -> None:
+def test_with_closed_streams_no_printed_text_goes_into_a_result(place: Path) -> None:
     ended = in_shell(
         place, f"quality-model score images --output out {' '.join(MODEL)} --workers 1 >&- 2>&- <&-"
     )
@@ -113,16 +119,8 @@ def test_nothing_that_is_printed_goes_into_a_result_where_the_streams_are_closed
     assert texts and not [text for text in texts if b"Scoring 3 inputs" in text]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("predict", *(["images/1.jpg"] * 20), *MODEL),
-        ("list-datasets",),
-        ("--help",),
-        ("predict", "--help"),
-    ],
-)
-def test_a_reader_that_goes_away_ends_a_command_in_silence(place: Path, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("arguments", [("predict", *(["images/1.jpg"] * 20), *MODEL), ("--help",)])
+def test_a_reader_that_goes_away_ends_a_command_silently(place: Path, arguments: tuple[str, ...]) -> None:
     with subprocess.Popen(
         [*COMMAND, *arguments],
         cwd=place,
@@ -132,9 +130,8 @@ def test_a_reader_that_goes_away_ends_a_command_in_silence(place: Path, argument
     ) as process:
         assert process.stdout and process.stderr
         process.stdout.close()
-        said = process.stderr.read()
+        assert process.stderr.read() == b""
         assert process.wait(ENDS_WITHIN_S) == EXIT_READER_GONE == 128 + signal.SIGPIPE
-    assert b"Traceback" not in said and b"BrokenPipe" not in said and b"Exception ignored" not in said
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
@@ -144,10 +141,10 @@ def test_an_output_without_space_is_an_error_of_the_disk(place: Path) -> None:
     assert b"Error: No space is left" in ended.stderr and b"Traceback" not in ended.stderr
 
 
-# -- where it runs
+# -- where it runs, and as whom
 
 
-def test_a_current_folder_that_was_deleted_is_said(place: Path) -> None:
+def test_a_current_folder_that_was_deleted_is_an_error(place: Path) -> None:
     ended = in_shell(place, "mkdir gone && cd gone && rmdir ../gone && quality-model list-datasets")
     assert ended.returncode == 10
     assert ended.stderr.startswith(b"Error: The current folder was deleted.")
@@ -179,127 +176,93 @@ def test_a_user_id_without_an_entry_and_home_scores(place: Path) -> None:
     assert b"Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("module", ["flows.retrain", "flows.first_run"])
-def test_a_flow_whose_server_does_not_answer_ends_in_one_message_with_its_own_code(
-    place: Path, module: str
-) -> None:
+def test_a_flow_whose_server_does_not_answer_ends_in_one_message_with_its_own_code(place: Path) -> None:
     address = "http://me:canary@127.0.0.1:9/api"
-    ended = start(place, sys.executable, "-m", module, PREFECT_API_URL=address)
+    ended = start(place, sys.executable, "-m", "flows.first_run", PREFECT_API_URL=address)
     assert ended.returncode == 13
-    said = ended.stderr.decode()
-    assert said.startswith("Error: Prefect's server at http://127.0.0.1:9/api does not answer: ")
-    assert "PREFECT_API_URL" in said and len(said.splitlines()) == 2 and "canary" not in said
-
-
-def test_every_error_has_a_traceback_where_more_is_asked_for(place: Path) -> None:
-    arguments = ("predict", "images/1.jpg", "--params", "nowhere.yaml")
-    plain, verbose = start(place, *COMMAND, *arguments), start(place, *COMMAND, "-v", *arguments)
-    assert plain.returncode == verbose.returncode == 2
-    assert b"Traceback" not in plain.stderr
-    assert b"Traceback" in verbose.stderr
-    assert verbose.stderr.endswith(plain.stderr)
+    message = ended.stderr.decode()
+    assert message.startswith("Error: Prefect's server at http://127.0.0.1:9/api does not answer: ")
+    assert "PREFECT_API_URL" in message and len(message.splitlines()) == 2 and "canary" not in message
 
 
 # -- which tracking server
 
 
 @pytest.fixture
-def ended(
+def history(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
-    """Run `history` in a new project with an address; its exit code and what it said."""
+    """Run `history` in a new project with an address; its exit code and its message."""
     shutil.copyfile(PROJECT / "params.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
     def history(uri: str, **changes: str) -> tuple[int, str]:
-        for name, value in {"MLFLOW_TRACKING_URI": uri, **changes}.items():
-            monkeypatch.setenv(name, value)
-        code = run(["history"])
-        said = capsys.readouterr()
-        return code, said.out + said.err
+        with monkeypatch.context() as patch:
+            retries = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+            for name, value in {"MLFLOW_TRACKING_URI": uri, **retries, **changes}.items():
+                patch.setenv(name, value)
+            code = run(["history"])
+        printed = capsys.readouterr()
+        assert "canary" not in printed.out + printed.err
+        return code, printed.out + printed.err
 
     return history
 
 
-@pytest.mark.parametrize(
-    ("uri", "module", "words"),
-    [
-        ("postgresql://me:canary@127.0.0.1:9/db", "psycopg2", "pip install psycopg2-binary"),
-        ("postgresql+psycopg://me:canary@127.0.0.1:9/db", "psycopg", "pip install psycopg[binary]"),
-        ("mysql://me:canary@127.0.0.1:9/db", "MySQLdb", "pip install mysqlclient"),
-        ("mysql+pymysql://me:canary@127.0.0.1:9/db", "pymysql", "pip install pymysql"),
-        ("mssql+pyodbc://me:canary@127.0.0.1:9/db", "pyodbc", "pip install pyodbc"),
-        ("postgresql+nodriver://me:canary@127.0.0.1:9/db", "nodriver", "what is before ://"),
-    ],
-)
 def test_a_database_without_its_driver_says_what_to_install(
-    ended: Callable[..., tuple[int, str]], uri: str, module: str, words: str
+    history: Callable[..., tuple[int, str]],
 ) -> None:
-    try:
-        __import__(module)
-    except ImportError:
-        pass
-    else:
-        pytest.skip(f"{module} is installed")
-    code, said = ended(uri)
-    assert code == 9
-    assert said.startswith("Error: Opening the tracking database failed at ")
-    assert words in said and "canary" not in said
+    drivers = {
+        "postgresql": ("psycopg2", "pip install psycopg2-binary"),
+        "mysql+pymysql": ("pymysql", "pip install pymysql"),
+        "postgresql+nodriver": ("nodriver", "what is before ://"),
+    }
+    for scheme, (module, words) in drivers.items():
+        if find_spec(module) is None:
+            code, message = history(f"{scheme}://me:canary@127.0.0.1:9/db")
+            assert code == 9
+            assert message.startswith("Error: Opening the tracking database failed at ")
+            assert words in message
 
 
-@pytest.mark.parametrize(
-    ("uri", "words"),
-    [
+def test_an_address_that_cannot_be_used_is_refused_with_a_remedy_and_without_its_password(
+    history: Callable[..., tuple[int, str]],
+) -> None:
+    for uri, words in (
         ("ftp://host", "'ftp://host' is not an address of a tracking server"),
-        ("host:5000", "is not an address of a tracking server"),
-        ("HTTP//host", "is not an address of a tracking server"),
-        ("http://", "is not an address"),
+        ("user:canary@host:5000", "'host:5000' is not an address"),
         ("http://[::1", "is not an address"),
         ("http://host:99999", "is not an address"),
         ("http://user:pa/canary@127.0.0.1:9", "%2F"),
-        ("http://user:pa#canary@127.0.0.1:9", "%23"),
-        ("http://user:pa?canary@127.0.0.1:9", "%3F"),
         ("http://user:pa canary@127.0.0.1:9", "%20"),
         ("postgresql://user:p@canary@127.0.0.1:9/db", "%40"),
-        ("user:canary@host:5000", "'host:5000' is not an address"),
-        ("http://127.0.0.1:9?token=canary", "MLFLOW_TRACKING_TOKEN"),
         ("http://127.0.0.1:9/#token=canary", "MLFLOW_TRACKING_TOKEN"),
-    ],
-)
-def test_an_address_that_cannot_be_used_is_said_with_a_remedy_and_without_its_password(
-    ended: Callable[..., tuple[int, str]], uri: str, words: str
-) -> None:
-    code, said = ended(uri)
-    assert code == 2
-    assert said.startswith("Error: MLFLOW_TRACKING_URI = ") and words in said
-    assert "canary" not in said
+    ):
+        code, message = history(uri)
+        assert code == 2, uri
+        assert message.startswith("Error: MLFLOW_TRACKING_URI = ") and words in message
 
 
-@pytest.mark.parametrize(
-    ("changes", "code", "words"),
-    [
-        ({"MLFLOW_TRACKING_URI": "http://u:p@canary@127.0.0.1:9"}, 9, "at http://127.0.0.1:9"),
-        ({"MLFLOW_TRACKING_URI": "http://u:p%40canary@127.0.0.1:9"}, 9, "at http://127.0.0.1:9"),
-        ({"HTTPS_PROXY": "http://me:canary@127.0.0.1:9"}, 9, "at https://host.invalid"),
-        ({"HTTPS_PROXY": "nonsense://me:canary@127.0.0.1:9"}, 9, "at https://host.invalid"),
-        ({"MLFLOW_TRACKING_PASSWORD": "canary", "MLFLOW_TRACKING_USERNAME": "me"}, 9, "failed at"),
-        ({"MLFLOW_HTTP_REQUEST_TIMEOUT": "long"}, 2, "MLFLOW_HTTP_REQUEST_TIMEOUT = 'long' is not a number"),
-    ],
-)
 def test_a_server_that_cannot_be_reached_is_one_message_without_passwords(
-    ended: Callable[..., tuple[int, str]], changes: dict[str, str], code: int, words: str
+    history: Callable[..., tuple[int, str]],
 ) -> None:
-    found, said = ended(**{"uri": "https://host.invalid", **changes})
-    assert found == code
-    assert words in said and "canary" not in said and "Traceback" not in said
+    away = "https://host.invalid"
+    for uri, changes, code, words in (
+        ("http://u:p@canary@127.0.0.1:9", {}, 9, "at http://127.0.0.1:9"),
+        (away, {"HTTPS_PROXY": "http://me:canary@127.0.0.1:9"}, 9, f"at {away}"),
+        (away, {"HTTPS_PROXY": "nonsense://me:canary@127.0.0.1:9"}, 9, f"at {away}"),
+        (away, {"MLFLOW_TRACKING_PASSWORD": "canary", "MLFLOW_TRACKING_USERNAME": "me"}, 9, "failed at"),
+        (away, {"MLFLOW_HTTP_REQUEST_TIMEOUT": "long"}, 2, "MLFLOW_HTTP_REQUEST_TIMEOUT = 'long'"),
+    ):
+        found, message = history(uri, **changes)
+        assert found == code, message
+        assert words in message and "Traceback" not in message
 
 
 def test_files_for_a_store_without_its_package_wait_and_say_what_to_install(
     project: Path, params: Params, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("mlflow")
-    if any((Path(place) / "boto3").is_dir() for place in sys.path):
+    if find_spec("boto3"):
         pytest.skip("boto3 is installed")
     client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
     client.create_experiment(params.registry.experiment, artifact_location="s3://bucket/folder")

@@ -1,4 +1,4 @@
-"""A small project of its own for each test that runs the whole way."""
+"""A small project of its own for each test that runs the whole pipeline."""
 
 import os
 import subprocess
@@ -16,10 +16,15 @@ from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params_file import load_params
 from quality_model.records import HEADS
-from quality_model.release.registry import Registry
+from quality_model.release.registry import Registry, read_decisions
 from quality_model.release.tracking import start_run
 
 PROJECT = ROOT
+
+
+def each_head(value: float) -> dict[str, float]:
+    return dict.fromkeys(HEADS, value)
+
 
 TINY = {
     "source": {"num_images": 30},
@@ -31,13 +36,13 @@ TINY = {
     "evaluate": {"bootstrap_samples": 50, "sweep_images": 4, "baseline_samples": 60},
     "gate": {
         "min_test_groups": 1,
-        "min_sweep_spearman": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), -1.0),
-        "max_cross_talk": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
-        "max_clean_flags": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
-        "max_mse": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
-        "min_r2": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), -50.0),
-        "min_r2_over_baseline": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), -50.0),
-        "max_mse_increase": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
+        "min_sweep_spearman": each_head(-1.0),
+        "max_cross_talk": each_head(1.0),
+        "max_clean_flags": each_head(1.0),
+        "max_mse": each_head(1.0),
+        "min_r2": each_head(-50.0),
+        "min_r2_over_baseline": each_head(-50.0),
+        "max_mse_increase": each_head(1.0),
     },
     "score": {"workers": 1},
 }
@@ -45,13 +50,13 @@ TINY = {
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def make_project(folder: Path) -> Path:
-    """A git and DVC project with this code and parameters that take seconds."""
-    return small_project(folder, TINY)
+def outcomes(project: Path) -> list[tuple[str, str | None]]:
+    """Each decision on record with its version, the oldest first."""
+    return [(decision["outcome"], decision["version"]) for decision in read_decisions(project)]
 
 
 def replace_champion_by_a_poor_one(project: Path) -> str:
-    """Let a model whose every score is high be champion, so that any training is better; its version."""
+    """Let a model whose scores are all high be champion, so that any training is better; its version."""
     params = load_params(project / "params.yaml")
     torch.manual_seed(3)
     model = MultiHeadQualityAssessmentModel()
@@ -59,7 +64,7 @@ def replace_champion_by_a_poor_one(project: Path) -> str:
         for head in (model.head_color_cast, model.head_blurriness, model.head_watermark, model.head_noise):
             head[6].bias.fill_(3.0)
     folder = project / "models" / "poor"
-    facts = {"seen_groups": [], "thresholds": dict.fromkeys(HEADS, 0.5)}
+    facts = {"seen_groups": [], "thresholds": each_head(0.5)}
     save_model(folder, model.eval(), image_size_px=params.generate.image_size, facts=facts)
     with start_run(
         project, params.registry, name="poor", params={}, params_sha256="0" * 64, system_metrics=False
@@ -74,7 +79,7 @@ def replace_champion_by_a_poor_one(project: Path) -> str:
 
 @pytest.fixture(scope="session")
 def run() -> Run:
-    """Run a command in a project, as a user would; it must end well unless ``check=False``."""
+    """Run a command in a project, as a user would; it must succeed unless ``check=False``."""
 
     def run(
         project: Path, *command: str, check: bool = True, timeout_s: float = 560
@@ -89,6 +94,48 @@ def run() -> Run:
     return run
 
 
+SCENES = """
+import os, sys, traceback
+from pathlib import Path
+from flows.retrain import retrain
+from flows.score import score
+from quality_model.records import HEADS
+from benchmarks.project import change_params
+for name, code in {scenes!r}.items():
+    sys.stderr.write(f"=== {{name}}\\n")
+    try:
+        exec(code)
+    except Exception as error:
+        sys.stderr.write(f"failed with {{type(error).__name__}}\\n")
+"""
+
+
+def run_scenes(project: Path, scenes: dict[str, str], *, cwd: Path | None = None) -> dict[str, str]:
+    """Run pieces of Python in one process, and so with one temporary Prefect server.
+
+    Args:
+        project: Its code runs, and its folder keeps Prefect's state.
+        scenes: The pieces by name; each may call `retrain`, `score` and `change_params`.
+        cwd: Where the process is started, if not in the project.
+
+    Returns:
+        What each printed and logged; the last line of one that failed is "failed with NAME-OF-ERROR".
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", SCENES.format(scenes=scenes)],
+        cwd=cwd or project,
+        env=environment(project) | {"PYTHONPATH": f"{project}:{PROJECT}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=560,
+        check=False,
+    )
+    parts = done.stdout.split("=== ")[1:]
+    assert done.returncode == 0 and len(parts) == len(scenes), done.stdout
+    return dict(zip(scenes, parts, strict=True))
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     """A project in which `make run`'s flow ran once. Tests may use it, not change its artifacts."""
@@ -96,10 +143,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     if os.environ.get("PYTEST_XDIST_WORKER"):
         shared = shared.parent  # one project for all workers
     project = shared / "trained" / "project"
-    told = project / "state" / "told.txt"
+    printed = project / "state" / "printed.txt"
     with locked(shared / "trained.lock", timeout_s=560):
-        if not told.exists():
-            make_project(project)
+        if not printed.exists():
+            small_project(project, TINY)
             done = run(project, sys.executable, "-m", "flows.first_run")
-            told.write_text(done.stdout + done.stderr)
+            printed.write_text(done.stdout + done.stderr)
     return project

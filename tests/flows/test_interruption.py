@@ -1,4 +1,4 @@
-"""A retraining that is ended in the middle of a stage, with real processes and real signals."""
+"""Flows that are ended, in the middle of a stage too: real processes, real signals, DVC's real locks."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -14,6 +13,7 @@ import pytest
 
 from tasks.dvc_process import repro
 from tests.flows.conftest import PROJECT, environment
+from tests.servers import started, wait_for
 
 # A stage with a process of its own, as workers are. They write their ids, and sleep.
 STAGE = """
@@ -55,51 +55,28 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def reproduce(project: Path) -> Callable[[str], list[str]]:
-    """Reproduce a stage; the lines of its log, also if it fails."""
-
-    def reproduce(stage: str) -> list[str]:
-        lines: list[str] = []
-        env = environment(project) | {"PYTHONPATH": str(PROJECT)}
-        try:
-            repro(project, stage, environment=env, log=lines.append, grace_s=20)
-        except subprocess.CalledProcessError:
-            lines.append("failed")
-        return lines
-
-    return reproduce
+def env_of(project: Path) -> dict[str, str]:
+    return environment(project) | {"PYTHONPATH": str(PROJECT)}
 
 
-@pytest.fixture
-def interrupt(project: Path) -> Iterator[Callable[..., list[int]]]:
-    """Reproduce in a process and end it by a signal in mid-stage; gives the ids of the stage's processes."""
-    flows: list[subprocess.Popen[bytes]] = []
+def reproduce(project: Path, stage: str) -> list[str]:
+    """Reproduce a stage; the lines of its log, and the status it failed with."""
+    lines: list[str] = []
+    try:
+        repro(project, stage, environment=env_of(project), log=lines.append, grace_s=20)
+    except subprocess.CalledProcessError as error:
+        lines.append(f"failed with {error.returncode}")
+    return lines
 
-    def interrupt(number: signal.Signals, *, grace_s: float = 20) -> list[int]:
-        flow = subprocess.Popen(
-            [sys.executable, "-c", FLOW, str(grace_s)],
-            cwd=project,
-            env=environment(project) | {"PYTHONPATH": str(PROJECT)},
-            stderr=subprocess.DEVNULL,
-        )
-        flows.append(flow)
-        wait_until((project / "ids").exists)
+
+def interrupt(project: Path, number: signal.Signals, *, grace_s: float = 20) -> list[int]:
+    """Reproduce in a process and end it by a signal in mid-stage; the ids of the stage's processes."""
+    command = (sys.executable, "-c", FLOW, str(grace_s))
+    with started(*command, cwd=project, env=env_of(project), log=project / "flow.log") as flow:
+        wait_for("the stage begins", (project / "ids").exists)
         flow.send_signal(number)
         assert flow.wait(timeout=60) != 0
-        return [int(word) for word in (project / "ids").read_text().split()]
-
-    yield interrupt
-    for flow in flows:
-        flow.kill()
-        flow.wait()
-
-
-def wait_until(check: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    return [int(word) for word in (project / "ids").read_text().split()]
 
 
 def is_running(process_id: int) -> bool:
@@ -109,90 +86,89 @@ def is_running(process_id: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_the_next_reproduction_succeeds_and_nothing_of_the_interrupted_one_runs_on(
-    project: Path,
-    interrupt: Callable[..., list[int]],
-    reproduce: Callable[[str], list[str]],
-    number: signal.Signals,
-) -> None:
-    ids = interrupt(number)
+def completes(project: Path) -> bool:
+    """Whether a reproduction of a stage that is quick succeeds now."""
     (project / "quick").touch()
-    assert "failed" not in reproduce("slow")
-    assert (project / "out").read_text() == "made"
+    return "failed" not in " ".join(reproduce(project, "slow")) and (project / "out").read_text() == "made"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_next_reproduction_succeeds_and_no_process_of_the_interrupted_one_is_left(
+    project: Path, number: signal.Signals
+) -> None:
+    ids = interrupt(project, number)
+    assert completes(project)
     assert not any(is_running(process_id) for process_id in ids)
 
 
-def test_a_stage_that_ignores_the_interruption_is_killed_and_its_locks_are_dropped(
-    project: Path, interrupt: Callable[..., list[int]], reproduce: Callable[[str], list[str]]
-) -> None:
+def test_a_stage_that_ignores_the_interruption_is_killed_and_its_locks_are_dropped(project: Path) -> None:
     (project / "stubborn").touch()
-    ids = interrupt(signal.SIGINT, grace_s=0.5)
+    ids = interrupt(project, signal.SIGINT, grace_s=0.5)
     assert not any(is_running(process_id) for process_id in ids)
     assert "out" in (project / ".dvc" / "tmp" / "rwlock").read_text()
-    (project / "quick").touch()
-    assert "failed" not in reproduce("slow")
+    assert completes(project)
 
 
-def hold_lock(project: Path, content: str, *, age_s: float = 0) -> None:
+def hold_lock(project: Path, process_id: int, *, age_s: float = 0) -> Path:
     """Write what DVC writes while a process makes ``out``."""
     path = project / ".dvc" / "tmp" / "rwlock"
-    path.parent.mkdir()
-    path.write_text(content)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"write": {str(project / "out"): {"pid": process_id, "cmd": "dvc repro"}}}))
     os.utime(path, (time.time() - age_s, time.time() - age_s))
+    return path
 
 
-def entry(project: Path, process_id: int) -> str:
-    return json.dumps({"write": {str(project / "out"): {"pid": process_id, "cmd": "dvc repro slow"}}})
-
-
-def test_a_lock_of_a_process_that_nobody_reaped_blocks_nothing(
-    project: Path, reproduce: Callable[[str], list[str]]
-) -> None:
-    (project / "quick").touch()
+def test_a_lock_of_a_process_that_ended_or_a_damaged_lock_file_blocks_nothing(project: Path) -> None:
     dead = subprocess.Popen(["true"])
-    wait_until(lambda: not is_running(dead.pid))
-    hold_lock(project, entry(project, dead.pid))
-    assert "failed" not in reproduce("slow")
+    wait_for("its end", lambda: not is_running(dead.pid))  # a zombie: nobody waited for it
+    hold_lock(project, dead.pid)
+    assert completes(project)
     dead.wait()
+    hold_lock(project, os.getpid(), age_s=10**6)  # another process has the id now
+    assert completes(project)
+    hold_lock(project, os.getpid()).write_text('{"write": {')
+    assert completes(project)
 
 
-def test_a_lock_of_a_process_whose_id_another_one_has_now_blocks_nothing(
-    project: Path, reproduce: Callable[[str], list[str]]
+def test_a_lock_of_a_running_process_is_respected_and_the_log_names_its_holder(project: Path) -> None:
+    hold_lock(project, os.getpid())
+    log = "\n".join(reproduce(project, "slow"))
+    assert "failed" in log and "is busy" in log and f"PID {os.getpid()}" in log
+
+
+def test_a_failed_reproduction_ends_with_the_status_of_its_stage_or_else_dvcs_and_its_message(
+    project: Path,
 ) -> None:
-    (project / "quick").touch()
-    hold_lock(project, entry(project, os.getpid()), age_s=10**6)
-    assert "failed" not in reproduce("slow")
+    *log, status = reproduce(project, "failing")
+    assert status == "failed with 3"
+    assert any("failed to reproduce 'failing'" in line and "exited with 3" in line for line in log)
+    assert reproduce(project, "unknown")[-1] == "failed with 255"
 
 
-def test_a_lock_file_cut_short_by_a_crash_blocks_nothing(
-    project: Path, reproduce: Callable[[str], list[str]]
-) -> None:
-    (project / "quick").touch()
-    hold_lock(project, '{"write": {')
-    assert "failed" not in reproduce("slow")
+WAITING = """
+import time
+from pathlib import Path
+from prefect import flow
+from tasks.ending import exit_on_sigterm
+
+@flow
+def waiting():
+    Path("started").write_text("yes")
+    time.sleep(300)
+
+exit_on_sigterm()
+waiting()
+"""
 
 
-def test_a_lock_of_a_living_process_is_respected_and_the_log_says_who_holds_it(
-    project: Path, reproduce: Callable[[str], list[str]]
-) -> None:
-    hold_lock(project, entry(project, os.getpid()))
-    lines = reproduce("slow")
-    assert "failed" in lines
-    assert any("is busy" in line for line in lines)
-    assert any(f"PID {os.getpid()}" in line for line in lines)
-
-
-def test_the_log_of_a_failing_stage_holds_the_message_of_dvc(reproduce: Callable[[str], list[str]]) -> None:
-    lines = reproduce("failing")
-    assert "failed" in lines
-    assert any("failed to reproduce 'failing'" in line and "exited with 3" in line for line in lines)
-
-
-@pytest.mark.parametrize(("stage", "status"), [("failing", 3), ("unknown", 255)])
-def test_a_failed_reproduction_ends_with_the_status_of_its_stage_or_else_dvcs(
-    project: Path, stage: str, status: int
-) -> None:
-    with pytest.raises(subprocess.CalledProcessError) as failure:
-        repro(project, stage, environment=environment(project) | {"PYTHONPATH": str(PROJECT)}, log=print)
-    assert failure.value.returncode == status
+def test_a_flow_that_is_terminated_ends_prefects_temporary_server_too(tmp_path: Path) -> None:
+    (tmp_path / "state" / "prefect").mkdir(parents=True)
+    command, log = (sys.executable, "-c", WAITING), tmp_path / "log"
+    with started(*command, cwd=tmp_path, env=env_of(tmp_path), log=log) as flow:
+        wait_for("the flow begins", (tmp_path / "started").exists, process=flow, log=log)
+        children = psutil.Process(flow.pid).children(recursive=True)
+        assert children, "there is no temporary server"
+        flow.send_signal(signal.SIGTERM)
+        assert flow.wait(timeout=120) == 128 + signal.SIGTERM
+        _, alive = psutil.wait_procs(children, timeout=60)
+        assert not alive

@@ -1,4 +1,4 @@
-"""DVC in a worktree, a submodule, and a folder of another repository."""
+"""DVC in a worktree, in a folder of another repository that uses DVC, and before the first commit."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 from tasks import dvc_process
 from tests.flows.conftest import PROJECT, environment
-from tests.test_make import as_repository, clone, folder_of_another_repository, git, submodule, worktree
+from tests.test_make import as_repository, git, worktree
 
 PIPELINE = """
 stages:
@@ -23,10 +23,9 @@ stages:
 
 
 def without_a_commit(folder: Path) -> Path:
-    folder = folder / "new"
-    folder.mkdir()
-    git(folder, "init", "-q")
-    return folder
+    (folder / "new").mkdir()
+    git(folder / "new", "init", "-q")
+    return folder / "new"
 
 
 def folder_of_a_repository_that_uses_dvc(folder: Path) -> Path:
@@ -37,29 +36,19 @@ def folder_of_a_repository_that_uses_dvc(folder: Path) -> Path:
     return outer / "quality"
 
 
-PLACES = [
-    *(clone, worktree, submodule, folder_of_another_repository),
-    *(folder_of_a_repository_that_uses_dvc, without_a_commit),
-]
-
-
-@pytest.fixture(params=PLACES, ids=lambda place: place.__name__)
-def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A small pipeline with the committed settings of DVC and git."""
-    place: Callable[[Path], Path] = request.param
-    folder = place(tmp_path)
-    (folder / ".dvc").mkdir()
-    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"):
-        shutil.copyfile(PROJECT / name, folder / name)
-    (folder / "params.yaml").write_text("train: {epochs: 1}\n")
-    (folder / "dvc.yaml").write_text(PIPELINE)
-    git(folder, "add", ".")
+@pytest.mark.parametrize("place", [worktree, folder_of_a_repository_that_uses_dvc, without_a_commit])
+def test_a_run_changes_the_lock_alone_and_a_second_one_changes_nothing(
+    tmp_path: Path, place: Callable[[Path], Path]
+) -> None:
+    project = place(tmp_path)
+    (project / ".dvc").mkdir()
+    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"):  # as committed
+        shutil.copyfile(PROJECT / name, project / name)
+    (project / "params.yaml").write_text("train: {epochs: 1}\n")
+    (project / "dvc.yaml").write_text(PIPELINE)
+    git(project, "add", ".")
     if place is not without_a_commit:
-        git(folder, "commit", "-qm", "A project")
-    return folder
-
-
-def test_a_run_changes_the_lock_alone_and_a_second_one_changes_nothing(project: Path) -> None:
+        git(project, "commit", "-qm", "A project")
     env = environment(project) | {"PYTHONPATH": str(PROJECT)}
     committed = git(project, "status", "--porcelain", ".")
     for _ in range(2):

@@ -1,11 +1,13 @@
-"""The obvious side does the same work as the library, so that the ratio of their speeds means something."""
+"""The benchmarks: both sides do the same work, and an ablation counts the samples it was trained on."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.ablations import num_trained
 from benchmarks.comparison import Comparison, facts, table
 from benchmarks.images import find_photographs, write_images
 from benchmarks.jobs import Task, train_obvious, train_ours
@@ -16,6 +18,7 @@ from quality_model.core.decoding import Pixels
 from quality_model.degrade.seed_profile import STRENGTHS
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.params import Params
 from quality_model.records import HEADS
 from tests.evaluate.conftest import write_training_set
 
@@ -49,6 +52,20 @@ def test_the_obvious_generation_makes_files_of_the_same_shape_with_labels_of_the
         assert low <= degraded.min() < degraded.max() <= high
 
 
+def task_of(folder: Path, photo: Pixels, **train: object) -> Task:
+    """A task of training on a small dataset with these parameters."""
+    values = {"samples": "stored", "epochs": 1, "device": "cpu", **train}
+    return Task(
+        params_file=PROJECT / "params.yaml",
+        images=folder,
+        table=folder,
+        training_set=write_training_set(folder / "set", photo).folder,
+        model=folder,
+        output=folder / "output",
+        overrides={f"train.{name}": value for name, value in values.items()},
+    )
+
+
 @pytest.mark.parametrize(("batch_size", "trained_on"), [(16, 60), (59, 59)])
 def test_both_sides_train_on_the_same_batches_and_mean_the_same_by_loss(
     tmp_path: Path, photo: Pixels, monkeypatch: pytest.MonkeyPatch, batch_size: int, trained_on: int
@@ -59,17 +76,8 @@ def test_both_sides_train_on_the_same_batches_and_mean_the_same_by_loss(
     save_model(tmp_path / "start", model, image_size_px=32, facts={})
     monkeypatch.setattr("benchmarks.obvious.network.Network", lambda dropout: network)
     same = {"start_from": str(tmp_path / "start"), "learning_rate": 1e-30, "dropout": 0.0}
-    plain = {"samples": "stored", "epochs": 1, "weight_average": 0.0, "warmup_epochs": 0.0}
-    values = {**same, **plain, "batch_size": batch_size, "device": "cpu", "precision": "float32"}
-    task = Task(
-        params_file=PROJECT / "params.yaml",
-        images=tmp_path,
-        table=tmp_path,
-        training_set=write_training_set(tmp_path / "set", photo).folder,
-        model=tmp_path,
-        output=tmp_path / "output",
-        overrides={f"train.{name}": value for name, value in values.items()},
-    )
+    plain = {"weight_average": 0.0, "warmup_epochs": 0.0, "precision": "float32"}
+    task = task_of(tmp_path, photo, **same, **plain, batch_size=batch_size)
     ours, obvious = train_ours(task), train_obvious(task)
     assert ours.num_images == obvious.num_images == trained_on
     assert ours.facts["train_loss"] == pytest.approx(obvious.facts["train_loss"], rel=1e-4)
@@ -79,17 +87,17 @@ def test_both_sides_train_on_the_same_batches_and_mean_the_same_by_loss(
 def test_a_benchmark_of_training_needs_no_registry_whatever_params_yaml_starts_from(
     tmp_path: Path, photo: Pixels, start_from: str
 ) -> None:
-    values = {"start_from": start_from, "samples": "stored", "epochs": 1, "device": "cpu"}
-    task = Task(
-        params_file=PROJECT / "params.yaml",
-        images=tmp_path,
-        table=tmp_path,
-        training_set=write_training_set(tmp_path / "set", photo).folder,
-        model=tmp_path,
-        output=tmp_path / "output",
-        overrides={f"train.{name}": value for name, value in values.items()},
-    )
-    assert train_ours(task).num_images > 0
+    assert train_ours(task_of(tmp_path, photo, start_from=start_from)).num_images > 0
+
+
+@pytest.mark.parametrize(("samples", "expected"), [("fresh", 6 * 1422), ("stored", 6 * 80)])
+def test_an_ablation_counts_the_samples_it_was_trained_on(
+    params: Params, samples: str, expected: int
+) -> None:
+    values = {"samples": samples, "samples_per_epoch": 1422, "batch_size": 16}
+    # 81 stored samples: the last one is alone in its batch and is left out.
+    trained = SimpleNamespace(history=[None] * 6, num_train=81)
+    assert num_trained(params.train.model_copy(update=values), trained) == expected
 
 
 def test_the_table_shows_medians_their_ratio_and_their_spread() -> None:
@@ -98,5 +106,5 @@ def test_the_table_shows_medians_their_ratio_and_their_spread() -> None:
 
     found = [Comparison("generate", {"obvious": runs(10, 20, 40), "ours": runs(1, 1, 2)})]
     assert [*table(found)][-1] == "| generate | 5 | 100 | 20.00 | 150% / 50% | 50 MB | 50 MB |"
-    told = "generate, train_loss: obvious 0.2000 (0.1000 to 0.4000), ours 0.0100 (0.0100 to 0.0200)"
-    assert [*facts(found)] == [told]
+    expected = "generate, train_loss: obvious 0.2000 (0.1000 to 0.4000), ours 0.0100 (0.0100 to 0.0200)"
+    assert [*facts(found)] == [expected]

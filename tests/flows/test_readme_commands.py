@@ -1,22 +1,16 @@
 """Every command of the README runs, with smaller numbers where its own would take hours."""
 
-import os
 import shlex
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-import httpx
 import pandas as pd
 import pytest
 from PIL import Image
 
 from quality_model.core.decoding import Pixels
-from tests.flows.conftest import PROJECT, Run, environment, replace_champion_by_a_poor_one
+from tests.flows.conftest import Run, replace_champion_by_a_poor_one
 from tests.readme import BLOCKS, SHELL
 
 SMALLER = {
@@ -27,11 +21,10 @@ SMALLER = {
     "train.epochs=50": "train.epochs=1",
 }
 INSTALLATION = ("make install", ". .venv/bin/activate")
-SERVERS = {"make mlflow-ui": "MLFLOW_PORT", "make prefect-ui": "PREFECT_PORT"}
 ELSEWHERE = {
     "make run": "the fixture `trained` runs the flow behind it",
     "make test": "is running",
-    "make service": "tests/flows/test_service.py runs it against a server of its own",
+    **dict.fromkeys(("make mlflow-ui", "make prefect-ui", "make service"), "tests/flows/test_servers.py"),
 }
 
 
@@ -40,7 +33,7 @@ def commands_of(program: str) -> list[str]:
 
 
 def test_no_command_of_the_readme_is_left_out() -> None:
-    covered = {*commands_of("quality-model"), *commands_of("dvc"), *SERVERS, *ELSEWHERE, *INSTALLATION}
+    covered = {*commands_of("quality-model"), *commands_of("dvc"), *ELSEWHERE, *INSTALLATION}
     assert set(SHELL) == covered
 
 
@@ -72,17 +65,8 @@ def test_the_commands_for_own_images_run_in_their_order(workplace: Path, run: Ru
 def test_the_filter_copies_the_better_nine_tenths_of_a_scored_folder(workplace: Path, run: Run) -> None:
     recipe, _ = (block for language, block in BLOCKS if language == "python")
     assert len([line for line in recipe.splitlines() if line]) == 5
-    run(
-        workplace,
-        sys.executable,
-        "-m",
-        "quality_model",
-        "score",
-        "my-images",
-        "--output",
-        "scores/mine",
-        "--overwrite",
-    )
+    command = "score my-images --output scores/mine --overwrite"
+    run(workplace, sys.executable, "-m", "quality_model", *command.split())
     run(workplace, sys.executable, "-c", recipe)
     scores = pd.read_parquet(workplace / "scores" / "mine" / "data").set_index("key")["worst_score"]
     kept = {path.relative_to(workplace / "kept").as_posix() for path in (workplace / "kept").rglob("*.png")}
@@ -102,37 +86,3 @@ def test_the_full_configuration_is_a_valid_set_of_overrides(workplace: Path, run
     run(workplace, *shlex.split(experiment))
     for command in others:
         run(workplace, *shlex.split(command))
-
-
-@pytest.mark.parametrize("command", SERVERS)
-def test_a_web_page_opens_on_loopback(trained: Path, command: str, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    venv = Path(sys.prefix)
-    words = [*command.split(), f"{SERVERS[command]}={port}", f"VENV={venv}", "-o", f"{venv}/.installed"]
-    log = tmp_path / "log"
-    with log.open("wb") as handle:
-        server = subprocess.Popen(
-            [*words, "-f", str(PROJECT / "Makefile")],
-            cwd=trained,
-            env=environment(trained),
-            stdout=handle,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        end = time.monotonic() + 240
-        while True:
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            try:
-                page = httpx.get(f"http://127.0.0.1:{port}/", timeout=5, follow_redirects=True)
-                break
-            except httpx.HTTPError:
-                time.sleep(1)
-        assert page.status_code == 200
-        assert "<html" in page.text
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=60)
