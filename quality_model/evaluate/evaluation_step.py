@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Final
 
 from quality_model.core import storage
-from quality_model.core.device import choose_device
 from quality_model.data.training_set.seen import seen_test_groups
 from quality_model.data.training_set.store import TrainingSet
 from quality_model.evaluate import Evaluation, evaluate, require_size, write_evaluation
@@ -19,6 +18,7 @@ from quality_model.evaluate.plots import (
     worst_errors,
 )
 from quality_model.networks.checkpoints import load_model
+from quality_model.networks.device import choose_device
 from quality_model.params import EvaluateParams, PerHead, RegistryParams, values_sha256
 from quality_model.paths import HISTORY_NAME, RUN_NAME
 from quality_model.records import HEADS

@@ -146,7 +146,7 @@ def evaluate(
         CheckpointError: See `predict_scores`.
         DeviceUnavailableError: The section's device is not there.
     """
-    from quality_model.core.device import choose_device
+    from quality_model.networks.device import choose_device
 
     predictions = score_split(section, model, training_set, split=split, excluded_groups=excluded_groups)
     heads = measure_heads(section, predictions, training_labels(training_set))
@@ -218,7 +218,7 @@ def score_split(
         CheckpointError: See `predict_scores`.
         DeviceUnavailableError: The section's device is not there.
     """
-    from quality_model.core.device import choose_device
+    from quality_model.networks.device import choose_device
 
     indices = training_set.counted(split, excluded_groups)
     if len(indices) == 0:

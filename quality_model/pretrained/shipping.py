@@ -45,9 +45,9 @@ def ship(model: Path, output: Path) -> dict[str, Any]:
     from quality_model.networks.checkpoints import load_model, save_model
 
     loaded = load_model(model, torch.device("cpu"))
-    settings = loaded.facts.get("settings")
+    settings = loaded.facts.settings
     facts = {
-        **_portable(loaded.facts),
+        **_portable(loaded.facts.to_json()),
         "version": loaded.sha256[:_VERSION_LENGTH],
         "trained_sha256": loaded.sha256,
         "model_sha256": loaded.folder_sha256,

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from quality_model.core import storage
 from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME, VERDICT_NAME
-from quality_model.pretrained import FROM_RUN, ship
+from quality_model.pretrained.shipping import FROM_RUN, ship
 from quality_model.release.cards import CARD_NAME, model_card
 from quality_model.release.registry import ModelVersion, Registry
 

@@ -71,10 +71,10 @@ def judge_candidate(
         RegistryError: The champion cannot be had; without it there is no comparison.
         UsageError: The champion works at another image size than this test set, or is the candidate.
     """
-    from quality_model.core.device import choose_device
     from quality_model.evaluate import require_size
     from quality_model.evaluate.evidence import gather_evidence
     from quality_model.networks.checkpoints import load_model
+    from quality_model.networks.device import choose_device
 
     samples = TrainingSet.open(training_set)
     device = choose_device(section.device)

@@ -11,8 +11,7 @@ import torch
 
 from quality_model import pretrained
 from quality_model.core import storage
-from quality_model.core.device import choose_device
-from quality_model.core.model_source import AUTO, find_model
+from quality_model.core.models import AUTO, find_model
 from quality_model.data.sources.expression import without_folders
 from quality_model.data.training_set.seen import SEEN_GROUPS, seen_by, seen_in_training
 from quality_model.data.training_set.store import TrainingSet
@@ -20,6 +19,7 @@ from quality_model.errors import ModelNotFoundError, RegistryError
 from quality_model.evaluate.clean_flags import calibrate_thresholds
 from quality_model.evaluate.predictions import predict_scores
 from quality_model.networks.checkpoints import LoadedModel, load_model, save_model
+from quality_model.networks.device import choose_device
 from quality_model.params import RegistryParams, TrainParams, values_sha256
 from quality_model.paths import HISTORY_NAME, RUN_NAME, ProjectPaths
 from quality_model.records import HEADS
@@ -202,8 +202,8 @@ def _find_start(reference: str, registry: RegistryParams, root: Path) -> LoadedM
     known = ProjectPaths(root).state / _LAST_CHAMPION
     try:
         source = find_model(AUTO, root, registry)
-        storage.write_json(known, {"path": str(source.path.absolute()), "version": source.version})
-        path, version = source.path, source.version
+        storage.write_json(known, {"path": str(source.path.absolute()), "version": source.ref.version})
+        path, version = source.path, source.ref.version
     except ModelNotFoundError:
         raise
     except RegistryError as error:

@@ -10,7 +10,6 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from quality_model.core import storage
-from quality_model.core.device import choose_device
 from quality_model.data.training_set.seen import SEEN_GROUPS, group_digest
 from quality_model.data.training_set.store import TrainingSet
 from quality_model.evaluate import predict_scores
@@ -18,6 +17,7 @@ from quality_model.evaluate.clean_flags import flagged_shares
 from quality_model.evaluate.evaluation_step import evaluate_candidate, summary_table
 from quality_model.evaluate.evidence import known_evaluation
 from quality_model.networks.checkpoints import load_model, save_model
+from quality_model.networks.device import choose_device
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import Params, flatten, values_sha256
 from quality_model.records import HEADS

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from quality_model.core.decoding import Pixels
-from quality_model.core.inference import MultiHeadQualityInference
+from quality_model.core.predict import MultiHeadQualityInference
 from quality_model.data.training_set.store import TrainingSet
 from quality_model.errors import CheckpointError
 from quality_model.networks.checkpoints import load_model, save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input
 from quality_model.params import TrainParams
-from quality_model.pretrained import ship
+from quality_model.pretrained.shipping import ship
 from quality_model.records import HEADS
 from quality_model.release.cards import model_card
 from quality_model.train import train

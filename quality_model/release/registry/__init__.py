@@ -6,6 +6,7 @@ the one that scoring uses.
 
 from pathlib import Path
 
+from quality_model.core.models import is_reference, parse_reference
 from quality_model.errors import ModelNotFoundError
 from quality_model.params import RegistryParams, load_params
 from quality_model.paths import ProjectPaths
@@ -14,7 +15,6 @@ from quality_model.release.registry.files import ResolvedModel
 from quality_model.release.registry.history import Action, AliasEvent
 from quality_model.release.registry.ledger import decision_line, read_decisions, record_decision
 from quality_model.release.registry.origin import run_origin
-from quality_model.release.registry.references import is_reference, parse_reference
 from quality_model.release.registry.store import ModelVersion, Registry
 
 __all__ = [

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from quality_model.core.models import parse_reference
 from quality_model.core.storage import locked
 from quality_model.errors import (
     ChampionChangedError,
@@ -35,7 +36,6 @@ from quality_model.release.registry.history import (
     read_events,
     succession,
 )
-from quality_model.release.registry.references import parse_reference
 
 Alias = Literal["candidate", "champion"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from quality_model import MultiHeadQualityInference, pretrained
-from quality_model.core.model_source import find_model, find_model_meanwhile
+from quality_model.core.models import find_model, find_model_meanwhile
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
