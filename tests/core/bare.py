@@ -10,7 +10,7 @@ PROJECT: Final = Path(__file__).resolve().parents[2]
 
 ABSENT: Final = (
     "datasets", "dvc", "great_expectations", "matplotlib", "mlflow", "pandas", "prefect", "requests", "scipy",
-    "skimage", "sklearn", "sqlalchemy", "torch", "torchvision", "tqdm",
+    "skimage", "sklearn", "sqlalchemy", "torch", "torchvision",
 )  # fmt: skip
 
 _SITECUSTOMIZE: Final = f"""
