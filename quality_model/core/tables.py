@@ -25,7 +25,7 @@ def text_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: C
 def markdown_table(
     titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = ()
 ) -> str:
-    """The table in Markdown, without a final newline; arguments as for `text_table`. A ``|`` becomes ``/``."""
+    """Write the table in Markdown, without a final newline; arguments as of `text_table`. `|` becomes `/`."""
     rules = ["---:" if title in right else "---" for title in titles]
     lines = [titles, rules, *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
