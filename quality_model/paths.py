@@ -70,8 +70,13 @@ class ProjectPaths:
 
     @property
     def state(self) -> Path:
-        """Locks, the ledger of decisions and undelivered tracking data."""
+        """Locks, records of decisions and undelivered tracking data."""
         return self.root / "state"
+
+    @property
+    def records(self) -> Path:
+        """A folder for each decision; no DVC stage deletes it."""
+        return self.state / "records"
 
     @property
     def reports(self) -> Path:

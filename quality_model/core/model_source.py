@@ -15,8 +15,8 @@ from quality_model.core.redaction import guard_logs
 from quality_model.errors import ModelNotFoundError, QualityModelError
 from quality_model.params import RegistryParams, is_project, load_params
 from quality_model.paths import ProjectPaths, user_path
+from quality_model.release.mlflow_connection import database_exists
 from quality_model.release.registry import Registry, ResolvedModel, resolve
-from quality_model.release.registry.connection import database_exists
 
 AUTO: Final = "auto"
 """Names the champion if there is one, else the bundled model."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from quality_model.core.storage import MARKER_NAME
-from quality_model.pretrained.shipping import FROM_RUN, ship
 
 NAME: Final = "bundled"
 """Names the bundled model where a registry reference could stand, and in columns of scores."""
@@ -22,8 +21,6 @@ FOLDERS: Final = {
 
 _ALIASES: Final = {"pretrained": NAME, "pretrained-compact": "bundled-compact"}
 """What they were called before; old results name them so."""
-
-__all__ = ["FOLDERS", "FROM_RUN", "NAME", "bundled_name", "pretrained_folder", "ship"]
 
 
 def bundled_name(reference: object) -> str | None:

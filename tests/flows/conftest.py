@@ -67,9 +67,9 @@ def replace_champion_by_a_poor_one(project: Path) -> str:
         opened.log_model(folder)
         run_id = opened.require_delivered()
     catalogue = Registry(project, params.registry)
-    version = catalogue.register(run_id).version
-    catalogue.promote(version, "moved by hand")
-    return version
+    version = catalogue.register(run_id)
+    catalogue.move_alias("champion", version)
+    return version.version
 
 
 @pytest.fixture(scope="session")

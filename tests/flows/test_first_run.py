@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quality_model.release.registry import read_decisions
+from quality_model.params import load_params
+from quality_model.release.decisions import read_decisions
 from tests.flows.conftest import PROJECT, Run, small_project
 
 SMALL = {
@@ -33,12 +34,13 @@ def test_the_bundled_model_stays_champion_where_the_evidence_is_too_little_and_t
     project, (first, second) = ended
     assert "Retraining: Version 1 stays champion: too little evidence that the new model is better" in first
     assert "Nothing to decide" in second
-    outcomes = [(decision["outcome"], decision["version"]) for decision in read_decisions(project)]
-    assert outcomes == [("baseline", "1"), ("refused", None), ("no-op", None)]
+    decided = read_decisions(project, load_params(project / "params.yaml").registry)
+    outcomes = [(decision.action, decision.model.version) for decision in decided]
+    assert outcomes == [("baseline", "1"), ("refused", None)]
     verdict = json.loads((project / "reports" / "gate" / "verdict.json").read_text())
     (row,) = (row for row in verdict["rows"] if row["rule"] == "unseen_groups")
     assert "hubble_deep_field" in row["reason"]  # the bundled model was trained on it
-    assert verdict["compared_with"] == "1"
+    assert verdict["champion"]["version"] == "1"
 
 
 def test_the_retraining_starts_from_the_champions_weights_and_the_model_says_so(

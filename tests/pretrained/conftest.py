@@ -10,6 +10,7 @@ from quality_model import pretrained
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.records import HEADS
+from quality_model.release.bundle import bundle_model
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shipped_files(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package") / "standard"
-    pretrained.ship(trained, folder)
+    bundle_model(trained, folder, root=folder.parent, image_licence=None)
     return folder
 
 

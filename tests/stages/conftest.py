@@ -58,8 +58,8 @@ def two_versions(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path
                 run.log_model(folder)
             registry.register(run.require_delivered())
             storage.write_json(folder / RUN_NAME, {"run_key": run.key, "run_id": run.run_id})
-        registry.promote("1", "first")
-        registry.set_candidate("2", "passed the gate")
+        registry.move_alias("champion", registry.find("1"))
+        registry.move_alias("candidate", registry.find("2"))
     return root
 
 
@@ -68,7 +68,6 @@ def project(project: Path, two_versions: Path) -> Path:
     """A project folder of its own with the two versions; their files are shared."""
     shutil.copyfile(two_versions / "mlflow.db", project / "mlflow.db")
     (project / "mlartifacts").symlink_to(two_versions / "mlartifacts")
-    shutil.copytree(two_versions / "state", project / "state")
     return project
 
 

@@ -159,7 +159,7 @@ def test_a_registry_that_does_not_answer_costs_no_training_which_starts_from_the
     ) as run:
         run.log_model(project / "model")
     registry = Registry(project, params.registry)
-    registry.promote(registry.register(run.require_delivered()).version, "better")
+    registry.move_alias("champion", registry.register(run.require_delivered()))
     champion = storage.file_sha256(project / "model" / "model.safetensors")[:12]
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 

@@ -9,7 +9,7 @@ what each is for.
 from collections.abc import Mapping
 from typing import Any
 
-from quality_model.params import GateParams
+from quality_model.params import EvaluateParams, GateParams, flatten, values_sha256
 from quality_model.release.gate.reading import entry
 from quality_model.release.gate.rules import ABOUT_THE_EVIDENCE, RULES, Evidence, Rule
 from quality_model.release.gate.verdict import AFTER_A_REFUSAL, ALL_HEADS, Row, Verdict
@@ -23,6 +23,7 @@ __all__ = [
     "Rule",
     "Verdict",
     "decide",
+    "gate_sha256",
 ]
 
 
@@ -49,3 +50,10 @@ def decide(
     rules = ABOUT_THE_EVIDENCE if entry(candidate, "num_counted_groups") == 0 else RULES
     rows = tuple(row for rule in rules for row in rule(evidence))
     return Verdict(passed=bool(rows) and all(row.passed for row in rows), rows=rows)
+
+
+def gate_sha256(section: GateParams, evaluate: EvaluateParams) -> str:
+    """Return one hash for the thresholds and all that decides about the figures, versions of measures too."""
+    from quality_model.evaluate.measures import measuring
+
+    return values_sha256([flatten(section), measuring(evaluate)])

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from quality_model.errors import RegistryError, StorageError
 from quality_model.params import RegistryParams, values_sha256
-from quality_model.release.registry.connection import connect, speaking_to
+from quality_model.release.mlflow_connection import connect, mlflow_errors
 from quality_model.release.tracking.mlflow_calls import KEY_TAG
 from quality_model.release.tracking.run import DataFacts, is_waiting, start_run
 
@@ -87,7 +87,7 @@ def _finished_keys(root: Path, section: RegistryParams, data_sha256: str) -> set
     """Keys of the baselines of a dataset whose runs are finished; None if the server does not answer."""
     try:
         connection = connect(root)
-        with speaking_to(connection.shown, "Looking for baselines"):
+        with mlflow_errors(connection.shown, "Looking for baselines"):
             experiment = connection.client.get_experiment_by_name(section.experiment)
             if experiment is None:
                 return set()

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from quality_model.errors import ModelNotFoundError, RegistryError
-from quality_model.release.registry.connection import Connection, RequestRefusedError, speaking_to
-from quality_model.release.registry.flavor import MODEL_NAME, write_mlflow_model
+from quality_model.release.flavor import MODEL_NAME, write_mlflow_model
+from quality_model.release.mlflow_connection import Connection, RequestRefusedError, mlflow_errors
 
 KEY_TAG: Final = "run_key"
 _BATCH: Final = 100
@@ -49,7 +49,7 @@ class Sender:
         if doing != "start" and not state.get("run_id"):
             raise RegistryError(f"The run {state['key']} has not started at {self.connection.shown} yet.")
         try:
-            with speaking_to(self.connection.shown, f"Reporting {doing}"):
+            with mlflow_errors(self.connection.shown, f"Reporting {doing}"):
                 return _DOINGS[doing](self.connection, state, call)
         except (ModelNotFoundError, RequestRefusedError):
             if state.get("run_id"):
@@ -224,7 +224,7 @@ def require_run(connection: Connection, run_id: str) -> None:
         RegistryError: The server does not answer.
     """
     try:
-        with speaking_to(connection.shown, f"Reading run {run_id}"):
+        with mlflow_errors(connection.shown, f"Reading run {run_id}"):
             connection.client.get_run(run_id)
     except (ModelNotFoundError, RequestRefusedError):
         raise ModelNotFoundError(

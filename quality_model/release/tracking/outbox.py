@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from quality_model.core.storage import append_line, locked, read_json, read_lines, write_json
 from quality_model.errors import ModelNotFoundError, RegistryError, StorageError
-from quality_model.release.registry.connection import RequestRefusedError
+from quality_model.release.mlflow_connection import RequestRefusedError
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from quality_model.errors import ModelNotFoundError, RegistryError
 from quality_model.params import RegistryParams
 from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS
-from quality_model.release.registry.connection import connect, server_name, speaking_to, tracking_uri
+from quality_model.release.mlflow_connection import connect, mlflow_errors, server_name, tracking_uri
 from quality_model.release.tracking.mlflow_calls import (
     Call,
     OtherServerError,
@@ -301,7 +301,7 @@ def _find(root: Path, section: RegistryParams, reference: str) -> Outbox:
     if "experiment" in outbox.state:
         return outbox
     connection = connect(root)
-    with speaking_to(connection.shown, f"Looking for run {reference}"):
+    with mlflow_errors(connection.shown, f"Looking for run {reference}"):
         run_id = find_run(connection, section.experiment, reference)
     if run_id is None:
         require_run(connection, reference)

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from quality_model.core.storage import write_json
 from quality_model.errors import RegistryError
 from quality_model.params import RegistryParams
-from quality_model.release.steps import resume_and_deliver
+from quality_model.release.runs import run_of
 from quality_model.release.tracking import Run, deliver, resume_run
 from tests.conftest import PROJECT
 
@@ -73,7 +73,7 @@ def test_registering_at_another_server_names_the_server_of_the_run(
     run = train_away_from_home(start, meant, project, section)
     write_json(project / "models" / "candidate" / "run.json", {"run_key": run.key, "run_id": run.run_id})
     with pytest.raises(RegistryError, match=r"meant for sqlite:.*first\.db") as error:
-        resume_and_deliver(section, project, project / "models" / "candidate")
+        run_of(project / "models" / "candidate", root=project, registry=section)
     assert "MLFLOW_TRACKING_URI" in error.value.remedy
     assert not refused(project)
 

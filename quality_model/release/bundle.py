@@ -1,4 +1,4 @@
-"""Making a trained model the one that ships: half precision, and nothing in it of the machine it is from."""
+"""Prepare a trained model as the bundled one: half precision, with a card, and nothing of a machine in it."""
 
 import re
 from collections.abc import Mapping
@@ -9,9 +9,12 @@ from quality_model.core import storage
 from quality_model.data.sources.expression import without_folders
 from quality_model.params import values_sha256
 from quality_model.paths import RUN_NAME
+from quality_model.release.candidate import gate_record
+from quality_model.release.card import card_of
+from quality_model.release.decisions import CARD_NAME
 
-FROM_RUN: Final = ("run_id", "package_version", "code_sha256", "git_commit", "git_dirty")
-"""What run.json, beside a trained model, tells of the training."""
+_FROM_RUN: Final = ("run_id", "package_version", "code_sha256", "git_commit", "git_dirty")
+"""Facts about the training that a bundled model states, None where they are not known."""
 
 _VERSION_LENGTH: Final = 12
 _OF_A_MACHINE: Final = frozenset({"device", "workers", "host", "hostname", "user", "root"})
@@ -22,20 +25,23 @@ _PATH: Final = re.compile(r"(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|file:)")
 _SEPARATOR: Final = re.compile(r"[/\\]+")
 
 
-def ship(model: Path, output: Path) -> dict[str, Any]:
-    """Write a trained model as one that can ship: model.safetensors, model.json and their marker.
+def bundle_model(
+    model: Path, output: Path, *, root: Path, image_licence: str | None
+) -> list[tuple[str, int]]:
+    """Write a trained model as one that can be bundled: model.safetensors, model.json, marker and card.
 
-    The facts gain ``version`` (the short hash of the trained weights), ``trained_sha256`` (the
-    whole one), ``model_sha256`` (of the trained model's folder, by which the ledger knows it),
-    ``params_sha256`` (of the settings) and `FROM_RUN`, each None where it is not known. Other files
-    of ``output``, such as its model card, stay as they are.
+    The facts gain ``version`` (the short hash of the trained weights), ``trained_sha256`` (the whole one),
+    ``model_sha256`` (of the trained model's folder, which decisions name) and ``params_sha256`` (of the
+    settings). Other files of ``output``, such as a licence, stay as they are.
 
     Args:
         model: Folder or file of a trained model (see `checkpoints.load_model`).
         output: Folder for the files; a model that it holds is replaced.
+        root: The project folder; the card shows the gate's last decision there on this model.
+        image_licence: That of the training images, for the card.
 
     Returns:
-        The marker (see `storage.seal`).
+        Name and length in bytes of the files.
 
     Raises:
         CheckpointError: The model does not load, or a weight is too large for 16 bits.
@@ -46,23 +52,21 @@ def ship(model: Path, output: Path) -> dict[str, Any]:
 
     loaded = load_model(model, torch.device("cpu"))
     settings = loaded.facts.get("settings")
+    run = storage.read_json(model / RUN_NAME) if (model / RUN_NAME).exists() else {}
     facts = {
         **_portable(loaded.facts),
         "version": loaded.sha256[:_VERSION_LENGTH],
         "trained_sha256": loaded.sha256,
         "model_sha256": loaded.folder_sha256,
         "params_sha256": None if settings is None else values_sha256(settings),
-        **_run_of(model),
+        **{key: run.get(key) for key in _FROM_RUN},
     }
-    return save_model(
+    marker = save_model(
         output, loaded.model, image_size_px=loaded.image_size_px, facts=facts, half_precision=True
     )
-
-
-def _run_of(model: Path) -> dict[str, str | None]:
-    note = model / RUN_NAME
-    known = storage.read_json(note) if note.exists() else {}
-    return {key: known.get(key) for key in FROM_RUN}
+    record = gate_record(root, model_sha256=loaded.folder_sha256) if loaded.folder_sha256 else None
+    storage.write_text(output / CARD_NAME, card_of(output, record, image_licence=image_licence))
+    return [(entry["name"], entry["bytes"]) for entry in marker["files"]]
 
 
 def _portable(value: Any) -> Any:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from quality_model.records import HEADS, MEANINGS
-from quality_model.release.cards import model_card
+from quality_model.release.card import model_card
 
 DESCRIPTION = {
     "image_size_px": 224,
