@@ -26,8 +26,8 @@ NOT_DEPENDENCIES = {
     "storage", "telemetry", "tracking", "workers", "__init__", "__main__",
 }  # fmt: skip
 
-# Packages that change no value: a progress bar and a lock between processes.
-NOT_COMPUTING = {"filelock", "tqdm"}
+# Packages that change no value: a lock between processes, the types of facts and a progress bar.
+NOT_COMPUTING = {"filelock", "pydantic", "tqdm"}
 
 # The module that a stage's command calls.
 ENTRY = {

@@ -256,8 +256,7 @@ def _measure(
 ) -> tuple[gates.Verdict, str]:
     """The gate's verdict on a model, and the evidence as JSON text."""
     from quality_model.core.device import choose_device
-    from quality_model.evaluate import require_size
-    from quality_model.evaluate.evidence import gather_evidence
+    from quality_model.evaluate.step import gather_evidence, require_size
     from quality_model.networks.checkpoints import load_model
 
     device = choose_device(section.device)
@@ -272,7 +271,7 @@ def _measure(
         loss_weights=loss_weights,
         evaluation=ProjectPaths(root).evaluation_report,
     )
-    return gates.decide(gate, *evidence), json.dumps(evidence.candidate, indent=2)
+    return gates.decide(gate, evidence), json.dumps(evidence.to_json(), indent=2)
 
 
 def _comparable_champion(catalogue: Registry, image_size_px: int) -> ResolvedModel | None:

@@ -85,19 +85,23 @@ def model_card(
         if key.startswith("train.") and key not in _RECIPE_ASIDE
     ]
     version = decision.model.version if decision else None
-    return _environment().get_template(_TEMPLATE).render(
-        name=decision.model.name if decision else "quality-model",
-        version=version or facts.get("version"),
-        description=description,
-        facts=facts,
-        settings=settings,
-        recipe=", ".join(recipe),
-        origin=origin,
-        evaluated=evaluated,
-        decision=decision,
-        image_licence=image_licence or facts.get("image_licence"),
-        heads=HEADS,
-        meanings=MEANINGS,
+    return (
+        _environment()
+        .get_template(_TEMPLATE)
+        .render(
+            name=decision.model.name if decision else "quality-model",
+            version=version or facts.get("version"),
+            description=description,
+            facts=facts,
+            settings=settings,
+            recipe=", ".join(recipe),
+            origin=origin,
+            evaluated=evaluated,
+            decision=decision,
+            image_licence=image_licence or facts.get("image_licence"),
+            heads=HEADS,
+            meanings=MEANINGS,
+        )
     )
 
 
