@@ -9,7 +9,7 @@ from quality_model.core.device import choose_device
 from quality_model.data.training_set.seen import seen_test_groups
 from quality_model.data.training_set.store import TrainingSet
 from quality_model.evaluate import Evaluation, evaluate, require_size, write_evaluation
-from quality_model.evaluate.baselines import BASELINE_VERSION, measure_baselines
+from quality_model.evaluate.baselines import measure_baselines
 from quality_model.evaluate.plots import (
     cross_talk_figure,
     ladders_figure,
@@ -19,19 +19,16 @@ from quality_model.evaluate.plots import (
     worst_errors,
 )
 from quality_model.networks.checkpoints import load_model
-from quality_model.params import EvaluateParams, PerHead, RegistryParams, values_sha256
-from quality_model.paths import HISTORY_NAME, RUN_NAME
+from quality_model.params import EvaluateParams, PerHead
+from quality_model.paths import HISTORY_NAME
 from quality_model.records import HEADS
-from quality_model.release.tracking import DataFacts, data_tags, log_baselines, resume_run, run_exists
 
 log = logging.getLogger(__name__)
 
 
 def evaluate_candidate(
     section: EvaluateParams,
-    registry: RegistryParams,
     *,
-    root: Path,
     training_set: Path,
     model: Path,
     history: Path | None,
@@ -42,8 +39,6 @@ def evaluate_candidate(
 
     Args:
         section: Bootstrap, batch size, device, images of the ladders.
-        registry: Names the experiment.
-        root: The project folder.
         training_set: Folder whose test split is used.
         model: Folder of a trained model, or a file of weights.
         history: Folder of the training's report, for the learning curves; None if there is none.
@@ -80,8 +75,6 @@ def evaluate_candidate(
     if history is not None:
         curves = learning_curves(storage.read_json(history / HISTORY_NAME))
         save_figure(curves, images / "learning_curves.png")
-    _track_baselines(section, registry, root, training_set, samples, evaluation)
-    _track(registry, root, model, output, evaluation)
     return evaluation
 
 
@@ -122,45 +115,3 @@ _COLUMNS: Final = (
 
 def _cell(value: float | None, width: int, digits: int) -> str:
     return f"{'-':>{width}}" if value is None else f"{value:{width}.{digits}f}"
-
-
-def _track(registry: RegistryParams, root: Path, model: Path, output: Path, evaluation: Evaluation) -> None:
-    note = model / RUN_NAME
-    key = storage.read_json(note)["run_key"] if note.exists() else None
-    if key is None or not run_exists(root, registry, key):
-        log.warning("%s belongs to no run that is known here; its measures stay in %s.", model, output)
-        return
-    with resume_run(root, registry, key) as run:
-        run.log_metrics(evaluation.summary(), "test")
-        run.log_files(output, "evaluation")
-        run.set_tags({"test_data_sha256": evaluation.metrics["data_sha256"]})
-
-
-def _track_baselines(
-    section: EvaluateParams,
-    registry: RegistryParams,
-    root: Path,
-    folder: Path,
-    samples: TrainingSet,
-    evaluation: Evaluation,
-) -> None:
-    """Runs of their own, once for these data, so that they stand beside the models."""
-    log_baselines(
-        root,
-        registry,
-        evaluation.metrics["baselines"],
-        data=DataFacts(
-            name="training dataset",
-            sha256=samples.data_sha256,
-            rows=len(samples),
-            source=folder.name if folder.is_absolute() else str(folder),
-            context="evaluation",
-        ),
-        settings={
-            "version": BASELINE_VERSION,
-            "max_samples": section.baseline_samples,
-            "seed": section.seed,
-            "excluded_groups": values_sha256(sorted(evaluation.metrics["excluded_groups"]))[:12],
-        },
-        tags=data_tags(root, folder),
-    )

@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from quality_model.core import storage
 from quality_model.data.sources.expression import without_folders
 from quality_model.params import values_sha256
-from quality_model.paths import RUN_NAME
 
 FROM_RUN: Final = ("run_id", "package_version", "code_sha256", "git_commit", "git_dirty")
-"""What run.json, beside a trained model, tells of the training."""
+"""Facts about the training that a bundled model states, None where they are not known."""
 
 _VERSION_LENGTH: Final = 12
 _OF_A_MACHINE: Final = frozenset({"device", "workers", "host", "hostname", "user", "root"})
@@ -52,17 +50,11 @@ def ship(model: Path, output: Path) -> dict[str, Any]:
         "trained_sha256": loaded.sha256,
         "model_sha256": loaded.folder_sha256,
         "params_sha256": None if settings is None else values_sha256(settings),
-        **_run_of(model),
+        **{key: loaded.facts.get(key) for key in FROM_RUN},
     }
     return save_model(
         output, loaded.model, image_size_px=loaded.image_size_px, facts=facts, half_precision=True
     )
-
-
-def _run_of(model: Path) -> dict[str, str | None]:
-    note = model / RUN_NAME
-    known = storage.read_json(note) if note.exists() else {}
-    return {key: known.get(key) for key in FROM_RUN}
 
 
 def _portable(value: Any) -> Any:

@@ -11,15 +11,13 @@ from quality_model.params import RegistryParams
 from quality_model.paths import DESCRIPTION_NAME
 from quality_model.release.cards import CARD_NAME
 from quality_model.release.decisions import put_on_record, unrecorded_move
+from quality_model.release.publish import publish
 from quality_model.release.registry import ModelVersion, Registry
-from quality_model.release.tracking import start_run
 
 log = logging.getLogger(__name__)
 
 REASON: Final = "the bundled model is the first champion; its evidence is its model card"
 """Kept with the decision `baseline`, which claims no pass of the gate."""
-
-_KEY_DIGITS: Final = 16
 
 
 def ensure_baseline(registry: RegistryParams, *, root: Path, image_size_px: int) -> None:
@@ -76,29 +74,10 @@ def register_bundled(registry: RegistryParams, *, root: Path) -> ModelVersion:
             "This installation has no bundled weights.", "Promote a version of the registry instead."
         )
     catalogue = Registry(root, registry)
-    sha256 = storage.sealed_sha256(folder)
-    earlier = [version for version in catalogue.versions() if is_bundled(version)]
-    for version in earlier:
-        if _is_whole(catalogue, version):
+    for version in catalogue.versions():
+        if is_bundled(version) and _is_whole(catalogue, version):
             return _described(catalogue, version, folder)
-    facts = storage.read_json(folder / DESCRIPTION_NAME)["facts"]
-    known = {"data_sha256", "params_sha256", "git_commit", "git_dirty"} & facts.keys()
-    with start_run(
-        root,
-        registry,
-        name=pretrained.NAME,
-        params={},
-        params_sha256=str(facts.get("params_sha256")),
-        tags={
-            **{key: facts[key] for key in known if facts[key] is not None},
-            "data_name": facts.get("settings", {}).get("source.dataset", "unknown"),
-            "kind": pretrained.NAME,
-        },
-        system_metrics=False,
-        key=f"{pretrained.NAME}-{sha256[:_KEY_DIGITS]}" + (f"-{len(earlier)}" if earlier else ""),
-    ) as run:
-        run.log_model(folder)
-        run_id = run.require_delivered()
+    run_id = publish(folder, root=root, registry=registry)
     return _described(catalogue, catalogue.register(run_id), folder)
 
 

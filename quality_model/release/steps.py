@@ -1,7 +1,7 @@
 """From a trained candidate to a champion: the gate, the registry, the promotion, the way back."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from quality_model.errors import (
     UsageError,
 )
 from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams
-from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME, RUN_NAME, VERDICT_NAME, ProjectPaths
+from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME, VERDICT_NAME, ProjectPaths
 from quality_model.release import gate as gates
 from quality_model.release.baseline import ensure_baseline, is_bundled, register_bundled
 from quality_model.release.card import publish_card
 from quality_model.release.decisions import evidence_of, kept_verdict, put_on_record, unrecorded_move
+from quality_model.release.publish import publish
 from quality_model.release.registry import (
     ModelVersion,
     Registry,
@@ -33,7 +34,6 @@ from quality_model.release.registry import (
     run_origin,
 )
 from quality_model.release.standing import gate_sha256
-from quality_model.release.tracking import resume_run, run_exists
 
 log = logging.getLogger(__name__)
 
@@ -118,11 +118,8 @@ def judge_candidate(
     storage.write_json(report / VERDICT_NAME, told)
     storage.write_text(report / "verdict.md", verdict.markdown())
     log.info("%s\n%s", verdict.table(), verdict.summary())
-    if version is None:
-        run_id = _attach_to_run(registry, root, model, told)
-    else:
-        run_id = version.run_id or ""
-        Registry(root, registry).attach_verdict(told, run_id=run_id, version=version.version)
+    run_id = publish(model, root=root, registry=registry) if version is None else version.run_id or ""
+    Registry(root, registry).attach_verdict(told, run_id=run_id, version=version.version if version else None)
     record_decision(
         root,
         "passed" if verdict.passed else "refused",
@@ -170,7 +167,7 @@ def register_candidate(registry: RegistryParams, *, root: Path, model: Path, rep
         )
     if verdict.get("model_sha256") != storage.sealed_sha256(model):
         raise GateRefusedError(f"The verdict in {report} is about another model.", "Run the gate again.")
-    run_id = resume_and_deliver(registry, root, model)
+    run_id = publish(model, root=root, registry=registry)
     catalogue = Registry(root, registry)
     version = catalogue.register(run_id)
     if version.tags.get("model_sha256") != verdict["model_sha256"]:
@@ -316,21 +313,6 @@ def history_lines(registry: RegistryParams, *, root: Path) -> Iterator[str]:
         yield f"{time}  {what}"
 
 
-def resume_and_deliver(registry: RegistryParams, root: Path, model: Path) -> str:
-    """MLflow's id of the run that made a model, once everything of it is delivered.
-
-    Raises:
-        RegistryError: The model has no run here, or the server does not answer.
-    """
-    note = model / RUN_NAME
-    if not note.exists():
-        raise RegistryError(
-            f"{model} has no {RUN_NAME}: no run made it.", "Register a model that `train` made."
-        )
-    with resume_run(root, registry, storage.read_json(note)["run_key"]) as run:
-        return run.require_delivered()
-
-
 def _champion(registry: RegistryParams, root: Path, image_size_px: int) -> ResolvedModel | None:
     """The champion, read once, which must work at this image size. Its weights are not read."""
     catalogue = Registry(root, registry)
@@ -345,18 +327,6 @@ def _champion(registry: RegistryParams, root: Path, image_size_px: int) -> Resol
             "Generate at the champion's size, or start another line of models with registry.model_name.",
         )
     return resolved
-
-
-def _attach_to_run(
-    registry: RegistryParams, root: Path, model: Path, verdict: Mapping[str, Any]
-) -> str | None:
-    """Keep the verdict with the run that made a model; returns MLflow's id of it, None if it has none."""
-    note = model / RUN_NAME
-    if not note.exists() or not run_exists(root, registry, storage.read_json(note)["run_key"]):
-        return None
-    run_id = resume_and_deliver(registry, root, model)
-    Registry(root, registry).attach_verdict(verdict, run_id=run_id)
-    return run_id
 
 
 def _verdict(report: Path) -> dict[str, Any]:

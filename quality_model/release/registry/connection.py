@@ -16,7 +16,6 @@ from quality_model.core.storage import locked
 from quality_model.errors import ModelNotFoundError, RegistryError, UsageError
 from quality_model.paths import ProjectPaths
 from quality_model.release.registry.relocation import relocate
-from quality_model.release.telemetry import silence
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -144,7 +143,6 @@ def connect(root: Path) -> Connection:
         RegistryError: The database cannot be opened. A server that is down shows at the first call.
     """
     uri = tracking_uri(root)
-    silence()
     for name, value in _SETTINGS.items():
         given = os.environ.setdefault(name, value)
         is_whole = value.isdigit()

@@ -166,9 +166,11 @@ class Registry:
                 outputs = run.outputs.model_outputs if run.outputs else []
             if not outputs:
                 raise ModelNotFoundError(
-                    f"Run {run_id} holds no model.", "Deliver what waits in state/tracking, or train again."
+                    f"Run {run_id} holds no model.", "Run `quality-model publish`, or train again."
                 )
-            model_id = outputs[-1].model_id
+            with self._speaking(f"Reading the models of run {run_id}"):  # MLflow returns them in no order
+                models = [self._client.get_logged_model(output.model_id) for output in outputs]
+            model_id = max(models, key=lambda model: int(model.creation_timestamp)).model_id
             existing = [v for v in self.versions() if v.model_id == model_id]
             with self._speaking("Registering the model"), as_current(self._connection):
                 logged = self._client.get_logged_model(model_id)

@@ -9,8 +9,8 @@ import torch
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import Params, RegistryParams
+from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
-from quality_model.release.tracking import DataFacts, start_run
 
 
 @pytest.fixture
@@ -33,20 +33,9 @@ def three_versions(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Pa
                 folder,
                 MultiHeadQualityAssessmentModel(),
                 image_size_px=32,
-                facts={"number": number, "seen_groups": []},
+                facts={"number": number, "seen_groups": [], "data_sha256": f"{number}" * 64},
             )
-            data = DataFacts("sample-photos", f"{number}" * 64, 720, "data/training")
-            with start_run(
-                root,
-                params.registry,
-                name="train",
-                params={"epochs": number},
-                params_sha256="8" * 64,
-                data=data,
-                system_metrics=False,
-            ) as run:
-                run.log_model(folder)
-            registry.register(run.require_delivered())
+            registry.register(publish(folder, root=root, registry=params.registry))
     return root
 
 

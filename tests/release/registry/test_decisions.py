@@ -18,7 +18,7 @@ from quality_model.evaluate.measures import measuring
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import EvaluateParams, GateParams, Params, PerHead, RegistryParams
-from quality_model.paths import RUN_NAME, ProjectPaths
+from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS
 from quality_model.release import decisions as decisions_on_record
 from quality_model.release import standing
@@ -92,9 +92,7 @@ def judge(project: Path, section: RegistryParams, evaluate: EvaluateParams, samp
 @pytest.fixture
 def second(project: Path, three_versions: Path, registry: Registry) -> Path:
     """The folder of version 2's model, with the run that made it; it has no thresholds."""
-    folder = Path(shutil.copytree(three_versions / "models" / "2", project / "models" / "second"))
-    storage.write_json(folder / RUN_NAME, {"run_key": registry.find("2").run_id, "run_id": None})
-    return folder
+    return Path(shutil.copytree(three_versions / "models" / "2", project / "models" / "second"))
 
 
 @pytest.fixture

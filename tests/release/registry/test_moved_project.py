@@ -4,17 +4,16 @@ import shutil
 import sqlite3
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
+from quality_model.core import storage
 from quality_model.errors import RegistryError
 from quality_model.params import RegistryParams
+from quality_model.release.publish import publish
 from quality_model.release.registry import Registry, resolve
 from quality_model.release.registry.connection import connect
-from quality_model.release.tracking import resume_run, start_run
-from quality_model.release.tracking.outbox import Outbox
 from tests.conftest import PROJECT
 from tests.users import ordinary_user
 
@@ -98,13 +97,10 @@ def test_a_copy_writes_nothing_into_the_original(original: Path, section: Regist
     assert champion is not None
     registry.attach_card(champion, "# A card")
     assert champion.run_id
-    with resume_run(copy, section, champion.run_id) as run:
-        run.log_files(copy / "models" / "1" / "model.json", "again")
-    with start_run(
-        copy, section, name="train", params={}, params_sha256="8" * 64, system_metrics=False
-    ) as run:
-        run.log_model(copy / "models" / "1")
-    registry.register(run.require_delivered())
+    shutil.copytree(copy / "models" / "1", copy / "models" / "again")
+    (copy / "models" / "again" / "_complete.json").unlink()
+    storage.seal(copy / "models" / "again", ["model.json", "model.safetensors"], rows=1, kind="model")
+    registry.register(publish(copy / "models" / "again", root=copy, registry=section))
     assert files_of(original) == before
     assert len(list((copy / "mlartifacts").rglob("model.safetensors"))) == num_models + 1
 
@@ -147,11 +143,7 @@ def test_files_of_a_project_that_uses_this_ones_database_stay_its_own(
         connect(guest)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{original}/mlflow.db")
     theirs = section.model_copy(update={"experiment": "guest"})
-    with start_run(
-        guest, theirs, name="train", params={}, params_sha256="8" * 64, system_metrics=False
-    ) as run:
-        run.log_model(original / "models" / "1")
-    run_id = run.require_delivered()
+    run_id = publish(original / "models" / "1", root=guest, registry=theirs)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     resolve("champion", root=original)
     found = MlflowClient(tracking_uri=f"sqlite:///{original}/mlflow.db").get_run(run_id)
@@ -198,27 +190,3 @@ def test_locations_outside_the_project_stay_as_they_are(original: Path) -> None:
     moved = original.rename(original.parent / "moved")
     resolve("champion", root=moved)
     assert "s3://bucket/mlartifacts" in locations(moved)
-
-
-@pytest.mark.parametrize("earlier", [False, True], ids=["today", "with paths as stored before"])
-def test_files_that_wait_for_the_server_are_found_after_a_move(tmp_path: Path, earlier: bool) -> None:
-    def down(state: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
-        raise RegistryError("The server is down.")
-
-    note = tmp_path / "note.txt"
-    note.write_text("as it was")
-    waiting = tmp_path / "before" / "state" / "tracking" / "run-1"
-    Outbox(waiting, down).put({"call": "files", "artifact_path": None}, [note])
-    if earlier:
-        journal = waiting / "calls.jsonl"
-        journal.write_text(journal.read_text().replace('"files/', f'"{waiting}/files/'))
-    note.unlink()
-    (tmp_path / "before").rename(tmp_path / "after")
-    sent = []
-
-    def up(state: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
-        sent.extend(Path(path).read_text() for path in call["paths"])
-        return {}
-
-    Outbox(tmp_path / "after" / waiting.relative_to(tmp_path / "before"), up).deliver()
-    assert sent == ["as it was"]
