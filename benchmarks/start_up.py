@@ -24,11 +24,13 @@ _CROWN: Final = """
 import json
 from pathlib import Path
 from quality_model.params import load_params
-from quality_model.paths import RUN_NAME, ProjectPaths
+from quality_model.paths import ProjectPaths
+from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
 paths = ProjectPaths(Path())
-registry = Registry(Path(), load_params(paths.params).registry)
-version = registry.register(json.loads((paths.model / RUN_NAME).read_text())["run_id"])
+section = load_params(paths.params).registry
+registry = Registry(Path(), section)
+version = registry.register(publish(paths.model, root=Path(), registry=section))
 registry.move_alias("champion", version)
 """
 """Makes the candidate champion, which no gate would do with so small a one."""

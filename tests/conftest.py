@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from quality_model.core import telemetry
 from quality_model.core.decoding import Pixels
 from quality_model.params import LimitsParams, Params, load_params
-from quality_model.release import telemetry
 
 telemetry.silence()
 os.environ["MPLBACKEND"] = "Agg"

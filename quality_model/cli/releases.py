@@ -170,13 +170,4 @@ def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
     click.echo(found.table())
 
 
-@click.command()
-def deliver() -> None:
-    """Send what waits in state/tracking for a tracking server that was down."""
-    from quality_model.release.tracking import deliver
-
-    sent = deliver(_ROOT)
-    click.echo(f"Delivered {sum(sent.values())} reports of {len(sent)} runs.")
-
-
-COMMANDS = [deliver, gate, register, compare, promote, rollback, history, trace]
+COMMANDS = [gate, register, compare, promote, rollback, history, trace]

@@ -8,7 +8,6 @@ from typing import Any, Final
 from quality_model.core import storage
 from quality_model.data.sources.expression import without_folders
 from quality_model.params import values_sha256
-from quality_model.paths import RUN_NAME
 from quality_model.release.candidate import gate_record
 from quality_model.release.card import card_of
 from quality_model.release.decisions import CARD_NAME
@@ -52,14 +51,13 @@ def bundle_model(
 
     loaded = load_model(model, torch.device("cpu"))
     settings = loaded.facts.get("settings")
-    run = storage.read_json(model / RUN_NAME) if (model / RUN_NAME).exists() else {}
     facts = {
         **_portable(loaded.facts),
         "version": loaded.sha256[:_VERSION_LENGTH],
         "trained_sha256": loaded.sha256,
         "model_sha256": loaded.folder_sha256,
         "params_sha256": None if settings is None else values_sha256(settings),
-        **{key: run.get(key) for key in _FROM_RUN},
+        **{key: loaded.facts.get(key) for key in _FROM_RUN},
     }
     marker = save_model(
         output, loaded.model, image_size_px=loaded.image_size_px, facts=facts, half_precision=True

@@ -10,7 +10,7 @@ from quality_model.core.references import is_reference
 from quality_model.data.training_set.store import TrainingSet
 from quality_model.errors import GateRefusedError, RegistryError, UsageError
 from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, values_sha256
-from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME, RUN_NAME, VERDICT_NAME, ProjectPaths
+from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME, VERDICT_NAME, ProjectPaths
 from quality_model.records import ModelRef
 from quality_model.release import gate as gates
 from quality_model.release.card import card_of
@@ -28,8 +28,8 @@ from quality_model.release.decisions import (
     try_project,
     write_record,
 )
+from quality_model.release.publish import publish, try_publish
 from quality_model.release.registry import Registry, ResolvedModel, weights_sha256
-from quality_model.release.runs import run_of
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def judge_candidate(
         data_sha256=samples.data_sha256,
         gate_sha256=gates.gate_sha256(gate, section),
         params_sha256=values_sha256(facts["settings"]) if "settings" in facts else None,
-        git_commit=_git_commit(folder),
+        git_commit=facts.get("git_commit"),
     )
     record = gate_record(
         root,
@@ -102,12 +102,13 @@ def judge_candidate(
         champion_sha256=wanted.champion_sha256,
     )
     if record is None:
+        run_id = None if version else try_publish(folder, root=root, registry=registry)
         verdict, evidence = _measure(section, gate, root, samples, folder, champion, loss_weights)
         decision = replace(
             wanted,
             action="passed" if verdict.passed else "refused",
             time=now(),
-            model=wanted.model if version else replace(wanted.model, run_id=_run_id(folder, root, registry)),
+            model=wanted.model if version else replace(wanted.model, run_id=run_id),
             refusals=verdict.refusals,
             rows=verdict.rows,
         )
@@ -213,7 +214,7 @@ def register_candidate(
         )
     if decision.model_sha256 != storage.sealed_sha256(model):
         raise GateRefusedError(f"The gate decided on another model than {model}.", "Run the gate again.")
-    run_id = run_of(model, root=root, registry=registry)
+    run_id = publish(model, root=root, registry=registry)
     catalogue = Registry(root, registry)
     version = catalogue.register(run_id)
     if version.model_sha256 != decision.model_sha256:
@@ -310,16 +311,3 @@ def _last_registration(root: Path, registration: Decision) -> Path | None:
         if known.action == "registered" and replace(known, time=registration.time) == registration:
             return folder if known.time > registration.time else None
     return None
-
-
-def _git_commit(model: Path) -> str | None:
-    note = model / RUN_NAME
-    return storage.read_json(note).get("git_commit") if note.exists() else None
-
-
-def _run_id(model: Path, root: Path, registry: RegistryParams) -> str | None:
-    try:
-        return run_of(model, root=root, registry=registry)
-    except RegistryError as error:
-        log.warning("%s", error.problem)
-        return None

@@ -13,8 +13,6 @@ from quality_model.errors import (
     GateRefusedError,
     ModelNotFoundError,
     NoEarlierChampionError,
-    RegistryError,
-    StorageError,
 )
 from quality_model.params import EvaluateParams, GateParams, RegistryParams
 from quality_model.paths import DESCRIPTION_NAME
@@ -31,8 +29,8 @@ from quality_model.release.decisions import (
     write_record,
 )
 from quality_model.release.gate import AFTER_A_REFUSAL, gate_sha256
+from quality_model.release.publish import publish
 from quality_model.release.registry import ModelVersion, Registry
-from quality_model.release.runs import run_of_bundled
 
 log = logging.getLogger(__name__)
 
@@ -311,16 +309,7 @@ def register_bundled(registry: RegistryParams, *, root: Path) -> ModelVersion:
         raise ModelNotFoundError(
             "This installation has no bundled weights.", "Promote a version of the registry instead."
         )
-    catalogue = Registry(root, registry)
-    earlier = [version for version in catalogue.versions() if is_bundled(version)]
-    for version in earlier:
-        try:
-            catalogue.fetch(version)
-        except (RegistryError, StorageError) as error:
-            log.warning("%s", error.problem)
-        else:
-            return version
-    return catalogue.register(run_of_bundled(folder, len(earlier), root=root, registry=registry))
+    return Registry(root, registry).register(publish(folder, root=root, registry=registry))
 
 
 def is_bundled(version: ModelVersion) -> bool:

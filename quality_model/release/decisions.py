@@ -298,7 +298,7 @@ def succession(decisions: Sequence[Decision], versions: Sequence[ModelVersion]) 
 # -- what MLflow shows
 
 
-def project(record: Path, *, root: Path, registry: RegistryParams) -> str | None:
+def project(record: Path, *, root: Path, registry: RegistryParams) -> str:
     """Show a decision in MLflow; doing it again changes nothing.
 
     The registered model gets a tag, by which other machines know the decision. The run gets the files of
@@ -312,7 +312,7 @@ def project(record: Path, *, root: Path, registry: RegistryParams) -> str | None
         registry: Says how long to wait for locks; the name of the model is the decision's.
 
     Returns:
-        MLflow's id of the run; None if no run of this server made the model.
+        MLflow's id of the run; empty if no run of this server made the model.
 
     Raises:
         RegistryError: MLflow does not answer, or does not take it.
@@ -341,10 +341,10 @@ def try_project(record: Path, *, root: Path, registry: RegistryParams) -> None:
         log.warning("%s The decision is in %s. Run `quality-model publish` later.", error.problem, record)
 
 
-def _show_in_run(catalogue: Registry, decision: Decision, record: Path, card: str) -> str | None:
+def _show_in_run(catalogue: Registry, decision: Decision, record: Path, card: str) -> str:
     run_id, client = decision.model.run_id, catalogue.client
     if run_id is None:
-        return None
+        return ""
     try:
         with catalogue.errors("Adding the decision to its run"):
             known = client.get_run(run_id).data.tags
@@ -356,7 +356,7 @@ def _show_in_run(catalogue: Registry, decision: Decision, record: Path, card: st
                     client.log_text(run_id, card, CARD_NAME)
     except ModelNotFoundError:
         log.warning("The run %s is not at %s.", run_id, catalogue.connection.shown)
-        return None
+        return ""
     return run_id
 
 

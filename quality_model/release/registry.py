@@ -254,11 +254,13 @@ class Registry:
                 run = self.client.get_run(run_id)
             outputs = run.outputs.model_outputs if run.outputs else []
             if not outputs:
-                raise ModelNotFoundError(f"Run {run_id} holds no model.", "Train again.")
-            model_id = outputs[-1].model_id
+                raise ModelNotFoundError(f"Run {run_id} holds no model.", "Run `quality-model publish`.")
+            with self.errors(f"Reading the models of run {run_id}"):  # MLflow returns them in no order
+                models = [self.client.get_logged_model(output.model_id) for output in outputs]
+            logged = max(models, key=lambda model: int(model.creation_timestamp))
+            model_id = logged.model_id
             existing = [version.version for version in self.versions() if version.model_id == model_id]
             with self.errors("Registering the model"), as_current(self.connection):
-                logged = self.client.get_logged_model(model_id)
                 tags: dict[str, str] = {
                     **{key: run.data.tags[key] for key in _COPIED_TAGS if key in run.data.tags},
                     "model_id": model_id,

@@ -16,8 +16,8 @@ from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import load_params
 from quality_model.records import HEADS
+from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
-from quality_model.release.tracking import start_run
 
 PROJECT = ROOT
 
@@ -61,11 +61,7 @@ def replace_champion_by_a_poor_one(project: Path) -> str:
     folder = project / "models" / "poor"
     facts = {"seen_groups": [], "thresholds": dict.fromkeys(HEADS, 0.5)}
     save_model(folder, model.eval(), image_size_px=params.generate.image_size, facts=facts)
-    with start_run(
-        project, params.registry, name="poor", params={}, params_sha256="0" * 64, system_metrics=False
-    ) as opened:
-        opened.log_model(folder)
-        run_id = opened.require_delivered()
+    run_id = publish(folder, root=project, registry=params.registry)
     catalogue = Registry(project, params.registry)
     version = catalogue.register(run_id)
     catalogue.move_alias("champion", version)

@@ -10,14 +10,12 @@ import torch
 from mlflow import MlflowClient
 
 from quality_model import pretrained
-from quality_model.core import storage
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import Params, RegistryParams
-from quality_model.paths import RUN_NAME
 from quality_model.release.champion import make_champion
+from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
-from quality_model.release.tracking import DataFacts, start_run
 
 SIZE_PX = 32
 
@@ -27,18 +25,6 @@ def write_model(folder: Path, seed: int, facts: Mapping[str, Any]) -> Path:
     torch.manual_seed(seed)
     save_model(folder, MultiHeadQualityAssessmentModel(), image_size_px=SIZE_PX, facts=facts)
     return folder
-
-
-def track(root: Path, section: RegistryParams, model: Path, data_sha256: str) -> str:
-    """Mirror a model folder as a run; returns MLflow's id of it."""
-    data = DataFacts("sample-photos", data_sha256, 720, "data/training")
-    with start_run(
-        root, section, name="train", params={}, params_sha256="8" * 64, data=data, system_metrics=False
-    ) as run:
-        run.log_model(model)
-    run_id = run.require_delivered()
-    storage.write_json(model / RUN_NAME, {"run_key": run.key, "run_id": run_id})
-    return run_id
 
 
 @pytest.fixture
@@ -54,12 +40,15 @@ def three_versions(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         for number in (1, 2, 3):
-            folder = write_model(
-                root / "models" / str(number),
-                number,
-                {"seen_groups": [], "data_sha256": f"{number}" * 64, "best_epoch": number},
-            )
-            run_id = track(root, params.registry, folder, f"{number}" * 64)
+            facts = {
+                "seen_groups": [],
+                "data_sha256": f"{number}" * 64,
+                "best_epoch": number,
+                "git_commit": "a" * 40,
+                "settings": {"source.dataset": "sample-photos"},
+            }
+            folder = write_model(root / "models" / str(number), number, facts)
+            run_id = publish(folder, root=root, registry=params.registry)
             Registry(root, params.registry).register(run_id)
     return root
 

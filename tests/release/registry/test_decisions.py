@@ -34,7 +34,7 @@ from quality_model.release.decisions import (
 )
 from quality_model.release.registry import Registry
 from tests.evaluate.conftest import write_training_set
-from tests.release.registry.conftest import promote, track, write_model
+from tests.release.registry.conftest import promote, write_model
 
 Judge = Callable[..., Decision]
 
@@ -166,7 +166,6 @@ def test_a_candidate_that_passes_is_registered_with_its_card_and_promoted(
     decided: Callable[..., str | None],
     tmp_path: Path,
 ) -> None:
-    track(project, section, model, "7" * 64)
     passed = judge()
     assert (passed.action, passed.passed, passed.refusals) == ("passed", True, ())
     assert decided(LENIENT) is None
@@ -276,7 +275,7 @@ def test_a_decision_about_a_model_of_another_database_leaves_the_one_here_alone(
 ) -> None:
     ref = ModelRef("quality-model", "2", "0" * 32, "w")
     record = write_record(project, decision("passed", "2026-01-01", model=ref), card="# Of another model\n")
-    assert show(record, root=project, registry=section) is None
+    assert show(record, root=project, registry=section) == ""
     version = client.get_model_version("quality-model", "2")
     assert "verdict" not in version.tags and not version.description
     assert len(read_decisions(project, section)) == 1

@@ -13,9 +13,10 @@ from quality_model.params import RegistryParams
 from quality_model.release.decisions import Decision, now, write_record
 from quality_model.release.decisions import project as show
 from quality_model.release.mlflow_connection import connect
+from quality_model.release.publish import publish
 from quality_model.release.registry import Registry, resolve
 from tests.conftest import PROJECT
-from tests.release.registry.conftest import track, write_model
+from tests.release.registry.conftest import write_model
 from tests.users import ordinary_user
 
 
@@ -86,7 +87,7 @@ def test_a_copy_writes_nothing_into_the_original(original: Path, section: Regist
         "promoted", now(), resolve("champion", root=copy).ref, registry.find("2").model_sha256
     )
     show(write_record(copy, decision, card="# A card"), root=copy, registry=section)
-    registry.register(track(copy, section, write_model(copy / "models" / "new", 9, {}), "9" * 64))
+    registry.register(publish(write_model(copy / "models" / "new", 9, {}), root=copy, registry=section))
     assert files_of(original) == before
     assert len(list((copy / "mlartifacts").rglob("model.safetensors"))) == num_models + 1
 
@@ -120,7 +121,7 @@ def test_files_of_a_project_that_uses_this_ones_database_stay_its_own(
         connect(guest)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{original}/mlflow.db")
     theirs = section.model_copy(update={"experiment": "guest"})
-    run_id = track(guest, theirs, write_model(guest / "models" / "new", 9, {}), "9" * 64)
+    run_id = publish(write_model(guest / "models" / "new", 9, {}), root=guest, registry=theirs)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     resolve("champion", root=original)
     found = MlflowClient(tracking_uri=f"sqlite:///{original}/mlflow.db").get_run(run_id)

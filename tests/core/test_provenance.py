@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quality_model.release.tracking import code_tags
-
-UNKNOWN = "unknown"
+from quality_model.core.provenance import CodeOrigin
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -37,16 +35,16 @@ def outside_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
 
 
-def commits(project: Path, package: Path) -> tuple[str, str]:
-    tags = code_tags(project, package)
-    assert tags["package_version"] == version("quality-model")
-    assert len(tags["code_sha256"]) == 64
-    return tags["git_commit"], tags["project_commit"]
+def commits(project: Path, package: Path) -> tuple[str | None, str | None]:
+    code = CodeOrigin.of(project, package)
+    assert code.package_version == version("quality-model")
+    assert code.code_sha256 and len(code.code_sha256) == 64
+    return code.git_commit, code.project_commit
 
 
 def test_outside_git_version_and_hash_name_the_code(tmp_path: Path) -> None:
-    assert commits(tmp_path, tmp_path) == (UNKNOWN, UNKNOWN)
-    assert code_tags(tmp_path, tmp_path)["git_dirty"] == UNKNOWN
+    assert commits(tmp_path, tmp_path) == (None, None)
+    assert CodeOrigin.of(tmp_path, tmp_path).git_dirty is None
 
 
 def test_the_commit_of_a_project_is_not_that_of_the_code(tmp_path: Path) -> None:
@@ -63,7 +61,7 @@ def test_an_environment_inside_a_checkout_is_no_part_of_it(tmp_path: Path, ignor
     package = tmp_path / "project" / ".venv" / "lib" / "site-packages" / "quality_model"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    assert commits(tmp_path / "project", package) == (UNKNOWN, project)
+    assert commits(tmp_path / "project", package) == (None, project)
 
 
 def test_a_worktree_names_its_own_commit(tmp_path: Path) -> None:
@@ -96,16 +94,16 @@ def test_a_hook_of_another_repository_changes_nothing(
 def test_without_git_the_version_names_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository(tmp_path / "code", "quality_model/__init__.py")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert commits(tmp_path / "code", tmp_path / "code" / "quality_model") == (UNKNOWN, UNKNOWN)
+    assert commits(tmp_path / "code", tmp_path / "code" / "quality_model") == (None, None)
 
 
 def test_changed_code_is_dirty_and_a_project_is_when_more_than_its_lock_file_changed(tmp_path: Path) -> None:
     repository(tmp_path, "quality_model/__init__.py", "params.yaml", "dvc.lock", "reports/metrics.json")
     package = tmp_path / "quality_model"
 
-    def dirty() -> tuple[str, str]:
-        tags = code_tags(tmp_path, package)
-        return tags["git_dirty"], tags["project_dirty"]
+    def dirty() -> tuple[str | None, str | None]:
+        code = CodeOrigin.of(tmp_path, package)
+        return code.git_dirty, code.project_dirty
 
     assert dirty() == ("false", "false")
     for name in ("dvc.lock", "reports/metrics.json"):
@@ -116,4 +114,4 @@ def test_changed_code_is_dirty_and_a_project_is_when_more_than_its_lock_file_cha
     (package / "__init__.py").write_text("2")
     assert dirty() == ("true", "true")
     shutil.rmtree(tmp_path / ".git")
-    assert dirty() == (UNKNOWN, UNKNOWN)
+    assert dirty() == (None, None)

@@ -1,6 +1,7 @@
-"""A real tracking server, and ones that misbehave."""
+"""A finished training, a real tracking server, and servers that misbehave."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,14 +20,18 @@ import psutil
 import pytest
 import torch
 
+from quality_model.core import storage
+from quality_model.core.provenance import CodeOrigin, TrainingOrigin
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
-from quality_model.params import Params, RegistryParams, flatten, values_sha256
-from quality_model.release.tracking import DataFacts, Run, start_run
+from quality_model.params import Params, RegistryParams, flatten
+from quality_model.paths import ProjectPaths
+from quality_model.records import HEADS
+from quality_model.train import EpochReport
+from tests.conftest import PROJECT
 
 START_S = 180.0
 
-StartRun = Callable[..., Run]
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -36,46 +41,80 @@ class Server:
 
 
 @pytest.fixture
+def project(tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with an empty registry."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = tmp_path / "project"
+    root.mkdir()
+    shutil.copyfile(PROJECT / "params.yaml", root / "params.yaml")
+    shutil.copyfile(mlflow_database, root / "mlflow.db")
+    return root
+
+
+@pytest.fixture
 def section(params: Params) -> RegistryParams:
     return params.registry
 
 
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sealed model with random weights."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    save_model(folder, MultiHeadQualityAssessmentModel(), image_size_px=32, facts={})
-    return folder
+@pytest.fixture
+def origin(params: Params) -> TrainingOrigin:
+    """Of a training with the committed parameters."""
+    return TrainingOrigin(
+        training_fingerprint="f" * 64,
+        settings={f"train.{key}": value for key, value in flatten(params.train).items()}
+        | {"source.dataset": "sample-photos"},
+        data_sha256="5" * 64,
+        data_rows=720,
+        data_groups=90,
+        dvc_data_hash="abc.dir",
+        code=CodeOrigin("0.1.0", "c" * 64, "9" * 40, "false", "8" * 40, "true"),
+    )
+
+
+def epoch(number: int, **changes: float) -> EpochReport:
+    """The report of an epoch, whose loss is 1 / number."""
+    per_head = dict.fromkeys(HEADS, 0.1)
+    undefined = {**per_head, "noise": float("nan")}
+    loss = changes.get("loss", 1.0 / number)
+    timings = {"images_per_s": 21.5, "elapsed_s": 9.0}
+    return EpochReport(number, 8, loss, loss, per_head, per_head, per_head, undefined, 0.001, **timings)
+
+
+BASELINES = {
+    "blurriness": {"blur_effect": {"mse": 0.05, "r2": 0.4, "spearman": None}},
+    "noise": {"estimate_sigma": {"mse": 0.04, "r2": 0.5, "spearman": 0.6}},
+}
+
+
+def finish_training(root: Path, origin: TrainingOrigin, *, epochs: int = 3, seed: int = 0) -> Path:
+    """Leave in a project what `train` and `evaluate` leave there; returns the model's folder."""
+    paths = ProjectPaths(root)
+    history = [epoch(number) for number in range(1, epochs + 1)]
+    summary = {"best_epoch": epochs, "epochs_run": epochs, "validation_loss": history[-1].validation_loss}
+    torch.manual_seed(seed)
+    network = MultiHeadQualityAssessmentModel(architecture="compact")
+    marker = save_model(paths.model, network, image_size_px=32, facts={**summary, **origin.to_facts()})
+    storage.write_json(paths.training_report / "metrics.json", summary)
+    rows = [report.to_dict(timings=False) for report in history]
+    storage.write_json(paths.training_report / "history.json", rows)
+    evidence = {"model_sha256": marker["sha256"], "data_sha256": "5" * 64, "baselines": BASELINES}
+    storage.write_json(paths.evaluation_report / "evaluation.json", evidence)
+    storage.write_json(
+        paths.evaluation_report / "metrics.json", {"loss": 0.02, "noise": {"mse": 0.2, "r2": None}}
+    )
+    storage.write_bytes(paths.evaluation_report / "images" / "ladders.png", b"a figure")
+    return paths.model
 
 
 @pytest.fixture
-def start(project: Path, params: Params) -> StartRun:
-    """Start a run of the project with the committed parameters."""
-
-    def run(**changes: object) -> Run:
-        given: dict[str, object] = {
-            "name": "train",
-            "params": flatten(params.train),
-            "params_sha256": values_sha256(flatten(params.train)),
-            "data": DataFacts("sample-photos", "5" * 64, 720, "data/training"),
-            "system_metrics": False,
-            **changes,
-        }
-        return start_run(project, params.registry, **given)  # type: ignore[arg-type]
-
-    return run
+def finished(project: Path, origin: TrainingOrigin) -> Path:
+    """The model's folder of a project in which a training of three epochs and its evaluation ended."""
+    return finish_training(project, origin)
 
 
 @pytest.fixture
 def unused_port() -> int:
     return free_port()
-
-
-@pytest.fixture
-def misbehaving() -> Callable[[Answer], AbstractContextManager[str]]:
-    """Run a server that answers every request in one way."""
-    return misbehaving_server
 
 
 @pytest.fixture(scope="session")
@@ -131,17 +170,16 @@ def free_port() -> int:
 
 
 class Gateway:
-    """Stands before a server as nginx does: passes requests on, or answers 503 while ``broken``."""
+    """Stands before a server as nginx does: passes ``allowed`` requests on, then answers 503."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, allowed: float = float("inf")) -> None:
         self.upstream = upstream.removeprefix("http://")
-        self.broken = False
-        self.refused = 0
+        self.allowed = allowed
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
-        if self.broken:
-            self.refused += 1
+        self.allowed -= 1
+        if self.allowed < 0:
             request.send_response(503)
             request.send_header("Content-Length", "0")
             request.end_headers()
