@@ -15,7 +15,7 @@ _SMALL: Final[dict[str, dict[str, Any]]] = {
     "source": {"num_images": 30},
     "generate": {"samples_per_image": 2, "image_size": 32, "workers": 1},
     "train": {"epochs": 1, "samples": "stored", "weight_average": 0.0},
-    "evaluate": {"bootstrap_samples": 50, "ladder_images": 4, "baseline_samples": 60},
+    "evaluate": {"bootstrap_samples": 50, "sweep_images": 4, "baseline_samples": 60},
 }
 """The project of these commands: what it takes to do nothing does not hang on how much there is to do."""
 
@@ -24,12 +24,14 @@ _CROWN: Final = """
 import json
 from pathlib import Path
 from quality_model.params import load_params
-from quality_model.paths import RUN_NAME, ProjectPaths
+from quality_model.paths import ProjectPaths
+from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
 paths = ProjectPaths(Path())
-registry = Registry(Path(), load_params(paths.params).registry)
-version = registry.register(json.loads((paths.model / RUN_NAME).read_text())["run_id"]).version
-registry.promote(version, "for a benchmark")
+section = load_params(paths.params).registry
+registry = Registry(Path(), section)
+version = registry.register(publish(paths.model, root=Path(), registry=section))
+registry.move_alias("champion", version)
 """
 """Makes the candidate champion, which no gate would do with so small a one."""
 

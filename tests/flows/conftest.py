@@ -16,8 +16,8 @@ from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import load_params
 from quality_model.records import HEADS
+from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
-from quality_model.release.tracking import start_run
 
 PROJECT = ROOT
 
@@ -28,10 +28,10 @@ TINY = {
         **{"epochs": 2, "samples": "stored", "weight_average": 0.0, "start_from": "scratch"},
         **{"batch_size": 32, "learning_rate": 0.001, "dropout": 0.3, "max_validation_samples": 1000},
     },
-    "evaluate": {"bootstrap_samples": 50, "ladder_images": 4, "baseline_samples": 60},
+    "evaluate": {"bootstrap_samples": 50, "sweep_images": 4, "baseline_samples": 60},
     "gate": {
         "min_test_groups": 1,
-        "min_ladder_spearman": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), -1.0),
+        "min_sweep_spearman": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), -1.0),
         "max_cross_talk": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
         "max_clean_flags": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
         "max_mse": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
@@ -61,15 +61,11 @@ def replace_champion_by_a_poor_one(project: Path) -> str:
     folder = project / "models" / "poor"
     facts = {"seen_groups": [], "thresholds": dict.fromkeys(HEADS, 0.5)}
     save_model(folder, model.eval(), image_size_px=params.generate.image_size, facts=facts)
-    with start_run(
-        project, params.registry, name="poor", params={}, params_sha256="0" * 64, system_metrics=False
-    ) as opened:
-        opened.log_model(folder)
-        run_id = opened.require_delivered()
+    run_id = publish(folder, root=project, registry=params.registry)
     catalogue = Registry(project, params.registry)
-    version = catalogue.register(run_id).version
-    catalogue.promote(version, "moved by hand")
-    return version
+    version = catalogue.register(run_id)
+    catalogue.move_alias("champion", version)
+    return version.version
 
 
 @pytest.fixture(scope="session")

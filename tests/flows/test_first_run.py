@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quality_model.release.registry import read_decisions
+from quality_model.params import load_params
+from quality_model.release.decisions import read_decisions
 from tests.flows.conftest import PROJECT, Run, small_project
 
 SMALL = {
     "source": {"num_images": 20},
     "generate": {"samples_per_image": 1, "workers": 1},
     "train": {"epochs": 1, "samples_per_epoch": 8, "crops_px": [32], "max_validation_samples": 4},
-    "evaluate": {"bootstrap_samples": 20, "ladder_images": 1, "baseline_samples": 4},
+    "evaluate": {"bootstrap_samples": 20, "sweep_images": 1, "baseline_samples": 4},
     "score": {"workers": 1},
 }
 
@@ -33,12 +34,13 @@ def test_the_bundled_model_stays_champion_where_the_evidence_is_too_little_and_t
     project, (first, second) = ended
     assert "Retraining: Version 1 stays champion: too little evidence that the new model is better" in first
     assert "Nothing to decide" in second
-    outcomes = [(decision["outcome"], decision["version"]) for decision in read_decisions(project)]
-    assert outcomes == [("baseline", "1"), ("refused", None), ("no-op", None)]
+    decided = read_decisions(project, load_params(project / "params.yaml").registry)
+    outcomes = [(decision.action, decision.model.version) for decision in decided]
+    assert outcomes == [("baseline", "1"), ("refused", None)]
     verdict = json.loads((project / "reports" / "gate" / "verdict.json").read_text())
     (row,) = (row for row in verdict["rows"] if row["rule"] == "unseen_groups")
     assert "hubble_deep_field" in row["reason"]  # the bundled model was trained on it
-    assert verdict["compared_with"] == "1"
+    assert verdict["champion"]["version"] == "1"
 
 
 def test_the_retraining_starts_from_the_champions_weights_and_the_model_says_so(

@@ -16,8 +16,9 @@ from PIL import Image
 from benchmarks.project import environment
 from quality_model.core.decoding import Pixels
 from quality_model.core.storage import require_sealed
+from quality_model.params import load_params
 from quality_model.records import HEADS
-from quality_model.release.registry import read_decisions
+from quality_model.release.decisions import Decision, read_decisions
 from tasks import dvc_process, pipeline
 from tests.flows.conftest import PROJECT, Run, replace_champion_by_a_poor_one
 
@@ -34,14 +35,17 @@ def copied(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "project", symlinks=True))
 
 
+def decisions(project: Path) -> list[Decision]:
+    return read_decisions(project, load_params(project / "params.yaml").registry)
+
+
 def test_the_first_retraining_makes_every_artifact_and_a_champion(trained: Path) -> None:
     for folder in ("data/images", "data/training", "models/candidate"):
         require_sealed(trained / folder, verify=True)
     for image in ("predicted_against_true", "worst_noise", "learning_curves"):
         assert (trained / "reports" / "evaluation" / "images" / f"{image}.png").stat().st_size > 10_000
-    told = [(decision["outcome"], decision["version"]) for decision in read_decisions(trained)]
-    assert told == [("passed", None), ("promoted", "1")]
-    assert json.loads((trained / "reports" / "gate" / "verdict.json").read_text())["passed"] is True
+    found = [(decision.action, decision.model.version) for decision in decisions(trained)]
+    assert found == [("passed", None), ("registered", "1"), ("promoted", "1")]
 
 
 def test_the_first_run_ends_by_saying_what_was_made_and_where_to_look(trained: Path) -> None:
@@ -90,7 +94,14 @@ def test_images_that_were_added_are_taken_in_and_a_comparison_that_fails_refuses
     done = run(copied, sys.executable, "-c", "from flows.retrain import retrain; retrain(compare_on='pages')")
     assert "None of the 1 inputs could be scored" in done.stdout + done.stderr
     assert require_sealed(copied / "data" / "images")["rows"] == 31
-    assert [decision["outcome"] for decision in read_decisions(copied)] == ["passed", "promoted"] * 2
+    found = [(decision.action, decision.model.version) for decision in decisions(copied)]
+    assert found[2:] == [
+        ("promoted", "1"),
+        ("promoted", "2"),
+        ("passed", None),
+        ("registered", "3"),
+        ("promoted", "3"),
+    ]
 
 
 def test_another_image_size_than_the_champions_is_refused_before_work_is_wasted(
@@ -107,9 +118,8 @@ def test_another_image_size_than_the_champions_is_refused_before_work_is_wasted(
 
 def test_the_history_tells_of_the_candidate_and_the_champion(trained: Path, run: Run) -> None:
     told = quality_model(run, trained, "history").stdout
-    assert "candidate set: version - -> 1" in told
-    assert "champion promoted: version - -> 1" in told
-    assert "decision promoted: version 1, data " in told
+    assert "registered: version 1, data " in told
+    assert "promoted: version 1, data " in told
 
 
 def test_a_second_repro_does_nothing(copied: Path, run: Run) -> None:
@@ -118,12 +128,12 @@ def test_a_second_repro_does_nothing(copied: Path, run: Run) -> None:
     assert "Running stage" not in told
 
 
-def test_a_second_retraining_is_recorded_as_a_no_op_with_its_reason(copied: Path, run: Run) -> None:
+def test_a_second_retraining_decides_nothing_and_says_why(copied: Path, run: Run) -> None:
     before = (copied / "dvc.lock").read_bytes()
-    run(copied, sys.executable, "-m", "flows.retrain")
-    last = read_decisions(copied)[-1]
-    assert last["outcome"] == "no-op"
-    assert "version 1 was promoted" in last["reasons"][0]
+    known = decisions(copied)
+    done = run(copied, sys.executable, "-m", "flows.retrain")
+    assert "the candidate is the champion already, version 1" in done.stdout + done.stderr
+    assert decisions(copied) == known
     assert (copied / "dvc.lock").read_bytes() == before
 
 
@@ -150,14 +160,14 @@ def test_a_candidate_that_the_gate_refuses_gets_no_alias_and_the_champion_stays(
     params["train"]["seed"] = 7  # another candidate: about the champion itself there is nothing to decide
     (copied / "params.yaml").write_text(yaml.safe_dump(params))
     run(copied, sys.executable, "-m", "flows.retrain")
-    last = read_decisions(copied)[-1]
-    assert last["outcome"] == "refused"
-    assert any("noise" in reason for reason in last["reasons"])
-    assert len(last["evidence"]["rows"]) == 3 + 7 * 4
-    assert len(last["git_commit"]) == 40
-    assert last["run_id"]
+    last = decisions(copied)[-1]
+    assert last.action == "refused"
+    assert any("noise" in reason for reason in last.refusals)
+    assert len(last.rows) == 3 + 7 * 4
+    assert len(last.git_commit or "") == 40
+    assert last.model.run_id
     told = quality_model(run, copied, "history").stdout
-    assert told.count("champion promoted") == 1
+    assert told.count("promoted: version") == 1
     gate = quality_model(run, copied, "gate", check=False)
     assert gate.returncode == 3
     assert "skill" in gate.stdout
@@ -203,6 +213,15 @@ def test_data_that_break_their_contract_stop_the_pipeline_before_training(copied
     assert "1000" in told
 
 
+def run_of_candidate(project: Path) -> str:
+    """The run of the candidate's training, by the tag that says which training it was."""
+    facts = json.loads((project / "models" / "candidate" / "model.json").read_text())["facts"]
+    query = "select run_uuid from tags where key = 'quality_model.training' and value = ?"
+    with sqlite3.connect(project / "mlflow.db") as database:
+        ((run_id,),) = database.execute(query, (facts["training_fingerprint"],)).fetchall()
+    return str(run_id)
+
+
 def test_the_champion_scores_a_folder_says_in_every_row_which_it_was_and_predicts_the_same(
     copied: Path, run: Run
 ) -> None:
@@ -213,8 +232,7 @@ def test_the_champion_scores_a_folder_says_in_every_row_which_it_was_and_predict
     assert len(rows) == 7
     assert rows["error_code"].notna().sum() == 1
     assert set(rows["model_version"]) == {"1"}
-    run_id = json.loads((copied / "models" / "candidate" / "run.json").read_text())["run_id"]
-    assert set(rows["model_run_id"]) == {run_id}
+    assert set(rows["model_run_id"]) == {run_of_candidate(copied)}
 
     scored = rows[rows["error_code"].isna()].set_index("key")
     images = [f"samples/{key}" for key in scored.index]
@@ -250,13 +268,13 @@ def test_a_second_export_replaces_the_samples_of_the_first_and_nothing_else(copi
     assert len(list((copied / "samples").glob("*.png"))) == 4
 
 
-def test_nothing_waits_for_a_server_that_was_there(trained: Path, run: Run) -> None:
-    assert "Delivered 0 reports" in quality_model(run, trained, "deliver").stdout
+def test_publishing_again_finds_the_run_that_there_is(copied: Path, run: Run) -> None:
+    assert f"run {run_of_candidate(copied)}" in quality_model(run, copied, "publish").stdout
 
 
 def test_the_run_is_tagged_with_the_hash_by_which_dvc_knows_its_data(trained: Path) -> None:
     lock = yaml.safe_load((trained / "dvc.lock").read_text())
-    run_id = json.loads((trained / "models" / "candidate" / "run.json").read_text())["run_id"]
+    run_id = run_of_candidate(trained)
     with sqlite3.connect(trained / "mlflow.db") as database:
         tags = dict(database.execute("select key, value from tags where run_uuid = ?", (run_id,)))
     assert tags["dvc_data_hash"] == lock["stages"]["generate"]["outs"][0]["md5"]
@@ -269,8 +287,8 @@ def test_the_rollback_of_a_first_champion_leads_to_the_bundled_model_and_no_furt
     copied: Path, run: Run
 ) -> None:
     assert "version 2 again" in quality_model(run, copied, "rollback").stdout
-    decision = read_decisions(copied)[-1]
-    assert (decision["outcome"], decision["version"]) == ("rolled back", "2")
+    decision = decisions(copied)[-1]
+    assert (decision.action, decision.model.version) == ("rolled back", "2")
     assert quality_model(run, copied, "rollback", check=False).returncode == 9
 
 

@@ -16,7 +16,7 @@ from prefect.states import Failed
 from quality_model import errors
 from quality_model.core.storage import explain
 from quality_model.errors import QualityModelError
-from quality_model.release.registry.connection import RequestRefusedError
+from quality_model.release.mlflow_connection import RequestRefusedError
 from tasks import examples, pipeline, release, scoring
 from tasks.failures import can_heal
 from tests.flows.conftest import PROJECT, environment

@@ -16,7 +16,8 @@ import httpx
 import pytest
 import yaml
 
-from quality_model.release.registry import read_decisions
+from quality_model.params import load_params
+from quality_model.release.decisions import read_decisions
 from tests.flows.conftest import PROJECT, Run, environment, replace_champion_by_a_poor_one
 
 DEADLINE_S = 420
@@ -126,8 +127,9 @@ def test_a_scheduled_retraining_triggers_a_scoring_and_its_champion_can_be_rolle
         "the scoring completes", lambda: completed("score"), DEADLINE_S, worker, worker_log
     )
     assert scoring["created_by"]["type"] == "AUTOMATION", scoring["created_by"]
-    decisions = [decision for decision in read_decisions(project) if decision["outcome"] == "promoted"]
-    assert [decision["version"] for decision in decisions[:2]] == ["1", "3"]
+    decided = read_decisions(project, load_params(project / "params.yaml").registry)
+    promoted = [decision.model.version for decision in decided if decision.action == "promoted"]
+    assert promoted[:3] == ["1", "2", "3"]
     compared = json.loads((project / "reports" / "comparison" / "comparison.json").read_text())
     assert (compared["old"]["version"], compared["new"]["version"]) == ("2", "3")
     (scores,) = (project / "scores").iterdir()
@@ -143,4 +145,4 @@ def test_a_scheduled_retraining_triggers_a_scoring_and_its_champion_can_be_rolle
     told = run(project, sys.executable, "-m", "quality_model", "rollback").stdout
     assert "version 2 again" in told
     told = run(project, sys.executable, "-m", "quality_model", "history").stdout
-    assert "champion rolled back: version 3 -> 2" in told
+    assert "rolled back: version 2" in told
