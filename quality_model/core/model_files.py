@@ -73,6 +73,12 @@ class ModelFacts(BaseModel):
     """the parameters that the weights depend on, by dotted key; plain JSON values"""
     data_sha256: str | None = None
     """of the training dataset"""
+    data_rows: int | None = None
+    """its samples"""
+    data_groups: int | None = None
+    """its groups"""
+    dvc_data_hash: str | None = None
+    """by which dvc.lock knows it"""
     params_sha256: str | None = None
     """of the settings"""
     version: str | None = None
@@ -88,6 +94,8 @@ class ModelFacts(BaseModel):
     git_commit: str | None = None
     git_dirty: str | None = None
     """``true`` or ``false``"""
+    project_commit: str | None = None
+    project_dirty: str | None = None
     image_licence: str | None = None
     training_fingerprint: str | None = None
     torch_version: str | None = None
@@ -229,6 +237,17 @@ def read_model(path: Path) -> StoredModel:
             architecture="standard", dropout=DESIGN_DROPOUT, image_size_px=DESIGN_IMAGE_SIZE_PX
         )
     return _checked(weights, stated, path, data, None)
+
+
+def read_description(folder: Path) -> Description:
+    """What the model.json of a folder says, without a look at its weights.
+
+    Raises:
+        CheckpointError: See `Description.read`.
+        IncompleteError, CorruptError: There is no model.json, or it is not JSON.
+    """
+    path = folder / DESCRIPTION_NAME
+    return Description.read(storage.read_json(path), path)
 
 
 def require_sound(weights: Mapping[str, npt.NDArray[Any]], path: Path) -> None:

@@ -3,13 +3,14 @@
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from quality_model.errors import CorruptError, ParameterError
+from quality_model.core.model_files import ModelFacts
+from quality_model.errors import ParameterError
 from quality_model.params import parse_yaml
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
@@ -91,27 +92,21 @@ class TrainingOrigin:
         }
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any], *, identity: str) -> "TrainingOrigin":
-        """Read the facts of a model.json; what an earlier release did not store is None or empty.
+    def from_facts(cls, facts: ModelFacts, *, fingerprint: str) -> "TrainingOrigin":
+        """The origin that a model's facts state; what an earlier release did not store is None or empty.
 
         Args:
-            facts: The facts.
-            identity: Stands for the fingerprint if the facts have none.
-
-        Raises:
-            CorruptError: A fact has another type than `to_facts` writes.
+            facts: Of the model.
+            fingerprint: Identity of the training.
         """
-        settings = facts.get("settings") or {}
-        if not isinstance(settings, dict):
-            raise CorruptError(f"The settings of the model are {settings!r}.", "Train the model again.")
         return cls(
-            training_fingerprint=_fact(facts, "training_fingerprint", str) or identity,
-            settings=settings,
-            data_sha256=_fact(facts, "data_sha256", str) or "unknown",
-            data_rows=_fact(facts, "data_rows", int),
-            data_groups=_fact(facts, "data_groups", int),
-            dvc_data_hash=_fact(facts, "dvc_data_hash", str),
-            code=CodeOrigin(**{name: _fact(facts, name, str) for name in CodeOrigin.__slots__}),
+            training_fingerprint=fingerprint,
+            settings=facts.settings or {},
+            data_sha256=facts.data_sha256 or "unknown",
+            data_rows=facts.data_rows,
+            data_groups=facts.data_groups,
+            dvc_data_hash=facts.dvc_data_hash,
+            code=CodeOrigin(**{name: getattr(facts, name) for name in CodeOrigin.__slots__}),
         )
 
 
@@ -129,13 +124,6 @@ def dvc_data_hash(root: Path, folder: Path) -> str | None:
         return next((str(out["md5"]) for out in outs if out["path"] == wanted), None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ParameterError):
         return None
-
-
-def _fact(facts: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = facts.get(name)
-    if value is not None and not isinstance(value, kind):
-        raise CorruptError(f"The fact {name} of the model is {value!r}.", "Train the model again.")
-    return value
 
 
 def _state(folder: Path, *excluded: str) -> tuple[str | None, str | None]:

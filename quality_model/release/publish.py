@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from quality_model.core import storage
+from quality_model.core.model_files import read_description
 from quality_model.core.provenance import TrainingOrigin
 from quality_model.errors import RegistryError, StorageError
 from quality_model.params import RegistryParams, values_sha256
-from quality_model.paths import DESCRIPTION_NAME, HISTORY_NAME, ProjectPaths
+from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.release import decisions
 from quality_model.release.flavor import MODEL_FOLDER, MODEL_NAME, write_mlflow_model
 from quality_model.release.mlflow_connection import Connection, connect, mlflow_errors
@@ -171,18 +172,17 @@ class _FinishedModel:
     @classmethod
     def read(cls, folder: Path) -> "_FinishedModel":
         marker = storage.require_sealed(folder, verify=True)
-        facts = storage.read_json(folder / DESCRIPTION_NAME).get("facts", {})
+        facts = read_description(folder).facts
         # A bundled model is other files than the training made: half precision.
-        is_bundled = "trained_sha256" in facts
-        identity = marker["sha256"]
-        known = {**facts, "training_fingerprint": None} if is_bundled else facts
+        is_bundled = facts.trained_sha256 is not None
+        fingerprint = None if is_bundled else facts.training_fingerprint
         return cls(
             sha256=marker["sha256"],
-            origin=TrainingOrigin.from_facts(known, identity=identity),
+            origin=TrainingOrigin.from_facts(facts, fingerprint=fingerprint or marker["sha256"]),
             kind="bundled" if is_bundled else "train",
-            best_epoch=int(facts.get("best_epoch", 0)),
-            epochs_run=int(facts.get("epochs_run", 0)),
-            validation_loss=float(facts.get("validation_loss", 0.0)),
+            best_epoch=facts.best_epoch or 0,
+            epochs_run=facts.epochs_run or 0,
+            validation_loss=facts.validation_loss or 0.0,
             finished_ms=int((folder / storage.MARKER_NAME).stat().st_mtime * 1000),
         )
 
