@@ -102,8 +102,8 @@ format: install ## Let ruff fix what it can
 
 mlflow-ui: install ## Runs, metrics, models: http://127.0.0.1:5000, or MLFLOW_PORT=N
 	@python -m tasks.local_server free $@ MLFLOW_PORT "$(MLFLOW_PORT)"
-	@MLFLOW_TRACKING_URI= python -c "import pathlib; from quality_model.release.registry import connection; \
-	  connection.connect(pathlib.Path())"  # finds the artifacts if the folder was moved
+	@MLFLOW_TRACKING_URI= python -c "import pathlib; from quality_model.release import mlflow_connection; \
+	  mlflow_connection.connect(pathlib.Path())"  # finds the artifacts if the folder was moved
 	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1
 
 # The pages in the browser call this address.

@@ -11,7 +11,7 @@ import click
 from benchmarks import comparison, growth, machine
 from benchmarks.jobs import JOBS
 from benchmarks.start_up import measure as measure_start_up
-from quality_model.release import telemetry
+from quality_model.core import telemetry
 
 _GROWTH = (1000, 10_000, 100_000)
 _SAMPLES = (2000, 20_000)

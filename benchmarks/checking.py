@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from quality_model.core import telemetry
 from quality_model.data.checks import validate_scores
 from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION
-from quality_model.release import telemetry
 from quality_model.score import ModelIdentity, parts
 from quality_model.score.reading import Reading
 

@@ -18,7 +18,7 @@ from benchmarks.machine import describe
 from quality_model import pretrained
 from quality_model.params import WITHOUT_PROJECT
 from quality_model.records import HEADS
-from quality_model.release.cards import CARD_NAME
+from quality_model.release.decisions import CARD_NAME
 from quality_model.score.scoring_step import score_collection
 
 README: Final = Path(__file__).resolve().parent.parent / "README.md"

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import yaml
 
-from quality_model.release.telemetry import QUIET
+from quality_model.core.telemetry import QUIET
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PARTS: Final = (

@@ -23,12 +23,14 @@ _PROMOTE: Final = """
 import json
 from pathlib import Path
 from quality_model.params_file import load_params
-from quality_model.paths import RUN_NAME, ProjectPaths
+from quality_model.paths import ProjectPaths
+from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
 paths = ProjectPaths(Path())
-registry = Registry(Path(), load_params(paths.params).registry)
-version = registry.register(json.loads((paths.model / RUN_NAME).read_text())["run_id"]).version
-registry.promote(version, "for a benchmark")
+section = load_params(paths.params).registry
+registry = Registry(Path(), section)
+version = registry.register(publish(paths.model, root=Path(), registry=section))
+registry.move_alias("champion", version)
 """
 """Makes the candidate champion, which the gate would not do with so small a one."""
 

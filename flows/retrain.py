@@ -44,23 +44,22 @@ def retrain(project: UserPath = Path(), compare_on: UserPath | None = None) -> E
     if not pipeline.is_up_to_date(project):
         for stage in pipeline.stage_order(project):
             pipeline.reproduce_stage(project, stage)
-    settled = release.find_settled(params.evaluate, params.gate, params.registry, paths)
-    if settled is not None:
-        release.record_no_op(params.registry, paths, settled)
-        return _said(Ending("unchanged", f"Nothing to decide: {settled.reason}."))
+    reason = release.find_past_decision(params.evaluate, params.gate, params.registry, paths)
+    if reason is not None:
+        return _said(Ending("unchanged", f"Nothing to decide: {reason}."))
     promoted = False
     while not promoted:  # a champion that changed meanwhile is compared with, too
-        verdict = release.judge(
+        decision = release.judge(
             params.evaluate, params.gate, params.registry, params.train.loss_weights, paths
         )
-        if not verdict.passed:
-            return _said(Ending("refused", verdict.ending(), AFTER_A_REFUSAL))
-        version = release.register(params.registry, paths)
+        if not decision.passed:
+            return _said(Ending("refused", decision.verdict.ending(), AFTER_A_REFUSAL))
+        registered = release.register(params.registry, paths, decision)
         if compare_on is not None:
-            release.compare(params, paths, version, compare_on, return_state=True)
-        promoted = release.promote(params.registry, paths, version)
-    release.announce(params.registry, version)
-    return _said(Ending("promoted", verdict.ending(version)))
+            release.compare(params, paths, registered, compare_on, return_state=True)
+        promoted = release.promote(params.registry, paths, registered)
+    release.announce(params.registry, registered)
+    return _said(Ending("promoted", decision.verdict.ending(registered.model.version)))
 
 
 def _said(ending: Ending) -> Ending:

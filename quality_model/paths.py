@@ -9,9 +9,6 @@ from pydantic import BeforeValidator
 DESCRIPTION_NAME: Final = "model.json"
 """In a model's folder: how to rebuild the network, the image size, and facts about the training."""
 
-RUN_NAME: Final = "run.json"
-"""In a model's folder: the tracked run that made it, and the commit of the code."""
-
 HISTORY_NAME: Final = "history.json"
 """In a training's report: the measures of each epoch."""
 
@@ -60,18 +57,23 @@ class ProjectPaths:
 
     @property
     def model(self) -> Path:
-        """Folder of the trained candidate: model.safetensors, model.json and run.json."""
+        """Folder of the trained candidate: model.safetensors and model.json."""
         return self.root / "models" / "candidate"
 
     @property
     def checkpoints(self) -> Path:
-        """Per-epoch training state; outside DVC, so that an interrupted run goes on."""
+        """Per-epoch training state; outside DVC, so that an interrupted run can resume."""
         return self.root / "state" / "checkpoints"
 
     @property
     def state(self) -> Path:
-        """Locks, the ledger of decisions and undelivered tracking data."""
+        """Locks, checkpoints and the records of decisions."""
         return self.root / "state"
+
+    @property
+    def records(self) -> Path:
+        """A folder for each decision; no DVC stage deletes it."""
+        return self.state / "records"
 
     @property
     def reports(self) -> Path:

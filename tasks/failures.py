@@ -19,7 +19,7 @@ from quality_model.errors import (
     RegistryError,
     StorageError,
 )
-from quality_model.release.registry.connection import RequestRefusedError
+from quality_model.release.mlflow_connection import RequestRefusedError
 
 _HEALS: Final = (
     *(OSError, MemoryError, BrokenExecutor),

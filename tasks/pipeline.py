@@ -7,11 +7,11 @@ from pathlib import Path
 from prefect import task
 from prefect.logging import get_run_logger
 
+from quality_model.core import telemetry
 from quality_model.data.sources import freshness
 from quality_model.params import LimitsParams, SourceParams
 from quality_model.params_file import parse_yaml
 from quality_model.paths import ProjectPaths
-from quality_model.release import telemetry
 from tasks import dvc_process
 from tasks.failures import can_heal
 

@@ -9,9 +9,8 @@ from prefect.logging import get_run_logger
 
 from quality_model.params import EvaluateParams, GateParams, GenerateParams, Params, PerHead, RegistryParams
 from quality_model.paths import ProjectPaths
-from quality_model.release import baseline, standing
-from quality_model.release import steps as release
-from quality_model.release.gate import Verdict
+from quality_model.release import candidate, champion
+from quality_model.release.decisions import Decision
 from quality_model.release.registry import Registry
 from tasks.failures import can_heal
 
@@ -22,31 +21,26 @@ CHAMPION_PROMOTED = "quality-model.champion.promoted"
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def ensure_baseline(registry: RegistryParams, generate: GenerateParams, paths: ProjectPaths) -> None:
     """Make the bundled model the first champion where there is none."""
-    baseline.ensure_baseline(registry, root=paths.root, image_size_px=generate.image_size)
+    champion.ensure_baseline(registry, root=paths.root, image_size_px=generate.image_size)
 
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def check_size(registry: RegistryParams, generate: GenerateParams, paths: ProjectPaths) -> None:
     """Refuse before work is wasted to train at another image size than the champion's."""
-    release.require_comparable(registry, root=paths.root, image_size_px=generate.image_size)
+    candidate.require_comparable(registry, root=paths.root, image_size_px=generate.image_size)
 
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
-def find_settled(
+def find_past_decision(
     evaluate: EvaluateParams, gate: GateParams, registry: RegistryParams, paths: ProjectPaths
-) -> standing.Settled | None:
-    """The decision on the candidate that stands already, or None."""
-    return standing.find_settled(
+) -> str | None:
+    """Why there is nothing to decide about the candidate, or None."""
+    reason = candidate.past_decision(
         evaluate, gate, registry, root=paths.root, model=paths.model, training_set=paths.training_set
     )
-
-
-@task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
-def record_no_op(registry: RegistryParams, paths: ProjectPaths, settled: standing.Settled) -> None:
-    """Put a retraining that changed nothing on record."""
-    standing.record_no_op(registry, root=paths.root, settled=settled)
-    get_run_logger().info("Nothing to do: %s.", settled.reason)
-    create_markdown_artifact(f"Nothing to do: {settled.reason}", key="retraining")
+    if reason is not None:
+        create_markdown_artifact(f"Nothing to decide: {reason}.", key="retraining")
+    return reason
 
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
@@ -56,9 +50,9 @@ def judge(
     registry: RegistryParams,
     loss_weights: PerHead,
     paths: ProjectPaths,
-) -> Verdict:
+) -> Decision:
     """Let the gate decide on the candidate."""
-    verdict = release.judge_candidate(
+    decision = candidate.judge_candidate(
         evaluate,
         gate,
         registry,
@@ -68,22 +62,24 @@ def judge(
         report=paths.gate_report,
         loss_weights=loss_weights,
     )
-    get_run_logger().info("%s\n%s", verdict.table(), verdict.summary())
-    create_markdown_artifact(verdict.markdown(), key="gate", description="The gate's reasons")
-    return verdict
+    get_run_logger().info("%s\n%s", decision.verdict.table(), decision.verdict.summary())
+    create_markdown_artifact(decision.verdict.markdown(), key="gate", description="The gate's reasons")
+    return decision
 
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
-def register(registry: RegistryParams, paths: ProjectPaths) -> str:
-    """Register the candidate that passed; returns its version."""
-    return release.register_candidate(registry, root=paths.root, model=paths.model, report=paths.gate_report)
+def register(registry: RegistryParams, paths: ProjectPaths, decision: Decision) -> Decision:
+    """Register the candidate that passed; the decision that comes back names its version."""
+    return candidate.register_candidate(
+        registry, root=paths.root, model=paths.model, decision=decision, report=paths.gate_report
+    )
 
 
 @task(retries=1, retry_delay_seconds=10, retry_condition_fn=can_heal)
-def compare(params: Params, paths: ProjectPaths, version: str, folder: Path) -> None:
+def compare(params: Params, paths: ProjectPaths, registered: Decision, folder: Path) -> None:
     """Attach to a version how many of a folder's images would change their flags with it.
 
-    Where no champion reigns there is nothing to compare with.
+    Without a champion there is nothing to compare with.
     """
     from quality_model.score.comparing import compare_models
 
@@ -95,7 +91,7 @@ def compare(params: Params, paths: ProjectPaths, version: str, folder: Path) -> 
         params.registry,
         root=paths.root,
         folder=paths.place(folder),
-        model=version,
+        model=registered.model.version or "",
         against="champion",
         output=paths.comparison_report,
     )
@@ -104,19 +100,19 @@ def compare(params: Params, paths: ProjectPaths, version: str, folder: Path) -> 
 
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
-def promote(registry: RegistryParams, paths: ProjectPaths, version: str) -> bool:
-    """Make the version that passed the gate the champion; False if another became it meanwhile."""
-    return release.promote_candidate(registry, root=paths.root, version=version, report=paths.gate_report)
+def promote(registry: RegistryParams, paths: ProjectPaths, registered: Decision) -> bool:
+    """Make the version that passed the gate the champion; False if there is another champion by now."""
+    return champion.promote_candidate(registry, root=paths.root, decision=registered)
 
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
-def announce(registry: RegistryParams, version: str) -> None:
-    """Tell Prefect that there is a new champion, so that what waits for one can run."""
+def announce(registry: RegistryParams, registered: Decision) -> None:
+    """Emit the event that a scoring deployment waits for: there is a new champion."""
     emit_event(
         event=CHAMPION_PROMOTED,
         resource={
             "prefect.resource.id": f"quality-model.{registry.model_name}",
             "prefect.resource.name": registry.model_name,
         },
-        payload={"version": version},
+        payload={"version": registered.model.version},
     )

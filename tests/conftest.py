@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from quality_model.core import telemetry
 from quality_model.core.decoding import Pixels
 from quality_model.params import LimitsParams, Params
 from quality_model.params_file import load_params
-from quality_model.release import telemetry
 
 telemetry.silence()
 os.environ["MPLBACKEND"] = "Agg"
@@ -52,7 +52,7 @@ def photo() -> Pixels:
 def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without content, to be copied: making its tables takes seconds."""
     from quality_model.core.storage import locked
-    from quality_model.release.registry.connection import connect
+    from quality_model.release.mlflow_connection import connect
 
     shared = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):

@@ -28,7 +28,7 @@ DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployment
 CHANGES_NO_VALUE = (
     *("__init__.py", "__main__.py", "cli/", "release/", "pretrained/"),
     *("errors.py", "params.py", "params_file.py", "paths.py"),
-    *("core/__init__.py", "core/allocation.py", "core/jobs.py", "core/model_source.py", "core/processes.py"),
+    *("core/__init__.py", "core/allocation.py", "core/jobs.py", "core/models.py", "core/processes.py"),
     *("core/redaction.py", "core/spawning.py", "core/storage.py", "core/surroundings.py"),
     *("core/system.py", "core/telemetry.py", "core/workers.py"),
 )
@@ -171,7 +171,7 @@ def test_the_event_that_a_promotion_emits_is_the_one_that_scoring_waits_for() ->
 
 
 def test_the_makefile_turns_off_the_telemetry_that_the_library_turns_off() -> None:
-    from quality_model.release.telemetry import QUIET
+    from quality_model.core.telemetry import QUIET
 
     exported = dict(re.findall(r"^export (\w+) := (\w+)$", (PROJECT / "Makefile").read_text(), re.MULTILINE))
     assert exported == QUIET

@@ -1,4 +1,4 @@
-"""Commands that train and measure a model."""
+"""Commands that train and evaluate a model, and mirror what is finished into MLflow."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from quality_model.params import Params, flatten
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 
 _PATHS = ProjectPaths()
+_ROOT = Path()
 _TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of the training dataset.")
 
 
@@ -16,22 +17,27 @@ _TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of t
 @_TRAINING_SET_IN
 @folder_option("--output", _PATHS.model, "Folder for the trained model.")
 @folder_option("--report", _PATHS.training_report, "Folder for metrics.json, history.json and history.csv.")
-@folder_option("--checkpoints", _PATHS.checkpoints, "Folder for what an interrupted run goes on from.")
+@folder_option("--checkpoints", _PATHS.checkpoints, "Folder for checkpoints, to resume an interrupted run.")
 @with_params("train")
 def train(params: Params, data_dir: Path, output: Path, report: Path, checkpoints: Path) -> None:
     """Train a model on a training dataset."""
+    from quality_model.release.live import LiveMirror
+    from quality_model.release.publish import try_publish
     from quality_model.train.training_step import train_candidate
 
-    train_candidate(
-        params.train,
-        params.registry,
-        root=Path(),
-        training_set=data_dir,
-        output=output,
-        report=report,
-        checkpoints=checkpoints,
-        settings=flatten(params),
-    )
+    with LiveMirror(_ROOT, params.registry) as on_epoch:
+        train_candidate(
+            params.train,
+            params.registry,
+            root=_ROOT,
+            training_set=data_dir,
+            output=output,
+            report=report,
+            checkpoints=checkpoints,
+            settings=flatten(params),
+            on_epoch=on_epoch,
+        )
+    try_publish(output, root=_ROOT, registry=params.registry, training_report=report)
     click.echo(f"The trained model: {output}")
 
 
@@ -42,8 +48,9 @@ def train(params: Params, data_dir: Path, output: Path, report: Path, checkpoint
 @folder_option("--output", _PATHS.evaluation_report, "Folder for measures and figures.")
 @with_params("evaluate")
 def evaluate(params: Params, data_dir: Path, model: Path, history: Path, output: Path) -> None:
-    """Measure a model on the test split."""
+    """Evaluate a model on the test split."""
     from quality_model.evaluate.step import evaluate_candidate, summary_table
+    from quality_model.release.publish import try_publish
 
     evaluation = evaluate_candidate(
         params.evaluate,
@@ -53,8 +60,26 @@ def evaluate(params: Params, data_dir: Path, model: Path, history: Path, output:
         output=output,
         loss_weights=params.train.loss_weights,
     )
+    if model.is_dir():
+        try_publish(
+            model, root=_ROOT, registry=params.registry, training_report=history, evaluation_report=output
+        )
     click.echo(summary_table(evaluation.measured))
     click.echo(f"Measures and figures: {output}")
 
 
-COMMANDS = [train, evaluate]
+@click.command()
+@with_params()
+def publish(params: Params) -> None:
+    """Mirror finished models and decisions into MLflow, for example after its server was down."""
+    from quality_model.release.publish import finished_folders, publish
+
+    folders = finished_folders(_ROOT)
+    for folder in folders:
+        run_id = publish(folder, root=_ROOT, registry=params.registry)
+        click.echo(f"{folder}: run {run_id}")
+    if not folders:
+        click.echo("Nothing is finished yet: there is nothing to publish.")
+
+
+COMMANDS = [train, evaluate, publish]

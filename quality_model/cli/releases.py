@@ -32,7 +32,7 @@ _VERDICT = folder_option("--report", _PATHS.gate_report, "Folder of the verdict.
 @with_params("evaluate")
 def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
     """Decide whether a candidate may become champion; exit code 3 if not."""
-    from quality_model.release.steps import judge_candidate
+    from quality_model.release.candidate import judge_candidate
 
     verdict = judge_candidate(
         params.evaluate,
@@ -43,7 +43,7 @@ def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
         model=model,
         report=report,
         loss_weights=params.train.loss_weights,
-    )
+    ).verdict
     click.echo(verdict.table())
     if not verdict.passed:
         raise GateRefusedError(
@@ -58,10 +58,13 @@ def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
 @with_params()
 def register(params: Params, model: Path, report: Path) -> None:
     """Register a candidate that passed the gate, under the alias `candidate`."""
-    from quality_model.release.steps import register_candidate
+    from quality_model.release.candidate import register_candidate, verdict_on
 
-    version = register_candidate(params.registry, root=_ROOT, model=model, report=report)
-    click.echo(f"Registered {params.registry.model_name} version {version}, alias candidate.")
+    decision = verdict_on(model, root=_ROOT, registry=params.registry)
+    registered = register_candidate(
+        params.registry, root=_ROOT, model=model, decision=decision, report=report
+    ).model
+    click.echo(f"Registered {registered.name} version {registered.version}, alias candidate.")
 
 
 @click.command()
@@ -122,7 +125,7 @@ def compare(
 @with_params()
 def promote(params: Params, version: str, reason: str) -> None:
     """Make VERSION (a number, `candidate` or `bundled`) the champion."""
-    from quality_model.release.steps import promote_by_hand
+    from quality_model.release.champion import promote_by_hand
 
     promoted = promote_by_hand(
         params.evaluate, params.gate, params.registry, root=_ROOT, reference=version, reason=reason
@@ -135,7 +138,7 @@ def promote(params: Params, version: str, reason: str) -> None:
 @with_params()
 def rollback(params: Params, reason: str) -> None:
     """Make the previous champion, or the bundled model, the champion again."""
-    from quality_model.release.steps import roll_back
+    from quality_model.release.champion import roll_back
 
     version = roll_back(params.registry, root=_ROOT, reason=reason)
     click.echo(f"Champion: {params.registry.model_name} version {version} again.")
@@ -144,11 +147,11 @@ def rollback(params: Params, reason: str) -> None:
 @click.command()
 @with_params()
 def history(params: Params) -> None:
-    """List every change of the aliases and every decision, oldest first."""
-    from quality_model.release.steps import history_lines
+    """List every decision about a model, oldest first."""
+    from quality_model.release.decisions import read_decisions
 
-    for line in history_lines(params.registry, root=_ROOT):
-        click.echo(line)
+    for decision in read_decisions(_ROOT, params.registry):
+        click.echo(f"{decision.time}  {decision.line()}")
 
 
 @click.command()
@@ -157,24 +160,14 @@ def history(params: Params) -> None:
 @with_params(needs_project=False)
 def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
     """Show the model, run, dataset, commit and gate decision behind SCORES, a Parquet file or a result."""
-    from quality_model.release.lineage import trace as trace_scores
+    from quality_model.release.trace import trace as trace_scores
 
     registry = params.registry if isinstance(params, Params) else None
-    lineage = trace_scores(registry, root=_ROOT, path=scores)
+    found = trace_scores(registry, root=_ROOT, path=scores)
     if as_json:
-        click.echo(json.dumps(lineage.to_dict(), ensure_ascii=False))
+        click.echo(json.dumps(found.to_dict(), ensure_ascii=False))
         return
-    for line in lineage.lines():
-        click.echo(line)
+    click.echo(found.table())
 
 
-@click.command()
-def deliver() -> None:
-    """Send what waits in state/tracking for a tracking server that was down."""
-    from quality_model.release.tracking import deliver
-
-    sent = deliver(_ROOT)
-    click.echo(f"Delivered {sum(sent.values())} reports of {len(sent)} runs.")
-
-
-COMMANDS = [deliver, gate, register, compare, promote, rollback, history, trace]
+COMMANDS = [gate, register, compare, promote, rollback, history, trace]

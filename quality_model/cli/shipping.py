@@ -1,4 +1,4 @@
-"""The command that makes a trained model the one that ships inside the package."""
+"""The command that makes a trained model the bundled one."""
 
 from pathlib import Path
 
@@ -8,21 +8,20 @@ from quality_model.cli.flags import folder_option
 from quality_model.paths import ProjectPaths
 
 _PATHS = ProjectPaths()
-_SHIPPED = Path("quality_model", "pretrained", "standard")
+_BUNDLED = Path("quality_model", "pretrained", "standard")
 
 
 @click.command()
 @folder_option("--model", _PATHS.model, "Folder of the trained model.")
-@folder_option("--output", _SHIPPED, "Folder for the model that ships.")
-@folder_option("--report", _PATHS.gate_report, "Folder of the gate's verdict and evidence, for the card.")
-@click.option("--image-licence", help="Licence of the images it learned from, for the card.")
-def ship(model: Path, output: Path, report: Path, image_licence: str | None) -> None:
-    """Make a trained model the one that ships: in half precision, of no machine, with a card."""
-    from quality_model.release.card import ship_with_card
+@folder_option("--output", _BUNDLED, "Folder for the bundled model.")
+@click.option("--image-licence", help="Licence of the training images, for the card.")
+def ship(model: Path, output: Path, image_licence: str | None) -> None:
+    """Make a trained model the bundled one: in half precision, free of machine details, with a card."""
+    from quality_model.release.bundle import bundle_model
 
-    marker = ship_with_card(model, output, report=report, image_licence=image_licence)
-    files = ", ".join(f"{entry['name']} ({entry['bytes']} bytes)" for entry in marker["files"])
-    click.echo(f"The model that ships: {output}: {files}.")
+    written = bundle_model(model, output, root=Path(), image_licence=image_licence)
+    files = ", ".join(f"{name} ({num_bytes} bytes)" for name, num_bytes in written)
+    click.echo(f"The bundled model: {output}: {files}.")
 
 
 COMMANDS = [ship]

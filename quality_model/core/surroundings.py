@@ -11,10 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from quality_model.core import redaction
+from quality_model.core import redaction, telemetry
 from quality_model.core.redaction import redacted
 from quality_model.errors import StorageError
-from quality_model.release import telemetry
 
 _STANDARD: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 

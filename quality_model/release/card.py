@@ -1,91 +1,133 @@
-"""The model card as a step: from the files of training and gate to the version or the shipped model."""
+"""The model card: what a model is, what it was trained on and what is known of it, as Markdown.
+
+A template is filled from what training, evaluation and gate leave; a value that they do not state is
+called missing. The headings follow Mitchell et al., "Model Cards for Model Reporting" (arXiv 1810.03993).
+"""
 
 from pathlib import Path
 from typing import Any, Final
 
+from jinja2 import ChainableUndefined, Environment, PackageLoader
+
 from quality_model.core import storage
-from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME, VERDICT_NAME
-from quality_model.pretrained import FROM_RUN, ship
-from quality_model.release.cards import CARD_NAME, model_card
-from quality_model.release.registry import ModelVersion, Registry
+from quality_model.evaluate.evidence import Evaluated, Evidence
+from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME
+from quality_model.records import HEADS, MEANINGS
+from quality_model.release.decisions import Decision, read_record
 
-_ORIGIN: Final = (
-    *("data_name", "package_version", "code_sha256", "git_commit", "git_dirty"),
-    *("model_sha256", "params_sha256"),
-)
+_TEMPLATE: Final = "model_card.md.j2"
+_RECIPE_ASIDE: Final = ("train.device", "train.precision")
+"""Where it was trained, not how."""
 
 
-def publish_card(catalogue: Registry, version: ModelVersion, *, model: Path, report: Path) -> str:
-    """Write the card of a version to ``report`` and attach it to the version and its run.
+def card_of(
+    model: Path,
+    record: Path | None,
+    registration: Decision | None = None,
+    *,
+    image_licence: str | None = None,
+) -> str:
+    """Write the card of a model folder.
 
     Args:
-        catalogue: Holds the version.
-        version: Of the model in ``model``.
         model: Folder of the model.
-        report: Folder of the gate's verdict and evidence about it; what is not there is called
-            missing in the card.
+        record: In which the gate decided about it; None if it did not.
+        registration: Names the version; None where it has none.
+        image_licence: That of the training images; by default what the model's files say.
 
     Returns:
-        The card, Markdown.
+        Markdown that ends with a newline.
 
     Raises:
-        RegistryError: MLflow does not take it.
-        CorruptError: A file is not JSON.
+        CorruptError: A file is not what it should be.
     """
-    card = _card_of(
-        model,
-        report,
-        about_sha256=storage.sealed_sha256(model),
-        name=version.name,
-        version=version.version,
-        origin={"run_id": version.run_id, **{key: version.tags.get(key) for key in _ORIGIN}},
-    )
-    storage.write_text(report / CARD_NAME, card)
-    catalogue.attach_card(version, card)
-    return card
-
-
-def ship_with_card(model: Path, output: Path, *, report: Path, image_licence: str | None) -> dict[str, Any]:
-    """Make a trained model the one that ships (see `pretrained.ship`), with its card beside it.
-
-    Args:
-        model: Folder of the trained model.
-        output: Folder for the model that ships.
-        report: Folder of the gate's verdict and evidence; if they are about another model, or
-            not there, the card calls them missing.
-        image_licence: That of the images it learned from.
-
-    Returns:
-        The marker.
-
-    Raises:
-        CheckpointError: The model does not load.
-    """
-    marker = ship(model, output)
-    shipped = storage.read_json(output / DESCRIPTION_NAME)["facts"]
-    card = _card_of(
-        output,
-        report,
-        about_sha256=storage.sealed_sha256(model),
-        version=shipped["version"],
-        origin={key: shipped[key] for key in ("model_sha256", "params_sha256", *FROM_RUN)},
-        image_licence=image_licence,
-    )
-    storage.write_text(output / CARD_NAME, card)
-    return marker
-
-
-def _card_of(model: Path, report: Path, *, about_sha256: str, **known: Any) -> str:
-    """The card of a model, by a report about the trained model of this hash."""
-    verdict = _read_if_there(report / VERDICT_NAME)
-    is_about_it = verdict is not None and verdict.get("model_sha256") == about_sha256
+    has_evidence = record is not None and (record / EVIDENCE_NAME).exists()
     return model_card(
         storage.read_json(model / DESCRIPTION_NAME),
-        _read_if_there(report / EVIDENCE_NAME) if is_about_it else None,
-        verdict if is_about_it else None,
-        **known,
+        Evidence.read(record / EVIDENCE_NAME).candidate if record and has_evidence else None,
+        registration or (read_record(record) if record else None),
+        image_licence=image_licence,
     )
 
 
-def _read_if_there(path: Path) -> Any:
-    return storage.read_json(path) if path.exists() else None
+def model_card(
+    description: dict[str, Any],
+    evaluated: Evaluated | None,
+    decision: Decision | None,
+    *,
+    image_licence: str | None = None,
+) -> str:
+    """Write the card of one model; what is not known of it is called missing.
+
+    Args:
+        description: What model.json holds.
+        evaluated: How the model did on the test split.
+        decision: Of the gate, or the registration that rests on it.
+        image_licence: That of the training images; by default what ``description`` says.
+
+    Returns:
+        Markdown that ends with a newline.
+    """
+    facts = description.get("facts") or {}
+    settings = facts.get("settings") or {}
+    origin = dict(facts)
+    if decision is not None:
+        known = {
+            "run_id": decision.model.run_id,
+            "model_sha256": decision.model_sha256,
+            "git_commit": decision.git_commit,
+            "params_sha256": decision.params_sha256,
+        }
+        origin |= {key: value for key, value in known.items() if value is not None}
+    recipe = [
+        f"{key.removeprefix('train.')} {value}"
+        for key, value in settings.items()
+        if key.startswith("train.") and key not in _RECIPE_ASIDE
+    ]
+    version = decision.model.version if decision else None
+    return (
+        _environment()
+        .get_template(_TEMPLATE)
+        .render(
+            name=decision.model.name if decision else "quality-model",
+            version=version or facts.get("version"),
+            description=description,
+            facts=facts,
+            settings=settings,
+            recipe=", ".join(recipe),
+            origin=origin,
+            evaluated=evaluated,
+            decision=decision,
+            image_licence=image_licence or facts.get("image_licence"),
+            heads=HEADS,
+            meanings=MEANINGS,
+        )
+    )
+
+
+class _Missing(ChainableUndefined):
+    """A value that nothing states."""
+
+    def __str__(self) -> str:
+        return "missing"
+
+
+def _environment() -> Environment:
+    environment = Environment(  # Markdown, not HTML: nothing to escape
+        loader=PackageLoader("quality_model.release", "."),
+        undefined=_Missing,
+        finalize=lambda value: "missing" if value is None else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["code"] = lambda value: f"`{value}`" if value else "missing"
+    environment.filters["number"] = _number
+    return environment
+
+
+def _number(value: Any, digits: int) -> str:
+    """A number as text; ``not defined`` where it was measured and has no value."""
+    if isinstance(value, _Missing):
+        return "missing"
+    return "not defined" if value is None else f"{value:.{digits}f}"

@@ -1,57 +1,399 @@
-"""What the ledger keeps of a decision about a version, put there once."""
+"""One decision is one record: a finished folder in ``state/records``, written once and never changed.
 
+A record holds decision.json and, as far as there are, evidence.json, verdict.md and the model card. What
+MLflow shows of a decision is a projection of its record (`project`), which can be repeated at any time:
+a tag of the registered model, so that other machines see it, and tags, files and description of run and
+version. `read_decisions` joins the records of this machine with those tags.
+
+Decisions of earlier releases (``state/ledger.jsonl``, and ``history.*`` tags of the registered model) are
+read, never written.
+"""
+
+import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Final, Literal, get_args
 
-from quality_model.release.registry import Action, ModelVersion, Registry, read_decisions, record_decision
+from pydantic import TypeAdapter, ValidationError
+
+from quality_model.core import storage
+from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
+from quality_model.params import RegistryParams
+from quality_model.paths import EVIDENCE_NAME, ProjectPaths
+from quality_model.records import ModelRef
+from quality_model.release.gate.verdict import Row, Verdict
+from quality_model.release.mlflow_connection import database_exists
+from quality_model.release.registry import ModelVersion, Registry
+
+log = logging.getLogger(__name__)
+
+Action = Literal["baseline", "passed", "refused", "registered", "promoted", "rolled back"]
+"""``baseline``: the bundled model became the first champion. ``passed``, ``refused``: by the gate.
+``registered``: a version was made. ``promoted``, ``rolled back``: the alias ``champion`` moved."""
+
+OF_THE_GATE: Final = ("passed", "refused")
+OF_THE_CHAMPION: Final = ("baseline", "promoted", "rolled back")
+
+KIND: Final = "decision"
+"""Of the completion marker of a record."""
+
+DECISION_NAME: Final = "decision.json"
+VERDICT_TEXT_NAME: Final = "verdict.md"
+CARD_NAME: Final = "MODEL_CARD.md"
+
+MAX_DESCRIPTION: Final = 5000
+"""Characters of a version's description; MLflow's table has no room for more (SQLite would take them)."""
+
+_CUT: Final = f"\n\n(The rest is in {CARD_NAME}, among the files of the run.)\n"
+_TAG_PREFIX: Final = "decision."
+_MAX_TAG: Final = 5000
+_EARLIER_PREFIX: Final = "history."
+_NAME_DIGITS: Final = 20
+_SHORT: Final = 8
+"""Characters of a hash that a person compares."""
 
 
-def put_on_record(
-    outcome: Any, root: Path, version: ModelVersion, reason: str, facts: Mapping[str, Any] | None = None
-) -> None:
-    """Put on record what became of a version, with its origin and the evidence that let it in."""
-    origin = {
-        key: version.tags.get(key) for key in ("model_sha256", "data_sha256", "params_sha256", "git_commit")
-    }
-    record_decision(
-        root,
-        outcome,
-        {
-            **origin,
-            "evidence": evidence_of(kept_verdict(version)),
-            **(facts or {}),
-            "version": version.version,
-            "run_id": version.run_id,
-            "reasons": [reason],
-        },
-    )
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided about a model, when and why.
+
+    Attributes:
+        action: What was decided.
+        time: When, ISO 8601 in UTC.
+        model: Which model; its name is the registered model's, its version is None until it has one.
+        model_sha256: Hash of the model's folder.
+        champion: The champion before; for a decision of the gate the one that it compared with.
+        champion_sha256: Hash of that model's folder.
+        data_sha256: Of the training dataset whose test split decided; of a promotion without verdict the
+            one that the model was trained on.
+        gate_sha256: Of the gate's thresholds and measures.
+        params_sha256: Of the parameters that the weights depend on.
+        git_commit: Of the code that trained the model.
+        reason: Given by a person, or by the command.
+        refusals: The gate's reasons to refuse.
+        rows: The evidence in short: each rule of the gate with its value. Empty where the gate did not
+            decide, and in what was read from a server.
+    """
+
+    action: Action
+    time: str
+    model: ModelRef
+    model_sha256: str
+    champion: ModelRef | None = None
+    champion_sha256: str | None = None
+    data_sha256: str | None = None
+    gate_sha256: str | None = None
+    params_sha256: str | None = None
+    git_commit: str | None = None
+    reason: str = ""
+    refusals: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate passed the model."""
+        return self.action != "refused" and self.gate_sha256 is not None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The gate's verdict that the decision rests on."""
+        return Verdict(self.passed, self.rows, self.champion.version if self.champion else None)
+
+    def line(self) -> str:
+        """The decision in short: action, version, data, commit and the first reason."""
+        data, commit = ((value or "-")[:_SHORT] for value in (self.data_sha256, self.git_commit))
+        reasons = self.refusals or ((self.reason,) if self.reason else ())
+        more = f"; and {len(reasons) - 1} more" if reasons[1:] else ""
+        why = f" ({reasons[0]}{more})" if reasons else ""
+        return f"{self.action}: version {self.model.version or '-'}, data {data}, commit {commit}{why}"
 
 
-def unrecorded_move(root: Path, catalogue: Registry, action: Action, reason: str) -> ModelVersion | None:
-    """The champion, if what made it so was this action for this reason, and the ledger does not have it."""
-    moves = [event for event in catalogue.history() if event.alias == "champion"]
-    if not moves or (moves[-1].action, moves[-1].reason) != (action, reason):
-        return None
-    last = moves[-1]
-    is_recorded = any(
-        (decision["outcome"], decision["version"]) == (action, last.to_version)
-        and decision["time"] >= last.time
-        for decision in read_decisions(root)
-    )
-    return None if is_recorded else catalogue.champion()
+_DECISION: Final = TypeAdapter(Decision)
 
 
-def kept_verdict(version: ModelVersion) -> Mapping[str, Any]:
-    """The verdict that is attached to a version; empty where there is none or it is not JSON."""
+def now() -> str:
+    """Return the time for a decision that is made now."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+# -- records
+
+
+def write_record(root: Path, decision: Decision, *, evidence: str = "", card: str = "") -> Path:
+    """Write a decision as a finished folder and return it; the decision is made when this returns.
+
+    Args:
+        root: The project folder.
+        decision: What was decided.
+        evidence: JSON text of what the gate decided by.
+        card: The model card.
+
+    Raises:
+        StorageError: It could not be written; then nothing was decided.
+    """
+    text = _DECISION.dump_json(decision, indent=2).decode() + "\n"
+    folder = ProjectPaths(root).records / hashlib.sha256(text.encode()).hexdigest()[:_NAME_DIGITS]
+    verdict = decision.verdict.markdown() if decision.rows else ""
+    texts = {DECISION_NAME: text, EVIDENCE_NAME: evidence, VERDICT_TEXT_NAME: verdict, CARD_NAME: card}
+    files = {name: content for name, content in texts.items() if content}
+    for name, content in files.items():
+        storage.write_text(folder / name, content)
+    storage.seal(folder, list(files), rows=1, kind=KIND)
+    log.info("Decision: %s.", decision.line())
+    return folder
+
+
+def read_record(folder: Path) -> Decision:
+    """Read the decision of a record.
+
+    Raises:
+        IncompleteError, CorruptError: The record is not complete, or not as it was written.
+    """
+    storage.require_sealed(folder, verify=True)
+    return _parse((folder / DECISION_NAME).read_text(encoding="utf-8"), folder)
+
+
+def finished_records(root: Path) -> list[Path]:
+    """Return the folders of the decisions that were made on this machine, oldest first.
+
+    A folder without completion marker is of a process that was killed: that decision was not made.
+
+    Raises:
+        CorruptError: A record is not as it was written.
+    """
+    found = [path.parent for path in ProjectPaths(root).records.glob(f"*/{storage.MARKER_NAME}")]
+    return sorted(found, key=lambda folder: read_record(folder).time)
+
+
+def read_decisions(root: Path, registry: RegistryParams) -> list[Decision]:
+    """Return the decisions of this machine and of others that use the same registry, oldest first.
+
+    Where the registry does not answer, a warning says so, and only those of this machine are returned.
+
+    Raises:
+        CorruptError: A record or a line of an earlier ledger is not as it was written.
+    """
     try:
-        verdict = json.loads(version.tags.get("verdict_json", "{}"))
-    except ValueError:
-        return {}
-    return verdict if isinstance(verdict, dict) else {}
+        if database_exists(root):
+            return decisions_of(Registry(root, registry))
+    except RegistryError as error:
+        log.warning("%s Decisions of other machines are not shown.", error.problem)
+    return _joined(root, registry.model_name, {})
 
 
-def evidence_of(verdict: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the ledger keeps of a verdict: every row, and the measures of each head."""
-    return {"rows": verdict["rows"], "measures": verdict.get("measures")} if "rows" in verdict else None
+def decisions_of(catalogue: Registry) -> list[Decision]:
+    """As `read_decisions`, of a registry that must answer.
+
+    Raises:
+        RegistryError: It does not.
+    """
+    return _joined(catalogue.root, catalogue.name, catalogue.tags())
+
+
+def _joined(root: Path, name: str, tags: Mapping[str, str]) -> list[Decision]:
+    local = {folder.name: read_record(folder) for folder in finished_records(root)}
+    shown = {
+        key.removeprefix(_TAG_PREFIX): value for key, value in tags.items() if key.startswith(_TAG_PREFIX)
+    }
+    others = [_parse(value, key) for key, value in shown.items() if key not in local]
+    found = [*_earlier_moves(tags, name), *_earlier_ledger(root, name), *local.values(), *others]
+    return sorted(found, key=lambda decision: decision.time)
+
+
+def _parse(text: str, place: object) -> Decision:
+    try:
+        return _DECISION.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise CorruptError(
+            f"{place} is not a decision: {key}: {first['msg']}.",
+            "Restore it from a backup, or remove it: then that decision is no longer known.",
+        ) from None
+
+
+def _earlier_ledger(root: Path, name: str) -> list[Decision]:
+    """The decisions that earlier releases appended to ``state/ledger.jsonl``."""
+    return [
+        Decision(
+            action=line["outcome"],
+            time=line["time"],
+            model=ModelRef(name, line.get("version"), line.get("run_id"), ""),
+            model_sha256=line.get("model_sha256") or "",
+            champion=_champion_of(name, line.get("compared_with")),
+            data_sha256=line.get("data_sha256"),
+            git_commit=line.get("git_commit"),
+            reason="; ".join(map(str, line.get("reasons") or [])),
+        )
+        for line in storage.read_lines(ProjectPaths(root).state / "ledger.jsonl")
+        if line.get("outcome") in get_args(Action)
+    ]
+
+
+def _earlier_moves(tags: Mapping[str, str], name: str) -> list[Decision]:
+    """The moves of aliases that earlier releases kept as tags of the registered model."""
+    actions = {"set": "registered", "found": "promoted"}
+    found = []
+    for key, value in tags.items():
+        if not key.startswith(_EARLIER_PREFIX):
+            continue
+        try:
+            move = json.loads(value)
+            found.append(
+                Decision(
+                    action=_ACTION.validate_python(actions.get(move["action"], move["action"])),
+                    time=move["time"],
+                    model=ModelRef(name, move["to_version"], None, ""),
+                    model_sha256="",
+                    champion=_champion_of(name, move["from_version"]),
+                    reason=move["reason"],
+                )
+            )
+        except (ValueError, KeyError, TypeError):  # a tag of someone else
+            continue
+    return found
+
+
+_ACTION: Final[TypeAdapter[Action]] = TypeAdapter(Action)
+
+
+def _champion_of(name: str, version: str | None) -> ModelRef | None:
+    return None if version is None else ModelRef(name, version, None, "")
+
+
+# -- what the records say
+
+
+def succession(decisions: Sequence[Decision], versions: Sequence[ModelVersion]) -> list[str]:
+    """Return the numbers of the champions that precede one another, the last one on record last.
+
+    A rollback removes the last one, or all where it leads to a version that was none of them, as the
+    bundled model may be; each other change of the champion adds one.
+
+    Args:
+        decisions: Oldest first.
+        versions: Of the registry. A champion that it no longer has, or whose number another model has
+            since the database was replaced, is left out.
+    """
+    models = {version.version: version.model_sha256 for version in versions}
+    line: list[str] = []
+    for decision in decisions:
+        number = decision.model.version
+        if decision.action not in OF_THE_CHAMPION or number not in models:
+            continue
+        if decision.model_sha256 not in ("", models[number]) or line[-1:] == [number]:
+            continue
+        if decision.action == "rolled back":
+            while line and line[-1] != number:
+                line.pop()
+        if line[-1:] != [number]:
+            line.append(number)
+    return line
+
+
+# -- what MLflow shows
+
+
+def project(record: Path, *, root: Path, registry: RegistryParams) -> str:
+    """Show a decision in MLflow; doing it again changes nothing.
+
+    The registered model gets a tag, by which other machines know the decision. The run gets the files of
+    the record and the tag ``verdict``; so does the version, with the model card as its description. A
+    version or run that is about another model, since the database was replaced, is left alone, and so is
+    one that shows a later decision.
+
+    Args:
+        record: Folder of the decision.
+        root: The project folder.
+        registry: Says how long to wait for locks; the name of the model is the decision's.
+
+    Returns:
+        MLflow's id of the run; empty if no run of this server made the model.
+
+    Raises:
+        RegistryError: MLflow does not answer, or does not take it.
+        IncompleteError, CorruptError: The record is not complete.
+    """
+    decision = read_record(record)
+    catalogue = Registry(root, registry.model_copy(update={"model_name": decision.model.name}))
+    card_path = record / CARD_NAME
+    card = card_path.read_text(encoding="utf-8") if card_path.exists() else ""
+    catalogue.ensure_registered_model()
+    with catalogue.errors("Recording the decision"):
+        catalogue.client.set_registered_model_tag(
+            catalogue.name, f"{_TAG_PREFIX}{record.name}", _in_short(decision)
+        )
+    run_id = _show_in_run(catalogue, decision, record, card)
+    if decision.model.version is not None:
+        _show_in_version(catalogue, decision, card)
+    return run_id
+
+
+def try_project(record: Path, *, root: Path, registry: RegistryParams) -> None:
+    """Show a decision in MLflow if that answers (see `project`); the record stands without it."""
+    try:
+        project(record, root=root, registry=registry)
+    except RegistryError as error:
+        log.warning("%s The decision is in %s. Run `quality-model publish` later.", error.problem, record)
+
+
+def _show_in_run(catalogue: Registry, decision: Decision, record: Path, card: str) -> str:
+    run_id, client = decision.model.run_id, catalogue.client
+    if run_id is None:
+        return ""
+    try:
+        with catalogue.errors("Adding the decision to its run"):
+            known = client.get_run(run_id).data.tags
+            client.log_artifacts(run_id, str(record), f"decisions/{record.name}")
+            if known.get("decided", "") <= decision.time:
+                for key, value in _tags(decision).items():
+                    client.set_tag(run_id, key, value)
+                if card:
+                    client.log_text(run_id, card, CARD_NAME)
+    except ModelNotFoundError:
+        log.warning("The run %s is not at %s.", run_id, catalogue.connection.shown)
+        return ""
+    return run_id
+
+
+def _show_in_version(catalogue: Registry, decision: Decision, card: str) -> None:
+    try:
+        version = catalogue.find(decision.model.version or "")
+    except ModelNotFoundError:
+        return
+    if version.model_sha256 != decision.model_sha256 or version.tags.get("decided", "") > decision.time:
+        return
+    with catalogue.errors("Adding the decision to its version"):
+        for key, value in _tags(decision).items():
+            catalogue.client.set_model_version_tag(catalogue.name, version.version, key, value)
+        if card:
+            catalogue.client.update_model_version(catalogue.name, version.version, _shortened(card))
+
+
+def _tags(decision: Decision) -> dict[str, str]:
+    """``verdict``: passed, refused or baseline; ``decided``: the time."""
+    word = "baseline" if decision.action == "baseline" else "passed" if decision.passed else "refused"
+    has_verdict = decision.action == "baseline" or decision.gate_sha256 is not None
+    return {"decided": decision.time, **({"verdict": word} if has_verdict else {})}
+
+
+def _in_short(decision: Decision) -> str:
+    """The decision as JSON without the rows, and with as many refusals as a tag has room for."""
+    refusals = list(decision.refusals)
+    while True:
+        text = _DECISION.dump_json(replace(decision, rows=(), refusals=tuple(refusals))).decode()
+        if len(text) <= _MAX_TAG or not refusals:
+            return text
+        refusals.pop()
+
+
+def _shortened(text: str) -> str:
+    """The text, cut at the end of a line where it is longer than a description may be."""
+    if len(text) <= MAX_DESCRIPTION:
+        return text
+    room = text[: MAX_DESCRIPTION - len(_CUT)]
+    return (room.rpartition("\n")[0] or room) + _CUT

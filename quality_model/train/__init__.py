@@ -2,6 +2,6 @@
 
 from quality_model.train.loop import TrainedModel, train
 from quality_model.train.report import EpochReport
-from quality_model.train.state import clear_checkpoints, training_code_sha256
+from quality_model.train.state import clear_checkpoints
 
-__all__ = ["EpochReport", "TrainedModel", "clear_checkpoints", "train", "training_code_sha256"]
+__all__ = ["EpochReport", "TrainedModel", "clear_checkpoints", "train"]

@@ -1,11 +1,11 @@
-"""The state of an unfinished run on disk: one sealed folder per epoch, the last two kept.
+"""The state of an unfinished run on disk: one complete folder per epoch, the last two kept.
 
-    checkpoints/run-<fingerprint>/plan.json            how the run computes (chosen once)
-    checkpoints/run-<fingerprint>/epoch-000007/state.pt  tensors and plain values
-                                  epoch-000007/_complete.json
+    checkpoints/run-<fingerprint>/plan.json                 how the run computes (chosen once)
+    checkpoints/run-<fingerprint>/epoch-000007/state.pt     tensors and plain values
+    checkpoints/run-<fingerprint>/epoch-000007/_complete.json
 
-A run is known by its fingerprint: everything that its result hangs on. State of another run
-is never used, and stays for that run to go on from; of those, the newest `KEPT_RUNS` do.
+A run is identified by its fingerprint: everything that its result depends on. State of another run
+is never used. It stays, so that the other run can resume; the newest `KEPT_RUNS` of them do.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from typing import Any, Final
 import torch
 
 from quality_model.core import storage
-from quality_model.core.code_hash import code_sha256
+from quality_model.core.provenance import code_sha256
 from quality_model.errors import StorageError
 from quality_model.params import TrainParams
 
@@ -33,24 +33,20 @@ KEPT_EPOCHS: Final = 2
 """The newest checkpoint, and the one before it in case the newest is damaged."""
 
 KEPT_RUNS: Final = 3
-"""Other runs whose state stays when a new one begins: who never goes on from them fills no disk."""
+"""Other runs whose state stays when a new one begins, so that abandoned runs do not fill the disk."""
 
 _STATE_NAME: Final = "state.pt"
 _PLAN_NAME: Final = "plan.json"
 
+_CODE: Final = ("core", "data", "degrade", "networks", "train")
+"""Whole wings: a list of modules would miss one some day, and epochs of two versions are nobody's result."""
 
-_CODE: Final = ("degradations", "device.py", "images.py", "losses.py", "model.py", "training", "training_set")
 _PACKAGES: Final = ("numpy", "opencv-python-headless", "pillow", "torch")
-
-
-def training_code_sha256() -> str:
-    """Hash of what turns data and parameters into weights: our code, and the libraries under it."""
-    return code_sha256(_CODE, _PACKAGES)
 
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """What a run's result hangs on, as plain values, and their hash."""
+    """What a run's result depends on, as plain values, and their hash."""
 
     content: dict[str, Any]
 
@@ -63,10 +59,9 @@ class RunIdentity:
         image_size_px: int,
         start_sha256: str | None = None,
     ) -> "RunIdentity":
-        """The device is left out: a run may go on elsewhere. ``epochs`` is in, for it sets the cosine.
+        """The device is left out: a run may resume elsewhere. ``epochs`` is in, because it sets the cosine.
 
-        Weights to begin with count by their hash, not by where they lie. Code counts too: epochs of
-        two versions of it are nobody's result.
+        Start weights count by their hash, not by their path. The code counts too.
         """
         return cls(
             {
@@ -74,7 +69,7 @@ class RunIdentity:
                 "start_sha256": start_sha256,
                 "data_sha256": data_sha256,
                 "image_size_px": image_size_px,
-                "code_sha256": training_code_sha256(),
+                "code_sha256": code_sha256(_CODE, _PACKAGES),
                 "state_version": STATE_VERSION,
             }
         )
@@ -99,7 +94,7 @@ class RunState:
         self.folder = _run_folder(folder, identity.fingerprint)
 
     def plan(self) -> dict[str, Any] | None:
-        """How the run computes, as kept by `save_plan`; None before that."""
+        """How the run computes, as `save_plan` stored it; None before that."""
         try:
             plan = storage.read_json(self.folder / _PLAN_NAME)
         except StorageError:
@@ -107,7 +102,7 @@ class RunState:
         return plan.get("plan") if isinstance(plan, dict) else None
 
     def save_plan(self, plan: Mapping[str, Any]) -> None:
-        """Keep how the run computes, before its first step; let go of all but the newest of other runs."""
+        """Store how the run computes, before its first step; remove all but the newest of other runs."""
         storage.write_json(self.folder / _PLAN_NAME, {"plan": dict(plan), "identity": self._identity.content})
         others = [run for run in self._all.glob("run-*") if run != self.folder]
         for old in sorted(others, key=lambda run: run.stat().st_mtime_ns, reverse=True)[KEPT_RUNS:]:
@@ -115,7 +110,7 @@ class RunState:
             _remove_run(old)
 
     def save(self, epoch: int, state: Mapping[str, Any]) -> None:
-        """Make the state after ``epoch`` durable, then let go of older ones.
+        """Make the state after ``epoch`` durable, then remove older ones.
 
         Raises:
             StorageError: It could not be written.
@@ -131,7 +126,7 @@ class RunState:
             _remove(old)
 
     def load_latest(self) -> dict[str, Any] | None:
-        """The newest state that is whole; None if this run has none. Says in the log what it passes over."""
+        """The newest state that is whole; None if this run has none. The log names what is skipped."""
         for folder in self._epochs():
             try:
                 marker = storage.require_sealed(folder, verify=True)
@@ -141,7 +136,7 @@ class RunState:
                     folder / _STATE_NAME, map_location="cpu", weights_only=True
                 )
             except (StorageError, RuntimeError, pickle.UnpicklingError) as error:
-                log.warning("Checkpoint %s is passed over: %s", folder, error)
+                log.warning("Checkpoint %s is skipped: %s", folder, error)
                 continue
             return state
         self._explain_fresh_start()

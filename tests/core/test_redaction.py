@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from quality_model.core import redaction
 from quality_model.core.redaction import redacted
 from quality_model.errors import RegistryError, UsageError
-from quality_model.release.registry.connection import speaking_to, tracking_uri
+from quality_model.release.mlflow_connection import mlflow_errors, tracking_uri
 
 SPECIAL = "/#?@:%&=+ '\"\\<>[]{}|^`~!$*(),;"
 PASSWORDS = st.text(SPECIAL + "abcXYZ019é日", min_size=1, max_size=20).map(lambda text: f"S3{text}cr3t")
@@ -185,6 +185,6 @@ def test_records_of_every_library_and_their_tracebacks_are_redacted(logged: io.S
 
 def test_errors_of_the_tracking_server_carry_no_credential_of_another_address() -> None:
     refused = pytest.raises(RegistryError, match="failed at http://shown")
-    with refused as error, speaking_to("http://shown", "Asking"):
+    with refused as error, mlflow_errors("http://shown", "Asking"):
         raise ConnectionError("proxy http://me:canary@proxy:3128 refused")
     assert "canary" not in str(error.value)

@@ -57,8 +57,6 @@ KILLED: Final = ("download", "generate", "train", "score")
 """The jobs that are killed at every kind of moment."""
 
 JOB: Final = "scores/job.json"
-NOT_COMPARED: Final = {"candidate/run.json"}
-"""Names the tracked run, which is another one in each project."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def result_in(name: str, project: Path) -> dict[str, bytes]:
         job = json.loads(found[JOB])
         del job["inputs"]["absolute_root"]
         found[JOB] = json.dumps(job).encode()
-    return {path: data for path, data in found.items() if path not in NOT_COMPARED}
+    return found
 
 
 def make_project(folder: Path, photo: Pixels, database: Path) -> Path:

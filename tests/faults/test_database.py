@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from quality_model.errors import RegistryError
+from quality_model.networks.checkpoints import save_model
+from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import Params
+from quality_model.release.publish import publish, try_publish
 from quality_model.release.registry import Registry
-from quality_model.release.tracking import deliver, start_run
+from tests.release.registry.conftest import promote
 
 from .processes import start
 
@@ -29,7 +32,7 @@ def locked_database(project: Path) -> Iterator[None]:
 
 def promote_in_vain(root: str, params: Params) -> None:
     with pytest.raises(RegistryError, match="database is locked"):
-        Registry(Path(root), params.registry).promote("2", "better")
+        promote(Path(root), params.registry, "2")
 
 
 @pytest.mark.torture  # MLflow waits 20 s for a locked SQLite database, and that is not to be changed
@@ -37,21 +40,17 @@ def test_while_the_database_is_locked_training_goes_on_and_the_champion_stays(
     registered: Path, params: Params
 ) -> None:
     registry = Registry(registered, params.registry)
-    registry.promote("1", "first")
-    run = start_run(
-        registered, params.registry, name="train", params={}, params_sha256="8" * 64, system_metrics=False
-    )
+    promote(registered, params.registry, "1")
+    model = registered / "model"
+    save_model(model, MultiHeadQualityAssessmentModel(), image_size_px=32, facts={})
     with locked_database(registered):
         process = start(promote_in_vain, str(registered), params)
-        for epoch in (1, 2, 3):
-            run.log_metrics({"train_loss": 1.0 / epoch}, step=epoch)
-        assert run.waiting == 3
+        assert try_publish(model, root=registered, registry=params.registry) is None
         process.join(120)
     assert process.exitcode == 0
     assert registry.champion().version == "1"
-    assert registry.promote("2", "better")
-    assert deliver(registered) == {run.key: 3}
-    run.end()
+    assert promote(registered, params.registry, "2")
+    assert publish(model, root=registered, registry=params.registry)
 
 
 def test_a_read_only_database_can_be_read_and_says_that_it_cannot_be_written(
@@ -62,7 +61,7 @@ def test_a_read_only_database_can_be_read_and_says_that_it_cannot_be_written(
     registry = Registry(registered, params.registry)
     assert [version.version for version in registry.versions()] == ["1", "2", "3"]
     with pytest.raises(RegistryError, match="readonly database") as refused:
-        registry.promote("1", "first")
+        promote(registered, params.registry, "1")
     assert "can be read and written" in refused.value.remedy
     assert registry.champion() is None
 

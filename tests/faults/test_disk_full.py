@@ -10,6 +10,7 @@ from pathlib import Path
 from quality_model.errors import QualityModelError, StorageError
 from quality_model.params import Params
 from quality_model.release.registry import Registry
+from tests.release.registry.conftest import promote
 
 from .conftest import Job
 from .processes import files_at_most, forking, start
@@ -31,10 +32,10 @@ def test_a_full_disk_is_an_error_with_its_code_and_the_job_goes_on_when_there_is
 
 def promote_on_a_full_disk(root: str, params: Params, told: Connection) -> None:
     """Tell through a pipe how it ended: what is printed may go to a file, and no file may grow."""
-    registry = Registry(Path(root), params.registry)
+    Registry(Path(root), params.registry)
     files_at_most(0)()
     try:
-        registry.promote("2", "better")
+        promote(Path(root), params.registry, "2")
         told.send("it was promoted")
     except (QualityModelError, OSError) as error:
         told.send(repr(error))
@@ -42,7 +43,7 @@ def promote_on_a_full_disk(root: str, params: Params, told: Connection) -> None:
 
 def test_a_full_disk_leaves_the_champion_as_it_was(registered: Path, params: Params) -> None:
     registry = Registry(registered, params.registry)
-    registry.promote("1", "first")
+    promote(registered, params.registry, "1")
     answer, told = forking().Pipe(duplex=False)
     process = start(promote_on_a_full_disk, str(registered), params, told)
     process.join(120)
@@ -52,5 +53,5 @@ def test_a_full_disk_leaves_the_champion_as_it_was(registered: Path, params: Par
     assert registry.champion().version == "1"
     with sqlite3.connect(registered / "mlflow.db") as database:
         assert database.execute("pragma integrity_check").fetchone() == ("ok",)
-    assert registry.promote("2", "better")
+    assert promote(registered, params.registry, "2")
     assert registry.champion().version == "2"

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +17,10 @@ from PIL import Image
 from quality_model.cli import EXIT_READER_GONE, run
 from quality_model.core.surroundings import settle_home
 from quality_model.errors import RegistryError
-from quality_model.params import Params, flatten
-from quality_model.release.tracking import deliver, start_run
+from quality_model.networks.checkpoints import save_model
+from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.params import Params
+from quality_model.release.publish import publish, try_publish
 
 from .conftest import PROJECT
 
@@ -266,14 +267,9 @@ def test_files_for_a_store_without_its_package_wait_and_say_what_to_install(
         pytest.skip("boto3 is installed")
     client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
     client.create_experiment(params.registry.experiment, artifact_location="s3://bucket/folder")
-    (project / "note.txt").write_text("x")
-    values: dict[str, Any] = flatten(params.train)
-    with start_run(
-        project, params.registry, name="train", params=values, params_sha256="8" * 64, system_metrics=False
-    ) as tracked:
-        tracked.log_files(project / "note.txt")
-    assert tracked.waiting == 2
+    save_model(project / "model", MultiHeadQualityAssessmentModel(), image_size_px=32, facts={})
+    assert try_publish(project / "model", root=project, registry=params.registry) is None
     assert "needs the Python package 'boto3'" in caplog.text
     with pytest.raises(RegistryError, match="boto3") as refused:
-        deliver(project)
+        publish(project / "model", root=project, registry=params.registry)
     assert refused.value.remedy == "Install it: pip install boto3"

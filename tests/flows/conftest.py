@@ -16,8 +16,9 @@ from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params_file import load_params
 from quality_model.records import HEADS
-from quality_model.release.registry import Registry, read_decisions
-from quality_model.release.tracking import start_run
+from quality_model.release.decisions import Decision, read_decisions
+from quality_model.release.publish import publish
+from quality_model.release.registry import Registry
 
 PROJECT = ROOT
 
@@ -52,7 +53,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 def outcomes(project: Path) -> list[tuple[str, str | None]]:
     """Each decision on record with its version, the oldest first."""
-    return [(decision["outcome"], decision["version"]) for decision in read_decisions(project)]
+    return [(decision.action, decision.model.version) for decision in decisions(project)]
+
+
+def decisions(project: Path) -> list[Decision]:
+    """The decisions on record, the oldest first."""
+    return read_decisions(project, load_params(project / "params.yaml").registry)
 
 
 def replace_champion_by_a_poor_one(project: Path) -> str:
@@ -66,15 +72,11 @@ def replace_champion_by_a_poor_one(project: Path) -> str:
     folder = project / "models" / "poor"
     facts = {"seen_groups": [], "thresholds": each_head(0.5)}
     save_model(folder, model.eval(), image_size_px=params.generate.image_size, facts=facts)
-    with start_run(
-        project, params.registry, name="poor", params={}, params_sha256="0" * 64, system_metrics=False
-    ) as opened:
-        opened.log_model(folder)
-        run_id = opened.require_delivered()
+    run_id = publish(folder, root=project, registry=params.registry)
     catalogue = Registry(project, params.registry)
-    version = catalogue.register(run_id).version
-    catalogue.promote(version, "moved by hand")
-    return version
+    version = catalogue.register(run_id)
+    catalogue.move_alias("champion", version)
+    return version.version
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """A model that stands for the one that ships, whose weights these tests do not need."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,12 @@ from quality_model import pretrained
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.records import HEADS
+from quality_model.release.bundle import bundle_model
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained model's folder, with facts of the machine that it is from, and its run."""
+    """A trained model's folder, with facts of its machine and its code."""
     torch.manual_seed(4)
     folder = tmp_path_factory.mktemp("trained") / "model"
     facts = {
@@ -29,18 +29,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "train.loss_weights": {"noise": 1.0},
         },
         "hostname": "grey-box",
+        "git_commit": "c" * 40,
+        "git_dirty": "true",
         "files": ["~/more/of-them", "sample-photos", "zh-plus/tiny-imagenet"],
     }
     save_model(folder, MultiHeadQualityAssessmentModel().eval(), image_size_px=32, facts=facts)
-    run = {"run_key": "k", "run_id": "0123abcd", "git_commit": "c" * 40, "git_dirty": "true"}
-    (folder / "run.json").write_text(json.dumps(run))
     return folder
 
 
 @pytest.fixture(scope="session")
 def shipped_files(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package") / "standard"
-    pretrained.ship(trained, folder)
+    bundle_model(trained, folder, root=folder.parent, image_licence=None)
     return folder
 
 

@@ -7,15 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from quality_model.core import storage
 from quality_model.core.decoding import Pixels
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import Params
-from quality_model.paths import RUN_NAME
 from quality_model.records import HEADS
+from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
-from quality_model.release.tracking import DataFacts, start_run
 
 SETTINGS = {"source.dataset": "sample-photos", "generate.profile": "seed", "train.epochs": 2}
 
@@ -46,20 +44,9 @@ def two_versions(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path
                 "thresholds": dict.fromkeys(HEADS, 0.5),
             }
             save_model(folder, make_model(bias), image_size_px=32, facts=facts)
-            with start_run(
-                root,
-                params.registry,
-                name="train",
-                params={},
-                params_sha256="8" * 64,
-                data=DataFacts("sample-photos", str(number) * 64, 720, "data/training"),
-                system_metrics=False,
-            ) as run:
-                run.log_model(folder)
-            registry.register(run.require_delivered())
-            storage.write_json(folder / RUN_NAME, {"run_key": run.key, "run_id": run.run_id})
-        registry.promote("1", "first")
-        registry.set_candidate("2", "passed the gate")
+            registry.register(publish(folder, root=root, registry=params.registry))
+        registry.move_alias("champion", registry.find("1"))
+        registry.move_alias("candidate", registry.find("2"))
     return root
 
 
@@ -68,7 +55,6 @@ def project(project: Path, two_versions: Path) -> Path:
     """A project folder of its own with the two versions; their files are shared."""
     shutil.copyfile(two_versions / "mlflow.db", project / "mlflow.db")
     (project / "mlartifacts").symlink_to(two_versions / "mlartifacts")
-    shutil.copytree(two_versions / "state", project / "state")
     return project
 
 

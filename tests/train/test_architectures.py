@@ -1,6 +1,5 @@
 """The compact relative of the network goes every way that the standard one goes."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +7,14 @@ import pytest
 import torch
 
 from quality_model.core.decoding import Pixels
-from quality_model.core.inference import MultiHeadQualityInference
+from quality_model.core.predict import MultiHeadQualityInference
 from quality_model.data.training_set.store import TrainingSet
 from quality_model.errors import CheckpointError
 from quality_model.networks.checkpoints import load_model, save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input
 from quality_model.params import TrainParams
-from quality_model.pretrained import ship
 from quality_model.records import HEADS
-from quality_model.release.cards import model_card
+from quality_model.release.bundle import bundle_model
 from quality_model.train import train
 
 CPU = torch.device("cpu")
@@ -47,13 +45,12 @@ def test_a_compact_model_is_trained_saved_loaded_and_scores(folder: Path, traini
     np.testing.assert_allclose(scores, expected, atol=0.01)
 
 
-def test_a_compact_model_ships_as_one_and_its_card_says_so(
+def test_a_compact_model_is_bundled_as_one_and_its_card_says_so(
     folder: Path, tmp_path: Path, photo: Pixels
 ) -> None:
-    ship(folder, tmp_path / "shipped")
-    description = json.loads((tmp_path / "shipped" / "model.json").read_text())
+    bundle_model(folder, tmp_path / "shipped", root=tmp_path, image_licence=None)
     assert load_model(tmp_path / "shipped", CPU).model.architecture == "compact"
-    assert "architecture `compact`" in model_card(description, None, None)
+    assert "architecture `compact`" in (tmp_path / "shipped" / "MODEL_CARD.md").read_text()
     trained, shipped = (
         MultiHeadQualityInference(path, device="cpu").predict(photo)
         for path in (folder, tmp_path / "shipped")

@@ -1,4 +1,4 @@
-"""Training as a step: what it leaves when it fails, and what of other trainings it leaves alone."""
+"""Training as a function: what it leaves when it fails, and what of other trainings it leaves alone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +12,10 @@ from quality_model.data.training_set.seen import seen_in_training
 from quality_model.data.training_set.store import TrainingSet
 from quality_model.errors import StorageError
 from quality_model.params import Params, flatten
+from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
-from quality_model.release.tracking import Run, start_run
-from quality_model.train import TrainedModel, clear_checkpoints
-from quality_model.train import training_step as training
-from quality_model.train.training_step import train_candidate
+from quality_model.train import TrainedModel
+from quality_model.train.training_step import TrainingProgress, train_candidate
 from tests.evaluate.conftest import write_training_set
 
 Step = Callable[..., TrainedModel]
@@ -29,10 +28,12 @@ def samples(tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> Trai
 
 @pytest.fixture
 def step(params: Params, samples: TrainingSet, project: Path) -> Step:
-    """The step in a project of its own, of one epoch, with some parameters of training changed."""
+    """The function in a project of its own, for one epoch, with some parameters of training changed."""
     small = {"epochs": 1, "device": "cpu", "precision": "float32", "samples": "stored"}
 
-    def step(**changes: object) -> TrainedModel:
+    def step(
+        on_epoch: Callable[[TrainingProgress], None] = lambda progress: None, **changes: object
+    ) -> TrainedModel:
         section = params.train.model_copy(update={**small, **changes})
         return train_candidate(
             section,
@@ -43,91 +44,75 @@ def step(params: Params, samples: TrainingSet, project: Path) -> Step:
             report=project / "report",
             checkpoints=project / "checkpoints",
             settings=flatten(params.model_copy(update={"train": section})),
+            on_epoch=on_epoch,
         )
 
     return step
 
 
-@pytest.fixture
-def interrupt(step: Step, project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """The step, interrupted when its epoch is done; gives the key of the run that it noted."""
-
-    def stop(*_: object) -> None:
+def interrupt(progress: TrainingProgress) -> None:
+    if progress.history:
         raise KeyboardInterrupt
 
-    def interrupt(**changes: object) -> str:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Run, "log_epoch", stop)
-            step(**changes)
-        (note,) = (project / "checkpoints").glob("note-*.json")
-        return str(storage.read_json(note)["run_key"])
 
-    return interrupt
+def facts_of(project: Path) -> dict[str, object]:
+    return dict(storage.read_json(project / "model" / "model.json")["facts"])
 
 
-def test_weights_whose_step_did_not_end_belong_to_no_earlier_run(
-    step: Step, project: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_a_training_is_made_of_is_known_before_its_first_epoch_and_stored_with_the_model(
+    step: Step, project: Path, samples: TrainingSet
 ) -> None:
-    step()
-    earlier = storage.require_sealed(project / "model")["sha256"]
-    assert storage.read_json(project / "model" / "run.json")["run_key"]
-
-    def fail(*_: object) -> None:
-        raise OSError("the disk is gone")
-
-    monkeypatch.setattr(training, "_write_report", fail)
-    with pytest.raises(OSError, match="the disk is gone"):
-        step(seed=8)
-    assert storage.require_sealed(project / "model", verify=True)["sha256"] != earlier
-    assert not (project / "model" / "run.json").exists()
+    seen: list[TrainingProgress] = []
+    trained = step(seen.append)
+    assert [len(progress.history) for progress in seen] == [0, 1]
+    assert seen[0].origin == seen[1].origin
+    assert seen[0].origin.to_facts().items() <= facts_of(project).items()
+    assert seen[0].origin.training_fingerprint == trained.fingerprint
+    assert (seen[0].origin.data_sha256, seen[0].origin.data_rows) == (samples.data_sha256, len(samples))
+    assert seen[0].origin.code.package_version
+    metrics = storage.read_json(project / "report" / "metrics.json")
+    assert metrics["validation_loss"] == facts_of(project)["validation_loss"]
 
 
-def test_the_end_of_a_training_leaves_an_interrupted_one_what_it_goes_on_from(
-    step: Step, interrupt: Callable[..., str], project: Path
+def test_the_end_of_a_training_leaves_an_interrupted_one_what_it_resumes_from(
+    step: Step, project: Path
 ) -> None:
-    noted = interrupt(seed=8)
+    with pytest.raises(KeyboardInterrupt):
+        step(interrupt, seed=8)
     assert step(seed=9).resumed_from_epoch == 0
     assert len([*(project / "checkpoints").glob("run-*")]) == 1
     assert step(seed=8).resumed_from_epoch == 1
-    assert storage.read_json(project / "model" / "run.json")["run_key"] == noted
     assert {path.suffix for path in (project / "checkpoints").iterdir()} == {".lock"}
 
 
-def test_a_training_interrupted_under_other_code_is_not_gone_on_with(
-    step: Step, interrupt: Callable[..., str], project: Path, monkeypatch: pytest.MonkeyPatch
+def test_checkpoints_that_were_pruned_leave_nothing_that_a_later_identical_training_takes_up(
+    step: Step, project: Path
 ) -> None:
-    noted = interrupt()
-    monkeypatch.setattr("quality_model.train.state.code_sha256", lambda *code: "0" * 64)
-    assert step().resumed_from_epoch == 0
-    assert storage.read_json(project / "model" / "run.json")["run_key"] != noted
+    """B23."""
+    for seed in (1, 2, 3, 4, 5):
+        with pytest.raises(KeyboardInterrupt):
+            step(interrupt, seed=seed)
+    left = {path.name for path in (project / "checkpoints").iterdir() if path.suffix != ".lock"}
+    assert len(left) == 4 and all(name.startswith("run-") for name in left)
+    assert step(seed=1).resumed_from_epoch == 0
+    assert step(seed=5).resumed_from_epoch == 1
 
 
-def test_a_second_training_is_refused_until_the_first_has_cleared_its_checkpoints(
-    step: Step, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training, "_BUSY_AFTER_S", 0.1)
-    refused = []
-
-    def clear(folder: Path, fingerprint: str) -> None:
-        with pytest.raises(StorageError, match="Another process has held") as busy:
+def test_a_second_training_is_refused_while_the_first_uses_the_checkpoints(step: Step) -> None:
+    def train_another(progress: TrainingProgress) -> None:
+        with pytest.raises(StorageError, match="Another process has held"):
             step(seed=8)
-        refused.append(busy.value)
-        clear_checkpoints(folder, fingerprint)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "clear_checkpoints", clear)
-        step()
-    assert len(refused) == 1
+    step(train_another)
     assert step(seed=8).resumed_from_epoch == 0
 
 
-def started_from(project: Path) -> str:
-    """What the model says of the weights it began with."""
-    facts = storage.read_json(project / "model" / "model.json")["facts"]
-    return str(facts["settings"]["train.start_from"])
-
-
 BUNDLED = storage.file_sha256(pretrained.FOLDERS["bundled"] / "model.safetensors")[:12]
+
+
+def started_from(project: Path) -> str:
+    """What the model says of its start weights."""
+    return str(facts_of(project)["settings"]["train.start_from"])  # type: ignore[index]
 
 
 @pytest.mark.parametrize("named", ["champion", "bundled"])
@@ -136,39 +121,27 @@ def test_without_a_champion_a_training_starts_from_the_bundled_weights(
 ) -> None:
     step(start_from=named)
     assert started_from(project) == f"{named}@{BUNDLED}"
-    facts = storage.read_json(project / "model" / "model.json")["facts"]
     bundled = storage.read_json(pretrained.FOLDERS["bundled"] / "model.json")["facts"]
-    assert set(bundled["seen_groups"]) < set(facts["seen_groups"])
+    assert set(bundled["seen_groups"]) < set(facts_of(project)["seen_groups"])  # type: ignore[call-overload]
 
 
-def test_a_training_from_random_weights_has_seen_its_own_groups_alone(
-    step: Step, project: Path, samples: TrainingSet
+def test_a_training_starts_from_the_last_known_champion_if_the_registry_does_not_answer(
+    step: Step, project: Path, params: Params, samples: TrainingSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step(start_from="scratch")
-    facts = storage.read_json(project / "model" / "model.json")["facts"]
-    assert facts["settings"]["train.start_from"] == "scratch"
-    assert facts["seen_groups"] == sorted(seen_in_training(samples))
-
-
-def test_a_registry_that_does_not_answer_costs_no_training_which_starts_from_the_last_known_champion(
-    step: Step, project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step(start_from="scratch")
-    with start_run(
-        project, params.registry, name="mine", params={}, params_sha256="0" * 64, system_metrics=False
-    ) as run:
-        run.log_model(project / "model")
+    assert started_from(project) == "scratch"
+    assert facts_of(project)["seen_groups"] == sorted(seen_in_training(samples))
     registry = Registry(project, params.registry)
-    registry.promote(registry.register(run.require_delivered()).version, "better")
+    run_id = publish(project / "model", root=project, registry=params.registry)
+    registry.move_alias("champion", registry.register(run_id))
     champion = storage.file_sha256(project / "model" / "model.safetensors")[:12]
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
     step(start_from="champion", seed=1)
     assert started_from(project) == f"champion@{champion}"
-    with monkeypatch.context() as down:
-        down.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        step(start_from="champion", seed=2)
-        assert started_from(project) == f"champion@{champion}"
-        (project / "state" / "last-champion.json").unlink()
-        step(start_from="champion", seed=3)
-        assert started_from(project) == f"champion@{BUNDLED}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    step(start_from="champion", seed=2)
+    assert started_from(project) == f"champion@{champion}"
+    (project / "state" / "last-champion.json").unlink()
+    step(start_from="champion", seed=3)
+    assert started_from(project) == f"champion@{BUNDLED}"

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from quality_model.core import spawning, storage
 from quality_model.core.allocation import num_cores
-from quality_model.core.code_hash import code_sha256
+from quality_model.core.provenance import code_sha256
 from quality_model.data.sources.table import ImagesTable
 from quality_model.data.training_set.following import Follower
 from quality_model.data.training_set.manifest import SCHEMA, manifest_row
@@ -49,7 +49,7 @@ _CHUNKS_IN_FLIGHT_PER_WORKER: Final = 3
 _START_WITHIN_S: Final = 120.0
 _SAMPLE_WITHIN_S: Final = 1.0
 _END_WITHIN_S: Final = 10.0
-_CODE: Final = ("degradations", "images.py", "training_set/samples.py")
+_CODE: Final = ("core", "degrade", "data")
 _PACKAGES: Final = ("numpy", "opencv-python-headless", "pillow")
 """What turns images into samples besides parameters."""
 

@@ -6,7 +6,7 @@ and the evidence to rows, added to `RULES`; docs/gate.md says what each is for.
 """
 
 from quality_model.evaluate.evidence import Evidence
-from quality_model.params import GateParams
+from quality_model.params import EvaluateParams, GateParams, flatten, values_sha256
 from quality_model.release.gate.rules import ABOUT_THE_EVIDENCE, RULES, Rule
 from quality_model.release.gate.verdict import AFTER_A_REFUSAL, ALL_HEADS, Row, Verdict
 
@@ -18,6 +18,7 @@ __all__ = [
     "Rule",
     "Verdict",
     "decide",
+    "gate_sha256",
 ]
 
 
@@ -35,3 +36,10 @@ def decide(section: GateParams, evidence: Evidence) -> Verdict:
     rules = RULES if evidence.candidate.num_counted_groups else ABOUT_THE_EVIDENCE
     rows = tuple(row for rule in rules for row in rule(section, evidence))
     return Verdict(passed=all(row.passed for row in rows), rows=rows)
+
+
+def gate_sha256(section: GateParams, evaluate: EvaluateParams) -> str:
+    """Return one hash for the thresholds and all that decides about the figures, versions of measures too."""
+    from quality_model.evaluate.measure import measuring
+
+    return values_sha256([flatten(section), measuring(evaluate)])

@@ -1,7 +1,9 @@
 """The gate's decision: a row for every rule and head, and how it is shown."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
+
+from quality_model.core.tables import markdown_table, text_table
 
 ALL_HEADS: Final = "all"
 """What stands for the head in a row about the evidence as a whole."""
@@ -82,31 +84,13 @@ class Verdict:
 
     def table(self) -> str:
         """Aligned text for a terminal or a log."""
-        lines = [_TITLES, *map(_cells, self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(width) if title in _NUMERIC else cell.ljust(width)
-                for title, cell, width in zip(_TITLES, line, widths, strict=True)
-            ).rstrip()
-            for line in lines
-        )
+        return text_table(_TITLES, map(_cells, self.rows), right=_NUMERIC)
 
     def markdown(self) -> str:
         """The summary and the table in Markdown, under a heading."""
-        rules = tuple("---:" if title in _NUMERIC else "---" for title in _TITLES)
-        lines = [_TITLES, rules, *map(_cells, self.rows)]
-        body = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+        table = markdown_table(_TITLES, map(_cells, self.rows), right=_NUMERIC)
         after = "" if self.passed else f"\n{AFTER_A_REFUSAL}\n"
-        return f"## Gate: {'passed' if self.passed else 'refused'}\n\n{self.summary()}\n\n{body}\n{after}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able: ``passed``, ``summary`` and ``rows``."""
-        return {
-            "passed": self.passed,
-            "summary": self.summary(),
-            "rows": [asdict(row) for row in self.rows],
-        }
+        return f"## Gate: {'passed' if self.passed else 'refused'}\n\n{self.summary()}\n\n{table}\n{after}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:

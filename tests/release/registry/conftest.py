@@ -1,16 +1,30 @@
 """A project whose registry holds three versions."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
+from quality_model import pretrained
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import Params, RegistryParams
+from quality_model.release.champion import make_champion
+from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
-from quality_model.release.tracking import DataFacts, start_run
+
+SIZE_PX = 32
+
+
+def write_model(folder: Path, seed: int, facts: Mapping[str, Any]) -> Path:
+    """A model folder with random weights for images of 32 px."""
+    torch.manual_seed(seed)
+    save_model(folder, MultiHeadQualityAssessmentModel(), image_size_px=SIZE_PX, facts=facts)
+    return folder
 
 
 @pytest.fixture
@@ -25,28 +39,17 @@ def three_versions(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Pa
     shutil.copyfile(mlflow_database, root / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        registry = Registry(root, params.registry)
         for number in (1, 2, 3):
-            torch.manual_seed(number)
-            folder = root / "models" / str(number)
-            save_model(
-                folder,
-                MultiHeadQualityAssessmentModel(),
-                image_size_px=32,
-                facts={"number": number, "seen_groups": []},
-            )
-            data = DataFacts("sample-photos", f"{number}" * 64, 720, "data/training")
-            with start_run(
-                root,
-                params.registry,
-                name="train",
-                params={"epochs": number},
-                params_sha256="8" * 64,
-                data=data,
-                system_metrics=False,
-            ) as run:
-                run.log_model(folder)
-            registry.register(run.require_delivered())
+            facts = {
+                "seen_groups": [],
+                "data_sha256": f"{number}" * 64,
+                "best_epoch": number,
+                "git_commit": "a" * 40,
+                "settings": {"source.dataset": "sample-photos"},
+            }
+            folder = write_model(root / "models" / str(number), number, facts)
+            run_id = publish(folder, root=root, registry=params.registry)
+            Registry(root, params.registry).register(run_id)
     return root
 
 
@@ -61,3 +64,25 @@ def project(project: Path, three_versions: Path) -> Path:
 @pytest.fixture
 def registry(project: Path, section: RegistryParams) -> Registry:
     return Registry(project, section)
+
+
+@pytest.fixture
+def client(project: Path) -> MlflowClient:
+    """MLflow's own client, as another program or its UI uses it."""
+    return MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
+
+
+@pytest.fixture
+def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package bundles a model of 32 px with a card."""
+    facts = {"version": "s1", "data_sha256": "e" * 64, "git_commit": "c" * 40, "seen_groups": []}
+    folder = write_model(tmp_path / "standard", 0, facts)
+    (folder / "MODEL_CARD.md").write_text("# Model card: the bundled one\n")
+    monkeypatch.setitem(pretrained.FOLDERS, pretrained.NAME, folder)
+    return folder
+
+
+def promote(root: Path, section: RegistryParams, version: str, **more: Any) -> bool:
+    """Make a version champion without asking for a verdict."""
+    found = Registry(root, section).find(version)
+    return make_champion(section, root, found, "promoted", "better", **more)

@@ -1,32 +1,42 @@
-"""What the gate decides, and what the ledger and the history tell of every decision."""
+"""What is decided is recorded once, on this machine, and MLflow shows it whenever it answers."""
 
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
 
+from quality_model.cli import cli
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
 from quality_model.data.training_set.seen import seen_in_training
 from quality_model.data.training_set.store import TrainingSet
-from quality_model.errors import StorageError
-from quality_model.evaluate import measure
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.errors import CorruptError, GateRefusedError
 from quality_model.params import EvaluateParams, GateParams, Params, PerHead, RegistryParams
-from quality_model.paths import RUN_NAME, ProjectPaths
-from quality_model.records import HEADS
-from quality_model.release import decisions as decisions_on_record
-from quality_model.release import standing
-from quality_model.release import steps as release
-from quality_model.release.gate import Verdict
-from quality_model.release.registry import Registry, decision_line, read_decisions, record_decision
-from tests.evaluate.conftest import SIZE_PX, write_training_set
+from quality_model.paths import ProjectPaths
+from quality_model.records import HEADS, ModelRef
+from quality_model.release.candidate import judge_candidate, past_decision, register_candidate
+from quality_model.release.champion import promote_candidate
+from quality_model.release.decisions import (
+    Decision,
+    finished_records,
+    read_decisions,
+    try_project,
+    write_record,
+)
+from quality_model.release.decisions import (
+    project as show,
+)
+from quality_model.release.registry import Registry
+from tests.evaluate.conftest import write_training_set
+from tests.release.registry.conftest import promote, write_model
 
-Judge = Callable[..., Verdict]
-Settled = Callable[..., standing.Settled | None]
+Judge = Callable[..., Decision]
 
 
 def per_head(value: float) -> PerHead:
@@ -44,6 +54,7 @@ LENIENT = GateParams(
     max_clean_flags=per_head(1.0),
     max_mse_increase=per_head(1.0),
 )
+STRICT = LENIENT.model_copy(update={"max_mse": per_head(0.0)})
 
 
 @pytest.fixture(scope="session")
@@ -53,16 +64,30 @@ def samples(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Training
 
 @pytest.fixture
 def evaluate(params: Params) -> EvaluateParams:
-    changes = {"bootstrap_samples": 50, "sweep_images": 1, "device": "cpu"}
+    changes = {"bootstrap_samples": 50, "sweep_images": 1, "baseline_samples": 20, "device": "cpu"}
     return params.evaluate.model_copy(update=changes)
 
 
 @pytest.fixture
-def judge(project: Path, section: RegistryParams, evaluate: EvaluateParams, samples: TrainingSet) -> Judge:
-    """Let the gate decide on a model folder."""
+def model(project: Path, samples: TrainingSet) -> Path:
+    """The folder of a candidate that says what it was trained on and has thresholds."""
+    facts = {
+        "data_sha256": samples.data_sha256,
+        "thresholds": dict.fromkeys(HEADS, 0.9),
+        "seen_groups": sorted(seen_in_training(samples)),
+        "git_commit": "b" * 40,
+    }
+    return write_model(project / "models" / "candidate", 7, facts)
 
-    def judge(model: Path, gate: GateParams = LENIENT) -> Verdict:
-        return release.judge_candidate(
+
+@pytest.fixture
+def judge(
+    project: Path, section: RegistryParams, evaluate: EvaluateParams, samples: TrainingSet, model: Path
+) -> Judge:
+    """Let the gate decide on the candidate."""
+
+    def judge(gate: GateParams = LENIENT) -> Decision:
+        return judge_candidate(
             evaluate,
             gate,
             section,
@@ -77,227 +102,209 @@ def judge(project: Path, section: RegistryParams, evaluate: EvaluateParams, samp
 
 
 @pytest.fixture
-def second(project: Path, three_versions: Path, registry: Registry) -> Path:
-    """The folder of version 2's model, with the run that made it; it has no thresholds."""
-    folder = Path(shutil.copytree(three_versions / "models" / "2", project / "models" / "second"))
-    storage.write_json(folder / RUN_NAME, {"run_key": registry.find("2").run_id, "run_id": None})
-    return folder
+def decided(
+    project: Path, section: RegistryParams, evaluate: EvaluateParams, model: Path, samples: TrainingSet
+) -> Callable[..., str | None]:
+    """Why there is nothing to decide about the candidate; None if there is."""
+
+    def decided(gate: GateParams, measures: EvaluateParams = evaluate) -> str | None:
+        return past_decision(measures, gate, section, root=project, model=model, training_set=samples.folder)
+
+    return decided
 
 
-@pytest.fixture
-def complete(project: Path, samples: TrainingSet) -> Path:
-    """The folder of a model that says what it was trained on and has thresholds, of no run."""
-    facts = {
-        "data_sha256": samples.data_sha256,
-        "thresholds": dict.fromkeys(HEADS, 0.9),
-        "seen_groups": sorted(seen_in_training(samples)),
-    }
-    folder = project / "models" / "complete"
-    save_model(folder, MultiHeadQualityAssessmentModel(), image_size_px=SIZE_PX, facts=facts)
-    return folder
+# -- the gate's decision
 
 
-@pytest.fixture
-def settled(
-    project: Path, section: RegistryParams, evaluate: EvaluateParams, complete: Path, samples: TrainingSet
-) -> Settled:
-    """The decision on the complete model that stands, by these parameters; None if there is one to make."""
-
-    def settled(gate: GateParams, measuring: EvaluateParams = evaluate) -> standing.Settled | None:
-        return standing.find_settled(
-            measuring, gate, section, root=project, model=complete, training_set=samples.folder
-        )
-
-    return settled
-
-
-def test_a_refusal_is_recorded_with_every_row_the_measures_and_where_the_model_came_from(
-    project: Path, registry: Registry, judge: Judge, second: Path, samples: TrainingSet
-) -> None:
-    registry.promote("1", "first")
-    verdict = judge(second)
-    (decision,) = read_decisions(project)
-    assert (decision["outcome"], decision["version"], decision["compared_with"]) == ("refused", None, "1")
-    assert decision["run_id"] == registry.find("2").run_id
-    assert (decision["data_sha256"], decision["params_sha256"]) == (samples.data_sha256, "8" * 64)
-    assert decision["git_commit"] == registry.find("2").tags["git_commit"]
-    assert decision["reasons"] == list(verdict.refusals)
-    assert sum("threshold for flags is missing" in reason for reason in decision["reasons"]) == len(HEADS)
-    assert [row["reason"] for row in decision["evidence"]["rows"]] == [row.reason for row in verdict.rows]
-    measures = decision["evidence"]["measures"]
-    for side in ("candidate", "champion"):
-        assert all(set(measures[side][head]) == {"mse", "r2"} for head in HEADS)
-    for head in HEADS:
-        difference = measures["candidate"][head]["mse"] - measures["champion"][head]["mse"]
-        assert measures["paired"][head]["value"] == pytest.approx(difference)
-        assert measures["paired"][head]["num_groups"] == 5
-
-
-def test_a_pass_is_recorded_like_a_refusal_and_settles_nothing_before_it_is_promoted(
-    project: Path, judge: Judge, complete: Path, settled: Settled
-) -> None:
-    verdict = judge(complete)
-    (decision,) = read_decisions(project)
-    assert (decision["outcome"], decision["version"], decision["reasons"]) == ("passed", None, [])
-    assert [row["reason"] for row in decision["evidence"]["rows"]] == [row.reason for row in verdict.rows]
-    assert settled(LENIENT) is None
-
-
-def test_a_compact_model_is_judged_against_a_champion_of_the_standard_architecture(
-    project: Path, registry: Registry, judge: Judge, samples: TrainingSet
-) -> None:
-    facts = {
-        "data_sha256": samples.data_sha256,
-        "thresholds": dict.fromkeys(HEADS, 0.9),
-        "seen_groups": sorted(seen_in_training(samples)),
-    }
-    folder = project / "models" / "compact"
-    save_model(
-        folder,
-        MultiHeadQualityAssessmentModel(architecture="compact"),
-        image_size_px=SIZE_PX,
-        facts=facts,
-    )
-    registry.promote("1", "first")
-    verdict = judge(folder)
-    assert {row.rule for row in verdict.rows if not row.passed} <= {"improvement"}
-    assert storage.read_json(ProjectPaths(project).gate_report / "verdict.json")["compared_with"] == "1"
-
-
-def test_a_refused_model_is_decided_on_again_only_if_something_changed(
+def test_a_refusal_is_one_record_and_stands_until_something_changes(
+    project: Path,
+    section: RegistryParams,
+    registry: Registry,
     evaluate: EvaluateParams,
+    samples: TrainingSet,
+    model: Path,
     judge: Judge,
-    complete: Path,
-    settled: Settled,
-    monkeypatch: pytest.MonkeyPatch,
+    decided: Callable[..., str | None],
 ) -> None:
-    strict = LENIENT.model_copy(update={"max_mse": per_head(0.0)})
-    judge(complete, strict)
-
-    stands = settled(strict)
-    assert stands is not None and "when the gate refused: color_cast: mse" in stands.reason
-    assert settled(LENIENT) is None
-    assert settled(strict, evaluate.model_copy(update={"confidence": 0.5})) is None
-    assert settled(strict, evaluate.model_copy(update={"batch_size": 3})) is not None
-    monkeypatch.setattr(measure, "MEASURES_VERSION", 0)
-    assert settled(strict) is None
-
-
-def test_a_no_op_tells_of_the_decision_that_stands_and_not_of_the_champion_or_a_later_one(
-    project: Path,
-    section: RegistryParams,
-    registry: Registry,
-    judge: Judge,
-    complete: Path,
-    settled: Settled,
-) -> None:
-    registry.promote("1", "first")
-    strict, stricter = (LENIENT.model_copy(update={"max_mse": per_head(most)}) for most in (0.001, 0.0))
-    judge(complete, strict)
-    judge(complete, stricter)
-    stands = settled(strict)
-    assert stands is not None
-    standing.record_no_op(section, root=project, settled=stands)
-    refused, later, no_op = read_decisions(project)
-    assert (no_op["outcome"], no_op["reasons"]) == ("no-op", [stands.reason])
-    assert (no_op["version"], no_op["compared_with"]) == (None, "1")
-    for key in ("run_id", "evidence", "data_sha256", "model_sha256", "gate_sha256"):
-        assert no_op[key] == refused[key]
-    assert later["gate_sha256"] != no_op["gate_sha256"]
-
-
-@pytest.fixture
-def promote(
-    project: Path, section: RegistryParams, evaluate: EvaluateParams, registry: Registry
-) -> Callable[[str], str]:
-    """Promote a version by hand that has just passed the gate; it is given such a verdict."""
-
-    def promote(version: str) -> str:
-        champion = registry.champion()
-        verdict = {
-            "passed": True,
-            "gate_sha256": standing.gate_sha256(LENIENT, evaluate),
-            "compared_with": champion.version if champion else None,
-            "rows": [{"head": "noise", "passed": True}],
-            "measures": {"candidate": {}},
-        }
-        registry.attach_verdict(verdict, run_id=registry.find(version).run_id or "", version=version)
-        return release.promote_by_hand(
-            evaluate, LENIENT, section, root=project, reference=version, reason="looked at it"
-        )
-
-    return promote
-
-
-def test_a_promotion_and_a_rollback_are_recorded_with_the_evidence_that_let_the_version_in(
-    project: Path, section: RegistryParams, registry: Registry, promote: Callable[[str], str]
-) -> None:
-    for version in ("1", "3"):
-        promote(version)
-    release.roll_back(section, root=project, reason="worse in use")
-    decisions = read_decisions(project)
-    assert [(d["outcome"], d["version"]) for d in decisions] == [
-        ("promoted", "1"),
-        ("promoted", "3"),
-        ("rolled back", "1"),
-    ]
-    known = {"rows": [{"head": "noise", "passed": True}], "measures": {"candidate": {}}}
-    assert [decision["evidence"] for decision in decisions] == [known, known, known]
-    for decision in decisions:
-        found = registry.find(decision["version"])
-        assert decision["run_id"] == found.run_id
-        for key in ("data_sha256", "params_sha256", "git_commit", "model_sha256"):
-            assert decision[key] == found.tags[key]
-    lines = list(release.history_lines(section, root=project))
-    assert len(lines) == 6
-    commit = registry.find("1").tags["git_commit"][:8]
-    assert lines[-1].endswith(
-        f"decision rolled back: version 1, data 11111111, commit {commit} (worse in use)"
+    promote(project, section, "1")
+    decision = judge(STRICT)
+    (record,) = finished_records(project)[1:]
+    assert read_decisions(project, section)[-1] == decision
+    assert (decision.action, decision.model.version, decision.reason) == ("refused", None, "")
+    assert decision.champion == ModelRef(
+        "quality-model",
+        "1",
+        registry.find("1").run_id,
+        storage.file_sha256(registry.resolve("1").path / "model.safetensors"),
     )
-    assert sum("champion rolled back: version 3 -> 1 (worse in use)" in line for line in lines) == 1
+    assert decision.model_sha256 == storage.sealed_sha256(model)
+    assert decision.data_sha256 == samples.data_sha256
+    assert decision.model.sha256 == storage.file_sha256(model / "model.safetensors")
+    assert decision.refusals == tuple(row.reason for row in decision.rows if not row.passed) != ()
+    for report in (record, ProjectPaths(project).gate_report):
+        assert "## Gate: refused" in (report / "verdict.md").read_text()
+        assert json.loads((report / "evidence.json").read_text())
+    assert json.loads((ProjectPaths(project).gate_report / "verdict.json").read_text())["action"] == "refused"
+
+    assert judge(STRICT) == decision  # the same question is answered by the record
+    assert len(finished_records(project)) == 2
+    assert "when the gate refused: " in (decided(STRICT) or "")
+    assert decided(STRICT, evaluate.model_copy(update={"batch_size": 3})) is not None
+    assert decided(LENIENT) is None
+    assert decided(STRICT, evaluate.model_copy(update={"confidence": 0.5})) is None
+    promote(project, section, "2")
+    assert decided(STRICT) is None
 
 
-@pytest.mark.parametrize("outcome", ["promoted", "rolled back"])
-def test_a_change_of_champion_that_was_not_recorded_is_recorded_by_the_same_command_and_not_made_again(
+def test_a_candidate_that_passes_is_registered_with_its_card_and_promoted(
     project: Path,
     section: RegistryParams,
     registry: Registry,
-    promote: Callable[[str], str],
-    monkeypatch: pytest.MonkeyPatch,
-    outcome: str,
+    client: MlflowClient,
+    model: Path,
+    judge: Judge,
+    decided: Callable[..., str | None],
+    tmp_path: Path,
 ) -> None:
-    for version in ("1", "2", "3"):
-        registry.promote(version, "better")
+    passed = judge()
+    assert (passed.action, passed.passed, passed.refusals) == ("passed", True, ())
+    assert decided(LENIENT) is None
+    report = ProjectPaths(project).gate_report
+    for _ in range(2):  # a retried task makes neither a second version nor a second record
+        registered = register_candidate(section, root=project, model=model, decision=passed, report=report)
+    assert len(finished_records(project)) == 2
+    assert (registered.action, registered.model.version, registered.rows) == ("registered", "4", passed.rows)
+    version = registry.find("candidate")
+    assert (version.version, version.tags["verdict"], version.run_id) == (
+        "4",
+        "passed",
+        registered.model.run_id,
+    )
+    card = (report / "MODEL_CARD.md").read_text()
+    for words in ("quality-model version 4", "0.900", passed.verdict.summary(), str(version.run_id)):
+        assert words in card
+    shown = client.get_model_version("quality-model", "4").description
+    assert card.startswith(shown.partition("\n\n(The rest is in")[0]) and len(shown) <= 5000
+    kept = client.download_artifacts(version.run_id, "MODEL_CARD.md", str(tmp_path))
+    assert Path(kept).read_text() == card
 
-    def change() -> str:
-        if outcome == "promoted":
-            return promote("2")
-        return release.roll_back(section, root=project, reason="worse in use")
+    assert promote_candidate(section, root=project, decision=registered)
+    last = read_decisions(project, section)[-1]
+    assert (last.action, last.model, last.rows) == ("promoted", registered.model, passed.rows)
+    assert "is the champion already, version 4" in (decided(STRICT) or "")
+    promote(project, section, "1")
+    assert "when version 4 was promoted" in (decided(LENIENT) or "")
+    # A new database counts from 1 again, while the records of the old one are still there.
+    client.delete_model_version("quality-model", "4")
+    assert decided(LENIENT) is None
 
-    def full(*arguments: object) -> None:
-        raise StorageError("No space is left.")
 
+def test_what_the_gate_refused_or_did_not_see_is_not_registered(
+    project: Path, section: RegistryParams, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = decision("refused", "2026-01-01", model_sha256=storage.sealed_sha256(model))
+    with pytest.raises(GateRefusedError, match="refused this candidate"):
+        register_candidate(section, root=project, model=model, decision=about, report=project)
+    other = replace(about, action="passed", model_sha256="0" * 64)
+    with pytest.raises(GateRefusedError, match="another model"):
+        register_candidate(section, root=project, model=model, decision=other, report=project)
+    monkeypatch.chdir(project)
+    undecided = CliRunner().invoke(cli, ["register", "--model", str(model)])
+    assert isinstance(undecided.exception, GateRefusedError)
+
+
+# -- records, and what MLflow shows of them
+
+
+def decision(action: Any, day: str, **more: Any) -> Decision:
+    given = {"model": ModelRef("quality-model", None, None, "w"), "model_sha256": "m", "gate_sha256": "g"}
+    return Decision(action, f"{day}T00:00:00.000+00:00", **{**given, **more})
+
+
+def about_version(registry: Registry, number: str, action: Any, day: str, **more: Any) -> Decision:
+    version = registry.find(number)
+    ref = ModelRef("quality-model", number, version.run_id, "w")
+    return decision(action, day, model=ref, model_sha256=version.model_sha256, **more)
+
+
+def test_a_decision_made_while_the_server_is_down_is_shown_later_to_other_machines(
+    project: Path, section: RegistryParams, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = decision("refused", "2026-01-01", refusals=("noise: mse 0.2 is above 0.1",))
+    record = write_record(project, made, evidence='{"seen": 1}')
     with monkeypatch.context() as patch:
-        patch.setattr(decisions_on_record, "record_decision", full)
-        with pytest.raises(StorageError):
-            change()
-    assert read_decisions(project) == []
-    assert change() == "2"
-    assert [(d["outcome"], d["version"]) for d in read_decisions(project)] == [(outcome, "2")]
-    assert [event.to_version for event in registry.history()] == ["1", "2", "3", "2"]
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        try_project(record, root=project, registry=section)
+        assert "quality-model publish" in caplog.text
+        assert read_decisions(project, section) == [made]
+    show(record, root=project, registry=section)
+    shutil.rmtree(project / "state" / "records")  # as another machine sees it
+    assert read_decisions(project, section) == [made]
 
 
-def test_a_decision_in_short_shows_outcome_version_data_commit_and_the_first_reason(tmp_path: Path) -> None:
-    facts: dict[str, Any] = {
-        "data_sha256": "0123456789ab" * 5,
-        "git_commit": "fedcba9876" * 4,
-        "reasons": ["noise: r2 0.1 is below 0.97", "blurriness: mse is missing", "third"],
-    }
-    decision = record_decision(tmp_path, "refused", facts)
-    assert decision_line(decision) == (
-        "refused: version -, data 01234567, commit fedcba98 (noise: r2 0.1 is below 0.97; and 2 more)"
-    )
-    assert decision["evidence"] is None
-    assert decision_line(record_decision(tmp_path, "promoted", {"version": "7"})) == (
-        "promoted: version 7, data -, commit -"
-    )
+def test_projecting_again_and_in_any_order_leaves_what_the_last_decision_says(
+    project: Path, section: RegistryParams, registry: Registry, client: MlflowClient, tmp_path: Path
+) -> None:
+    long_card = "".join(f"line {number:04d}\n" for number in range(900))
+    records = [
+        write_record(project, about_version(registry, "2", "refused", "2026-01-01"), card="# Old card\n"),
+        write_record(project, about_version(registry, "2", "passed", "2026-01-02"), card=long_card),
+    ]
+    run_id = registry.find("2").run_id
+    seen = []
+    for record in (*records, *reversed(records)):
+        assert show(record, root=project, registry=section) == run_id
+        version = client.get_model_version("quality-model", "2")
+        run = client.get_run(run_id)
+        seen.append((version.tags, version.description, run.data.tags, dict(registry.tags())))
+    assert seen[1] == seen[2] == seen[3]
+    tags, description, run_tags, _ = seen[-1]
+    assert (tags["verdict"], run_tags["verdict"]) == ("passed", "passed")
+    assert len(description) <= 5000 and "MODEL_CARD.md" in description.splitlines()[-1]
+    assert set(description.splitlines()[:-2]) < set(long_card.splitlines())
+    for name, text in (
+        ("MODEL_CARD.md", long_card),
+        (f"decisions/{records[0].name}/MODEL_CARD.md", "# Old card\n"),
+    ):
+        assert Path(client.download_artifacts(run_id, name, str(tmp_path))).read_text() == text
+
+
+def test_a_decision_about_a_model_of_another_database_leaves_the_one_here_alone(
+    project: Path, section: RegistryParams, registry: Registry, client: MlflowClient
+) -> None:
+    ref = ModelRef("quality-model", "2", "0" * 32, "w")
+    record = write_record(project, decision("passed", "2026-01-01", model=ref), card="# Of another model\n")
+    assert show(record, root=project, registry=section) == ""
+    version = client.get_model_version("quality-model", "2")
+    assert "verdict" not in version.tags and not version.description
+    assert len(read_decisions(project, section)) == 1
+
+
+def test_a_record_that_was_not_finished_was_not_decided_and_one_that_was_altered_is_an_error(
+    project: Path, section: RegistryParams
+) -> None:
+    first, second = (write_record(project, decision("refused", f"2026-01-0{day}")) for day in (1, 2))
+    (first / storage.MARKER_NAME).unlink()
+    assert finished_records(project) == [second]
+    text = (second / "decision.json").read_text()
+    (second / "decision.json").write_text(text.replace("refused", "passed"))
+    with pytest.raises(CorruptError, match=r"decision\.json"):
+        read_decisions(project, section)
+
+
+def test_the_history_shows_each_decision_in_short(
+    project: Path, section: RegistryParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reasons = ("noise: r2 0.1 is below 0.97", "blurriness: mse is missing", "third")
+    facts = {"data_sha256": "0123456789ab" * 5, "git_commit": "fedcba9876" * 4}
+    write_record(project, decision("refused", "2026-01-01", refusals=reasons, **facts))
+    ref = ModelRef("quality-model", "7", None, "w")
+    write_record(project, decision("rolled back", "2026-01-02", model=ref, reason="worse in use"))
+    monkeypatch.chdir(project)
+    shown = CliRunner().invoke(cli, ["history"], catch_exceptions=False).output.splitlines()
+    assert shown == [
+        "2026-01-01T00:00:00.000+00:00  refused: version -, data 01234567, commit fedcba98"
+        " (noise: r2 0.1 is below 0.97; and 2 more)",
+        "2026-01-02T00:00:00.000+00:00  rolled back: version 7, data -, commit - (worse in use)",
+    ]

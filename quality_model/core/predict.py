@@ -1,0 +1,196 @@
+"""Scoring images with a trained model, from Python.
+
+from quality_model import MultiHeadQualityInference
+
+scores = MultiHeadQualityInference().predict("holiday.jpg")
+scores.blurriness, scores.overall, scores.flags
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from quality_model.core import decoding
+from quality_model.core.decoding import Pixels
+from quality_model.core.engines import Engine, choose_device, choose_engine
+from quality_model.core.model_files import ModelFacts, read_model
+from quality_model.core.models import AUTO, find_model
+from quality_model.errors import CheckpointError, ImageError, UsageError
+from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams
+from quality_model.paths import user_path
+from quality_model.records import HEADS, Head, ModelRef, QualityScores, flagged_heads, overall_score
+
+ImageInput = Image.Image | npt.NDArray[Any] | str | Path
+"""A PIL image; uint8 (height, width, 3) RGB or (height, width) grey; or the path of an image.
+
+Arrays of other integers or floats follow `decoding.from_array`.
+"""
+
+SAFE_LIMITS: Final = WITHOUT_PROJECT.limits
+"""Limits for callers without a params.yaml."""
+
+logger = logging.getLogger(__name__)
+
+
+class MultiHeadQualityInference:
+    """A trained model that scores images.
+
+    Args:
+        model_path: ``auto``: the registry's champion, or the model that is bundled with the
+            package while there is none; ``bundled``: the latter; ``bundled-compact``: the bundled one
+            for speed; a folder or file of weights (see `model_files.read_model`); or a registry
+            reference: ``champion``, ``candidate``, a version number, ``models:/name@alias`` or
+            ``models:/name/3``. A path that exists wins over a reference of the same name, but not over
+            auto and bundled.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        limits: What an image file may be before it is refused; by default `SAFE_LIMITS`.
+        root: The project folder whose registry a reference means; by default the current one.
+        registry: Registry parameters; by default those of the project's params.yaml.
+        engine: What runs the network; by default the rule of `engines.choose_engine` decides.
+
+    Attributes:
+        source: Which model it is.
+        path: Its folder or file.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        image_size_px: Side to which images are resized.
+        facts: What training kept beside the weights; all None for a bare file.
+
+    Raises:
+        CheckpointError: The weights do not load.
+        ModelNotFoundError: The reference names nothing, or no weights are bundled with this installation.
+        RegistryError: The registry does not answer.
+        DeviceUnavailableError: The device is not here.
+    """
+
+    source: ModelRef
+    path: Path
+    device: str
+    image_size_px: int
+    facts: ModelFacts
+
+    def __init__(
+        self,
+        model_path: str | Path = AUTO,
+        device: str = "auto",
+        limits: LimitsParams | None = None,
+        *,
+        root: Path | None = None,
+        registry: RegistryParams | None = None,
+        engine: EngineName | None = None,
+    ) -> None:
+        self.device = choose_device(device)
+        self._limits = limits or SAFE_LIMITS
+        found = find_model(model_path, root or Path(), registry)
+        if found.decided:
+            logger.info(found.decided)
+        self.path = found.path
+        stored = read_model(found.path)
+        self._engine = choose_engine(stored, self.device, engine)
+        self.image_size_px = stored.image_size_px
+        self.facts = stored.facts
+        self.source = replace(
+            found.ref,
+            version=found.ref.version or stored.facts.version,
+            run_id=found.ref.run_id or stored.facts.run_id,
+            sha256=stored.sha256,
+        )
+
+    @property
+    def thresholds(self) -> dict[Head, float] | None:
+        """Scores above which a head flags an image; None if the model came without."""
+        return self.facts.thresholds
+
+    @property
+    def engine_name(self) -> EngineName:
+        """What runs the network."""
+        return self._engine.name
+
+    @property
+    def engine(self) -> Engine | None:
+        """What worker processes can score with; None where only this process can."""
+        return self._engine if self._engine.is_portable else None
+
+    def predict(self, image: ImageInput) -> QualityScores:
+        """Score one image.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        return self._to_scores(self.score_pixels(self._read(image)[None]))[0]
+
+    def predict_batch(self, images: Iterable[ImageInput], *, batch_size: int = 16) -> list[QualityScores]:
+        """Score images in their order, ``batch_size`` in memory at a time.
+
+        Raises:
+            ImageError: One cannot be read; the detail starts with its position, from 0.
+            UsageError: ``batch_size`` is below 1.
+        """
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}.", "Give at least 1.")
+        scores: list[QualityScores] = []
+        remaining = self._read_all(images)
+        while batch := list(islice(remaining, batch_size)):
+            scores += self._to_scores(self.score_pixels(np.stack(batch)))
+        return scores
+
+    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Score images that are decoded and resized; on an accelerator in one forward pass.
+
+        Args:
+            pixels: uint8 (N, S, S, 3) RGB, S being ``image_size_px``.
+
+        Returns:
+            float32 (N, 4) in [0, 1] (0 absent, 1 severe), in the order of `records.HEADS`.
+
+        Raises:
+            ImageError: ``bad_array``: another shape or dtype.
+            CheckpointError: A score is not a finite number.
+        """
+        size = self.image_size_px
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3):
+            raise ImageError(
+                "bad_array",
+                f"dtype {pixels.dtype}, shape {pixels.shape}; expected uint8 (N, {size}, {size}, 3)",
+            )
+        scores = self._engine.scores(pixels)
+        if not np.isfinite(scores).all():
+            raise CheckpointError(
+                f"The model {self.path} gives scores that are not finite numbers.",
+                "Use another checkpoint, or train the model again.",
+            )
+        return scores
+
+    def _to_scores(self, scores: npt.NDArray[np.float32]) -> list[QualityScores]:
+        rows = [dict(zip(HEADS, map(float, row), strict=True)) for row in scores]
+        return [
+            QualityScores(**row, overall=overall_score(row), flags=flagged_heads(row, self.thresholds))
+            for row in rows
+        ]
+
+    def _read_all(self, images: Iterable[ImageInput]) -> Iterator[Pixels]:
+        for position, image in enumerate(images):
+            try:
+                yield self._read(image)
+            except ImageError as error:
+                raise ImageError(error.reason, f"image {position}: {error.detail}") from None
+
+    def _read(self, image: ImageInput) -> Pixels:
+        if isinstance(image, Image.Image):
+            pixels = decoding.from_image(image)
+        elif isinstance(image, np.ndarray):
+            pixels = decoding.from_array(image)
+        elif isinstance(image, str | Path):
+            pixels = decoding.decode(decoding.read_bytes(user_path(image), self._limits), self._limits)
+        else:
+            raise UsageError(
+                f"An image cannot be a {type(image).__name__}.",
+                "Give a PIL image, an array of pixels, or a path.",
+            )
+        return decoding.resize(pixels, self.image_size_px)

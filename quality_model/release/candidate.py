@@ -1,0 +1,314 @@
+"""A trained candidate: the gate decides about it, and the registry takes it."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from quality_model.core import storage
+from quality_model.core.model_files import read_description
+from quality_model.core.models import is_reference
+from quality_model.data.training_set.store import TrainingSet
+from quality_model.errors import GateRefusedError, RegistryError, UsageError
+from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, values_sha256
+from quality_model.paths import EVIDENCE_NAME, VERDICT_NAME, ProjectPaths
+from quality_model.records import ModelRef
+from quality_model.release import gate as gates
+from quality_model.release.card import card_of
+from quality_model.release.champion import ensure_baseline
+from quality_model.release.decisions import (
+    CARD_NAME,
+    DECISION_NAME,
+    OF_THE_GATE,
+    VERDICT_TEXT_NAME,
+    Decision,
+    decisions_of,
+    finished_records,
+    now,
+    read_record,
+    try_project,
+    write_record,
+)
+from quality_model.release.publish import publish, try_publish
+from quality_model.release.registry import Registry, ResolvedModel, weights_sha256
+
+log = logging.getLogger(__name__)
+
+
+def judge_candidate(
+    section: EvaluateParams,
+    gate: GateParams,
+    registry: RegistryParams,
+    *,
+    root: Path,
+    training_set: Path,
+    model: Path | str,
+    report: Path,
+    loss_weights: PerHead,
+) -> Decision:
+    """Score the candidate and the champion on the same test set, and let the gate decide.
+
+    Where there is no champion yet the bundled model becomes it first. A decision of this machine on the
+    same model, data, champion, thresholds and measures stands: it is not made again. MLflow shows the
+    decision as soon as it answers.
+
+    Args:
+        section: How both are measured, and the bootstrap that compares them.
+        gate: Thresholds.
+        registry: Where the champion is.
+        root: The project folder; the decision is recorded there.
+        training_set: Folder whose test split is used.
+        model: Folder of the candidate, or a reference to a version of the registry.
+        report: Folder for evidence.json, verdict.json and verdict.md, for people.
+        loss_weights: Weight of each head in the loss.
+
+    Raises:
+        CheckpointError: The candidate does not load.
+        IncompleteError, CorruptError: The training dataset is not complete.
+        RegistryError: The champion is not available; without it there is no comparison.
+        UsageError: The champion works at another image size than this test set, or is the candidate.
+    """
+    samples = TrainingSet.open(training_set)
+    catalogue = Registry(root, registry)
+    version = None
+    if not Path(model).exists() and is_reference(str(model)):
+        version = catalogue.resolve(str(model))
+    folder = version.path if version else Path(model)
+    ensure_baseline(registry, root=root, image_size_px=samples.image_size_px)
+    champion = _comparable_champion(catalogue, samples.image_size_px)
+    model_sha256 = storage.sealed_sha256(folder)
+    if champion is not None and champion.sha256 == model_sha256:
+        raise UsageError(
+            f"{folder} is the champion already, version {champion.version}.",
+            "Train another candidate: there is nothing to compare this one with.",
+        )
+    facts = read_description(folder).facts
+    wanted = Decision(
+        action="refused",
+        time=now(),
+        model=version.ref if version else ModelRef(registry.model_name, None, None, weights_sha256(folder)),
+        model_sha256=model_sha256,
+        champion=champion.ref if champion else None,
+        champion_sha256=champion.sha256 if champion else None,
+        data_sha256=samples.data_sha256,
+        gate_sha256=gates.gate_sha256(gate, section),
+        params_sha256=None if facts.settings is None else values_sha256(facts.settings),
+        git_commit=facts.git_commit,
+    )
+    record = gate_record(
+        root,
+        model_sha256=wanted.model_sha256,
+        data_sha256=wanted.data_sha256,
+        gate_sha256=wanted.gate_sha256,
+        champion_sha256=wanted.champion_sha256,
+    )
+    if record is None:
+        run_id = None if version else try_publish(folder, root=root, registry=registry)
+        verdict, evidence = _measure(section, gate, root, samples, folder, champion, loss_weights)
+        decision = replace(
+            wanted,
+            action="passed" if verdict.passed else "refused",
+            time=now(),
+            model=wanted.model if version else replace(wanted.model, run_id=run_id),
+            refusals=verdict.refusals,
+            rows=verdict.rows,
+        )
+        record = write_record(root, decision, evidence=evidence)
+    decision = read_record(record)
+    write_report(record, report)
+    log.info("%s\n%s", decision.verdict.table(), decision.verdict.summary())
+    try_project(record, root=root, registry=registry)
+    return decision
+
+
+def past_decision(
+    section: EvaluateParams,
+    gate: GateParams,
+    registry: RegistryParams,
+    *,
+    root: Path,
+    model: Path,
+    training_set: Path,
+) -> str | None:
+    """Say why there is nothing to decide about a candidate; None if there is.
+
+    A refusal holds for the same model, data, thresholds and measures, while the champion is the one that
+    the candidate was compared with. A promotion holds while the registry has a version of this model. By
+    other thresholds there is nothing to decide about a candidate that is the champion.
+
+    Args:
+        section: Decides about the figures.
+        gate: Thresholds.
+        registry: Name of the registered model.
+        root: The project folder.
+        model: Folder of the candidate.
+        training_set: Folder whose test split decides.
+
+    Raises:
+        IncompleteError, CorruptError: The model or the training dataset is not complete.
+        RegistryError: MLflow does not answer.
+    """
+    catalogue = Registry(root, registry)
+    champion = catalogue.champion()
+    model_sha256 = storage.sealed_sha256(model)
+    key = (model_sha256, TrainingSet.open(training_set).data_sha256, gates.gate_sha256(gate, section))
+    if champion is not None and champion.model_sha256 == model_sha256:
+        return f"the candidate is the champion already, version {champion.version}"
+    for decision in reversed(decisions_of(catalogue)):
+        if (decision.model_sha256, decision.data_sha256, decision.gate_sha256) != key:
+            continue
+        since = f"data, parameters and model are those of {decision.time}"
+        if decision.action == "promoted" and any(
+            version.model_sha256 == model_sha256 for version in catalogue.versions()
+        ):
+            return f"{since}, when version {decision.model.version} was promoted"
+        compared = champion.model_sha256 if champion else None
+        if decision.action == "refused" and decision.champion_sha256 == compared:
+            return f"{since}, when the gate refused: {'; '.join(decision.refusals)}"
+    return None
+
+
+def require_comparable(registry: RegistryParams, *, root: Path, image_size_px: int) -> None:
+    """Make sure that the champion, if there is one, can be compared on images of this size.
+
+    Raises:
+        UsageError: It works at another size, so that no candidate of this one could be judged.
+    """
+    _comparable_champion(Registry(root, registry), image_size_px)
+
+
+def verdict_on(model: Path, *, root: Path, registry: RegistryParams) -> Decision:
+    """Return the gate's last decision on a model.
+
+    Raises:
+        GateRefusedError: The gate has not decided on it.
+    """
+    sha256 = storage.sealed_sha256(model)
+    for decision in reversed(decisions_of(Registry(root, registry))):
+        if decision.action in OF_THE_GATE and decision.model_sha256 == sha256:
+            return decision
+    raise GateRefusedError(f"The gate has not decided on {model}.", "Run the gate: quality-model gate.")
+
+
+def register_candidate(
+    registry: RegistryParams, *, root: Path, model: Path, decision: Decision, report: Path
+) -> Decision:
+    """Make a version of a candidate that passed the gate, and let the alias ``candidate`` name it.
+
+    Args:
+        registry: Name of the registered model.
+        root: The project folder.
+        model: Folder of the candidate.
+        decision: The gate's decision on it.
+        report: Folder for the model card, for people.
+
+    Returns:
+        The registration, which names the version.
+
+    Raises:
+        GateRefusedError: The decision is a refusal, or is about another model.
+        RegistryError: MLflow does not take it.
+    """
+    if not decision.passed:
+        raise GateRefusedError(
+            "The gate refused this candidate.", f"The reasons are in {report}. {gates.AFTER_A_REFUSAL}"
+        )
+    if decision.model_sha256 != storage.sealed_sha256(model):
+        raise GateRefusedError(f"The gate decided on another model than {model}.", "Run the gate again.")
+    run_id = publish(model, root=root, registry=registry)
+    catalogue = Registry(root, registry)
+    version = catalogue.register(run_id)
+    if version.model_sha256 != decision.model_sha256:
+        raise RegistryError(
+            f"Run {run_id} holds another model than {model}.", "Train again, then run the gate."
+        )
+    with catalogue.changing():
+        if "candidate" not in version.aliases:
+            catalogue.move_alias("candidate", version)
+        ref = replace(decision.model, version=version.version, run_id=run_id)
+        registration = replace(decision, action="registered", model=ref, reason="passed the gate")
+        record = _last_registration(root, registration)
+        if record is None:
+            registration = replace(registration, time=now())
+            of_the_gate = gate_record(root, model_sha256=decision.model_sha256, time=decision.time)
+            card = card_of(model, of_the_gate, registration)
+            record = write_record(root, registration, card=card)
+    write_report(record, report)
+    try_project(record, root=root, registry=registry)
+    return read_record(record)
+
+
+def write_report(record: Path, report: Path) -> None:
+    """Copy what a record holds for people into a folder: verdict, evidence and model card."""
+    storage.sweep(report)
+    for name in (DECISION_NAME, EVIDENCE_NAME, VERDICT_TEXT_NAME, CARD_NAME):
+        if (record / name).exists():
+            shown = VERDICT_NAME if name == DECISION_NAME else name
+            storage.write_bytes(report / shown, (record / name).read_bytes())
+
+
+def _measure(
+    section: EvaluateParams,
+    gate: GateParams,
+    root: Path,
+    samples: TrainingSet,
+    model: Path,
+    champion: ResolvedModel | None,
+    loss_weights: PerHead,
+) -> tuple[gates.Verdict, str]:
+    """The gate's verdict on a model, and the evidence as JSON text."""
+    from quality_model.evaluate.step import gather_evidence, require_size
+    from quality_model.networks.checkpoints import load_model
+    from quality_model.networks.device import choose_device
+
+    device = choose_device(section.device)
+    candidate = load_model(model, device)
+    require_size(candidate, samples)
+    evidence = gather_evidence(
+        section,
+        samples,
+        candidate,
+        load_model(champion.path, device) if champion else None,
+        model_sha256=storage.sealed_sha256(model),
+        loss_weights=loss_weights,
+        evaluation=ProjectPaths(root).evaluation_report,
+    )
+    return gates.decide(gate, evidence), json.dumps(evidence.to_json(), indent=2)
+
+
+def _comparable_champion(catalogue: Registry, image_size_px: int) -> ResolvedModel | None:
+    """The champion, read once, which must work at this image size. Its weights are not read."""
+    champion = catalogue.champion()
+    if champion is None:
+        return None
+    resolved = catalogue.fetch(champion)
+    works_at_px = read_description(resolved.path).image_size_px
+    if works_at_px != image_size_px:
+        raise UsageError(
+            f"The champion works at {works_at_px} px; generate.image_size is {image_size_px}.",
+            "Generate at the champion's size, or start another line of models with registry.model_name.",
+        )
+    return resolved
+
+
+def gate_record(root: Path, **facts: str | None) -> Path | None:
+    """Return the last record of this machine in which the gate decided on these facts; None if there is none.
+
+    Args:
+        root: The project folder.
+        facts: Fields of `Decision` and their values.
+    """
+    for folder in reversed(finished_records(root)):
+        decision = read_record(folder)
+        if decision.action in OF_THE_GATE and all(getattr(decision, key) == facts[key] for key in facts):
+            return folder
+    return None
+
+
+def _last_registration(root: Path, registration: Decision) -> Path | None:
+    """The record of this registration, if the gate's decision has been registered already."""
+    for folder in reversed(finished_records(root)):
+        known = read_record(folder)
+        if known.action == "registered" and replace(known, time=registration.time) == registration:
+            return folder if known.time > registration.time else None
+    return None

@@ -1,0 +1,273 @@
+"""From scores back to what made them: model, run, data, commit, verdict and decisions.
+
+A scoring result says itself which model made it, on which data that was trained and by which code. Only
+what is missing there is looked up in the registry; what cannot be looked up is a note, not an error.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from quality_model import pretrained
+from quality_model.core import storage
+from quality_model.core.folders import JOB_NAME, PLAN_NAME
+from quality_model.core.model_files import ModelFacts, read_description
+from quality_model.core.tables import text_table
+from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, UsageError
+from quality_model.params import RegistryParams
+from quality_model.records import ModelRef
+from quality_model.release.decisions import Decision, read_decisions
+from quality_model.release.mlflow_connection import database_exists
+from quality_model.release.registry import Registry
+from quality_model.score.parts import DATA_FOLDER, MARKERS_FOLDER, METADATA_PREFIX
+
+_REGISTERED: Final = re.compile(r"[1-9][0-9]{0,9}")
+"""A version of the registry is a number; that of a file is the beginning of a hash."""
+
+_COLUMNS: Final = ("model_name", "model_version", "model_run_id")
+_EARLIER_COLUMNS: Final = ("model_name", "model_version", "run_id")
+_MODEL_KEY: Final = f"{METADATA_PREFIX}model".encode()
+_FILES: Final = (f"{DATA_FOLDER}/part-*.parquet", "part-*.parquet", "shard-*.parquet")
+"""In a result, in its folder of rows, and in a result of the earlier layout."""
+
+_ORIGIN: Final = (
+    *("data_name", "data_sha256", "params_sha256", "package_version"),
+    *("code_sha256", "git_commit", "git_dirty"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What is known of the model behind some scores; None where nothing is.
+
+    Attributes:
+        files: The files that were read.
+        model: As the scores name it.
+        model_sha256: Of the model's folder, as registered.
+        origin: What it is made of: ``data_name``, ``data_sha256``, ``params_sha256``, ``package_version``,
+            ``code_sha256``, ``git_commit`` and ``git_dirty`` (``true``: with uncommitted changes).
+        aliases: That name the version now.
+        verdict: ``passed`` or ``refused`` by the gate, or ``baseline``.
+        decisions: About this model, oldest first.
+        notes: What is not known, and why.
+    """
+
+    files: tuple[str, ...]
+    model: ModelRef
+    model_sha256: str | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    verdict: str | None = None
+    decisions: tuple[Decision, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """A short table for a terminal."""
+        known = self.origin
+        dirty = " (with uncommitted changes)" if known.get("git_dirty") == "true" else ""
+        package = known.get("package_version")
+        commit = known.get("git_commit")
+        rows = [
+            ("scores", self.files[0] + (f" and {len(self.files) - 1} more" if self.files[1:] else "")),
+            ("model", self.model.name),
+            (
+                "version",
+                " ".join(filter(None, (self.model.version, *(f"({name})" for name in self.aliases)))),
+            ),
+            ("run", self.model.run_id),
+            ("weights sha256", self.model.sha256),
+            ("model sha256", self.model_sha256),
+            ("data", known.get("data_name")),
+            ("data sha256", known.get("data_sha256")),
+            ("commit", commit and f"{commit}{dirty}"),
+            ("package", package and f"quality-model {package}"),
+            ("code sha256", known.get("code_sha256")),
+            ("verdict", self.verdict),
+            *(("decision", f"{decision.time} {decision.line()}") for decision in self.decisions),
+            *(("note", note) for note in self.notes),
+        ]
+        first, *others = [(name, value or "-") for name, value in rows]
+        return text_table(first, others)
+
+
+def trace(registry: RegistryParams | None, *, root: Path, path: Path) -> Trace:
+    """Find out what made some scores.
+
+    Args:
+        registry: Names the registered model; None outside a project.
+        root: The project folder, with registry and records.
+        path: A Parquet file of scores, the folder of a scoring result or its folder of rows; of the
+            earlier layout too.
+
+    Raises:
+        UsageError: It holds no scores, or those of several models.
+        CorruptError: A file is not the one that its completion marker describes.
+    """
+    files = _files_of(path)
+    name, version, run_id = _model_in_rows(files)
+    stated = _stated(files[0], name, version)
+    found = Trace(
+        files=tuple(map(str, files)),
+        model=ModelRef(name, version, run_id, stated.get("sha256") or ""),
+        origin=_known(stated),
+    )
+    if (bundled := pretrained.bundled_name(name)) is not None:
+        found = _from_package(found, bundled)
+    elif version is None or not _REGISTERED.fullmatch(version):
+        found = replace(found, notes=(_NO_REGISTRY,))
+    elif registry is None or not database_exists(root):
+        found = replace(found, notes=(f"There is no registry in {root.resolve()} to look up more.",))
+    else:
+        registry = registry.model_copy(update={"model_name": name})
+        found = _from_registry(found, Registry(root, registry))
+    return replace(found, decisions=_decisions(registry, root, found))
+
+
+_NO_REGISTRY: Final = "No registry knows this model: the scores were made with a file of weights."
+_OTHER_RELEASE: Final = "The model that scored was bundled with another release of this package."
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.exists():
+        raise UsageError(f"{path} is not there.", "Name the output folder of `score`, or a part in it.")
+    groups = (sorted(path.glob(pattern)) for pattern in _FILES) if path.is_dir() else iter([[path]])
+    files = next(filter(None, groups), [])
+    if not files:
+        raise UsageError(f"{path} holds no scores.", "Name the output folder of `score`.")
+    for file in files:
+        marker = _marker_of(file)
+        if marker.exists() and storage.read_json(marker).get("sha256") != storage.file_sha256(file):
+            raise CorruptError(
+                f"{file} is not the file that {marker.name} describes.", "Score the collection again."
+            )
+    return files
+
+
+def _marker_of(file: Path) -> Path:
+    result = _result_of(file)
+    folder = file.parent if result == file.parent else result / MARKERS_FOLDER
+    return folder / f"{file.stem}.json"
+
+
+def _result_of(file: Path) -> Path:
+    """The folder of the result that a file of scores is in."""
+    folder = file.absolute().parent
+    return folder.parent if folder.name == DATA_FOLDER and file.name.startswith("part-") else file.parent
+
+
+def _model_in_rows(files: Sequence[Path]) -> tuple[str, str | None, str | None]:
+    """Name, version and run of the model that all rows name."""
+    found = {model for file in files for model in _models_in(file)}
+    if not found:
+        raise UsageError(f"{files[0]} has no rows.", "Name a file with scores.")
+    if len(found) > 1:
+        models = ", ".join(sorted(f"{name} version {version or '-'}" for name, version, _ in found))
+        raise UsageError(f"These are scores of several models: {models}.", "Trace them one by one.")
+    return found.pop()
+
+
+def _models_in(file: Path) -> set[tuple[str, str | None, str | None]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        present = set(pq.read_schema(file).names)
+        columns = list(_EARLIER_COLUMNS if present.issuperset(_EARLIER_COLUMNS) else _COLUMNS)
+        if missing := [name for name in columns if name not in present]:
+            raise UsageError(
+                f"{file} holds no scores: it has no column {', '.join(missing)}.",
+                "Name a part-NNNNN.parquet that `score` wrote.",
+            )
+        with pq.ParquetFile(file) as opened:
+            rows = opened.read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(
+            f"{file} holds no scores: it cannot be read as Parquet ({str(error).splitlines()[0]}).",
+            "Name a part-NNNNN.parquet that `score` wrote, or the folder of a scoring result.",
+        ) from None
+    distinct = rows.group_by(columns).aggregate([])
+    return set(zip(*(distinct[name].to_pylist() for name in columns), strict=True))
+
+
+def _stated(file: Path, name: str, version: str | None) -> Mapping[str, Any]:
+    """What the file itself, or the job beside it, states of this model."""
+    import pyarrow.parquet as pq
+
+    models: list[Any] = []
+    with suppress(ValueError):
+        models.append(json.loads((pq.read_schema(file).metadata or {}).get(_MODEL_KEY, b"null")))
+    for path in (_result_of(file) / name for name in (JOB_NAME, PLAN_NAME)):
+        facts = storage.read_json(path) if path.exists() else None
+        models.append(facts.get("model") if isinstance(facts, dict) else None)
+    for model in models:
+        if isinstance(model, dict) and (model.get("name"), model.get("version")) == (name, version):
+            return model
+    return {}
+
+
+def _known(facts: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(facts[key]) for key in _ORIGIN if facts.get(key)}
+
+
+def _from_package(found: Trace, name: str) -> Trace:
+    """Add what model.json says of the bundled model, if it still is the one that scored."""
+    folder = pretrained.pretrained_folder(name)
+    facts = read_description(folder).facts if folder else ModelFacts()
+    if facts.version != found.model.version:
+        return replace(found, notes=(_OTHER_RELEASE,))
+    data_name = (facts.settings or {}).get("source.dataset")
+    return replace(
+        found,
+        model_sha256=facts.model_sha256,
+        origin=_known({**facts.to_json(), "data_name": data_name}),
+        notes=("No registry knows this model: it is bundled with the package; see its model card.",),
+    )
+
+
+def _from_registry(found: Trace, catalogue: Registry) -> Trace:
+    """Add what the registry says of the version, if that is the one that scored."""
+    shown = f"Version {found.model.version} of {found.model.name}"
+    try:
+        version = catalogue.find(found.model.version or "")
+    except ModelNotFoundError:
+        return replace(found, notes=(f"{shown} is no longer in the registry.",))
+    except RegistryError as error:
+        return replace(found, notes=(error.problem,))
+    if found.model.run_id not in (None, version.run_id):
+        return replace(
+            found,
+            notes=(
+                f"{shown} came from run {found.model.run_id}; here that version came from run"
+                f" {version.run_id}. The scores were made with another registry: set MLFLOW_TRACKING_URI.",
+            ),
+        )
+    verdict = version.tags.get("verdict")
+    return replace(
+        found,
+        model_sha256=version.model_sha256,
+        origin={**found.origin, **_known(version.tags)},
+        aliases=version.aliases,
+        verdict=verdict,
+        notes=() if verdict else ("The gate's verdict on this version is not on record.",),
+    )
+
+
+def _decisions(registry: RegistryParams | None, root: Path, found: Trace) -> tuple[Decision, ...]:
+    """The decisions about this run or these files."""
+    if registry is None:
+        return ()
+    return tuple(
+        decision
+        for decision in read_decisions(root, registry)
+        if (found.model.run_id is not None and decision.model.run_id == found.model.run_id)
+        or (found.model_sha256 and decision.model_sha256 == found.model_sha256)
+        or (found.model.sha256 and decision.model.sha256 == found.model.sha256)
+    )

@@ -1,0 +1,406 @@
+"""Who is champion, how that changes, and what is recorded of it."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
+from PIL import Image
+
+from quality_model import MultiHeadQualityInference, pretrained
+from quality_model.cli import cli
+from quality_model.core import storage
+from quality_model.errors import (
+    ChampionChangedError,
+    CorruptError,
+    GateRefusedError,
+    ModelNotFoundError,
+    NoEarlierChampionError,
+    StorageError,
+)
+from quality_model.params import Params, RegistryParams
+from quality_model.records import ModelRef
+from quality_model.release.champion import ensure_baseline, promote_by_hand, roll_back
+from quality_model.release.decisions import (
+    CARD_NAME,
+    Decision,
+    finished_records,
+    now,
+    read_decisions,
+    write_record,
+)
+from quality_model.release.decisions import (
+    project as show,
+)
+from quality_model.release.gate import gate_sha256
+from quality_model.release.registry import Registry
+from tests.faults.processes import start
+from tests.release.registry.conftest import SIZE_PX, promote
+
+
+def champion_of(project: Path, section: RegistryParams) -> str | None:
+    found = Registry(project, section).champion()
+    return found.version if found else None
+
+
+def moves(project: Path, section: RegistryParams) -> list[tuple[str, str | None, str | None]]:
+    """Action, champion before and after of each decision."""
+    return [
+        (decision.action, decision.champion and decision.champion.version, decision.model.version)
+        for decision in read_decisions(project, section)
+    ]
+
+
+# -- promotion
+
+
+def test_a_promoted_version_is_champion_and_the_record_names_the_one_before(
+    project: Path, section: RegistryParams, registry: Registry
+) -> None:
+    assert registry.champion() is None
+    assert promote(project, section, "1")
+    assert promote(project, section, "2")
+    assert champion_of(project, section) == "2"
+    assert moves(project, section) == [("promoted", None, "1"), ("promoted", "1", "2")]
+    last = read_decisions(project, section)[-1]
+    assert last.model_sha256 == registry.find("2").model_sha256
+    assert last.champion_sha256 == registry.find("1").model_sha256
+    assert last.model.sha256 == storage.file_sha256(registry.resolve("2").path / "model.safetensors")
+    assert (last.data_sha256, last.reason) == ("2" * 64, "better")
+
+
+def test_promoting_the_champion_again_changes_nothing(project: Path, section: RegistryParams) -> None:
+    assert promote(project, section, "2")
+    assert not promote(project, section, "2")
+    assert not promote(project, section, "champion")
+    assert len(finished_records(project)) == 1
+
+
+def test_a_version_that_does_not_exist_is_not_promoted_and_the_error_lists_those_that_do(
+    project: Path, section: RegistryParams
+) -> None:
+    promote(project, section, "2")
+    with pytest.raises(ModelNotFoundError, match=r"versions 1, 2 \(champion\), 3"):
+        promote(project, section, "9")
+    assert champion_of(project, section) == "2"
+
+
+def test_a_candidate_compared_with_a_champion_that_was_replaced_is_not_promoted(
+    project: Path, section: RegistryParams, registry: Registry
+) -> None:
+    first = registry.find("1").model_sha256
+    assert promote(project, section, "1", expected=None)
+    assert promote(project, section, "2", expected=first)
+    for expected in (first, None):
+        with pytest.raises(ChampionChangedError, match="champion is version 2"):
+            promote(project, section, "3", expected=expected)
+    assert champion_of(project, section) == "2"
+
+
+@pytest.mark.parametrize("damage", ["one bit", "removed", "another model's"])
+def test_a_version_whose_files_are_not_those_registered_never_becomes_champion(
+    project: Path, section: RegistryParams, registry: Registry, damage: str
+) -> None:
+    promote(project, section, "1")
+    promote(project, section, "3")
+    folder, other = registry.resolve("2").path, registry.resolve("3").path
+    original = {path: path.read_bytes() for path in folder.iterdir()}
+    weights = folder / "model.safetensors"
+    try:
+        if damage == "one bit":
+            weights.write_bytes(original[weights][:-1] + bytes([original[weights][-1] ^ 1]))
+        elif damage == "removed":
+            weights.unlink()
+        else:
+            shutil.copytree(other, folder, dirs_exist_ok=True)
+        with pytest.raises(StorageError):
+            promote(project, section, "2")
+    finally:
+        for path, data in original.items():
+            path.write_bytes(data)
+    assert champion_of(project, section) == "3"
+    assert len(finished_records(project)) == 2
+
+
+def test_a_damaged_champion_can_be_replaced(
+    project: Path, section: RegistryParams, registry: Registry, client: MlflowClient
+) -> None:
+    promote(project, section, "1")
+    client.set_model_version_tag("quality-model", "1", "model_sha256", "0" * 64)
+    assert promote(project, section, "2")
+
+
+def test_a_change_waits_for_another_process_only_so_long(project: Path, section: RegistryParams) -> None:
+    impatient = section.model_copy(update={"lock_timeout_s": 0.2})
+    lock = project / "state" / "locks" / f"registry-{section.model_name}.lock"
+    with storage.locked(lock, timeout_s=1), pytest.raises(StorageError, match="Another process has held"):
+        promote(project, impatient, "1")
+    assert champion_of(project, section) is None
+
+
+# -- the alias says who is champion
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "images" / "grey.png"
+    path.parent.mkdir()
+    Image.new("RGB", (SIZE_PX, SIZE_PX), "grey").save(path)
+    return path
+
+
+def test_an_alias_that_was_moved_in_mlflow_is_followed_by_predict_score_and_the_next_change(
+    project: Path,
+    section: RegistryParams,
+    client: MlflowClient,
+    image: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    promote(project, section, "1")
+    monkeypatch.chdir(project)
+
+    def scored_by(name: str) -> list[str]:
+        run = CliRunner().invoke
+        predicted = run(cli, ["predict", str(image), "--json"], catch_exceptions=False)
+        assert predicted.exit_code == 0, predicted.output
+        output = project / "scores" / name
+        scored = run(cli, ["score", str(image.parent), "--output", str(output)], catch_exceptions=False)
+        assert scored.exit_code == 0, scored.output
+        job = json.loads((output / "job.json").read_text())
+        return [MultiHeadQualityInference("auto", "cpu").source.version or "", job["model"]["version"]]
+
+    assert scored_by("before") == ["1", "1"]
+    client.set_registered_model_alias(section.model_name, "champion", "3")
+    assert scored_by("after") == ["3", "3"]
+    assert promote(project, section, "2")
+    assert moves(project, section) == [
+        ("promoted", None, "1"),
+        ("promoted", None, "3"),
+        ("promoted", "3", "2"),
+    ]
+    assert "moved in MLflow" in read_decisions(project, section)[1].reason
+    assert roll_back(section, root=project, reason="worse") == "3"
+
+
+def test_a_champion_that_was_deleted_in_mlflow_can_be_rolled_back_from(
+    project: Path, section: RegistryParams, client: MlflowClient
+) -> None:
+    promote(project, section, "1")
+    promote(project, section, "2")
+    client.delete_model_version(section.model_name, "2")
+    assert champion_of(project, section) is None
+    assert roll_back(section, root=project, reason="deleted by mistake") == "1"
+
+
+# -- rollback
+
+
+def test_a_rollback_goes_back_one_champion_at_a_time_to_the_bundled_model_and_ends_there(
+    project: Path, section: RegistryParams, bundled: Path
+) -> None:
+    for version in ("1", "2"):
+        promote(project, section, version)
+    assert roll_back(section, root=project, reason="worse in use") == "1"
+    promote(project, section, "3")  # what comes after a rollback can be rolled back, too
+    assert [roll_back(section, root=project, reason="worse") for _ in range(2)] == ["1", "4"]
+    with pytest.raises(NoEarlierChampionError, match="The champion is the bundled model, version 4"):
+        roll_back(section, root=project, reason="and that")
+    assert moves(project, section)[2:] == [
+        ("rolled back", "2", "1"),
+        ("promoted", "1", "3"),
+        ("rolled back", "3", "1"),
+        ("rolled back", "1", "4"),
+    ]
+
+
+def test_a_rollback_to_damaged_files_is_refused_and_the_champion_stays(
+    project: Path, section: RegistryParams, registry: Registry
+) -> None:
+    promote(project, section, "1")
+    promote(project, section, "2")
+    weights = registry.resolve("1").path / "model.safetensors"
+    original = weights.read_bytes()
+    try:
+        weights.write_bytes(original[:-1])
+        with pytest.raises(CorruptError):
+            roll_back(section, root=project, reason="worse")
+    finally:
+        weights.write_bytes(original)
+    assert champion_of(project, section) == "2"
+
+
+def die_when_the_alias_has_moved(root: str, params: Params, action: str) -> None:
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "quality_model.release.registry.moved":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    change(Path(root), params.registry, action)
+
+
+def change(root: Path, section: RegistryParams, action: str) -> bool | str:
+    if action == "promoted":
+        return promote(root, section, "2")
+    return roll_back(section, root=root, reason="worse")
+
+
+@pytest.mark.parametrize(("action", "reason"), [("promoted", "better"), ("rolled back", "worse")])
+def test_a_change_that_was_killed_before_it_was_recorded_is_recorded_when_it_is_repeated(
+    project: Path, section: RegistryParams, params: Params, action: str, reason: str
+) -> None:
+    for version in ("1", "2", "3"):
+        promote(project, section, version)
+    process = start(die_when_the_alias_has_moved, str(project), params, action)
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert champion_of(project, section) == "2"
+    change(project, section, action)
+    assert champion_of(project, section) == "2"
+    (last,) = read_decisions(project, section)[3:]
+    assert (last.action, last.model.version, last.reason) == (action, "2", reason)
+
+
+def test_what_earlier_releases_recorded_is_shown_and_rolled_back_from(
+    project: Path, section: RegistryParams, client: MlflowClient
+) -> None:
+    for number, (before, after) in enumerate([(None, "1"), ("1", "2")], start=1):
+        move = {
+            **{"number": number, "time": f"2026-01-0{number}T00:00:00.000+00:00", "alias": "champion"},
+            **{"action": "promoted", "from_version": before, "to_version": after, "reason": "long ago"},
+        }
+        client.set_registered_model_tag("quality-model", f"history.{number:06d}.abcd", json.dumps(move))
+    client.set_registered_model_tag("quality-model", "history.note", "of someone else")
+    client.set_registered_model_alias("quality-model", "champion", "2")
+    storage.append_line(
+        project / "state" / "ledger.jsonl",
+        {"time": "2026-01-03T00:00:00.000+00:00", "outcome": "refused", "reasons": ["noise: too little"]},
+    )
+    assert [(d.action, d.reason) for d in read_decisions(project, section)] == [
+        ("promoted", "long ago"),
+        ("promoted", "long ago"),
+        ("refused", "noise: too little"),
+    ]
+    assert roll_back(section, root=project, reason="worse") == "1"
+
+
+# -- the bundled model
+
+
+def test_the_bundled_model_becomes_the_first_champion_once_and_claims_no_pass_of_the_gate(
+    project: Path, section: RegistryParams, registry: Registry, client: MlflowClient, bundled: Path
+) -> None:
+    for _ in range(2):
+        ensure_baseline(section, root=project, image_size_px=SIZE_PX)
+    (decision,) = read_decisions(project, section)
+    assert (decision.action, decision.model.version, decision.passed) == ("baseline", "4", False)
+    assert (decision.data_sha256, decision.git_commit) == ("e" * 64, "c" * 40)
+    assert decision.model_sha256 == storage.sealed_sha256(bundled)
+    (record,) = finished_records(project)
+    assert (record / CARD_NAME).read_bytes() == (bundled / CARD_NAME).read_bytes()
+    assert registry.find("champion").tags["verdict"] == "baseline"
+    assert client.get_model_version("quality-model", "4").description == (bundled / CARD_NAME).read_text()
+    model = MultiHeadQualityInference("champion", "cpu", root=project)
+    assert model.source.sha256 == storage.file_sha256(bundled / "model.safetensors")
+
+
+@pytest.mark.parametrize("reason", ["there is a champion", "another image size", "no bundled weights"])
+def test_where_the_bundled_model_cannot_or_need_not_be_the_first_champion_it_is_not(
+    project: Path,
+    section: RegistryParams,
+    client: MlflowClient,
+    bundled: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    reason: str,
+) -> None:
+    expected = None
+    if reason == "there is a champion":
+        expected = "2"
+        client.set_registered_model_alias("quality-model", "champion", "2")
+    elif reason == "no bundled weights":
+        monkeypatch.setitem(pretrained.FOLDERS, pretrained.NAME, tmp_path / "nothing")
+    ensure_baseline(section, root=project, image_size_px=64 if reason == "another image size" else SIZE_PX)
+    assert champion_of(project, section) == expected
+    assert len(Registry(project, section).versions()) == 3
+
+
+def by_hand(project: Path, params: Params, reference: str) -> str:
+    """`quality-model promote` with the committed parameters."""
+    return promote_by_hand(
+        params.evaluate, params.gate, params.registry, root=project, reference=reference, reason="by hand"
+    )
+
+
+def test_promoting_the_bundled_model_leads_back_to_it_even_if_its_files_are_gone(
+    project: Path, section: RegistryParams, params: Params, bundled: Path
+) -> None:
+    promote(project, section, "3")
+    assert by_hand(project, params, "bundled") == "4"
+    assert by_hand(project, params, "4") == "4"  # by its number, too
+    assert moves(project, section)[1:] == [("promoted", "3", "4")]
+    shutil.rmtree(Registry(project, section).resolve("4").path)
+    assert by_hand(project, params, "pretrained") == "5"
+    assert champion_of(project, section) == "5"
+
+
+def test_without_bundled_weights_there_is_no_way_back_and_the_error_says_so(
+    project: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pretrained.FOLDERS, pretrained.NAME, tmp_path / "nothing")
+    with pytest.raises(ModelNotFoundError, match="no bundled weights"):
+        by_hand(project, params, "bundled")
+
+
+# -- the verdict that a promotion by hand needs
+
+
+def test_a_version_that_never_passed_the_gate_is_not_promoted_and_the_refusal_says_what_to_do(
+    project: Path, section: RegistryParams, params: Params
+) -> None:
+    with pytest.raises(GateRefusedError, match="has not let version 2 pass") as refused:
+        by_hand(project, params, "2")
+    assert "quality-model gate --model 2" in refused.value.remedy
+    assert champion_of(project, section) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"action": "refused"}, "has not let version 2 pass"),
+        ({"gate_sha256": "lenient"}, "by other thresholds"),
+        ({"champion": None, "champion_sha256": None}, "compared with none; the champion is version 1"),
+        ({"champion_sha256": "0" * 64}, "the champion is version 1"),
+    ],
+)
+def test_a_verdict_that_no_longer_holds_promotes_nothing_and_one_of_another_machine_promotes(
+    project: Path,
+    section: RegistryParams,
+    registry: Registry,
+    params: Params,
+    change: dict[str, Any],
+    reason: str,
+) -> None:
+    promote(project, section, "1")
+    one, two = registry.find("1"), registry.find("2")
+    valid: dict[str, Any] = {
+        "action": "passed",
+        "model": ModelRef("quality-model", None, two.run_id, ""),
+        "model_sha256": two.model_sha256,
+        "gate_sha256": gate_sha256(params.gate, params.evaluate),
+        "champion": ModelRef("quality-model", "1", one.run_id, ""),
+        "champion_sha256": one.model_sha256,
+    }
+    write_record(project, Decision(**{**valid, **change}, time=now()))
+    with pytest.raises(GateRefusedError, match=reason):
+        by_hand(project, params, "2")
+    assert champion_of(project, section) == "1"
+    record = write_record(project, Decision(**valid, time=now()))
+    show(record, root=project, registry=section)
+    shutil.rmtree(project / "state" / "records")
+    assert by_hand(project, params, "2") == "2"
