@@ -125,7 +125,7 @@ class TrainParams(Section):
     architecture: ArchitectureName
     """standard, or compact: a quarter of the FLOPs, for large collections"""
     samples: Literal["stored", "fresh"]
-    """stored: the samples of the training dataset; fresh: its clean images, varied and degraded anew each epoch"""
+    """stored: the samples of the training dataset; fresh: its clean images, degraded anew each epoch"""
     samples_per_epoch: Count
     """samples per epoch, if fresh"""
     crops_px: tuple[Annotated[int, Field(ge=32)], ...] = Field(strict=False)

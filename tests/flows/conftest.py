@@ -1,6 +1,8 @@
 """A small project of its own for each test that runs the whole pipeline."""
 
+import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -54,6 +56,15 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def outcomes(project: Path) -> list[tuple[str, str | None]]:
     """Each decision on record with its version, the oldest first."""
     return [(decision.action, decision.model.version) for decision in decisions(project)]
+
+
+def run_of_candidate(project: Path) -> str:
+    """The run of the candidate's training, by the tag that names the training."""
+    facts = json.loads((project / "models" / "candidate" / "model.json").read_text())["facts"]
+    query = "select run_uuid from tags where key = 'quality_model.training' and value = ?"
+    with sqlite3.connect(project / "mlflow.db") as database:
+        ((run_id,),) = database.execute(query, (facts["training_fingerprint"],)).fetchall()
+    return str(run_id)
 
 
 def decisions(project: Path) -> list[Decision]:

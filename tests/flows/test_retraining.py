@@ -17,9 +17,16 @@ from benchmarks.project import change_params, environment
 from quality_model.core.decoding import Pixels
 from quality_model.core.storage import require_sealed
 from quality_model.records import HEADS
-from quality_model.release.registry import read_decisions
 from tasks import dvc_process, pipeline
-from tests.flows.conftest import PROJECT, Run, outcomes, replace_champion_by_a_poor_one, run_scenes
+from tests.flows.conftest import (
+    PROJECT,
+    Run,
+    decisions,
+    outcomes,
+    replace_champion_by_a_poor_one,
+    run_of_candidate,
+    run_scenes,
+)
 
 STAGES = list(yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"])
 
@@ -39,7 +46,7 @@ def test_the_first_run_makes_every_artifact_and_a_champion_and_says_where_they_a
         require_sealed(trained / folder, verify=True)
     for figure in ("predicted_against_true", "worst_noise", "learning_curves"):
         assert (trained / "reports" / "evaluation" / "figures" / f"{figure}.png").stat().st_size > 10_000
-    assert outcomes(trained) == [("passed", None), ("promoted", "1")]
+    assert outcomes(trained) == [("passed", None), ("registered", "1"), ("promoted", "1")]
     printed = (trained / "state" / "printed.txt").read_text()
     assert "The gate lets the candidate pass" in printed and "max_mse" in printed
     closing = printed[printed.index("Retraining: Version 1 is now champion: it is the first one.") :]
@@ -53,7 +60,7 @@ def test_the_first_run_makes_every_artifact_and_a_champion_and_says_where_they_a
 
 def test_the_run_is_tagged_with_its_commit_and_the_hash_that_dvc_has_of_its_data(trained: Path) -> None:
     lock = yaml.safe_load((trained / "dvc.lock").read_text())
-    run_id = json.loads((trained / "models" / "candidate" / "run.json").read_text())["run_id"]
+    run_id = run_of_candidate(trained)
     with sqlite3.connect(trained / "mlflow.db") as database:
         tags = dict(database.execute("select key, value from tags where run_uuid = ?", (run_id,)))
     assert tags["dvc_data_hash"] == lock["stages"]["generate"]["outs"][0]["md5"]
@@ -83,15 +90,15 @@ retrain()
     assert "Stage generate" not in printed["another size"]  # refused before work is wasted
     assert "failed with" not in printed["unchanged"] + printed["too poor"]
 
-    assert outcomes(copied)[2:] == [("no-op", None), ("refused", None)]
-    unchanged, refused = read_decisions(copied)[2:]
-    assert "version 1 was promoted" in unchanged["reasons"][0]
-    assert any("noise" in reason for reason in refused["reasons"])
-    assert len(refused["evidence"]["rows"]) == 3 + 7 * 4
-    assert len(refused["git_commit"]) == 40 and refused["run_id"]
+    assert "the candidate is the champion already, version 1" in printed["unchanged"]
+    assert outcomes(copied)[3:] == [("refused", None)]
+    refused = decisions(copied)[-1]
+    assert any("noise" in reason for reason in refused.refusals)
+    assert len(refused.rows) == 3 + 7 * 4
+    assert len(refused.git_commit or "") == 40 and refused.model.run_id
     history = quality_model(run, copied, "history").stdout
-    assert "decision promoted: version 1, data " in history
-    assert history.count("champion promoted: version - -> 1") == 1
+    assert "registered: version 1, data " in history
+    assert history.count("promoted: version 1, data ") == 1
     gate = quality_model(run, copied, "gate", check=False)
     assert gate.returncode == 3 and "skill" in gate.stdout
     assert quality_model(run, copied, "register", check=False).returncode == 3
@@ -130,7 +137,8 @@ def test_new_images_are_trained_on_and_neither_bad_data_nor_a_failed_comparison_
     assert "Retry 1/1" not in printed["too few"]  # 10 s later the data would be the same
     assert "None of the 1 inputs could be scored" in printed["enough"]
     assert require_sealed(copied / "data" / "images")["rows"] == 31
-    assert outcomes(copied) == [("passed", None), ("promoted", "1"), ("passed", None), ("promoted", "3")]
+    first = [("passed", None), ("registered", "1"), ("promoted", "1"), ("promoted", "2")]
+    assert outcomes(copied) == [*first, ("passed", None), ("registered", "3"), ("promoted", "3")]
 
 
 def test_a_second_repro_does_nothing_until_an_output_is_missing(copied: Path, run: Run) -> None:
@@ -177,8 +185,7 @@ def test_the_champion_scores_a_folder_names_itself_in_every_row_and_predicts_the
     assert len(rows) == 7
     assert rows["error_code"].notna().sum() == 1
     assert set(rows["model_version"]) == {"1"}
-    run_id = json.loads((copied / "models" / "candidate" / "run.json").read_text())["run_id"]
-    assert set(rows["model_run_id"]) == {run_id}
+    assert set(rows["model_run_id"]) == {run_of_candidate(copied)}
 
     scored = rows[rows["error_code"].isna()].set_index("key")
     images = [f"samples/{key}" for key in scored.index]
