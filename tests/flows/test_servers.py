@@ -158,7 +158,7 @@ def test_a_scheduled_retraining_triggers_a_scoring_and_its_champion_can_be_rolle
     assert retraining["auto_scheduled"] is True
     assert scoring["created_by"]["type"] == "AUTOMATION", scoring["created_by"]
     promoted = [version for outcome, version in outcomes(project) if outcome == "promoted"]
-    assert promoted[:2] == ["1", "3"]
+    assert promoted[:3] == ["1", "2", "3"]
     compared = json.loads((project / "reports" / "comparison" / "comparison.json").read_text())
     assert (compared["old"]["version"], compared["new"]["version"]) == ("2", "3")
     (scores,) = (project / "scores").iterdir()
@@ -169,4 +169,4 @@ def test_a_scheduled_retraining_triggers_a_scoring_and_its_champion_can_be_rolle
     printed = run(project, sys.executable, "-m", "quality_model", "rollback").stdout
     assert "version 2 again" in printed
     printed = run(project, sys.executable, "-m", "quality_model", "history").stdout
-    assert "champion rolled back: version 3 -> 2" in printed
+    assert "rolled back: version 2" in printed
