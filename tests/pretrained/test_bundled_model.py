@@ -90,7 +90,7 @@ def test_damaged_weights_of_the_package_are_an_error(
         pytest.param(
             "score",
             marks=pytest.mark.xfail(
-                strict=True, reason="the result's figure and checks need matplotlib and GX"
+                strict=True, reason="the figure and the checks of a result do"
             ),
         ),
     ],
