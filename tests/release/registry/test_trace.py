@@ -201,8 +201,8 @@ def test_what_holds_no_scores_is_named(traced: Traced, tmp_path: Path, images: P
     for path, problem in (
         (tmp_path / "nowhere", "is not there"),
         (images, "holds no scores"),
-        (tmp_path / "notes.txt", "cannot be read as Parquet"),
-        (tmp_path / "a.parquet", "no column model_name"),
+        (tmp_path / "notes.txt", "holds no scores: no model_name"),
+        (tmp_path / "a.parquet", "holds no scores: no model_name"),
         (tmp_path / "mixed.parquet", "several models: m version 1, m version 2"),
         (tmp_path / "none.parquet", "has no rows"),
     ):
