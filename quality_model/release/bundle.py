@@ -26,7 +26,7 @@ _SEPARATOR: Final = re.compile(r"[/\\]+")
 def bundle_model(
     model: Path, output: Path, *, root: Path, image_licence: str | None
 ) -> list[tuple[str, int]]:
-    """Write a trained model as one that can be bundled: model.safetensors, model.json, marker and card.
+    """Write a trained model as one that can be bundled: model files and card.
 
     The facts gain ``version`` (the short hash of the trained weights), ``trained_sha256`` (the whole one),
     ``model_sha256`` (of the trained model's folder, which decisions name) and ``params_sha256`` (of the

@@ -66,8 +66,20 @@ class Trace:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
+        """JSON values in one level, under the names that scripts know."""
+        return {
+            "shards": list(self.files),
+            "model_name": self.model.name,
+            "model_version": self.model.version,
+            "run_id": self.model.run_id,
+            "weights_sha256": self.model.sha256 or None,
+            "model_sha256": self.model_sha256,
+            **{key: self.origin.get(key) for key in _ORIGIN},
+            "aliases": list(self.aliases),
+            "verdict": self.verdict,
+            "decisions": [asdict(decision) for decision in self.decisions],
+            "notes": list(self.notes),
+        }
 
     def table(self) -> str:
         """A short table for a terminal."""
