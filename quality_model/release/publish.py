@@ -65,8 +65,9 @@ def publish(
     """Mirror a finished folder into MLflow: a decision, or a model with the reports that are about it.
 
     A decision: see `decisions.project`. The run of a model gets parameters, tags, the dataset, the metrics
-    of each epoch, the metrics of the evaluation, the reports' files, and the model with its signature. Baselines of the evaluation become runs of
-    their own, so that they are listed beside the models. A second call adds nothing.
+    of each epoch, the metrics of the evaluation, the reports' files, and the model with its signature.
+    Baselines of the evaluation become runs of their own, so that they are listed beside the models. A
+    second call adds nothing.
 
     Args:
         folder: Complete folder with model.safetensors and model.json, or the record of a decision.

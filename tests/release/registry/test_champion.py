@@ -170,7 +170,11 @@ def test_an_alias_that_was_moved_in_mlflow_is_followed_by_predict_score_and_the_
         predicted = run(cli, ["predict", str(image), "--json"], catch_exceptions=False)
         assert predicted.exit_code == 0, predicted.output
         output = project / "scores" / name
-        scored = run(cli, ["score", str(image.parent), "--output", str(output)], catch_exceptions=False)
+        scored = run(
+            cli,
+            ["score", str(image.parent), "--output", str(output), "--set", "score.workers=1"],
+            catch_exceptions=False,
+        )
         assert scored.exit_code == 0, scored.output
         job = json.loads((output / "job.json").read_text())
         return [MultiHeadQualityInference("auto", "cpu").source.version or "", job["model"]["version"]]
