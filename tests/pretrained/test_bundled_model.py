@@ -89,9 +89,7 @@ def test_damaged_weights_of_the_package_are_an_error(
         "predict",
         pytest.param(
             "score",
-            marks=pytest.mark.xfail(
-                strict=True, reason="the figure and the checks of a result do"
-            ),
+            marks=pytest.mark.xfail(strict=True, reason="the figure and the checks of a result do"),
         ),
     ],
 )
@@ -160,8 +158,7 @@ def test_predict_prints_a_name_that_is_not_utf8_as_score_does(bundled: Path, ima
 def test_scores_of_the_bundled_model_are_traced_outside_a_project_too(bundled: Path, image: Path) -> None:
     command("score", ".", "--output", "scores", "--device", "cpu")
     shown = json.loads(command("trace", "scores", "--json").stdout)
-    assert (shown["model"]["name"], shown["model"]["run_id"]) == ("bundled", "0123abcd")
-    assert shown["origin"]["data_sha256"] == "e" * 64
+    assert (shown["model_name"], shown["data_sha256"], shown["run_id"]) == ("bundled", "e" * 64, "0123abcd")
 
 
 def test_the_scores_of_a_folder_are_under_its_whole_name(bundled: Path, image: Path) -> None:
