@@ -3,22 +3,22 @@
     QualityModelError            exit code 1
     |-- UsageError               2   a flag, a parameter, a name
     |   |-- ParameterError           params.yaml or an override
-    |   `-- DeviceUnavailableError   a device that is not there
+    |   `-- DeviceUnavailableError   a device that is not here
     |-- GateRefusedError         3   the candidate may not become champion
     |-- InputErrorsAboveLimit    4   more unreadable inputs than the job allows
-    |-- SourceError              5   clean images cannot be had
+    |-- SourceError              5   clean images could not be fetched
     |   `-- NetworkUnavailableError
     |-- ValidationError          6   a table broke its contract
-    |-- TrainingError            7   training cannot go on
+    |-- TrainingError            7   training cannot continue
     |-- CheckpointError          8   weights that do not load
     |-- RegistryError            9   tracking server or model registry
     |   |-- ModelNotFoundError
-    |   |-- ChampionChangedError     another promotion came in between
+    |   |-- ChampionChangedError     another promotion was faster
     |   `-- NoEarlierChampionError   a rollback has nowhere to go
     |-- StorageError            10   bytes that could not become, or are not, durable
-    |   |-- IncompleteError          no marker vouches for them
-    |   `-- CorruptError             they are not what the marker vouches for
-    |-- ImageError            11   one image; batch work turns it into a row's reason
+    |   |-- IncompleteError          they have no completion marker
+    |   `-- CorruptError             they are not what the completion marker says
+    |-- ImageError            11   one image; batch work turns it into a row's error code
     |-- MemoryExhaustedError    12   the system has no memory to give
     `-- FlowServerError         13   the server of the flows does not answer
 
@@ -35,7 +35,7 @@ _LONG_WORD: Final = re.compile(r"(\S{400})(\S{200,})(\S{400})")
 
 
 class QualityModelError(Exception):
-    """What a user can be told: the problem, the value, and how to mend it; never a credential.
+    """What a user is shown: the problem, the value, and how to fix it; never a credential.
 
     Args:
         problem: What was wrong, with the offending value.
@@ -53,7 +53,7 @@ class QualityModelError(Exception):
 
 
 def _shortened(text: str) -> str:
-    """The text, each very long word cut in its middle; what else there is to say is said in full."""
+    """The text, each very long word cut in its middle; the rest stays whole."""
     return _LONG_WORD.sub(lambda word: f"{word[1]} [... {len(word[2])} characters ...] {word[3]}", text)
 
 
@@ -68,7 +68,7 @@ class ParameterError(UsageError):
 
 
 class DeviceUnavailableError(UsageError):
-    """The device that was asked for is not on this machine."""
+    """The requested device is not on this machine."""
 
 
 class GateRefusedError(QualityModelError):
@@ -84,7 +84,7 @@ class InputErrorsAboveLimit(QualityModelError):
 
 
 class SourceError(QualityModelError):
-    """Clean images could not be had from a source."""
+    """Could not fetch clean images."""
 
     exit_code = 5
 
@@ -100,7 +100,7 @@ class ValidationError(QualityModelError):
 
 
 class TrainingError(QualityModelError):
-    """Training cannot go on: the loss is not finite, or there is too little data."""
+    """Training cannot continue: the loss is not finite, or there is too little data."""
 
     exit_code = 7
 
@@ -118,7 +118,7 @@ class RegistryError(QualityModelError):
 
 
 class ModelNotFoundError(RegistryError):
-    """A registry reference names nothing."""
+    """A reference names no version of the registry."""
 
 
 class ChampionChangedError(RegistryError):
@@ -126,7 +126,7 @@ class ChampionChangedError(RegistryError):
 
 
 class NoEarlierChampionError(RegistryError):
-    """There is no champion before this one."""
+    """No earlier version was champion."""
 
 
 class StorageError(QualityModelError):
@@ -136,11 +136,11 @@ class StorageError(QualityModelError):
 
 
 class IncompleteError(StorageError):
-    """A result without the marker that is written last."""
+    """A result without its completion marker."""
 
 
 class CorruptError(StorageError):
-    """A result whose bytes are not those its marker vouches for."""
+    """A result whose bytes are not those that its completion marker says."""
 
 
 class ImageError(QualityModelError):

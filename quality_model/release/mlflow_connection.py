@@ -106,13 +106,6 @@ def tracking_uri(root: Path) -> str:
     return uri
 
 
-def server_name(root: Path) -> str:
-    """Name the tracking server or database of a project, without credentials and wherever the project is."""
-    uri = tracking_uri(root)
-    is_own = not os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    return f"the project's own {DATABASE_NAME}" if is_own else redacted(uri).rstrip("/")
-
-
 def _require_readable(uri: str, *, is_server: bool) -> None:
     """Refuse what MLflow or a driver would take for another address, and name in its errors."""
     shown = f"MLFLOW_TRACKING_URI = {redacted(uri)!r}"
