@@ -4,10 +4,12 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
 
 from quality_model.errors import CorruptError, ParameterError
 from quality_model.params import parse_yaml
@@ -31,7 +33,7 @@ def code_sha256(parts: Iterable[str], packages: Iterable[str]) -> str:
     return hashlib.sha256(b"\n".join([*known, *(f.read_bytes() for f in files)])).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CodeOrigin:
     """The code that ran, and the project that it ran in; None where it is not known.
 
@@ -49,21 +51,25 @@ class CodeOrigin:
     project_commit: str | None = None
     project_dirty: str | None = None
 
-    @classmethod
-    def of(cls, root: Path, package: Path = _PACKAGE) -> "CodeOrigin":
-        """The origin of the code in ``package``, run in the project folder ``root``."""
-        is_tracked = _git(package, "ls-files", "--error-unmatch", "--", "__init__.py") is not None
-        return cls(
-            _installed_version(),
-            code_sha256(["."], []),
-            *(_state(package) if is_tracked else (None, None)),
-            *_state(root, ":(exclude)dvc.lock", ":(exclude)reports"),
-        )
+
+def code_origin(root: Path, package: Path = _PACKAGE) -> CodeOrigin:
+    """The origin of the code in ``package``, run in the project folder ``root``."""
+    is_tracked = _git(package, "ls-files", "--error-unmatch", "--", "__init__.py") is not None
+    commit, dirty = _state(package) if is_tracked else (None, None)
+    project_commit, project_dirty = _state(root, ":(exclude)dvc.lock", ":(exclude)reports")
+    return CodeOrigin(
+        package_version=_installed_version(),
+        code_sha256=code_sha256(["."], []),
+        git_commit=commit,
+        git_dirty=dirty,
+        project_commit=project_commit,
+        project_dirty=project_dirty,
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingOrigin:
-    """What a training is made of. It is known before the first epoch, and model.json repeats it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOrigin(CodeOrigin):
+    """What a training is made of. It is known before the first epoch; model.json has it among its facts.
 
     Attributes:
         training_fingerprint: Hash of data, recipe, start weights and code: the identity of the training.
@@ -72,47 +78,38 @@ class TrainingOrigin:
         data_rows: Its samples; None if not known (models of earlier releases).
         data_groups: Its groups; None if not known.
         dvc_data_hash: The hash by which dvc.lock knows the training dataset; None outside a DVC stage.
-        code: The code and the project.
     """
 
     training_fingerprint: str
-    settings: dict[str, Any]
-    data_sha256: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    data_sha256: str = "unknown"
     data_rows: int | None = None
     data_groups: int | None = None
     dvc_data_hash: str | None = None
-    code: CodeOrigin = field(default_factory=CodeOrigin)
-
-    def to_facts(self) -> dict[str, Any]:
-        """JSON values for model.json, in one level."""
-        return {
-            **{key: value for key, value in asdict(self).items() if key != "code"},
-            **asdict(self.code),
-        }
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], *, identity: str) -> "TrainingOrigin":
-        """Read the facts of a model.json; what an earlier release did not store is None or empty.
+        """Read the facts of a model.json; what an earlier release did not store keeps its default.
 
         Args:
             facts: The facts.
             identity: Stands for the fingerprint if the facts have none.
 
         Raises:
-            CorruptError: A fact has another type than `to_facts` writes.
+            CorruptError: A fact is of another type.
         """
-        settings = facts.get("settings") or {}
-        if not isinstance(settings, dict):
-            raise CorruptError(f"The settings of the model are {settings!r}.", "Train the model again.")
-        return cls(
-            training_fingerprint=_fact(facts, "training_fingerprint", str) or identity,
-            settings=settings,
-            data_sha256=_fact(facts, "data_sha256", str) or "unknown",
-            data_rows=_fact(facts, "data_rows", int),
-            data_groups=_fact(facts, "data_groups", int),
-            dvc_data_hash=_fact(facts, "dvc_data_hash", str),
-            code=CodeOrigin(**{name: _fact(facts, name, str) for name in CodeOrigin.__slots__}),
-        )
+        known = {"training_fingerprint": identity, **facts}
+        try:
+            names = [known_field.name for known_field in fields(cls)]
+            return _ORIGIN.validate_python({name: known[name] for name in names if name in known})
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            raise CorruptError(
+                f"The fact {wrong['loc'][0]} of the model is {wrong['input']!r}.", "Train the model again."
+            ) from None
+
+
+_ORIGIN: Final = TypeAdapter(TrainingOrigin)
 
 
 def dvc_data_hash(root: Path, folder: Path) -> str | None:
@@ -129,13 +126,6 @@ def dvc_data_hash(root: Path, folder: Path) -> str | None:
         return next((str(out["md5"]) for out in outs if out["path"] == wanted), None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ParameterError):
         return None
-
-
-def _fact(facts: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = facts.get(name)
-    if value is not None and not isinstance(value, kind):
-        raise CorruptError(f"The fact {name} of the model is {value!r}.", "Train the model again.")
-    return value
 
 
 def _state(folder: Path, *excluded: str) -> tuple[str | None, str | None]:

@@ -4,7 +4,7 @@ import csv
 import io
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.core.device import choose_device
 from quality_model.core.model_source import AUTO, find_model
-from quality_model.core.provenance import CodeOrigin, TrainingOrigin, dvc_data_hash
+from quality_model.core.provenance import TrainingOrigin, code_origin, dvc_data_hash
 from quality_model.data.sources.expression import without_folders
 from quality_model.data.training_set.seen import SEEN_GROUPS, seen_by, seen_in_training
 from quality_model.data.training_set.store import TrainingSet
@@ -100,7 +100,7 @@ def train_candidate(
         data_rows=len(samples.labels),
         data_groups=int(samples.manifest["group"].nunique()),
         dvc_data_hash=dvc_data_hash(root, training_set),
-        code=CodeOrigin.of(root),
+        **asdict(code_origin(root)),
     )
     history: list[EpochReport] = []
 
@@ -118,7 +118,7 @@ def train_candidate(
             image_size_px=samples.image_size_px,
             facts={
                 **trained.facts(),
-                **origin.to_facts(),
+                **asdict(origin),
                 **_flag_facts(section, trained, samples),
                 **_seen_facts(samples, start),
             },

@@ -10,7 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from quality_model.core import storage
-from quality_model.core.provenance import CodeOrigin, TrainingOrigin
+from quality_model.core.provenance import TrainingOrigin
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import Params, RegistryParams, flatten
@@ -67,22 +67,28 @@ def origin(params: Params) -> TrainingOrigin:
         data_rows=720,
         data_groups=90,
         dvc_data_hash="abc.dir",
-        code=CodeOrigin("0.1.0", "c" * 64, "9" * 40, "false", "8" * 40, "true"),
+        package_version="0.1.0",
+        code_sha256="c" * 64,
+        git_commit="9" * 40,
+        git_dirty="false",
+        project_commit="8" * 40,
+        project_dirty="true",
     )
 
 
-def epoch(number: int, **changes: float) -> EpochReport:
+def epoch(number: int) -> EpochReport:
     """The report of an epoch, whose loss is 1 / number."""
     per_head = dict.fromkeys(HEADS, 0.1)
     undefined = {**per_head, "noise": float("nan")}
-    loss = changes.get("loss", 1.0 / number)
-    timings = {"images_per_s": 21.5, "elapsed_s": 9.0}
-    return EpochReport(number, 8, loss, loss, per_head, per_head, per_head, undefined, 0.001, **timings)
+    loss, rate, images_per_s, elapsed_s = 1.0 / number, 0.001, 21.5, 9.0
+    return EpochReport(
+        number, 8, loss, loss, per_head, per_head, per_head, undefined, rate, images_per_s, elapsed_s
+    )
 
 
 BASELINES = {
-    "blurriness": {"blur_effect": {"mse": 0.05, "r2": 0.4, "spearman": None}},
-    "noise": {"estimate_sigma": {"mse": 0.04, "r2": 0.5, "spearman": 0.6}},
+    "blurriness": {"baselines": {"blur_effect": {"mse": 0.05, "r2": 0.4, "spearman": None, "lead": 0.1}}},
+    "noise": {"baselines": {"estimate_sigma": {"mse": 0.04, "r2": 0.5, "spearman": 0.6, "lead": 0.1}}},
 }
 
 
@@ -93,11 +99,11 @@ def finish_training(root: Path, origin: TrainingOrigin, *, epochs: int = 3, seed
     summary = {"best_epoch": epochs, "epochs_run": epochs, "validation_loss": history[-1].validation_loss}
     torch.manual_seed(seed)
     network = MultiHeadQualityAssessmentModel(architecture="compact")
-    marker = save_model(paths.model, network, image_size_px=32, facts={**summary, **origin.to_facts()})
+    marker = save_model(paths.model, network, image_size_px=32, facts={**summary, **asdict(origin)})
     storage.write_json(paths.training_report / "metrics.json", summary)
     rows = [report.to_dict(timings=False) for report in history]
     storage.write_json(paths.training_report / "history.json", rows)
-    evidence = {"model_sha256": marker["sha256"], "data_sha256": "5" * 64, "baselines": BASELINES}
+    evidence = {"model_sha256": marker["sha256"], "data_sha256": "5" * 64, "heads": BASELINES}
     storage.write_json(paths.evaluation_report / "evaluation.json", evidence)
     storage.write_json(
         paths.evaluation_report / "metrics.json", {"loss": 0.02, "noise": {"mse": 0.2, "r2": None}}
