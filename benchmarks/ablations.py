@@ -25,7 +25,6 @@ import numpy as np
 from benchmarks.defects import Defective, vary_enlarging
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
-from quality_model.core.device import choose_device
 from quality_model.data.sources.table import TABLE_NAME, ImagesTable, ImagesWriter
 from quality_model.data.training_set.generate import generate
 from quality_model.data.training_set.store import TrainingSet
@@ -33,6 +32,7 @@ from quality_model.degrade import PROFILES
 from quality_model.degrade.profile import Profile
 from quality_model.degrade.randomness import Stream
 from quality_model.evaluate.measure import evaluate
+from quality_model.networks.device import choose_device
 from quality_model.params import Params, PerHead, TrainParams, load_params
 from quality_model.records import HEADS
 from quality_model.train import TrainedModel, train

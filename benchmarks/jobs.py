@@ -144,15 +144,13 @@ def score_ours(task: Task) -> Outcome:
     """
     import great_expectations  # noqa: F401  (imports do not count)
 
-    from quality_model.core.inference import MultiHeadQualityInference
+    from quality_model.core.predict import MultiHeadQualityInference
     from quality_model.data.checks import validate_scores
     from quality_model.score import ModelIdentity, score
     from quality_model.score.summary import REPORT_NAME
 
     params = task.params
-    scorer = MultiHeadQualityInference(
-        task.model, params.score.device, params.limits, batch_size=params.score.batch_size
-    )
+    scorer = MultiHeadQualityInference(task.model, params.score.device, params.limits)
     model = ModelIdentity.of(scorer)
     start = time.perf_counter()
     summary = score(

@@ -7,7 +7,7 @@ are resolved on first use.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quality_model.core.inference import MultiHeadQualityInference as MultiHeadQualityInference
+    from quality_model.core.predict import MultiHeadQualityInference as MultiHeadQualityInference
     from quality_model.networks.model import (
         MultiHeadQualityAssessmentModel as MultiHeadQualityAssessmentModel,
     )
@@ -23,7 +23,7 @@ __all__ = [
 
 _HOMES = {
     "MultiHeadQualityAssessmentModel": "quality_model.networks.model",
-    "MultiHeadQualityInference": "quality_model.core.inference",
+    "MultiHeadQualityInference": "quality_model.core.predict",
     "QualityScores": "quality_model.records",
 }
 

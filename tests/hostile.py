@@ -4,6 +4,7 @@ Worker processes are new Python processes: a ``sitecustomize`` on their path rep
 opening by one that obeys a word in the bytes. The process of the tests itself is not changed.
 """
 
+import os
 from pathlib import Path
 from typing import Final, Literal
 
@@ -51,3 +52,13 @@ def decoders_obey_images(folder: Path, patch: pytest.MonkeyPatch) -> None:
 def hostile(image: bytes, behaviour: Behaviour) -> bytes:
     """The encoded image with a word behind its end at which such a decoder does what it says."""
     return image + _MARK.encode() + behaviour.encode()
+
+
+class Canary:
+    """What a hostile pickle holds: loading it would make a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)

@@ -150,7 +150,7 @@ def _field_value(section: str, name: str, text: str) -> Any:
 
 def _without_registry(params: ScoringParams) -> ScoringParams:
     """``auto`` means the champion within a project, else the bundled model."""
-    from quality_model.core.model_source import AUTO
+    from quality_model.core.models import AUTO
     from quality_model.pretrained import NAME
 
     if params.score.model != AUTO:

@@ -16,7 +16,7 @@ from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS, QualityScores
 
 if TYPE_CHECKING:
-    from quality_model.core.inference import MultiHeadQualityInference
+    from quality_model.core.predict import MultiHeadQualityInference
     from quality_model.score import Kind
     from quality_model.score.reading import Reading
 
@@ -27,19 +27,16 @@ if TYPE_CHECKING:
 @with_params("score", needs_project=False)
 def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bool) -> None:
     """Print the scores of IMAGES (0 absent, 1 severe), the overall score (1 best) and the flags."""
-    from quality_model.core.model_source import find_model_meanwhile
+    from quality_model.core.predict import MultiHeadQualityInference
     from quality_model.score.reading import image_reader
 
-    find = find_model_meanwhile(params.score.model, Path(), _registry(params))
     with image_reader(params.score.workers, len(images), params.limits) as reader:
-        from quality_model.core.inference import MultiHeadQualityInference  # and with it PyTorch
-
         model = MultiHeadQualityInference(
-            model_path=find(),
-            device=params.score.device,
-            limits=params.limits,
-            # To find the fastest engine takes longer than scoring a few images; `score` is for many.
-            engine="torch-float32" if params.score.engine == "auto" else params.score.engine,
+            params.score.model,
+            params.score.device,
+            params.limits,
+            registry=_registry(params),
+            engine=None if params.score.engine == "auto" else params.score.engine,
         )
         columns = (*HEADS, "overall")
         names, sources = zip(*map(_named_source, images), strict=True)

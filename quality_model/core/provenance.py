@@ -1,17 +1,15 @@
-"""Where a result comes from: the code that made it, the project around it, and the data of a training."""
+"""Where a result comes from: the code that made it, and the project around it."""
 
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
-
-from quality_model.errors import CorruptError, ParameterError
+from quality_model.core.model_files import ModelFacts
+from quality_model.errors import ParameterError
 from quality_model.params import parse_yaml
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
@@ -33,9 +31,8 @@ def code_sha256(parts: Iterable[str], packages: Iterable[str]) -> str:
     return hashlib.sha256(b"\n".join([*known, *(f.read_bytes() for f in files)])).hexdigest()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodeOrigin:
-    """The code that ran, and the project that it ran in; None where it is not known.
+def code_facts(root: Path, package: Path = _PACKAGE) -> ModelFacts:
+    """The facts about the code in ``package`` and the project folder ``root``; None where not known.
 
     ``package_version`` and ``code_sha256`` identify the package wherever it is installed. ``git_commit``
     and ``git_dirty`` ("true" or "false") are those of the checkout that tracks the package. An environment
@@ -43,21 +40,10 @@ class CodeOrigin:
     ``project_dirty`` are those of the project folder; dvc.lock and reports do not count as a change,
     because the pipeline rewrites them.
     """
-
-    package_version: str | None = None
-    code_sha256: str | None = None
-    git_commit: str | None = None
-    git_dirty: str | None = None
-    project_commit: str | None = None
-    project_dirty: str | None = None
-
-
-def code_origin(root: Path, package: Path = _PACKAGE) -> CodeOrigin:
-    """The origin of the code in ``package``, run in the project folder ``root``."""
     is_tracked = _git(package, "ls-files", "--error-unmatch", "--", "__init__.py") is not None
     commit, dirty = _state(package) if is_tracked else (None, None)
     project_commit, project_dirty = _state(root, ":(exclude)dvc.lock", ":(exclude)reports")
-    return CodeOrigin(
+    return ModelFacts(
         package_version=_installed_version(),
         code_sha256=code_sha256(["."], []),
         git_commit=commit,
@@ -65,51 +51,6 @@ def code_origin(root: Path, package: Path = _PACKAGE) -> CodeOrigin:
         project_commit=project_commit,
         project_dirty=project_dirty,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingOrigin(CodeOrigin):
-    """What a training is made of. It is known before the first epoch; model.json has it among its facts.
-
-    Attributes:
-        training_fingerprint: Hash of data, recipe, start weights and code: the identity of the training.
-        settings: The parameters that the weights depend on, by dotted key; JSON values.
-        data_sha256: Of the training dataset.
-        data_rows: Its samples; None if not known (models of earlier releases).
-        data_groups: Its groups; None if not known.
-        dvc_data_hash: The hash by which dvc.lock knows the training dataset; None outside a DVC stage.
-    """
-
-    training_fingerprint: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    data_sha256: str = "unknown"
-    data_rows: int | None = None
-    data_groups: int | None = None
-    dvc_data_hash: str | None = None
-
-    @classmethod
-    def from_facts(cls, facts: Mapping[str, Any], *, identity: str) -> "TrainingOrigin":
-        """Read the facts of a model.json; what an earlier release did not store keeps its default.
-
-        Args:
-            facts: The facts.
-            identity: Stands for the fingerprint if the facts have none.
-
-        Raises:
-            CorruptError: A fact is of another type.
-        """
-        known = {"training_fingerprint": identity, **facts}
-        try:
-            names = [known_field.name for known_field in fields(cls)]
-            return _ORIGIN.validate_python({name: known[name] for name in names if name in known})
-        except ValidationError as error:
-            wrong = error.errors()[0]
-            raise CorruptError(
-                f"The fact {wrong['loc'][0]} of the model is {wrong['input']!r}.", "Train the model again."
-            ) from None
-
-
-_ORIGIN: Final = TypeAdapter(TrainingOrigin)
 
 
 def dvc_data_hash(root: Path, folder: Path) -> str | None:

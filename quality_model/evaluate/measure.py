@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.device import choose_device
 from quality_model.data.training_set.subset import choose_evenly
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics, sweeps
@@ -46,6 +45,7 @@ from quality_model.evaluate.evidence import (
 )
 from quality_model.evaluate.metrics import Bootstrap
 from quality_model.evaluate.predictions import STATISTICS, predict_scores, predictions_table
+from quality_model.networks.device import choose_device
 from quality_model.records import HEADS, Head, Split
 
 if TYPE_CHECKING:

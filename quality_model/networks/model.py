@@ -1,18 +1,16 @@
-"""The network: a shared residual backbone with channel attention, and four sigmoid heads.
+"""The network for training: a shared residual backbone with channel attention, and four sigmoid heads.
 
 The channel attention follows squeeze-and-excitation networks (Hu et al., arXiv 1709.01507).
 Parameter names and shapes of the standard architecture are those of the original design, so
 that its checkpoints load. The compact one, for scoring by the billion, first stacks squares of
 2 x 2 pixels into channels (space to depth): a quarter of the positions and every pixel's value,
-for noise and blur are told by differences of neighbours.
+because noise and blur show in differences of neighbours.
 
 Activations are overwritten in place where no gradient needs them: the same bits, a fifth
 more images/s in training (224 px, two cores).
 """
 
 import copy
-from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,32 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quality_model.core.model_files import DESIGN_DROPOUT
+from quality_model.core.network import ARCHITECTURES, ATTENTION_REDUCTION, HEAD_WIDTHS
 from quality_model.params import ArchitectureName
 from quality_model.records import HEADS, OVERALL_WEIGHTS
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """What sets one relative of the network apart from another.
-
-    Attributes:
-        patch_px: Side of the squares of pixels that are stacked into channels before the first
-            level; 1 for none.
-        widths: Channels of the four levels; each ends in a pool that halves the side.
-    """
-
-    patch_px: int
-    widths: tuple[int, ...]
-
-
-ARCHITECTURES: Final[dict[ArchitectureName, Architecture]] = {
-    "standard": Architecture(patch_px=1, widths=(32, 64, 128, 256)),
-    "compact": Architecture(patch_px=2, widths=(32, 64, 128, 192)),
-}
-
-ATTENTION_REDUCTION: Final = 4
-HEAD_WIDTHS: Final = (256, 128)
-DESIGN_DROPOUT: Final = 0.3
 
 
 class ConvBlock(nn.Module):
@@ -81,8 +57,8 @@ class MultiHeadQualityAssessmentModel(nn.Module):
     """Scores four degradations of an image, each in [0, 1] (0 absent, 1 severe).
 
     Args:
-        dropout: Share of head activations dropped in training; no parameters hang on it.
-        architecture: One of `ARCHITECTURES`.
+        dropout: Share of head activations dropped in training; no parameters depend on it.
+        architecture: One of `core.network.ARCHITECTURES`.
     """
 
     degradation_weights: Tensor
@@ -135,6 +111,22 @@ def to_model_input(pixels: npt.NDArray[np.uint8] | Tensor, device: torch.device)
     """uint8 (N, S, S, 3) RGB -> float32 (N, 3, S, S) in [0, 1] on ``device``, channels last."""
     batch = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.ascontiguousarray(pixels))
     return batch.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div(255.0)
+
+
+def weighted_mse(scores: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over heads of weight x mean squared error, as the original design has it.
+
+    Args:
+        scores: float (N, heads) in [0, 1], of any float dtype; computed on in float32.
+        labels: float32 (N, heads) in [0, 1].
+        weights: float32 (heads,), one weight per head.
+
+    Returns:
+        The loss, float32 (), and each head's unweighted MSE, float32 (heads,), both with
+        their gradient.
+    """
+    per_head = (scores.float() - labels).square().mean(dim=0)
+    return (weights * per_head).mean(), per_head
 
 
 def multiply_adds(model: MultiHeadQualityAssessmentModel, side_px: int) -> int:

@@ -2,7 +2,7 @@
 
 The folder of each holds the files of a trained model (weights in half precision) with its
 MODEL_CARD.md; standard/LICENSES.md is about the training images of both. An installation
-without weights is one too: then there is no bundled model.
+without weights is possible: then there is no bundled model.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ FOLDERS: Final = {
 """By name, the model of each architecture."""
 
 _ALIASES: Final = {"pretrained": NAME, "pretrained-compact": "bundled-compact"}
-"""What they were called before; old results name them so."""
+"""Their former names; old results use them."""
 
 
 def bundled_name(reference: object) -> str | None:
@@ -32,7 +32,7 @@ def bundled_name(reference: object) -> str | None:
 def pretrained_folder(name: str = NAME) -> Path | None:
     """The folder of the bundled model of a name of `FOLDERS`, None if this installation has none.
 
-    A folder with a marker whose files are damaged is given all the same: loading says what is
+    A folder with a completion marker whose files are damaged is given all the same: loading says what is
     wrong with it.
     """
     folder = FOLDERS[name]

@@ -50,14 +50,14 @@ def bundle_model(
     from quality_model.networks.checkpoints import load_model, save_model
 
     loaded = load_model(model, torch.device("cpu"))
-    settings = loaded.facts.get("settings")
+    settings = loaded.facts.settings
     facts = {
-        **_portable(loaded.facts),
+        **_portable(loaded.facts.to_json()),
         "version": loaded.sha256[:_VERSION_LENGTH],
         "trained_sha256": loaded.sha256,
         "model_sha256": loaded.folder_sha256,
         "params_sha256": None if settings is None else values_sha256(settings),
-        **{key: loaded.facts.get(key) for key in _FROM_RUN},
+        **{key: getattr(loaded.facts, key) for key in _FROM_RUN},
     }
     marker = save_model(
         output, loaded.model, image_size_px=loaded.image_size_px, facts=facts, half_precision=True

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from quality_model.core import storage
-from quality_model.core.references import is_reference
+from quality_model.core.model_files import read_description
+from quality_model.core.models import is_reference
 from quality_model.data.training_set.store import TrainingSet
 from quality_model.errors import GateRefusedError, RegistryError, UsageError
 from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, values_sha256
-from quality_model.paths import DESCRIPTION_NAME, EVIDENCE_NAME, VERDICT_NAME, ProjectPaths
+from quality_model.paths import EVIDENCE_NAME, VERDICT_NAME, ProjectPaths
 from quality_model.records import ModelRef
 from quality_model.release import gate as gates
 from quality_model.release.card import card_of
@@ -81,7 +82,7 @@ def judge_candidate(
             f"{folder} is the champion already, version {champion.version}.",
             "Train another candidate: there is nothing to compare this one with.",
         )
-    facts = storage.read_json(folder / DESCRIPTION_NAME)["facts"]
+    facts = read_description(folder).facts
     wanted = Decision(
         action="refused",
         time=now(),
@@ -91,8 +92,8 @@ def judge_candidate(
         champion_sha256=champion.sha256 if champion else None,
         data_sha256=samples.data_sha256,
         gate_sha256=gates.gate_sha256(gate, section),
-        params_sha256=values_sha256(facts["settings"]) if "settings" in facts else None,
-        git_commit=facts.get("git_commit"),
+        params_sha256=None if facts.settings is None else values_sha256(facts.settings),
+        git_commit=facts.git_commit,
     )
     record = gate_record(
         root,
@@ -256,9 +257,9 @@ def _measure(
     loss_weights: PerHead,
 ) -> tuple[gates.Verdict, str]:
     """The gate's verdict on a model, and the evidence as JSON text."""
-    from quality_model.core.device import choose_device
     from quality_model.evaluate.step import gather_evidence, require_size
     from quality_model.networks.checkpoints import load_model
+    from quality_model.networks.device import choose_device
 
     device = choose_device(section.device)
     candidate = load_model(model, device)
@@ -281,7 +282,7 @@ def _comparable_champion(catalogue: Registry, image_size_px: int) -> ResolvedMod
     if champion is None:
         return None
     resolved = catalogue.fetch(champion)
-    works_at_px = storage.read_json(resolved.path / DESCRIPTION_NAME)["image_size_px"]
+    works_at_px = read_description(resolved.path).image_size_px
     if works_at_px != image_size_px:
         raise UsageError(
             f"The champion works at {works_at_px} px; generate.image_size is {image_size_px}.",

@@ -8,6 +8,7 @@ from typing import Final
 
 from quality_model import pretrained
 from quality_model.core import storage
+from quality_model.core.model_files import read_description
 from quality_model.errors import (
     ChampionChangedError,
     GateRefusedError,
@@ -15,7 +16,6 @@ from quality_model.errors import (
     NoEarlierChampionError,
 )
 from quality_model.params import EvaluateParams, GateParams, RegistryParams
-from quality_model.paths import DESCRIPTION_NAME
 from quality_model.records import ModelRef
 from quality_model.release.decisions import (
     CARD_NAME,
@@ -65,7 +65,7 @@ def ensure_baseline(registry: RegistryParams, *, root: Path, image_size_px: int)
         folder = pretrained.pretrained_folder()
         if folder is None:
             return
-        bundled_px = storage.read_json(folder / DESCRIPTION_NAME)["image_size_px"]
+        bundled_px = read_description(folder).image_size_px
         if bundled_px != image_size_px:
             log.warning(
                 "This project works at %d px, the bundled model at %d px: they cannot be compared, and the"

@@ -14,15 +14,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from quality_model.core import storage
-from quality_model.core.provenance import CodeOrigin, TrainingOrigin
+from quality_model.core.model_files import ModelFacts, read_description
 from quality_model.errors import RegistryError, StorageError
 from quality_model.params import RegistryParams, values_sha256
-from quality_model.paths import DESCRIPTION_NAME, HISTORY_NAME, ProjectPaths
+from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.release import decisions
 from quality_model.release.flavor import MODEL_FOLDER, MODEL_NAME, write_mlflow_model
 from quality_model.release.mlflow_connection import Connection, connect, mlflow_errors
@@ -49,7 +49,10 @@ _BATCH: Final = 100
 _BATCH_EPOCHS: Final = 40
 """MLflow takes 1,000 metrics in a call."""
 
-_TAGS: Final = (*CodeOrigin.__slots__, "data_sha256", "data_rows", "dvc_data_hash")
+_TAGS: Final = (
+    *("package_version", "code_sha256", "git_commit", "git_dirty", "project_commit", "project_dirty"),
+    *("data_sha256", "data_rows", "dvc_data_hash"),
+)
 """Facts about a training that are tags of its run."""
 
 _LOCK_WAIT_S: Final = 60.0
@@ -89,17 +92,17 @@ def publish(
     if storage.require_sealed(folder).get("kind") == decisions.KIND:
         return decisions.project(folder, root=root, registry=registry)
     marker = storage.require_sealed(folder, verify=True)
-    facts = storage.read_json(folder / DESCRIPTION_NAME).get("facts", {})
+    facts = read_description(folder).facts
     sha256, finished_ms = marker["sha256"], int((folder / storage.MARKER_NAME).stat().st_mtime * 1000)
     # A bundled model is other files than its training made, in half precision.
-    kind = "bundled" if "trained_sha256" in facts else "train"
-    own = {"training_fingerprint": sha256} if kind == "bundled" else {}
-    origin = TrainingOrigin.from_facts({**facts, **own}, identity=sha256)
+    kind = "train" if facts.trained_sha256 is None else "bundled"
+    if kind == "bundled" or facts.training_fingerprint is None:
+        facts = facts.model_copy(update={"training_fingerprint": sha256})
     training = training_report or ProjectPaths(root).training_report
     evaluation = evaluation_report or ProjectPaths(root).evaluation_report
     history = _history_of(facts, training) if kind == "train" else []
     evidence = _evidence_of(sha256, evaluation)
-    with _open_run(origin, kind, finished_ms, root, registry) as run:
+    with _open_run(facts, kind, finished_ms, root, registry) as run:
         if history:
             run.add_epochs(history, finished_ms)
             run.add_metrics(_numbers(storage.read_json(training / "metrics.json"), "best"), finished_ms)
@@ -108,8 +111,8 @@ def publish(
             run.add_metrics(_numbers(storage.read_json(evaluation / "metrics.json"), "test"), _now_ms())
             run.add_files(evaluation, "evaluation")
             run.set_tags({"test_data_sha256": evidence["data_sha256"]})
-            _add_baselines(run, evidence, _data_name(origin))
-        run.add_model(folder, marker, step=int(facts.get("best_epoch", 0)))
+            _add_baselines(run, evidence, _data_name(facts))
+        run.add_model(folder, marker, step=facts.best_epoch or 0)
         run.end("FINISHED", finished_ms)
         return run.run_id
 
@@ -128,12 +131,12 @@ def try_publish(folder: Path, *, root: Path, registry: RegistryParams, **reports
 
 
 def publish_progress(
-    origin: TrainingOrigin, history: Sequence["EpochReport"], *, root: Path, registry: RegistryParams
+    facts: ModelFacts, history: Sequence["EpochReport"], *, root: Path, registry: RegistryParams
 ) -> str:
     """Mirror a training that runs, as far as it is, into the run that `publish` will complete.
 
     Args:
-        origin: What the training is made of.
+        facts: What the training is made of, with its fingerprint.
         history: Its epochs so far.
         root: The project folder.
         registry: Names the experiment.
@@ -144,15 +147,15 @@ def publish_progress(
     Raises:
         RegistryError, StorageError: See `publish`.
     """
-    with _open_run(origin, "train", _now_ms(), root, registry) as run:
+    with _open_run(facts, "train", _now_ms(), root, registry) as run:
         run.reopen()
         run.add_epochs(history, _now_ms())
         return run.run_id
 
 
-def end_progress(origin: TrainingOrigin, status: str, *, root: Path, registry: RegistryParams) -> None:
+def end_progress(facts: ModelFacts, status: str, *, root: Path, registry: RegistryParams) -> None:
     """Mark the run of a training that did not finish as ``FAILED`` or ``KILLED``; errors as `publish`."""
-    with _open_run(origin, "train", _now_ms(), root, registry) as run:
+    with _open_run(facts, "train", _now_ms(), root, registry) as run:
         run.end(status, _now_ms())
 
 
@@ -163,14 +166,14 @@ def finished_folders(root: Path) -> list[Path]:
     return [*models, *decisions.finished_records(root)]
 
 
-def _history_of(facts: Mapping[str, Any], report: Path) -> list["EpochReport"]:
+def _history_of(facts: ModelFacts, report: Path) -> list["EpochReport"]:
     """The epochs in a training's report, if it is about the model of these facts; else none."""
     if not (report / HISTORY_NAME).exists():
         return []
     from quality_model.train.report import EpochReport
 
     summary = storage.read_json(report / "metrics.json")
-    if any(summary[name] != facts.get(name) for name in ("epochs_run", "validation_loss")):
+    if (summary["epochs_run"], summary["validation_loss"]) != (facts.epochs_run, facts.validation_loss):
         return []
     return [EpochReport.from_dict(row) for row in storage.read_json(report / HISTORY_NAME)]
 
@@ -298,35 +301,35 @@ class _MirroredRun:
 
 @contextmanager
 def _open_run(
-    origin: TrainingOrigin, kind: str, start_ms: int, root: Path, registry: RegistryParams
+    facts: ModelFacts, kind: str, start_ms: int, root: Path, registry: RegistryParams
 ) -> Iterator[_MirroredRun]:
     """The run of a training, found or made, and described; one process of a project has one open."""
     with storage.locked(ProjectPaths(root).state / "locks" / "publish.lock", timeout_s=_LOCK_WAIT_S):
         connection = connect(root)
         with mlflow_errors(connection.shown, "Publishing the training"):
             experiment_id = _experiment(connection, registry.experiment)
-            key = origin.training_fingerprint
+            key, settings = str(facts.training_fingerprint), facts.settings or {}
             run = _find_or_make(connection, experiment_id, TRAINING_TAG, key, kind, start_ms)
-            facts = asdict(origin)
-            run.set_params(origin.settings)
+            run.set_params(settings)
             run.set_tags(
                 {
-                    **{tag: facts[tag] for tag in _TAGS},
-                    "params_sha256": values_sha256(origin.settings),
-                    "data_name": _data_name(origin),
+                    **{tag: getattr(facts, tag) for tag in _TAGS},
+                    "params_sha256": values_sha256(settings),
+                    "data_name": _data_name(facts),
                     "kind": kind,
                     "mlflow.source.name": f"quality-model {kind}",
                     "mlflow.source.type": "LOCAL",
-                    "mlflow.source.git.commit": origin.git_commit,
+                    "mlflow.source.git.commit": facts.git_commit,
                 }
             )
-            sizes = {"num_rows": origin.data_rows, "groups": origin.data_groups}
-            run.set_data(_data_name(origin), origin.data_sha256, "training", sizes)
+            if facts.data_sha256 is not None:
+                sizes = {"num_rows": facts.data_rows, "groups": facts.data_groups}
+                run.set_data(_data_name(facts), facts.data_sha256, "training", sizes)
             yield run
 
 
-def _data_name(origin: TrainingOrigin) -> str:
-    return str(origin.settings.get("source.dataset", "training dataset"))
+def _data_name(facts: ModelFacts) -> str:
+    return str((facts.settings or {}).get("source.dataset", "training dataset"))
 
 
 def _find_or_make(

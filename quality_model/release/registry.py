@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
-from quality_model.core.references import parse_reference
+from quality_model.core.models import parse_reference
 from quality_model.core.storage import flush_folder, locked, require_sealed
 from quality_model.errors import CorruptError, IncompleteError, ModelNotFoundError, RegistryError
 from quality_model.params import RegistryParams, load_params

@@ -15,10 +15,10 @@ from typing import Any, Final
 from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.core.folders import JOB_NAME, PLAN_NAME
+from quality_model.core.model_files import ModelFacts, read_description
 from quality_model.core.tables import text_table
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, UsageError
 from quality_model.params import RegistryParams
-from quality_model.paths import DESCRIPTION_NAME
 from quality_model.records import ModelRef
 from quality_model.release.decisions import Decision, read_decisions
 from quality_model.release.mlflow_connection import database_exists
@@ -220,14 +220,14 @@ def _known(facts: Mapping[str, Any]) -> dict[str, str]:
 def _from_package(found: Trace, name: str) -> Trace:
     """Add what model.json says of the bundled model, if it still is the one that scored."""
     folder = pretrained.pretrained_folder(name)
-    facts = storage.read_json(folder / DESCRIPTION_NAME)["facts"] if folder else {}
-    if facts.get("version") != found.model.version:
+    facts = read_description(folder).facts if folder else ModelFacts()
+    if facts.version != found.model.version:
         return replace(found, notes=(_OTHER_RELEASE,))
-    data_name = facts.get("settings", {}).get("source.dataset")
+    data_name = (facts.settings or {}).get("source.dataset")
     return replace(
         found,
-        model_sha256=facts.get("model_sha256"),
-        origin=_known({**facts, "data_name": data_name}),
+        model_sha256=facts.model_sha256,
+        origin=_known({**facts.to_json(), "data_name": data_name}),
         notes=("No registry knows this model: it is bundled with the package; see its model card.",),
     )
 

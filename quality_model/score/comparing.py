@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from quality_model.core import spawning, storage
-from quality_model.core.inference import MultiHeadQualityInference
+from quality_model.core.predict import MultiHeadQualityInference
 from quality_model.core.workers import WHY, Workers, num_workers
 from quality_model.errors import ModelNotFoundError, UsageError
 from quality_model.params import EngineName, LimitsParams, RegistryParams, ScoreParams
@@ -95,7 +95,6 @@ def compare_models(
             root=root,
             registry=registry,
             engine=engine,
-            batch_size=section.batch_size,
         )
 
     new = load(model, None if section.engine == "auto" else section.engine)

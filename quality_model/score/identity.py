@@ -12,7 +12,7 @@ from quality_model.params import EngineName
 from quality_model.records import Head
 
 if TYPE_CHECKING:
-    from quality_model.core.inference import MultiHeadQualityInference
+    from quality_model.core.predict import MultiHeadQualityInference
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class ModelIdentity:
             image_size_px=scorer.image_size_px,
             thresholds=scorer.thresholds,
             engine=scorer.engine_name,
-            data_sha256=scorer.facts.get("data_sha256"),
-            git_commit=scorer.facts.get("git_commit"),
+            data_sha256=scorer.facts.data_sha256,
+            git_commit=scorer.facts.git_commit,
         )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from quality_model.core import spawning
-from quality_model.core.inference import MultiHeadQualityInference
+from quality_model.core.predict import MultiHeadQualityInference
 from quality_model.data.checks import validate_scores
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.score import Kind, ModelIdentity, ScoreSummary, planned_engine, score
@@ -51,7 +51,6 @@ def score_collection(
         root=root,
         registry=registry,
         engine=engine,
-        batch_size=section.batch_size,
     )
     return score(
         section,

@@ -15,9 +15,9 @@ import torch
 
 from quality_model.core import storage
 from quality_model.core.allocation import keep_freed_memory
-from quality_model.core.device import choose_device
 from quality_model.errors import CheckpointError, TrainingError
 from quality_model.networks.checkpoints import LoadedModel
+from quality_model.networks.device import choose_device
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import TrainParams
 from quality_model.train.plan import Plan, choose_plan

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import torch
 
-from quality_model.core.device import (
+from quality_model.networks.device import (
     MemoryFormat,
     Precision,
     can_compile,

@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from quality_model.core.device import autocast, free_bytes, wait_for
 from quality_model.data.training_set.subset import choose_evenly
 from quality_model.errors import TrainingError
-from quality_model.networks.losses import weighted_mse
-from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input
+from quality_model.networks.device import autocast, free_bytes, wait_for
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input, weighted_mse
 from quality_model.params import TrainParams
 from quality_model.records import HEADS, Head
 from quality_model.train.plan import Plan

@@ -6,14 +6,13 @@ import torch
 from PIL import Image
 
 from quality_model import MultiHeadQualityInference, QualityScores
-from quality_model.core import decoding, model_source, storage
+from quality_model.core import decoding, storage
 from quality_model.core.decoding import Pixels
-from quality_model.errors import CheckpointError, ImageError, ModelNotFoundError, UsageError
+from quality_model.errors import CheckpointError, ImageError, UsageError
 from quality_model.networks.checkpoints import load_model, save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input
 from quality_model.params import Params
 from quality_model.records import HEADS
-from quality_model.release import registry
 
 SIZE_PX = 48
 
@@ -97,13 +96,8 @@ def test_a_batch_scores_each_image_as_alone_and_in_order(
     for scores, crop in zip(together, crops, strict=True):
         assert_close(scores, inference.predict(crop))
     assert len({tuple(round(score, 2) for score in numbers(scores).values()) for scores in together}) == 3
-
-
-def test_a_batch_may_come_from_a_generator_and_may_be_empty(
-    inference: MultiHeadQualityInference, crops: list[Pixels]
-) -> None:
-    assert len(inference.predict_batch(crop for crop in crops)) == 3
-    assert inference.predict_batch([]) == []
+    assert inference.predict_batch(crop for crop in crops) == together
+    assert inference.predict_batch([], batch_size=batch_size) == []
 
 
 def test_heads_above_the_thresholds_of_the_model_are_flagged(
@@ -132,29 +126,15 @@ def test_a_model_without_thresholds_flags_nothing(
     assert inference.predict(crops[0]).flags == ()
 
 
-def test_predicting_twice_gives_the_same_bits(
-    inference: MultiHeadQualityInference, crops: list[Pixels]
-) -> None:
-    assert inference.predict(crops[0]) == inference.predict(crops[0])
-
-
-def test_a_grey_array_scores_as_its_rgb_copy(
+def test_images_of_any_shape_and_mode_get_scores_and_the_same_bits_again(
     inference: MultiHeadQualityInference, crops: list[Pixels]
 ) -> None:
     grey = crops[0][:, :, 0]
     assert inference.predict(grey) == inference.predict(np.stack([grey] * 3, axis=2))
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 2)])
-def test_an_image_of_extreme_shape_gets_scores(
-    inference: MultiHeadQualityInference, size: tuple[int, int]
-) -> None:
-    assert 0 <= inference.predict(Image.new("RGB", size, "teal")).overall <= 1
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "I;16", "1"])
-def test_pil_images_of_any_mode_get_scores(inference: MultiHeadQualityInference, mode: str) -> None:
-    assert 0 <= inference.predict(Image.new(mode, (40, 30))).overall <= 1
+    assert inference.predict(crops[0]) == inference.predict(crops[0])
+    for mode in ("RGB", "L", "RGBA", "CMYK", "P", "I;16", "1"):
+        for size in ((1, 1), (1, 300), (40, 30)):
+            assert 0 <= inference.predict(Image.new(mode, size)).overall <= 1
 
 
 @pytest.mark.parametrize(
@@ -227,66 +207,17 @@ def test_pixels_of_another_shape_are_refused(
 
 def test_it_says_where_its_model_came_from(inference: MultiHeadQualityInference, folder: Path) -> None:
     assert inference.image_size_px == SIZE_PX
-    assert inference.facts == {"best_epoch": 2}
-    assert inference.source.path == folder
+    assert inference.facts.best_epoch == 2
+    assert inference.path == folder
     assert (inference.source.version, inference.source.run_id) == (None, None)
     assert inference.source.sha256 == storage.file_sha256(folder / "model.safetensors")
 
 
-def test_a_registry_reference_loads_the_version_that_it_names(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    version = registry.ResolvedModel(
-        name="quality-model",
-        version="7",
-        run_id="abc",
-        path=folder,
-        sha256="",
-        reference="champion",
-        tags={},
-    )
-    asked: list[str] = []
-    monkeypatch.setattr(
-        model_source, "resolve", lambda reference, root, section: asked.append(reference) or version
-    )
-    for reference in ("champion", "7", "models:/quality-model@champion"):
-        source = MultiHeadQualityInference(reference, device="cpu").source
-        assert (source.name, source.version, source.run_id) == ("quality-model", "7", "abc")
-    assert asked == ["champion", "7", "models:/quality-model@champion"]
-
-
-def test_a_path_that_exists_wins_over_a_reference_of_its_name(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "champion").symlink_to(folder)
-    assert MultiHeadQualityInference("champion", device="cpu").source.version is None
-
-
-@pytest.mark.parametrize("name", ["models/none", "gone.safetensors", "gone.pt", "./champion"])
-def test_a_missing_file_is_called_a_missing_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        MultiHeadQualityInference(name, device="cpu")
-
-
-def test_a_reference_without_a_registry_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(ModelNotFoundError, match="champion"):
-        MultiHeadQualityInference("champion", device="cpu")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_scores_that_are_not_finite_are_an_error_and_not_scores(tmp_path: Path, crops: list[Pixels]) -> None:
+def test_scores_that_are_not_finite_are_an_error_and_not_scores(tmp_path: Path) -> None:
     model = MultiHeadQualityAssessmentModel()
     with torch.no_grad():  # finite all of them, but no longer what they compute
         model.backbone[0].conv.weight.fill_(1e38)
         model.backbone[1].conv1.weight.fill_(-1e38)
     save_model(tmp_path / "broken", model, image_size_px=SIZE_PX, facts={})
-    broken = MultiHeadQualityInference(tmp_path / "broken", device="cpu")
     with pytest.raises(CheckpointError, match="not finite"):
-        broken.predict(crops[0])
+        MultiHeadQualityInference(tmp_path / "broken", device="cpu")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quality_model.core.decoding import Pixels
-from quality_model.core.inference import MultiHeadQualityInference
+from quality_model.core.predict import MultiHeadQualityInference
 from quality_model.data.training_set.store import TrainingSet
 from quality_model.errors import CheckpointError
 from quality_model.networks.checkpoints import load_model, save_model

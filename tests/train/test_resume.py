@@ -19,7 +19,7 @@ from quality_model.params import TrainParams
 from quality_model.train import EpochReport, TrainedModel, clear_checkpoints, loop, train
 from quality_model.train.state import RunIdentity, RunState
 from tests.faults.processes import start
-from tests.networks.test_refusals import Canary
+from tests.hostile import Canary
 
 
 class Interrupted(Exception):

@@ -7,9 +7,10 @@ source's name and its own besides: other crops of a photograph have other bytes.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 
+from quality_model.core.model_files import ModelFacts
 from quality_model.data.sources.expression import JOINT
 
 if TYPE_CHECKING:
@@ -38,23 +39,22 @@ def seen_in_training(training_set: "TrainingSet") -> frozenset[str]:
     return frozenset().union(*_digests(training_set, manifest[manifest["split"] != "test"]).values())
 
 
-def seen_by(facts: Mapping[str, Any], training_set: "TrainingSet") -> frozenset[str] | None:
+def seen_by(facts: ModelFacts, training_set: "TrainingSet") -> frozenset[str] | None:
     """Digests of what a model has seen, by its facts; None if they do not say.
 
     A model that keeps no digests, but was trained on this very training dataset from random
     weights, has seen its train and validation splits.
     """
-    kept = facts.get(SEEN_GROUPS)
-    if isinstance(kept, list):
-        return frozenset(map(str, kept))
-    settings = facts.get("settings")
-    began_at_random = isinstance(settings, Mapping) and settings.get("train.start_from") in (None, "scratch")
-    if began_at_random and facts.get("data_sha256") == training_set.data_sha256:
+    if facts.seen_groups is not None:
+        return frozenset(facts.seen_groups)
+    settings = facts.settings
+    began_at_random = settings is not None and settings.get("train.start_from") in (None, "scratch")
+    if began_at_random and facts.data_sha256 == training_set.data_sha256:
         return seen_in_training(training_set)
     return None
 
 
-def seen_test_groups(models: Iterable[Mapping[str, Any]], training_set: "TrainingSet") -> tuple[str, ...]:
+def seen_test_groups(models: Iterable[ModelFacts], training_set: "TrainingSet") -> tuple[str, ...]:
     """The groups of the test split that at least one of some models has seen, sorted.
 
     Args:

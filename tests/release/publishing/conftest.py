@@ -10,7 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from quality_model.core import storage
-from quality_model.core.provenance import TrainingOrigin
+from quality_model.core.model_files import ModelFacts
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import Params, RegistryParams, flatten
@@ -57,9 +57,9 @@ def section(params: Params) -> RegistryParams:
 
 
 @pytest.fixture
-def origin(params: Params) -> TrainingOrigin:
+def origin(params: Params) -> ModelFacts:
     """Of a training with the committed parameters."""
-    return TrainingOrigin(
+    return ModelFacts(
         training_fingerprint="f" * 64,
         settings={f"train.{key}": value for key, value in flatten(params.train).items()}
         | {"source.dataset": "sample-photos"},
@@ -92,14 +92,14 @@ BASELINES = {
 }
 
 
-def finish_training(root: Path, origin: TrainingOrigin, *, epochs: int = 3, seed: int = 0) -> Path:
+def finish_training(root: Path, origin: ModelFacts, *, epochs: int = 3, seed: int = 0) -> Path:
     """Leave in a project what `train` and `evaluate` leave there; returns the model's folder."""
     paths = ProjectPaths(root)
     history = [epoch(number) for number in range(1, epochs + 1)]
     summary = {"best_epoch": epochs, "epochs_run": epochs, "validation_loss": history[-1].validation_loss}
     torch.manual_seed(seed)
     network = MultiHeadQualityAssessmentModel(architecture="compact")
-    marker = save_model(paths.model, network, image_size_px=32, facts={**summary, **asdict(origin)})
+    marker = save_model(paths.model, network, image_size_px=32, facts={**summary, **origin.to_json()})
     storage.write_json(paths.training_report / "metrics.json", summary)
     rows = [report.to_dict(timings=False) for report in history]
     storage.write_json(paths.training_report / "history.json", rows)
@@ -113,7 +113,7 @@ def finish_training(root: Path, origin: TrainingOrigin, *, epochs: int = 3, seed
 
 
 @pytest.fixture
-def finished(project: Path, origin: TrainingOrigin) -> Path:
+def finished(project: Path, origin: ModelFacts) -> Path:
     """The model's folder of a project in which a training of three epochs and its evaluation ended."""
     return finish_training(project, origin)
 

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -187,7 +186,7 @@ def test_reports_about_another_model_are_not_mirrored(project, section, finished
     paths = ProjectPaths(project)
     reports = project / "kept"
     shutil.copytree(paths.reports, reports)
-    other = replace(origin, training_fingerprint="e" * 64, settings={"train.epochs": 5})
+    other = origin.model_copy(update={"training_fingerprint": "e" * 64, "settings": {"train.epochs": 5}})
     finish_training(project, other, epochs=5, seed=1)
     shutil.rmtree(paths.reports)
     reports.rename(paths.reports)

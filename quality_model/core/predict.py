@@ -19,15 +19,13 @@ from PIL import Image
 
 from quality_model.core import decoding
 from quality_model.core.decoding import Pixels
-from quality_model.core.device import choose_device
-from quality_model.core.engines import Engine
-from quality_model.core.engines.choice import choose_engine
-from quality_model.core.model_source import AUTO, ModelSource, find_model
+from quality_model.core.engines import Engine, choose_device, choose_engine
+from quality_model.core.model_files import ModelFacts, read_model
+from quality_model.core.models import AUTO, find_model
 from quality_model.errors import CheckpointError, ImageError, UsageError
-from quality_model.networks.checkpoints import load_model
 from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams
 from quality_model.paths import user_path
-from quality_model.records import HEADS, Head, QualityScores, flagged_heads, overall_score
+from quality_model.records import HEADS, Head, ModelRef, QualityScores, flagged_heads, overall_score
 
 ImageInput = Image.Image | npt.NDArray[Any] | str | Path
 """A PIL image; uint8 (height, width, 3) RGB or (height, width) grey; or the path of an image.
@@ -45,64 +43,69 @@ class MultiHeadQualityInference:
     """A trained model that scores images.
 
     Args:
-        model_path: ``auto``: the registry's champion, or the model that ships inside the
-            package while there is none; ``pretrained``: the latter; ``pretrained-compact``: the one
-            that ships for speed; a folder or file of weights
-            (see `checkpoints.load_model`); or a registry reference: ``champion``, ``candidate``,
-            a version number, ``models:/name@alias`` or ``models:/name/3``. A path that exists
-            wins over a reference of the same name, but not over auto and pretrained. What
-            `model_source.find_model` found already is taken as it is.
+        model_path: ``auto``: the registry's champion, or the model that is bundled with the
+            package while there is none; ``bundled``: the latter; ``bundled-compact``: the bundled one
+            for speed; a folder or file of weights (see `model_files.read_model`); or a registry
+            reference: ``champion``, ``candidate``, a version number, ``models:/name@alias`` or
+            ``models:/name/3``. A path that exists wins over a reference of the same name, but not over
+            auto and bundled.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         limits: What an image file may be before it is refused; by default `SAFE_LIMITS`.
         root: The project folder whose registry a reference means; by default the current one.
         registry: Registry parameters; by default those of the project's params.yaml.
-        engine: What runs the network; by default the fastest that gives its scores (`engines`).
-        batch_size: Images that will be scored at once on an accelerator, as which engine is
-            fastest there may hang on it.
+        engine: What runs the network; by default the rule of `engines.choose_engine` decides.
+
+    Attributes:
+        source: Which model it is.
+        path: Its folder or file.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        image_size_px: Side to which images are resized.
+        facts: What training kept beside the weights; all None for a bare file.
 
     Raises:
         CheckpointError: The weights do not load.
-        ModelNotFoundError: The reference names nothing, or no weights ship with this installation.
+        ModelNotFoundError: The reference names nothing, or no weights are bundled with this installation.
         RegistryError: The registry does not answer.
         DeviceUnavailableError: The device is not here.
     """
 
+    source: ModelRef
+    path: Path
+    device: str
+    image_size_px: int
+    facts: ModelFacts
+
     def __init__(
         self,
-        model_path: str | Path | ModelSource = AUTO,
+        model_path: str | Path = AUTO,
         device: str = "auto",
         limits: LimitsParams | None = None,
         *,
         root: Path | None = None,
         registry: RegistryParams | None = None,
         engine: EngineName | None = None,
-        batch_size: int = WITHOUT_PROJECT.score.batch_size,
     ) -> None:
         self.device = choose_device(device)
         self._limits = limits or SAFE_LIMITS
-        found = (
-            model_path
-            if isinstance(model_path, ModelSource)
-            else find_model(model_path, root or Path(), registry)
-        )
+        found = find_model(model_path, root or Path(), registry)
         if found.decided:
             logger.info(found.decided)
-        loaded = load_model(found.path, self.device)
-        self._engine = choose_engine(
-            loaded.model, self.device, loaded.image_size_px, engine, batch_size=batch_size
-        )
-        self.image_size_px: int = loaded.image_size_px
-        """side to which images are resized"""
-        self.facts: dict[str, Any] = loaded.facts
-        """what training kept beside the weights; empty for a bare file"""
-        self.thresholds: dict[Head, float] | None = loaded.thresholds
-        """scores above which a head flags an image; None if the model came without"""
+        self.path = found.path
+        stored = read_model(found.path)
+        self._engine = choose_engine(stored, self.device, engine)
+        self.image_size_px = stored.image_size_px
+        self.facts = stored.facts
         self.source = replace(
-            found,
-            version=found.version or loaded.facts.get("version"),
-            run_id=found.run_id or loaded.facts.get("run_id"),
-            sha256=loaded.sha256,
+            found.ref,
+            version=found.ref.version or stored.facts.version,
+            run_id=found.ref.run_id or stored.facts.run_id,
+            sha256=stored.sha256,
         )
+
+    @property
+    def thresholds(self) -> dict[Head, float] | None:
+        """Scores above which a head flags an image; None if the model came without."""
+        return self.facts.thresholds
 
     @property
     def engine_name(self) -> EngineName:
@@ -159,7 +162,7 @@ class MultiHeadQualityInference:
         scores = self._engine.scores(pixels)
         if not np.isfinite(scores).all():
             raise CheckpointError(
-                f"The model {self.source.path} gives scores that are not finite numbers.",
+                f"The model {self.path} gives scores that are not finite numbers.",
                 "Use another checkpoint, or train the model again.",
             )
         return scores

@@ -1,0 +1,193 @@
+"""The network run by PyTorch, in float32 or bfloat16; and what only PyTorch can do for scoring.
+
+The only module of `core` that imports PyTorch. It is imported where an accelerator scores, where its
+engine is asked for, and for a file of weights that only PyTorch reads.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from quality_model.core.network import ARCHITECTURES, Activation, FoldedWeights, forward
+from quality_model.errors import DeviceUnavailableError, UsageError
+from quality_model.params import ArchitectureName, EngineName
+from quality_model.records import HEADS
+
+Precision = Literal["float32", "bfloat16"]
+
+_ON_CPU_AT_ONCE: Final = 1
+"""Images in a forward pass on a CPU: larger batches leave its caches and gain nothing."""
+
+_NESTED_KEYS: Final = ("model_state_dict", "state_dict")
+
+
+def available_devices() -> list[str]:
+    """Names of the kinds of device on this machine, the preferred one first."""
+    names = []
+    if torch.cuda.is_available():
+        names.append("cuda")
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return [*names, "cpu"]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called ``auto`` (the best one here), ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        DeviceUnavailableError: It is not on this machine; the message names what is.
+        UsageError: There is no device of that name.
+    """
+    here = available_devices()
+    if name == "auto":
+        return torch.device(here[0])
+    if name not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"There is no device {name!r}.", "Use auto, cpu, cuda or mps.")
+    if name not in here:
+        without_cuda = name == "cuda" and not torch.version.cuda
+        raise DeviceUnavailableError(
+            f"Device {name!r} is not available; here: {', '.join(here)}.",
+            f"Use {here[0]} or auto{'; this torch is built without CUDA' if without_cuda else ''}.",
+        )
+    return torch.device(name)
+
+
+def cuda_has_bfloat16() -> bool:
+    """Whether the CUDA device computes in bfloat16 by its own instructions."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def read_pickle(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """Read a state dict that PyTorch saved, bare or under ``model_state_dict`` or ``state_dict``.
+
+    The restricted unpickler knows tensors and plain values only: no code of the file runs.
+
+    Returns:
+        The tensors: floats as float32, others as they are.
+
+    Raises:
+        ValueError: It is damaged, needs code to load, or holds no state dict; the message says which.
+    """
+    try:
+        if zipfile.is_zipfile(io.BytesIO(data)):  # PyTorch itself ignores wrong checksums
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"the checksum of {damaged} is wrong")
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001  (unpickling hostile bytes raises nearly anything)
+        first_line = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(f"it does not load as tensors and plain values: {first_line[:200]}") from None
+    for key in _NESTED_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
+        raise ValueError("it holds no state dict of tensors")
+    return {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        for name, tensor in content.items()
+    }
+
+
+class TorchEngine:
+    """A network on a device of PyTorch.
+
+    Args:
+        weights: See `network.fold`.
+        architecture: Theirs.
+        device: Where it runs: ``cpu``, ``cuda`` or ``mps``.
+        precision: dtype of the convolutions; attention and heads are float32 always.
+    """
+
+    def __init__(
+        self, weights: FoldedWeights, architecture: ArchitectureName, device: str, precision: Precision
+    ) -> None:
+        self._architecture: ArchitectureName = architecture
+        self._device = torch.device(device)
+        self._precision: Precision = precision
+        self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        # channels_last pays on every CPU (a quarter more images/s with AVX2) and on tensor cores.
+        gains = device == "cpu" or (device == "cuda" and precision == "bfloat16")
+        self._memory_format = torch.channels_last if gains else torch.contiguous_format
+        self._weights = {name: self._layer(*layer) for name, layer in weights.items()}
+
+    @property
+    def name(self) -> EngineName:
+        return "torch-float32" if self._precision == "float32" else "torch-bfloat16"
+
+    @property
+    def is_portable(self) -> bool:
+        return self._device.type == "cpu"
+
+    def scores(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """See `engines.Engine.scores`."""
+        if len(pixels) == 0:
+            return np.empty((0, len(HEADS)), dtype=np.float32)
+        if self._device.type != "cpu":
+            return self._forward(pixels)
+        with _one_thread():
+            parts = [self._forward(pixels[n : n + _ON_CPU_AT_ONCE]) for n in range(len(pixels))]
+        return np.concatenate(parts)
+
+    def _layer(self, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        w, b = torch.from_numpy(weight).to(self._device), torch.from_numpy(bias).to(self._device)
+        if w.ndim < 4:
+            return w, b
+        return w.to(self._dtype, memory_format=self._memory_format), b.to(self._dtype)
+
+    def _forward(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        patch_px = ARCHITECTURES[self._architecture].patch_px
+        side_px = pixels.shape[1] // patch_px * patch_px
+        batch = torch.from_numpy(np.ascontiguousarray(pixels[:, :side_px, :side_px]))
+        with torch.inference_mode():
+            x = batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float().div(255.0)
+            x = x.contiguous(memory_format=self._memory_format).to(self._dtype)
+            output = forward(self._architecture, x, self)
+        scores: npt.NDArray[np.float32] = output.cpu().numpy()
+        return scores
+
+    def space_to_depth(self, x: Tensor, patch_px: int) -> Tensor:
+        return F.pixel_unshuffle(x, patch_px)
+
+    def convolution(self, x: Tensor, name: str, *, relu: bool) -> Tensor:
+        y = F.conv2d(x, *self._weights[name], padding=1)
+        return F.relu(y, inplace=True) if relu else y
+
+    def add_relu(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.relu(x.add_(y), inplace=True)
+
+    def max_pool(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2)
+
+    def mean(self, x: Tensor) -> Tensor:
+        return x.float().mean(dim=(2, 3))
+
+    def linear(self, x: Tensor, name: str, activation: Activation) -> Tensor:
+        y = F.linear(x, *self._weights[name])
+        return F.relu(y) if activation == "relu" else torch.sigmoid(y)
+
+    def multiply(self, x: Tensor, y: Tensor) -> Tensor:
+        return x * y
+
+    def concatenate(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts), dim=1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
