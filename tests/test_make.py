@@ -213,7 +213,7 @@ MADE = (
 )
 KEPT = (
     *("mlflow.db", "mlartifacts/1/artifacts/model", "state/ledger.jsonl", "state/records/1/verdict.json"),
-    *("state/tracking/run-1/calls.jsonl", ".dvc/cache/files/md5/aa/bb", ".venv/bin/python"),
+    *(".dvc/cache/files/md5/aa/bb", ".venv/bin/python"),
 )
 OWN = (
     *("data/mine/1.jpg", "models/other/model.json", "notes.txt", "scores/mine/job.json"),
