@@ -1,13 +1,12 @@
-"""Where a result comes from: the code that made it, the project around it, and the data of a training."""
+"""Where a result comes from: the code that made it, and the project around it."""
 
 import hashlib
 import os
 import subprocess
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from quality_model.core.model_files import ModelFacts
 from quality_model.errors import ParameterError
@@ -32,9 +31,8 @@ def code_sha256(parts: Iterable[str], packages: Iterable[str]) -> str:
     return hashlib.sha256(b"\n".join([*known, *(f.read_bytes() for f in files)])).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class CodeOrigin:
-    """The code that ran, and the project that it ran in; None where it is not known.
+def code_facts(root: Path, package: Path = _PACKAGE) -> ModelFacts:
+    """The facts about the code in ``package`` and the project folder ``root``; None where not known.
 
     ``package_version`` and ``code_sha256`` identify the package wherever it is installed. ``git_commit``
     and ``git_dirty`` ("true" or "false") are those of the checkout that tracks the package. An environment
@@ -42,72 +40,17 @@ class CodeOrigin:
     ``project_dirty`` are those of the project folder; dvc.lock and reports do not count as a change,
     because the pipeline rewrites them.
     """
-
-    package_version: str | None = None
-    code_sha256: str | None = None
-    git_commit: str | None = None
-    git_dirty: str | None = None
-    project_commit: str | None = None
-    project_dirty: str | None = None
-
-    @classmethod
-    def of(cls, root: Path, package: Path = _PACKAGE) -> "CodeOrigin":
-        """The origin of the code in ``package``, run in the project folder ``root``."""
-        is_tracked = _git(package, "ls-files", "--error-unmatch", "--", "__init__.py") is not None
-        return cls(
-            _installed_version(),
-            code_sha256(["."], []),
-            *(_state(package) if is_tracked else (None, None)),
-            *_state(root, ":(exclude)dvc.lock", ":(exclude)reports"),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingOrigin:
-    """What a training is made of. It is known before the first epoch, and model.json repeats it.
-
-    Attributes:
-        training_fingerprint: Hash of data, recipe, start weights and code: the identity of the training.
-        settings: The parameters that the weights depend on, by dotted key; JSON values.
-        data_sha256: Of the training dataset.
-        data_rows: Its samples; None if not known (models of earlier releases).
-        data_groups: Its groups; None if not known.
-        dvc_data_hash: The hash by which dvc.lock knows the training dataset; None outside a DVC stage.
-        code: The code and the project.
-    """
-
-    training_fingerprint: str
-    settings: dict[str, Any]
-    data_sha256: str
-    data_rows: int | None = None
-    data_groups: int | None = None
-    dvc_data_hash: str | None = None
-    code: CodeOrigin = field(default_factory=CodeOrigin)
-
-    def to_facts(self) -> dict[str, Any]:
-        """JSON values for model.json, in one level."""
-        return {
-            **{key: value for key, value in asdict(self).items() if key != "code"},
-            **asdict(self.code),
-        }
-
-    @classmethod
-    def from_facts(cls, facts: ModelFacts, *, fingerprint: str) -> "TrainingOrigin":
-        """The origin that a model's facts state; what an earlier release did not store is None or empty.
-
-        Args:
-            facts: Of the model.
-            fingerprint: Identity of the training.
-        """
-        return cls(
-            training_fingerprint=fingerprint,
-            settings=facts.settings or {},
-            data_sha256=facts.data_sha256 or "unknown",
-            data_rows=facts.data_rows,
-            data_groups=facts.data_groups,
-            dvc_data_hash=facts.dvc_data_hash,
-            code=CodeOrigin(**{name: getattr(facts, name) for name in CodeOrigin.__slots__}),
-        )
+    is_tracked = _git(package, "ls-files", "--error-unmatch", "--", "__init__.py") is not None
+    commit, dirty = _state(package) if is_tracked else (None, None)
+    project_commit, project_dirty = _state(root, ":(exclude)dvc.lock", ":(exclude)reports")
+    return ModelFacts(
+        package_version=_installed_version(),
+        code_sha256=code_sha256(["."], []),
+        git_commit=commit,
+        git_dirty=dirty,
+        project_commit=project_commit,
+        project_dirty=project_dirty,
+    )
 
 
 def dvc_data_hash(root: Path, folder: Path) -> str | None:

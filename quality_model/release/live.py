@@ -85,7 +85,7 @@ class LiveMirror:
             pause_s = 0.0 if self._try(partial(self._show, progress)) else _RETRY_S
         self._stop_monitor()
         if self._latest is not None and self._status is not None:
-            end = partial(end_progress, self._latest.origin, self._status)
+            end = partial(end_progress, self._latest.facts, self._status)
             self._try(partial(end, root=self._root, registry=self._registry))
 
     def _next(self, pause_s: float) -> "TrainingProgress | None":
@@ -99,7 +99,7 @@ class LiveMirror:
             return None if self._is_over else self._latest
 
     def _show(self, progress: "TrainingProgress") -> None:
-        run_id = publish_progress(progress.origin, progress.history, root=self._root, registry=self._registry)
+        run_id = publish_progress(progress.facts, progress.history, root=self._root, registry=self._registry)
         if self._monitor is None or self._monitor.is_over:
             self._monitor = SystemMonitor(run_id, self._root)
 

@@ -14,13 +14,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from quality_model.core import storage
-from quality_model.core.model_files import read_description
-from quality_model.core.provenance import TrainingOrigin
+from quality_model.core.model_files import ModelFacts, read_description
 from quality_model.errors import RegistryError, StorageError
 from quality_model.params import RegistryParams, values_sha256
 from quality_model.paths import HISTORY_NAME, ProjectPaths
@@ -50,8 +49,13 @@ _BATCH: Final = 100
 _BATCH_EPOCHS: Final = 40
 """MLflow takes 1,000 metrics in a call."""
 
+_TAGS: Final = (
+    *("package_version", "code_sha256", "git_commit", "git_dirty", "project_commit", "project_dirty"),
+    *("data_sha256", "data_rows", "dvc_data_hash"),
+)
+"""Facts about a training that are tags of its run."""
+
 _LOCK_WAIT_S: Final = 60.0
-_UNKNOWN: Final = "unknown"
 
 
 def publish(
@@ -87,25 +91,29 @@ def publish(
     """
     if storage.require_sealed(folder).get("kind") == decisions.KIND:
         return decisions.project(folder, root=root, registry=registry)
-    model = _FinishedModel.read(folder)
-    paths = ProjectPaths(root)
-    training = training_report or paths.training_report
-    evaluation = evaluation_report or paths.evaluation_report
-    history = model.history_in(training)
-    evidence = model.evidence_in(evaluation)
-    with _open_run(model.origin, model.kind, model.finished_ms, root, registry) as run:
+    marker = storage.require_sealed(folder, verify=True)
+    facts = read_description(folder).facts
+    sha256, finished_ms = marker["sha256"], int((folder / storage.MARKER_NAME).stat().st_mtime * 1000)
+    # A bundled model is other files than its training made, in half precision.
+    kind = "train" if facts.trained_sha256 is None else "bundled"
+    if kind == "bundled" or facts.training_fingerprint is None:
+        facts = facts.model_copy(update={"training_fingerprint": sha256})
+    training = training_report or ProjectPaths(root).training_report
+    evaluation = evaluation_report or ProjectPaths(root).evaluation_report
+    history = _history_of(facts, training) if kind == "train" else []
+    evidence = _evidence_of(sha256, evaluation)
+    with _open_run(facts, kind, finished_ms, root, registry) as run:
         if history:
-            run.add_epochs(history, model.finished_ms)
-            run.add_metrics(_numbers(storage.read_json(training / "metrics.json"), "best"), model.finished_ms)
+            run.add_epochs(history, finished_ms)
+            run.add_metrics(_numbers(storage.read_json(training / "metrics.json"), "best"), finished_ms)
             run.add_files(training, "training")
         if evidence:
             run.add_metrics(_numbers(storage.read_json(evaluation / "metrics.json"), "test"), _now_ms())
             run.add_files(evaluation, "evaluation")
             run.set_tags({"test_data_sha256": evidence["data_sha256"]})
-        run.add_model(folder, model.sha256, step=model.best_epoch)
-        run.end("FINISHED", model.finished_ms)
-        if evidence:
-            _add_baselines(run, evidence, model.origin)
+            _add_baselines(run, evidence, _data_name(facts))
+        run.add_model(folder, marker, step=facts.best_epoch or 0)
+        run.end("FINISHED", finished_ms)
         return run.run_id
 
 
@@ -123,12 +131,12 @@ def try_publish(folder: Path, *, root: Path, registry: RegistryParams, **reports
 
 
 def publish_progress(
-    origin: TrainingOrigin, history: Sequence["EpochReport"], *, root: Path, registry: RegistryParams
+    facts: ModelFacts, history: Sequence["EpochReport"], *, root: Path, registry: RegistryParams
 ) -> str:
     """Mirror a training that runs, as far as it is, into the run that `publish` will complete.
 
     Args:
-        origin: What the training is made of.
+        facts: What the training is made of, with its fingerprint.
         history: Its epochs so far.
         root: The project folder.
         registry: Names the experiment.
@@ -139,15 +147,15 @@ def publish_progress(
     Raises:
         RegistryError, StorageError: See `publish`.
     """
-    with _open_run(origin, "train", _now_ms(), root, registry) as run:
+    with _open_run(facts, "train", _now_ms(), root, registry) as run:
         run.reopen()
         run.add_epochs(history, _now_ms())
         return run.run_id
 
 
-def end_progress(origin: TrainingOrigin, status: str, *, root: Path, registry: RegistryParams) -> None:
+def end_progress(facts: ModelFacts, status: str, *, root: Path, registry: RegistryParams) -> None:
     """Mark the run of a training that did not finish as ``FAILED`` or ``KILLED``; errors as `publish`."""
-    with _open_run(origin, "train", _now_ms(), root, registry) as run:
+    with _open_run(facts, "train", _now_ms(), root, registry) as run:
         run.end(status, _now_ms())
 
 
@@ -158,51 +166,23 @@ def finished_folders(root: Path) -> list[Path]:
     return [*models, *decisions.finished_records(root)]
 
 
-@dataclass(frozen=True, slots=True)
-class _FinishedModel:
-    """What a complete model folder says of itself."""
+def _history_of(facts: ModelFacts, report: Path) -> list["EpochReport"]:
+    """The epochs in a training's report, if it is about the model of these facts; else none."""
+    if not (report / HISTORY_NAME).exists():
+        return []
+    from quality_model.train.report import EpochReport
 
-    sha256: str
-    origin: TrainingOrigin
-    kind: str
-    best_epoch: int
-    epochs_run: int
-    validation_loss: float
-    finished_ms: int
+    summary = storage.read_json(report / "metrics.json")
+    if (summary["epochs_run"], summary["validation_loss"]) != (facts.epochs_run, facts.validation_loss):
+        return []
+    return [EpochReport.from_dict(row) for row in storage.read_json(report / HISTORY_NAME)]
 
-    @classmethod
-    def read(cls, folder: Path) -> "_FinishedModel":
-        marker = storage.require_sealed(folder, verify=True)
-        facts = read_description(folder).facts
-        # A bundled model is other files than the training made: half precision.
-        is_bundled = facts.trained_sha256 is not None
-        fingerprint = None if is_bundled else facts.training_fingerprint
-        return cls(
-            sha256=marker["sha256"],
-            origin=TrainingOrigin.from_facts(facts, fingerprint=fingerprint or marker["sha256"]),
-            kind="bundled" if is_bundled else "train",
-            best_epoch=facts.best_epoch or 0,
-            epochs_run=facts.epochs_run or 0,
-            validation_loss=facts.validation_loss or 0.0,
-            finished_ms=int((folder / storage.MARKER_NAME).stat().st_mtime * 1000),
-        )
 
-    def history_in(self, report: Path) -> list["EpochReport"]:
-        """The epochs in a training's report, if it is about this model; else none."""
-        if self.kind != "train" or not (report / HISTORY_NAME).exists():
-            return []
-        from quality_model.train.report import EpochReport
-
-        summary = storage.read_json(report / "metrics.json")
-        if (summary["epochs_run"], summary["validation_loss"]) != (self.epochs_run, self.validation_loss):
-            return []
-        return [EpochReport.from_dict(row) for row in storage.read_json(report / HISTORY_NAME)]
-
-    def evidence_in(self, report: Path) -> Mapping[str, Any] | None:
-        """The evaluation in a report, if it is about this model."""
-        path = report / "evaluation.json"
-        evidence = storage.read_json(path) if path.exists() else {}
-        return evidence if evidence.get("model_sha256") == self.sha256 else None
+def _evidence_of(model_sha256: str, report: Path) -> Mapping[str, Any] | None:
+    """The evaluation in a report, if it is about this model."""
+    path = report / "evaluation.json"
+    evidence = storage.read_json(path) if path.exists() else {}
+    return evidence if evidence.get("model_sha256") == model_sha256 else None
 
 
 @dataclass(slots=True)
@@ -217,33 +197,32 @@ class _MirroredRun:
     def run_id(self) -> str:
         return str(self.known.info.run_id)
 
-    def describe(self, params: Mapping[str, Any], tags: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-        """Add the parameters, tags and dataset that the server lacks. A parameter is never changed."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+    def set_params(self, params: Mapping[str, Any]) -> None:
+        """Add the parameters that the server lacks; one that it has is never changed."""
+        from mlflow.entities import Param
 
-        client = self.connection.client
-        missing = [Param(k, str(v)) for k, v in params.items() if k not in self.known.data.params]
-        for first in range(0, len(missing), _BATCH):
-            client.log_batch(self.run_id, params=missing[first : first + _BATCH])
-        self.set_tags(tags)
-        if not (self.known.inputs and self.known.inputs.dataset_inputs):
-            dataset = Dataset(
-                name=data["name"],
-                digest=data["sha256"][:_DIGEST_LENGTH],
-                source_type="local",
-                source=json.dumps({"uri": data["name"]}),
-                profile=json.dumps({key: value for key, value in data.items() if value is not None}),
-            )
-            context = InputTag("mlflow.data.context", data["context"])
-            client.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
+        new = [Param(k, str(v)) for k, v in params.items() if k not in self.known.data.params]
+        for first in range(0, len(new), _BATCH):
+            self.connection.client.log_batch(self.run_id, params=new[first : first + _BATCH])
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set the tags whose value the server does not have."""
+        """Set the tags, None left out, whose value the server does not have."""
         from mlflow.entities import RunTag
 
-        new = [RunTag(k, str(v)) for k, v in tags.items() if self.known.data.tags.get(k) != str(v)]
-        if new:
-            self.connection.client.log_batch(self.run_id, tags=new)
+        texts = {k: str(v) for k, v in tags.items() if v is not None}
+        new = [RunTag(k, text) for k, text in texts.items() if self.known.data.tags.get(k) != text]
+        self.connection.client.log_batch(self.run_id, tags=new)
+
+    def set_data(self, name: str, sha256: str, context: str, sizes: Mapping[str, int | None]) -> None:
+        """Make a dataset the input of the run, if it has none."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        if self.known.inputs and self.known.inputs.dataset_inputs:
+            return
+        source, profile = json.dumps({"uri": name}), json.dumps({"sha256": sha256, **sizes})
+        dataset = Dataset(name, sha256[:_DIGEST_LENGTH], "local", source, profile=profile)
+        tag = InputTag("mlflow.data.context", context)
+        self.connection.client.log_inputs(self.run_id, [DatasetInput(dataset, [tag])])
 
     def add_epochs(self, history: Sequence["EpochReport"], time_ms: int) -> None:
         """Add the epochs that the server lacks, so that a resumed training shows each step once."""
@@ -275,7 +254,7 @@ class _MirroredRun:
         """Upload the files of a folder; a file of the same name is replaced."""
         self.connection.client.log_artifacts(self.run_id, str(folder), artifact_path)
 
-    def add_model(self, folder: Path, sha256: str, *, step: int) -> None:
+    def add_model(self, folder: Path, marker: Mapping[str, Any], *, step: int) -> None:
         """Log the model, unless it is the run's newest one already, with files of the right length."""
         from mlflow.entities import LoggedModelOutput
 
@@ -284,13 +263,13 @@ class _MirroredRun:
         models = [client.get_logged_model(output.model_id) for output in outputs]
         # MLflow returns outputs in no order.
         newest = max(models, key=lambda model: int(model.creation_timestamp), default=None)
-        if newest is not None and self._holds(newest, sha256, folder):
+        if newest is not None and self._holds(newest, marker):
             return
         logged = client.create_logged_model(
             self.experiment_id,
             name=MODEL_NAME,
             source_run_id=self.run_id,
-            tags={"model_sha256": sha256},
+            tags={"model_sha256": marker["sha256"]},
             params=dict(client.get_run(self.run_id).data.params),
             model_type="image-quality",
         )
@@ -302,12 +281,11 @@ class _MirroredRun:
         # Last, so that a run never points to a model whose files are not there.
         client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, step=step)])
 
-    def _holds(self, logged: "LoggedModel", sha256: str, folder: Path) -> bool:
-        if logged.tags.get("model_sha256") != sha256 or str(logged.status) != "READY":
+    def _holds(self, logged: "LoggedModel", marker: Mapping[str, Any]) -> bool:
+        if logged.tags.get("model_sha256") != marker["sha256"] or str(logged.status) != "READY":
             return False
         files = self.connection.client.list_logged_model_artifacts(logged.model_id, MODEL_FOLDER)
         stored = {Path(file.path).name: file.file_size for file in files}
-        marker = storage.require_sealed(folder)
         return all(stored.get(entry["name"]) == entry["bytes"] for entry in marker["files"])
 
     def reopen(self) -> None:
@@ -323,39 +301,35 @@ class _MirroredRun:
 
 @contextmanager
 def _open_run(
-    origin: TrainingOrigin, kind: str, start_ms: int, root: Path, registry: RegistryParams
+    facts: ModelFacts, kind: str, start_ms: int, root: Path, registry: RegistryParams
 ) -> Iterator[_MirroredRun]:
-    """The run of a training, found or made, and described. One process at a time has it open."""
-    key = origin.training_fingerprint
-    lock = ProjectPaths(root).state / "locks" / f"publish-{key[:16]}.lock"
-    with storage.locked(lock, timeout_s=_LOCK_WAIT_S):
+    """The run of a training, found or made, and described; one process of a project has one open."""
+    with storage.locked(ProjectPaths(root).state / "locks" / "publish.lock", timeout_s=_LOCK_WAIT_S):
         connection = connect(root)
         with mlflow_errors(connection.shown, "Publishing the training"):
             experiment_id = _experiment(connection, registry.experiment)
+            key, settings = str(facts.training_fingerprint), facts.settings or {}
             run = _find_or_make(connection, experiment_id, TRAINING_TAG, key, kind, start_ms)
-            code = {name: value or _UNKNOWN for name, value in asdict(origin.code).items()}
-            name = str(origin.settings.get("source.dataset", "training dataset"))
-            tags = {
-                **code,
-                "params_sha256": values_sha256(origin.settings),
-                "data_sha256": origin.data_sha256,
-                "data_name": name,
-                "data_rows": origin.data_rows,
-                "dvc_data_hash": origin.dvc_data_hash,
-                "kind": kind,
-                "mlflow.source.name": f"quality-model {kind}",
-                "mlflow.source.type": "LOCAL",
-                "mlflow.source.git.commit": origin.code.git_commit,
-            }
-            data = {
-                "name": name,
-                "sha256": origin.data_sha256,
-                "num_rows": origin.data_rows,
-                "groups": origin.data_groups,
-                "context": "training",
-            }
-            run.describe(origin.settings, {k: v for k, v in tags.items() if v is not None}, data)
+            run.set_params(settings)
+            run.set_tags(
+                {
+                    **{tag: getattr(facts, tag) for tag in _TAGS},
+                    "params_sha256": values_sha256(settings),
+                    "data_name": _data_name(facts),
+                    "kind": kind,
+                    "mlflow.source.name": f"quality-model {kind}",
+                    "mlflow.source.type": "LOCAL",
+                    "mlflow.source.git.commit": facts.git_commit,
+                }
+            )
+            if facts.data_sha256 is not None:
+                sizes = {"num_rows": facts.data_rows, "groups": facts.data_groups}
+                run.set_data(_data_name(facts), facts.data_sha256, "training", sizes)
             yield run
+
+
+def _data_name(facts: ModelFacts) -> str:
+    return str((facts.settings or {}).get("source.dataset", "training dataset"))
 
 
 def _find_or_make(
@@ -373,39 +347,29 @@ def _find_or_make(
 
 
 def _experiment(connection: Connection, name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
     client = connection.client
     found = client.get_experiment_by_name(name)
     if found is None:
-        try:
-            return str(client.create_experiment(name, artifact_location=connection.artifacts))
-        except MlflowException as error:
-            found = client.get_experiment_by_name(name)  # another process made it in between
-            if found is None:
-                raise error
+        return str(client.create_experiment(name, artifact_location=connection.artifacts))
     if found.lifecycle_stage != "active":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
 
 
-def _add_baselines(run: _MirroredRun, evidence: Mapping[str, Any], origin: TrainingOrigin) -> None:
+def _add_baselines(run: _MirroredRun, evidence: Mapping[str, Any], data_name: str) -> None:
     """Baselines without training as runs of their own, each once for its dataset and measures."""
-    data = {
-        "name": str(origin.settings.get("source.dataset", "training dataset")),
-        "sha256": evidence["data_sha256"],
-        "context": "evaluation",
-    }
+    data_sha256 = evidence["data_sha256"]
     for head, found in evidence["heads"].items():
         for name, measures in found["baselines"].items():
             values = _numbers({head: {key: measures[key] for key in _OF_BASELINES}}, "test")
             params = {"baseline.head": head, "baseline.name": name}
-            key = values_sha256([evidence["data_sha256"], params, values])
+            key = values_sha256([data_sha256, params, values])
             title = f"baseline/{head}/{name}"
             baseline = _find_or_make(run.connection, run.experiment_id, BASELINE_TAG, key, title, _now_ms())
             if baseline.known.info.status != "FINISHED":
-                tags = {"kind": "baseline", "data_sha256": evidence["data_sha256"]}
-                baseline.describe(params, tags, data)
+                baseline.set_params(params)
+                baseline.set_tags({"kind": "baseline", "data_sha256": data_sha256})
+                baseline.set_data(data_name, data_sha256, "evaluation", {})
                 baseline.add_metrics(values, _now_ms())
                 baseline.end("FINISHED", _now_ms())
 

@@ -12,8 +12,9 @@ import torch
 
 from quality_model import pretrained
 from quality_model.core import storage
+from quality_model.core.model_files import ModelFacts
 from quality_model.core.models import AUTO, find_model
-from quality_model.core.provenance import CodeOrigin, TrainingOrigin, dvc_data_hash
+from quality_model.core.provenance import code_facts, dvc_data_hash
 from quality_model.data.sources.expression import without_folders
 from quality_model.data.training_set.seen import SEEN_GROUPS, seen_by, seen_in_training
 from quality_model.data.training_set.store import TrainingSet
@@ -46,9 +47,14 @@ _HASH_DIGITS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """A training that runs: what it is made of, and its epochs so far (none at its start)."""
+    """A training that runs.
 
-    origin: TrainingOrigin
+    Attributes:
+        facts: What it is made of, known before its first epoch: the fingerprint, settings, data and code.
+        history: Its epochs so far, none at its start.
+    """
+
+    facts: ModelFacts
     history: tuple[EpochReport, ...]
 
 
@@ -93,24 +99,24 @@ def train_candidate(
         image_size_px=samples.image_size_px,
         start_sha256=start.sha256 if start else None,
     )
-    origin = TrainingOrigin(
+    facts = ModelFacts(
         training_fingerprint=identity.fingerprint,
         settings=_lasting(settings, start),
         data_sha256=samples.data_sha256,
         data_rows=len(samples.labels),
         data_groups=int(samples.manifest["group"].nunique()),
         dvc_data_hash=dvc_data_hash(root, training_set),
-        code=CodeOrigin.of(root),
+        **code_facts(root).to_json(),
     )
     history: list[EpochReport] = []
 
     def after_epoch(epoch: EpochReport) -> None:
         history.append(epoch)
-        on_epoch(TrainingProgress(origin, tuple(history)))
+        on_epoch(TrainingProgress(facts, tuple(history)))
 
     # `train` locks the checkpoints while it trains; the model and the report need the lock for longer.
     with storage.locked(checkpoints / _LOCK_NAME, timeout_s=_BUSY_AFTER_S):
-        on_epoch(TrainingProgress(origin, ()))
+        on_epoch(TrainingProgress(facts, ()))
         trained = train(section, samples, checkpoints, after_epoch, start=start)
         save_model(
             output,
@@ -118,7 +124,7 @@ def train_candidate(
             image_size_px=samples.image_size_px,
             facts={
                 **trained.facts(),
-                **origin.to_facts(),
+                **facts.to_json(),
                 **_flag_facts(section, trained, samples),
                 **_seen_facts(samples, start),
             },

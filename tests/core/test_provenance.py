@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quality_model.core.provenance import CodeOrigin
+from quality_model.core.provenance import code_facts
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -36,7 +36,7 @@ def outside_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def commits(project: Path, package: Path) -> tuple[str | None, str | None]:
-    code = CodeOrigin.of(project, package)
+    code = code_facts(project, package)
     assert code.package_version == version("quality-model")
     assert code.code_sha256 and len(code.code_sha256) == 64
     return code.git_commit, code.project_commit
@@ -44,7 +44,7 @@ def commits(project: Path, package: Path) -> tuple[str | None, str | None]:
 
 def test_outside_git_version_and_hash_name_the_code(tmp_path: Path) -> None:
     assert commits(tmp_path, tmp_path) == (None, None)
-    assert CodeOrigin.of(tmp_path, tmp_path).git_dirty is None
+    assert code_facts(tmp_path, tmp_path).git_dirty is None
 
 
 def test_the_commit_of_a_project_is_not_that_of_the_code(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_changed_code_is_dirty_and_a_project_is_when_more_than_its_lock_file_cha
     package = tmp_path / "quality_model"
 
     def dirty() -> tuple[str | None, str | None]:
-        code = CodeOrigin.of(tmp_path, package)
+        code = code_facts(tmp_path, package)
         return code.git_dirty, code.project_dirty
 
     assert dirty() == ("false", "false")

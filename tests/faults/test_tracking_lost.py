@@ -9,10 +9,10 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from quality_model.core.storage import MARKER_NAME, read_json
+from quality_model.core.storage import MARKER_NAME
 from quality_model.params import Params
 from quality_model.release.registry import Registry
-from tests.release.tracking.conftest import free_port, processes_of, running_server
+from tests.release.publishing.conftest import free_port, processes_of, running_server
 
 from .conftest import COMMANDS, Job
 from .processes import run_command, start_command
@@ -59,12 +59,11 @@ def test_training_goes_on_without_its_server_and_everything_arrives_when_it_is_b
     assert job.result_in(project) == job.result
 
     with running_server(folder, folder / "server.db", port):
-        told = run_command(project, ["deliver"], **settings)
+        told = run_command(project, ["publish"], **settings)
         assert told.code == 0, told.output
-        assert "Delivered 0 reports" not in told.output
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        run_id = read_json(project / "models" / "candidate" / "run.json")["run_id"]
+        run_id = told.output.split()[-1]
         client = MlflowClient(tracking_uri=uri)
         assert [point.step for point in client.get_metric_history(run_id, "train_loss")] == [1, 2]
         assert len(client.get_run(run_id).outputs.model_outputs) == 1
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert Registry(project, params.registry).register(run_id).version == "1"

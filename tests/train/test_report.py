@@ -43,6 +43,13 @@ def test_a_report_survives_json_with_an_undefined_r2_as_null() -> None:
     assert again.to_dict() == report(3).to_dict()
 
 
+def test_metrics_have_one_level_and_leave_out_what_is_undefined() -> None:
+    metrics = report(3).metrics()
+    assert (metrics["validation_mse.noise"], metrics["learning_rate"]) == (0.0628, 0.001)
+    assert "validation_r2.blurriness" not in metrics
+    assert "images_per_s" not in EpochReport.from_dict(report(3).to_dict(timings=False)).metrics()
+
+
 def test_the_best_epoch_has_the_least_validation_loss_and_the_first_of_equals_wins() -> None:
     assert best_epoch(history(0.3, 0.1, 0.2, 0.1)) == 2
     assert best_epoch([]) == 0

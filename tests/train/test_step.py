@@ -65,11 +65,11 @@ def test_what_a_training_is_made_of_is_known_before_its_first_epoch_and_stored_w
     seen: list[TrainingProgress] = []
     trained = step(seen.append)
     assert [len(progress.history) for progress in seen] == [0, 1]
-    assert seen[0].origin == seen[1].origin
-    assert seen[0].origin.to_facts().items() <= facts_of(project).items()
-    assert seen[0].origin.training_fingerprint == trained.fingerprint
-    assert (seen[0].origin.data_sha256, seen[0].origin.data_rows) == (samples.data_sha256, len(samples))
-    assert seen[0].origin.code.package_version
+    assert seen[0].facts == seen[1].facts
+    assert seen[0].facts.to_json().items() <= facts_of(project).items()
+    assert seen[0].facts.training_fingerprint == trained.fingerprint
+    assert (seen[0].facts.data_sha256, seen[0].facts.data_rows) == (samples.data_sha256, len(samples))
+    assert seen[0].facts.package_version
     metrics = storage.read_json(project / "report" / "metrics.json")
     assert metrics["validation_loss"] == facts_of(project)["validation_loss"]
 

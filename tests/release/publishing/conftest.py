@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from quality_model.core import storage
-from quality_model.core.provenance import CodeOrigin, TrainingOrigin
+from quality_model.core.model_files import ModelFacts
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import Params, RegistryParams, flatten
@@ -57,9 +57,9 @@ def section(params: Params) -> RegistryParams:
 
 
 @pytest.fixture
-def origin(params: Params) -> TrainingOrigin:
+def origin(params: Params) -> ModelFacts:
     """Of a training with the committed parameters."""
-    return TrainingOrigin(
+    return ModelFacts(
         training_fingerprint="f" * 64,
         settings={f"train.{key}": value for key, value in flatten(params.train).items()}
         | {"source.dataset": "sample-photos"},
@@ -67,37 +67,43 @@ def origin(params: Params) -> TrainingOrigin:
         data_rows=720,
         data_groups=90,
         dvc_data_hash="abc.dir",
-        code=CodeOrigin("0.1.0", "c" * 64, "9" * 40, "false", "8" * 40, "true"),
+        package_version="0.1.0",
+        code_sha256="c" * 64,
+        git_commit="9" * 40,
+        git_dirty="false",
+        project_commit="8" * 40,
+        project_dirty="true",
     )
 
 
-def epoch(number: int, **changes: float) -> EpochReport:
+def epoch(number: int) -> EpochReport:
     """The report of an epoch, whose loss is 1 / number."""
     per_head = dict.fromkeys(HEADS, 0.1)
     undefined = {**per_head, "noise": float("nan")}
-    loss = changes.get("loss", 1.0 / number)
-    timings = {"images_per_s": 21.5, "elapsed_s": 9.0}
-    return EpochReport(number, 8, loss, loss, per_head, per_head, per_head, undefined, 0.001, **timings)
+    loss, rate, images_per_s, elapsed_s = 1.0 / number, 0.001, 21.5, 9.0
+    return EpochReport(
+        number, 8, loss, loss, per_head, per_head, per_head, undefined, rate, images_per_s, elapsed_s
+    )
 
 
 BASELINES = {
-    "blurriness": {"blur_effect": {"mse": 0.05, "r2": 0.4, "spearman": None}},
-    "noise": {"estimate_sigma": {"mse": 0.04, "r2": 0.5, "spearman": 0.6}},
+    "blurriness": {"baselines": {"blur_effect": {"mse": 0.05, "r2": 0.4, "spearman": None, "lead": 0.1}}},
+    "noise": {"baselines": {"estimate_sigma": {"mse": 0.04, "r2": 0.5, "spearman": 0.6, "lead": 0.1}}},
 }
 
 
-def finish_training(root: Path, origin: TrainingOrigin, *, epochs: int = 3, seed: int = 0) -> Path:
+def finish_training(root: Path, origin: ModelFacts, *, epochs: int = 3, seed: int = 0) -> Path:
     """Leave in a project what `train` and `evaluate` leave there; returns the model's folder."""
     paths = ProjectPaths(root)
     history = [epoch(number) for number in range(1, epochs + 1)]
     summary = {"best_epoch": epochs, "epochs_run": epochs, "validation_loss": history[-1].validation_loss}
     torch.manual_seed(seed)
     network = MultiHeadQualityAssessmentModel(architecture="compact")
-    marker = save_model(paths.model, network, image_size_px=32, facts={**summary, **origin.to_facts()})
+    marker = save_model(paths.model, network, image_size_px=32, facts={**summary, **origin.to_json()})
     storage.write_json(paths.training_report / "metrics.json", summary)
     rows = [report.to_dict(timings=False) for report in history]
     storage.write_json(paths.training_report / "history.json", rows)
-    evidence = {"model_sha256": marker["sha256"], "data_sha256": "5" * 64, "baselines": BASELINES}
+    evidence = {"model_sha256": marker["sha256"], "data_sha256": "5" * 64, "heads": BASELINES}
     storage.write_json(paths.evaluation_report / "evaluation.json", evidence)
     storage.write_json(
         paths.evaluation_report / "metrics.json", {"loss": 0.02, "noise": {"mse": 0.2, "r2": None}}
@@ -107,7 +113,7 @@ def finish_training(root: Path, origin: TrainingOrigin, *, epochs: int = 3, seed
 
 
 @pytest.fixture
-def finished(project: Path, origin: TrainingOrigin) -> Path:
+def finished(project: Path, origin: ModelFacts) -> Path:
     """The model's folder of a project in which a training of three epochs and its evaluation ended."""
     return finish_training(project, origin)
 

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -16,6 +15,7 @@ from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import values_sha256
 from quality_model.paths import ProjectPaths
+from quality_model.release.champion import make_champion
 from quality_model.release.publish import publish, try_publish
 from quality_model.release.registry import Registry, resolve
 from tests.faults.processes import run_command
@@ -186,7 +186,7 @@ def test_reports_about_another_model_are_not_mirrored(project, section, finished
     paths = ProjectPaths(project)
     reports = project / "kept"
     shutil.copytree(paths.reports, reports)
-    other = replace(origin, training_fingerprint="e" * 64, settings={"train.epochs": 5})
+    other = origin.model_copy(update={"training_fingerprint": "e" * 64, "settings": {"train.epochs": 5}})
     finish_training(project, other, epochs=5, seed=1)
     shutil.rmtree(paths.reports)
     reports.rename(paths.reports)
@@ -288,7 +288,7 @@ def test_a_model_that_one_machine_promotes_is_what_another_scores_with(
     there = tmp_path / "other machine"
     registry = Registry(project, section)
     version = registry.register(publish(finished, root=project, registry=section))
-    assert registry.promote(version.version, "passed the gate")
+    assert make_champion(section, project, version, "promoted", "passed the gate")
 
     found = resolve("champion", root=there, section=section)
     assert found.path == there / "state" / "models" / "shared" / version.version
