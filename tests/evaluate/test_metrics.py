@@ -78,12 +78,6 @@ def test_constant_labels_leave_errors_defined_and_correlations_not() -> None:
     assert [measured[name] for name in ("r2", "pearson", "spearman")] == [None, None, None]
 
 
-def test_constant_scores_have_an_r2_but_no_correlation() -> None:
-    measured = metrics.measure([0.0, 0.4, 0.9], [0.1, 0.1, 0.1], constant=None)
-    assert measured["r2"] == pytest.approx(r2_score([0.0, 0.4, 0.9], [0.1, 0.1, 0.1]))
-    assert (measured["pearson"], measured["spearman"], measured["constant_mse"]) == (None, None, None)
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_not_finite_leaves_every_measure_undefined(bad: float) -> None:
     measured = metrics.measure([0.0, 0.5, 1.0], [0.1, bad, 0.9], constant=0.5)
@@ -151,13 +145,6 @@ def test_repeating_every_sample_changes_no_interval_even_beyond_what_is_computed
         assert ends(one) == pytest.approx(ends(other), abs=1e-9)
 
 
-def test_each_resample_draws_as_many_groups_as_there_are() -> None:
-    counts = metrics.resample_counts(13, 50, 1)
-    assert counts.shape == (50, 13)
-    assert (counts.sum(axis=1) == 13).all()
-    assert counts.mean(axis=0) == pytest.approx(np.ones(13), abs=0.5)
-
-
 def test_intervals_over_groups_cover_the_truth_where_intervals_over_samples_do_not() -> None:
     rng = np.random.default_rng(11)
     covered = {"groups": 0, "samples": 0}
@@ -212,11 +199,3 @@ def test_the_same_seed_gives_the_same_intervals_whatever_the_order_of_the_sample
         assert ends(one) == pytest.approx(ends(other), abs=1e-12)
     other_seed = replace(BOOTSTRAP, seed=10).measures(labels, scores, groups, constant=0.1)
     assert ends(other_seed.mse) != ends(first.mse)
-
-
-def test_what_is_hard_for_both_models_does_not_widen_a_paired_interval() -> None:
-    rng = np.random.default_rng(6)
-    groups = np.repeat(np.arange(20), 5)
-    hardness = rng.uniform(0, 0.5, 20)[groups]  # some groups are hard for any model
-    estimate = BOOTSTRAP.mean(hardness**2 - (hardness**2 + 0.01), groups)
-    assert (estimate.value, *ends(estimate)) == pytest.approx((-0.01, -0.01, -0.01))
