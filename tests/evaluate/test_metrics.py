@@ -74,11 +74,6 @@ def test_a_score_that_is_not_finite_leaves_every_measure_undefined(bad: float) -
     assert (undefined.value, undefined.low, undefined.num_groups) == (None, None, 2)
 
 
-def test_labels_and_scores_of_different_length_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(3,\).*\(2,\)"):
-        metrics.measure([0.1, 0.2, 0.3], [0.1, 0.2])
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=25))
 def test_rank_correlation_with_many_ties_agrees_with_scipy(pairs: list[tuple[int, int]]) -> None:

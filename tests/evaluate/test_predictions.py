@@ -57,12 +57,6 @@ def test_a_model_in_training_mode_is_scored_without_dropout_and_left_in_training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_no_indices_give_no_scores(
-    training_set: TrainingSet, reads_labels: torch.nn.Module, cpu: torch.device
-) -> None:
-    assert predict_scores(reads_labels, training_set.images, [], batch_size=4, device=cpu).shape == (0, 4)
-
-
 def test_weights_that_give_nan_are_an_error_that_names_the_remedy(
     training_set: TrainingSet, cpu: torch.device
 ) -> None:
