@@ -84,7 +84,7 @@ def evaluate(
     model: torch.nn.Module,
     training_set: TrainingSet,
     *,
-    loss_weights: Mapping[Head, float] | Mapping[str, float],
+    loss_weights: Mapping[str, float],
     split: Split = "test",
     thresholds: Mapping[Head, float] | None = None,
     with_baselines: bool = True,
@@ -145,7 +145,7 @@ def evaluate(
         )
         for head in HEADS
     }
-    losses = [loss_weights[head] * (heads[head].all.measures.mse.value or 0.0) for head in HEADS]
+    errors = np.array([heads[head].all.measures.mse.value for head in HEADS], dtype=np.float64)
     _log.info("Evaluated %d samples of the split %s.", len(predictions), split)
     groups = {*predictions["group"]}
     measured = Evaluated(
@@ -158,7 +158,7 @@ def evaluate(
         num_groups=len(groups),
         num_counted_groups=len(groups - {*excluded_groups}),
         excluded_groups=tuple(sorted(excluded_groups)),
-        loss=float(np.mean(losses)),
+        loss=float(np.mean(errors * [loss_weights[head] for head in HEADS])),
         heads=heads,
         sweeps={one.sweep.name: one.measure(bootstrap) for one in scored},
     )

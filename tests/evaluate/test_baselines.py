@@ -116,14 +116,6 @@ def test_a_measure_that_is_not_finite_gets_the_mean_label_and_spoils_no_other():
     np.testing.assert_allclose(calibrate(np.full(4, np.nan), labels, asked), [0.4] * 4)
 
 
-def test_images_of_one_colour_and_labels_without_variance_have_answers(tmp_path):
-    images = np.repeat(np.arange(20, dtype=np.uint8) * 12, SIZE_PX * SIZE_PX * 3)
-    images = images.reshape(20, SIZE_PX, SIZE_PX, 3)
-    flat = write_set(tmp_path / "flat", images, np.zeros((20, 4)), ["train", "test"] * 10)
-    for found in predict_baselines(flat, **LIMITS).values():
-        assert all((scores == 0.0).all() for scores in found.values())
-
-
 def test_a_large_split_is_represented_by_samples_from_all_of_it():
     rows = np.arange(100, 1100)
     chosen = choose_evenly(rows, 50, seed=3)
