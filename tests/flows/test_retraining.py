@@ -83,7 +83,7 @@ retrain()
     assert "Stage generate" not in printed["another size"]  # refused before work is wasted
     assert "failed with" not in printed["unchanged"] + printed["too poor"]
 
-    assert outcomes(copied)[2:] == [("no-op", None), ("refused", None)]
+    assert outcomes(copied)[2:] == [("no-op", "1"), ("refused", None)]
     unchanged, refused = read_decisions(copied)[2:]
     assert "version 1 was promoted" in unchanged["reasons"][0]
     assert any("noise" in reason for reason in refused["reasons"])
