@@ -171,6 +171,6 @@ def test_a_registry_that_does_not_answer_is_asked_again(printed: dict[str, str])
 def test_a_users_mistake_in_a_flow_started_by_hand_ends_with_its_exit_code_and_no_traceback(
     printed: dict[str, str],
 ) -> None:
-    assert "Error: There is no" in printed["by hand"]
+    assert "Error: ../project/nowhere is not there.\n  Name a folder" in printed["by hand"]
     assert "Traceback" not in printed["by hand"] and 'File "' not in printed["by hand"]
     assert "failed with SystemExit(2)" in printed["by hand"]
