@@ -18,6 +18,7 @@ from .conftest import PROJECT, Job
 from .processes import run_command
 
 Jobs = Callable[[str], Job]
+Fault = Callable[[], object]
 
 
 def all_errors() -> list[type[errors.QualityModelError]]:
@@ -91,24 +92,8 @@ def test_everything_is_written_before_too_many_errors_fail_the_job(place: Path) 
     assert (place / "scores" / "job.json").exists()
 
 
-def out_of_memory() -> None:
-    bytearray(2**62)
-
-
 def out_of_device_memory() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
-
-
-def unreadable_device() -> None:
-    Path("/proc/self/mem").read_bytes()
-
-
-def bug() -> None:
-    raise LookupError("unforeseen")
-
-
-def closed_descriptor() -> None:
-    os.fstat(10**6)
 
 
 def broken_pipe_of_our_own() -> None:
@@ -121,18 +106,27 @@ def broken_pipe_of_our_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "code"), [(out_of_memory, 12), (out_of_device_memory, 12), (unreadable_device, 10)]
+    ("fault", "code"),
+    [(lambda: bytearray(2**62), 12), (out_of_device_memory, 12), (Path("/proc/self/mem").read_bytes, 10)],
+    ids=["memory", "device", "file"],
 )
 def test_a_refusal_of_the_system_is_an_error_without_a_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Callable[[], None], code: int
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: Fault,
+    code: int,
 ) -> None:
     monkeypatch.setitem(cli.commands, "fault", click.Command("fault", callback=fault))
     assert run(["fault"]) == code
     assert capsys.readouterr().err.startswith("Error: ")
 
 
-@pytest.mark.parametrize("fault", [bug, closed_descriptor, broken_pipe_of_our_own])
-def test_a_bug_has_a_traceback(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], None]) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [lambda: {}["unforeseen"], lambda: os.fstat(10**6), broken_pipe_of_our_own],
+    ids=["key", "descriptor", "pipe"],
+)
+def test_a_bug_has_a_traceback(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
     monkeypatch.setitem(cli.commands, "fault", click.Command("fault", callback=fault))
     with pytest.raises(Exception) as raised:
         run(["fault"])

@@ -15,7 +15,6 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from quality_model.cli import EXIT_READER_GONE, run
-from quality_model.core.surroundings import settle_home
 from quality_model.errors import RegistryError
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
@@ -149,16 +148,6 @@ def test_a_current_folder_that_was_deleted_is_an_error(place: Path) -> None:
     ended = in_shell(place, "mkdir gone && cd gone && rmdir ../gone && quality-model list-datasets")
     assert ended.returncode == 10
     assert ended.stderr.startswith(b"Error: The current folder was deleted.")
-
-
-def test_a_user_without_a_home_gets_a_temporary_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "nonexistent"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    settle_home()
-    assert Path.home().is_dir()
-    kept = Path.home()
-    settle_home()
-    assert Path.home() == kept
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root, to be another user")

@@ -108,7 +108,7 @@ def run() -> Run:
 
 
 SCENES = """
-import os, sys, traceback
+import os, sys
 from pathlib import Path
 from flows.retrain import retrain
 from flows.score import score
@@ -118,8 +118,8 @@ for name, code in {scenes!r}.items():
     sys.stderr.write(f"=== {{name}}\\n")
     try:
         exec(code)
-    except Exception as error:
-        sys.stderr.write(f"failed with {{type(error).__name__}}\\n")
+    except (Exception, SystemExit) as error:
+        sys.stderr.write(f"failed with {{error!r}}\\n")
 """
 
 
@@ -132,7 +132,7 @@ def run_scenes(project: Path, scenes: dict[str, str], *, cwd: Path | None = None
         cwd: Where the process is started, if not in the project.
 
     Returns:
-        What each printed and logged; the last line of one that failed is "failed with NAME-OF-ERROR".
+        What each printed and logged; one that failed says "failed with" its error.
     """
     done = subprocess.run(
         [sys.executable, "-c", SCENES.format(scenes=scenes)],
