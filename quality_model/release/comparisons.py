@@ -6,7 +6,8 @@ from pathlib import Path
 from quality_model.errors import ModelNotFoundError
 from quality_model.params import RegistryParams
 from quality_model.release.registry import Registry
-from quality_model.score.compare import FILES, Comparison
+from quality_model.score.compare import FILES
+from quality_model.score.comparison import Comparison
 
 log = logging.getLogger(__name__)
 

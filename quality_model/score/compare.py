@@ -1,19 +1,11 @@
-"""What would change if one model took another's place: two scoring jobs, joined by their inputs.
+"""The comparison of two models: two scoring jobs, joined by their inputs."""
 
-The model in place is called old, the one that would come new, and a change is new - old.
-"""
-
-import csv
-import io
-from collections import Counter
 from contextlib import closing
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.compute as pc
 
 from quality_model.core import processes, storage
@@ -22,10 +14,10 @@ from quality_model.core.figures import image_grid, new_figure, save_figure
 from quality_model.core.folders import input_path
 from quality_model.core.inference import MultiHeadQualityInference
 from quality_model.core.processes import Failure, WorkerProcesses, num_workers
-from quality_model.core.tables import markdown_table, text_table
 from quality_model.errors import InputErrorsAboveLimit, StorageError, UsageError
 from quality_model.params import EngineName, LimitsParams, RegistryParams, ScoreParams
-from quality_model.records import HEADS, SHORT_NAMES, Head
+from quality_model.records import HEADS, SHORT_NAMES
+from quality_model.score.comparison import SIDES, Comparison
 from quality_model.score.inputs import Kind
 from quality_model.score.job import score
 from quality_model.score.plan import find_inputs, foreign_files
@@ -38,226 +30,10 @@ MARKDOWN_NAME: Final = "comparison.md"
 TABLE_NAME: Final = "comparison.csv"
 FIGURE_NAME: Final = "largest_changes.png"
 FILES: Final = (JSON_NAME, MARKDOWN_NAME, TABLE_NAME, FIGURE_NAME)
-_JOBS: Final = ("old", "new")
-"""The folders of the two scoring results, in that of the comparison."""
 
 _THUMBNAIL_PX: Final = 192
 _COLUMNS: Final = 4
 _NAME_LENGTH: Final = 30
-_SHOWN: Final = 10
-"""Inputs without scores that the Markdown names; the table has them all."""
-
-_TITLES: Final = (
-    "head", "mean old", "mean new", "mean change", "largest", "flagged old", "flagged new", "newly",
-    "no longer",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class HeadChange:
-    """How one head's scores and flags change; None where nothing was scored.
-
-    ``largest_change`` is signed. The counts of flags are None where a model has no threshold for the head.
-    """
-
-    mean_old: float | None = None
-    mean_new: float | None = None
-    mean_change: float | None = None
-    mean_absolute_change: float | None = None
-    largest_change: float | None = None
-    largest_change_key: str | None = None
-    flagged_old: int | None = None
-    flagged_new: int | None = None
-    newly_flagged: int | None = None
-    no_longer_flagged: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two models on the images of one folder.
-
-    Attributes:
-        folder: Its name.
-        old, new: The models.
-        keys: Of the inputs that both models scored.
-        scores: float32 (2, N, 4): those of the old model, then of the new one, in the order of ``keys``.
-        errors: Error code and detail of each other input, by key.
-    """
-
-    folder: str
-    old: ScoringModel
-    new: ScoringModel
-    keys: list[str]
-    scores: npt.NDArray[np.float32]
-    errors: dict[str, tuple[str, str]]
-
-    @property
-    def num_inputs(self) -> int:
-        return len(self.keys) + len(self.errors)
-
-    @property
-    def is_of_one_model(self) -> bool:
-        """Whether both have the same weights and image size, so that no score can differ."""
-        old, new = self.old, self.new
-        return (old.ref.sha256, old.image_size_px) == (new.ref.sha256, new.image_size_px)
-
-    @property
-    def flags(self) -> npt.NDArray[np.bool_]:
-        """bool (2, N, 4): what each model flags; nothing where it has no threshold."""
-        limits = [
-            [(model.thresholds or {}).get(head, np.inf) for head in HEADS] for model in (self.old, self.new)
-        ]
-        flagged: npt.NDArray[np.bool_] = self.scores.astype(np.float64) > np.array(limits)[:, None, :]
-        return flagged
-
-    @property
-    def num_changed_flags(self) -> int | None:
-        """Images whose flags change; None if that is not known for every head."""
-        if not self.keys or any(self.change(head).newly_flagged is None for head in HEADS):
-            return None
-        old, new = self.flags
-        return int((old != new).any(axis=1).sum())
-
-    def change(self, head: Head) -> HeadChange:
-        """How the scores and flags of a head change."""
-        if not self.keys:
-            return HeadChange()
-        number = HEADS.index(head)
-        old, new = self.scores[:, :, number].astype(np.float64)
-        change = new - old
-        most = int(np.argmax(np.abs(change)))
-        counts: dict[str, int] = {}
-        if all(head in (model.thresholds or {}) for model in (self.old, self.new)):
-            was, now = self.flags[:, :, number]
-            counts = {
-                "flagged_old": int(was.sum()),
-                "flagged_new": int(now.sum()),
-                "newly_flagged": int((now & ~was).sum()),
-                "no_longer_flagged": int((was & ~now).sum()),
-            }
-        return HeadChange(
-            mean_old=float(old.mean()),
-            mean_new=float(new.mean()),
-            mean_change=float(change.mean()),
-            mean_absolute_change=float(np.abs(change).mean()),
-            largest_change=float(change[most]),
-            largest_change_key=self.keys[most],
-            **counts,
-        )
-
-    def largest(self, count: int) -> list[int]:
-        """Numbers in ``keys`` of the images whose scores change most, the most changed first."""
-        changes = np.abs(self.scores[1] - self.scores[0]).max(axis=1, initial=0.0)
-        return [int(number) for number in np.argsort(-changes, kind="stable")[:count]]
-
-    def summary(self) -> dict[str, Any]:
-        """JSON values, without rows."""
-        errors = Counter(code for code, _ in self.errors.values())
-        return {
-            "folder": self.folder,
-            "old": _model_facts(self.old),
-            "new": _model_facts(self.new),
-            "same_model": self.is_of_one_model,
-            "num_images": self.num_inputs,
-            "num_scored": len(self.keys),
-            "errors": dict(sorted(errors.items())),
-            "num_changed_flags": self.num_changed_flags,
-            "heads": {head: asdict(self.change(head)) for head in HEADS},
-        }
-
-    def to_json(self, count: int) -> dict[str, Any]:
-        """The summary with the inputs without scores and the ``count`` largest changes."""
-        return {
-            **self.summary(),
-            "not_scored": [
-                {"key": key, "error_code": code, "error_detail": detail}
-                for key, (code, detail) in self.errors.items()
-            ],
-            "largest_changes": [
-                {
-                    "key": self.keys[number],
-                    "change": float(np.abs(self.scores[1, number] - self.scores[0, number]).max()),
-                    **{
-                        side: dict(zip(HEADS, map(float, scores[number]), strict=True))
-                        for side, scores in zip(_JOBS, self.scores, strict=True)
-                    },
-                }
-                for number in self.largest(count)
-            ],
-        }
-
-    def headline(self) -> str:
-        """How many images would change their flags, and whether the two models are one."""
-        changed = self.num_changed_flags
-        if changed is not None:
-            changes = f"{changed} of them would change their flags"
-        elif not self.keys:
-            changes = "Nothing can be said"
-        else:
-            changes = (
-                "Changes of flags are not known, because not both models have a threshold for every head"
-            )
-        weights = self.new.ref.sha256[:12]
-        same = f"A model is compared with itself: both have the weights with sha256 {weights}.\n"
-        return (same if self.is_of_one_model else "") + (
-            f"{self.new.title} in place of {self.old.title}: {len(self.keys)} of {self.num_inputs}"
-            f" images could be scored. {changes}."
-        )
-
-    def table(self) -> str:
-        """Aligned text for a terminal: a line per head."""
-        return text_table(_TITLES, self._cells(), right=_TITLES[1:])
-
-    def markdown(self) -> str:
-        """The whole comparison for people, with a link to the figure of the largest changes."""
-        named = [f"- {key}: {code} ({detail})" for key, (code, detail) in self.errors.items()]
-        if len(named) > _SHOWN:
-            named[_SHOWN:] = [f"- and {len(named) - _SHOWN} more, in the table."]
-        parts = [
-            f"# {self.new.title} in place of {self.old.title}",
-            self.headline(),
-            markdown_table(_TITLES, self._cells(), right=_TITLES[1:]),
-            "Scores are 0 (absent) to 1 (severe); a change is that of the new model from the old one.",
-            f"![The largest changes]({FIGURE_NAME})",
-            *(["## Not scored", "\n".join(named)] if named else []),
-        ]
-        return "\n\n".join(parts) + "\n"
-
-    def csv(self) -> str:
-        """A row per input: key, both models' scores and flags, or error code and detail."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        pairs = [f"{head}_{side}" for head in HEADS for side in _JOBS]
-        writer.writerow(["key", *pairs, "flags_old", "flags_new", "error_code", "error_detail"])
-        for number, key in enumerate(self.keys):
-            scores = [f"{score:.6f}" for score in self.scores[:, number].T.flat]
-            flags = [
-                " ".join(head for head, is_flagged in zip(HEADS, side[number], strict=True) if is_flagged)
-                for side in self.flags
-            ]
-            writer.writerow([key, *scores, *flags, "", ""])
-        for key, error in self.errors.items():
-            writer.writerow([key, *[""] * (len(pairs) + 2), *error])
-        return text.getvalue()
-
-    def _cells(self) -> list[list[str]]:
-        def decimal(value: float | None, sign: str = "") -> str:
-            return "-" if value is None else f"{value:{sign}.3f}"
-
-        def count(value: int | None) -> str:
-            return "-" if value is None else str(value)
-
-        changes = {head: self.change(head) for head in HEADS}
-        return [
-            [
-                head,
-                *(decimal(value) for value in (change.mean_old, change.mean_new)),
-                *(decimal(value, "+") for value in (change.mean_change, change.largest_change)),
-                *(count(value) for value in (change.flagged_old, change.flagged_new)),
-                *(count(value) for value in (change.newly_flagged, change.no_longer_flagged)),
-            ]
-            for head, change in changes.items()
-        ]
 
 
 def compare_models(
@@ -304,7 +80,7 @@ def compare_models(
     folder = input_path(folder)
     if folder.resolve() == output.resolve():
         raise UsageError(f"{folder} is both input and output.", "Choose another output folder.")
-    if others := foreign_files(output, known=(*FILES, *_JOBS, storage.MARKER_NAME)):
+    if others := foreign_files(output, known=(*FILES, *SIDES, storage.MARKER_NAME)):
         raise UsageError(
             f"{output} is not empty and holds no comparison: {', '.join(others[:3])}.",
             "Choose another output folder.",
@@ -325,7 +101,7 @@ def compare_models(
     old = load(against, new.engine_name)  # so that no flag changes by what two engines differ by
     storage.unseal(output)
     (output / FIGURE_NAME).unlink(missing_ok=True)  # it is no input, should the output be in the folder
-    for name, scorer in zip(_JOBS, (old, new), strict=True):
+    for name, scorer in zip(SIDES, (old, new), strict=True):
         try:
             score(
                 section.model_copy(update={"max_error_share": 1.0}),
@@ -356,7 +132,7 @@ def join(folder: str, output: Path, old: ScoringModel, new: ScoringModel) -> Com
     Raises:
         StorageError: They are not of the same inputs.
     """
-    tables = [read_rows(output / name, ["key", *HEADS, "error_code", "error_detail"]) for name in _JOBS]
+    tables = [read_rows(output / name, ["key", *HEADS, "error_code", "error_detail"]) for name in SIDES]
     keys = tables[0]["key"]
     if keys != tables[1]["key"]:
         raise StorageError(f"{folder} changed while it was scored.", "Run the same command again.")
@@ -427,10 +203,10 @@ def _read_thumbnails(
 
 def _write(comparison: Comparison, output: Path, thumbnails: dict[int, Pixels | None]) -> None:
     storage.write_json(output / JSON_NAME, comparison.to_json(len(thumbnails)))
-    storage.write_text(output / MARKDOWN_NAME, comparison.markdown())
+    storage.write_text(output / MARKDOWN_NAME, comparison.markdown(FIGURE_NAME))
     storage.write_text(output / TABLE_NAME, comparison.csv())
     draw_largest(comparison, thumbnails, output / FIGURE_NAME)
-    results = [f"{name}/job.json" for name in _JOBS]
+    results = [f"{name}/job.json" for name in SIDES]
     storage.seal(output, [*FILES, *results], rows=comparison.num_inputs, kind="comparison")
 
 
@@ -438,8 +214,3 @@ def _shortened(key: str) -> str:
     """The end of a name; without ``$``, which would begin a formula."""
     shown = key if len(key) <= _NAME_LENGTH else "..." + key[3 - _NAME_LENGTH :]
     return shown.replace("$", r"\$")
-
-
-def _model_facts(model: ScoringModel) -> dict[str, Any]:
-    thresholds = None if model.thresholds is None else dict(model.thresholds)
-    return {**model.to_json(), "thresholds": thresholds}

@@ -26,7 +26,7 @@ from quality_model.errors import (
     UsageError,
 )
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
-from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION
+from quality_model.records import HEADS, SCHEMA_VERSION
 from quality_model.score import rows
 from quality_model.score.inputs import Kind, Survey, survey
 from quality_model.score.plan import (
@@ -43,13 +43,12 @@ from quality_model.score.plan import (
 from quality_model.score.reading import Reading, Source, read_images, sources_of
 from quality_model.score.rows import ScoringModel
 from quality_model.score.summary import (
-    FIGURE_NAME,
+    REPORT_FILES,
     REPORT_NAME,
-    SUMMARY_NAME,
     ScoreSummary,
     Tally,
     nothing_scored,
-    write_figure,
+    write_report,
 )
 
 logger = logging.getLogger(__name__)
@@ -93,8 +92,8 @@ def score_collection(
     Args:
         root: The project folder, whose registry a reference means.
         registry: Registry parameters; by default those of the project's params.yaml.
-        section, limits, inputs, output, overwrite, check: See `score`.
-        kind, image_column, key_column: See `score`.
+
+    The other arguments are those of `score`.
 
     Raises:
         ModelNotFoundError, CheckpointError: The model is not available.
@@ -363,33 +362,16 @@ class _Job:
         self, inputs: Path, parts: list[Part], summary: ScoreSummary, tally: Tally, check: Check | None
     ) -> None:
         """Write the summary, have it checked, then write the completion marker."""
-        plan, model = self.plan, self.plan.model
-        counts = {"scored": summary.scored, "errors": summary.errors, "flagged": summary.flagged}
-        shared = {
-            "model": {**model.to_json(), "scale_version": SCALE_VERSION},
-            "thresholds": None if model.thresholds is None else dict(model.thresholds),
-        }
-        storage.write_json(
-            self.folder.folder / SUMMARY_NAME,
-            {
-                **shared,
-                "inputs": summary.inputs,
-                **counts,
-                "skipped": plan.skipped,
-                "parts": plan.num_parts,
-                "quantiles": summary.quantiles,
-            },
-        )
-        title = f"{summary.scored} images scored by {model.title}"
-        write_figure(self.folder.folder / FIGURE_NAME, tally, model.thresholds, title)
+        plan = self.plan
+        write_report(summary, tally)
         if check is not None:
             check(summary)
         self.folder.complete(
             parts,
-            [SUMMARY_NAME, FIGURE_NAME],
+            REPORT_FILES,
             {
                 "schema_version": SCHEMA_VERSION,
-                **shared,
+                **summary.model.described(),
                 "inputs": {
                     "root": printable(str(inputs)),
                     "absolute_root": printable(str(inputs.resolve())),
@@ -401,7 +383,7 @@ class _Job:
                 },
                 "settings": plan.settings.to_json(),
                 "plan_sha256": plan.plan_sha256,
-                **counts,
+                **summary.counts(),
                 "parts": [
                     {"file": p.file, "rows": p.rows, "scored": p.rows - p.num_errors, "sha256": p.sha256}
                     for p in parts

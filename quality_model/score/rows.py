@@ -110,6 +110,11 @@ class ScoringModel:
             "git_commit": self.git_commit,
         }
 
+    def described(self) -> dict[str, Any]:
+        """What a result says of its model: JSON values, the thresholds apart."""
+        thresholds = None if self.thresholds is None else dict(self.thresholds)
+        return {"model": {**self.to_json(), "scale_version": SCALE_VERSION}, "thresholds": thresholds}
+
     @classmethod
     def from_json(cls, facts: Mapping[str, Any], thresholds: Mapping[Head, float] | None) -> Self:
         """Undo `to_json`.
@@ -186,8 +191,7 @@ def make_table(
     }
     metadata = {
         "schema_version": SCHEMA_VERSION,
-        "thresholds": None if model.thresholds is None else dict(model.thresholds),
-        "model": {**model.to_json(), "scale_version": SCALE_VERSION},
+        **model.described(),
         "plan_sha256": plan_sha256,
     }
     fields = SCHEMA.with_metadata(

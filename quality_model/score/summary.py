@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from quality_model.core import storage
 from quality_model.core.figures import new_figure, save_figure
 from quality_model.errors import InputErrorsAboveLimit
 from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, Head
@@ -19,6 +20,7 @@ from quality_model.score.rows import SCORE_COLUMNS, ScoringModel, read_rows
 REPORT_NAME: Final = "report"
 SUMMARY_NAME: Final = f"{REPORT_NAME}/summary.json"
 FIGURE_NAME: Final = f"{REPORT_NAME}/summary.png"
+REPORT_FILES: Final = (SUMMARY_NAME, FIGURE_NAME)
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS: Final = 10_000
 _BARS: Final = 50
@@ -76,6 +78,10 @@ class ScoreSummary:
     def error_share(self) -> float:
         """Share of the inputs that could not be scored."""
         return (self.inputs - self.scored) / self.inputs if self.inputs else 0.0
+
+    def counts(self) -> dict[str, Any]:
+        """JSON values that depend on inputs and model alone: the same after any interruption."""
+        return {"scored": self.scored, "errors": self.errors, "flagged": self.flagged}
 
     def lines(self) -> list[str]:
         """The summary for a console."""
@@ -154,7 +160,22 @@ class Tally:
         return dict(sorted(self.errors.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
-def write_figure(path: Path, tally: Tally, thresholds: Mapping[Head, float] | None, title: str) -> None:
+def write_report(summary: ScoreSummary, tally: Tally) -> None:
+    """Write `REPORT_FILES` of a job."""
+    values = {
+        **summary.model.described(),
+        "inputs": summary.inputs,
+        **summary.counts(),
+        "skipped": summary.skipped,
+        "parts": summary.parts,
+        "quantiles": summary.quantiles,
+    }
+    storage.write_json(summary.output / SUMMARY_NAME, values)
+    title = f"{summary.scored} images scored by {summary.model.title}"
+    _write_figure(summary.output / FIGURE_NAME, tally, summary.model.thresholds, title)
+
+
+def _write_figure(path: Path, tally: Tally, thresholds: Mapping[Head, float] | None, title: str) -> None:
     """Draw the histogram of each score, on a logarithmic axis of counts, and its threshold as a PNG file."""
     from matplotlib.ticker import MaxNLocator
 

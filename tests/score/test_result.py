@@ -20,7 +20,8 @@ import pytest
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
 from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, SCALE_VERSION, SCHEMA_VERSION
-from quality_model.score import ScoreSummary, parts
+from quality_model.score import ScoreSummary
+from quality_model.score.rows import SCHEMA
 
 from .conftest import IDENTITY, THRESHOLDS, encode, rows_of
 
@@ -50,7 +51,7 @@ READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
 def test_a_reader_opens_the_result_by_its_folder(result: Path, reader: str) -> None:
     rows = sorted(READERS[reader](result / "data"), key=lambda row: row["key"])
     assert [row["key"] for row in rows] == sorted(rows_of(result)["key"])
-    assert list(rows[0]) == parts.schema().names
+    assert list(rows[0]) == SCHEMA.names
     scored = [row for row in rows if pd.isna(row["error_code"])]
     assert len(scored) == 20
     assert all(row["is_blurry"] is (row["blurriness"] > THRESHOLDS["blurriness"]) for row in scored)
@@ -65,7 +66,7 @@ def documented(header: str) -> list[list[str]]:
 
 def test_the_documented_columns_are_those_of_the_schema_with_their_types_and_meanings() -> None:
     rows = documented("| column | type | meaning |")
-    fields = [[f"`{field.name}`", str(field.type)] for field in parts.schema()]
+    fields = [[f"`{field.name}`", str(field.type)] for field in SCHEMA]
     assert [row[:2] for row in rows] == fields
     described = {row[0].strip("`"): row[2] for row in rows}
     assert all(described[name].startswith(meaning) for name, meaning in MEANINGS.items())
@@ -172,8 +173,8 @@ def test_the_root_as_given_is_recorded_beside_the_absolute_one(
 def test_a_result_that_breaks_its_contract_gets_no_completion_marker(
     folder: Path, run: Run, tmp_path: Path
 ) -> None:
-    def refuse(job: dict[str, Any]) -> None:
-        assert job["inputs"]["num_inputs"] == 20
+    def refuse(summary: ScoreSummary) -> None:
+        assert summary.inputs == 20
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):

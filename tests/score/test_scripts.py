@@ -125,12 +125,6 @@ def test_scoring_with_pytorch_needs_no_shared_memory(place: Path, options: str) 
     assert "Traceback" not in done.stderr
 
 
-def test_generation_without_shared_memory_says_what_is_missing(place: Path) -> None:
-    within = shared_memory("ro")
-    done = run(place, "-c", script_of(GENERATE, guarded=False), within=within)
-    assert "/dev/shm" in done.stderr and "generate.workers" in done.stderr
-
-
 def test_a_daemon_process_is_told_that_it_may_start_no_workers(place: Path) -> None:
     script = HEAD + dedent(ABOVE[SCORE]) + dedent(
         """
