@@ -81,7 +81,8 @@ def compare(params: Params, paths: ProjectPaths, registered: Decision, folder: P
 
     Without a champion there is nothing to compare with.
     """
-    from quality_model.score.comparing import compare_models
+    from quality_model.release.comparisons import attach_comparison
+    from quality_model.score.compare import compare_models
 
     if Registry(paths.root, params.registry).champion() is None:
         return
@@ -95,6 +96,7 @@ def compare(params: Params, paths: ProjectPaths, registered: Decision, folder: P
         against="champion",
         output=paths.comparison_report,
     )
+    attach_comparison(params.registry, paths.root, comparison, paths.comparison_report)
     get_run_logger().info("%s\n%s", comparison.headline(), comparison.table())
     create_markdown_artifact(comparison.headline(), key="comparison")
 

@@ -29,7 +29,7 @@ CHANGES_NO_VALUE = (
     *("__init__.py", "__main__.py", "cli/", "release/", "pretrained/"),
     *("errors.py", "params.py", "params_file.py", "paths.py"),
     *("core/__init__.py", "core/allocation.py", "core/jobs.py", "core/models.py", "core/processes.py"),
-    *("core/redaction.py", "core/spawning.py", "core/storage.py", "core/surroundings.py"),
+    *("core/redaction.py", "core/spawning.py", "core/storage.py", "core/system.py"),
     *("core/system.py", "core/telemetry.py", "core/workers.py"),
 )
 

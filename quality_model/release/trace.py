@@ -15,6 +15,7 @@ from typing import Any, Final
 from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.core.folders import JOB_NAME, PLAN_NAME
+from quality_model.core.jobs import DATA_FOLDER, MARKERS_FOLDER
 from quality_model.core.model_files import ModelFacts, read_description
 from quality_model.core.tables import text_table
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, UsageError
@@ -23,7 +24,7 @@ from quality_model.records import ModelRef
 from quality_model.release.decisions import Decision, read_decisions
 from quality_model.release.mlflow_connection import database_exists
 from quality_model.release.registry import Registry
-from quality_model.score.parts import DATA_FOLDER, MARKERS_FOLDER, METADATA_PREFIX
+from quality_model.score.rows import METADATA_PREFIX
 
 _REGISTERED: Final = re.compile(r"[1-9][0-9]{0,9}")
 """A version of the registry is a number; that of a file is the beginning of a hash."""

@@ -1,305 +1,24 @@
-"""What would change if one model took another's place: scores and flags of the same images.
+"""What would change if one model took another's place: the figures of a comparison, and how they are shown.
 
-The one in place is called old, the one that would come new, and a change is new - old.
+The model in place is called old, the one that would come new, and a change is new - old.
 """
 
-from __future__ import annotations
-
 import csv
-import heapq
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from quality_model.records import HEADS, SHORT_NAMES, Head, flagged_heads
+from quality_model.core.tables import markdown_table, text_table
+from quality_model.records import HEADS, Head
+from quality_model.score.rows import ScoringModel
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from quality_model.core.decoding import Pixels
-
-Scores = Mapping[Head, float]
-Thresholds = Mapping[Head, float] | None
-
-_COLUMNS: Final = 4
-_NAME_LENGTH: Final = 30
+SIDES: Final = ("old", "new")
 _SHOWN: Final = 10
-"""Unreadable images that the Markdown names; the table has them all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two models. ``version`` and ``run_id`` are None for a file that no registry knows."""
-
-    name: str
-    version: str | None
-    run_id: str | None
-    sha256: str
-    image_size_px: int
-    thresholds: Thresholds
-
-    @property
-    def title(self) -> str:
-        return f"{self.name} version {self.version}" if self.version else self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One image: the scores of both models, or the reason why there are none."""
-
-    key: str
-    old: Scores | None = None
-    new: Scores | None = None
-    reason: str | None = None
-    detail: str | None = None
-
-    @property
-    def largest_change(self) -> float:
-        """The largest change of a head, in [0, 1], whatever its sign; 0 without scores."""
-        if self.old is None or self.new is None:
-            return 0.0
-        return max(abs(self.new[head] - self.old[head]) for head in HEADS)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two models on the images of one folder."""
-
-    folder: str
-    old: Side
-    new: Side
-    rows: Sequence[Row]
-
-    @property
-    def is_of_one_model(self) -> bool:
-        """Whether both have the same weights and image size, so that no score can differ."""
-        return (self.old.sha256, self.old.image_size_px) == (self.new.sha256, self.new.image_size_px)
-
-    @property
-    def scored(self) -> list[Row]:
-        return [row for row in self.rows if row.reason is None]
-
-    def flags(self, row: Row) -> tuple[tuple[Head, ...], tuple[Head, ...]]:
-        """The heads that each model flags, the old one's first."""
-        assert row.old is not None
-        assert row.new is not None
-        return flagged_heads(row.old, self.old.thresholds), flagged_heads(row.new, self.new.thresholds)
-
-    def largest(self, count: int) -> list[Row]:
-        """The images whose scores change most, the most changed first; of equals the first."""
-        return sorted(self.scored, key=lambda row: -row.largest_change)[:count]
-
-    def summary(self) -> dict[str, Any]:
-        """JSON-able numbers, without rows.
-
-        ``same_model`` says whether a model was compared with itself. ``heads`` holds for each head
-        the mean scores, ``mean_change``, ``mean_absolute_change``, ``largest_change`` (signed) and
-        its image, and how many images each model flags, how many become flagged and how many no
-        longer are: None where a model has no threshold for the head, or nothing could be scored.
-        """
-        scored = self.scored
-        reasons = Counter(row.reason for row in self.rows if row.reason is not None)
-        heads = {head: self._head(head, scored) for head in HEADS}
-        comparable = scored and all(heads[head]["newly_flagged"] is not None for head in HEADS)
-        changed = sum(old != new for old, new in map(self.flags, scored))
-        return {
-            "folder": self.folder,
-            "old": _side_facts(self.old),
-            "new": _side_facts(self.new),
-            "same_model": self.is_of_one_model,
-            "num_images": len(self.rows),
-            "num_scored": len(scored),
-            "reasons": dict(sorted(reasons.items())),
-            "num_changed_flags": changed if comparable else None,
-            "heads": heads,
-        }
-
-    def to_dict(self, count: int) -> dict[str, Any]:
-        """The summary with the unreadable images and the ``count`` largest changes."""
-        return {
-            **self.summary(),
-            "unreadable": [
-                {"key": row.key, "reason": row.reason, "detail": row.detail}
-                for row in self.rows
-                if row.reason is not None
-            ],
-            "largest_changes": [
-                {"key": row.key, "change": row.largest_change, "old": dict(row.old), "new": dict(row.new)}
-                for row in self.largest(count)
-                if row.old is not None and row.new is not None
-            ],
-        }
-
-    def table(self) -> str:
-        """Aligned text for a terminal: a line per head."""
-        lines = [_TITLES, *_cells(self.summary())]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if number == 0 else cell.rjust(width)
-                for number, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in lines
-        )
-
-    def headline(self) -> str:
-        """How many images would change their flags, and whether the two models are one."""
-        told = self.summary()
-        if told["num_changed_flags"] is None:
-            changes = (
-                "Changes of flags are not known, because not both models have a threshold for every head"
-            )
-            if not told["num_scored"]:
-                changes = "Nothing can be said"
-        else:
-            changes = f"{told['num_changed_flags']} of them would change their flags"
-        weights = self.new.sha256[:12]
-        same = f"A model is compared with itself: both have the weights with sha256 {weights}.\n"
-        return (same if self.is_of_one_model else "") + (
-            f"{self.new.title} in place of {self.old.title}: {told['num_scored']} of {told['num_images']}"
-            f" images could be scored. {changes}."
-        )
-
-    def markdown(self, figure_name: str) -> str:
-        """The whole comparison for people, with a link to the image of the largest changes."""
-        bars = ["---", *["---:"] * (len(_TITLES) - 1)]
-        lines = [_TITLES, bars, *_cells(self.summary())]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        bad = [row for row in self.rows if row.reason is not None]
-        named = [f"- {row.key}: {row.reason} ({row.detail})" for row in bad[:_SHOWN]]
-        if len(bad) > _SHOWN:
-            named.append(f"- and {len(bad) - _SHOWN} more, in the table.")
-        unreadable = ["## Not scored", "\n".join(named)] if bad else []
-        parts = [
-            f"# {self.new.title} in place of {self.old.title}",
-            self.headline(),
-            table,
-            "Scores are 0 (absent) to 1 (severe); a change is that of the new model from the old one.",
-            f"![The largest changes]({figure_name})",
-            *unreadable,
-        ]
-        return "\n\n".join(parts) + "\n"
-
-    def csv(self) -> str:
-        """A row per image: key, both models' scores and flags, or reason and detail."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        pairs = [f"{head}_{side}" for head in HEADS for side in ("old", "new")]
-        writer.writerow(["key", *pairs, "flags_old", "flags_new", "reason", "detail"])
-        for row in self.rows:
-            if row.old is None or row.new is None:
-                writer.writerow([row.key, *[""] * (len(pairs) + 2), row.reason, row.detail])
-                continue
-            scores = [f"{side[head]:.6f}" for head in HEADS for side in (row.old, row.new)]
-            writer.writerow([row.key, *scores, *map(" ".join, self.flags(row)), "", ""])
-        return text.getvalue()
-
-    def _head(self, head: Head, scored: Sequence[Row]) -> dict[str, Any]:
-        names = ("mean_old", "mean_new", "mean_change", "mean_absolute_change", "largest_change")
-        counts = ("flagged_old", "flagged_new", "newly_flagged", "no_longer_flagged")
-        if not scored:
-            return dict.fromkeys((*names, "largest_change_key", *counts))
-        old, new = (
-            np.array([side[head] for side in sides if side is not None], dtype=np.float64)
-            for sides in zip(*((row.old, row.new) for row in scored), strict=True)
-        )
-        change = new - old
-        most = int(np.argmax(np.abs(change)))
-        means = (old.mean(), new.mean(), change.mean(), np.abs(change).mean(), change[most])
-        measured: dict[str, Any] = dict(zip(names, map(float, means), strict=True))
-        measured["largest_change_key"] = scored[most].key
-        limits = [(side.thresholds or {}).get(head) for side in (self.old, self.new)]
-        if limits[0] is None or limits[1] is None:
-            return {**measured, **dict.fromkeys(counts)}
-        was, now = old > limits[0], new > limits[1]
-        found = (was.sum(), now.sum(), (now & ~was).sum(), (was & ~now).sum())
-        return {**measured, **dict(zip(counts, map(int, found), strict=True))}
-
-
-@dataclass(slots=True)
-class Thumbnails:
-    """Keeps small images of the ``count`` rows that change most, in memory that does not grow."""
-
-    count: int
-    _heap: list[tuple[float, int, str, Pixels]] = field(default_factory=list)
-    _offered: int = 0
-
-    def offer(self, row: Row, pixels: Pixels) -> None:
-        """Keep this one if it belongs to the largest so far; ``pixels`` are uint8 (h, w, 3)."""
-        self._offered += 1
-        entry = (row.largest_change, -self._offered, row.key, pixels)
-        if len(self._heap) < self.count:
-            heapq.heappush(self._heap, entry)
-        elif self._heap:
-            heapq.heappushpop(self._heap, entry)
-
-    def of(self, row: Row) -> Pixels | None:
-        return next((pixels for _, _, key, pixels in self._heap if key == row.key), None)
-
-
-def draw_largest(comparison: Comparison, thumbnails: Thumbnails) -> Figure:
-    """The largest changes as thumbnails, each with the old and the new score of every head.
-
-    A star marks a score that its model flags.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    shown = comparison.largest(thumbnails.count)
-    num_rows = max(1, -(-len(shown) // _COLUMNS))
-    figure = Figure(figsize=(3.0 * _COLUMNS, 0.8 + 3.5 * num_rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(
-        f"Largest changes, {comparison.old.title} (old) -> {comparison.new.title} (new)\n"
-        "0 absent, 1 severe; * flagged"
-        if shown
-        else "No image could be scored by both models"
-    )
-    grid = list(figure.subplots(num_rows, _COLUMNS, squeeze=False).flat)
-    for axes in grid:
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-    for axes, row in zip(grid, shown, strict=False):
-        pixels = thumbnails.of(row)
-        if pixels is not None:
-            axes.imshow(pixels)
-        axes.set_anchor("S")
-        axes.set_title(_shortened(row.key), fontsize=8)
-        axes.set_xlabel(_caption(comparison, row), fontsize=8.5, family="monospace")
-    return figure
-
-
-def _caption(comparison: Comparison, row: Row) -> str:
-    assert row.old is not None
-    assert row.new is not None
-    was, now = comparison.flags(row)
-    return "\n".join(
-        f"{SHORT_NAMES[head]:5} {row.old[head]:.2f}{'*' if head in was else ' '}"
-        f" -> {row.new[head]:.2f}{'*' if head in now else ' '}"
-        for head in HEADS
-    )
-
-
-def _shortened(key: str) -> str:
-    """The end of a name; without ``$``, which would begin a formula."""
-    shown = key if len(key) <= _NAME_LENGTH else "..." + key[3 - _NAME_LENGTH :]
-    return shown.replace("$", r"\$")
-
-
-def _side_facts(side: Side) -> dict[str, Any]:
-    return {
-        "name": side.name,
-        "version": side.version,
-        "run_id": side.run_id,
-        "sha256": side.sha256,
-        "image_size_px": side.image_size_px,
-        "thresholds": None if side.thresholds is None else dict(side.thresholds),
-    }
-
+"""Inputs without scores that the Markdown names; the table has them all."""
 
 _TITLES: Final = (
     "head", "mean old", "mean new", "mean change", "largest", "flagged old", "flagged new", "newly",
@@ -307,22 +26,213 @@ _TITLES: Final = (
 )  # fmt: skip
 
 
-def _cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    return [
-        (
-            head,
-            _decimal(told["mean_old"]),
-            _decimal(told["mean_new"]),
-            _decimal(told["mean_change"], sign="+"),
-            _decimal(told["largest_change"], sign="+"),
-            *(
-                "-" if told[name] is None else str(told[name])
-                for name in ("flagged_old", "flagged_new", "newly_flagged", "no_longer_flagged")
-            ),
+@dataclass(frozen=True, slots=True)
+class HeadChange:
+    """How one head's scores and flags change; None where nothing was scored.
+
+    ``largest_change`` is signed. The counts of flags are None where a model has no threshold for the head.
+    """
+
+    mean_old: float | None = None
+    mean_new: float | None = None
+    mean_change: float | None = None
+    mean_absolute_change: float | None = None
+    largest_change: float | None = None
+    largest_change_key: str | None = None
+    flagged_old: int | None = None
+    flagged_new: int | None = None
+    newly_flagged: int | None = None
+    no_longer_flagged: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two models on the images of one folder.
+
+    Attributes:
+        folder: Its name.
+        old, new: The models.
+        keys: Of the inputs that both models scored.
+        scores: float32 (2, N, 4): those of the old model, then of the new one, in the order of ``keys``.
+        errors: Error code and detail of each other input, by key.
+    """
+
+    folder: str
+    old: ScoringModel
+    new: ScoringModel
+    keys: list[str]
+    scores: npt.NDArray[np.float32]
+    errors: dict[str, tuple[str, str]]
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.keys) + len(self.errors)
+
+    @property
+    def is_of_one_model(self) -> bool:
+        """Whether both have the same weights and image size, so that no score can differ."""
+        old, new = self.old, self.new
+        return (old.ref.sha256, old.image_size_px) == (new.ref.sha256, new.image_size_px)
+
+    @property
+    def flags(self) -> npt.NDArray[np.bool_]:
+        """bool (2, N, 4): what each model flags; nothing where it has no threshold."""
+        limits = [
+            [(model.thresholds or {}).get(head, np.inf) for head in HEADS] for model in (self.old, self.new)
+        ]
+        flagged: npt.NDArray[np.bool_] = self.scores.astype(np.float64) > np.array(limits)[:, None, :]
+        return flagged
+
+    @property
+    def num_changed_flags(self) -> int | None:
+        """Images whose flags change; None if that is not known for every head."""
+        if not self.keys or any(self.change(head).newly_flagged is None for head in HEADS):
+            return None
+        old, new = self.flags
+        return int((old != new).any(axis=1).sum())
+
+    def change(self, head: Head) -> HeadChange:
+        """How the scores and flags of a head change."""
+        if not self.keys:
+            return HeadChange()
+        number = HEADS.index(head)
+        old, new = self.scores[:, :, number].astype(np.float64)
+        change = new - old
+        most = int(np.argmax(np.abs(change)))
+        counts: dict[str, int] = {}
+        if all(head in (model.thresholds or {}) for model in (self.old, self.new)):
+            was, now = self.flags[:, :, number]
+            counts = {
+                "flagged_old": int(was.sum()),
+                "flagged_new": int(now.sum()),
+                "newly_flagged": int((now & ~was).sum()),
+                "no_longer_flagged": int((was & ~now).sum()),
+            }
+        return HeadChange(
+            mean_old=float(old.mean()),
+            mean_new=float(new.mean()),
+            mean_change=float(change.mean()),
+            mean_absolute_change=float(np.abs(change).mean()),
+            largest_change=float(change[most]),
+            largest_change_key=self.keys[most],
+            **counts,
         )
-        for head, told in summary["heads"].items()
-    ]
+
+    def largest(self, count: int) -> list[int]:
+        """Numbers in ``keys`` of the images whose scores change most, the most changed first."""
+        changes = np.abs(self.scores[1] - self.scores[0]).max(axis=1, initial=0.0)
+        return [int(number) for number in np.argsort(-changes, kind="stable")[:count]]
+
+    def summary(self) -> dict[str, Any]:
+        """JSON values, without rows."""
+        errors = Counter(code for code, _ in self.errors.values())
+        return {
+            "folder": self.folder,
+            "old": _model_facts(self.old),
+            "new": _model_facts(self.new),
+            "same_model": self.is_of_one_model,
+            "num_images": self.num_inputs,
+            "num_scored": len(self.keys),
+            "errors": dict(sorted(errors.items())),
+            "num_changed_flags": self.num_changed_flags,
+            "heads": {head: asdict(self.change(head)) for head in HEADS},
+        }
+
+    def to_json(self, count: int) -> dict[str, Any]:
+        """The summary with the inputs without scores and the ``count`` largest changes."""
+        return {
+            **self.summary(),
+            "not_scored": [
+                {"key": key, "error_code": code, "error_detail": detail}
+                for key, (code, detail) in self.errors.items()
+            ],
+            "largest_changes": [
+                {
+                    "key": self.keys[number],
+                    "change": float(np.abs(self.scores[1, number] - self.scores[0, number]).max()),
+                    **{
+                        side: dict(zip(HEADS, map(float, scores[number]), strict=True))
+                        for side, scores in zip(SIDES, self.scores, strict=True)
+                    },
+                }
+                for number in self.largest(count)
+            ],
+        }
+
+    def headline(self) -> str:
+        """How many images would change their flags, and whether the two models are one."""
+        changed = self.num_changed_flags
+        if changed is not None:
+            changes = f"{changed} of them would change their flags"
+        elif not self.keys:
+            changes = "Nothing can be said"
+        else:
+            changes = (
+                "Changes of flags are not known, because not both models have a threshold for every head"
+            )
+        weights = self.new.ref.sha256[:12]
+        same = f"A model is compared with itself: both have the weights with sha256 {weights}.\n"
+        return (same if self.is_of_one_model else "") + (
+            f"{self.new.title} in place of {self.old.title}: {len(self.keys)} of {self.num_inputs}"
+            f" images could be scored. {changes}."
+        )
+
+    def table(self) -> str:
+        """Aligned text for a terminal: a line per head."""
+        return text_table(_TITLES, self._cells(), right=_TITLES[1:])
+
+    def markdown(self, figure_name: str) -> str:
+        """The whole comparison for people, with a link to the figure of the largest changes."""
+        named = [f"- {key}: {code} ({detail})" for key, (code, detail) in self.errors.items()]
+        if len(named) > _SHOWN:
+            named[_SHOWN:] = [f"- and {len(named) - _SHOWN} more, in the table."]
+        parts = [
+            f"# {self.new.title} in place of {self.old.title}",
+            self.headline(),
+            markdown_table(_TITLES, self._cells(), right=_TITLES[1:]),
+            "Scores are 0 (absent) to 1 (severe); a change is that of the new model from the old one.",
+            f"![The largest changes]({figure_name})",
+            *(["## Not scored", "\n".join(named)] if named else []),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def csv(self) -> str:
+        """A row per input: key, both models' scores and flags, or error code and detail."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        pairs = [f"{head}_{side}" for head in HEADS for side in SIDES]
+        writer.writerow(["key", *pairs, "flags_old", "flags_new", "error_code", "error_detail"])
+        for number, key in enumerate(self.keys):
+            scores = [f"{score:.6f}" for score in self.scores[:, number].T.flat]
+            flags = [
+                " ".join(head for head, is_flagged in zip(HEADS, side[number], strict=True) if is_flagged)
+                for side in self.flags
+            ]
+            writer.writerow([key, *scores, *flags, "", ""])
+        for key, error in self.errors.items():
+            writer.writerow([key, *[""] * (len(pairs) + 2), *error])
+        return text.getvalue()
+
+    def _cells(self) -> list[list[str]]:
+        def decimal(value: float | None, sign: str = "") -> str:
+            return "-" if value is None else f"{value:{sign}.3f}"
+
+        def count(value: int | None) -> str:
+            return "-" if value is None else str(value)
+
+        changes = {head: self.change(head) for head in HEADS}
+        return [
+            [
+                head,
+                *(decimal(value) for value in (change.mean_old, change.mean_new)),
+                *(decimal(value, "+") for value in (change.mean_change, change.largest_change)),
+                *(count(value) for value in (change.flagged_old, change.flagged_new)),
+                *(count(value) for value in (change.newly_flagged, change.no_longer_flagged)),
+            ]
+            for head, change in changes.items()
+        ]
 
 
-def _decimal(value: float | None, sign: str = "") -> str:
-    return "-" if value is None else f"{value:{sign}.3f}"
+def _model_facts(model: ScoringModel) -> dict[str, Any]:
+    thresholds = None if model.thresholds is None else dict(model.thresholds)
+    return {**model.to_json(), "thresholds": thresholds}

@@ -13,12 +13,12 @@ from quality_model.errors import CorruptError, ImageError, UsageError
 from quality_model.records import IMAGE_COLUMNS
 
 PATH_COLUMNS: Final = (
-    "image", "img", "photo", "image", "file", "bytes", "data", "path", "images", "image_path", "file_path",
+    "image", "img", "photo", "picture", "file", "bytes", "data", "path", "images", "image_path", "file_path",
     "filepath", "file_name", "filename", "url", "image_url",
 )  # fmt: skip
 """Names of columns that name images, used where no file holds the images themselves; case does not count."""
 
-KEY_COLUMNS: Final = ("id", "key", "path", "image_id", "image_id", "sample_id", "__key__")
+KEY_COLUMNS: Final = ("id", "key", "path", "picture_id", "image_id", "sample_id", "__key__")
 
 NO_IMAGES: Final = "Parquet files without images"
 UNREADABLE: Final = "unreadable Parquet files"

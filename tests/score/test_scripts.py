@@ -25,7 +25,7 @@ print("made", made["samples"], flush=True)
 """
 ABOVE = {
     SCORE: """
-        from quality_model.score.scoring_step import score_collection
+        from quality_model.score import score_collection
         changed = {"model": "model", "workers": 2, "engine": "torch-float32"}
         section = PARAMS.score.model_copy(update=changed)
     """,
@@ -123,12 +123,6 @@ def test_scoring_with_pytorch_needs_no_shared_memory(place: Path, options: str) 
     done = run(place, "-c", script_of(SCORE, guarded=False), within=within)
     assert (done.returncode, done.stdout.split()) == (0, ["begun", "scored", "40"]), done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_generation_without_shared_memory_says_what_is_missing(place: Path) -> None:
-    within = shared_memory("ro")
-    done = run(place, "-c", script_of(GENERATE, guarded=False), within=within)
-    assert "/dev/shm" in done.stderr and "generate.workers" in done.stderr
 
 
 def test_a_daemon_process_is_told_that_it_may_start_no_workers(place: Path) -> None:

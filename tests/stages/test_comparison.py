@@ -19,9 +19,11 @@ from quality_model.core import storage
 from quality_model.errors import InputErrorsAboveLimit, ModelNotFoundError, UsageError
 from quality_model.networks.checkpoints import save_model
 from quality_model.params import Params
-from quality_model.records import HEADS
-from quality_model.score.comparing import compare_models
-from quality_model.score.comparison import Comparison, Row, Side, Thumbnails, draw_largest
+from quality_model.records import HEADS, ModelRef
+from quality_model.release.comparisons import attach_comparison
+from quality_model.score import ScoringModel
+from quality_model.score.compare import compare_models, draw_largest
+from quality_model.score.comparison import Comparison
 from tests.hostile import decoders_obey_images, hostile
 from tests.stages.conftest import make_model
 
@@ -32,7 +34,8 @@ def compare(project: Path, params: Params, images: Path):
         folder: Path = images, model: str = "candidate", against: str = "champion", engine: str = "auto",
         limits: dict[str, float] | None = None, output: Path | None = None, **choice: Any,
     ) -> Comparison:  # fmt: skip
-        return compare_models(
+        place = output or project / "reports" / "comparison"
+        comparison = compare_models(
             params.score.model_copy(update={"batch_size": 2, "engine": engine}),
             params.limits.model_copy(update=limits or {}),
             params.registry,
@@ -40,10 +43,12 @@ def compare(project: Path, params: Params, images: Path):
             folder=folder,
             model=model,
             against=against,
-            output=output or project / "reports" / "comparison",
+            output=place,
             num_thumbnails=3,
             **choice,
         )
+        attach_comparison(params.registry, project, comparison, place)
+        return comparison
 
     return compare
 
@@ -64,13 +69,13 @@ def test_a_folder_is_scored_by_both_models_and_what_changes_is_kept_and_attached
     output = project / "reports" / "comparison"
     storage.require_sealed(output, verify=True)
     kept = json.loads((output / "comparison.json").read_text())
-    assert [row["key"] for row in kept["unreadable"]] == ["broken.jpg"]
+    assert [row["key"] for row in kept["not_scored"]] == ["broken.jpg"]
     assert len(kept["largest_changes"]) == 3
     rows = list(csv.DictReader((output / "comparison.csv").open()))
     assert [row["key"] for row in rows] == [
         "0.png", "2.png", "4.png", "album/1.png", "album/3.png", "broken.jpg"
     ]  # fmt: skip
-    assert [bool(row["reason"]) for row in rows] == [False] * 5 + [True]
+    assert [bool(row["error_code"]) for row in rows] == [False] * 5 + [True]
     assert {row["flags_new"].split()[-1] for row in rows[:5]} == {"noise"}
     assert "broken.jpg" in (output / "comparison.md").read_text()
     assert Image.open(output / "largest_changes.png").width > 800
@@ -94,7 +99,7 @@ def test_an_image_that_crashes_or_hangs_its_decoder_is_a_row_with_its_error_code
         (folder / f"{behaviour}.png").write_bytes(hostile(image, behaviour))
     told = compare(folder, limits={"max_seconds": 2.0}).summary()
     assert (told["num_images"], told["num_scored"]) == (9, 5)
-    assert told["reasons"] == {"broken": 1, "truncated": 1, "too_slow": 1, "worker_died": 1}
+    assert told["errors"] == {"broken": 1, "truncated": 1, "too_slow": 1, "worker_died": 1}
 
 
 def test_the_scores_are_those_of_each_model_at_its_own_size(
@@ -106,10 +111,9 @@ def test_the_scores_are_those_of_each_model_at_its_own_size(
         alone = MultiHeadQualityInference(
             reference, "cpu", root=project, registry=params.registry, engine="torch-float32"
         )
-        for row in comparison.scored:
-            expected = alone.predict(images / row.key)
-            scores = getattr(row, side)
-            assert [scores[head] for head in HEADS] == [getattr(expected, head) for head in HEADS]
+        for key, scores in zip(comparison.keys, comparison.scores[("old", "new").index(side)], strict=True):
+            expected = alone.predict(images / key)
+            assert [float(score) for score in scores] == [getattr(expected, head) for head in HEADS]
 
 
 @pytest.mark.parametrize("against", ["candidate", "2"])
@@ -133,21 +137,23 @@ def test_a_version_is_compared_with_a_bundled_model(compare) -> None:
     assert (told["old"]["name"], told["num_scored"]) == ("bundled-compact", 5)
 
 
-def test_both_models_run_on_the_engine_that_is_asked_for_or_chosen_for_the_new_one(
-    compare, params: Params, monkeypatch: pytest.MonkeyPatch
+def test_both_models_run_on_one_engine(compare) -> None:
+    comparison = compare()
+    assert comparison.old.engine == comparison.new.engine
+    asked = compare(engine="ncnn-float32")
+    assert (asked.old.engine, asked.new.engine) == ("ncnn-float32", "ncnn-float32")
+
+
+def test_an_interrupted_comparison_resumes_and_ends_with_the_same_files(
+    compare, project: Path, params: Params
 ) -> None:
-    used: list[str] = []
-
-    class Noting(MultiHeadQualityInference):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            used.append(self.engine_name)
-
-    monkeypatch.setattr("quality_model.score.comparing.MultiHeadQualityInference", Noting)
     compare()
-    assert len(used) == 2 and len(set(used)) == 1
-    compare(engine="ncnn-float32")
-    assert used[2:] == ["ncnn-float32", "ncnn-float32"]
+    output = project / "reports" / "comparison"
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    for name in ("_complete.json", "comparison.json", "new/job.json", "new/parts/part-00000.json"):
+        (output / name).unlink()
+    compare()
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
 
 def test_a_file_of_weights_compares_too_and_without_thresholds_changes_of_flags_are_not_known(
@@ -180,10 +186,13 @@ def test_tables_and_tar_shards_compare_as_their_images_do(compare, images: Path,
     with tarfile.open(shards / "a.tar", "w") as shard:
         for path, name in zip(files, names, strict=True):
             shard.add(path, name)
-    alone = {row.key: (row.old, row.new, row.reason) for row in compare(engine="torch-float32").rows}
+    alone = compare(engine="torch-float32")
     for folder, prefix in ((tables, ""), (shards, "a.tar#")):
-        rows = compare(folder, engine="torch-float32").rows
-        assert {row.key.removeprefix(prefix): (row.old, row.new, row.reason) for row in rows} == alone
+        found = compare(folder, engine="torch-float32")
+        order = np.argsort([key.removeprefix(prefix) for key in found.keys])
+        assert [found.keys[number].removeprefix(prefix) for number in order] == sorted(alone.keys)
+        np.testing.assert_array_equal(found.scores[:, order], alone.scores[:, np.argsort(alone.keys)])
+        assert [code for code, _ in found.errors.values()] == [code for code, _ in alone.errors.values()]
 
 
 def test_what_cannot_be_compared_is_named(compare, tmp_path: Path) -> None:
@@ -251,55 +260,48 @@ def test_the_command_takes_the_choice_of_inputs_that_it_advises_and_prints_its_h
     assert "1 of 1 images could be scored" in capfd.readouterr().out
 
 
-def side(**thresholds: float) -> Side:
-    return Side("m", "1", None, "0" * 64, 32, thresholds)
+def model(**thresholds: float) -> ScoringModel:
+    return ScoringModel(ModelRef("m", "1", None, "0" * 64), 32, thresholds)
 
 
-def row(key: str, old: float, new: float) -> Row:
-    return Row(key, {**dict.fromkeys(HEADS, 0.2), "noise": old}, {**dict.fromkeys(HEADS, 0.2), "noise": new})
+def comparison(
+    noise: dict[str, tuple[float, float]], old: ScoringModel, new: ScoringModel, errors: Any = None
+) -> Comparison:
+    """All scores are 0.2 but those of noise, which are given by image: old, new."""
+    scores = np.full((2, len(noise), len(HEADS)), 0.2, dtype=np.float32)
+    scores[:, :, HEADS.index("noise")] = np.array(list(noise.values())).reshape(-1, 2).T
+    return Comparison("f", old, new, list(noise), scores, errors or {})
 
 
 def test_each_model_is_held_against_its_own_thresholds_either_way() -> None:
     limits = dict.fromkeys(HEADS, 0.5)
-    rows = [row("a", 0.6, 0.4), row("b", 0.4, 0.4), row("c", 0.6, 0.9), row("d", 0.2, 0.35)]
-    comparison = Comparison("f", side(**limits), side(**{**limits, "noise": 0.3}), rows)
-    noise = comparison.summary()["heads"]["noise"]
-    assert (noise["flagged_old"], noise["flagged_new"]) == (2, 4)
-    assert (noise["newly_flagged"], noise["no_longer_flagged"]) == (2, 0)
-    assert (noise["largest_change"], noise["largest_change_key"]) == (pytest.approx(0.3), "c")
-    assert comparison.summary()["num_changed_flags"] == 2
+    scores = {"a": (0.6, 0.4), "b": (0.4, 0.4), "c": (0.6, 0.9), "d": (0.2, 0.35)}
+    found = comparison(scores, model(**limits), model(**{**limits, "noise": 0.3}))
+    noise = found.change("noise")
+    assert (noise.flagged_old, noise.flagged_new) == (2, 4)
+    assert (noise.newly_flagged, noise.no_longer_flagged) == (2, 0)
+    assert (noise.largest_change, noise.largest_change_key) == (pytest.approx(0.3), "c")
+    assert found.num_changed_flags == 2
 
 
-def test_thumbnails_are_those_of_the_largest_changes_whichever_come_first() -> None:
+def test_the_largest_changes_come_first_and_of_equals_the_first() -> None:
     changes = [0.1, 0.5, 0.0, 0.5, 0.5, 0.3]
-    rows = [row(str(number), 0.0, change) for number, change in enumerate(changes)]
-    thumbnails = Thumbnails(3)
-    for each in rows:
-        thumbnails.offer(each, np.zeros((2, 2, 3), dtype=np.uint8))
-    shown = Comparison("f", side(), side(), rows).largest(3)
-    assert [each.key for each in shown] == ["1", "3", "4"]
-    assert all(thumbnails.of(each) is not None for each in shown)
-    assert thumbnails.of(rows[0]) is None
+    scores = {str(number): (0.0, change) for number, change in enumerate(changes)}
+    assert comparison(scores, model(), model()).largest(3) == [1, 3, 4]
 
 
-def test_the_image_shows_each_thumbnail_with_old_and_new_scores_and_flags() -> None:
-    rows = [row("small $.png", 0.2, 0.25), row("a folder with a long name/large.png", 0.2, 0.9)]
-    thumbnails = Thumbnails(12)
-    for each in rows:
-        thumbnails.offer(each, np.zeros((2, 3, 3), dtype=np.uint8))
-    limits = dict.fromkeys(HEADS, 0.5)
-    first, second, *others = draw_largest(
-        Comparison("f", side(**limits), side(**limits), rows), thumbnails
-    ).axes
-    assert [len(axes.images) for axes in (first, second, *others)] == [1, 1, *[0] * len(others)]
-    assert first.get_title().endswith("long name/large.png")
-    assert "Noise 0.20  -> 0.90*" in first.get_xlabel()
-    assert "*" not in second.get_xlabel()
+def test_the_figure_shows_the_largest_changes(tmp_path: Path) -> None:
+    scores = {"small $.png": (0.2, 0.25), "a folder with a long name/large.png": (0.2, 0.9)}
+    found = comparison(scores, model(), model())
+    draw_largest(found, {1: np.zeros((2, 3, 3), dtype=np.uint8), 0: None}, tmp_path / "a.png")
+    draw_largest(found, {}, tmp_path / "b.png")
+    assert Image.open(tmp_path / "a.png").width > 800
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
 def test_a_folder_without_one_readable_image_says_so() -> None:
-    comparison = Comparison("f", side(), side(), [Row("a", reason="empty", detail="no bytes")])
-    assert "0 of 1 images could be scored. Nothing can be said." in comparison.headline()
-    assert comparison.summary()["heads"]["noise"]["mean_change"] is None
-    assert "- a: empty (no bytes)" in comparison.markdown("x.png")
-    assert "noise" in comparison.table()
+    found = comparison({}, model(), model(), {"a": ("empty", "no bytes")})
+    assert "0 of 1 images could be scored. Nothing can be said." in found.headline()
+    assert found.summary()["heads"]["noise"]["mean_change"] is None
+    assert "- a: empty (no bytes)" in found.markdown("x.png")
+    assert "noise" in found.table()

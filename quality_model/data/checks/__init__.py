@@ -5,7 +5,6 @@ table is validated. Pixels are never looked at: tables and per-sample statistics
 """
 
 from quality_model.data.checks.images import validate_images
-from quality_model.data.checks.scores import validate_scores
 from quality_model.data.checks.training_set import validate_training_set
 
-__all__ = ["validate_images", "validate_scores", "validate_training_set"]
+__all__ = ["validate_images", "validate_training_set"]
