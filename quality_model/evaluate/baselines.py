@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.data.training_set.subset import choose_evenly
+from quality_model.data.split import stratified_subset
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
 from quality_model.evaluate.classical import CLASSICAL
 from quality_model.records import HEADS, Split
 
 if TYPE_CHECKING:
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
 
 _log = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ def baseline_rows(
         raise UsageError(
             f"The split {split} has no samples, so there is no baseline.", "Generate from more groups."
         )
-    return choose_evenly(indices, max_samples, seed)
+    return stratified_subset(indices, max_samples, seed)
 
 
 def _labels(training_set: TrainingSet, rows: npt.NDArray[np.int64], position: int) -> Floats:

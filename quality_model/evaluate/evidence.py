@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from quality_model.core import storage
-from quality_model.data.training_set.seen import seen_by, seen_test_groups
+from quality_model.data.split import seen_by, seen_test_groups
 from quality_model.errors import StorageError
 from quality_model.evaluate import evaluate, metrics
 from quality_model.evaluate.baselines import measure_baselines
@@ -26,7 +26,7 @@ from quality_model.records import HEADS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
     from quality_model.networks.checkpoints import LoadedModel
 
 _log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quality_model.core import storage
-from quality_model.data.training_set.subset import choose_evenly
+from quality_model.data.split import stratified_subset
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
 from quality_model.evaluate.baselines import BASELINE_VERSION, baseline_rows
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
     from quality_model.networks.checkpoints import LoadedModel
     from quality_model.params import EvaluateParams
 
@@ -166,7 +166,7 @@ def evaluate(
     ladders = score_ladders(
         partial(predict_pixels, model, batch_size=section.batch_size, device=choose_device(section.device)),
         training_set.images,
-        choose_evenly(clean["row"].to_numpy(), section.ladder_images, section.seed),
+        stratified_subset(clean["row"].to_numpy(), section.ladder_images, section.seed),
         seed=section.seed,
     )
     losses = [loss_weights[head] * heads[head]["mse"] for head in HEADS]
@@ -282,10 +282,11 @@ def training_labels(training_set: TrainingSet) -> pd.DataFrame:
     """``group``, ``is_clean``, each head's ``{head}_kind`` and ``{head}_label``, and the
     `STATISTICS` where the manifest has them, of the training split.
     """
-    rows = training_set.indices("train")
-    columns = ["group", "is_clean", *(f"{head}_kind" for head in HEADS)]
+    rows = training_set.representative("train")
+    columns = ["group", *(f"{head}_kind" for head in HEADS)]
     columns += [name for name in STATISTICS if name in training_set.manifest]
     table: pd.DataFrame = training_set.manifest.iloc[rows][columns].copy()
+    table["is_clean"] = training_set.is_untouched[rows]
     for position, head in enumerate(HEADS):
         table[f"{head}_label"] = np.asarray(training_set.labels[rows, position], dtype=np.float64)
     return table

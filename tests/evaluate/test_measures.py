@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from torch import nn
 
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.errors import UsageError
 from quality_model.evaluate import Evaluation, evaluate, metrics, write_evaluation
 from quality_model.evaluate.baselines import BASELINE_VERSION

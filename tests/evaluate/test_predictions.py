@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.errors import CheckpointError
 from quality_model.evaluate import predict_scores, predictions_table
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
