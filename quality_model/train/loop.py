@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from quality_model.core import storage
-from quality_model.core.allocation import keep_freed_memory
 from quality_model.core.device import choose_device
 from quality_model.errors import CheckpointError, TrainingError
 from quality_model.networks.checkpoints import LoadedModel
@@ -103,7 +102,6 @@ def train(
     splits = Splits.of(training_set, section.max_validation_samples, section.seed)
     if start is not None:
         _require_architecture(start, section)
-    keep_freed_memory()
     identity = RunIdentity.of(
         section,
         data_sha256=training_set.data_sha256,
