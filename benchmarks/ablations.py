@@ -26,9 +26,9 @@ from benchmarks.defects import Defective, vary_enlarging
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
 from quality_model.core.device import choose_device
-from quality_model.data.images_table import TABLE_NAME, ImagesTable, ImagesWriter
-from quality_model.data.generate import generate
 from quality_model.data.dataset import TrainingSet
+from quality_model.data.generate import generate
+from quality_model.data.images_table import TABLE_NAME, ImagesTable, ImagesWriter
 from quality_model.degrade import PROFILES
 from quality_model.degrade.profile import Profile
 from quality_model.degrade.randomness import Stream

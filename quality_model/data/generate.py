@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from quality_model.core import storage
 from quality_model.core.code_hash import code_sha256
-from quality_model.core.jobs import JobFolder, part_name
+from quality_model.core.jobs import MARKERS_FOLDER, JobFolder
 from quality_model.core.processes import (
     Executor,
     Failure,
@@ -226,9 +226,9 @@ class _Work:
         """
         storage.sweep(self._published.parent)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if self._published.exists() and not self._marker.exists() and not self.pixels.exists():
-                storage.move(self._published, self.pixels)  # an interrupted run had published it
+            was_published = self._published.exists() and not self._marker.exists()
+            if self._folder.exists() and was_published and not self.pixels.exists():
+                storage.move(self._published, self.pixels)  # by a run that was interrupted then
             if not self._is_of_this_plan():
                 self._begin()
         except OSError as error:
@@ -236,7 +236,7 @@ class _Work:
 
     def close(self) -> None:
         """Remove the folder if no part is finished."""
-        if not any(self._folder.glob(part_name(0).replace("00000", "*"))):
+        if not (self._folder / MARKERS_FOLDER).exists():
             self.remove()
 
     def remove(self) -> None:
@@ -272,8 +272,9 @@ class _Work:
 
         If the file system can allocate, a full disk is found before any work is done.
         """
-        shutil.rmtree(self._folder)
-        self._folder.mkdir()
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
+        self._folder.mkdir(parents=True)
         with self.pixels.open("wb") as file:
             file.write(self.header)
             file.truncate(self._num_bytes)

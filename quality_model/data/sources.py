@@ -1,27 +1,20 @@
 """Where clean images come from: the interface of all sources, their names, and several of them joined."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from quality_model.data.expression import JOINT, REPOSITORY, split_expression
 from quality_model.errors import UsageError
 from quality_model.paths import user_path
 from quality_model.records import CleanImage
 
 if TYPE_CHECKING:  # the command line lists the presets before it needs the parameters
     from quality_model.params import LimitsParams, SourceParams
-
-JOINT: Final = " + "
-"""Joins the sources of an expression like ``sample-photos*250 + ./images``."""
-
-_REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_COUNTED: Final = re.compile(r"(?P<name>.*\S)\*(?P<count>\d+)")
-_SEPARATORS: Final = re.compile(r"[/\\]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +94,7 @@ def open_source(section: "SourceParams", limits: "LimitsParams", *, root: Path =
 
         return SamplePhotos(section, limits)
     preset = PRESETS.get(value)
-    if preset or _REPOSITORY.fullmatch(value):
+    if preset or REPOSITORY.fullmatch(value):
         from quality_model.data.hugging_face import HuggingFace
 
         return HuggingFace(section, limits, preset)
@@ -161,38 +154,9 @@ class Combined:
                     break
 
 
-class _Part(NamedTuple):
-    """One source of an expression; ``num_images`` is None if it shares the rest with others."""
-
-    name: str
-    num_images: int | None
-
-
-def without_folders(dataset: str) -> str:
-    """The expression without paths of this machine: of a folder's path, its last name alone."""
-    return JOINT.join(
-        _last_name(part.name) if part.num_images is None else f"{_last_name(part.name)}*{part.num_images}"
-        for part in _split(dataset)
-    )
-
-
-def _split(dataset: str) -> list[_Part]:
-    names = [name.strip() for name in dataset.split(JOINT)]
-    found = [(_COUNTED.fullmatch(name), name) for name in names]
-    return [
-        _Part(match["name"], int(match["count"])) if match else _Part(name, None) for match, name in found
-    ]
-
-
-def _last_name(source: str) -> str:
-    if _REPOSITORY.fullmatch(source):
-        return source
-    return _SEPARATORS.split(source.rstrip("/\\"))[-1]
-
-
 def _parts(section: "SourceParams") -> "list[SourceParams]":
     """The section of each source: those without a number of their own share the rest equally."""
-    parts = _split(section.dataset)
+    parts = split_expression(section.dataset)
     asked = [part.num_images for part in parts]
     sharing = asked.count(None)
     rest = section.num_images - sum(count or 0 for count in asked)

@@ -6,8 +6,8 @@ from typing import Final
 
 from quality_model.core import storage
 from quality_model.core.device import choose_device
-from quality_model.data.split import seen_test_groups
 from quality_model.data.dataset import TrainingSet
+from quality_model.data.split import seen_test_groups
 from quality_model.evaluate import Evaluation, evaluate, require_size, write_evaluation
 from quality_model.evaluate.baselines import BASELINE_VERSION, measure_baselines
 from quality_model.evaluate.plots import (

@@ -52,7 +52,7 @@ def open_samples(
     if section.samples == "stored":
         if training_set.train_samples == "fresh":
             raise TrainingError(
-                "The training dataset was generated for train.samples fresh: most of its samples are missing.",
+                "The training dataset was generated for train.samples fresh: it lacks most samples.",
                 "Generate it again with train.samples stored, or train with fresh samples.",
             )
         return StoredSamples(section, stored, rows)

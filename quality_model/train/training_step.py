@@ -13,9 +13,9 @@ from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.core.device import choose_device
 from quality_model.core.model_source import AUTO, find_model
-from quality_model.data.sources import without_folders
-from quality_model.data.split import SEEN_GROUPS, seen_by, seen_in_training
 from quality_model.data.dataset import TrainingSet
+from quality_model.data.expression import without_folders
+from quality_model.data.split import SEEN_GROUPS, seen_by, seen_in_training
 from quality_model.errors import ModelNotFoundError, RegistryError
 from quality_model.evaluate.clean_flags import calibrate_thresholds
 from quality_model.evaluate.predictions import predict_scores

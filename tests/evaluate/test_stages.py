@@ -11,8 +11,8 @@ from PIL import Image
 
 from quality_model.core import storage
 from quality_model.core.device import choose_device
-from quality_model.data.split import SEEN_GROUPS, group_digest
 from quality_model.data.dataset import TrainingSet
+from quality_model.data.split import SEEN_GROUPS, group_digest
 from quality_model.evaluate import predict_scores
 from quality_model.evaluate.clean_flags import flagged_shares
 from quality_model.evaluate.evaluation_step import evaluate_candidate, summary_table

@@ -11,8 +11,8 @@ import pytest
 
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
-from quality_model.data.split import SEEN_GROUPS, group_digest
 from quality_model.data.dataset import TrainingSet
+from quality_model.data.split import SEEN_GROUPS, group_digest
 from quality_model.evaluate.evidence import (
     Evidence,
     compare_scores,

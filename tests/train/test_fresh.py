@@ -10,8 +10,8 @@ import torch
 
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels, resize
-from quality_model.data.generate import generate
 from quality_model.data.dataset import TrainingSet
+from quality_model.data.generate import generate
 from quality_model.degrade import PROFILES
 from quality_model.errors import TrainingError
 from quality_model.networks.checkpoints import load_model, save_model
