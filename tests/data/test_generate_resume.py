@@ -21,7 +21,7 @@ from quality_model.data.dataset import IMAGES_NAME, TrainingSet
 from quality_model.data.generate import generate
 from quality_model.errors import IncompleteError, StorageError
 from quality_model.params import GenerateParams, LimitsParams
-from tests.faults.processes import files_at_most, start
+from tests.faults.processes import files_at_most, start, tree
 
 from .conftest import hashes, unfinished
 
@@ -79,7 +79,7 @@ def kill(table: Path, section, limits) -> Callable[[Path, str, str], None]:
 def halfway(kill, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a dataset of which three parts are finished; never changed."""
     output = tmp_path_factory.mktemp("halfway") / "training"
-    kill(output, "renamed", "part-00002.parquet")
+    kill(output, "renamed", "part-00002.json")
     return unfinished(output)
 
 
@@ -120,7 +120,7 @@ def test_an_earlier_dataset_stays_complete_until_the_new_one_is(
 ) -> None:
     again(seed=43)
     before = hashes(output)
-    kill(output, "renamed", "part-00005.parquet")
+    kill(output, "renamed", "part-00005.json")
     assert hashes(output) == before
     assert again() == NUM_SAMPLES
     assert hashes(output) == hashes(made[0])
@@ -143,7 +143,7 @@ def cut(path: Path) -> None:
 def test_a_damaged_or_missing_part_is_made_again(
     killed_halfway: Path, again: Again, output: Path, made, damage: Callable[[Path], None]
 ) -> None:
-    damage(killed_halfway / "part-00001.parquet")
+    damage(killed_halfway / "data" / "part-00001.parquet")
     assert again() == 2 * PART_SAMPLES
     assert hashes(output) == hashes(made[0])
 
@@ -160,7 +160,7 @@ def test_work_whose_plan_or_pixels_are_lost_begins_anew(
 def test_an_error_of_the_system_while_resuming_keeps_the_finished_parts(
     killed_halfway: Path, again: Again, output: Path, made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = hashes(killed_halfway)
+    before = tree(killed_halfway)
     opened = Path.open
 
     def stale(path: Path, *arguments: Any, **options: Any) -> Any:
@@ -172,7 +172,7 @@ def test_an_error_of_the_system_while_resuming_keeps_the_finished_parts(
         patch.setattr(Path, "open", stale)
         with pytest.raises(StorageError):
             again()
-    assert hashes(killed_halfway) == before
+    assert tree(killed_halfway) == before
     assert again() == 3 * PART_SAMPLES
     assert hashes(output) == hashes(made[0])
 
@@ -223,7 +223,7 @@ def test_a_killed_run_leaves_no_marker_and_no_process(made, table, again: Again,
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, table, output], cwd=project)
     family = psutil.Process(process.pid)
     end = time.monotonic() + 60
-    while not list(unfinished(output).glob("part-*")):
+    while not list(unfinished(output).glob("data/part-*.parquet")):
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
     children = family.children(recursive=True)
