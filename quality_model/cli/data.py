@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quality_model.cli.flags import PATH, folder_option, with_params
+from quality_model.core.tables import text_table
 from quality_model.params import Params
 from quality_model.paths import ProjectPaths
 from quality_model.records import SPLITS, Split
@@ -29,12 +30,7 @@ def list_datasets() -> None:
         (name, preset.repository or "embedded", preset.image_column or "-", preset.description)
         for name, preset in PRESETS.items()
     ]
-    header = ("NAME", "DATASET", "IMAGE COLUMN", "DESCRIPTION")
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(3)]
-    for row in [header, *rows]:
-        click.echo(
-            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
-        )
+    click.echo(text_table(("NAME", "DATASET", "IMAGE COLUMN", "DESCRIPTION"), rows))
     click.echo("\nAlso: any Hugging Face dataset as owner/name, or the path of a folder of images.")
 
 

@@ -5,7 +5,7 @@ import io
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ from quality_model.data.sample_maker import PartTask, Recipe, make_part
 from quality_model.data.split import split_by_group
 from quality_model.errors import CorruptError, QualityModelError, SourceError
 from quality_model.params import GenerateParams, LimitsParams
-from quality_model.records import HEADS, SPLITS, Split
+from quality_model.records import HEADS, Split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,13 +54,14 @@ _PACKAGES: Final = ("numpy", "opencv-python-headless", "pillow")
 
 _SAMPLE_WITHIN_S: Final = 1.0
 _PARTS_PER_ROW_GROUP: Final = 32
+"""A row group of the manifest for every part would make its footer large."""
 _WORTH_A_POOL_SAMPLES: Final = 2000
 """With fewer samples, one process is done before others have started."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateSummary:
-    """What `generate` has made; ``groups`` by split.
+    """What `generate` has made.
 
     ``skipped_images`` are unreadable; ``soft_images`` are blurred already, and so not clean.
     """
@@ -69,7 +70,6 @@ class GenerateSummary:
     images: int
     skipped_images: int
     soft_images: int
-    groups: dict[Split, int]
 
 
 def generate(
@@ -129,18 +129,10 @@ def generate(
     }
     with storage.only_maker(output):
         work = _Work(output, plan, (num_samples, side, side, 3))
-        recipe = Recipe(
-            images=images,
-            profile=section.profile,
-            seed=section.seed,
-            image_size_px=side,
-            limits=limits,
-            pixels_path=work.pixels,
-            pixels_offset=len(work.header),
-        )
+        recipe = Recipe(images, section, limits, work.pixels, len(work.header))
         try:
             work.open()
-            _make_parts(parts, recipe, work, section.workers)
+            _make_parts(parts, recipe, work)
             soft_images = _publish(parts, work, output)
         finally:
             work.close()
@@ -164,8 +156,7 @@ def generate(
             side,
         )
     _log.info("%d samples of %d images are in %s", num_samples, len(readable), output)
-    groups = {split: sum(found == split for found in splits.values()) for split in SPLITS}
-    return GenerateSummary(num_samples, len(readable), len(rows) - len(readable), soft_images, groups)
+    return GenerateSummary(num_samples, len(readable), len(rows) - len(readable), soft_images)
 
 
 def _plan_parts(
@@ -252,10 +243,6 @@ class _Work:
         pq.write_table(rows, stream, compression="zstd")
         self._job.write_part(part.row_group, stream.getvalue().to_pybytes(), rows=len(rows))
 
-    def publish_pixels(self) -> None:
-        """Move images.npy to the dataset's folder."""
-        storage.move(self.pixels, self._published)
-
     def _is_of_this_plan(self) -> bool:
         try:
             if self._job.read_plan() != self._plan:
@@ -284,13 +271,13 @@ class _Work:
         self._job.write_plan(self._plan)
 
 
-def _make_parts(parts: Sequence[PartTask], recipe: Recipe, work: _Work, workers: int) -> None:
+def _make_parts(parts: Sequence[PartTask], recipe: Recipe, work: _Work) -> None:
     """Make the parts that are not finished, in this process (1 worker) or in others."""
     todo = [part for part in parts if work.read(part) is None]
     total, num_todo = (sum(part.num_samples for part in some) for some in (parts, todo))
     if num_todo < total:
         _log.info("Resuming after %d of %d samples", total - num_todo, total)
-    results = _executor(todo, recipe.limits, workers).run(partial(make_part, recipe=recipe), todo)
+    results = _executor(todo, recipe).run(partial(make_part, recipe=recipe), todo)
     try:
         with (
             closing(results),
@@ -310,12 +297,12 @@ def _make_parts(parts: Sequence[PartTask], recipe: Recipe, work: _Work, workers:
         raise storage.explain(error, recipe.pixels_path) from error
 
 
-def _executor(todo: Sequence[PartTask], limits: LimitsParams, workers: int) -> Executor:
+def _executor(todo: Sequence[PartTask], recipe: Recipe) -> Executor:
     num_samples = [part.num_samples for part in todo]
-    count = workers or (num_cores() if sum(num_samples) >= _WORTH_A_POOL_SAMPLES else 1)
+    count = recipe.section.workers or (num_cores() if sum(num_samples) >= _WORTH_A_POOL_SAMPLES else 1)
     if count == 1:
         return InThisProcess()
-    timeout_s = limits.max_seconds + max(num_samples, default=0) * _SAMPLE_WITHIN_S
+    timeout_s = recipe.limits.max_seconds + max(num_samples, default=0) * _SAMPLE_WITHIN_S
     return WorkerProcesses(count, window=2 * count, timeout_s=timeout_s)
 
 
@@ -332,29 +319,19 @@ def _publish(parts: Sequence[PartTask], work: _Work, output: Path) -> int:
         ):
             num_samples = sum(part.num_samples for part in parts)
             file.write(_npy_header(np.dtype("<f4"), (num_samples, len(HEADS))))
-            for some in _batches(parts):
-                rows = pa.concat_tables([_read(work, part) for part in some])
+            for first in range(0, len(parts), _PARTS_PER_ROW_GROUP):
+                some = [work.read(part) for part in parts[first : first + _PARTS_PER_ROW_GROUP]]
+                if None in some:
+                    raise CorruptError(f"A part of {output} was changed meanwhile.", "Run generate again.")
+                rows = pa.concat_tables(some)
                 labels = np.stack([rows.column(f"{head}_label").to_numpy() for head in HEADS], axis=1)
                 file.write(labels.astype("<f4").tobytes())
                 manifest.write_table(rows)
                 soft = rows.filter(pc.greater(rows.column("softness_px"), 0.0))
                 soft_images += len(soft.column("image_id").unique())
         storage.unseal(output)
-    work.publish_pixels()
+    storage.move(work.pixels, output / IMAGES_NAME)
     return soft_images
-
-
-def _read(work: _Work, part: PartTask) -> pa.Table:
-    rows = work.read(part)
-    if rows is None:
-        raise CorruptError("A part of the dataset was changed while it was made.", "Run generate again.")
-    return rows
-
-
-def _batches(parts: Sequence[PartTask]) -> Iterator[Sequence[PartTask]]:
-    """Parts that share a row group of the manifest: many small ones would make its footer large."""
-    for first in range(0, len(parts), _PARTS_PER_ROW_GROUP):
-        yield parts[first : first + _PARTS_PER_ROW_GROUP]
 
 
 def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:

@@ -20,7 +20,7 @@ from quality_model.degrade import PROFILES, DegradedSample, SampleRandomness
 from quality_model.degrade.severity import REFERENCE_SIDE_PX
 from quality_model.degrade.softness import source_softness
 from quality_model.errors import ImageError, SourceError
-from quality_model.params import LimitsParams
+from quality_model.params import GenerateParams, LimitsParams
 from quality_model.records import HEADS, CleanImage, Split
 
 
@@ -29,13 +29,11 @@ class Recipe:
     """How samples are made from images, and the file for their pixels.
 
     ``images`` is the folder of the images table. ``pixels_path`` is a file with ``pixels_offset`` bytes
-    of header, then ``image_size_px ** 2 * 3`` bytes for each sample.
+    of header, then ``section.image_size ** 2 * 3`` bytes for each sample.
     """
 
     images: Path
-    profile: str
-    seed: int
-    image_size_px: int
+    section: GenerateParams
     limits: LimitsParams
     pixels_path: Path
     pixels_offset: int
@@ -72,7 +70,7 @@ def make_part(part: PartTask, recipe: Recipe) -> pa.Table:
         SourceError: An image does not decode.
         OSError: The pixels cannot be written.
     """
-    profile = PROFILES[recipe.profile]
+    profile = PROFILES[recipe.section.profile]
     rows: list[dict[str, Any]] = []
     with ImagesTable(recipe.images) as table:
         images = [image for image in table.row_group(part.row_group) if image.error_code is None]
@@ -84,17 +82,21 @@ def make_part(part: PartTask, recipe: Recipe) -> pa.Table:
                 for number in range(count):
                     sample_id = f"{image.image_id}#{number:02d}"
                     make = profile.degrade if number else profile.keep
-                    sample = make(clean, SampleRandomness(recipe.seed, sample_id), softness_px=softness_px)
+                    sample = make(
+                        clean, SampleRandomness(recipe.section.seed, sample_id), softness_px=softness_px
+                    )
                     _write(pixels, recipe, part.first_sample + len(rows), sample.image)
                     rows.append(
                         {
                             "sample_id": sample_id,
                             "split": split,
                             "is_clean": number == 0 and not sample.applied,
-                            "profile": recipe.profile,
+                            "profile": recipe.section.profile,
                             "softness_px": softness_px,
-                            **_of_image(image),
-                            **_of_sample(sample),
+                            "image_id": image.image_id,
+                            "image_sha256": image.sha256,
+                            "group": image.group,
+                            **_columns(sample),
                         }
                     )
         os.fsync(pixels)
@@ -105,7 +107,7 @@ def make_part(part: PartTask, recipe: Recipe) -> pa.Table:
 
 def _decode(image: CleanImage, recipe: Recipe) -> tuple[Pixels, float]:
     """The clean image at the size of the dataset, and how soft it is (see `Profile.keep`)."""
-    size_px = recipe.image_size_px
+    size_px = recipe.section.image_size
     try:
         pixels = decoding.decode(image.data, recipe.limits)
     except ImageError as error:
@@ -115,7 +117,7 @@ def _decode(image: CleanImage, recipe: Recipe) -> tuple[Pixels, float]:
             "Run the download again with these limits.",
         ) from None
     clean = decoding.resize(pixels, size_px)
-    if not PROFILES[recipe.profile].measures_softness:
+    if not PROFILES[recipe.section.profile].measures_softness:
         return clean, 0.0
     softness_px = source_softness(clean, enlarged_by=size_px / min(pixels.shape[:2]))
     return clean, softness_px * REFERENCE_SIDE_PX / size_px
@@ -129,11 +131,7 @@ def _write(file: int, recipe: Recipe, row: int, image: Pixels) -> None:
         data, offset = data[written:], offset + written
 
 
-def _of_image(image: CleanImage) -> dict[str, Any]:
-    return {"image_id": image.image_id, "image_sha256": image.sha256, "group": image.group}
-
-
-def _of_sample(sample: DegradedSample) -> dict[str, Any]:
+def _columns(sample: DegradedSample) -> dict[str, Any]:
     """Columns of a sample; those of degradations that it does not have are left out.
 
     The brightness is of the grey image (ITU-R BT.601), 0 to 1.

@@ -21,7 +21,7 @@ print("scored", summary.scored, flush=True)
 GENERATE = """
 print("begun", flush=True)
 made = generate(section, LIMITS, Path("table"), Path("training"))
-print("made", made["samples"], flush=True)
+print("made", made.samples, flush=True)
 """
 ABOVE = {
     SCORE: """

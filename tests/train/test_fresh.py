@@ -23,7 +23,7 @@ from quality_model.train.on_device import BatchDegrader
 from quality_model.train.samples import FreshSamples, can_degrade_in_batches, open_samples
 from quality_model.train.stored import StoredRows
 
-from ..data.training_set.conftest import write_table
+from ..data.conftest import write_table
 
 CPU = torch.device("cpu")
 SIDE_PX = 40

@@ -27,11 +27,6 @@ REPORT_NAME: Final = "validation.json"
 DOCS_NAME: Final = "docs"
 _EXAMPLES: Final = 5
 _NO_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_UNUSED_IMAGES: Final = (
-    "glossary_scroller.gif",
-    "iterative-dev-loop.png",
-    "validation_failed_unexpected_values.gif",
-)
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +169,8 @@ def validate(subject: str, tables: Sequence[Table], report: Path) -> list[Outcom
         with _quiet():
             outcomes = _run(subject, tables, docs)
         _make_reproducible(docs)
-        _replace_folder(report / DOCS_NAME, docs)
+        shutil.rmtree(report / DOCS_NAME, ignore_errors=True)
+        docs.rename(report / DOCS_NAME)
     finally:
         shutil.rmtree(docs, ignore_errors=True)
     failed = [outcome for outcome in outcomes if not outcome.passed]
@@ -237,7 +233,8 @@ def _run(subject: str, tables: Sequence[Table], docs: Path) -> list[Outcome]:
             run_id=gx.RunIdentifier(run_name=name, run_time=_NO_TIME),
         )
         # The results come in Great Expectations' own order: find each by the id of its expectation.
-        found = {one["expectation_config"]["id"]: one for one in map(_to_json, result.results)}
+        results: list[Any] = [one.to_json_dict() for one in result.results]
+        found = {one["expectation_config"]["id"]: one for one in results}
         for expected, asked in zip(table.expectations, suite.expectations, strict=True):
             outcomes.append(_outcome(table, expected, found[asked.id]))
     place = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.absolute())}
@@ -250,11 +247,6 @@ def _run(subject: str, tables: Sequence[Table], docs: Path) -> list[Outcome]:
     context.add_data_docs_site("report", site)
     context.build_data_docs()
     return outcomes
-
-
-def _to_json(result: Any) -> dict[str, Any]:
-    facts: dict[str, Any] = result.to_json_dict()
-    return facts
 
 
 @contextmanager
@@ -318,9 +310,7 @@ def _short(value: Any) -> str:
 
 
 def _make_reproducible(docs: Path) -> None:
-    """Remove times, random ids, images from the network and unused files from the pages."""
-    for name in _UNUSED_IMAGES:
-        (docs / "static" / "images" / name).unlink(missing_ok=True)
+    """Remove times, random ids, and images from the network from the pages."""
     for page in docs.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         up = "../" * (len(page.relative_to(docs).parts) - 1)
@@ -336,13 +326,3 @@ def _make_reproducible(docs: Path) -> None:
             text,
         )
         page.write_text(text, encoding="utf-8")
-
-
-def _replace_folder(place: Path, new: Path) -> None:
-    """Replace a folder as a whole; it is missing only between two renames."""
-    old = new.with_name(new.name + "-old")
-    if place.exists():
-        place.rename(old)
-    new.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
-    storage.flush_folder(place.parent)
