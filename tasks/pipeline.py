@@ -39,6 +39,7 @@ def look_for_new_images(source: SourceParams, limits: LimitsParams, paths: Proje
     Returns:
         Whether they were taken anew.
     """
+    telemetry.silence()
     found = source_sha256(source, limits, root=paths.root)
     if is_known_source(paths.state, found):
         return False

@@ -44,8 +44,8 @@ class HuggingFace:
     def __init__(self, section: SourceParams, limits: LimitsParams, preset: Preset | None = None) -> None:
         self._section = section
         self._limits = limits
-        self._preset = preset
-        requested = (preset.repository if preset else None) or section.dataset
+        self._preset = preset or Preset(section.dataset, "")
+        requested = self._preset.repository or section.dataset
         with hub_errors(requested):
             info = _dataset_info(requested, section.revision)
         self.name: str = info.id
@@ -61,11 +61,17 @@ class HuggingFace:
         return decoded(self._fetched(), self._limits)
 
     def _fetched(self) -> Iterator[CleanImage]:
+        from datasets import Image
+
         with hub_errors(self.name), tempfile.TemporaryDirectory() as cache, _bounded_retries():
             split, stream = self._open_split(cache)
             column = self._choose_column(stream)
             origin = f"hf://datasets/{self.name}@{self.revision}/{split}?shuffle={self._section.seed}"
-            for position, row in enumerate(_shuffled(stream, column, self._section.seed)):
+            if stream.num_shards < _ENOUGH_SHARDS:
+                stream = stream.reshard()
+            stream = stream.select_columns([column]).cast_column(column, Image(decode=False))
+            stream = stream.shuffle(seed=self._section.seed, buffer_size=_SHUFFLE_BUFFER_ROWS)
+            for position, row in enumerate(stream):
                 cell = row[column] or {}
                 path = cell.get("path")
                 image_id = f"{split}/{position:06d}"
@@ -82,7 +88,7 @@ class HuggingFace:
 
         # An empty cache: otherwise a cached copy of another commit may hide that the hub fails.
         splits = load_dataset(self.name, revision=self.revision, streaming=True, cache_dir=cache)
-        wanted = self._section.split or (self._preset.split if self._preset else None) or "train"
+        wanted = self._section.split or self._preset.split or "train"
         if wanted not in splits:
             raise SourceError(
                 f"{self.name} has no split {wanted!r}.", f"It has: {', '.join(splits)}. Choose with --split."
@@ -92,8 +98,7 @@ class HuggingFace:
     def _choose_column(self, stream: Any) -> str:
         columns: list[str] = list(stream.column_names or next(iter(stream), {}))
         wanted = self._section.image_column
-        preset = (self._preset.image_column,) if self._preset and self._preset.image_column else ()
-        candidates = (wanted,) if wanted else (*preset, *IMAGE_COLUMNS)
+        candidates = [wanted] if wanted else [self._preset.image_column, *IMAGE_COLUMNS]
         features = stream.features or {}
         for column in candidates:
             is_text = getattr(features.get(column), "dtype", None) in ("string", "large_string")
@@ -123,15 +128,6 @@ class HuggingFace:
             except FileNotFoundError:
                 raise ImageError("missing", "the row names a missing file") from None
         raise ImageError("outside_folder", "the row names a file outside the dataset")
-
-
-def _shuffled(stream: Any, column: str, seed: int) -> Iterator[dict[str, Any]]:
-    from datasets import Image
-
-    if stream.num_shards < _ENOUGH_SHARDS:
-        stream = stream.reshard()
-    stream = stream.select_columns([column]).cast_column(column, Image(decode=False))
-    yield from stream.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER_ROWS)
 
 
 def _dataset_info(repository: str, revision: str | None) -> Any:

@@ -51,27 +51,19 @@ class Photograph:
         return _DISTRIBUTIONS[self.package]
 
 
-def _scikit_image(group: str, *files: str, shortest_px: int = CROP_SIDE_PX) -> Photograph:
-    return Photograph(group, "skimage", tuple(f"data/{file}" for file in files), shortest_px)
-
-
-def _scikit_learn(group: str, file: str, shortest_px: int) -> Photograph:
-    return Photograph(group, "sklearn", (f"datasets/images/{file}",), shortest_px)
-
-
 PHOTOGRAPHS: Final = (
-    _scikit_image("astronaut", "astronaut.png"),
-    _scikit_image("chelsea", "chelsea.png"),
-    _scikit_learn("china", "china.jpg", shortest_px=320),
-    _scikit_image("coffee", "coffee.png"),
-    _scikit_learn("flower", "flower.jpg", shortest_px=320),
-    _scikit_image("hubble_deep_field", "hubble_deep_field.jpg", shortest_px=320),
-    _scikit_image("ihc", "ihc.png"),
-    _scikit_image("motorcycle", "motorcycle_left.png", "motorcycle_right.png"),
-    _scikit_image("retina", "retina.jpg", shortest_px=768),
-    _scikit_image("rocket", "rocket.jpg", shortest_px=320),
+    Photograph("astronaut", "skimage", ("data/astronaut.png",)),
+    Photograph("chelsea", "skimage", ("data/chelsea.png",)),
+    Photograph("china", "sklearn", ("datasets/images/china.jpg",), shortest_px=320),
+    Photograph("coffee", "skimage", ("data/coffee.png",)),
+    Photograph("flower", "sklearn", ("datasets/images/flower.jpg",), shortest_px=320),
+    Photograph("hubble_deep_field", "skimage", ("data/hubble_deep_field.jpg",), shortest_px=320),
+    Photograph("ihc", "skimage", ("data/ihc.png",)),
+    Photograph("motorcycle", "skimage", ("data/motorcycle_left.png", "data/motorcycle_right.png")),
+    Photograph("retina", "skimage", ("data/retina.jpg",), shortest_px=768),
+    Photograph("rocket", "skimage", ("data/rocket.jpg",), shortest_px=320),
 )
-"""Colour photographs only: drawings, logos, charts and greys of the packages are left out."""
+"""Colour photographs only, no drawings, logos, charts and grey images."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,16 +44,13 @@ def test_images_are_found_in_sub_folders_and_keep_their_bytes(rows, folder, enco
     assert all(row.origin == name and (row.width, row.height) == (32, 32) for name, row in found.items())
 
 
-def test_a_sub_folder_is_a_group_and_an_image_at_the_top_one_of_its_own(rows, folder, encoded):
+def test_a_sub_folder_is_a_group_unless_all_images_are_in_it(rows, folder, encoded):
+    put(folder / "x/c.png", encoded[2])
+    put(folder / "x/d.png", encoded[3])
+    assert [row.group for row in rows().values()] == ["x/c.png", "x/d.png"]
     for number, name in enumerate(["a.png", "b.png", "x/c.png", "x/d.png", "y/e.png"]):
         put(folder / name, encoded[number])
     assert [row.group for row in rows().values()] == ["a.png", "b.png", "x", "x", "y"]
-
-
-def test_images_that_are_all_in_one_sub_folder_are_groups_of_their_own(rows, folder, encoded):
-    put(folder / "all/a.png", encoded[0])
-    put(folder / "all/b.png", encoded[1])
-    assert [row.group for row in rows().values()] == ["all/a.png", "all/b.png"]
 
 
 def test_hidden_files_and_other_files_are_left_out(rows, folder, encoded):
@@ -90,11 +87,6 @@ def test_links_are_followed_once_and_loops_end(rows, folder, encoded, tmp_path):
     (folder / "y").symlink_to(tmp_path / "elsewhere")
     (folder / "z").symlink_to(folder / "x")
     assert list(rows()) == ["x/a.png", "y/b.png"]
-
-
-def test_a_folder_named_like_an_image_is_a_folder(rows, folder, encoded):
-    put(folder / "trip.jpg/a.png", encoded[0])
-    assert list(rows()) == ["trip.jpg/a.png"]
 
 
 def test_names_that_are_not_utf8_are_written_with_escapes_and_stay_different(rows, folder, encoded):
