@@ -19,7 +19,7 @@ from quality_model import pretrained
 from quality_model.params import WITHOUT_PROJECT
 from quality_model.records import HEADS
 from quality_model.release.cards import CARD_NAME
-from quality_model.score.scoring_step import score_collection
+from quality_model.score import score_collection
 
 README: Final = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN: Final = "<!-- figures: written by `python -m benchmarks.figures` -->"

@@ -138,22 +138,21 @@ def score_obvious(task: Task) -> Outcome:
 
 
 def score_ours(task: Task) -> Outcome:
-    """All that `stages.scoring` does, the check of the result included.
+    """All that the command does, the check of the result included.
 
     Imports, loading the model and checking the engine against float32 are not counted; starting workers is.
     """
     import great_expectations  # noqa: F401  (imports do not count)
 
     from quality_model.core.inference import MultiHeadQualityInference
-    from quality_model.data.checks import validate_scores
-    from quality_model.score import ModelIdentity, score
-    from quality_model.score.summary import REPORT_NAME
+    from quality_model.data.checks.score_checks import validate_scores
+    from quality_model.score import ScoringModel, score
 
     params = task.params
     scorer = MultiHeadQualityInference(
         task.model, params.score.device, params.limits, batch_size=params.score.batch_size
     )
-    model = ModelIdentity.of(scorer)
+    model = ScoringModel.of(scorer)
     start = time.perf_counter()
     summary = score(
         params.score,
@@ -162,7 +161,7 @@ def score_ours(task: Task) -> Outcome:
         output=task.output,
         scorer=scorer,
         model=model,
-        check=lambda job: validate_scores(task.output, job, task.output / REPORT_NAME),
+        check=validate_scores,
     )
     return Outcome(summary.scored, time.perf_counter() - start, {})
 

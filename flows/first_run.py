@@ -11,7 +11,7 @@ from flows.score import score
 from quality_model.params import load_params
 from quality_model.paths import ProjectPaths
 from quality_model.score import ScoreSummary
-from quality_model.score.table import worst_first
+from quality_model.score.summary import worst_first
 from tasks import examples
 from tasks.ending import run_by_hand
 
@@ -47,11 +47,10 @@ Flows and schedules:       make prefect-ui   then open http://127.0.0.1:4200
 def main() -> None:
     started = time.monotonic()
     ending, summary = first_run()
-    version = f" version {summary.model.version}" if summary.model.version else ""
     words = CLOSING_WORDS.format(
         table="\n".join(worst_first(summary.output)),
         ending=" ".join(filter(None, (ending.summary, ending.next_step))),
-        scorer=f"{summary.model.name}{version}",
+        scorer=summary.model.title,
         num_inputs=summary.inputs,
         num_scored=summary.scored,
         scores=summary.output,

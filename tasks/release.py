@@ -85,7 +85,8 @@ def compare(params: Params, paths: ProjectPaths, version: str, folder: Path) -> 
 
     Where no champion reigns there is nothing to compare with.
     """
-    from quality_model.score.comparing import compare_models
+    from quality_model.release.comparisons import attach_comparison
+    from quality_model.score.compare import compare_models
 
     if Registry(paths.root, params.registry).champion() is None:
         return
@@ -99,6 +100,7 @@ def compare(params: Params, paths: ProjectPaths, version: str, folder: Path) -> 
         against="champion",
         output=paths.comparison_report,
     )
+    attach_comparison(params.registry, paths.root, comparison, paths.comparison_report)
     get_run_logger().info("%s\n%s", comparison.headline(), comparison.table())
     create_markdown_artifact(comparison.headline(), key="comparison")
 

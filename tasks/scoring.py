@@ -6,9 +6,9 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
+from quality_model.data.checks.score_checks import validate_scores
 from quality_model.params import LimitsParams, ScoreParams
-from quality_model.score import Kind, ScoreSummary
-from quality_model.score.scoring_step import score_collection
+from quality_model.score import Kind, ScoreSummary, score_collection
 from tasks.failures import can_heal
 
 
@@ -24,13 +24,14 @@ def score(
     image_column: str | None = None,
     key_column: str | None = None,
 ) -> ScoreSummary:
-    """Score a collection; asked again for the same output, it goes on where it stopped."""
+    """Score a collection; asked again for the same output, it resumes."""
     summary = score_collection(
         section,
         limits,
         root=root,
         inputs=inputs,
         output=output,
+        check=validate_scores,
         kind=kind,
         image_column=image_column,
         key_column=key_column,

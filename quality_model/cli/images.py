@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from quality_model.records import HEADS, QualityScores
 if TYPE_CHECKING:
     from quality_model.core.inference import MultiHeadQualityInference
     from quality_model.score import Kind
+    from quality_model.score.job import Check
     from quality_model.score.reading import Reading
 
 
@@ -28,48 +30,44 @@ if TYPE_CHECKING:
 def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bool) -> None:
     """Print the scores of IMAGES (0 absent, 1 severe), the overall score (1 best) and the flags."""
     from quality_model.core.inference import MultiHeadQualityInference
-    from quality_model.core.model_source import find_model
     from quality_model.score.reading import read_images
 
     model = MultiHeadQualityInference(
-        model_path=find_model(params.score.model, Path(), _registry(params)),
-        device=params.score.device,
-        limits=params.limits,
+        params.score.model,
+        params.score.device,
+        params.limits,
+        registry=_registry(params),
         # To find the fastest engine takes longer than scoring a few images; `score` is for many.
         engine="torch-float32" if params.score.engine == "auto" else params.score.engine,
     )
-    if True:
-        columns = (*HEADS, "overall")
-        names, sources = zip(*map(_named_source, images), strict=True)
-        width = max(map(len, names))
-        if not as_json:
-            click.echo("  ".join([" " * width, *(f"{column:>10}" for column in columns), "flags"]))
-        unreadable = 0
-        readings = read_images(
-            sources,
-            num_sources=len(sources),
-            workers=params.score.workers,
-            window=0,
-            image_size_px=model.image_size_px,
-            limits=params.limits,
-            engine=None,
-        )
-        for reading, name in zip(readings, names, strict=True):
-            try:
-                scores = _scores(model, reading)
-            except ImageError as error:
-                unreadable += 1
-                click.echo(
-                    json.dumps({"path": name, "error_code": error.reason, "error_detail": error.detail})
-                    if as_json
-                    else f"{name:{width}}  {error}"
-                )
-                continue
-            if as_json:
-                click.echo(json.dumps({"path": name, **scores.to_dict()}))
-            else:
-                cells = (f"{getattr(scores, column):10.3f}" for column in columns)
-                click.echo("  ".join([f"{name:{width}}", *cells, ", ".join(scores.flags) or "-"]))
+    columns = (*HEADS, "overall")
+    names, sources = zip(*map(_named_source, images), strict=True)
+    width = max(map(len, names))
+    if not as_json:
+        click.echo("  ".join([" " * width, *(f"{column:>10}" for column in columns), "flags"]))
+    readings = read_images(
+        sources,
+        num_sources=len(sources),
+        workers=params.score.workers,
+        window=0,
+        image_size_px=model.image_size_px,
+        limits=params.limits,
+        engine=None,
+    )
+    unreadable = 0
+    for reading, name in zip(readings, names, strict=True):
+        try:
+            scores = _scores(model, reading)
+        except ImageError as error:
+            unreadable += 1
+            problem = {"path": name, "error_code": error.reason, "error_detail": error.detail}
+            click.echo(json.dumps(problem) if as_json else f"{name:{width}}  {error}")
+            continue
+        if as_json:
+            click.echo(json.dumps({"path": name, **scores.to_dict()}))
+        else:
+            cells = (f"{getattr(scores, column):10.3f}" for column in columns)
+            click.echo("  ".join([f"{name:{width}}", *cells, ", ".join(scores.flags) or "-"]))
     if model.thresholds is None:
         click.echo("Nothing is flagged: the model has no thresholds.", err=True)
     if unreadable:
@@ -108,7 +106,7 @@ def _scores(model: "MultiHeadQualityInference", reading: "Reading") -> QualitySc
         ImageError: It could not be read, or not scored.
     """
     if reading.pixels is None:
-        raise ImageError(reading.reason or "unreadable", reading.detail or "")
+        raise ImageError(reading.error_code or "unreadable", reading.error_detail or "")
     try:
         return model.predict(reading.pixels)
     except QualityModelError:
@@ -138,7 +136,7 @@ def score(
 ) -> None:
     """Score INPUTS: a folder of images, Parquet files, or tar shards."""
     from quality_model.core.folders import input_path
-    from quality_model.score.scoring_step import score_collection
+    from quality_model.score import score_collection
 
     folder = input_path(inputs)
     place = folder.resolve()
@@ -156,6 +154,7 @@ def score(
         output=output,
         overwrite=overwrite,
         registry=_registry(params),
+        check=_check(),
         kind=kind,
         image_column=image_column,
         key_column=key_column,
@@ -163,6 +162,15 @@ def score(
     for line in summary.lines():
         click.echo(line)
     click.echo(f"Scores: {output}")
+
+
+def _check() -> "Check | None":
+    """The check of a job's scores, if Great Expectations is installed."""
+    if find_spec("great_expectations") is None:
+        return None
+    from quality_model.data.checks.score_checks import validate_scores
+
+    return validate_scores
 
 
 def _registry(params: Params | ScoringParams) -> RegistryParams | None:

@@ -95,7 +95,8 @@ def compare(
     key_column: str | None,
 ) -> None:
     """Show how the scores and flags of the images in FOLDER differ between two models."""
-    from quality_model.score.comparing import compare_models
+    from quality_model.release.comparisons import attach_comparison
+    from quality_model.score.compare import compare_models
 
     comparison = compare_models(
         params.score,
@@ -111,6 +112,7 @@ def compare(
         image_column=image_column,
         key_column=key_column,
     )
+    attach_comparison(params.registry, _ROOT, comparison, output)
     click.echo(comparison.headline())
     click.echo(comparison.table())
     click.echo(f"Comparison: {output}")

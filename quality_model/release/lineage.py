@@ -11,12 +11,13 @@ from typing import Any, Final, NamedTuple
 from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.core.folders import JOB_NAME, PLAN_NAME
+from quality_model.core.jobs import DATA_FOLDER, MARKERS_FOLDER
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, UsageError
 from quality_model.params import RegistryParams
 from quality_model.paths import DESCRIPTION_NAME
 from quality_model.release.registry import ModelVersion, Registry, decision_line, read_decisions
 from quality_model.release.registry.connection import database_exists
-from quality_model.score.parts import DATA_FOLDER, MARKERS_FOLDER, METADATA_PREFIX
+from quality_model.score.rows import METADATA_PREFIX
 
 _REGISTERED: Final = re.compile(r"[1-9][0-9]{0,9}")
 """A version of the registry is a number; that of a file is the beginning of a hash."""

@@ -1,14 +1,13 @@
-"""Batch scoring: a collection of images in, Parquet shards of scores and reasons out.
+"""Batch scoring: a collection of images in, a dataset of scores out.
 
-The listing of inputs is fixed in a plan when a job starts; each shard of the plan becomes
-one output file with its own marker, so that an interrupted job goes on at the first
-unfinished shard. Every input is one row: four scores, or the reason why there are none.
+The inputs are fixed in a plan when a job starts. Each part of the plan becomes one Parquet file with its own
+completion marker, so that an interrupted job resumes at the first unfinished part. Every input is one row:
+four scores, or the error code that says why there are none.
 """
 
-from quality_model.score.collection import Kind
-from quality_model.score.identity import ModelIdentity, Scorer
-from quality_model.score.job import score
-from quality_model.score.plan import planned_engine
+from quality_model.score.inputs import Kind
+from quality_model.score.job import Scorer, score, score_collection
+from quality_model.score.rows import ScoringModel
 from quality_model.score.summary import ScoreSummary
 
-__all__ = ["Kind", "ModelIdentity", "ScoreSummary", "Scorer", "planned_engine", "score"]
+__all__ = ["Kind", "ScoreSummary", "Scorer", "ScoringModel", "score", "score_collection"]

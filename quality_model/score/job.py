@@ -3,31 +3,45 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from quality_model.core import processes, storage
-from quality_model.core.folders import JOB_NAME, printable
+from quality_model.core.engines import Engine
+from quality_model.core.folders import printable
+from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part
 from quality_model.errors import (
     CheckpointError,
     CorruptError,
     InputErrorsAboveLimit,
-    StorageError,
     UsageError,
 )
-from quality_model.params import LimitsParams, ScoreParams
+from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION
-from quality_model.score import collection, output_folder, parts, plan
-from quality_model.score.identity import ModelIdentity, Scorer
-from quality_model.score.reading import Reading, read_images, sources_of
+from quality_model.score import rows
+from quality_model.score.inputs import Kind, Survey, survey
+from quality_model.score.plan import (
+    Plan,
+    Settings,
+    clear,
+    foreign_files,
+    foreign_parts,
+    make_plan,
+    open_plan,
+    planned_engine,
+    read_plan,
+)
+from quality_model.score.reading import Reading, Source, read_images, sources_of
+from quality_model.score.rows import ScoringModel
 from quality_model.score.summary import (
     FIGURE_NAME,
     REPORT_NAME,
@@ -38,12 +52,79 @@ from quality_model.score.summary import (
     write_figure,
 )
 
-LOCK_NAME: Final = ".lock"
-_LOCK_TIMEOUT_S: Final = 5.0
-Todo = Mapping[int, list[int] | None]
-"""The parts to work on, and which rows of each: None for all."""
-
 logger = logging.getLogger(__name__)
+
+Check = Callable[[ScoreSummary], object]
+"""Looks at the summary of a job before its completion marker is written; may raise."""
+
+
+class Scorer(Protocol):
+    """What scoring needs of a model.
+
+    Attributes:
+        engine: What worker processes score with, each on its core; None if only this process
+            can, as with an accelerator: `score_pixels` then gets batches.
+    """
+
+    @property
+    def engine(self) -> Engine | None: ...
+
+    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """uint8 (N, S, S, 3) RGB -> float32 (N, 4) in [0, 1], in the order of `records.HEADS`."""
+        ...
+
+
+def score_collection(
+    section: ScoreParams,
+    limits: LimitsParams,
+    *,
+    root: Path,
+    inputs: Path,
+    output: Path,
+    overwrite: bool = False,
+    registry: RegistryParams | None = None,
+    check: Check | None = None,
+    kind: Kind | None = None,
+    image_column: str | None = None,
+    key_column: str | None = None,
+) -> ScoreSummary:
+    """Score a collection with the model that ``section.model`` names.
+
+    Args:
+        root: The project folder, whose registry a reference means.
+        registry: Registry parameters; by default those of the project's params.yaml.
+        section, limits, inputs, output, overwrite, check: See `score`.
+        kind, image_column, key_column: See `score`.
+
+    Raises:
+        ModelNotFoundError, CheckpointError: The model is not available.
+        UsageError, InputErrorsAboveLimit, StorageError: See `score`.
+    """
+    processes.end_if_imported_again()  # before the model is loaded
+    from quality_model.core.inference import MultiHeadQualityInference  # worker processes need none
+
+    scorer = MultiHeadQualityInference(
+        section.model,
+        section.device,
+        limits,
+        root=root,
+        registry=registry,
+        engine=planned_engine(output) if section.engine == "auto" else section.engine,
+        batch_size=section.batch_size,
+    )
+    return score(
+        section,
+        limits,
+        inputs=inputs,
+        output=output,
+        scorer=scorer,
+        model=ScoringModel.of(scorer),
+        overwrite=overwrite,
+        check=check,
+        kind=kind,
+        image_column=image_column,
+        key_column=key_column,
+    )
 
 
 def score(
@@ -53,18 +134,17 @@ def score(
     inputs: Path,
     output: Path,
     scorer: Scorer,
-    model: ModelIdentity,
+    model: ScoringModel,
     overwrite: bool = False,
-    check: Callable[[dict[str, Any]], object] | None = None,
-    kind: collection.Kind | None = None,
+    check: Check | None = None,
+    kind: Kind | None = None,
     image_column: str | None = None,
     key_column: str | None = None,
 ) -> ScoreSummary:
     """Score a collection: a row for every input, with scores or with an error code.
 
-    A job that was interrupted resumes at its first unfinished part and ends with the
-    bytes of an undisturbed one; one that is complete is not done again. Inputs whose error code
-    is not final (`parts.NOT_FINAL`) are read again, they alone.
+    An interrupted job resumes at its first unfinished part and ends with the bytes of an undisturbed one;
+    a complete one is not done again. Inputs whose error code is not final (`rows.NOT_FINAL`) are read again.
 
     Args:
         section: Sizes, workers, and the share of errors that is allowed.
@@ -73,36 +153,32 @@ def score(
         output: Folder of the result; docs/results-format.md describes it.
         scorer: Scores pixels; in this process.
         model: Whose scores they are.
-        overwrite: Throw away the result of another job in ``output``; this job's own is kept.
-        check: Gets the content of the completion marker before it is written; what it raises leaves
-            the result incomplete.
-        kind, image_column, key_column: What to score, if the inputs leave a choice (see
-            `collection.survey`).
+        overwrite: Remove the result of another job from ``output``; this job's own is kept.
+        check: What it raises leaves the result incomplete.
+        kind, image_column, key_column: What to score, if the inputs leave a choice (see `inputs.survey`).
 
     Raises:
         UsageError: Nothing to score, keys that occur twice, or ``output`` holds another
             job's result or other files.
         CorruptError: A Parquet file of the inputs is broken.
         InputErrorsAboveLimit: None of the inputs could be scored, or too few; everything is written.
-        StorageError: The disk is full, another process writes to ``output``, or the
-            accounts do not add up.
+        StorageError: The disk is full, another process writes to ``output``, or a part is not of its plan.
     """
     processes.end_if_imported_again()
-    found = collection.survey(inputs, output, kind=kind, image_column=image_column, key_column=key_column)
-    with storage.locked(output / LOCK_NAME, timeout_s=_LOCK_TIMEOUT_S):
-        for place in (output, output / parts.MARKERS_FOLDER, output / REPORT_NAME):
-            storage.sweep(place)
-        parameters = plan.job_parameters(section, limits, in_batches=scorer.engine is None)
-        parameters |= found.parameters()
-        job = _begin(output, inputs, found, limits, model, parameters, overwrite)
-        summary = _carry_on(inputs, output, job, section, limits, found.base, scorer, check)
+    found = survey(inputs, output, kind=kind, image_column=image_column, key_column=key_column)
+    folder = JobFolder(output)
+    with folder.locked():
+        storage.sweep(output / REPORT_NAME)
+        settings = Settings.of(section, limits, found, in_batches=scorer.engine is None)
+        plan = _begin(folder, inputs, found, limits, model, settings, overwrite)
+        summary = _Job(folder, plan, section, limits, found.base, scorer).run(inputs, check)
     if not summary.scored:
-        raise nothing_scored(summary.reasons, f"The column error_detail in {output / parts.DATA_FOLDER}")
+        raise nothing_scored(summary.errors, f"The column error_detail in {output / DATA_FOLDER}")
     if summary.error_share > section.max_error_share:
         raise InputErrorsAboveLimit(
             f"{summary.inputs - summary.scored} of {summary.inputs} inputs could not be scored"
             f" ({summary.error_share:.1%}, allowed {section.max_error_share:.1%}): "
-            + ", ".join(f"{count} x {reason}" for reason, count in summary.reasons.items())
+            + ", ".join(f"{count} x {code}" for code, count in summary.errors.items())
             + ".",
             f"Everything else is scored, in {output}; the column error_detail says what is wrong.",
         )
@@ -110,169 +186,228 @@ def score(
 
 
 def _begin(
-    output: Path,
+    folder: JobFolder,
     inputs: Path,
-    found: collection.Survey,
+    found: Survey,
     limits: LimitsParams,
-    model: ModelIdentity,
-    parameters: dict[str, Any],
+    model: ScoringModel,
+    settings: Settings,
     overwrite: bool,
-) -> plan.Job:
-    """Resume the job of ``output`` if it is this one; plan a new one if it has none."""
-    job, num_parts = None, None
+) -> Plan:
+    """Resume the job of the folder if it is this one; plan a new one if it has none."""
+    output = folder.folder
+    plan, num_parts = None, None
     try:
-        job = plan.open_job(output)
-        if job is not None:
-            num_parts = job.num_shards
-            plan.require_same(job, found, model, parameters)
+        plan = open_plan(output)
+        if plan is not None:
+            num_parts = plan.num_parts
+            plan.require_same(found, model, settings)
     except (UsageError, CorruptError):
         if not overwrite:
             raise
-        job = None
+        plan = None
     else:
-        if job is None and (others := output_folder.foreign(output)):
+        if plan is None and (others := foreign_files(output)):
             raise UsageError(
                 f"{output} is not empty and holds no scoring job: {', '.join(others[:3])}.",
                 "Choose another output folder.",
             )
-    if others := output_folder.foreign_parts(output, num_parts):
+    if others := foreign_parts(output, num_parts):
         raise UsageError(
-            f"{output / parts.DATA_FOLDER} is for score rows alone and holds {', '.join(others[:3])}.",
+            f"{output / DATA_FOLDER} is for score rows alone and holds {', '.join(others[:3])}.",
             "Move that away, or choose another output folder.",
         )
-    return job or plan.make_plan(
-        output, inputs, found, limits, model, parameters, when_listed=partial(output_folder.clear, output)
+    return plan or make_plan(
+        folder, inputs, found, limits, model, settings, when_listed=lambda: clear(folder)
     )
 
 
-def _carry_on(
-    inputs: Path,
-    output: Path,
-    job: plan.Job,
-    section: ScoreParams,
-    limits: LimitsParams,
-    base: Path,
-    scorer: Scorer,
-    check: Callable[[dict[str, Any]], object] | None,
-) -> ScoreSummary:
-    todo: dict[int, list[int] | None] = {}
-    for number in range(job.num_shards):
-        marker = parts.read_marker(output, number, rows=job.rows_of(number))
-        if marker is None:
-            todo[number] = None
-        elif rows := parts.rows_to_retry(output, number, marker):
-            todo[number] = rows
-    num_retried = sum(len(rows) for rows in todo.values() if rows)
-    num_read = num_retried + sum(job.rows_of(number) for number, rows in todo.items() if rows is None)
-    started = time.monotonic()
-    if todo:
-        storage.unseal(output, JOB_NAME)
-        _score_parts(output, job, todo, num_read, section, limits, base, scorer)
-    elapsed_s = time.monotonic() - started if todo else 0.0
-    tally = _account(output, job)
-    if todo or not _is_complete(output, job):
-        _complete(inputs, output, job, tally, check)
-    return ScoreSummary(
-        output=output,
-        model=job.model,
-        inputs=tally.inputs,
-        scored=tally.scored,
-        reasons=tally.sorted_reasons(),
-        skipped=job.skipped,
-        shards=job.num_shards,
-        shards_before=sum(todo.get(number, []) is not None for number in range(job.num_shards)),
-        elapsed_s=elapsed_s,
-        images_per_s=num_read / elapsed_s if elapsed_s > 0 else 0.0,
-        quantiles=tally.quantiles(),
-        flagged=tally.flagged(job.model.thresholds),
-        retried=num_retried,
-    )
+@dataclass(frozen=True, slots=True)
+class _Todo:
+    """A part to work on: all its rows, or some of a finished table that are read again."""
+
+    number: int
+    rows: list[int] | None = None
+    table: pa.Table | None = None
 
 
-def _score_parts(
-    output: Path,
-    job: plan.Job,
-    todo: Todo,
-    num_inputs: int,
-    section: ScoreParams,
-    limits: LimitsParams,
-    base: Path,
-    scorer: Scorer,
-) -> None:
-    from tqdm import tqdm
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A planned job and what carries it out."""
 
-    logger.info("Scoring %d inputs in %d parts.", num_inputs, len(todo))
-    bar = tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty())
-    planned = (one for number, rows in todo.items() for one in _planned(output, number, rows))
-    given = sources_of(planned, base, job.kind)
-    reading = read_images(
-        given,
-        num_sources=num_inputs,
-        workers=section.workers,
-        window=2 * section.batch_size,
-        image_size_px=job.model.image_size_px,
-        limits=limits,
-        engine=scorer.engine,
-    )
-    with bar, closing(given), closing(reading) as readings:
-        for number, rows in todo.items():
-            started = time.monotonic()
-            table = _score_part(output, job, number, rows, readings, section.batch_size, scorer, bar)
-            marker = parts.write_part(output, number, table)
-            logger.info(
-                "Part %d of %d: %d inputs, %d scored, %.1f images/s.",
-                number + 1,
-                job.num_shards,
-                marker["rows"],
-                marker["scored"],
-                (job.rows_of(number) if rows is None else len(rows)) / max(time.monotonic() - started, 1e-9),
-            )
+    folder: JobFolder
+    plan: Plan
+    section: ScoreParams
+    limits: LimitsParams
+    base: Path
+    scorer: Scorer
 
+    def run(self, inputs: Path, check: Check | None) -> ScoreSummary:
+        """Make what is not there yet, and complete the job."""
+        tally, parts, todo = Tally(), {}, []
+        for number in range(self.plan.num_parts):
+            if (finished := self.folder.read_part(number, rows=self.plan.rows_of(number))) is None:
+                todo.append(_Todo(number))
+                continue
+            part, data = finished
+            keys = [planned.key for planned in read_plan(self.folder.folder, number)]
+            table = rows.from_parquet(data, self.folder.folder / part.file, keys=keys)
+            if retried := rows.rows_to_retry(table):
+                todo.append(_Todo(number, retried, table))
+            else:
+                parts[number] = part
+                tally.add(table)
+        num_retried = sum(len(one.rows or ()) for one in todo)
+        num_read = num_retried + sum(self.plan.rows_of(one.number) for one in todo if one.rows is None)
+        started = time.monotonic()
+        if todo:
+            self.folder.reopen()
+            for number, part, table in self._make(todo, num_read):
+                parts[number] = part
+                tally.add(table)
+        elapsed_s = time.monotonic() - started if todo else 0.0
+        summary = ScoreSummary(
+            output=self.folder.folder,
+            model=self.plan.model,
+            inputs=tally.inputs,
+            scored=tally.scored,
+            errors=tally.sorted_errors(),
+            skipped=self.plan.skipped,
+            parts=self.plan.num_parts,
+            parts_before=self.plan.num_parts - sum(one.rows is None for one in todo),
+            elapsed_s=elapsed_s,
+            images_per_s=num_read / elapsed_s if elapsed_s > 0 else 0.0,
+            quantiles=tally.quantiles(),
+            ranges=tally.ranges,
+            flagged=tally.flagged(self.plan.model.thresholds),
+            retried=num_retried,
+        )
+        if todo or not self._is_complete():
+            self._complete(inputs, [part for _, part in sorted(parts.items())], summary, tally, check)
+        return summary
 
-def _planned(output: Path, number: int, rows: list[int] | None) -> list[plan.PlannedInput]:
-    planned = plan.read_shard(output, number)
-    return planned if rows is None else [planned[row] for row in rows]
+    def _make(self, todo: list[_Todo], num_inputs: int) -> Iterator[tuple[int, Part, pa.Table]]:
+        """Make parts, in order, each written before the next one begins."""
+        from tqdm import tqdm
 
+        planned: deque[list[str]] = deque()  # keys of the parts whose inputs are being read
 
-def _score_part(
-    output: Path,
-    job: plan.Job,
-    number: int,
-    rows: list[int] | None,
-    readings: Iterator[Reading],
-    batch_size: int,
-    scorer: Scorer,
-    bar: Any,
-) -> Any:
-    """Give the table of a part, of which some ``rows`` or all were read again.
+        def sources() -> Iterator[Source]:
+            for one in todo:
+                inputs = read_plan(self.folder.folder, one.number)
+                inputs = inputs if one.rows is None else [inputs[row] for row in one.rows]
+                planned.append([each.key for each in inputs])
+                with closing(sources_of(inputs, self.base)) as given:
+                    yield from given
 
-    Scores come with the readings, or batch by batch of their pixels. Batches never cross a part's
-    border, so that they are the same after an interruption.
-    """
-    keys = [planned.key for planned in _planned(output, number, rows)]
-    kept: list[Reading] = []
-    batch: list[npt.NDArray[np.uint8]] = []
-    scores: list[npt.NDArray[np.float32]] = []
-    for reading in islice(readings, len(keys)):
-        if reading.scores is not None:
-            scores.append(_checked(reading.scores[None], 1))
-        if reading.pixels is not None:
-            batch.append(reading.pixels)
-        kept.append(replace(reading, pixels=None, scores=None))
-        if len(batch) == batch_size:
-            scores.append(_checked(scorer.score_pixels(np.stack(batch)), len(batch)))
-            batch.clear()
-        bar.update(1)
-    if batch:
-        scores.append(_checked(scorer.score_pixels(np.stack(batch)), len(batch)))
-    if len(kept) != len(keys):
-        raise StorageError(f"Part {number} has {len(keys)} inputs; {len(kept)} were read.", "Run it again.")
-    stacked = np.concatenate(scores) if scores else np.zeros((0, len(HEADS)), dtype=np.float32)
-    table = parts.make_table(keys, kept, stacked, job.model, job.plan_sha256)
-    if rows is None:
-        return table
-    all_keys = [planned.key for planned in plan.read_shard(output, number)]
-    return parts.replace_rows(parts.read_checked(output, number, keys=all_keys), rows, table)
+        logger.info("Scoring %d inputs in %d parts.", num_inputs, len(todo))
+        bar = tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty())
+        reading = read_images(
+            sources(),
+            num_sources=num_inputs,
+            workers=self.section.workers,
+            window=2 * self.section.batch_size,
+            image_size_px=self.plan.model.image_size_px,
+            limits=self.limits,
+            engine=self.scorer.engine,
+        )
+        with bar, closing(reading):
+            for one in todo:
+                started = time.monotonic()
+                count = self.plan.rows_of(one.number) if one.rows is None else len(one.rows)
+                readings, scores = self._score(islice(reading, count), bar)
+                table = rows.make_table(
+                    planned.popleft(), readings, scores, self.plan.model, self.plan.plan_sha256
+                )
+                if one.rows is not None:
+                    table = rows.replace_rows(one.table, one.rows, table)
+                errors = Counter(table["error_code"].drop_null().to_pylist())
+                part = self.folder.write_part(
+                    one.number, rows.to_parquet(table), rows=table.num_rows, errors=errors
+                )
+                logger.info(
+                    "Part %d of %d: %d inputs, %d scored, %.1f images/s.",
+                    *(one.number + 1, self.plan.num_parts, part.rows, part.rows - part.num_errors),
+                    count / max(time.monotonic() - started, 1e-9),
+                )
+                yield one.number, part, table
+
+    def _score(self, readings: Iterator[Reading], bar: Any) -> tuple[list[Reading], npt.NDArray[np.float32]]:
+        """The readings of a part without pixels, and float32 (M, 4): the scores of those without an error.
+
+        Scores come with the readings, or batch by batch of their pixels. Batches never cross a part's
+        border, so that they are the same after an interruption.
+        """
+        kept: list[Reading] = []
+        batch: list[npt.NDArray[np.uint8]] = []
+        scores = [np.zeros((0, len(HEADS)), dtype=np.float32)]
+        for reading in readings:
+            if reading.scores is not None:
+                scores.append(_checked(reading.scores[None], 1))
+            if reading.pixels is not None:
+                batch.append(reading.pixels)
+            kept.append(replace(reading, pixels=None, scores=None))
+            if len(batch) == self.section.batch_size:
+                scores.append(_checked(self.scorer.score_pixels(np.stack(batch)), len(batch)))
+                batch.clear()
+            bar.update(1)
+        if batch:
+            scores.append(_checked(self.scorer.score_pixels(np.stack(batch)), len(batch)))
+        return kept, np.concatenate(scores)
+
+    def _is_complete(self) -> bool:
+        completion = self.folder.completion()
+        return completion is not None and completion.get("plan_sha256") == self.plan.plan_sha256
+
+    def _complete(
+        self, inputs: Path, parts: list[Part], summary: ScoreSummary, tally: Tally, check: Check | None
+    ) -> None:
+        """Write the summary, have it checked, then write the completion marker."""
+        plan, model = self.plan, self.plan.model
+        counts = {"scored": summary.scored, "errors": summary.errors, "flagged": summary.flagged}
+        shared = {
+            "model": {**model.to_json(), "scale_version": SCALE_VERSION},
+            "thresholds": None if model.thresholds is None else dict(model.thresholds),
+        }
+        storage.write_json(
+            self.folder.folder / SUMMARY_NAME,
+            {
+                **shared,
+                "inputs": summary.inputs,
+                **counts,
+                "skipped": plan.skipped,
+                "parts": plan.num_parts,
+                "quantiles": summary.quantiles,
+            },
+        )
+        title = f"{summary.scored} images scored by {model.title}"
+        write_figure(self.folder.folder / FIGURE_NAME, tally, model.thresholds, title)
+        if check is not None:
+            check(summary)
+        self.folder.complete(
+            parts,
+            [SUMMARY_NAME, FIGURE_NAME],
+            {
+                "schema_version": SCHEMA_VERSION,
+                **shared,
+                "inputs": {
+                    "root": printable(str(inputs)),
+                    "absolute_root": printable(str(inputs.resolve())),
+                    "kind": plan.kind,
+                    "num_files": plan.num_files,
+                    "num_inputs": plan.num_inputs,
+                    "fingerprint": plan.fingerprint,
+                    "skipped": plan.skipped,
+                },
+                "settings": plan.settings.to_json(),
+                "plan_sha256": plan.plan_sha256,
+                **counts,
+                "parts": [
+                    {"file": p.file, "rows": p.rows, "scored": p.rows - p.num_errors, "sha256": p.sha256}
+                    for p in parts
+                ],
+            },
+        )
 
 
 def _checked(scores: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
@@ -284,83 +419,3 @@ def _checked(scores: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.floa
             "Its weights are damaged or not of this network; score with another model.",
         )
     return scores
-
-
-def _account(output: Path, job: plan.Job) -> Tally:
-    """Read every part back and compare it with the plan: inputs = scores + error codes."""
-    tally = Tally()
-    for number in range(job.num_shards):
-        keys = [planned.key for planned in plan.read_shard(output, number)]
-        tally.add(parts.read_checked(output, number, keys=keys))
-    if tally.inputs != job.num_inputs or tally.inputs != tally.scored + tally.reasons.total():
-        raise StorageError(
-            f"{job.num_inputs} inputs were planned; {tally.scored} scores and {tally.reasons.total()} error"
-            " codes were written.",
-            "Score into another folder.",
-        )
-    return tally
-
-
-def _is_complete(output: Path, job: plan.Job) -> bool:
-    try:
-        marker = storage.require_sealed(output, marker_name=JOB_NAME)
-    except StorageError:
-        return False
-    return bool(marker.get("plan_sha256") == job.plan_sha256)
-
-
-def _complete(
-    inputs: Path, output: Path, job: plan.Job, tally: Tally, check: Callable[[dict[str, Any]], object] | None
-) -> None:
-    """Write the summary, have the result checked, then write the completion marker, job.json."""
-    model = asdict(job.model)
-    thresholds = model.pop("thresholds")
-    markers = [storage.read_json(output / parts.marker_name(number)) for number in range(job.num_shards)]
-    counts: dict[str, Any] = {  # of inputs and model alone: the same after any interruption
-        "scored": tally.scored,
-        "errors": tally.sorted_reasons(),
-        "flagged": tally.flagged(job.model.thresholds),
-    }
-    facts: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "model": {**model, "scale_version": SCALE_VERSION},
-        "thresholds": thresholds,
-        "inputs": {
-            "root": printable(str(inputs)),
-            "absolute_root": printable(str(inputs.resolve())),
-            "kind": job.kind,
-            "num_files": job.num_files,
-            "num_inputs": job.num_inputs,
-            "fingerprint": job.fingerprint,
-            "skipped": job.skipped,
-        },
-        "settings": job.parameters,
-        "plan_sha256": job.plan_sha256,
-        **counts,
-        "parts": [
-            {name: marker[name] for name in ("file", "rows", "scored", "sha256")} for marker in markers
-        ],
-    }
-    summary = {
-        "model": facts["model"],
-        "thresholds": thresholds,
-        "inputs": tally.inputs,
-        **counts,
-        "skipped": job.skipped,
-        "parts": job.num_shards,
-        "quantiles": tally.quantiles(),
-    }
-    storage.write_json(output / SUMMARY_NAME, summary)
-    version = f" version {job.model.version}" if job.model.version else ""
-    title = f"{tally.scored} images scored by {job.model.name}{version}"
-    write_figure(output / FIGURE_NAME, tally, job.model.thresholds, title)
-    if check is not None:
-        check(facts)
-    storage.seal(
-        output,
-        [*(marker["file"] for marker in markers), SUMMARY_NAME, FIGURE_NAME],
-        rows=tally.inputs,
-        hashed={marker["file"]: marker["sha256"] for marker in markers},
-        marker_name=JOB_NAME,
-        **facts,
-    )

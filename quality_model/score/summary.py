@@ -1,18 +1,20 @@
 """What a job came to: counts, error codes, quantiles and histograms of the scores."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from quality_model.core import storage
+from quality_model.core.figures import new_figure, save_figure
 from quality_model.errors import InputErrorsAboveLimit
 from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, Head
-from quality_model.score.identity import ModelIdentity
+from quality_model.score.rows import SCORE_COLUMNS, ScoringModel, read_rows
 
 REPORT_NAME: Final = "report"
 SUMMARY_NAME: Final = f"{REPORT_NAME}/summary.json"
@@ -20,31 +22,53 @@ FIGURE_NAME: Final = f"{REPORT_NAME}/summary.png"
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS: Final = 10_000
 _BARS: Final = 50
-_REASONS: Final = 10
+_CODES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Smallest and largest value of a column, None without values, and how many values are null."""
+
+    low: float | None = None
+    high: float | None = None
+    nulls: int = 0
+
+    def extended(self, column: pa.ChunkedArray) -> "Range":
+        """The range of these values and those of a column."""
+        found = pc.min_max(column).as_py()
+        lows = [value for value in (self.low, found["min"]) if value is not None]
+        highs = [value for value in (self.high, found["max"]) if value is not None]
+        return Range(min(lows, default=None), max(highs, default=None), self.nulls + column.null_count)
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreSummary:
     """The outcome of a job.
 
-    ``inputs`` = ``scored`` + the sum of ``reasons``. ``skipped`` counts files that are not
-    inputs, by suffix. ``quantiles`` holds, per head and overall, the quantiles of the
-    scores to within 0.0001. ``flagged`` counts, per head that has a threshold, the images
-    above it. ``shards_before`` were finished by an earlier run; ``retried`` inputs of such parts were
-    read again, for their error codes were not final; speed is that of this run alone.
+    Attributes:
+        inputs: ``scored`` + the sum of ``errors``.
+        errors: Inputs per error code, most frequent first.
+        skipped: Files that are not inputs, by suffix or by what they are.
+        parts, parts_before: Parts of the result; those that an earlier run finished.
+        elapsed_s, images_per_s: Of this run alone.
+        quantiles: Per head and overall, the quantiles of the scores to within 0.0001.
+        ranges: Smallest and largest value per column of scores; None without scores.
+        flagged: Per head that has a threshold, the images above it.
+        retried: Inputs of finished parts that were read again, because their error codes were not final.
     """
 
     output: Path
-    model: ModelIdentity
+    model: ScoringModel
     inputs: int
     scored: int
-    reasons: dict[str, int]
+    errors: dict[str, int]
     skipped: dict[str, int]
-    shards: int
-    shards_before: int
+    parts: int
+    parts_before: int
     elapsed_s: float
     images_per_s: float
     quantiles: dict[str, dict[str, float]]
+    ranges: dict[str, "Range"]
     flagged: dict[str, int]
     retried: int = 0
 
@@ -55,31 +79,30 @@ class ScoreSummary:
 
     def lines(self) -> list[str]:
         """The summary for a console."""
-        version = f", version {self.model.version}" if self.model.version else ""
-        told = [
-            f"Model: {self.model.name}{version}.",
+        lines = [
+            f"Model: {self.model.title}.",
             f"{self.inputs} inputs: {self.scored} scored, {self.inputs - self.scored} with an error code,"
-            f" in {self.shards} parts ({self.shards_before} from an earlier run).",
+            f" in {self.parts} parts ({self.parts_before} from an earlier run).",
         ]
         if self.retried:
-            told.append(
+            lines.append(
                 f"Retried: {self.retried} inputs of the earlier run, which a worker crashed on or which were"
                 " too slow."
             )
-        told += [f"  {count} x {reason}" for reason, count in self.reasons.items()]
+        lines += [f"  {count} x {code}" for code, count in self.errors.items()]
         if self.skipped:
             files = ", ".join(f"{count} x {name or '(no suffix)'}" for name, count in self.skipped.items())
-            told.append(f"Skipped, for they are not inputs: {files}.")
+            lines.append(f"Skipped, not inputs: {files}.")
         if self.elapsed_s > 0:
-            told.append(f"{self.images_per_s:.1f} images/s, {self.elapsed_s:.1f} s.")
+            lines.append(f"{self.images_per_s:.1f} images/s, {self.elapsed_s:.1f} s.")
         for name, values in self.quantiles.items():
-            told.append(
+            lines.append(
                 f"  {name:<10} median {values['0.5']:.3f}, 5 to 95 % {values['0.05']:.3f} to"
                 f" {values['0.95']:.3f}   ({MEANINGS[name]})"
             )
         counts = ", ".join(f"{count} x {head}" for head, count in self.flagged.items())
-        told.append(f"Flagged: {counts}." if counts else "Nothing is flagged: the model has no thresholds.")
-        return told
+        lines.append(f"Flagged: {counts}." if counts else "Nothing is flagged: the model has no thresholds.")
+        return lines
 
 
 @dataclass(slots=True)
@@ -88,21 +111,21 @@ class Tally:
 
     inputs: int = 0
     scored: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
+    ranges: dict[str, Range] = field(default_factory=lambda: dict.fromkeys(SCORE_COLUMNS, Range()))
     counts: dict[str, npt.NDArray[np.int64]] = field(
         default_factory=lambda: {name: np.zeros(_BINS, dtype=np.int64) for name in (*HEADS, "overall")}
     )
 
-    def add(self, table: Any) -> None:
-        """Add a part as `parts.read_checked` gives it."""
-        import pyarrow.compute as pc
-
+    def add(self, table: pa.Table) -> None:
+        """Add the rows of a part (see `rows.SCHEMA`)."""
+        errors = Counter(table["error_code"].drop_null().to_pylist())
         self.inputs += table.num_rows
-        reasons = Counter(table["error_code"].drop_null().to_pylist())
-        self.scored += table.num_rows - reasons.total()
-        self.reasons.update(reasons)
+        self.scored += table.num_rows - errors.total()
+        self.errors.update(errors)
         self.flags.update({head: pc.sum(table[name]).as_py() or 0 for head, name in FLAG_COLUMNS.items()})
+        self.ranges = {name: old.extended(table[name]) for name, old in self.ranges.items()}
         for name, counts in self.counts.items():
             values = table[name].drop_null().to_numpy()
             bins = np.minimum((values.astype(np.float64) * _BINS).astype(np.int64), _BINS - 1)
@@ -126,22 +149,18 @@ class Tally:
         """Images flagged per head that has a threshold."""
         return {head: self.flags[head] for head in HEADS if head in (thresholds or {})}
 
-    def sorted_reasons(self) -> dict[str, int]:
+    def sorted_errors(self) -> dict[str, int]:
         """Counts of the error codes, most frequent first."""
-        return dict(sorted(self.reasons.items(), key=lambda entry: (-entry[1], entry[0])))
+        return dict(sorted(self.errors.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
 def write_figure(path: Path, tally: Tally, thresholds: Mapping[Head, float] | None, title: str) -> None:
     """Draw the histogram of each score, on a logarithmic axis of counts, and its threshold as a PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(12, 6.4))
-    FigureCanvasAgg(figure)
+    figure = new_figure(12, 6.4)
     figure.suptitle(title)
     axes = figure.subplots(2, 3)
-    figure.subplots_adjust(left=0.07, right=0.97, bottom=0.09, top=0.88, wspace=0.35, hspace=0.45)
     edges = np.linspace(0.0, 1.0, _BARS + 1)
     lines: dict[str, float] = dict((thresholds or {}).items())
     for axis, (name, counts) in zip(axes.flat, tally.counts.items(), strict=False):
@@ -156,22 +175,20 @@ def write_figure(path: Path, tally: Tally, thresholds: Mapping[Head, float] | No
         axis.set_xticks((0.0, 0.5, 1.0))
         axis.set_yscale("symlog", linthresh=1)  # logarithmic from 1 on, and 0 has a place
         axis.set_ylim(bottom=0)
-    reasons = tally.sorted_reasons()
+    errors = list(tally.sorted_errors().items())[:_CODES]
     last = axes.flat[-1]
-    last.set_title("not scored, by error code" if reasons else "every input was scored")
-    if reasons:
-        shown = list(reasons.items())[:_REASONS]
-        last.barh(range(len(shown)), [count for _, count in shown], color="lightsteelblue")
-        for place, (reason, count) in enumerate(shown):
-            last.annotate(f" {reason}: {count}", (0, place), va="center")
+    last.set_title("not scored, by error code" if errors else "every input was scored")
+    if errors:
+        last.barh(range(len(errors)), [count for _, count in errors], color="lightsteelblue")
+        for place, (code, count) in enumerate(errors):
+            last.annotate(f" {code}: {count}", (0, place), va="center")
         last.set_yticks([])
         last.invert_yaxis()
         last.set_xlabel("inputs")
         last.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     else:
         last.set_axis_off()
-    with storage.staged(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+    save_figure(figure, path)
 
 
 _REMEDIES: Final = {
@@ -187,17 +204,39 @@ _REMEDIES: Final = {
 }
 
 
-def nothing_scored(reasons: Mapping[str, int], details: str) -> InputErrorsAboveLimit:
+def nothing_scored(errors: Mapping[str, int], details: str) -> InputErrorsAboveLimit:
     """The error of a job of whose inputs none could be scored.
 
     Args:
-        reasons: How many inputs have each error code, at least one.
-        details: Where the reason of each input is, to begin a sentence with.
+        errors: How many inputs have each error code, at least one.
+        details: Where the details of each input are, to begin a sentence with.
     """
-    num_inputs = sum(reasons.values())
-    code, count = max(reasons.items(), key=lambda item: item[1])
+    num_inputs = sum(errors.values())
+    code, count = max(errors.items(), key=lambda item: item[1])
     return InputErrorsAboveLimit(
         f"None of the {num_inputs} inputs could be scored; the commonest error code is {code}"
         f" ({count} of {num_inputs}).",
         f"{_REMEDIES.get(code, 'Check the inputs.')} {details} says what is wrong with each.",
     )
+
+
+def worst_first(output: Path, count: int = 20) -> Iterator[str]:
+    """Lines for a terminal: a heading, and the images with the highest score of any head.
+
+    A score above its head's threshold is followed by ``*``; an input without scores shows its error code.
+
+    Args:
+        output: Folder of a complete result.
+        count: Most images.
+    """
+    columns = ["key", *HEADS, "overall", "worst_score", "error_code", *FLAG_COLUMNS.values()]
+    table = read_rows(output, columns)
+    worst = table.sort_by([("worst_score", "descending"), ("key", "ascending")]).slice(0, count).to_pylist()
+    width = max((len(row["key"]) for row in worst), default=0)
+    yield "  ".join([f"{'image':{width}}", *(f"{head:>10}" for head in HEADS), f"{'overall':>7}"])
+    for row in worst:
+        if row["error_code"] is not None:
+            yield f"{row['key']:{width}}  {row['error_code']}"
+            continue
+        cells = (f"{row[head]:9.2f}{'*' if row[flag] else ' '}" for head, flag in FLAG_COLUMNS.items())
+        yield "  ".join([f"{row['key']:{width}}", *cells, f"{row['overall']:7.2f}"])

@@ -14,15 +14,13 @@ import pytest
 from PIL import Image
 
 from quality_model.core.decoding import Pixels
+from quality_model.core.jobs import LOCK_NAME
 from quality_model.params import Params
-from quality_model.records import Head
-from quality_model.score import Kind, ModelIdentity, ScoreSummary, score
-from quality_model.score.job import LOCK_NAME
+from quality_model.records import Head, ModelRef
+from quality_model.score import Kind, ScoreSummary, ScoringModel, score
 
 THRESHOLDS: dict[Head, float] = {"color_cast": 0.5, "blurriness": 0.4, "watermark": 0.3, "noise": 1.0}
-IDENTITY = ModelIdentity(
-    name="grey", version="3", run_id="a1b2", sha256="c" * 64, image_size_px=32, thresholds=THRESHOLDS
-)
+IDENTITY = ScoringModel(ModelRef("grey", "3", "a1b2", "c" * 64), image_size_px=32, thresholds=THRESHOLDS)
 
 
 class MeanScorer:
@@ -64,7 +62,7 @@ def encode(pixels: Pixels, suffix: str = "JPEG") -> bytes:
     return buffer.getvalue()
 
 
-def shards_of(output: Path) -> pd.DataFrame:
+def rows_of(output: Path) -> pd.DataFrame:
     """All rows of a job's result."""
     return pd.read_parquet(output / "data")
 
@@ -128,7 +126,7 @@ def _runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
         output: Path = place,
         *,
         scorer: Any = None,
-        model: ModelIdentity = IDENTITY,
+        model: ScoringModel = IDENTITY,
         overwrite: bool = False,
         limits: dict[str, Any] | None = None,
         check: Any = None,

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from quality_model.core import storage
 from quality_model.records import HEADS
-from quality_model.score import ModelIdentity
+from quality_model.score import ScoringModel
 
 SCHEMA = pa.schema(
     [
@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
 SHARD_SIZE = 2
 
 
-def write_earlier_result(output: Path, model: ModelIdentity, num_inputs: int = 3) -> Path:
+def write_earlier_result(output: Path, model: ScoringModel, num_inputs: int = 3) -> Path:
     """Write scores of some inputs, the last of them unreadable."""
     output.mkdir(parents=True)
     keys = [f"{number}.jpg" for number in range(num_inputs)]
@@ -94,13 +94,13 @@ def write_earlier_result(output: Path, model: ModelIdentity, num_inputs: int = 3
     return output
 
 
-def _row(number: int, key: str, model: ModelIdentity, *, is_broken: bool) -> dict[str, object]:
+def _row(number: int, key: str, model: ScoringModel, *, is_broken: bool) -> dict[str, object]:
     row: dict[str, object] = {
         "input": number,
         "key": key,
-        "model_name": model.name,
-        "model_version": model.version,
-        "run_id": model.run_id,
+        "model_name": model.ref.name,
+        "model_version": model.ref.version,
+        "run_id": model.ref.run_id,
     }
     if is_broken:
         return {**row, "reason": "empty", "detail": "the file has no bytes"}

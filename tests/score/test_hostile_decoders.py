@@ -8,7 +8,7 @@ import pytest
 from quality_model.score import ScoreSummary
 from tests.hostile import decoders_obey_images, hostile
 
-from .conftest import MeanScorer, PerCoreScorer, shards_of
+from .conftest import MeanScorer, PerCoreScorer, rows_of
 
 Run = Callable[..., ScoreSummary]
 
@@ -30,7 +30,7 @@ def forty(tmp_path: Path, crops: list[bytes]) -> Path:
 
 def error_of(output: Path, key: str) -> set[object]:
     """What the row of an input holds."""
-    return set(shards_of(output).set_index("key").astype(object).loc[key].map(str))
+    return set(rows_of(output).set_index("key").astype(object).loc[key].map(str))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

@@ -22,9 +22,10 @@ from quality_model.core.folders import JOB_NAME
 from quality_model.errors import CheckpointError, InputErrorsAboveLimit, StorageError, UsageError
 from quality_model.params import LimitsParams
 from quality_model.records import FLAG_COLUMNS, HEADS, overall_score
-from quality_model.score import ScoreSummary, planned_engine
+from quality_model.score import ScoreSummary
+from quality_model.score.plan import planned_engine
 
-from .conftest import IDENTITY, THRESHOLDS, MeanScorer, PerCoreScorer, bytes_of, encode, shards_of
+from .conftest import IDENTITY, THRESHOLDS, MeanScorer, PerCoreScorer, bytes_of, encode, rows_of
 
 Run = Callable[..., ScoreSummary]
 
@@ -33,10 +34,10 @@ def test_every_image_has_a_row_with_its_own_scores(
     folder: Path, run: Run, tmp_path: Path, limits: LimitsParams
 ) -> None:
     summary = run(folder)
-    rows = shards_of(tmp_path / "scores")
+    rows = rows_of(tmp_path / "scores")
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
     assert rows["key"].tolist() == files
-    assert (summary.inputs, summary.scored, summary.reasons, summary.shards) == (20, 20, {}, 3)
+    assert (summary.inputs, summary.scored, summary.errors, summary.parts) == (20, 20, {}, 3)
     for row in rows.itertuples():
         data = (folder / row.key).read_bytes()
         pixels = resize(decode(data, limits), IDENTITY.image_size_px)
@@ -54,7 +55,7 @@ def test_every_image_has_a_row_with_its_own_scores(
 def test_images_whose_score_is_above_a_threshold_are_flagged(folder: Path, run: Run, tmp_path: Path) -> None:
     (folder / "broken.jpg").write_bytes(b"no")
     summary = run(folder)
-    rows = shards_of(tmp_path / "scores").set_index("key")
+    rows = rows_of(tmp_path / "scores").set_index("key")
     assert rows.loc["broken.jpg", list(FLAG_COLUMNS.values())].isna().all()
     rows = rows.drop("broken.jpg")
     for head, column in FLAG_COLUMNS.items():
@@ -70,7 +71,7 @@ def test_a_score_equal_to_its_threshold_is_not_flagged(run: Run, tmp_path: Path)
     (tmp_path / "one").mkdir()
     Image.new("RGB", (9, 9), "white").save(tmp_path / "one" / "white.png")
     run(tmp_path / "one")
-    (row,) = shards_of(tmp_path / "scores")[list(FLAG_COLUMNS.values())].to_numpy().tolist()
+    (row,) = rows_of(tmp_path / "scores")[list(FLAG_COLUMNS.values())].to_numpy().tolist()
     assert row == [True, True, True, False]
 
 
@@ -78,7 +79,7 @@ def test_a_model_without_thresholds_flags_nothing_and_the_summary_says_so(
     folder: Path, run: Run, tmp_path: Path
 ) -> None:
     summary = run(folder, model=replace(IDENTITY, thresholds=None))
-    assert shards_of(tmp_path / "scores")[list(FLAG_COLUMNS.values())].isna().all(axis=None)
+    assert rows_of(tmp_path / "scores")[list(FLAG_COLUMNS.values())].isna().all(axis=None)
     assert summary.flagged == {}
     assert "the model has no thresholds" in "\n".join(summary.lines())
 
@@ -105,7 +106,7 @@ def test_whatever_cannot_be_scored_is_a_row_with_a_reason(
     Image.new("RGB", (3000, 400)).save(folder / "h-bomb.png")
     Image.new("RGB", (1, 1), "white").save(folder / "i-dot.png")
     summary = run(folder, limits={"max_bytes": 60_000, "max_pixels": 1_000_000})
-    rows = shards_of(tmp_path / "scores").set_index("key")
+    rows = rows_of(tmp_path / "scores").set_index("key")
     assert rows["error_code"].dropna().to_dict() == {
         "a-empty.jpg": "empty",
         "b-cut.jpg": "truncated",
@@ -118,7 +119,7 @@ def test_whatever_cannot_be_scored_is_a_row_with_a_reason(
     }
     assert rows.loc["i-dot.png", ["width", "height", "overall"]].tolist() == [1, 1, 0.0]
     assert rows["overall"].isna().equals(rows["error_code"].notna())
-    assert summary.inputs == 29 == summary.scored + sum(summary.reasons.values())
+    assert summary.inputs == 29 == summary.scored + sum(summary.errors.values())
     assert rows.loc["c-page.jpg", "sha256"] == hashlib.sha256(b"<html>not found</html>").hexdigest()
 
 
@@ -131,8 +132,8 @@ def test_an_image_that_vanishes_during_the_job_is_a_row_with_a_reason(
             return super().score_pixels(pixels)
 
     summary = run(folder, scorer=Remover())
-    assert summary.reasons == {"missing": 1}
-    assert shards_of(tmp_path / "scores").set_index("key").loc["night/018.jpg", "error_code"] == "missing"
+    assert summary.errors == {"missing": 1}
+    assert rows_of(tmp_path / "scores").set_index("key").loc["night/018.jpg", "error_code"] == "missing"
 
 
 def test_a_name_that_is_not_utf8_keeps_its_image(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
@@ -140,7 +141,7 @@ def test_a_name_that_is_not_utf8_keeps_its_image(run: Run, tmp_path: Path, crops
     root.mkdir()
     (root / os.fsdecode(b"\xff\n.jpg")).write_bytes(crops[0])
     assert run(root).scored == 1
-    assert shards_of(tmp_path / "scores")["key"].tolist() == ["\\xff\n.jpg"]
+    assert rows_of(tmp_path / "scores")["key"].tolist() == ["\\xff\n.jpg"]
 
 
 def test_the_result_does_not_depend_on_processes_even_if_one_is_killed(
@@ -254,7 +255,7 @@ def test_a_model_that_gives_no_scores_stops_the_job(
 def test_the_summary_counts_and_gives_quantiles(folder: Path, run: Run, tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("x")
     summary = run(folder)
-    rows = shards_of(tmp_path / "scores")
+    rows = rows_of(tmp_path / "scores")
     kept = json.loads((tmp_path / "scores" / "report" / "summary.json").read_text())
     assert (kept["inputs"], kept["scored"], kept["skipped"]) == (20, 20, {".txt": 1})
     assert kept["quantiles"] == summary.quantiles
@@ -265,7 +266,7 @@ def test_the_summary_counts_and_gives_quantiles(folder: Path, run: Run, tmp_path
     with Image.open(tmp_path / "scores" / "report" / "summary.png") as figure:
         assert figure.width > 600
     text = "\n".join(summary.lines())
-    assert "Model: grey, version 3." in text
+    assert "Model: grey version 3." in text
     assert "20 inputs: 20 scored, 0 with an error code" in text
     assert "1 x .txt" in text
     assert summary.images_per_s > 0

@@ -11,7 +11,7 @@ from quality_model.core.folders import is_result
 from quality_model.errors import StorageError, UsageError
 from quality_model.score import ScoreSummary
 
-from .conftest import IDENTITY, bytes_of, shards_of
+from .conftest import IDENTITY, bytes_of, rows_of
 from .earlier import write_earlier_result
 
 Run = Callable[..., ScoreSummary]
@@ -25,7 +25,7 @@ def test_hidden_and_system_files_in_the_output_folder_do_not_refuse_the_job(
     for name in SYSTEM_FILES:
         (tmp_path / "scores" / name).write_text("x")
     assert run(folder).scored == 20
-    assert run(folder).shards_before == 3
+    assert run(folder).parts_before == 3
     for name in SYSTEM_FILES:
         assert (tmp_path / "scores" / name).read_text() == "x"
 
@@ -74,10 +74,10 @@ def test_hidden_files_among_the_score_rows_stay_and_the_dataset_opens(
     hidden.parent.mkdir(parents=True)
     hidden.write_bytes(b"x")
     run(folder)
-    assert run(folder).shards_before == 3
+    assert run(folder).parts_before == 3
     run(folder, overwrite=True, shard_size=5)
     assert hidden.read_bytes() == b"x"
-    assert len(shards_of(tmp_path / "scores")) == 20
+    assert len(rows_of(tmp_path / "scores")) == 20
 
 
 def test_what_a_user_put_into_a_result_survives_overwriting(folder: Path, run: Run, tmp_path: Path) -> None:

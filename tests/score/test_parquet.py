@@ -12,7 +12,7 @@ import pytest
 from quality_model.errors import CorruptError, InputErrorsAboveLimit, UsageError
 from quality_model.score import ScoreSummary
 
-from .conftest import shards_of
+from .conftest import rows_of
 from .test_resume import Interrupted
 
 Run = Callable[..., ScoreSummary]
@@ -26,7 +26,7 @@ def write(path: Path, /, **columns: Any) -> Path:
 
 def outcome(output: Path) -> dict[str, str]:
     """sha256 or reason by key."""
-    rows = shards_of(output)
+    rows = rows_of(output)
     return dict(zip(rows["key"], rows["error_code"].fillna(rows["sha256"]), strict=True))
 
 
@@ -88,7 +88,7 @@ def test_several_files_are_one_collection_cut_into_shards_across_them(
     for part in range(3):
         write(tmp_path / "in" / f"part-{part}.parquet", image=crops[part * 10 : part * 10 + 10])
     summary = run(tmp_path / "in")
-    assert (summary.scored, summary.shards) == (30, 5)
+    assert (summary.scored, summary.parts) == (30, 5)
     assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:30])
 
 
@@ -100,7 +100,7 @@ def test_an_interrupted_job_over_parquet_ends_with_the_same_rows(
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "in", scorer=Interrupted(3))
     summary = run(tmp_path / "in")
-    assert summary.shards_before == 1
+    assert summary.parts_before == 1
     assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:20])
 
 
@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read_beside_good_ones_is_a_row_with_its_error_cod
     bad = write(tmp_path / "in" / "bad.parquet", image=crops[3:6])
     bad.write_bytes(bad.read_bytes()[:-20] if content is None else content)
     assert run(tmp_path / "in").scored == 3
-    rows = shards_of(tmp_path / "scores").set_index("key")
+    rows = rows_of(tmp_path / "scores").set_index("key")
     assert list(rows.index) == ["bad.parquet", *(f"good.parquet#{row}" for row in range(3))]
     assert rows["error_code"]["bad.parquet"] == "unreadable_rows"
     assert "bad.parquet cannot be read as Parquet" in rows["error_detail"]["bad.parquet"]
@@ -185,7 +185,7 @@ def test_an_interrupted_job_with_repeated_keys_goes_on(run: Run, tmp_path: Path,
         write(tmp_path / "in" / f"{part}.parquet", id=[0] * 10, image=crops[10 * part : 10 * part + 10])
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "in", scorer=Interrupted(3))
-    assert run(tmp_path / "in").shards_before == 1
+    assert run(tmp_path / "in").parts_before == 1
     assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:20])
 
 
@@ -326,7 +326,7 @@ def test_no_file_outside_the_folder_of_a_table_is_read_or_hashed(
     run(tmp_path / "in" / "a.parquet", tmp_path / "a")
     with pytest.raises(InputErrorsAboveLimit, match="None of the 1 inputs"):
         run(tmp_path / "in" / "b.parquet", tmp_path / "b")
-    rows = shards_of(tmp_path / "a")
+    rows = rows_of(tmp_path / "a")
     assert list(rows["error_code"][:4]) == ["outside_folder"] * 4
     assert rows["sha256"].isna().tolist() == [True] * 4 + [False]
     assert outcome(tmp_path / "b") == {"record": "outside_folder"}
@@ -355,7 +355,7 @@ def test_urls_are_not_fetched_and_say_so(run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputErrorsAboveLimit, match="the commonest error code is url"):
         run(write(tmp_path / "a.parquet", url=urls, id=[1, 2]))
     assert outcome(tmp_path / "scores") == {"1": "url", "2": "url"}
-    assert "token" not in "".join(shards_of(tmp_path / "scores")["error_detail"])
+    assert "token" not in "".join(rows_of(tmp_path / "scores")["error_detail"])
 
 
 def test_rows_of_a_damaged_row_group_have_a_reason_and_the_others_scores(
@@ -369,7 +369,7 @@ def test_rows_of_a_damaged_row_group_have_a_reason_and_the_others_scores(
     data[start : start + 40] = bytes(40)
     path.write_bytes(data)
     summary = run(path)
-    assert summary.reasons == {"unreadable_rows": 4}
+    assert summary.errors == {"unreadable_rows": 4}
     found = list(outcome(tmp_path / "scores").values())
     assert found[:4] + found[8:] == hashes(crops[:4] + crops[8:12])
     assert found[4:8] == ["unreadable_rows"] * 4
@@ -398,7 +398,7 @@ def test_empty_bytes_are_rows_with_an_error_code_and_no_hash(
 
     run(write(tmp_path / "a.parquet", id=[1, 2], image=pa.array([value(crops[0]), value(b"")], kind)))
     assert outcome(tmp_path / "scores") == {"1": hashes(crops)[0], "2": "empty"}
-    rows = shards_of(tmp_path / "scores")
+    rows = rows_of(tmp_path / "scores")
     assert rows[["sha256", "size_bytes"]].isna().all(axis=1).tolist() == [False, True]
 
 

@@ -22,7 +22,7 @@ from quality_model.core.decoding import Pixels
 from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, SCALE_VERSION, SCHEMA_VERSION
 from quality_model.score import ScoreSummary, parts
 
-from .conftest import IDENTITY, THRESHOLDS, encode, shards_of
+from .conftest import IDENTITY, THRESHOLDS, encode, rows_of
 
 Run = Callable[..., ScoreSummary]
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "results-format.md"
@@ -49,7 +49,7 @@ READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
 @pytest.mark.parametrize("reader", READERS)
 def test_a_reader_opens_the_result_by_its_folder(result: Path, reader: str) -> None:
     rows = sorted(READERS[reader](result / "data"), key=lambda row: row["key"])
-    assert [row["key"] for row in rows] == sorted(shards_of(result)["key"])
+    assert [row["key"] for row in rows] == sorted(rows_of(result)["key"])
     assert list(rows[0]) == parts.schema().names
     scored = [row for row in rows if pd.isna(row["error_code"])]
     assert len(scored) == 20
@@ -91,7 +91,7 @@ def test_the_metadata_of_a_part_are_the_documented_ones(result: Path) -> None:
 
 
 def test_a_row_names_its_worst_head_model_and_versions(result: Path) -> None:
-    rows = shards_of(result)
+    rows = rows_of(result)
     scored = rows[rows["error_code"].isna()]
     assert scored["worst_score"].equals(scored[list(HEADS)].max(axis=1))
     assert scored["worst_head"].tolist() == scored[list(HEADS)].idxmax(axis=1).tolist()
@@ -107,7 +107,7 @@ def test_a_head_without_a_threshold_has_nulls_where_the_others_have_flags(
     folder: Path, run: Run, tmp_path: Path
 ) -> None:
     run(folder, model=replace(IDENTITY, thresholds={"noise": 0.5}))
-    rows = shards_of(tmp_path / "scores")
+    rows = rows_of(tmp_path / "scores")
     assert rows["is_noisy"].dtype == np.bool_
     assert rows[["is_color_cast", "is_blurry", "is_watermarked"]].isna().all(axis=None)
 
@@ -119,7 +119,7 @@ def test_the_format_is_that_of_the_bytes_whatever_the_file_is_called(
     for name, kind in (("a.jpg", "PNG"), ("b.png", "WEBP"), ("c.jpeg", "JPEG"), ("d.gif", "TIFF")):
         (tmp_path / "in" / name).write_bytes(encode(photo[:48, :48], kind))
     run(tmp_path / "in")
-    assert shards_of(tmp_path / "scores")["format"].tolist() == ["PNG", "WEBP", "JPEG", "TIFF"]
+    assert rows_of(tmp_path / "scores")["format"].tolist() == ["PNG", "WEBP", "JPEG", "TIFF"]
 
 
 def test_everything_but_the_rows_is_beside_the_data(result: Path) -> None:
@@ -179,5 +179,5 @@ def test_a_result_that_breaks_its_contract_gets_no_completion_marker(
     with pytest.raises(RuntimeError, match="no"):
         run(folder, check=refuse)
     assert not (tmp_path / "scores" / "job.json").exists()
-    assert run(folder).shards_before == 3
+    assert run(folder).parts_before == 3
     assert (tmp_path / "scores" / "job.json").exists()

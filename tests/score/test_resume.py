@@ -17,13 +17,12 @@ import psutil
 import pytest
 
 from quality_model.core import storage
+from quality_model.core.jobs import LOCK_NAME
 from quality_model.errors import CorruptError, StorageError, UsageError
-from quality_model.params import Params
-from quality_model.score import ScoreSummary
-from quality_model.score.job import LOCK_NAME
-from quality_model.score.plan import job_parameters
+from quality_model.score import ScoreSummary, ScoringModel
+from tests.hostile import decoders_obey_images, hostile
 
-from .conftest import IDENTITY, THRESHOLDS, MeanScorer, bytes_of, shards_of
+from .conftest import IDENTITY, THRESHOLDS, MeanScorer, PerCoreScorer, bytes_of, rows_of
 
 Run = Callable[..., ScoreSummary]
 PROJECT = Path(__file__).resolve().parents[2]
@@ -65,7 +64,7 @@ def test_an_interrupted_job_goes_on_and_ends_with_the_same_bytes(
     assert not (tmp_path / "scores" / "job.json").exists()
     scorer = MeanScorer()
     summary = run(folder, scorer=scorer)
-    assert summary.shards_before == after // 2
+    assert summary.parts_before == after // 2
     assert len(scorer.batches) == 6 - 2 * (after // 2)
     assert bytes_of(tmp_path / "scores") == undisturbed
 
@@ -91,7 +90,8 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
             sys.path[:0] = [{str(PROJECT)!r}]
             import numpy as np
             from quality_model.params import load_params
-            from quality_model.score import ModelIdentity, score
+            from quality_model.records import ModelRef
+            from quality_model.score import ScoringModel, score
 
             class Slow:
                 engine = None
@@ -105,7 +105,8 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
                 params = load_params(Path({str(PROJECT / "params.yaml")!r}))
                 section = params.score.model_copy(update=dict(shard_size=7, batch_size=4, workers=1))
                 score(section, params.limits, inputs=Path({str(folder)!r}), output=Path({str(output)!r}),
-                      scorer=Slow(), model=ModelIdentity("grey", "3", "a1b2", "c" * 64, 32, {THRESHOLDS!r}))
+                      scorer=Slow(),
+                      model=ScoringModel(ModelRef("grey", "3", "a1b2", "c" * 64), 32, {THRESHOLDS!r}))
             """
         )
     )
@@ -116,7 +117,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
     process.send_signal(signal.SIGKILL)
     assert process.wait(timeout=30) == -signal.SIGKILL
     summary = run(folder)
-    assert 1 <= summary.shards_before < 3
+    assert 1 <= summary.parts_before < 3
     assert bytes_of(output) == undisturbed
 
 
@@ -126,7 +127,7 @@ def test_a_complete_job_is_not_done_again(
     _copy(undisturbed, tmp_path / "scores")
     again = run(folder, scorer=Forbidden())
     assert bytes_of(tmp_path / "scores") == undisturbed
-    assert (again.shards_before, again.scored, again.elapsed_s) == (3, 20, 0.0)
+    assert (again.parts_before, again.scored, again.elapsed_s) == (3, 20, 0.0)
     assert again.quantiles == json.loads(undisturbed["report/summary.json"])["quantiles"]
 
 
@@ -148,7 +149,7 @@ def test_a_part_that_is_not_what_its_marker_says_is_made_again(
         (output / "parts/part-00001.json").unlink()
     else:
         (output / "parts/part-00001.json").write_text("{")
-    assert run(folder).shards_before == 2
+    assert run(folder).parts_before == 2
     assert bytes_of(output) == undisturbed
 
 
@@ -162,7 +163,7 @@ def test_a_marker_or_summary_that_is_lost_or_damaged_is_written_again_without_sc
         (output / name).unlink()
     else:
         (output / name).write_bytes(damage)
-    assert run(folder, scorer=Forbidden()).shards_before == 3
+    assert run(folder, scorer=Forbidden()).parts_before == 3
     assert bytes_of(output) == undisturbed
 
 
@@ -176,12 +177,19 @@ def test_a_duplicated_part_is_refused_by_its_name_though_a_marker_verifies_it(
         run(folder)
 
 
+def other_model(**changes: str) -> ScoringModel:
+    return replace(IDENTITY, ref=replace(IDENTITY.ref, **changes))
+
+
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "shard size": ({"shard_size": 5}, "shard_size was 7 and is 5"),
     "batch size": ({"batch_size": 2}, "batch_size was 4 and is 2"),
     "limit": ({"limits": {"max_pixels": 9999}}, "max_pixels was 100000000 and is 9999"),
-    "model version": ({"model": replace(IDENTITY, version="4")}, "model version was '3' and is '4'"),
-    "weights": ({"model": replace(IDENTITY, sha256="d" * 64)}, "model sha256 was"),
+    "model version": (
+        {"model": replace(IDENTITY, ref=replace(IDENTITY.ref, version="4"))},
+        "model version was '3' and is '4'",
+    ),
+    "weights": ({"model": other_model(sha256="d" * 64)}, "model sha256 was"),
     "thresholds": ({"model": replace(IDENTITY, thresholds=None)}, "model thresholds was"),
 }
 
@@ -197,14 +205,9 @@ def test_a_job_does_not_go_on_with_another_model_or_other_parameters(
         run(folder, **changes)
 
 
-def test_where_images_are_scored_one_by_one_their_batches_decide_nothing(params: Params) -> None:
-    smaller = params.score.model_copy(update={"batch_size": 1})
-    for in_batches in (True, False):
-        one, other = (
-            job_parameters(section, params.limits, in_batches=in_batches)
-            for section in (params.score, smaller)
-        )
-        assert (one == other) is not in_batches
+def test_where_images_are_scored_one_by_one_their_batches_decide_nothing(folder: Path, run: Run) -> None:
+    run(folder, scorer=PerCoreScorer())
+    assert run(folder, scorer=PerCoreScorer(), batch_size=1).parts_before == 3
 
 
 def test_a_job_does_not_go_on_with_other_inputs_unless_told_to_overwrite(
@@ -214,23 +217,23 @@ def test_a_job_does_not_go_on_with_other_inputs_unless_told_to_overwrite(
     (folder / "new.jpg").write_bytes(crops[30])
     with pytest.raises(UsageError, match=r"inputs changed \(20 images files then, 21 images files now\)"):
         run(folder)
-    assert len(shards_of(tmp_path / "scores")) == 20
+    assert len(rows_of(tmp_path / "scores")) == 20
     summary = run(folder, overwrite=True)
-    assert (summary.scored, summary.shards_before) == (21, 0)
-    assert len(shards_of(tmp_path / "scores")) == 21
+    assert (summary.scored, summary.parts_before) == (21, 0)
+    assert len(rows_of(tmp_path / "scores")) == 21
 
 
 def test_overwrite_keeps_what_the_same_job_has_done(folder: Path, run: Run) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(folder, scorer=Interrupted(3))
-    assert run(folder, overwrite=True).shards_before == 1
+    assert run(folder, overwrite=True).parts_before == 1
 
 
 def test_changing_the_number_of_processes_or_the_allowed_errors_is_the_same_job(
     folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
     _copy(undisturbed, tmp_path / "scores")
-    assert run(folder, scorer=Forbidden(), workers=2, max_error_share=0.5).shards_before == 3
+    assert run(folder, scorer=Forbidden(), workers=2, max_error_share=0.5).parts_before == 3
 
 
 @pytest.mark.parametrize("name", ["plan.parquet", "plan.json"])
@@ -252,10 +255,7 @@ def test_a_plan_without_its_job_is_made_again(folder: Path, run: Run, tmp_path: 
     assert not list((tmp_path / "scores").glob(".partial-*"))
 
 
-def test_two_jobs_cannot_write_to_one_folder(
-    folder: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("quality_model.score.job._LOCK_TIMEOUT_S", 0.1)
+def test_two_jobs_cannot_write_to_one_folder(folder: Path, run: Run, tmp_path: Path) -> None:
     with (
         storage.locked(tmp_path / "scores" / LOCK_NAME, timeout_s=1),
         pytest.raises(StorageError, match="Another process"),
@@ -280,3 +280,50 @@ def test_a_plan_of_another_release_is_refused_with_the_way_on(folder: Path, run:
         run(folder)
     assert "--overwrite" in refused.value.remedy
     assert run(folder, overwrite=True).scored == 20
+
+
+DIED, SLOW = "day/005.jpg", "night/018.jpg"
+SHORT = {"max_seconds": 4.0}
+
+
+@pytest.fixture
+def disturbed(folder: Path, run: Run, crops: list[bytes], tmp_path: Path) -> Path:
+    """The folder of the images when two of them cost two workers each, while decoders obey them."""
+    (folder / DIED).write_bytes(hostile(crops[5], "crash"))
+    (folder / SLOW).write_bytes(hostile(crops[18], "hang"))
+    with pytest.MonkeyPatch.context() as patch:
+        decoders_obey_images(tmp_path / "site", patch)
+        summary = run(folder, limits=SHORT)
+    assert (summary.errors, summary.retried) == ({"too_slow": 1, "worker_died": 1}, 0)
+    return folder
+
+
+def test_inputs_that_a_worker_crashed_on_or_that_were_too_slow_are_read_again_and_they_alone(
+    disturbed: Path, run: Run, tmp_path: Path
+) -> None:
+    scorer = MeanScorer()
+    again = run(disturbed, scorer=scorer)
+    assert sum(scorer.batches) == 2
+    assert (again.scored, again.retried, again.parts_before) == (20, 2, 3)
+    assert "Retried: 2 inputs" in "\n".join(again.lines())
+    run(disturbed, tmp_path / "undisturbed")
+    assert bytes_of(tmp_path / "scores") == bytes_of(tmp_path / "undisturbed")
+    assert run(disturbed, scorer=Forbidden()).retried == 0
+
+
+def test_an_input_that_fails_again_changes_nothing(
+    disturbed: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = bytes_of(tmp_path / "scores")
+    decoders_obey_images(tmp_path / "site", monkeypatch)
+    assert run(disturbed, limits=SHORT).retried == 2
+    assert bytes_of(tmp_path / "scores") == before
+
+
+def test_while_inputs_are_read_again_the_result_is_incomplete(
+    disturbed: Path, run: Run, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(disturbed, scorer=Interrupted(0))
+    assert not (tmp_path / "scores" / "job.json").exists()
+    assert run(disturbed).retried == 2

@@ -25,7 +25,7 @@ print("made", made.samples, flush=True)
 """
 ABOVE = {
     SCORE: """
-        from quality_model.score.scoring_step import score_collection
+        from quality_model.score import score_collection
         changed = {"model": "model", "workers": 2, "engine": "torch-float32"}
         section = PARAMS.score.model_copy(update=changed)
     """,

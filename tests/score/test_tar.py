@@ -16,7 +16,7 @@ import pytest
 from quality_model.errors import InputErrorsAboveLimit, UsageError
 from quality_model.score import ScoreSummary
 
-from .conftest import shards_of
+from .conftest import rows_of
 from .test_resume import Interrupted
 
 Run = Callable[..., ScoreSummary]
@@ -41,7 +41,7 @@ def put(path: Path, data: bytes) -> Path:
 
 def outcome(output: Path) -> dict[str, str]:
     """sha256 or reason by key."""
-    rows = shards_of(output)
+    rows = rows_of(output)
     return dict(zip(rows["key"], rows["error_code"].fillna(rows["sha256"]), strict=True))
 
 
@@ -71,7 +71,7 @@ def test_an_interrupted_job_over_shards_ends_with_the_same_rows(
         put(tmp_path / "in" / f"{part}.tgz", data)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "in", scorer=Interrupted(3))
-    assert run(tmp_path / "in").shards_before == 1
+    assert run(tmp_path / "in").parts_before == 1
     assert list(outcome(tmp_path / "scores").values()) == [sha256(data) for data in crops[:20]]
 
 
@@ -312,7 +312,7 @@ def test_an_xz_shard_that_asks_for_gigabytes_of_memory_is_refused(
     put(tmp_path / "in" / "good.tar", archive([("1.jpg", crops[0])]))
     run(tmp_path / "in")
     assert outcome(tmp_path / "scores")["t.tar.xz"] == "broken_archive"
-    assert "emory" in shards_of(tmp_path / "scores")["error_detail"].dropna().item()
+    assert "emory" in rows_of(tmp_path / "scores")["error_detail"].dropna().item()
 
 
 def test_hidden_and_system_files_of_a_shard_are_skipped_and_counted(

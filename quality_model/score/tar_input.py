@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
-from quality_model.core.folders import SYSTEM_FILES, is_system, printable
+from quality_model.core.decoding import SUFFIXES
+from quality_model.core.folders import SYSTEM_FILES, is_system, printable, suffix
 from quality_model.errors import ImageError
 from quality_model.params import LimitsParams
-from quality_model.score.collection import kind_of
 
 MAX_HEADER_BYTES: Final = 1 << 20
 """More than any honest member header holds; a hostile one could ask for gigabytes."""
@@ -70,7 +70,7 @@ def list_members(path: Path, limits: LimitsParams, skipped: Counter[str]) -> Ite
                 if any(is_system(part) for part in info.name.split("/")):
                     skipped[SYSTEM_FILES] += 1
                     continue
-                if kind_of(info.name) != "images":
+                if suffix(info.name) not in SUFFIXES:
                     skipped["members of tar shards"] += 1
                     continue
                 yield _member(info, _unique(printable(info.name), times_seen), limits)
@@ -151,23 +151,21 @@ class MemberReader:
         self._path: Path | None = None
         self._stream: IO[bytes] | None = None
 
-    def read(self, path: Path, offset: int, num_bytes: int) -> bytes:
-        """Read one member's bytes.
-
-        Raises:
-            ImageError: ``truncated``, or ``unreadable``: the shard changed or is damaged.
-        """
+    def read(self, path: Path, offset: int, num_bytes: int) -> bytes | ImageError:
+        """Give one member's bytes, or why they cannot be read: the shard changed or is damaged."""
         try:
             if self._stream is None or path != self._path:
                 self.close()
                 self._stream, self._path = _open(path), path
             self._stream.seek(offset)
             data = self._stream.read(num_bytes)
+        except ImageError as error:
+            return error
         except _BROKEN as error:
             self.close()
-            raise ImageError(*_archive_reason(path, error)) from None
+            return ImageError(*_archive_reason(path, error))
         if len(data) < num_bytes:
-            raise ImageError("truncated", f"the shard ends after {len(data)} of {num_bytes} bytes")
+            return ImageError("truncated", f"the shard ends after {len(data)} of {num_bytes} bytes")
         return data
 
     def close(self) -> None:

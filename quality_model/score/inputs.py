@@ -2,16 +2,17 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from quality_model.core import folders
 from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import ListedFile, printable
 from quality_model.errors import UsageError
-from quality_model.score import parquet_columns
+from quality_model.params import LimitsParams
+from quality_model.score import parquet_columns, parquet_input, tar_input
 from quality_model.score.parquet_columns import Columns
 
 Kind = Literal["images", "tar", "parquet"]
@@ -56,15 +57,32 @@ class Survey:
             return printable(file.name) in self.columns
         return kind_of(file.name) == self.kind
 
-    def parameters(self) -> dict[str, Any]:
-        """The columns that were chosen: a job that resumes must choose the same."""
-        if self.kind != "parquet":
-            return {}
+    @property
+    def chosen_columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The columns of images and of keys that were chosen: a job that resumes must choose the same."""
         chosen = self.columns.values()
-        return {
-            "image_columns": sorted({column for columns in chosen for column in columns.images}),
-            "key_columns": sorted({columns.key or "" for columns in chosen if columns.images}),
-        }
+        images = {column for columns in chosen for column in columns.images}
+        keys = {columns.key or "" for columns in chosen if columns.images}
+        return tuple(sorted(images)), tuple(sorted(keys))
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedInput:
+    """One input.
+
+    ``key`` is its path or key, unique in the job. ``file`` is the Parquet file or tar
+    shard that holds it (None for an image file), ``at`` the row or the offset there, ``columns``
+    the columns of images there. ``error_code`` and ``error_detail`` say why it cannot be read, where the
+    listing knows.
+    """
+
+    key: str
+    file: str | None = None
+    at: int = 0
+    num_bytes: int = 0
+    error_code: str | None = None
+    error_detail: str | None = None
+    columns: tuple[str, ...] = ()
 
 
 class Fingerprint:
@@ -146,6 +164,48 @@ def survey(
         skipped=dict(sorted(skipped.items())),
         columns=columns if chosen == "parquet" else {},
     )
+
+
+def list_inputs(
+    inputs: Path,
+    output: Path,
+    found: Survey,
+    limits: LimitsParams,
+    fingerprint: Fingerprint,
+    skipped: Counter[str],
+) -> Iterator[PlannedInput]:
+    """The inputs of a collection in the order of a job.
+
+    Args:
+        inputs, output: As of `survey`.
+        found: What that found.
+        limits: What an image may be.
+        fingerprint: Gets the files.
+        skipped: Counts what in tar shards is skipped.
+
+    Raises:
+        CorruptError: A Parquet file cannot be read.
+    """
+    tables = []
+    for file in folders.walk(inputs, leave_out=output):
+        if inputs.is_dir() and not found.takes(file):
+            continue
+        fingerprint.add(file)
+        name = printable(file.name)
+        if file.problem is not None:
+            yield PlannedInput(name, error_code=file.problem.reason, error_detail=file.problem.detail)
+        elif found.kind == "images":
+            yield PlannedInput(name)
+        elif found.kind == "tar":
+            for member in tar_input.list_members(found.base / file.name, limits, skipped):
+                key = f"{name}#{member.name}" if member.name else name
+                yield PlannedInput(key, name, member.offset, member.num_bytes, member.reason, member.detail)
+        elif (problem := found.columns[name].problem) is not None:
+            yield PlannedInput(name, error_code="unreadable_rows", error_detail=problem)
+        else:
+            tables.append((name, found.base / file.name, found.columns[name]))
+    for key, name, row, image_columns in parquet_input.list_keys(tables):
+        yield PlannedInput(key, name, row, columns=image_columns)
 
 
 def kind_of(name: str) -> Kind | None:
