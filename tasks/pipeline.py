@@ -8,7 +8,7 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from quality_model.core import telemetry
-from quality_model.data.sources import freshness
+from quality_model.data.download import is_known_source, remember_source, source_sha256
 from quality_model.params import LimitsParams, SourceParams
 from quality_model.params_file import parse_yaml
 from quality_model.paths import ProjectPaths
@@ -40,11 +40,12 @@ def look_for_new_images(source: SourceParams, limits: LimitsParams, paths: Proje
     Returns:
         Whether they were downloaded again.
     """
-    found = freshness.source_sha256(source, limits, root=paths.root)
-    if freshness.is_known(paths.state, found):
+    telemetry.silence()
+    found = source_sha256(source, limits, root=paths.root)
+    if is_known_source(paths.state, found):
         return False
     _repro(paths.root, "--force", "--single-item", "download")
-    freshness.remember(paths.state, found)
+    remember_source(paths.state, found)
     return True
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from quality_model.core import storage
 from quality_model.core.model_files import read_description
 from quality_model.core.models import is_reference
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.errors import GateRefusedError, RegistryError, UsageError
 from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, values_sha256
 from quality_model.paths import EVIDENCE_NAME, VERDICT_NAME, ProjectPaths

@@ -25,7 +25,7 @@ from quality_model.train.run import Run, Splits
 from quality_model.train.state import RunIdentity, RunState
 
 if TYPE_CHECKING:
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from quality_model.data.training_set.subset import choose_evenly
+from quality_model.data.split import stratified_subset
 from quality_model.errors import TrainingError
 from quality_model.networks.device import autocast, free_bytes, wait_for
 from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input, weighted_mse
@@ -25,7 +25,7 @@ from quality_model.train.samples import open_samples
 from quality_model.train.stored import Batch, Indices, StoredRows
 
 if TYPE_CHECKING:
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
     from quality_model.networks.checkpoints import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Splits:
     @classmethod
     def of(cls, training_set: "TrainingSet", max_validation_samples: int, seed: int) -> "Splits":
         train = training_set.indices("train")
-        validation = choose_evenly(training_set.indices("validation"), max_validation_samples, seed)
+        validation = stratified_subset(training_set.indices("validation"), max_validation_samples, seed)
         if len(train) < 2 or len(validation) < 1:
             raise TrainingError(
                 f"The training dataset has {len(train)} samples to train on and {len(validation)} to "

@@ -22,7 +22,7 @@ from quality_model.train.stored import Batch, Indices, StoredRows
 from quality_model.train.variation import vary
 
 if TYPE_CHECKING:
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
 
 _ORDER: Final = 1
 """Purpose of the random stream that shuffles an epoch."""
@@ -50,6 +50,11 @@ def open_samples(
         TrainingError: Fresh ones were asked for, and no image is clean or large enough.
     """
     if section.samples == "stored":
+        if training_set.train_samples == "fresh":
+            raise TrainingError(
+                "The training dataset was generated for train.samples fresh: it lacks most samples.",
+                "Generate it again with train.samples stored, or train with fresh samples.",
+            )
         return StoredSamples(section, stored, rows)
     profile = PROFILES[str(training_set.manifest["profile"].iloc[rows[0]])]
     in_batches = can_degrade_in_batches(profile, device)
@@ -110,8 +115,7 @@ class FreshSamples:
         self, section: TrainParams, training_set: "TrainingSet", rows: Indices, degrade: Degrade
     ) -> None:
         manifest = training_set.manifest.iloc[rows]
-        kept = manifest["sample_id"].str.endswith("#00") & manifest["is_clean"]
-        self._clean = rows[kept.to_numpy(dtype=bool)]
+        self._clean = rows[manifest["is_clean"].to_numpy(dtype=bool)]
         self._section = section
         self._set = training_set
         self._degrade = degrade

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
 
 log = logging.getLogger(__name__)
 

@@ -89,7 +89,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
             from pathlib import Path
             sys.path[:0] = [{str(PROJECT)!r}]
             import numpy as np
-            from quality_model.params import load_params
+            from quality_model.params_file import load_params
             from quality_model.records import ModelRef
             from quality_model.score import ScoringModel, score
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from quality_model.core import storage
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.params import Params, TrainParams
 from quality_model.records import HEADS
 

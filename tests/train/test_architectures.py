@@ -8,7 +8,7 @@ import torch
 
 from quality_model.core.decoding import Pixels
 from quality_model.core.predict import MultiHeadQualityInference
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.errors import CheckpointError
 from quality_model.networks.checkpoints import load_model, save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input

@@ -10,8 +10,8 @@ import torch
 
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels, resize
-from quality_model.data.training_set.generate import generate
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
+from quality_model.data.generate import generate
 from quality_model.degrade import PROFILES
 from quality_model.errors import TrainingError
 from quality_model.networks.checkpoints import load_model, save_model
@@ -23,7 +23,7 @@ from quality_model.train.on_device import BatchDegrader
 from quality_model.train.samples import FreshSamples, can_degrade_in_batches, open_samples
 from quality_model.train.stored import StoredRows
 
-from ..data.training_set.conftest import write_table
+from ..data.conftest import write_table
 
 CPU = torch.device("cpu")
 SIDE_PX = 40

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from quality_model.core import storage
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.errors import DeviceUnavailableError, StorageError, TrainingError
 from quality_model.params import TrainParams
 from quality_model.records import HEADS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.params import TrainParams
 from quality_model.train import run, train
 from quality_model.train.stored import StoredRows

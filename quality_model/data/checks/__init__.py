@@ -1,10 +1,9 @@
-"""Great Expectations over the tables: images, training dataset, scores.
+"""Great Expectations over images table, training dataset and the aggregates of scores; never over pixels.
 
-The only part that imports great_expectations, which takes seconds, and does so when a
-table is validated. Pixels are never looked at: tables and per-sample statistics only.
+Only this package imports great_expectations, when a table is validated: that takes seconds.
 """
 
-from quality_model.data.checks.images import validate_images
-from quality_model.data.checks.training_set import validate_training_set
+from quality_model.data.checks.dataset_checks import validate_training_set
+from quality_model.data.checks.image_checks import validate_images
 
 __all__ = ["validate_images", "validate_training_set"]

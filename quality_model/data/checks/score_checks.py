@@ -1,12 +1,11 @@
 """What is expected of the scores of a job, as a whole: one row for the job, one for each column of scores."""
 
-from quality_model.data.checks.expectations import Table, among, between
-from quality_model.data.checks.report import validate
+from quality_model.data.checks.expectations import Table, among, between, validate
 from quality_model.score.summary import REPORT_NAME, ScoreSummary
 
 
 def validate_scores(summary: ScoreSummary) -> None:
-    """Validate the aggregates of a scoring job; the report goes to its folder (see `report.validate`).
+    """Validate the aggregates of a scoring job; the report goes to its folder (see `expectations.validate`).
 
     The job itself has compared every row with its plan.
 
@@ -37,7 +36,7 @@ def validate_scores(summary: ScoreSummary) -> None:
     tables = [
         Table(
             "job",
-            [job],
+            job,
             ("output",),
             [
                 between("inputs", 1, None, "There is a row for at least one input."),
@@ -46,7 +45,7 @@ def validate_scores(summary: ScoreSummary) -> None:
         ),
         Table(
             "columns",
-            [columns],
+            columns,
             ("column",),
             [
                 between("lowest", 0.0, 1.0, "No score is below 0."),
