@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def code_sha256(parts: Iterable[str], packages: Iterable[str]) -> str:

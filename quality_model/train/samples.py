@@ -13,11 +13,9 @@ import numpy.typing as npt
 import torch
 
 from quality_model.degrade import PROFILES, Profile, SampleRandomness
-from quality_model.degrade.severity import REFERENCE_SIDE_PX
 from quality_model.errors import TrainingError
 from quality_model.params import TrainParams
-from quality_model.records import HEADS
-from quality_model.train.on_device import BatchDegrader
+from quality_model.records import HEADS, REFERENCE_SIDE_PX
 from quality_model.train.stored import Batch, Indices, StoredRows
 from quality_model.train.variation import vary
 
@@ -52,14 +50,8 @@ def open_samples(
     if section.samples == "stored":
         return StoredSamples(section, stored, rows)
     profile = PROFILES[str(training_set.manifest["profile"].iloc[rows[0]])]
-    in_batches = can_degrade_in_batches(profile, device)
-    degrade = BatchDegrader(device) if in_batches else image_by_image(profile)
+    degrade = image_by_image(profile)
     return FreshSamples(section, training_set, rows, degrade)
-
-
-def can_degrade_in_batches(profile: Profile, device: torch.device) -> bool:
-    """Whether the device makes the profile's samples, and faster than the CPU does: a CPU would not."""
-    return device.type == "cuda" and profile.name == "calibrated"
 
 
 def image_by_image(profile: Profile) -> Degrade:

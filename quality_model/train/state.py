@@ -39,7 +39,9 @@ _STATE_NAME: Final = "state.pt"
 _PLAN_NAME: Final = "plan.json"
 
 
-_CODE: Final = ("degradations", "device.py", "images.py", "losses.py", "model.py", "training", "training_set")
+_CODE: Final = ("core", "data", "degrade", "networks", "train")
+"""Whole wings: a list of modules would miss one some day, and epochs of two versions are nobody's result."""
+
 _PACKAGES: Final = ("numpy", "opencv-python-headless", "pillow", "torch")
 
 

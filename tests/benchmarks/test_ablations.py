@@ -3,16 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from benchmarks.ablations import num_trained
-from benchmarks.defects import Defective
 from quality_model.params import Params
-from quality_model.train.samples import can_degrade_in_batches
-
-
-def test_a_profile_with_a_defect_is_not_taken_for_the_sound_one_on_an_accelerator() -> None:
-    assert not can_degrade_in_batches(Defective(random_order=True), torch.device("cuda"))
 
 
 @pytest.mark.parametrize(("samples", "expected"), [("fresh", 6 * 1422), ("stored", 6 * 80)])

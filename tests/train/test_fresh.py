@@ -12,15 +12,12 @@ from quality_model.core import storage
 from quality_model.core.decoding import Pixels, resize
 from quality_model.data.training_set.generate import generate
 from quality_model.data.training_set.store import TrainingSet
-from quality_model.degrade import PROFILES
 from quality_model.errors import TrainingError
 from quality_model.networks.checkpoints import load_model, save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import LimitsParams, Params, TrainParams
-from quality_model.records import HEADS
 from quality_model.train import EpochReport, TrainedModel, samples, train
-from quality_model.train.on_device import BatchDegrader
-from quality_model.train.samples import FreshSamples, can_degrade_in_batches, open_samples
+from quality_model.train.samples import open_samples
 from quality_model.train.stored import StoredRows
 
 from ..data.training_set.conftest import write_table
@@ -140,45 +137,6 @@ def test_images_that_are_all_soft_are_refused(
 
     with pytest.raises(TrainingError, match="No image of the train split is clean"):
         train(fresh, TrainingSet.open(tmp_path / "training"), tmp_path / "checkpoints")
-
-
-def test_fresh_samples_are_degraded_alike_image_by_image_and_in_batches_on_a_device(
-    fresh: TrainParams, photographs: TrainingSet
-) -> None:
-    rows = photographs.indices("train")
-    images, labels = batches(with_values(fresh, samples_per_epoch=60, batch_size=12), photographs, 1)
-    in_batches = FreshSamples(
-        with_values(fresh, samples_per_epoch=60, batch_size=12), photographs, rows, BatchDegrader(CPU)
-    )
-    made = list(in_batches.batches(1))
-
-    assert all(isinstance(batch, torch.Tensor) and batch.dtype == torch.uint8 for batch, _ in made)
-    found = np.concatenate([batch.numpy() for batch, _ in made])
-    found_labels = np.concatenate([batch for _, batch in made])
-    assert found.shape == images.shape
-    quiet = labels[:, HEADS.index("noise")] == 0
-    np.testing.assert_allclose(found_labels[quiet], labels[quiet], atol=0.005)
-    assert np.array_equal(found_labels > 0, labels > 0)
-    assert np.abs(found[quiet].astype(int) - images[quiet]).mean() < 1
-    assert np.abs(found.astype(int) - images).mean() < 25
-
-
-@pytest.mark.parametrize(
-    ("profile", "device", "expected"),
-    [("calibrated", "cuda", True), ("seed", "cuda", False), ("calibrated", "cpu", False)],
-)
-def test_batches_are_for_the_calibrated_profile_on_cuda(profile: str, device: str, expected: bool) -> None:
-    assert can_degrade_in_batches(PROFILES[profile], torch.device(device)) is expected
-
-
-def test_a_run_learns_from_samples_degraded_in_batches(
-    fresh: TrainParams, photographs: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(samples, "image_by_image", lambda profile: BatchDegrader(CPU))
-    once = with_values(fresh, epochs=1, architecture="compact")
-    trained, again = (train(once, photographs, tmp_path / name) for name in ("one", "two"))
-    assert np.isfinite(trained.best.train_loss)
-    assert_same_weights(trained, again)
 
 
 @pytest.mark.parametrize("killed_after", [1, 2])

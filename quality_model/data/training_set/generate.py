@@ -49,7 +49,7 @@ _CHUNKS_IN_FLIGHT_PER_WORKER: Final = 3
 _START_WITHIN_S: Final = 120.0
 _SAMPLE_WITHIN_S: Final = 1.0
 _END_WITHIN_S: Final = 10.0
-_CODE: Final = ("degradations", "images.py", "training_set/samples.py")
+_CODE: Final = ("core", "degrade", "data")
 _PACKAGES: Final = ("numpy", "opencv-python-headless", "pillow")
 """What turns images into samples besides parameters."""
 

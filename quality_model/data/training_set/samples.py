@@ -16,11 +16,10 @@ from quality_model.core import decoding
 from quality_model.core.allocation import keep_freed_memory
 from quality_model.core.decoding import Pixels
 from quality_model.degrade import PROFILES, AppliedDegradation, DegradedSample, SampleRandomness
-from quality_model.degrade.severity import REFERENCE_SIDE_PX
 from quality_model.degrade.softness import source_softness
 from quality_model.errors import ImageError, SourceError
 from quality_model.params import LimitsParams
-from quality_model.records import CleanImage
+from quality_model.records import REFERENCE_SIDE_PX, CleanImage
 
 
 @dataclass(frozen=True, slots=True)
