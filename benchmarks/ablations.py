@@ -5,7 +5,7 @@
 Every run trains about as many samples (``num_samples`` of its result; whole images: as many
 pixels), of the compact network for its speed, from the same first weights. On test groups that no run
 but the leaking one has seen: R2 and Spearman on calibrated labels (R2 means nothing for a head that
-was trained on others), and the worst ladder (other software, no labels of ours). A run that is there
+was trained on others), and the worst sweep (other software, no labels of ours). A run that is there
 already is not made again; two processes with OMP_NUM_THREADS=1 and different ablations (--only) get
 twice as far on two cores as one.
 """
@@ -32,8 +32,7 @@ from quality_model.data.training_set.store import TrainingSet
 from quality_model.degrade import PROFILES
 from quality_model.degrade.profile import Profile
 from quality_model.degrade.randomness import Stream
-from quality_model.evaluate import evaluate
-from quality_model.evaluate.cross_talk import largest_movement
+from quality_model.evaluate.measure import evaluate
 from quality_model.params import Params, PerHead, TrainParams, load_params
 from quality_model.records import HEADS
 from quality_model.train import TrainedModel, train
@@ -146,20 +145,19 @@ def _measure(name: str, params: Params, arguments: argparse.Namespace) -> dict[s
         trained = train(section, samples, arguments.work / "checkpoints" / name)
     measured = {}
     for which, on in {"test": reference, **({"own_test": samples} if ablation.leaks else {})}.items():
-        metrics = evaluate(
+        summary = evaluate(
             params.evaluate,
             trained.model.to(choose_device("auto")),
             on,
             loss_weights=INVERSE_VARIANCE,
-            thresholds=None,
-            baselines=None,
-        ).metrics
+            with_baselines=False,
+        ).measured.summary()
         measured[which] = {
             head: {
-                "r2": metrics["heads"][head]["r2"],
-                "spearman": metrics["heads"][head]["spearman"],
-                "ladder": min(one["spearman"] for one in metrics["ladders"].values() if one["head"] == head),
-                "cross_talk": largest_movement(metrics["cross_talk"], head),
+                "r2": summary[head]["r2"],
+                "spearman": summary[head]["spearman"],
+                "sweep": summary[head]["worst_sweep_spearman"],
+                "cross_talk": summary[head]["largest_cross_talk"],
             }
             for head in HEADS
         }
@@ -197,7 +195,7 @@ def _each_its_own_group(arguments: argparse.Namespace) -> Path:
 
 def _table(work: Path, epochs: int) -> str:
     lines = [
-        "| without | " + " | ".join(f"{head} R2, Spearman, ladder" for head in HEADS) + " |",
+        "| without | " + " | ".join(f"{head} R2, Spearman, sweep" for head in HEADS) + " |",
         "|---" * 5 + "|",
     ]
     for name in ABLATIONS:
@@ -207,7 +205,7 @@ def _table(work: Path, epochs: int) -> str:
         result = json.loads(path.read_text())
         for which in ("test", "own_test") if ABLATIONS[name].leaks else ("test",):
             cells = [
-                ", ".join(f"{result[which][head][measure]:.2f}" for measure in ("r2", "spearman", "ladder"))
+                ", ".join(f"{result[which][head][measure]:.2f}" for measure in ("r2", "spearman", "sweep"))
                 for head in HEADS
             ]
             where = " (measured on its own test)" if which == "own_test" else ""

@@ -15,7 +15,7 @@ _SMALL: Final[dict[str, dict[str, Any]]] = {
     "source": {"num_images": 30},
     "generate": {"samples_per_image": 2, "image_size": 32, "workers": 1},
     "train": {"epochs": 1, "samples": "stored", "weight_average": 0.0},
-    "evaluate": {"bootstrap_samples": 50, "ladder_images": 4, "baseline_samples": 60},
+    "evaluate": {"bootstrap_samples": 50, "sweep_images": 4, "baseline_samples": 60},
 }
 """The project of these commands: what it takes to do nothing does not hang on how much there is to do."""
 

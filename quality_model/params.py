@@ -184,7 +184,7 @@ class EvaluateParams(Section):
     """samples per forward pass"""
     bootstrap_samples: Count
     """resamples of the groups for the intervals"""
-    ladder_images: Count
+    sweep_images: Count
     """most clean test images that severity sweeps are made of"""
     baseline_samples: Count
     """most samples, of the training and of the test, that zero-training baselines are made of"""
@@ -201,14 +201,16 @@ class GateParams(Section):
 
     min_test_groups: Count
     """fewest test groups that count: those that neither model has seen in training"""
+    with_confidence: bool
+    """hold the worse end of each figure's interval against its threshold, not the figure itself"""
     max_mse: PerHead
     """largest MSE per head on the test split; below that of answering the mean label"""
     min_r2: PerHead
     """smallest R2 per head on the test split; answering the mean label has 0"""
     min_r2_over_baseline: PerHead
     """smallest R2 per head, less that of the best baseline without training on the same samples"""
-    min_ladder_spearman: PerHead
-    """smallest rank correlation of level and score per head, on the worst of its severity ladders"""
+    min_sweep_spearman: PerHead
+    """smallest rank correlation of level and score per head, on the worst of its severity sweeps"""
     max_cross_talk: PerHead
     """how far a head's score may move per image, either way, while another degradation becomes severe"""
     max_clean_flags: PerHead

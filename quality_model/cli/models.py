@@ -39,24 +39,22 @@ def train(params: Params, data_dir: Path, output: Path, report: Path, checkpoint
 @_TRAINING_SET_IN
 @folder_option("--model", _PATHS.model, "Folder or file of the model.")
 @folder_option("--history", _PATHS.training_report, "Folder of the training's report.")
-@folder_option("--output", _PATHS.evaluation_report, "Folder for measures and images.")
+@folder_option("--output", _PATHS.evaluation_report, "Folder for measures and figures.")
 @with_params("evaluate")
 def evaluate(params: Params, data_dir: Path, model: Path, history: Path, output: Path) -> None:
     """Measure a model on the test split."""
-    from quality_model.evaluate.evaluation_step import evaluate_candidate, summary_table
+    from quality_model.evaluate.step import evaluate_candidate, summary_table
 
     evaluation = evaluate_candidate(
         params.evaluate,
-        params.registry,
-        root=Path(),
         training_set=data_dir,
         model=model,
         history=history if (history / HISTORY_NAME).exists() else None,
         output=output,
         loss_weights=params.train.loss_weights,
     )
-    click.echo(summary_table(evaluation))
-    click.echo(f"Measures and images: {output}")
+    click.echo(summary_table(evaluation.measured))
+    click.echo(f"Measures and figures: {output}")
 
 
 COMMANDS = [train, evaluate]

@@ -1,42 +1,163 @@
 """Zero-training baselines: what one classical measure of an image reaches on the test samples.
 
-Each measure of `classical` becomes a label by a monotone curve that is fitted on samples of
-the training groups, rising or falling as those say, and is then measured on the split like a
-head of the model. A network that is not clearly better has learnt what was known before.
+Every ``calc_*`` takes uint8 (side, side, 3) RGB and returns a number in a unit of its own, NaN where it is
+not defined. Lengths are in pixels of a 224 px image and scale with the side. The number becomes a label by a
+monotone curve that is fitted on samples of the training groups, and is then measured on the split like a
+head of the model. A network that is not clearly better has learned only what was known before.
 
-Measuring takes some milliseconds per image, so a split that is larger than ``max_samples`` is
-represented by so many samples of it (`baseline_rows`), one from each of as many equal stretches.
+Measuring takes some milliseconds per image. So a split that is larger than ``max_samples`` is represented by
+that many samples of it (`baseline_rows`), one from each of as many equal stretches.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
+from quality_model.core.decoding import Pixels
 from quality_model.data.training_set.subset import choose_evenly
+from quality_model.degrade.cielab import to_lab
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
-from quality_model.evaluate.classical import CLASSICAL
-from quality_model.records import HEADS, Split
+from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head, Split
 
 if TYPE_CHECKING:
     from quality_model.data.training_set.store import TrainingSet
 
-_log = logging.getLogger(__name__)
-
 Floats = npt.NDArray[np.float64]
-Measures = dict[str, float | None]
 
-BASELINE_VERSION: Final = 1
-"""Raised with every change of a measure or of the calibration: runs of another version are others."""
+WHITE_SHARE: Final = 0.05
+"""Share of the pixels, the lightest, that count as the white patch; one pixel alone may be noise."""
+
+STROKE_PX: Final = 15
+"""Width below which something bright or dark counts as a stroke: letters 60 px high have stems of about 9."""
+
+STROKE_CONTRAST: Final = 20
+"""Grey levels by which a stroke stands out: a watermark of opacity .2 on ground that is 100 levels away."""
+
+_MEDIAN_PX: Final = 5
+"""Side of the median filter that removes noise and fine texture and leaves strokes."""
+
+_DB2_HIGH_PASS: Final = np.array(
+    [np.sqrt(3.0) - 1.0, 3.0 - np.sqrt(3.0), -3.0 - np.sqrt(3.0), 1.0 + np.sqrt(3.0)]
+) / (4.0 * np.sqrt(2.0))
+"""Wavelet of two vanishing moments (Daubechies, Ten Lectures on Wavelets, 1992, table 6.1)."""
+
+_MAD_OF_NORMAL: Final = 0.6744897501960817
+"""Median of the absolute value of a standard normal deviate: its quantile at 3/4."""
+
+_NOTHING: Final = 1e-6
+"""Wavelet coefficients of whole grey levels that are smaller than this are rounding around 0."""
 
 _FEWEST: Final = 2
 """Samples that a curve needs."""
+
+
+def calc_blur_effect(pixels: Pixels) -> float:
+    """How little a second blur removes: 0 sharp to 1 blurred.
+
+    Source: Crete et al., The blur effect, SPIE 6492, 2007, in scikit-image's implementation.
+    """
+    from skimage import measure
+
+    blur_effect: Any = measure.blur_effect  # has no types
+    return float(blur_effect(pixels, channel_axis=-1))
+
+
+def calc_log_laplacian_variance(pixels: Pixels) -> float:
+    """Natural logarithm of 1 + the variance of the Laplacian of the grey image; falls with blur.
+
+    Source: Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR 2000.
+    """
+    return float(np.log1p(cv2.Laplacian(_grey(pixels), cv2.CV_32F).var()))
+
+
+def calc_wavelet_sigma(pixels: Pixels) -> float:
+    """Standard deviation of noise in grey levels, mean of the channels.
+
+    Source: Donoho and Johnstone, Ideal spatial adaptation by wavelet shrinkage, Biometrika 81,
+    1994, section 4.2: the median of the absolute diagonal coefficients of the finest scale.
+    This is scikit-image's `estimate_sigma` without PyWavelets. Coefficients that are 0 are left out
+    here even where rounding has made them something else.
+    """
+    border = len(_DB2_HIGH_PASS) - 1
+    mirrored = cv2.copyMakeBorder(
+        pixels.astype(np.float64), border, border, border, border, cv2.BORDER_REFLECT
+    )
+    filtered = cv2.sepFilter2D(mirrored, cv2.CV_64F, _DB2_HIGH_PASS, _DB2_HIGH_PASS, anchor=(0, 0))
+    details = np.abs(filtered[1:-border:2, 1:-border:2])
+    sigmas = []
+    for channel in range(details.shape[2]):
+        seen = details[..., channel]
+        seen = seen[seen > _NOTHING]  # areas of one colour, clipped ones too, show no noise
+        sigmas.append(np.median(seen) / _MAD_OF_NORMAL if seen.size else 0.0)
+    return float(np.mean(sigmas))
+
+
+def calc_grey_world_cast(pixels: Pixels) -> float:
+    """Distance of the mean colour from neutral in CIELAB's a*b* plane, 0 neutral.
+
+    Source: Buchsbaum, A spatial processor model for object colour perception, Journal of the
+    Franklin Institute 310, 1980: the mean of a scene is assumed to be grey.
+    """
+    lab = to_lab(pixels)
+    return float(np.hypot(lab[..., 1].mean(), lab[..., 2].mean()))
+
+
+def calc_white_patch_cast(pixels: Pixels) -> float:
+    """Distance from neutral in CIELAB's a*b* plane of the mean of the lightest pixels, 0 neutral.
+
+    Source: Land and McCann, Lightness and retinex theory, JOSA 61, 1971: the lightest part of
+    a scene is assumed to be white. Here it is the lightest 5 % by L*.
+    """
+    lab = to_lab(pixels).reshape(-1, 3)
+    count = max(1, round(WHITE_SHARE * len(lab)))
+    lightest = lab[np.argpartition(lab[:, 0], -count)[-count:]]
+    return float(np.hypot(lightest[:, 1].mean(), lightest[:, 2].mean()))
+
+
+def calc_stroke_density(pixels: Pixels) -> float:
+    """Share of pixels in thin strokes that are brighter or darker than what is around them, 0 to 1.
+
+    The larger of the white and the black top-hat transform of the grey image behind a median
+    filter, above a contrast. Source: top-hat, Meyer, Contrast feature extraction, 1979; for text
+    in images, Wu, Manmatha and Riseman, TextFinder, IEEE TPAMI 21, 1999, look for the same.
+    """
+    grey = cv2.medianBlur(_grey(pixels), _MEDIAN_PX)
+    element = _square(pixels)
+    bright = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, element)
+    dark = cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, element)
+    return float(np.mean(np.maximum(bright, dark) > STROKE_CONTRAST))
+
+
+def calc_pale_strokes(pixels: Pixels) -> float:
+    """Mean strength of thin strokes that are lighter and paler than what is around them, in CIELAB units.
+
+    A half-transparent white or grey text lifts L* and lowers the chroma in the same place,
+    which texture seldom does: the geometric mean of the white top-hat of L* and the black
+    top-hat of the chroma (see `calc_stroke_density`), both lightly smoothed first.
+    """
+    lab = cv2.GaussianBlur(to_lab(pixels), (0, 0), 0.8)
+    lightness = np.ascontiguousarray(lab[..., 0])
+    chroma = np.hypot(lab[..., 1], lab[..., 2])
+    element = _square(pixels)
+    lighter = cv2.morphologyEx(lightness, cv2.MORPH_TOPHAT, element)
+    paler = cv2.morphologyEx(chroma, cv2.MORPH_BLACKHAT, element)
+    return float(np.sqrt(lighter * paler).mean())
+
+
+CLASSICAL: Final[Mapping[Head, Mapping[str, Callable[[Pixels], float]]]] = {
+    "color_cast": {"grey_world": calc_grey_world_cast, "white_patch": calc_white_patch_cast},
+    "blurriness": {"blur_effect": calc_blur_effect, "laplacian_variance": calc_log_laplacian_variance},
+    "watermark": {"stroke_density": calc_stroke_density, "pale_strokes": calc_pale_strokes},
+    "noise": {"estimate_sigma": calc_wavelet_sigma},
+}
+"""The measures of each head by the name under which they are reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,60 +181,6 @@ class Calibration:
         return np.where(finite, answers, self.otherwise)
 
 
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """What every baseline answers on some samples.
-
-    Attributes:
-        rows: int64 (n,), of the training dataset.
-        scores: By head and baseline, (n,) in [0, 1].
-    """
-
-    rows: npt.NDArray[np.int64]
-    scores: dict[str, dict[str, Floats]]
-
-
-def measure_baselines(
-    training_set: TrainingSet,
-    *,
-    split: Split = "test",
-    max_samples: int,
-    seed: int,
-    excluded_groups: Collection[str] = (),
-) -> dict[str, dict[str, Measures]]:
-    """How well each baseline agrees with the labels of a split.
-
-    Args:
-        training_set: Holds pixels, labels and splits.
-        split: Where they are measured; they are calibrated on ``train`` always.
-        max_samples: Most samples of either that are used.
-        seed: Of the choice of samples.
-        excluded_groups: Groups of the split that are not measured on, see `measures.evaluate`.
-
-    Returns:
-        By head and baseline ``mse``, ``r2`` and ``spearman`` (see `quality_model.evaluate.metrics`).
-
-    Raises:
-        UsageError: A split has no samples.
-    """
-    predictions = predict_baselines(
-        training_set, split=split, max_samples=max_samples, seed=seed, excluded_groups=excluded_groups
-    )
-    measured: dict[str, dict[str, Measures]] = {}
-    for position, head in enumerate(HEADS):
-        labels = _labels(training_set, predictions.rows, position)
-        measured[head] = {
-            name: {
-                "mse": metrics.mse(labels, scores),
-                "r2": metrics.r2(labels, scores),
-                "spearman": metrics.spearman(labels, scores),
-            }
-            for name, scores in predictions.scores[head].items()
-        }
-    _log.info("Measured the baselines on %d samples of the split %s.", len(predictions.rows), split)
-    return measured
-
-
 def predict_baselines(
     training_set: TrainingSet,
     *,
@@ -121,27 +188,57 @@ def predict_baselines(
     max_samples: int,
     seed: int,
     excluded_groups: Collection[str] = (),
-) -> Predictions:
-    """Calibrate each baseline on training samples and apply it to those of a split.
+) -> dict[Head, dict[str, Floats]]:
+    """Calibrate each baseline on training samples and apply it to those of a split (`baseline_rows`).
+
+    Args:
+        training_set: Holds pixels, labels and splits.
+        split: Where they are applied; they are calibrated on ``train`` always.
+        max_samples: Most samples of either that are used.
+        seed: Of the choice of samples.
+        excluded_groups: Groups of the split that are left out, see `measure.evaluate`.
+
+    Returns:
+        By head and baseline the scores of the split's rows, (n,) in [0, 1].
 
     Raises:
         UsageError: A split has no samples.
     """
-    parts: tuple[tuple[Split, Collection[str]], ...] = (("train", ()), (split, excluded_groups))
-    rows = [
-        baseline_rows(training_set, part, max_samples=max_samples, seed=seed, excluded_groups=excluded)
-        for part, excluded in parts
-    ]
-    scores: dict[str, dict[str, Floats]] = {}
+    seen = baseline_rows(training_set, "train", max_samples=max_samples, seed=seed)
+    asked = baseline_rows(
+        training_set, split, max_samples=max_samples, seed=seed, excluded_groups=excluded_groups
+    )
+    scores: dict[Head, dict[str, Floats]] = {}
     for position, head in enumerate(HEADS):
-        training_labels = _labels(training_set, rows[0], position)
+        labels = np.asarray(training_set.labels[seen, position], dtype=np.float64)
         scores[head] = {}
         for name, calc in CLASSICAL[head].items():
-            seen, asked = (
-                np.array([calc(np.array(training_set.images[row])) for row in part]) for part in rows
+            known, measured = (
+                np.array([calc(np.array(training_set.images[row])) for row in rows]) for rows in (seen, asked)
             )
-            scores[head][name] = calibrate(seen, training_labels)(asked)
-    return Predictions(rows[1], scores)
+            scores[head][name] = calibrate(known, labels)(measured)
+    return scores
+
+
+def baseline_rows(
+    training_set: TrainingSet,
+    split: Split,
+    *,
+    max_samples: int,
+    seed: int,
+    excluded_groups: Collection[str] = (),
+) -> npt.NDArray[np.int64]:
+    """The rows of a split, int64 (n,), on which baselines are measured.
+
+    Raises:
+        UsageError: The split has no samples.
+    """
+    rows = training_set.counted(split, excluded_groups)
+    if len(rows) == 0:
+        raise UsageError(
+            f"The split {split} has no samples, so there is no baseline.", "Generate from more groups."
+        )
+    return choose_evenly(rows, max_samples, seed)
 
 
 def calibrate(measured: Floats, labels: Floats) -> Calibration:
@@ -171,26 +268,10 @@ def calibrate(measured: Floats, labels: Floats) -> Calibration:
     )
 
 
-def baseline_rows(
-    training_set: TrainingSet,
-    split: Split,
-    *,
-    max_samples: int,
-    seed: int,
-    excluded_groups: Collection[str] = (),
-) -> npt.NDArray[np.int64]:
-    """The rows of a split, int64 (n,), that stand for it where baselines are measured.
-
-    Raises:
-        UsageError: The split has no samples.
-    """
-    indices = training_set.counted(split, excluded_groups)
-    if len(indices) == 0:
-        raise UsageError(
-            f"The split {split} has no samples, so there is no baseline.", "Generate from more groups."
-        )
-    return choose_evenly(indices, max_samples, seed)
+def _grey(pixels: Pixels) -> npt.NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
-def _labels(training_set: TrainingSet, rows: npt.NDArray[np.int64], position: int) -> Floats:
-    return np.asarray(training_set.labels[rows, position], dtype=np.float64)
+def _square(pixels: Pixels) -> Any:
+    side_px = max(3, round(STROKE_PX * pixels.shape[0] / REFERENCE_SIDE_PX) | 1)
+    return cv2.getStructuringElement(cv2.MORPH_RECT, (side_px, side_px))

@@ -1,206 +1,343 @@
-"""What the gate reads: the candidate's evidence, and both models head to head on one test split.
+"""The evidence about a model: what an evaluation measures, and what the gate decides by.
 
-Where a champion reigns, both are scored in one call: theirs is a paired comparison. The rest of the
-candidate's evidence (ladders, cross-talk, clean flags, slices, baselines) takes most of the time. It
-is taken over from the evaluation's report if that is about the same model, by its hash, on the same
-data and groups, measured alike, and is measured here if not. Of the champion nothing else is asked.
-Test groups that either model, or the weights it began with, has seen in training count in no figure.
+Every type refuses a value that is missing, not a finite number or impossible, when it is built and when it
+is read from a file. So a rule of the gate compares numbers and checks nothing twice. The one thing that
+may be absent is a number that is not defined, such as the correlation of constant scores: it is None, and
+None refuses.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from quality_model.core import storage
-from quality_model.data.training_set.seen import seen_by, seen_test_groups
-from quality_model.errors import StorageError
-from quality_model.evaluate import evaluate, metrics
-from quality_model.evaluate.baselines import measure_baselines
-from quality_model.evaluate.measures import DETAILS_NAME, measuring, score_split
-from quality_model.params import EvaluateParams, PerHead
-from quality_model.records import HEADS
+from quality_model.errors import CorruptError
+from quality_model.records import HEADS, Head, Split
 
-if TYPE_CHECKING:
-    import pandas as pd
+FORMAT_VERSION: Final = 1
+"""Version of the layout of evaluation.json and evidence.json; raised when a field changes."""
 
-    from quality_model.data.training_set.store import TrainingSet
-    from quality_model.networks.checkpoints import LoadedModel
-
-_log = logging.getLogger(__name__)
-
-_SUMMARY: Final = ("mse", "r2")
-"""The measures of each head that the ledger keeps."""
-
-_OF_BASELINES: Final = ("baseline_samples", "seed", "baseline_version")
-"""What of `measuring` decides about the baselines."""
+Count = Annotated[int, Field(ge=0)]
+Digest = Annotated[str, Field(min_length=1)]
+By = Literal["value", "low", "high"]
+"""The number of an estimate that is compared."""
 
 
-class Evidence(NamedTuple):
-    """See `quality_model.release.gate.Evidence`; ``champion`` and ``paired`` are None where none reigns."""
+class _Facts(BaseModel):
+    """Frozen values of exact types; unknown fields, NaN and infinity are refused."""
 
-    candidate: dict[str, Any]
-    champion: dict[str, Any] | None
-    paired: dict[str, Any] | None
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Stored(_Facts):
+    """Facts that are kept as a JSON file with a format version."""
+
+    format_version: Literal[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able values, for `from_json`."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """Read what `to_json` gave.
+
+        Raises:
+            CorruptError: A field is missing, unknown, of another type or impossible, as in another format.
+        """
+        try:
+            return cls.model_validate_json(json.dumps(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "all of it"
+            raise CorruptError(
+                f"This evidence about a model cannot be used: {place}: {first['msg']}.",
+                "Measure the model again.",
+            ) from error
+
+    def write(self, path: Path) -> None:
+        """Write the JSON file."""
+        storage.write_json(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a JSON file, see `from_json`.
+
+        Raises:
+            CorruptError: See `from_json`; or the file is not JSON.
+            StorageError: The file cannot be read.
+        """
+        return cls.from_json(storage.read_json(path))
+
+
+class Estimate(_Facts):
+    """A measured number with its bootstrap interval over groups.
+
+    Attributes:
+        value: None where it is not defined.
+        low, high: Ends of the interval; None where there is none, as with fewer than two groups.
+        num_groups: Groups that it was measured on.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    num_groups: Count
+
+    @model_validator(mode="after")
+    def _has_two_ends_in_order(self) -> Self:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("an interval has two ends")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError("the interval ends before it begins")
+        return self
+
+
+def _within(least: float, most: float) -> AfterValidator:
+    """Refuse an estimate outside of what is possible for its measure."""
+
+    def check(estimate: Estimate) -> Estimate:
+        for number in (estimate.value, estimate.low, estimate.high):
+            if number is not None and not least <= number <= most:
+                raise ValueError(f"{number:.6g} is impossible")
+        return estimate
+
+    return AfterValidator(check)
+
+
+_NO_LIMIT: Final = float("inf")
+
+Error = Annotated[Estimate, _within(0.0, _NO_LIMIT)]
+Explained = Annotated[Estimate, _within(-_NO_LIMIT, 1.0)]
+Correlation = Annotated[Estimate, _within(-1.0, 1.0)]
+Portion = Annotated[Estimate, _within(0.0, 1.0)]
+Difference = Annotated[Estimate, _within(-1.0, 1.0)]
+
+
+class Measures(_Facts):
+    """How well scores agree with labels, see `metrics`; both are severities in [0, 1].
+
+    ``mse``, ``rmse``, ``mae``: 0 or more, 0 best. ``r2``: at most 1, 1 best, 0 for the mean of the measured
+    labels. ``pearson``, ``spearman``: -1 to 1, 1 best. ``constant_mse``: the MSE of always answering the mean
+    of the training labels.
+    """
+
+    mse: Error
+    rmse: Error
+    mae: Error
+    r2: Explained
+    pearson: Correlation
+    spearman: Correlation
+    constant_mse: Error
+
+
+class SmallSlice(_Facts):
+    """A part of the split with too few samples to measure a head on."""
+
+    num_samples: Count
+
+
+class Slice(SmallSlice):
+    """One head on a part of the split; the means are None without samples."""
+
+    mean_label: float | None
+    mean_score: float | None
+    measures: Measures
+
+
+class Baseline(_Facts):
+    """One classical measure on the baseline samples; ``lead`` is the model's R2 less the baseline's there."""
+
+    mse: float | None
+    r2: float | None
+    spearman: float | None
+    lead: Estimate
+
+
+class CleanFlags(_Facts):
+    """The model's threshold for a head, None if it has none, and the share of clean images above it."""
+
+    threshold: float | None
+    num_images: Count
+    flagged_share: Portion
+
+
+class Sweep(_Facts):
+    """How a head's score follows a severity sweep: clean images, degraded by other software in steps.
+
+    Attributes:
+        head: That should follow.
+        unit: Of the levels.
+        levels: Rising, the first is 0, the clean image.
+        mean_scores, low_scores, high_scores: Mean and quartiles by level; empty without images.
+        spearman: Of level and score over all images and levels.
+        monotone_share: Share of images on which the score falls nowhere and rises from end to end.
+        num_images: Images.
+    """
+
+    head: Head
+    unit: str
+    levels: tuple[float, ...]
+    mean_scores: tuple[float, ...]
+    low_scores: tuple[float, ...]
+    high_scores: tuple[float, ...]
+    spearman: Correlation
+    monotone_share: float | None
+    num_images: Count
+
+
+class HeadEvidence(_Facts):
+    """All that was measured of one head.
+
+    Attributes:
+        all: On all samples of the split.
+        kinds: On the samples that have one kind of its degradation, by kind.
+        absent: On the samples without its degradation.
+        clean: On the untouched images; ``mean_score`` is what the head answers where nothing is to find.
+        slices: By severity, brightness, detail and source, then by name.
+        r2_beside_baselines: R2 on the samples on which baselines are measured.
+        baselines: By name; empty where none were measured.
+        clean_flags: How many clean images it flags.
+        rise: How far its mean score rises from clean to severest, on the sweep on which it rises least.
+        cross_talk: How far its score moves per image while another degradation becomes severe, on the worst
+            sweep of that one; by that other head.
+    """
+
+    all: Slice
+    kinds: dict[str, Slice]
+    absent: Slice
+    clean: Slice
+    slices: dict[str, dict[str, Slice | SmallSlice]]
+    r2_beside_baselines: float | None
+    baselines: dict[str, Baseline]
+    clean_flags: CleanFlags
+    rise: Difference
+    cross_talk: dict[Head, Portion]
+
+
+def _every_head(found: dict[Head, Any]) -> dict[Head, Any]:
+    if set(found) != set(HEADS):
+        raise ValueError(f"heads are {', '.join(found) or 'missing'}, not {', '.join(HEADS)}")
+    return found
+
+
+class Evaluated(_Stored):
+    """How one model did on one split.
+
+    Attributes:
+        split: Which.
+        data_sha256: Of the training dataset.
+        model_sha256: Of the model's folder; None if it has none.
+        measuring: What decides about the figures besides model and data (see `measure.measuring`).
+        num_samples, num_groups: Of the split, as far as they were measured.
+        num_counted_groups: Groups that count as evidence; 0 where a model has seen all of them, and the
+            figures are for information only.
+        excluded_groups: Groups that count in no figure, because a model has seen them in training.
+        loss: Mean over heads of loss weight times MSE.
+        heads: By head.
+        sweeps: By name.
+    """
+
+    split: Split
+    data_sha256: Digest
+    model_sha256: Digest | None
+    measuring: dict[str, int | float]
+    num_samples: Count
+    num_groups: Count
+    num_counted_groups: Count
+    excluded_groups: tuple[str, ...]
+    loss: float
+    heads: Annotated[dict[Head, HeadEvidence], AfterValidator(_every_head)]
+    sweeps: dict[str, Sweep]
+
+    def worst_sweep(self, head: Head, by: By = "value") -> tuple[str, Estimate] | None:
+        """Name and rank correlation of the sweep that the head follows least; None if it has none."""
+        return decisive(
+            {name: one.spearman for name, one in self.sweeps.items() if one.head == head}, min, by
+        )
+
+    def largest_cross_talk(self, head: Head, by: By = "value") -> tuple[str, Estimate] | None:
+        """The other degradation that moves the head most, and how far; None if one was not measured."""
+        found = self.heads[head].cross_talk
+        return decisive(found, max, by) if set(found) == set(HEADS) - {head} else None
+
+    def smallest_lead(self, head: Head, by: By = "value") -> tuple[str, Estimate] | None:
+        """The baseline over which the head's lead is smallest, and that lead; None if there is none."""
+        return decisive({name: one.lead for name, one in self.heads[head].baselines.items()}, min, by)
 
     def summary(self) -> dict[str, Any]:
-        """MSE and R2 of each head of both, and their difference with its interval."""
-        sides = {"candidate": self.candidate, "champion": self.champion}
+        """The few numbers that ``dvc metrics show`` prints: the loss, and for each head its measures,
+        ``worst_sweep_spearman``, ``largest_cross_talk`` and ``clean_flag_share``.
+        """
+        return {"loss": self.loss, **{head: self._summary(head) for head in HEADS}}
+
+    def _summary(self, head: Head) -> dict[str, float | None]:
+        found = self.heads[head]
+        sweep, cross_talk = self.worst_sweep(head), self.largest_cross_talk(head)
         return {
-            **{
-                name: side and {head: {key: side["heads"][head][key] for key in _SUMMARY} for head in HEADS}
-                for name, side in sides.items()
-            },
-            "paired": self.paired,
+            **{name: estimate.value for name, estimate in found.all.measures},
+            "worst_sweep_spearman": sweep and sweep[1].value,
+            "largest_cross_talk": cross_talk and cross_talk[1].value,
+            "clean_flag_share": found.clean_flags.flagged_share.value,
         }
 
 
-def gather_evidence(
-    section: EvaluateParams,
-    samples: TrainingSet,
-    candidate: LoadedModel,
-    champion: LoadedModel | None,
-    *,
-    model_sha256: str,
-    loss_weights: PerHead,
-    evaluation: Path,
-) -> Evidence:
-    """Measure candidate and champion on the test split.
+class AgainstChampion(_Facts):
+    """One head of the champion on the same samples; ``difference``: the candidate's MSE less this one."""
 
-    Args:
-        section: How.
-        samples: Holds the test split.
-        candidate: Of this image size, and so is the champion.
+    mse: float | None
+    r2: float | None
+    difference: Difference
+
+
+class Champion(_Facts):
+    """The champion, scored again on the candidate's samples."""
+
+    split: Split
+    data_sha256: Digest
+    heads: Annotated[dict[Head, AgainstChampion], AfterValidator(_every_head)]
+
+
+class Evidence(_Stored):
+    """What the gate decides by.
+
+    Attributes:
+        candidate: Its evaluation.
         champion: None if there is none.
-        model_sha256: Of the candidate's folder.
-        loss_weights: Weight of each head in the loss.
-        evaluation: Folder of the evaluation's report, which serves as far as it is about the same.
-
-    Raises:
-        UsageError: The test split has no samples.
+        silent_models: ``candidate`` and ``champion``, if they do not say what they have seen in training.
     """
-    ours = None
-    excluded = seen_test_groups([model.facts for model in (candidate, champion) if model], samples)
-    measured = known_evaluation(section, evaluation, samples.data_sha256, model_sha256, excluded)
-    if measured is None:
-        baselines = known_baselines(section, evaluation, samples.data_sha256, excluded) or measure_baselines(
-            samples, max_samples=section.baseline_samples, seed=section.seed, excluded_groups=excluded
-        )
-        evaluated = evaluate(
-            section,
-            candidate.model,
-            samples,
-            loss_weights=loss_weights.as_dict(),
-            thresholds=candidate.thresholds,
-            baselines=baselines,
-            model_sha256=model_sha256,
-            excluded_groups=excluded,
-        )
-        measured, ours = evaluated.metrics, evaluated.predictions
-    sides = {"candidate": candidate, "champion": champion}
-    silent = [name for name, side in sides.items() if side and seen_by(side.facts, samples) is None]
-    measured = {**measured, "silent_models": silent}
-    if champion is None:
-        return Evidence(measured, None, None)
-    if ours is None:
-        ours = score_split(section, candidate.model, samples, excluded_groups=excluded)
-    theirs = score_split(section, champion.model, samples, excluded_groups=excluded)
-    reigning = {
-        "split": "test",
-        "data_sha256": samples.data_sha256,
-        "heads": _in_short(theirs),
-    }
-    return Evidence(measured, reigning, compare_scores(section, ours, theirs))
 
+    candidate: Evaluated
+    champion: Champion | None
+    silent_models: tuple[str, ...]
 
-def known_evaluation(
-    section: EvaluateParams,
-    folder: Path,
-    data_sha256: str,
-    model_sha256: str,
-    excluded_groups: Sequence[str] = (),
-) -> dict[str, Any] | None:
-    """An earlier evaluation of the same model on the same test groups, measured alike; or None."""
-    earlier = _earlier(folder, data_sha256, excluded_groups)
-    same = earlier.get("model_sha256") == model_sha256 and earlier.get("measuring") == measuring(section)
-    return earlier if same and _complete(earlier) else None
-
-
-def known_baselines(
-    section: EvaluateParams, folder: Path, data_sha256: str, excluded_groups: Sequence[str] = ()
-) -> dict[str, Any] | None:
-    """The baselines of an earlier evaluation on the same test groups, measured alike; or None."""
-    earlier = _earlier(folder, data_sha256, excluded_groups)
-    was, now = earlier.get("measuring", {}), measuring(section)
-    same = all(was.get(key) == now[key] for key in _OF_BASELINES)
-    return earlier["baselines"] if same and _complete(earlier) else None
-
-
-def _earlier(folder: Path, data_sha256: str, excluded_groups: Sequence[str]) -> dict[str, Any]:
-    """What an earlier evaluation on the same test groups of these data found; empty if there is none."""
-    path = folder / DETAILS_NAME
-    if not path.exists():
-        return {}
-    try:
-        found = storage.read_json(path)
-    except StorageError as error:
-        _log.warning("The gate measures again: %s", error.problem)
-        return {}
-    match found:
-        case {"split": "test", "data_sha256": str(digest), "measuring": dict()} if digest == data_sha256:
-            return dict(found) if found.get("excluded_groups") == list(excluded_groups) else {}
-    return {}
-
-
-def _complete(evaluation: Mapping[str, Any]) -> bool:
-    """Whether the baselines of every head were measured."""
-    baselines = evaluation.get("baselines")
-    return isinstance(baselines, dict) and all(baselines.get(head) for head in HEADS)
-
-
-def compare_scores(section: EvaluateParams, first: pd.DataFrame, second: pd.DataFrame) -> dict[str, Any]:
-    """How much worse the first model's MSE is than the second's, for each head.
-
-    Args:
-        section: Bootstrap.
-        first: Predictions, see `predictions_table`.
-        second: Of the same samples in the same order.
-
-    Returns:
-        By head ``difference``, ``low`` and ``high`` (see `metrics.paired_bootstrap`), None where
-        they are not defined, and ``num_groups``.
-    """
-    assert list(first["sample_id"]) == list(second["sample_id"])
-    groups = first["group"].to_numpy()
-    compared: dict[str, Any] = {}
-    for head in HEADS:
-        labels = first[f"{head}_label"].to_numpy()
-        ours, theirs = (table[f"{head}_score"].to_numpy() for table in (first, second))
-        ends = metrics.paired_bootstrap(
-            labels,
-            ours,
-            theirs,
-            groups,
-            samples=section.bootstrap_samples,
-            confidence=section.confidence,
-            seed=section.seed,
-        )
-        error, other = metrics.mse(labels, ours), metrics.mse(labels, theirs)
-        compared[head] = {
-            "difference": None if error is None or other is None else error - other,
-            "low": ends.low if ends else None,
-            "high": ends.high if ends else None,
-            "num_groups": len(set(groups)),
+    def summary(self) -> dict[str, Any]:
+        """For the record of a decision: MSE and R2 of each head of both, and their difference."""
+        ours = {head: found.all.measures for head, found in self.candidate.heads.items()}
+        theirs = self.champion.heads if self.champion else {}
+        return {
+            "candidate": {
+                head: {"mse": found.mse.value, "r2": found.r2.value} for head, found in ours.items()
+            },
+            "champion": {head: {"mse": one.mse, "r2": one.r2} for head, one in theirs.items()} or None,
+            "paired": {head: one.difference.model_dump() for head, one in theirs.items()} or None,
         }
-    return compared
 
 
-def _in_short(predictions: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """MSE and R2 of each head."""
-    pairs = {
-        head: (predictions[f"{head}_label"].to_numpy(), predictions[f"{head}_score"].to_numpy())
-        for head in HEADS
-    }
-    return {head: {"mse": metrics.mse(*pair), "r2": metrics.r2(*pair)} for head, pair in pairs.items()}
+def decisive(
+    found: Mapping[Any, Estimate], choose: Callable[[Iterable[float]], float], by: By = "value"
+) -> tuple[str, Estimate] | None:
+    """Name and estimate of the one of several that counts, by its value or an end; None if there are none.
+
+    One without that number comes first: it might be the one.
+    """
+    numbers = {name: getattr(estimate, by) for name, estimate in found.items()}
+    if not numbers:
+        return None
+    extreme = None if None in numbers.values() else choose(numbers.values())
+    return next((str(name), found[name]) for name, number in numbers.items() if number == extreme)

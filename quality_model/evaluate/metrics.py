@@ -9,17 +9,18 @@ the Bootstrap, 1993, chapter 13) that resample whole groups: variants of one cle
 are not independent of each other, so resampling them one by one would promise too much.
 """
 
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
+
+from quality_model.evaluate.evidence import Estimate, Measures
 
 Floats = npt.NDArray[np.float64]
-
-MEASURES: Final = ("mse", "rmse", "mae", "r2", "pearson", "spearman", "constant_mse")
-"""mse, rmse, mae: 0 or more, 0 best. r2: at most 1, 1 best, 0 for the mean of the evaluated labels.
-pearson, spearman: -1 to 1, 1 best. constant_mse: the MSE of answering one constant always."""
 
 SMALLEST_DEFINED_SHARE: Final = 0.9
 """An interval needs this share of the resamples to define its measure; else it is None."""
@@ -28,13 +29,6 @@ _FEWEST: Final = 2
 """Samples that a variance needs, and groups that an interval needs."""
 _CELLS_AT_ONCE: Final = 2_000_000
 """Resamples x samples held at once, which bounds memory at some 100 MB."""
-
-
-class Interval(NamedTuple):
-    """A bootstrap interval of a measure."""
-
-    low: float
-    high: float
 
 
 def mse(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
@@ -80,7 +74,7 @@ def pearson(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
 def spearman(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float | None:
     """Rank correlation, ties sharing their middle rank, -1 to 1; None if either is constant."""
     pair = _usable(labels, scores)
-    return None if pair is None else pearson(_midranks(pair[0]), _midranks(pair[1]))
+    return None if pair is None else pearson(rankdata(pair[0]), rankdata(pair[1]))
 
 
 def constant_mse(labels: npt.ArrayLike, constant: float | None) -> float | None:
@@ -116,76 +110,107 @@ def measure(
     }
 
 
-def bootstrap_intervals(
-    labels: npt.ArrayLike,
-    scores: npt.ArrayLike,
-    groups: npt.ArrayLike,
-    *,
-    constant: float | None,
-    samples: int,
-    confidence: float,
-    seed: int,
-) -> dict[str, Interval | None]:
-    """Percentile intervals of every measure of one head, by resampling groups.
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """Intervals by resampling groups. The same seed and groups give the same intervals.
 
-    Args:
-        labels: (n,), in [0, 1].
-        scores: (n,), in [0, 1].
-        groups: (n,), any values; equal ones are drawn together.
-        constant: What the constant predictor answers, see `constant_mse`.
-        samples: Number of resamples.
+    There is no interval where a label or score is not finite, where too few resamples define the measure,
+    and with fewer than two groups: one group says nothing about another.
+
+    Attributes:
+        samples: Number of resamples; 0 for no intervals.
         confidence: Share of the resamples inside the interval, in (0, 1).
-        seed: Same seed and groups, same intervals.
-
-    Returns:
-        None for a measure that too few resamples define, and for every measure when there
-        are fewer than two groups: one group says nothing about another.
+        seed: Of the resamples.
     """
-    pair = _usable(labels, scores)
-    names, group_index = np.unique(np.asarray(groups), return_inverse=True)
-    if pair is None or len(names) < _FEWEST:
-        return dict.fromkeys(MEASURES)
-    counts = resample_counts(len(names), samples, seed)
-    resampled = _resampled_measures(*pair, group_index, counts, constant)
-    return {name: _interval(values, confidence) for name, values in resampled.items()}
+
+    samples: int
+    confidence: float
+    seed: int
+
+    def measures(
+        self, labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLike, *, constant: float | None
+    ) -> Measures:
+        """Every measure of one head.
+
+        Args:
+            labels: (n,), in [0, 1].
+            scores: (n,), in [0, 1].
+            groups: (n,), any values; equal ones are drawn together.
+            constant: What the constant predictor answers, see `constant_mse`.
+        """
+        values = measure(labels, scores, constant=constant)
+        pair = _usable(labels, scores)
+        drawn = self._draw(groups)
+        resampled = {}
+        if pair is not None and drawn.counts is not None:
+            resampled = _resampled_measures(*pair, drawn, drawn.counts, constant)
+        return Measures(
+            **{name: self._estimate(value, resampled.get(name), drawn) for name, value in values.items()}
+        )
+
+    def mean(self, values: npt.ArrayLike, groups: npt.ArrayLike) -> Estimate:
+        """The mean of ``values`` (n,), such as differences of two models' squared errors.
+
+        Both models are then measured on the same resample each time, so what is hard for both cancels.
+        """
+        numbers = np.asarray(values, dtype=np.float64)
+        drawn = self._draw(groups)
+        if len(numbers) == 0 or not np.isfinite(numbers).all():
+            return self._estimate(None, None, drawn)
+        resampled = None
+        if drawn.counts is not None:
+            resampled = (drawn.counts @ drawn.sums(numbers)) / (
+                drawn.counts @ drawn.sums(np.ones_like(numbers))
+            )
+        return self._estimate(float(numbers.mean()), resampled, drawn)
+
+    def lead(
+        self, labels: npt.ArrayLike, scores: npt.ArrayLike, others: npt.ArrayLike, groups: npt.ArrayLike
+    ) -> Estimate:
+        """R2 of ``scores`` (n,) less that of ``others`` (n,) against the same labels (n,)."""
+        first, second = r2(labels, scores), r2(labels, others)
+        drawn = self._draw(groups)
+        if first is None or second is None:
+            return self._estimate(None, None, drawn)
+        truth, ours, theirs = (np.asarray(each, dtype=np.float64) for each in (labels, scores, others))
+        resampled = None
+        if drawn.counts is not None:
+            centred = truth - truth.mean()
+            terms = (np.ones_like(truth), centred, centred**2, (theirs - truth) ** 2 - (ours - truth) ** 2)
+            size, s1, s11, gain = (drawn.counts @ drawn.sums(term) for term in terms)
+            resampled = gain / size / _variance(s1 / size, s11 / size, _scale(truth))
+        return self._estimate(first - second, resampled, drawn)
+
+    def _draw(self, groups: npt.ArrayLike) -> _Draw:
+        names, index = np.unique(np.asarray(groups), return_inverse=True)
+        enough = self.samples and len(names) >= _FEWEST
+        return _Draw(
+            len(names), index, resample_counts(len(names), self.samples, self.seed) if enough else None
+        )
+
+    def _estimate(self, value: float | None, resampled: Floats | None, drawn: _Draw) -> Estimate:
+        low = high = None
+        if resampled is not None and value is not None:
+            defined = resampled[np.isfinite(resampled)]
+            if len(defined) and len(defined) >= SMALLEST_DEFINED_SHARE * len(resampled):
+                tail = (1.0 - self.confidence) / 2.0
+                low, high = map(float, np.quantile(defined, [tail, 1.0 - tail]))
+        return Estimate(value=value, low=low, high=high, num_groups=drawn.num_groups)
 
 
-def paired_bootstrap(
-    labels: npt.ArrayLike,
-    first_scores: npt.ArrayLike,
-    second_scores: npt.ArrayLike,
-    groups: npt.ArrayLike,
-    *,
-    samples: int,
-    confidence: float,
-    seed: int,
-) -> Interval | None:
-    """Percentile interval of MSE(first) - MSE(second) of one head, by resampling groups.
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """Resampled groups: the group of each sample (n,), and how often each resample has each group."""
 
-    Both are measured on the same resample each time, so what is hard for both cancels; above 0
-    the first is worse.
+    num_groups: int
+    index: npt.NDArray[np.intp]
+    counts: Floats | None
 
-    Args:
-        labels: (n,), in [0, 1].
-        first_scores: (n,), in [0, 1].
-        second_scores: (n,), in [0, 1], of the same samples.
-        groups: (n,), any values; equal ones are drawn together.
-        samples: Number of resamples.
-        confidence: Share of the resamples inside the interval, in (0, 1).
-        seed: Same seed and groups, same interval.
-
-    Returns:
-        None where a score or label is not finite, and with fewer than two groups.
-    """
-    first, second = _usable(labels, first_scores), _usable(labels, second_scores)
-    names, group_index = np.unique(np.asarray(groups), return_inverse=True)
-    if first is None or second is None or len(names) < _FEWEST:
-        return None
-    more = (first[1] - first[0]) ** 2 - (second[1] - second[0]) ** 2  # (n,), of the squared error
-    sizes = np.bincount(group_index)
-    sums = np.bincount(group_index, weights=more)
-    counts = resample_counts(len(names), samples, seed)  # (samples, groups)
-    return _interval((counts @ sums) / (counts @ sizes), confidence)
+    def sums(self, values: Floats) -> Floats:
+        """Sums by group (num_groups,) of values (n,)."""
+        return np.asarray(
+            np.bincount(self.index, weights=values, minlength=self.num_groups), dtype=np.float64
+        )
 
 
 def resample_counts(num_groups: int, samples: int, seed: int) -> Floats:
@@ -198,7 +223,7 @@ def resample_counts(num_groups: int, samples: int, seed: int) -> Floats:
 
 
 def _resampled_measures(
-    labels: Floats, scores: Floats, group_index: npt.NDArray[np.intp], counts: Floats, constant: float | None
+    labels: Floats, scores: Floats, drawn: _Draw, counts: Floats, constant: float | None
 ) -> dict[str, Floats]:
     """Each measure in each resample, (samples,), NaN where it is not defined.
 
@@ -210,22 +235,19 @@ def _resampled_measures(
     answer = np.full_like(labels, np.nan if constant is None else constant)
     terms = [np.ones_like(labels), error**2, np.abs(error), (answer - labels) ** 2]
     terms += [first, first**2, second, second**2, first * second]
-    num_groups = counts.shape[1]
-    sums = np.stack([np.bincount(group_index, weights=term, minlength=num_groups) for term in terms], axis=1)
-    totals = counts @ sums  # (samples, terms)
+    totals = counts @ np.stack([drawn.sums(term) for term in terms], axis=1)  # (samples, terms)
     size, squared, absolute, constant_squared = totals[:, :4].T
     s1, s11, s2, s22, s12 = totals[:, 4:].T / size
     label_variance = _variance(s1, s11, _scale(labels))
     score_variance = _variance(s2, s22, _scale(scores))
     mean_squared = squared / size
-    ranks = _resampled_spearman(labels, scores, group_index, counts)
     return {
         "mse": mean_squared,
         "rmse": np.sqrt(mean_squared),
         "mae": absolute / size,
         "r2": 1.0 - mean_squared / label_variance,
         "pearson": np.clip((s12 - s1 * s2) / np.sqrt(label_variance * score_variance), -1.0, 1.0),
-        "spearman": ranks,
+        "spearman": _resampled_spearman(labels, scores, drawn.index, counts),
         "constant_mse": constant_squared / size,
     }
 
@@ -235,7 +257,9 @@ def _resampled_spearman(
 ) -> Floats:
     """Rank correlation in each resample, (samples,): midranks of a weighted sample, exactly."""
     result = np.empty(len(counts))
-    for part in _parts(len(counts), len(labels)):
+    step = max(1, _CELLS_AT_ONCE // len(labels))
+    for start in range(0, len(counts), step):
+        part = slice(start, start + step)
         weights = counts[part][:, group_index]  # (part, n)
         size = weights.sum(axis=1)
         centre = ((size + 1.0) / 2.0)[:, None]
@@ -247,12 +271,6 @@ def _resampled_spearman(
         covariance = np.einsum("bn,bn->b", weighted, second) / size
         result[part] = np.clip(covariance / np.sqrt(variance_1 * variance_2), -1.0, 1.0)
     return result
-
-
-def _parts(rows: int, width: int) -> Iterator[slice]:
-    step = max(1, _CELLS_AT_ONCE // max(1, width))
-    for start in range(0, rows, step):
-        yield slice(start, start + step)
 
 
 def _weighted_midranks(values: Floats, weights: Floats) -> Floats:
@@ -267,10 +285,6 @@ def _weighted_midranks(values: Floats, weights: Floats) -> Floats:
     return np.asarray(ranks[:, distinct])
 
 
-def _midranks(values: Floats) -> Floats:
-    return np.asarray(_weighted_midranks(values, np.ones((1, len(values))))[0])
-
-
 def _variance(mean: Any, mean_square: Any, scale: float) -> Floats:
     """Variance, NaN where rounding alone could have made it: the resample is constant."""
     variance = np.asarray(mean_square - mean**2, dtype=np.float64)
@@ -279,15 +293,6 @@ def _variance(mean: Any, mean_square: Any, scale: float) -> Floats:
 
 def _scale(values: Floats) -> float:
     return float("inf") if _is_constant(values) else float(np.var(values))
-
-
-def _interval(values: Floats, confidence: float) -> Interval | None:
-    defined = values[np.isfinite(values)]
-    if len(defined) == 0 or len(defined) < SMALLEST_DEFINED_SHARE * len(values):
-        return None
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(defined, [tail, 1.0 - tail])
-    return Interval(float(low), float(high))
 
 
 def _usable(

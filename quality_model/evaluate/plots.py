@@ -1,25 +1,27 @@
-"""Images of training, evaluation and scoring, drawn without a display and without global state.
+"""Figures of training and evaluation.
 
-Each function returns a `matplotlib.figure.Figure`; `save_figure` makes it a PNG file.
+Each function returns a `matplotlib.figure.Figure`; see `core.figures`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core import storage
+from quality_model.core.figures import image_grid, new_figure, tidy
 from quality_model.evaluate import metrics
+from quality_model.evaluate.evidence import Evaluated
 from quality_model.records import HEADS, Head
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from quality_model.evaluate.measure import Evaluation
 
 TITLES: Final = {
     "color_cast": "Colour cast",
@@ -36,7 +38,6 @@ _COLOURS: Final = {
     "noise": "#2f8159",
     "overall": "#3d3d3d",
 }
-_DPI: Final = 110
 _LABEL_STEPS: Final = 10
 """Ranges of the label over which the mean score is drawn."""
 
@@ -48,10 +49,15 @@ _LOWEST_R2: Final = -1.0
 """R2 below this is not shown: a first epoch far below 0 would flatten the rest."""
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, durably."""
-    with storage.staged(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+def evaluation_figures(evaluation: Evaluation, images: npt.NDArray[np.uint8]) -> dict[str, Figure]:
+    """The figures of an evaluation by file name; ``images`` are those of the training dataset."""
+    measured, predictions = evaluation.measured, evaluation.predictions
+    return {
+        "predicted_against_true": predicted_against_true(predictions),
+        "severity_sweeps": sweeps_figure(measured),
+        "cross_talk": cross_talk_figure(measured),
+        **{f"worst_{head}": worst_errors(predictions, images, head) for head in HEADS},
+    }
 
 
 def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
@@ -61,7 +67,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         history: For each epoch ``epoch``, ``train_loss``, ``validation_loss`` and, by head,
             ``train_mse``, ``validation_mse`` and ``validation_r2``. What is None is not drawn.
     """
-    figure = _figure(14.0, 4.8)
+    figure = new_figure(14.0, 4.8)
     loss, mse, r2 = figure.subplots(1, 3)
     epochs = [int(entry["epoch"]) for entry in history]
     validation = _series(history, "validation_loss")
@@ -84,7 +90,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize=9, frameon=False)
-        _tidy(axes)
+        tidy(axes)
     for axes in (loss, mse):
         axes.set_ylim(bottom=0.0)
     return figure
@@ -102,7 +108,7 @@ def predicted_against_true(predictions: pd.DataFrame) -> Figure:
 
     # without its palest quarter, in which a single sample would not be seen
     colours = LinearSegmentedColormap.from_list("density", colormaps["YlGnBu"](np.linspace(0.25, 1.0, 256)))
-    figure = _figure(10.4, 9.6)
+    figure = new_figure(10.4, 9.6)
     figure.suptitle(f"Predicted against true severity, {len(predictions)} samples (0 absent, 1 severe)")
     pairs = {head: _pair(predictions, head) for head in HEADS}
     density = {head: _density(*pair) for head, pair in pairs.items()}
@@ -116,20 +122,14 @@ def predicted_against_true(predictions: pd.DataFrame) -> Figure:
         axes.plot([0, 1], [0, 1], color="#222222", linewidth=1.0, linestyle="--", label="perfect")
         middles, means = _mean_score_by_label(labels, scores)
         axes.plot(
-            middles,
-            means,
-            "o-",
-            color="#d1495b",
-            markersize=4,
-            linewidth=1.4,
-            label="mean score",
+            middles, means, "o-", color="#d1495b", markersize=4, linewidth=1.4, label="mean score",
             clip_on=False,
-        )
+        )  # fmt: skip
         r2, mse = _text(metrics.r2(labels, scores), 2), _text(metrics.mse(labels, scores), 4)
         axes.set_title(f"{TITLES[head]}: R² {r2}, MSE {mse}")
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.label_outer()
-        _tidy(axes)
+        tidy(axes)
     for axes in grid[-1]:
         axes.set_xlabel("label (true severity)")
     for axes in grid[:, 0]:
@@ -154,15 +154,12 @@ def worst_errors(
         columns: Samples per row.
     """
     rows = -(-count // columns)
-    figure = _figure(1.55 * columns + 1.0, 2.1 * rows + 0.4)
+    figure = new_figure(1.55 * columns + 1.0, 2.1 * rows + 0.4)
     figure.suptitle(f"{TITLES[head]}: largest errors (0 absent, 1 severe), with the kind")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
+    panels = image_grid(figure, rows, columns)
     labels, scores = _pair(predictions, head)
     order = np.argsort(-np.abs(scores - labels), kind="stable")[:count]
-    for axes, position in zip(grid.flat, order, strict=False):
+    for axes, position in zip(panels, order, strict=False):
         sample = predictions.iloc[position]
         axes.imshow(np.asarray(images[int(sample["row"])]), interpolation="nearest")
         kind = sample[f"{head}_kind"]
@@ -174,45 +171,40 @@ def worst_errors(
     return figure
 
 
-def ladders_figure(ladders: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """How the score of its own head climbs each severity ladder, a row per head, a panel per ladder.
-
-    Args:
-        ladders: By name, see `ladders.ScoredLadder.measure`.
-    """
-    by_head = {head: [name for name in ladders if ladders[name]["head"] == head] for head in HEADS}
-    columns = max(1, *(len(names) for names in by_head.values()))
-    figure = _figure(3.6 * columns + 0.4, 2.9 * len(HEADS))
-    figure.suptitle("Severity ladders made by other software: mean score, and its middle half (shaded)")
+def sweeps_figure(measured: Evaluated) -> Figure:
+    """How the score of its own head rises along each severity sweep: a row per head, a panel per sweep."""
+    by_head = {
+        head: {name: one for name, one in measured.sweeps.items() if one.head == head} for head in HEADS
+    }
+    columns = max(1, *(len(found) for found in by_head.values()))
+    figure = new_figure(3.6 * columns + 0.4, 2.9 * len(HEADS))
+    figure.suptitle("Severity sweeps made by other software: mean score, and its middle half (shaded)")
     for head, row in zip(HEADS, figure.subplots(len(HEADS), columns, squeeze=False), strict=True):
         for axes in row[len(by_head[head]) :]:
             axes.set_axis_off()
-        for axes, name in zip(row, by_head[head], strict=False):
-            ladder = ladders[name]
-            if ladder["num_images"]:
-                levels = ladder["levels"]
-                axes.fill_between(
-                    levels, ladder["low_scores"], ladder["high_scores"], color=_COLOURS[head], alpha=0.2, lw=0
-                )
-                axes.plot(levels, ladder["mean_scores"], "o-", color=_COLOURS[head], markersize=4)
+        for axes, (name, sweep) in zip(row, by_head[head].items(), strict=False):
+            if sweep.num_images:
+                ends = (sweep.low_scores, sweep.high_scores)
+                axes.fill_between(sweep.levels, *ends, color=_COLOURS[head], alpha=0.2, lw=0)
+                axes.plot(sweep.levels, sweep.mean_scores, "o-", color=_COLOURS[head], markersize=4)
             axes.set_ylim(0.0, 1.0)
             axes.set_xlim(left=0.0)
-            axes.set_xlabel(ladder["unit"])
-            spearman, rising = _text(ladder["spearman"], 2), _text(ladder["monotone_share"], 2)
+            axes.set_xlabel(sweep.unit)
+            spearman, rising = _text(sweep.spearman.value, 2), _text(sweep.monotone_share, 2)
             axes.set_title(f"{name.replace('_', ' ')}\nSpearman {spearman}, rising on {rising}", fontsize=10)
-            _tidy(axes)
+            tidy(axes)
         row[0].set_ylabel(f"{TITLES[head]} score", color=_COLOURS[head], fontweight="bold")
     return figure
 
 
-def cross_talk_figure(matrix: Mapping[str, Mapping[str, float | None]]) -> Figure:
-    """How far each head moves when each degradation becomes severe, as an annotated heat map.
-
-    Args:
-        matrix: See `cross_talk.cross_talk`.
-    """
-    values = np.array([[matrix[degraded][moved] for moved in HEADS] for degraded in HEADS], dtype=np.float64)
-    figure = _figure(6.6, 5.4)
+def cross_talk_figure(measured: Evaluated) -> Figure:
+    """How far each head moves when each degradation becomes severe, as an annotated heat map."""
+    rows = [
+        [measured.heads[moved].cross_talk.get(degraded, measured.heads[moved].rise).value for moved in HEADS]
+        for degraded in HEADS
+    ]
+    values = np.array(rows, dtype=np.float64)
+    figure = new_figure(6.6, 5.4)
     axes = figure.subplots()
     shown = axes.imshow(values, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
     names = [TITLES[head] for head in HEADS]
@@ -221,7 +213,7 @@ def cross_talk_figure(matrix: Mapping[str, Mapping[str, float | None]]) -> Figur
     axes.set_xlabel("whose score moves")
     axes.set_ylabel("what becomes severe")
     axes.set_title(
-        "Cross-talk: from clean to severest, on the worst ladder\n"
+        "Cross-talk: from clean to severest, on the worst sweep\n"
         "(own score: rise of its mean; others: mean movement, 0 is best)"
     )
     for (row, column), value in np.ndenumerate(values):
@@ -231,21 +223,6 @@ def cross_talk_figure(matrix: Mapping[str, Mapping[str, float | None]]) -> Figur
     axes.spines[:].set_visible(False)
     figure.colorbar(shown, ax=axes, shrink=0.8, label="movement of the score")
     return figure
-
-
-def _figure(width_in: float, height_in: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width_in, height_in), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
 
 
 def _curve(

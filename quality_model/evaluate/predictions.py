@@ -1,14 +1,16 @@
-"""A model's scores of training-set samples, beside their labels."""
+"""A model's scores of samples, beside their labels, and the thresholds that clean images give."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from quality_model.errors import CheckpointError
-from quality_model.records import HEADS, OVERALL_WEIGHTS
+from quality_model.records import HEADS, OVERALL_WEIGHTS, Head
 
 STATISTICS: Final = ("mean_brightness", "brightness_std")
 """Columns of the manifest that slices are cut by, each in [0, 1]."""
@@ -20,21 +22,41 @@ if TYPE_CHECKING:
     from quality_model.data.training_set.store import TrainingSet
 
 
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Compute in float32 proper: by default PyTorch's convolutions round to TF32 (10 bits) on CUDA.
+
+    Figures that are compared with each other, or with a threshold, are made in here. The host's settings are
+    restored.
+    """
+    import torch
+
+    backends: Any = torch.backends  # whose types miss cudnn.conv
+    places = (backends.cudnn.conv, backends.cuda.matmul)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+
+
 def predict_scores(
     model: torch.nn.Module,
-    training_set: TrainingSet,
-    indices: npt.ArrayLike,
+    images: npt.NDArray[np.uint8],
+    rows: npt.ArrayLike,
     *,
     batch_size: int,
     device: torch.device,
 ) -> npt.NDArray[np.float32]:
-    """Score samples in float32, reading the memory map one batch at a time.
+    """Score images in `exact_float32`, reading a memory map one batch at a time.
 
     Args:
-        model: On ``device``; its forward returns ``all_scores``. It is put into evaluation
-            mode for the time being.
-        training_set: Holds the pixels.
-        indices: (n,) rows of the training dataset, scored in this order.
+        model: On ``device``; its forward returns ``all_scores``. It is in evaluation mode meanwhile.
+        images: uint8 (N, S, S, 3), such as `TrainingSet.images`.
+        rows: (n,) which of them, scored in this order.
         batch_size: Samples per forward pass.
         device: Where the model is.
 
@@ -44,41 +66,25 @@ def predict_scores(
     Raises:
         CheckpointError: A score is not finite: the weights are damaged.
     """
-    return _score(model, training_set.images, np.asarray(indices, dtype=np.int64), batch_size, device)
-
-
-def predict_pixels(
-    model: torch.nn.Module, pixels: npt.NDArray[np.uint8], *, batch_size: int, device: torch.device
-) -> npt.NDArray[np.float64]:
-    """Score images, uint8 (n, S, S, 3), as `predict_scores` does; float64 (n, 4)."""
-    return _score(model, pixels, np.arange(len(pixels)), batch_size, device).astype(np.float64)
-
-
-def _score(
-    model: torch.nn.Module,
-    images: npt.NDArray[np.uint8],
-    rows: npt.NDArray[np.int64],
-    batch_size: int,
-    device: torch.device,
-) -> npt.NDArray[np.float32]:
     import torch
 
     from quality_model.networks.model import to_model_input
 
-    scores = np.empty((len(rows), len(HEADS)), dtype=np.float32)
+    chosen = np.asarray(rows, dtype=np.int64)
+    scores = np.empty((len(chosen), len(HEADS)), dtype=np.float32)
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
-            for start in range(0, len(rows), batch_size):
-                batch = to_model_input(images[rows[start : start + batch_size]], device)
+        with torch.inference_mode(), exact_float32():
+            for start in range(0, len(chosen), batch_size):
+                batch = to_model_input(images[chosen[start : start + batch_size]], device)
                 scores[start : start + batch_size] = model(batch)["all_scores"].float().cpu().numpy()
     finally:
         model.train(was_training)
     if not np.isfinite(scores).all():
         bad = int((~np.isfinite(scores).all(axis=1)).sum())
         raise CheckpointError(
-            f"The model gives scores that are not finite for {bad} of {len(rows)} samples.",
+            f"The model gives scores that are not finite for {bad} of {len(chosen)} samples.",
             "Its weights are damaged: use another checkpoint, or train again.",
         )
     return scores
@@ -121,3 +127,23 @@ def predictions_table(
     columns["overall_score"] = 1.0 - scores.astype(np.float64) @ weights
     columns |= {name: manifest[name].to_numpy(np.float64) for name in STATISTICS if name in manifest}
     return pd.DataFrame(columns)
+
+
+def calibrate_thresholds(scores: npt.ArrayLike, share: float) -> dict[Head, float] | None:
+    """The smallest threshold of each head that flags at most ``share`` of clean images.
+
+    A head flags an image whose score is above its threshold. A false alarm costs a good image, so thresholds
+    are set by their share on clean images: on the validation split, because they are a choice.
+
+    Args:
+        scores: (n, 4) scores of clean images, in the order of `HEADS`.
+        share: In [0, 1]. At most floor(share * n) images are flagged, which is none below 1 / share images.
+
+    Returns:
+        By head, in [0, 1]; None without images.
+    """
+    values = np.sort(np.asarray(scores, dtype=np.float64).reshape(-1, len(HEADS)), axis=0)
+    if len(values) == 0:
+        return None
+    allowed = min(int(share * len(values) + 1e-9), len(values) - 1)  # 0.02 * 50 is 1, not 0.99...
+    return {head: float(values[-1 - allowed, position]) for position, head in enumerate(HEADS)}

@@ -102,6 +102,6 @@ def record_no_op(registry: RegistryParams, *, root: Path, settled: Settled) -> N
 
 def gate_sha256(gate: GateParams, section: EvaluateParams) -> str:
     """One hash for the thresholds and all that decides about the figures, versions of measures included."""
-    from quality_model.evaluate.measures import measuring
+    from quality_model.evaluate.measure import measuring
 
     return values_sha256([flatten(gate), measuring(section)])

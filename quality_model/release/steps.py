@@ -72,8 +72,7 @@ def judge_candidate(
         UsageError: The champion works at another image size than this test set, or is the candidate.
     """
     from quality_model.core.device import choose_device
-    from quality_model.evaluate import require_size
-    from quality_model.evaluate.evidence import gather_evidence
+    from quality_model.evaluate.step import gather_evidence, require_size
     from quality_model.networks.checkpoints import load_model
 
     samples = TrainingSet.open(training_set)
@@ -105,7 +104,7 @@ def judge_candidate(
         loss_weights=loss_weights,
         evaluation=ProjectPaths(root).evaluation_report,
     )
-    verdict = replace(gates.decide(gate, *evidence), compared_with=champion.version if champion else None)
+    verdict = replace(gates.decide(gate, evidence), compared_with=champion.version if champion else None)
     facts = {
         "model_sha256": model_sha256,
         "data_sha256": samples.data_sha256,
@@ -114,7 +113,7 @@ def judge_candidate(
     }
     told = {**verdict.to_dict(), **facts, "measures": evidence.summary()}
     storage.sweep(report)
-    storage.write_json(report / EVIDENCE_NAME, evidence.candidate)
+    evidence.write(report / EVIDENCE_NAME)
     storage.write_json(report / VERDICT_NAME, told)
     storage.write_text(report / "verdict.md", verdict.markdown())
     log.info("%s\n%s", verdict.table(), verdict.summary())

@@ -17,8 +17,7 @@ from quality_model.data.sources.expression import without_folders
 from quality_model.data.training_set.seen import SEEN_GROUPS, seen_by, seen_in_training
 from quality_model.data.training_set.store import TrainingSet
 from quality_model.errors import ModelNotFoundError, RegistryError
-from quality_model.evaluate.clean_flags import calibrate_thresholds
-from quality_model.evaluate.predictions import predict_scores
+from quality_model.evaluate.predictions import calibrate_thresholds, predict_scores
 from quality_model.networks.checkpoints import LoadedModel, load_model, save_model
 from quality_model.params import RegistryParams, TrainParams, values_sha256
 from quality_model.paths import HISTORY_NAME, RUN_NAME, ProjectPaths
@@ -177,7 +176,7 @@ def _flag_facts(section: TrainParams, trained: TrainedModel, samples: TrainingSe
     clean = rows[samples.manifest["is_clean"].to_numpy(dtype=bool)[rows]]
     device = choose_device(section.device)
     scores = predict_scores(
-        trained.model.to(device), samples, clean, batch_size=section.batch_size, device=device
+        trained.model.to(device), samples.images, clean, batch_size=section.batch_size, device=device
     )
     thresholds = calibrate_thresholds(scores, section.clean_flag_share)
     if thresholds is None:

@@ -1,14 +1,11 @@
-"""What classical measures reach without training, and how that stands beside the model in MLflow."""
+"""What classical measures reach without training."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import skimage
-from mlflow import MlflowClient
 from PIL import Image
 
 from quality_model.core import storage
@@ -16,28 +13,23 @@ from quality_model.data.training_set.store import TrainingSet
 from quality_model.data.training_set.subset import choose_evenly
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.errors import UsageError
+from quality_model.evaluate import metrics
 from quality_model.evaluate.baselines import (
-    calibrate,
-    measure_baselines,
-    predict_baselines,
-)
-from quality_model.evaluate.classical import (
     CLASSICAL,
+    baseline_rows,
     calc_grey_world_cast,
     calc_stroke_density,
     calc_wavelet_sigma,
     calc_white_patch_cast,
+    calibrate,
+    predict_baselines,
 )
-from quality_model.params import Params
 from quality_model.records import HEADS
-from quality_model.release.tracking import DataFacts, deliver, log_baselines
 
 SIZE_PX = 64
 VARIANTS = 12
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")
 LIMITS = {"max_samples": 60, "seed": 1}
-
-LogBaselines = Callable[..., list[str]]
 
 
 def write_set(folder: Path, images: np.ndarray, labels: np.ndarray, splits: list[str]) -> TrainingSet:
@@ -77,55 +69,40 @@ def test_a_measure_made_for_a_degradation_is_well_correlated_with_it(samples, tm
     alone = np.flatnonzero((samples.labels[:, hidden_by] == 0).all(axis=1))
     splits = samples.manifest["split"].to_numpy()[alone].tolist()
     chosen = write_set(tmp_path / "alone", samples.images[alone], samples.labels[alone], splits)
-    measured = measure_baselines(chosen, max_samples=400, seed=1)[head][name]
-    assert measured["spearman"] > 0.5
-    assert measured["r2"] > 0.3
+    scores = predict_baselines(chosen, max_samples=400, seed=1)[head][name]
+    labels = chosen.labels[chosen.indices("test"), HEADS.index(head)]
+    assert metrics.spearman(labels, scores) > 0.5
+    assert metrics.r2(labels, scores) > 0.3
 
 
-def test_every_head_has_baselines_with_measures_that_json_can_say(samples):
-    measured = measure_baselines(samples, **LIMITS)
-    assert {head: set(found) for head, found in measured.items()} == {
-        "color_cast": {"grey_world", "white_patch"},
-        "blurriness": {"blur_effect", "laplacian_variance"},
-        "watermark": {"stroke_density", "pale_strokes"},
-        "noise": {"estimate_sigma"},
-    }
-    assert json.loads(json.dumps(measured, allow_nan=False)) == measured
-    for found in measured.values():
-        for measures in found.values():
-            assert set(measures) == {"mse", "r2", "spearman"}
-
-
-def test_labels_of_the_test_change_no_answer_and_labels_of_the_training_do(samples, tmp_path):
+def test_answers_are_labels_of_the_rows_that_stand_for_the_split_and_test_labels_change_none(
+    samples, tmp_path
+):
     splits = samples.manifest["split"].tolist()
     test, train = samples.indices("test"), samples.indices("train")
     other_test, other_train = np.array(samples.labels), np.array(samples.labels)
     other_test[test] = 1.0 - other_test[test]
     other_train[train] = 1.0 - other_train[train]
-    first = predict_baselines(samples, **LIMITS).scores
-    same = predict_baselines(write_set(tmp_path / "a", samples.images, other_test, splits), **LIMITS).scores
-    other = predict_baselines(write_set(tmp_path / "b", samples.images, other_train, splits), **LIMITS).scores
+    first = predict_baselines(samples, **LIMITS)
+    same = predict_baselines(write_set(tmp_path / "a", samples.images, other_test, splits), **LIMITS)
+    other = predict_baselines(write_set(tmp_path / "b", samples.images, other_train, splits), **LIMITS)
+    assert {head: set(found) for head, found in first.items()} == {
+        head: set(CLASSICAL[head]) for head in HEADS
+    }
     for head in HEADS:
-        for name in CLASSICAL[head]:
-            np.testing.assert_array_equal(first[head][name], same[head][name])
-            assert not np.array_equal(first[head][name], other[head][name])
-
-
-def test_answers_are_labels_between_0_and_1_for_exactly_the_samples_of_the_split(samples):
-    predictions = predict_baselines(samples, split="train", **LIMITS)
-    np.testing.assert_array_equal(predictions.rows, choose_evenly(samples.indices("train"), 60, seed=1))
-    for found in predictions.scores.values():
-        for scores in found.values():
-            assert scores.shape == predictions.rows.shape
+        for name, scores in first[head].items():
+            assert scores.shape == baseline_rows(samples, "test", **LIMITS).shape == (60,)
             assert scores.min() >= 0.0 and scores.max() <= 1.0
+            np.testing.assert_array_equal(scores, same[head][name])
+            assert not np.array_equal(scores, other[head][name])
 
 
 def test_a_split_without_samples_has_no_baseline(samples):
     with pytest.raises(UsageError, match="validation"):
-        measure_baselines(samples, split="validation", **LIMITS)
+        predict_baselines(samples, split="validation", **LIMITS)
 
 
-def test_a_measure_that_falls_with_the_label_is_turned_round():
+def test_a_measure_that_falls_with_the_label_gets_a_falling_curve():
     labels = np.linspace(0.0, 1.0, 50)
     curve = calibrate(10.0 - labels, labels)
     np.testing.assert_allclose(curve(np.array([10.0, 9.5, 9.0])), [0.0, 0.5, 1.0], atol=0.02)
@@ -140,13 +117,12 @@ def test_a_measure_that_is_not_finite_gets_the_mean_label_and_spoils_no_other():
     np.testing.assert_allclose(undefined(np.array([np.nan, 5.0])), [0.4, 0.4])
 
 
-def test_images_of_one_colour_and_labels_without_variance_refuse_nothing(tmp_path):
+def test_images_of_one_colour_and_labels_without_variance_have_answers(tmp_path):
     images = np.repeat(np.arange(20, dtype=np.uint8) * 12, SIZE_PX * SIZE_PX * 3)
     images = images.reshape(20, SIZE_PX, SIZE_PX, 3)
     flat = write_set(tmp_path / "flat", images, np.zeros((20, 4)), ["train", "test"] * 10)
-    for found in measure_baselines(flat, **LIMITS).values():
-        for measures in found.values():
-            assert measures == {"mse": 0.0, "r2": None, "spearman": None}
+    for found in predict_baselines(flat, **LIMITS).values():
+        assert all((scores == 0.0).all() for scores in found.values())
 
 
 def test_a_large_split_is_represented_by_samples_from_all_of_it():
@@ -186,92 +162,3 @@ def test_text_on_a_plain_ground_is_strokes_and_a_broad_shape_is_not():
     for x in range(20, 200, 12):
         draw.line((x, 130, x, 190), fill=(220, 220, 220), width=5)
     assert calc_stroke_density(np.array(image)) > 0.05
-
-
-MEASURED = {
-    "blurriness": {
-        "blur_effect": {"mse": 0.05, "r2": 0.4, "spearman": 0.7},
-        "laplacian_variance": {"mse": 0.06, "r2": 0.3, "spearman": None},
-    },
-    "noise": {"estimate_sigma": {"mse": 0.04, "r2": 0.5, "spearman": 0.6}},
-}
-NAMES = [
-    "baseline/blurriness/blur_effect",
-    "baseline/blurriness/laplacian_variance",
-    "baseline/noise/estimate_sigma",
-]
-
-
-@pytest.fixture
-def log(project: Path, params: Params) -> LogBaselines:
-    """Report `MEASURED`, of data and by settings that can be changed."""
-
-    def call(sha256: str = "5" * 64, version: int = 1) -> list[str]:
-        data = DataFacts("sample-photos", sha256, 720, "data/training")
-        tags = {"dvc_data_hash": "abc.dir"}
-        return log_baselines(
-            project, params.registry, MEASURED, data=data, settings={"version": version}, tags=tags
-        )
-
-    return call
-
-
-def runs_of(client: MlflowClient, params: Params) -> list:
-    experiment = client.get_experiment_by_name(params.registry.experiment)
-    return client.search_runs([experiment.experiment_id], order_by=["attributes.run_name"])
-
-
-def test_each_baseline_is_a_finished_run_with_the_metric_names_of_the_model(log, project, params):
-    assert log() == NAMES
-    client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
-    runs = runs_of(client, params)
-    assert [run.info.run_name for run in runs] == NAMES
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    assert runs[0].data.metrics == {
-        "test.blurriness.mse": 0.05,
-        "test.blurriness.r2": 0.4,
-        "test.blurriness.spearman": 0.7,
-    }
-    assert set(runs[1].data.metrics) == {"test.blurriness.mse", "test.blurriness.r2"}
-    assert runs[2].data.params == {
-        "baseline.head": "noise",
-        "baseline.name": "estimate_sigma",
-        "baseline.version": "1",
-    }
-    tags = runs[2].data.tags
-    assert (tags["kind"], tags["data_sha256"], tags["dvc_data_hash"]) == ("baseline", "5" * 64, "abc.dir")
-    assert runs[2].inputs.dataset_inputs[0].dataset.name == "sample-photos"
-
-
-def test_baselines_are_reported_once_for_each_data_set_and_version(log, project, params):
-    assert log() == NAMES
-    assert log() == []
-    assert log(sha256="7" * 64) == NAMES
-    assert log(version=2) == NAMES
-    client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
-    assert len(runs_of(client, params)) == 9
-
-
-def test_a_baseline_whose_run_was_deleted_is_reported_anew(log, project, params):
-    log()
-    client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
-    client.delete_run(runs_of(client, params)[2].info.run_id)
-    assert log() == [NAMES[2]]
-    found = runs_of(client, params)
-    assert [run.info.run_name for run in found] == NAMES
-    assert found[2].data.metrics["test.noise.r2"] == 0.5
-
-
-def test_a_server_that_is_down_costs_nothing_and_gets_them_once_when_it_is_back(log, project, params):
-    database = project / "mlflow.db"
-    known = database.read_bytes()
-    database.write_bytes(b"not a database, whatever its name says" * 100)
-    assert log() == NAMES
-    assert log() == []  # they wait already
-    database.write_bytes(known)
-    assert len(deliver(project)) == 3
-    assert log() == []
-    client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
-    runs = runs_of(client, params)
-    assert [run.info.run_name for run in runs] == NAMES
-    assert len(client.get_metric_history(runs[2].info.run_id, "test.noise.r2")) == 1

@@ -1,4 +1,4 @@
-"""Images of training, evaluation and scoring: what they say, and that it can be read."""
+"""Figures of training and evaluation: what they say, and that it can be read."""
 
 import itertools
 from collections.abc import Callable
@@ -13,16 +13,19 @@ from matplotlib.text import Text
 from PIL import Image
 
 from quality_model.core.decoding import Pixels
-from quality_model.evaluate.ladders import LADDERS, ScoredLadder, measure_ladders
+from quality_model.core.figures import save_figure
+from quality_model.evaluate.evidence import Evaluated
+from quality_model.evaluate.metrics import Bootstrap
 from quality_model.evaluate.plots import (
     cross_talk_figure,
-    ladders_figure,
     learning_curves,
     predicted_against_true,
-    save_figure,
+    sweeps_figure,
     worst_errors,
 )
+from quality_model.evaluate.sweeps import SWEEPS, ScoredSweep
 from quality_model.records import HEADS, Head
+from tests.release.gate.evidence import UNDEFINED, changed, estimate, tree
 
 
 def history(epochs: int, **changes: Any) -> list[dict[str, Any]]:
@@ -52,18 +55,16 @@ def predictions(size: int = 60, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def measured_ladders(num_images: int = 9) -> dict[str, dict[str, Any]]:
-    """What `measure_ladders` gives for a model that climbs half of every ladder of the program."""
+def measured(num_images: int = 9) -> Evaluated:
+    """Of a model that rises along half of every severity sweep of the program."""
     rng = np.random.default_rng(5)
-    scored = []
-    for ladder in LADDERS:
-        climb = np.linspace(0.1, 0.6, len(ladder.levels))[None, :, None]
-        scores = np.clip(climb + rng.normal(0, 0.05, (num_images, len(ladder.levels), 4)), 0, 1)
-        scored.append(ScoredLadder(ladder, scores))
-    return measure_ladders(scored)
-
-
-MATRIX = {degraded: {moved: 0.83 if moved == degraded else 0.04 for moved in HEADS} for degraded in HEADS}
+    found = {}
+    for sweep in SWEEPS:
+        rise = np.linspace(0.1, 0.6, len(sweep.levels))[None, :, None]
+        scores = np.clip(rise + rng.normal(0, 0.05, (num_images, len(sweep.levels), 4)), 0, 1)
+        groups = np.arange(num_images).astype(object)
+        found[sweep.name] = ScoredSweep(sweep, scores, groups).measure(Bootstrap(20, 0.9, 1)).model_dump()
+    return Evaluated.from_json(changed(tree(), {"candidate.sweeps": found})["candidate"])
 
 
 @pytest.fixture
@@ -98,8 +99,8 @@ DRAWN: dict[str, Callable[[pd.DataFrame, Pixels], Figure]] = {
     "learning curves": lambda table, images: learning_curves(history(8)),
     "predicted against true": lambda table, images: predicted_against_true(table),
     "worst errors": lambda table, images: worst_errors(table, images, "noise"),
-    "ladders": lambda table, images: ladders_figure(measured_ladders()),
-    "cross-talk": lambda table, images: cross_talk_figure(MATRIX),
+    "severity sweeps": lambda table, images: sweeps_figure(measured()),
+    "cross-talk": lambda table, images: cross_talk_figure(measured()),
 }
 
 
@@ -110,7 +111,7 @@ def test_no_title_or_label_covers_another_or_leaves_the_image(name: str, images:
 
 def test_a_saved_figure_is_a_png_and_saving_it_again_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one.png", "two.png"):
-        save_figure(cross_talk_figure(MATRIX), tmp_path / "deep" / name)
+        save_figure(cross_talk_figure(measured()), tmp_path / "deep" / name)
     with Image.open(tmp_path / "deep" / "one.png") as image:
         assert image.format == "PNG"
         assert np.asarray(image.convert("L")).std() > 5
@@ -172,28 +173,32 @@ def test_fewer_samples_than_places_leave_places_empty(images: Pixels, tmp_path: 
     save_figure(figure, tmp_path / "worst.png")
 
 
-def test_every_ladder_has_a_panel_with_its_levels_its_mean_score_and_how_well_it_climbs() -> None:
-    measured = measured_ladders()
-    panels = [axes for axes in ladders_figure(measured).axes if axes.lines]
-    assert len(panels) == len(measured)
-    for name, ladder in measured.items():
+def test_every_sweep_has_a_panel_with_its_levels_its_mean_score_and_how_well_it_rises() -> None:
+    found = measured().sweeps
+    panels = [axes for axes in sweeps_figure(measured()).axes if axes.lines]
+    assert len(panels) == len(found)
+    for name, sweep in found.items():
         (panel,) = (axes for axes in panels if axes.get_title().startswith(name.replace("_", " ")))
-        assert list(panel.lines[0].get_xdata()) == ladder["levels"]
-        assert list(panel.lines[0].get_ydata()) == ladder["mean_scores"]
-        assert f"Spearman {ladder['spearman']:.2f}" in panel.get_title()
+        assert tuple(panel.lines[0].get_xdata()) == sweep.levels
+        assert tuple(panel.lines[0].get_ydata()) == sweep.mean_scores
+        assert f"Spearman {sweep.spearman.value:.2f}" in panel.get_title()
 
 
-def test_ladders_without_an_image_are_drawn_and_say_so(tmp_path: Path) -> None:
-    figure = ladders_figure(measured_ladders(num_images=0))
+def test_sweeps_without_an_image_are_drawn_and_say_so(tmp_path: Path) -> None:
+    figure = sweeps_figure(measured(num_images=0))
     assert "Spearman not defined" in figure.axes[0].get_title()
-    save_figure(figure, tmp_path / "ladders.png")
+    save_figure(figure, tmp_path / "sweeps.png")
 
 
 def test_cross_talk_is_written_into_its_cells_and_what_is_not_known_is_a_dash() -> None:
-    unknown = {**MATRIX, "noise": dict.fromkeys(HEADS)}
-    texts = [text.get_text() for text in cross_talk_figure(unknown).axes[0].texts]
-    assert texts[:4] == ["0.83", "0.04", "0.04", "0.04"]
-    assert texts[12:] == ["-"] * 4
+    changes = {
+        "candidate.heads.noise.rise": UNDEFINED,
+        "candidate.heads.blurriness.cross_talk.noise": estimate(0.3),
+    }
+    found = Evaluated.from_json(changed(tree(), changes)["candidate"])
+    texts = [text.get_text() for text in cross_talk_figure(found).axes[0].texts]
+    assert texts[:4] == ["0.70", "0.01", "0.01", "0.01"]
+    assert texts[12:] == ["0.01", "0.30", "0.01", "-"]  # noise becomes severe
 
 
 def test_drawing_opens_no_figure_in_pyplot() -> None:
@@ -201,5 +206,5 @@ def test_drawing_opens_no_figure_in_pyplot() -> None:
 
     before = plt.get_fignums()
     predicted_against_true(predictions())
-    cross_talk_figure(MATRIX)
+    cross_talk_figure(measured())
     assert plt.get_fignums() == before

@@ -1,12 +1,19 @@
-"""Scores of training-set samples."""
+"""Scores of samples, and thresholds of flags."""
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quality_model.data.training_set.store import TrainingSet
 from quality_model.errors import CheckpointError
-from quality_model.evaluate import predict_scores, predictions_table
+from quality_model.evaluate.predictions import (
+    calibrate_thresholds,
+    exact_float32,
+    predict_scores,
+    predictions_table,
+)
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.records import HEADS, overall_score
 
@@ -21,7 +28,7 @@ def test_scores_come_in_the_order_of_the_indices_and_not_of_the_file(
     training_set: TrainingSet, reads_labels: torch.nn.Module, cpu: torch.device
 ) -> None:
     indices = np.array([50, 3, 117, 3])
-    scores = predict_scores(reads_labels, training_set, indices, batch_size=3, device=cpu)
+    scores = predict_scores(reads_labels, training_set.images, indices, batch_size=3, device=cpu)
     assert (scores.dtype, scores.shape) == (np.float32, (4, 4))
     assert scores == pytest.approx(np.asarray(training_set.labels[indices]), abs=1e-6)
 
@@ -31,8 +38,8 @@ def test_the_size_of_a_batch_does_not_change_the_scores(
     training_set: TrainingSet, network: torch.nn.Module, cpu: torch.device, batch_size: int
 ) -> None:
     indices = training_set.indices("test")[:9]
-    whole = predict_scores(network, training_set, indices, batch_size=9, device=cpu)
-    parts = predict_scores(network, training_set, indices, batch_size=batch_size, device=cpu)
+    whole = predict_scores(network, training_set.images, indices, batch_size=9, device=cpu)
+    parts = predict_scores(network, training_set.images, indices, batch_size=batch_size, device=cpu)
     assert parts == pytest.approx(whole, abs=1e-5)
     assert ((whole > 0) & (whole < 1)).all()
 
@@ -43,8 +50,8 @@ def test_a_model_in_training_mode_is_scored_without_dropout_and_left_in_training
     torch.manual_seed(0)
     model = MultiHeadQualityAssessmentModel(dropout=0.5).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    first = predict_scores(model, training_set, [0, 1], batch_size=2, device=cpu)
-    second = predict_scores(model, training_set, [0, 1], batch_size=2, device=cpu)
+    first = predict_scores(model, training_set.images, [0, 1], batch_size=2, device=cpu)
+    second = predict_scores(model, training_set.images, [0, 1], batch_size=2, device=cpu)
     assert np.array_equal(first, second)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -53,7 +60,7 @@ def test_a_model_in_training_mode_is_scored_without_dropout_and_left_in_training
 def test_no_indices_give_no_scores(
     training_set: TrainingSet, reads_labels: torch.nn.Module, cpu: torch.device
 ) -> None:
-    assert predict_scores(reads_labels, training_set, [], batch_size=4, device=cpu).shape == (0, 4)
+    assert predict_scores(reads_labels, training_set.images, [], batch_size=4, device=cpu).shape == (0, 4)
 
 
 def test_weights_that_give_nan_are_an_error_that_names_the_remedy(
@@ -63,7 +70,7 @@ def test_weights_that_give_nan_are_an_error_that_names_the_remedy(
     with torch.no_grad():
         model.head_noise[0].bias.fill_(float("nan"))
     with pytest.raises(CheckpointError, match=r"not finite for 3 of 3 samples(.|\n)*another checkpoint"):
-        predict_scores(model, training_set, [0, 1, 2], batch_size=2, device=cpu)
+        predict_scores(model, training_set.images, [0, 1, 2], batch_size=2, device=cpu)
 
 
 def test_the_table_holds_labels_beside_scores_and_the_overall_of_both(
@@ -82,3 +89,32 @@ def test_the_table_holds_labels_beside_scores_and_the_overall_of_both(
     expected = overall_score({head: float(table.loc[2, f"{head}_score"]) for head in HEADS})
     assert table.loc[2, "overall_score"] == pytest.approx(expected)
     assert (table.loc[table["is_clean"], "overall_label"] == 1.0).all()
+
+
+def test_figures_are_computed_in_float32_proper_and_the_settings_of_the_host_come_back() -> None:
+    def settings() -> list[str]:
+        return [torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision]
+
+    before = settings()
+    with pytest.raises(RuntimeError), exact_float32():
+        assert settings() == ["ieee", "ieee"]
+        raise RuntimeError
+    assert settings() == before
+
+
+@given(st.integers(1, 300), st.sampled_from([0.0, 0.02, 0.1, 0.999]), st.integers(0, 9))
+def test_thresholds_flag_the_allowed_share_of_the_images_they_come_from_and_no_more(
+    size: int, share: float, seed: int
+) -> None:
+    clean = np.random.default_rng(seed).beta(1, 20, (size, 4))
+    thresholds = calibrate_thresholds(clean, share)
+    assert thresholds is not None
+    for position, head in enumerate(HEADS):
+        flagged = (clean[:, position] > thresholds[head]).mean()
+        assert flagged == pytest.approx(np.floor(share * size + 1e-9) / size), head
+
+
+def test_equal_scores_are_flagged_together_or_not_at_all_and_no_images_give_no_thresholds() -> None:
+    clean = np.repeat([[0.1], [0.9]], [90, 10], axis=0) * np.ones((1, 4))
+    assert calibrate_thresholds(clean, 0.05) == dict.fromkeys(HEADS, 0.9)
+    assert calibrate_thresholds(np.empty((0, 4)), 0.02) is None

@@ -28,10 +28,10 @@ TINY = {
         **{"epochs": 2, "samples": "stored", "weight_average": 0.0, "start_from": "scratch"},
         **{"batch_size": 32, "learning_rate": 0.001, "dropout": 0.3, "max_validation_samples": 1000},
     },
-    "evaluate": {"bootstrap_samples": 50, "ladder_images": 4, "baseline_samples": 60},
+    "evaluate": {"bootstrap_samples": 50, "sweep_images": 4, "baseline_samples": 60},
     "gate": {
         "min_test_groups": 1,
-        "min_ladder_spearman": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), -1.0),
+        "min_sweep_spearman": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), -1.0),
         "max_cross_talk": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
         "max_clean_flags": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),
         "max_mse": dict.fromkeys(("color_cast", "blurriness", "watermark", "noise"), 1.0),

@@ -14,7 +14,7 @@ SMALL = {
     "source": {"num_images": 20},
     "generate": {"samples_per_image": 1, "workers": 1},
     "train": {"epochs": 1, "samples_per_epoch": 8, "crops_px": [32], "max_validation_samples": 4},
-    "evaluate": {"bootstrap_samples": 20, "ladder_images": 1, "baseline_samples": 4},
+    "evaluate": {"bootstrap_samples": 20, "sweep_images": 1, "baseline_samples": 4},
     "score": {"workers": 1},
 }
 

@@ -1,8 +1,10 @@
-"""Evidence as an evaluation gives it to the gate, and ways to change one thing of it."""
+"""Evidence about a good candidate, and ways to change one thing of it."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
+from quality_model.evaluate.evidence import FORMAT_VERSION, Evidence
 from quality_model.params import GateParams
 from quality_model.records import HEADS
 from quality_model.release.gate import Verdict
@@ -10,62 +12,136 @@ from quality_model.release.gate import Verdict
 SECTION = GateParams.model_validate(
     {
         "min_test_groups": 5,
+        "with_confidence": False,
         "max_mse": dict.fromkeys(HEADS, 0.05),
         "min_r2": dict.fromkeys(HEADS, 0.2),
         "min_r2_over_baseline": dict.fromkeys(HEADS, 0.1),
-        "min_ladder_spearman": dict.fromkeys(HEADS, 0.9),
+        "min_sweep_spearman": dict.fromkeys(HEADS, 0.9),
         "max_cross_talk": dict.fromkeys(HEADS, 0.05),
         "max_clean_flags": dict.fromkeys(HEADS, 0.02),
         "max_mse_increase": dict.fromkeys(HEADS, 0.005),
     }
 )
+CONFIDENT = SECTION.model_copy(update={"with_confidence": True})
+
+Tree = dict[str, Any]
+UNDEFINED: Tree = {"value": None, "low": None, "high": None, "num_groups": 12}
 
 
-def evaluation(mse: float = 0.03, r2: float = 0.5, **changes: Any) -> dict[str, Any]:
-    """What an evaluation gives the gate, the same for every head."""
+def estimate(
+    value: float | None, low: float | None = None, high: float | None = None, groups: int = 12
+) -> Tree:
+    """An estimate as it is stored; without ends, its interval has no width."""
+    ends = (value, value) if low is None and high is None else (low, high)
+    return {"value": value, "low": ends[0], "high": ends[1], "num_groups": groups}
+
+
+def a_slice(mse: float = 0.03, r2: float = 0.5) -> Tree:
+    others = dict.fromkeys(("rmse", "mae", "pearson", "spearman", "constant_mse"), estimate(0.4))
+    measures = {"mse": estimate(mse), "r2": estimate(r2), **others}
+    return {"num_samples": 60, "mean_label": 0.3, "mean_score": 0.3, "measures": measures}
+
+
+def a_sweep(head: str, spearman: float) -> Tree:
     return {
-        "split": "test",
-        "data_sha256": "5e1f",
-        "num_counted_groups": 12,
-        "excluded_groups": [],
-        "heads": {head: {"mse": mse, "r2": r2, "r2_beside_baselines": r2} for head in HEADS},
-        "baselines": {head: {"classical": {"r2": 0.3}, "simple": {"r2": -0.5}} for head in HEADS},
-        "ladders": {
-            f"{head} {name}": {"head": head, "spearman": value}
-            for head in HEADS
-            for name, value in (("easy", 0.99), ("hard", 0.95))
-        },
-        "cross_talk": {
-            degraded: {moved: 0.7 if moved == degraded else 0.01 for moved in HEADS} for degraded in HEADS
-        },
-        "clean_flags": {head: {"threshold": 0.2, "flagged_share": 0.01, "num_images": 100} for head in HEADS},
-        **changes,
+        "head": head,
+        "unit": "px",
+        "levels": [0.0, 1.0],
+        "mean_scores": [0.1, 0.9],
+        "low_scores": [0.0, 0.8],
+        "high_scores": [0.2, 1.0],
+        "spearman": estimate(spearman),
+        "monotone_share": 1.0,
+        "num_images": 9,
     }
 
 
-def paired(difference: float = -0.002, low: float = -0.003, high: float = -0.001) -> dict[str, Any]:
-    """How the candidate compares with the champion, the same for every head."""
-    ends = {"difference": difference, "low": low, "high": high, "num_groups": 12}
-    return {head: dict(ends) for head in HEADS}
+def a_baseline(r2: float, lead: float) -> Tree:
+    return {"mse": 0.06, "r2": r2, "spearman": 0.4, "lead": estimate(lead)}
 
 
-def at(base: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """A copy of ``base`` with another value in the place that ``path`` leads to; `...` takes it away."""
+def a_head(head: str) -> Tree:
+    return {
+        "all": a_slice(),
+        "kinds": {},
+        "absent": a_slice(),
+        "clean": a_slice(),
+        "slices": {"severity": {"low": {"num_samples": 2}, "high": a_slice()}},
+        "r2_beside_baselines": 0.5,
+        "baselines": {"classical": a_baseline(0.3, 0.2), "simple": a_baseline(-0.5, 1.0)},
+        "clean_flags": {"threshold": 0.2, "num_images": 100, "flagged_share": estimate(0.01)},
+        "rise": estimate(0.7),
+        "cross_talk": {other: estimate(0.01) for other in HEADS if other != head},
+    }
+
+
+def tree(*, champion: bool = False) -> Tree:
+    """The evidence as it is stored; with a champion, the candidate is a little better on every head."""
+    pair = {"mse": 0.032, "r2": 0.45, "difference": estimate(-0.002, -0.003, -0.001)}
+    return {
+        "format_version": FORMAT_VERSION,
+        "candidate": {
+            "format_version": FORMAT_VERSION,
+            "split": "test",
+            "data_sha256": "5e1f",
+            "model_sha256": "c0de",
+            "measuring": {"confidence": 0.95, "seed": 1},
+            "num_samples": 60,
+            "num_groups": 12,
+            "num_counted_groups": 12,
+            "excluded_groups": [],
+            "loss": 0.03,
+            "heads": {head: a_head(head) for head in HEADS},
+            "sweeps": {
+                f"{head} {name}": a_sweep(head, spearman)
+                for head in HEADS
+                for name, spearman in (("easy", 0.99), ("hard", 0.95))
+            },
+        },
+        "champion": {
+            "split": "test",
+            "data_sha256": "5e1f",
+            "heads": {head: copy.deepcopy(pair) for head in HEADS},
+        }
+        if champion
+        else None,
+        "silent_models": [],
+    }
+
+
+def changed(base: Tree, changes: Mapping[str, Any]) -> Tree:
+    """A copy with other values where the paths lead to, keys joined by dots; `...` takes one away."""
     result = copy.deepcopy(base)
-    place = result
-    for key in path[:-1]:
-        place = place[key]
-    if value is ...:
-        del place[path[-1]]
-    else:
-        place[path[-1]] = value
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        place = result
+        for key in parents:
+            place = place[key]
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
     return result
 
 
-def changed(base: dict[str, Any], head: str, measure: str, value: Any) -> dict[str, Any]:
-    """As `at`, for a measure of a head; R2 on the samples of the baselines goes with the other."""
-    result = at(base, ("heads", head, measure), value)
-    return at(result, ("heads", head, "r2_beside_baselines"), value) if measure == "r2" else result
+def evidence(changes: Mapping[str, Any] | None = None, *, champion: bool = False) -> Evidence:
+    """The evidence of `tree`, with changes below ``candidate``, or below ``champion`` if that is named."""
+    paths = {
+        path if path.startswith(("champion.", "silent_models")) else f"candidate.{path}": value
+        for path, value in (changes or {}).items()
+    }
+    return Evidence.from_json(changed(tree(champion=champion), paths))
+
+
+def paired(head: str, value: float, low: float | None, high: float | None, groups: int = 12) -> Tree:
+    """The change that gives a head's difference to the champion."""
+    return {
+        f"champion.heads.{head}.difference": {"value": value, "low": low, "high": high, "num_groups": groups}
+    }
+
+
+def all_paired(value: float, low: float | None, high: float | None, groups: int = 12) -> Tree:
+    return {key: one for head in HEADS for key, one in paired(head, value, low, high, groups).items()}
 
 
 def refused(verdict: Verdict) -> list[tuple[str, str]]:

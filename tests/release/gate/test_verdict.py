@@ -1,7 +1,6 @@
 """What the gate's verdict looks like, and that its documentation and committed thresholds hold."""
 
 import json
-import math
 import re
 import subprocess
 import sys
@@ -14,33 +13,37 @@ import yaml
 
 from quality_model.params import GateParams, Params, load_params
 from quality_model.records import HEADS
-from quality_model.release.gate import RULES, Verdict, decide
+from quality_model.release.gate import RULES, decide
 
-from .evidence import SECTION, changed, evaluation, paired, refused
+from .evidence import SECTION, UNDEFINED, a_baseline, a_sweep, all_paired, estimate, evidence, paired, refused
 
 PROJECT = Path(__file__).resolve().parents[3]
 
 
 def test_the_verdict_as_json_holds_every_row_with_its_reason() -> None:
-    verdict = decide(SECTION, changed(evaluation(), "noise", "r2", math.nan), evaluation(), paired())
+    undefined = {"heads.noise.all.measures.r2": UNDEFINED}
+    verdict = decide(SECTION, evidence(undefined, champion=True))
     tree = json.loads(json.dumps(verdict.to_dict(), allow_nan=False))
     assert tree["passed"] is False
-    assert "noise: r2 is nan, not finite" in tree["summary"]
+    assert "noise: r2 is not defined" in tree["summary"]
     assert len(tree["rows"]) == len(verdict.rows) == 3 + 7 * len(HEADS)
     assert set(tree["rows"][0]) == {"head", "rule", "value", "threshold", "passed", "reason"}
 
 
 def test_the_table_is_aligned_and_says_what_was_refused() -> None:
-    lines = decide(SECTION, evaluation(mse=0.0625), None).table().splitlines()
+    lines = decide(SECTION, evidence(every_mse(0.0625))).table().splitlines()
     start = lines[0].index("reason")
     assert len(lines) == 1 + 2 + 6 * len(HEADS)
     assert all(line[start - 1] == " " and line[start] != " " for line in lines)
     assert sum("REFUSED" in line for line in lines) == len(HEADS)
-    assert any(line.startswith("noise") and "0.0625 is above 0.05" in line for line in lines)
+    assert any(
+        line.startswith("noise") and "mse 0.0625 in [0.0625, 0.0625] over 12 groups, is above 0.05" in line
+        for line in lines
+    )
 
 
 def test_the_markdown_table_has_the_same_number_of_cells_in_every_line() -> None:
-    text = decide(SECTION, evaluation(split="a|b"), None).markdown()
+    text = decide(SECTION, evidence({"sweeps": {"a|b": a_sweep("noise", 0.1)}})).markdown()
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert text.startswith("## Gate: refused")
     assert {line.count("|") for line in table} == {7}
@@ -48,7 +51,14 @@ def test_the_markdown_table_has_the_same_number_of_cells_in_every_line() -> None
 
 
 def test_every_rule_can_refuse_and_names_itself_in_its_rows() -> None:
-    verdict = decide(SECTION, {}, {})
+    changes = {"num_counted_groups": 1, "split": "train", "sweeps": {}, **every_mse(0.9)}
+    changes |= all_paired(0.1, 0.1, 0.1)
+    for head in HEADS:
+        changes |= {f"heads.{head}.baselines": {}, f"heads.{head}.cross_talk": {}}
+        changes |= {
+            f"heads.{head}.{key}": UNDEFINED for key in ("all.measures.r2", "clean_flags.flagged_share")
+        }
+    verdict = decide(SECTION, evidence(changes, champion=True))
     assert {row.rule for row in verdict.rows if not row.passed} == {rule.__name__ for rule in RULES}
 
 
@@ -74,26 +84,14 @@ def test_the_gates_documentation_names_every_rule_and_threshold_and_its_strict_v
     }
 
 
-def committed(params: Params, head: str, **change: float) -> Verdict:
-    """The verdict by the committed thresholds on the bundled model's evidence, with one figure changed."""
-    candidate = bundled_evidence()
-    for measure, value in change.items():
-        candidate = changed(candidate, head, measure, value)
-    return decide(params.gate, candidate, evaluation(), paired(-0.0001, -0.0002, -0.00005))
-
-
 @pytest.mark.parametrize("head", HEADS)
-def test_the_committed_thresholds_refuse_a_head_that_is_worse_than_answering_the_mean(
+def test_the_committed_thresholds_refuse_a_head_that_is_worse_than_the_mean_or_a_classical_measure(
     params: Params, head: str
 ) -> None:
-    assert (head, "skill") in refused(committed(params, head, r2=-0.01))
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_the_committed_thresholds_refuse_a_head_that_is_worse_than_a_classical_measure(
-    params: Params, head: str
-) -> None:
-    assert (head, "baseline_skill") in refused(committed(params, head, r2=0.01))
+    skill = {f"heads.{head}.all.measures.r2": estimate(-0.01)}
+    assert refused(decide(params.gate, evidence(bundled() | skill))) == [(head, "skill")]
+    lead = {f"heads.{head}.baselines": {"classical": a_baseline(0.5, -0.01)}}
+    assert refused(decide(params.gate, evidence(bundled() | lead))) == [(head, "baseline_skill")]
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -104,10 +102,14 @@ def test_the_committed_limits_of_mse_are_below_that_of_answering_the_mean(params
     assert getattr(params.gate.max_mse, head) < float(mse) / (1 - float(r2))
 
 
-def bundled_evidence(**changes: Any) -> dict[str, Any]:
-    """What the model card says of the bundled model, as the gate reads it."""
+def every_mse(value: float) -> dict[str, Any]:
+    return {f"heads.{head}.all.measures.mse": estimate(value) for head in HEADS}
+
+
+def bundled() -> dict[str, Any]:
+    """What the model card says of the bundled model, as changes of the evidence."""
     card = (PROJECT / "quality_model" / "pretrained" / "standard" / "MODEL_CARD.md").read_text()
-    evidence = evaluation(num_counted_groups=10, **changes)
+    changes: dict[str, Any] = {"num_counted_groups": 10, "sweeps": {}}
     for head in HEADS:
         number, name = r"([\d.]+)", r"\((\w+)\)"
         cells = re.search(
@@ -115,47 +117,47 @@ def bundled_evidence(**changes: Any) -> dict[str, Any]:
         )
         moved = re.search(rf"\| `{head}` \| ([\d.]+) \((\w+)\) \| ([\d.]+)% of (\d+) \| ([\d.]+) \|", card)
         assert cells and moved
-        evidence["heads"][head] = {
-            "r2": float(cells[1]),
-            "mse": float(cells[2]),
-            "r2_beside_baselines": float(cells[5]),
+        r2, mse, baseline, beside, spearman = (float(cells[number]) for number in (1, 2, 3, 5, 6))
+        changes["sweeps"][f"{head} worst"] = a_sweep(head, spearman)
+        changes |= {
+            f"heads.{head}.all.measures.r2": estimate(r2),
+            f"heads.{head}.all.measures.mse": estimate(mse),
+            f"heads.{head}.baselines": {cells[4]: a_baseline(baseline, beside - baseline)},
+            f"heads.{head}.cross_talk.{moved[2]}": estimate(float(moved[1])),
+            f"heads.{head}.clean_flags": {
+                "threshold": float(moved[5]),
+                "num_images": int(moved[4]),
+                "flagged_share": estimate(float(moved[3]) / 100),
+            },
         }
-        evidence["baselines"][head] = {cells[4]: {"r2": float(cells[3])}}
-        evidence["ladders"][f"{head} easy"] = {"head": head, "spearman": float(cells[6])}
-        evidence["cross_talk"][moved[2]][head] = float(moved[1])
-        evidence["clean_flags"][head] = {
-            "flagged_share": float(moved[3]) / 100,
-            "num_images": int(moved[4]),
-            "threshold": float(moved[5]),
-        }
-    return evidence
+    return changes
 
 
 def test_the_bundled_model_itself_meets_the_committed_thresholds(params: Params) -> None:
-    verdict = decide(params.gate, bundled_evidence(), None)
+    verdict = decide(params.gate, evidence(bundled()))
     assert verdict.passed, verdict.refusals
 
 
-def ending(pairs: dict[str, Any], promoted: str | None = None, **changes: Any) -> str:
-    verdict = decide(SECTION, evaluation(**changes), evaluation(), pairs)
+def ending(changes: dict[str, Any], promoted: str | None = None) -> str:
+    verdict = decide(SECTION, evidence(changes, champion=True))
     return replace(verdict, compared_with="1").ending(promoted)
 
 
 def test_the_ending_says_in_one_sentence_what_came_of_it() -> None:
-    better = {**paired(0.0, -0.001, 0.001), "blurriness": paired(-0.05, -0.07, -0.03)["blurriness"]}
-    assert ending(better, "2") == "Version 2 is now champion: better on blurriness by 0.03 to 0.07."
-    alike = paired(0.0, -0.001, 0.001)
+    alike = all_paired(0.0, -0.001, 0.001)
+    better = ending({**alike, **paired("blurriness", -0.05, -0.07, -0.03)}, "2")
+    assert better == "Version 2 is now champion: better on blurriness by 0.03 to 0.07."
     assert ending(alike) == "Version 1 stays champion: too little evidence that the new model is better."
-    worse = {**alike, "noise": paired(0.05, 0.02, 0.07)["noise"]}
-    assert ending(worse) == "Version 1 stays champion: the new model is worse on noise."
-    few = ending(paired(), num_counted_groups=1, excluded_groups=["coffee"])
+    worse = ending({**alike, **paired("noise", 0.05, 0.02, 0.07)})
+    assert worse == "Version 1 stays champion: the new model is worse on noise."
+    few = ending({"num_counted_groups": 1, "excluded_groups": ["coffee"]})
     assert few.startswith(
         "Version 1 stays champion: too little evidence that the new model is better (1 of 2"
     )
-    poor = ending(paired(), heads=changed(evaluation(), "noise", "mse", 0.5)["heads"])
-    assert poor == "Version 1 stays champion: the new model falls short (noise: mse 0.5 is above 0.05)."
+    poor = ending({"heads.noise.all.measures.mse": estimate(0.5)})
+    assert poor.startswith("Version 1 stays champion: the new model falls short (noise: mse 0.5 in [")
 
 
 def test_a_refusal_says_what_to_do_next() -> None:
-    assert "Next: train on more scenes" in decide(SECTION, evaluation(mse=0.5), None).markdown()
-    assert "Next:" not in decide(SECTION, evaluation(), None).markdown()
+    assert "Next: train on more scenes" in decide(SECTION, evidence(every_mse(0.5))).markdown()
+    assert "Next:" not in decide(SECTION, evidence()).markdown()

@@ -39,10 +39,11 @@ def per_head(value: float) -> PerHead:
 
 LENIENT = GateParams(
     min_test_groups=1,
+    with_confidence=False,
     max_mse=per_head(1.0),
     min_r2=per_head(-1e6),
     min_r2_over_baseline=per_head(-1e6),
-    min_ladder_spearman=per_head(-1.0),
+    min_sweep_spearman=per_head(-1.0),
     max_cross_talk=per_head(1.0),
     max_clean_flags=per_head(1.0),
     max_mse_increase=per_head(1.0),
@@ -56,7 +57,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Training
 
 @pytest.fixture
 def evaluate(params: Params) -> EvaluateParams:
-    changes = {"bootstrap_samples": 50, "ladder_images": 1, "device": "cpu"}
+    changes = {"bootstrap_samples": 50, "sweep_images": 1, "device": "cpu"}
     return params.evaluate.model_copy(update=changes)
 
 

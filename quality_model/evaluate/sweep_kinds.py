@@ -1,13 +1,13 @@
-"""A second way to degrade images, by other software than the training data's.
+"""The degradations of severity sweeps, made by other software than the training data.
 
-A model can learn the fingerprints of its generator instead of the degradation. So what is
-measured here comes from Pillow's filters, SciPy and scikit-image, in kinds and at levels
-that the generator does not have; nothing is shared with `quality_model.degrade`.
+A model can learn the fingerprints of its generator instead of the degradation. So these come from
+Pillow's filters, SciPy and scikit-image, in kinds and at levels that the generator does not have.
+Nothing is shared with `quality_model.degrade`.
 
-Each function takes an image, uint8 (S, S, 3) RGB, a level and a seed, and returns the
-degraded image, uint8 (S, S, 3). The seed chooses what is not the level (pattern of the
-noise, direction of the cast, place of the mark), so that the levels of one image differ
-in strength alone. Lengths are pixels at 224 px and scale with the side.
+Each function takes an image, uint8 (S, S, 3) RGB, a level and a seed, and returns the degraded image,
+uint8 (S, S, 3). The seed chooses what is not the level (pattern of the noise, direction of the cast,
+place of the watermark), so the levels of one image differ in strength alone. Lengths are pixels at
+224 px and scale with the side.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _LUMA: Final = np.array([0.299, 0.587, 0.114])
 """ITU-R BT.601."""
 
 _SUPERSAMPLING: Final = 2
-"""Marks are drawn this much larger and made smaller, as Pillow draws rings without antialiasing."""
+"""Watermarks are drawn this much larger and shrunk, because Pillow draws rings without antialiasing."""
 
 _LAYERS_KEPT: Final = 32
-"""A mark is drawn once for all levels; of 224 px, each takes 200 kB."""
+"""A watermark is drawn once for all levels; at 224 px each layer takes 200 kB."""
 
 _HEXAGON_TURN_DEG: Final = 15.0
 _KERNEL_SUPERSAMPLING: Final = 9
 
 _GRAIN_SIGMA_PX: Final = 0.8
 _READ_NOISE_SHARE: Final = 0.25
-"""Share of a sensor's noise variance at white that is there in the dark too."""
+"""Share of a sensor's noise variance at white that is present in the dark too."""
 
 _DAYLIGHT_KELVIN: Final = 6504.0
 _MIRED: Final = 1e6
@@ -60,13 +60,13 @@ _GRID_ANGLE_DEG: Final = 11.0
 _INKS: Final = ((250, 250, 245), (255, 214, 64), (24, 34, 96), (190, 30, 45))
 
 
-def blur_gaussian(pixels: Pixels, level: float, _seed: int) -> Pixels:
+def pillow_gaussian(pixels: Pixels, level: float, _seed: int) -> Pixels:
     """Pillow's GaussianBlur, which is three box blurs; ``level`` is its sigma in pixels."""
     blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(level * _scale(pixels)))
     return np.array(blurred)
 
 
-def blur_hexagonal_aperture(pixels: Pixels, level: float, _seed: int) -> Pixels:
+def hexagonal_aperture(pixels: Pixels, level: float, _seed: int) -> Pixels:
     """Out of focus through six blades, in linear light; ``level`` is the hexagon's outer radius in pixels."""
     from scipy.signal import fftconvolve
 
@@ -76,11 +76,11 @@ def blur_hexagonal_aperture(pixels: Pixels, level: float, _seed: int) -> Pixels:
     return _from_linear(fftconvolve(light, kernel[:, :, None], mode="valid", axes=(0, 1)))
 
 
-def blur_low_resolution(pixels: Pixels, level: float, _seed: int) -> Pixels:
-    """Made smaller by a triangle filter and enlarged again by cubic interpolation.
+def low_resolution(pixels: Pixels, level: float, _seed: int) -> Pixels:
+    """Shrunk by a triangle filter and enlarged again by cubic interpolation.
 
-    ``level`` is by how much at 224 px; at another side as much as leaves details of the same
-    share of the image.
+    ``level`` is the factor at 224 px; at another side, the factor that leaves details of the same share of
+    the image.
     """
     side = pixels.shape[0]
     small = max(2, round(side / (1.0 + (level - 1.0) * _scale(pixels))))
@@ -88,12 +88,12 @@ def blur_low_resolution(pixels: Pixels, level: float, _seed: int) -> Pixels:
     return np.array(image.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def noise_gaussian(pixels: Pixels, level: float, seed: int) -> Pixels:
+def white_noise(pixels: Pixels, level: float, seed: int) -> Pixels:
     """scikit-image's white noise in each channel; ``level`` is its standard deviation in grey levels."""
     return _random_noise(pixels, mode="gaussian", rng=seed, var=(level / 255.0) ** 2)
 
 
-def noise_film_grain(pixels: Pixels, level: float, seed: int) -> Pixels:
+def film_grain(pixels: Pixels, level: float, seed: int) -> Pixels:
     """Grain: correlated, the same in all channels, strongest in the middle tones.
 
     ``level`` is its standard deviation in grey levels at middle grey.
@@ -108,7 +108,7 @@ def noise_film_grain(pixels: Pixels, level: float, seed: int) -> Pixels:
     return _to_uint8(pixels / 255.0 + (level / 255.0 * grain * strength)[:, :, None])
 
 
-def noise_sensor(pixels: Pixels, level: float, seed: int) -> Pixels:
+def sensor_noise(pixels: Pixels, level: float, seed: int) -> Pixels:
     """scikit-image's noise of local variance, growing with brightness as a sensor's does.
 
     ``level`` is the standard deviation in grey levels at white.
@@ -117,10 +117,10 @@ def noise_sensor(pixels: Pixels, level: float, seed: int) -> Pixels:
     return _random_noise(pixels, mode="localvar", rng=seed, local_vars=variances * (level / 255.0) ** 2)
 
 
-def cast_white_balance(pixels: Pixels, level: float, seed: int) -> Pixels:
+def white_balance(pixels: Pixels, level: float, seed: int) -> Pixels:
     """A wrong white balance: linear light adapted from daylight's white to that of another lamp.
 
-    ``level`` is the error in mired, towards warm or cool as the seed has it, by Bradford's
+    ``level`` is the error in mired, warm or cool by the seed, through Bradford's
     transform of the whole image (one 3 x 3 matrix).
     """
     from skimage.color import rgb2xyz, xyz2rgb
@@ -133,8 +133,8 @@ def cast_white_balance(pixels: Pixels, level: float, seed: int) -> Pixels:
     return _to_uint8(xyz2rgb(rgb2xyz(pixels) @ adapt.T))
 
 
-def cast_lab_shift(pixels: Pixels, level: float, seed: int) -> Pixels:
-    """Every pixel shifted alike in CIELAB's a*b* plane; ``level`` is by how far, the seed where to."""
+def lab_shift(pixels: Pixels, level: float, seed: int) -> Pixels:
+    """Every pixel shifted alike in CIELAB's a*b* plane by ``level``, in a direction that the seed gives."""
     from skimage.color import lab2rgb, rgb2lab
 
     angle = np.random.default_rng(seed).uniform(0.0, 2.0 * np.pi)
@@ -144,31 +144,31 @@ def cast_lab_shift(pixels: Pixels, level: float, seed: int) -> Pixels:
         return _to_uint8(lab2rgb(rgb2lab(pixels) + shift))
 
 
-def cast_photo_filter(pixels: Pixels, level: float, seed: int) -> Pixels:
-    """A coloured filter before the lens, the exposure mended; ``level`` is its density, 0 to 1."""
+def photo_filter(pixels: Pixels, level: float, seed: int) -> Pixels:
+    """A coloured filter before the lens, the exposure corrected; ``level`` is its density, 0 to 1."""
     colour = np.array(_pick(np.random.default_rng(seed), _FILTERS)) / 255.0
     before = pixels / 255.0
     after = before * (1.0 - level + level * colour)
     return _to_uint8(after * ((before @ _LUMA).mean() / max(float((after @ _LUMA).mean()), 1e-6)))
 
 
-def mark_turned_text(pixels: Pixels, level: float, seed: int) -> Pixels:
+def turned_text(pixels: Pixels, level: float, seed: int) -> Pixels:
     """One phrase across the image, white with a dark outline; ``level`` is its opacity."""
-    return _lay_over(pixels, _turned_text(pixels.shape[0], seed), level)
+    return _lay_over(pixels, _turned_text_layer(pixels.shape[0], seed), level)
 
 
-def mark_text_grid(pixels: Pixels, level: float, seed: int) -> Pixels:
+def text_grid(pixels: Pixels, level: float, seed: int) -> Pixels:
     """A phrase repeated in turned rows over the whole image; ``level`` is its opacity."""
-    return _lay_over(pixels, _text_grid(pixels.shape[0], seed), level)
+    return _lay_over(pixels, _text_grid_layer(pixels.shape[0], seed), level)
 
 
-def mark_logo(pixels: Pixels, level: float, seed: int) -> Pixels:
+def logo(pixels: Pixels, level: float, seed: int) -> Pixels:
     """A ring with initials, somewhere within the image; ``level`` is its opacity."""
-    return _lay_over(pixels, _logo(pixels.shape[0], seed), level)
+    return _lay_over(pixels, _logo_layer(pixels.shape[0], seed), level)
 
 
 @lru_cache(maxsize=_LAYERS_KEPT)
-def _turned_text(side_px: int, seed: int) -> Pixels:
+def _turned_text_layer(side_px: int, seed: int) -> Pixels:
     rng = np.random.default_rng(seed)
     phrase, angle = _pick(rng, _PHRASES), _pick(rng, _ANGLES_DEG)
     side = side_px * _SUPERSAMPLING
@@ -181,7 +181,7 @@ def _turned_text(side_px: int, seed: int) -> Pixels:
 
 
 @lru_cache(maxsize=_LAYERS_KEPT)
-def _text_grid(side_px: int, seed: int) -> Pixels:
+def _text_grid_layer(side_px: int, seed: int) -> Pixels:
     rng = np.random.default_rng(seed)
     phrase, ink = _pick(rng, _PHRASES), _pick(rng, _INKS)
     side = side_px * _SUPERSAMPLING
@@ -200,7 +200,7 @@ def _text_grid(side_px: int, seed: int) -> Pixels:
 
 
 @lru_cache(maxsize=_LAYERS_KEPT)
-def _logo(side_px: int, seed: int) -> Pixels:
+def _logo_layer(side_px: int, seed: int) -> Pixels:
     rng = np.random.default_rng(seed)
     initials, ink = _pick(rng, _INITIALS), _pick(rng, _INKS)
     side = side_px * _SUPERSAMPLING
@@ -278,7 +278,7 @@ def _lamp_white(kelvin: float) -> Floats:
 
 
 def _font_of_width(text: str, width_px: float) -> Any:
-    """Aileron, which comes within Pillow, at the size at which a text is this wide."""
+    """Aileron, which Pillow bundles, at the size that makes a text this wide."""
     measured = ImageFont.load_default(size=100).getbbox(text)
     return ImageFont.load_default(size=max(4.0, 100.0 * width_px / (measured[2] - measured[0])))
 
@@ -286,11 +286,11 @@ def _font_of_width(text: str, width_px: float) -> Any:
 def _shrink(layer: Image.Image, side_px: int) -> Pixels:
     """A supersampled layer at the image's size, uint8 (side_px, side_px, 4), RGBA."""
     small = np.array(layer.resize((side_px, side_px), Image.Resampling.LANCZOS))
-    small.flags.writeable = False  # it is kept for other levels
+    small.flags.writeable = False  # it is cached for the other levels
     return small
 
 
 def _lay_over(pixels: Pixels, layer: Pixels, opacity: float) -> Pixels:
-    mark = layer / 255.0
-    weight = mark[:, :, 3:] * opacity
-    return _to_uint8(pixels / 255.0 * (1.0 - weight) + mark[:, :, :3] * weight)
+    rgba = layer / 255.0
+    weight = rgba[:, :, 3:] * opacity
+    return _to_uint8(pixels / 255.0 * (1.0 - weight) + rgba[:, :, :3] * weight)

@@ -1,0 +1,247 @@
+"""Evaluation as a step, and the evidence that the gate decides by.
+
+`evaluate_candidate` measures a model on the test split and writes the report. `gather_evidence` compares a
+candidate with the champion: both are scored in one call, because theirs is a paired comparison. The rest of
+the candidate's evidence takes most of the time. It is reused from the report if that is about the same model,
+by its hash, on the same data and groups, measured alike; if not, it is measured anew. Of the champion nothing
+else is asked. Test groups that either model, or the weights it began with, has seen in training count in no
+figure.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from quality_model.core import storage
+from quality_model.core.device import choose_device
+from quality_model.core.figures import save_figure
+from quality_model.core.tables import text_table
+from quality_model.data.training_set.seen import seen_by, seen_test_groups
+from quality_model.data.training_set.store import TrainingSet
+from quality_model.errors import StorageError, UsageError
+from quality_model.evaluate import metrics, plots
+from quality_model.evaluate.evidence import (
+    FORMAT_VERSION,
+    AgainstChampion,
+    Champion,
+    Evaluated,
+    Evidence,
+)
+from quality_model.evaluate.measure import Evaluation, bootstrap_of, evaluate, measuring, score_split
+from quality_model.networks.checkpoints import LoadedModel, load_model
+from quality_model.params import EvaluateParams, PerHead
+from quality_model.paths import HISTORY_NAME
+from quality_model.records import HEADS, Head
+
+log = logging.getLogger(__name__)
+
+METRICS_NAME: Final = "metrics.json"
+DETAILS_NAME: Final = "evaluation.json"
+PREDICTIONS_NAME: Final = "predictions.csv"
+
+
+def evaluate_candidate(
+    section: EvaluateParams,
+    *,
+    training_set: Path,
+    model: Path,
+    history: Path | None,
+    output: Path,
+    loss_weights: PerHead,
+) -> Evaluation:
+    """Measure a model on the test split, with the evidence that the gate asks for.
+
+    Args:
+        section: Bootstrap, batch size, device, images of the severity sweeps.
+        training_set: Folder whose test split is used.
+        model: Folder of a trained model, or a file of weights.
+        history: Folder of the training's report, for the learning curves; None if there is none.
+        output: Folder for metrics.json (the summary), evaluation.json (all of it), predictions.csv and
+            figures/.
+        loss_weights: Weight of each head in the loss.
+
+    Raises:
+        CheckpointError: The model does not load.
+        IncompleteError, CorruptError: The training dataset is not complete.
+        UsageError: The model works at another image size than the training dataset has.
+    """
+    samples = TrainingSet.open(training_set)
+    loaded = load_model(model, choose_device(section.device))
+    require_size(loaded, samples)
+    excluded = seen_test_groups([loaded.facts], samples)
+    if excluded:
+        log.warning("Test groups that the model or its start weights have seen: %s.", ", ".join(excluded))
+    evaluation = evaluate(
+        section,
+        loaded.model,
+        samples,
+        loss_weights=loss_weights.as_dict(),
+        thresholds=loaded.thresholds,
+        model_sha256=loaded.folder_sha256,
+        excluded_groups=excluded,
+    )
+    storage.sweep(output)
+    write_evaluation(evaluation, output)
+    figures = plots.evaluation_figures(evaluation, samples.images)
+    if history is not None:
+        figures["learning_curves"] = plots.learning_curves(storage.read_json(history / HISTORY_NAME))
+    for name, figure in figures.items():
+        save_figure(figure, output / "figures" / f"{name}.png")
+    return evaluation
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write metrics.json, evaluation.json and predictions.csv, see `evaluate_candidate`."""
+    storage.write_json(folder / METRICS_NAME, evaluation.measured.summary())
+    evaluation.measured.write(folder / DETAILS_NAME)
+    with storage.staged(folder / PREDICTIONS_NAME) as path:
+        evaluation.predictions.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+
+
+_COLUMNS: Final = (
+    ("MSE", "mse", 4),
+    ("constant", "constant_mse", 4),
+    ("MAE", "mae", 4),
+    ("Spearman", "spearman", 3),
+    ("worst sweep", "worst_sweep_spearman", 3),
+    ("cross-talk", "largest_cross_talk", 3),
+    ("clean flags", "clean_flag_share", 3),
+    ("R2", "r2", 3),
+)
+"""Title, name in the summary and digits."""
+
+
+def summary_table(measured: Evaluated) -> str:
+    """The measures of each head, with the interval of R2 and the evidence, as aligned text."""
+    summary = measured.summary()
+    titles = ["head", *(title for title, _, _ in _COLUMNS), "interval of R2"]
+    rows = []
+    for head in HEADS:
+        r2 = measured.heads[head].all.measures.r2
+        interval = "-" if r2.low is None else f"[{r2.low:.3f}, {r2.high:.3f}]"
+        numbers = [(summary[head][name], digits) for _, name, digits in _COLUMNS]
+        cells = ["-" if value is None else f"{value:.{digits}f}" for value, digits in numbers]
+        rows.append([head, *cells, interval])
+    return text_table(titles, rows, right=titles[1:])
+
+
+def require_size(loaded: LoadedModel, training_set: TrainingSet) -> None:
+    """Make sure that a model is measured on images of the size it scores at.
+
+    Raises:
+        UsageError: It works at another size than this dataset's.
+    """
+    if loaded.image_size_px != training_set.image_size_px:
+        raise UsageError(
+            f"The model works at {loaded.image_size_px} px, the training dataset has "
+            f"{training_set.image_size_px} px.",
+            "Name the training dataset it was made for, or generate one of its size.",
+        )
+
+
+def gather_evidence(
+    section: EvaluateParams,
+    samples: TrainingSet,
+    candidate: LoadedModel,
+    champion: LoadedModel | None,
+    *,
+    model_sha256: str,
+    loss_weights: PerHead,
+    evaluation: Path,
+) -> Evidence:
+    """Measure candidate and champion on the test split.
+
+    Args:
+        section: How.
+        samples: Holds the test split.
+        candidate: Of this image size, and so is the champion.
+        champion: None if there is none.
+        model_sha256: Of the candidate's folder.
+        loss_weights: Weight of each head in the loss.
+        evaluation: Folder of the evaluation's report, which is reused if it is about the same.
+
+    Raises:
+        UsageError: The test split has no samples.
+    """
+    sides = {"candidate": candidate, **({"champion": champion} if champion else {})}
+    excluded = seen_test_groups([side.facts for side in sides.values()], samples)
+    measured = known_evaluation(section, evaluation, samples.data_sha256, model_sha256, excluded)
+    ours = None
+    if measured is None:
+        evaluated = evaluate(
+            section,
+            candidate.model,
+            samples,
+            loss_weights=loss_weights.as_dict(),
+            thresholds=candidate.thresholds,
+            model_sha256=model_sha256,
+            excluded_groups=excluded,
+        )
+        measured, ours = evaluated.measured, evaluated.predictions
+    compared = None
+    if champion is not None:
+        if ours is None:
+            ours = score_split(section, candidate.model, samples, excluded_groups=excluded)
+        theirs = score_split(section, champion.model, samples, excluded_groups=excluded)
+        compared = Champion(
+            split="test", data_sha256=samples.data_sha256, heads=compare_scores(section, ours, theirs)
+        )
+    return Evidence(
+        format_version=FORMAT_VERSION,
+        candidate=measured,
+        champion=compared,
+        silent_models=tuple(name for name, side in sides.items() if seen_by(side.facts, samples) is None),
+    )
+
+
+def known_evaluation(
+    section: EvaluateParams,
+    folder: Path,
+    data_sha256: str,
+    model_sha256: str,
+    excluded_groups: Sequence[str] = (),
+) -> Evaluated | None:
+    """An earlier evaluation of the same model on the same test groups, measured alike; or None."""
+    path = folder / DETAILS_NAME
+    if not path.exists():
+        return None
+    try:
+        earlier = Evaluated.read(path)
+    except StorageError as error:
+        log.warning("The gate measures again: %s", error.problem)
+        return None
+    is_same = (
+        (earlier.split, earlier.data_sha256, earlier.model_sha256) == ("test", data_sha256, model_sha256)
+        and earlier.measuring == measuring(section)
+        and earlier.excluded_groups == tuple(excluded_groups)
+    )
+    has_baselines = all(found.baselines for found in earlier.heads.values())
+    return earlier if is_same and has_baselines else None
+
+
+def compare_scores(
+    section: EvaluateParams, candidate: pd.DataFrame, champion: pd.DataFrame
+) -> dict[Head, AgainstChampion]:
+    """The champion's measures, and how much larger the candidate's MSE is, by head.
+
+    Args:
+        section: Bootstrap. Both models are measured on the same resample of groups each time, so what is
+            hard for both cancels.
+        candidate: Predictions, see `predictions_table`.
+        champion: Of the same samples in the same order.
+    """
+    assert list(candidate["sample_id"]) == list(champion["sample_id"])
+    bootstrap = bootstrap_of(section)
+    compared: dict[Head, AgainstChampion] = {}
+    for head in HEADS:
+        labels = champion[f"{head}_label"]
+        ours, theirs = candidate[f"{head}_score"], champion[f"{head}_score"]
+        compared[head] = AgainstChampion(
+            mse=metrics.mse(labels, theirs),
+            r2=metrics.r2(labels, theirs),
+            difference=bootstrap.mean((ours - labels) ** 2 - (theirs - labels) ** 2, champion["group"]),
+        )
+    return compared

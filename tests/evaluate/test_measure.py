@@ -1,0 +1,311 @@
+"""The evaluation of a model on a split."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from torch import nn
+
+from quality_model.data.training_set.store import TrainingSet
+from quality_model.errors import UsageError
+from quality_model.evaluate import metrics
+from quality_model.evaluate.evidence import Slice
+from quality_model.evaluate.measure import (
+    MEASURES_VERSION,
+    Evaluation,
+    bootstrap_of,
+    evaluate,
+    finer_slices,
+    measure_flags,
+    score_split,
+)
+from quality_model.evaluate.metrics import Bootstrap
+from quality_model.evaluate.step import summary_table, write_evaluation
+from quality_model.evaluate.sweeps import SWEEPS
+from quality_model.params import EvaluateParams
+from quality_model.records import HEADS, Head
+
+WEIGHTS = {"color_cast": 1.0, "blurriness": 1.0, "watermark": 1.5, "noise": 1.0}
+THRESHOLDS: dict[Head, float] = {"color_cast": 0.2, "blurriness": 0.3, "watermark": 0.2, "noise": 0.3}
+KINDS = {
+    "color_cast": {"red", "cool"},
+    "blurriness": {"gaussian", "motion", "box"},
+    "watermark": {"tiled", "corner"},
+    "noise": {"gaussian", "poisson"},
+}
+
+
+@pytest.fixture(scope="module")
+def section() -> EvaluateParams:
+    return EvaluateParams(
+        batch_size=16,
+        bootstrap_samples=100,
+        sweep_images=2,
+        baseline_samples=12,
+        confidence=0.9,
+        seed=1,
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="module")
+def too_high(
+    section: EvaluateParams, reads_labels_too_high: nn.Module, training_set: TrainingSet
+) -> Evaluation:
+    return evaluate(section, reads_labels_too_high, training_set, loss_weights=WEIGHTS, thresholds=THRESHOLDS)
+
+
+def test_a_model_that_answers_the_labels_has_no_error_and_leads_every_baseline(
+    section: EvaluateParams, reads_labels: nn.Module, training_set: TrainingSet
+) -> None:
+    found = evaluate(section, reads_labels, training_set, loss_weights=WEIGHTS).measured
+    assert found.loss == pytest.approx(0.0, abs=1e-9)
+    for one in found.heads.values():
+        assert one.all.measures.r2.value == pytest.approx(1.0)
+        assert one.all.measures.spearman.value == pytest.approx(1.0)
+        assert one.r2_beside_baselines == pytest.approx(1.0)
+        for baseline in one.baselines.values():
+            assert baseline.r2 is not None
+            assert baseline.lead.value == pytest.approx(1.0 - baseline.r2)
+            assert baseline.lead.num_groups == 5
+        assert (one.clean_flags.threshold, one.clean_flags.flagged_share.value) == (None, None)
+
+
+def test_the_facts_say_what_was_evaluated(too_high: Evaluation, training_set: TrainingSet) -> None:
+    found = too_high.measured
+    assert (found.split, found.data_sha256, found.model_sha256) == ("test", training_set.data_sha256, None)
+    assert (found.num_samples, found.num_groups) == (30, 5)
+    assert (found.num_counted_groups, found.excluded_groups) == (5, ())
+    assert found.measuring == {
+        "bootstrap_samples": 100,
+        "sweep_images": 2,
+        "baseline_samples": 12,
+        "confidence": 0.9,
+        "seed": 1,
+        "measures_version": MEASURES_VERSION,
+    }
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_only_the_samples_of_the_split_are_scored(
+    section: EvaluateParams, reads_labels: nn.Module, training_set: TrainingSet, split: str
+) -> None:
+    scored = score_split(section, reads_labels, training_set, split=split)  # type: ignore[arg-type]
+    manifest = training_set.manifest
+    assert list(scored["sample_id"]) == list(manifest.loc[manifest["split"] == split, "sample_id"])
+
+
+def test_the_loss_is_the_mean_over_heads_of_weight_times_mse(too_high: Evaluation) -> None:
+    errors = {head: found.all.measures.mse.value for head, found in too_high.measured.heads.items()}
+    assert too_high.measured.loss == pytest.approx(
+        sum(WEIGHTS[head] * (errors[head] or 0) for head in HEADS) / 4
+    )
+    labels = too_high.predictions["noise_label"]
+    assert errors["noise"] == pytest.approx(np.mean(np.minimum(0.25, 1 - labels) ** 2), abs=1e-6)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_kinds_and_absent_divide_the_samples_among_them_and_so_do_the_finer_slices(
+    too_high: Evaluation, head: Head
+) -> None:
+    found = too_high.measured.heads[head]
+    assert set(found.kinds) == KINDS[head]
+    parts = [*found.kinds.values(), found.absent]
+    assert sum(part.num_samples for part in parts) == found.all.num_samples == 30
+    assert sum((part.measures.mse.value or 0) * part.num_samples for part in parts) == pytest.approx(
+        30 * (found.all.measures.mse.value or 0)
+    )
+    assert found.clean.num_samples == too_high.predictions["is_clean"].sum() < found.absent.num_samples
+    sizes = {name: sum(one.num_samples for one in slices.values()) for name, slices in found.slices.items()}
+    degraded = 30 - found.absent.num_samples
+    assert sizes == {"severity": degraded, "brightness": 30, "detail": 30, "source": 30}
+
+
+def test_a_slice_holds_the_measures_of_its_samples_alone(too_high: Evaluation) -> None:
+    table = too_high.predictions
+    of_kind = table[table["noise_kind"] == "poisson"]
+    noise = too_high.measured.heads["noise"]
+    name, largest = max(noise.slices["severity"].items(), key=lambda item: item[1].num_samples)
+    low, high = map(float, name.split("-"))
+    band = table[(table["noise_label"] > low) & (table["noise_label"] <= high)]
+    for found, rows, has_interval in (
+        (noise.kinds["poisson"], of_kind, True),
+        (largest, band, False),
+    ):
+        assert isinstance(found, Slice)
+        expected = metrics.measure(rows["noise_label"], rows["noise_score"], constant=None)
+        for name, estimate in found.measures:
+            assert name == "constant_mse" or estimate.value == expected[name]
+        assert found.measures.mse.num_groups == rows["group"].nunique()
+        assert (found.measures.mse.low is not None) == has_interval
+        assert found.mean_label == pytest.approx(rows["noise_label"].mean())
+
+
+def test_a_finer_slice_of_few_samples_gives_their_number_alone(too_high: Evaluation) -> None:
+    slices = [
+        one
+        for found in too_high.measured.heads.values()
+        for dimension in found.slices.values()
+        for one in dimension.values()
+    ]
+    assert {isinstance(one, Slice) for one in slices if one.num_samples >= 5} == {True}
+    assert {isinstance(one, Slice) for one in slices if one.num_samples < 5} == {False}
+
+
+def test_clean_images_show_what_a_head_answers_where_there_is_nothing_to_find(too_high: Evaluation) -> None:
+    for head, found in too_high.measured.heads.items():
+        assert (found.clean.mean_label, found.clean.mean_score) == (0.0, pytest.approx(0.25))
+        assert found.clean.measures.mse.value == pytest.approx(0.0625)
+        assert (found.clean.measures.r2.value, found.clean.measures.spearman.low) == (None, None)
+        share = found.clean_flags.flagged_share
+        assert (share.value, share.low, share.high) == (float(THRESHOLDS[head] < 0.25),) * 3
+        assert found.clean_flags.num_images == found.clean.num_samples
+
+
+def test_the_constant_predictor_answers_the_mean_of_the_training_labels(
+    too_high: Evaluation, training_set: TrainingSet
+) -> None:
+    manifest = training_set.manifest
+    train, test = (manifest[manifest["split"] == split] for split in ("train", "test"))
+    found = too_high.measured.heads["watermark"]
+    expected = ((test["watermark_label"] - train["watermark_label"].mean()) ** 2).mean()
+    assert found.all.measures.constant_mse.value == pytest.approx(expected, rel=1e-5)
+    tiled = [part[part["watermark_kind"] == "tiled"]["watermark_label"] for part in (train, test)]
+    expected = ((tiled[1] - tiled[0].mean()) ** 2).mean()
+    assert found.kinds["tiled"].measures.constant_mse.value == pytest.approx(expected, rel=1e-5)
+    assert found.clean.measures.constant_mse.value == 0.0
+
+
+def test_a_kind_that_is_not_in_the_test_split_is_shown_with_no_samples(too_high: Evaluation) -> None:
+    box = too_high.measured.heads["blurriness"].kinds["box"]
+    assert (box.num_samples, box.mean_score, box.measures.mse.value, box.measures.mse.num_groups) == (
+        0, None, None, 0,
+    )  # fmt: skip
+
+
+def test_intervals_are_drawn_over_groups_as_the_section_says(
+    too_high: Evaluation, section: EvaluateParams
+) -> None:
+    table = too_high.predictions
+    expected = Bootstrap(section.bootstrap_samples, section.confidence, section.seed).measures(
+        table["noise_label"], table["noise_score"], table["group"], constant=None
+    )
+    found = too_high.measured.heads["noise"].all.measures
+    assert (found.mse, found.r2) == (expected.mse, expected.r2)
+
+
+def test_evaluating_twice_gives_the_same_numbers_and_the_same_files(
+    too_high: Evaluation,
+    section: EvaluateParams,
+    reads_labels_too_high: nn.Module,
+    training_set: TrainingSet,
+    tmp_path: Path,
+) -> None:
+    again = evaluate(
+        section, reads_labels_too_high, training_set, loss_weights=WEIGHTS, thresholds=THRESHOLDS
+    )
+    assert again.measured == too_high.measured
+    for name, evaluation in (("first", too_high), ("second", again)):
+        write_evaluation(evaluation, tmp_path / name)
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
+
+
+def test_a_split_without_samples_is_an_error_that_names_the_parameter(
+    section: EvaluateParams, reads_labels: nn.Module, two_groups: TrainingSet
+) -> None:
+    with pytest.raises(UsageError, match=r"split test has no samples(.|\n)*generate\.test_share"):
+        evaluate(section, reads_labels, two_groups, loss_weights=WEIGHTS)
+
+
+def test_what_is_written_is_what_was_measured(too_high: Evaluation, tmp_path: Path) -> None:
+    write_evaluation(too_high, tmp_path)
+    found = too_high.measured
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "metrics.json",
+        "evaluation.json",
+        "predictions.csv",
+    }
+    assert type(found).read(tmp_path / "evaluation.json") == found
+    summary = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(summary) == ["loss", *HEADS]
+    noise = found.heads["noise"]
+    sweep, cross_talk = found.worst_sweep("noise"), found.largest_cross_talk("noise")
+    assert sweep and cross_talk
+    assert summary["noise"] == {
+        **{name: estimate.value for name, estimate in noise.all.measures},
+        "worst_sweep_spearman": sweep[1].value,
+        "largest_cross_talk": cross_talk[1].value,
+        "clean_flag_share": 0.0,
+    }
+    head, *rows = summary_table(found).splitlines()
+    assert [row.split()[0] for row in rows] == list(HEADS)
+    assert len({len(row) for row in (head, *rows)}) == 1
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert list(table["sample_id"]) == list(too_high.predictions["sample_id"])
+    for column in ("noise_label", "noise_score", "overall_score"):
+        assert table[column].to_numpy() == pytest.approx(too_high.predictions[column].to_numpy(), abs=1e-6)
+
+
+def test_every_sweep_is_measured_on_clean_test_images_and_as_many_as_the_section_allows(
+    too_high: Evaluation,
+) -> None:
+    found = too_high.measured.sweeps
+    assert set(found) == {sweep.name for sweep in SWEEPS}
+    assert {one.num_images for one in found.values()} == {2}
+    # in a clean image nothing is hidden, so the model answers what it always adds
+    assert {one.mean_scores[0] for one in found.values()} == {0.25}
+
+
+def test_without_baselines_none_are_measured(
+    section: EvaluateParams, reads_labels: nn.Module, training_set: TrainingSet
+) -> None:
+    found = evaluate(section, reads_labels, training_set, loss_weights=WEIGHTS, with_baselines=False).measured
+    assert all(one.baselines == {} for one in found.heads.values())
+
+
+def table(**changes: object) -> pd.DataFrame:
+    columns: dict[str, object] = {
+        "group": ["a", "a", "b", "c", "d"],
+        "noise_kind": [None, "poisson", "poisson", "gaussian", "gaussian"],
+        "noise_label": [0.0, 0.25, 0.26, 0.8, 1.0],
+        "mean_brightness": [0.1, 0.33, 0.34, 0.66, 0.9],
+        "brightness_std": [0.0, 0.14, 0.2, 0.25, 0.3],
+    }
+    return pd.DataFrame(columns | changes)
+
+
+@pytest.mark.parametrize(
+    ("dimension", "expected"),
+    [
+        ("severity", {"0-0.25": [1], "0.25-0.5": [2], "0.5-0.75": [], "0.75-1": [3, 4]}),
+        ("brightness", {"dark": [0, 1], "middle": [2, 3], "bright": [4]}),
+        ("detail", {"plain": [0, 1], "middle": [2, 3], "detailed": [4]}),
+        ("source", {"all": [0, 1, 2, 3, 4]}),
+    ],
+)
+def test_finer_slices_have_fixed_edges_and_an_edge_belongs_to_the_lower_band(
+    dimension: str, expected: dict[str, list[int]]
+) -> None:
+    masks = finer_slices(table(), "noise")[dimension]
+    assert {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()} == expected
+
+
+def test_sources_are_slices_and_a_manifest_without_a_statistic_has_no_such_slices() -> None:
+    named = table(group=["photos/1", "photos/1", "scans/2/x", "photos/3", "scans/9"])
+    slices = finer_slices(named.drop(columns=["mean_brightness", "brightness_std"]), "noise")
+    sources = {name: np.flatnonzero(mask).tolist() for name, mask in slices["source"].items()}
+    assert sources == {"photos": [0, 1, 3], "scans": [2, 4]}
+    assert (slices["brightness"], slices["detail"]) == ({}, {})
+
+
+def test_the_share_of_flagged_images_has_an_interval_over_groups(section: EvaluateParams) -> None:
+    clean = pd.DataFrame({"noise_score": [0.1, 0.6, 0.1, 0.1], "group": ["a", "a", "b", "b"]})
+    bootstrap = replace(bootstrap_of(section), samples=200)
+    flags = measure_flags(bootstrap, clean, 0.5, "noise")
+    assert (flags.num_images, flags.flagged_share.value) == (4, 0.25)
+    assert (flags.flagged_share.low, flags.flagged_share.high) == (0.0, 0.5)
+    assert measure_flags(bootstrap, clean[:0], 0.5, "noise").flagged_share.value is None
