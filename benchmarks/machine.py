@@ -5,8 +5,8 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from quality_model.core.allocation import num_cores
 from quality_model.core.device import cpu_has_bfloat16
+from quality_model.core.system import num_cores
 
 _PACKAGES = ("torch", "numpy", "opencv-python-headless", "pillow", "ncnn", "pyarrow")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.jobs import JOBS, Outcome, Side, Task
-from quality_model.core.allocation import num_cores
+from quality_model.core.system import num_cores
 
 
 @dataclass(frozen=True)

@@ -133,11 +133,11 @@ class TrainParams(Section):
     architecture: ArchitectureName
     """standard, or compact: a quarter of the arithmetic, for scoring by the billion"""
     samples: Literal["stored", "fresh"]
-    """stored: those of the training dataset; fresh: its clean images, varied and degraded anew each time"""
+    """stored: those of the training dataset, mirrored and cropped; fresh: its clean images, degraded anew"""
     samples_per_epoch: Count
     """samples of an epoch, if fresh"""
     crops_px: tuple[Annotated[int, Field(ge=32)], ...] = Field(strict=False)
-    """sides of crops, if fresh, one after the other for equal parts of the run; none: whole images"""
+    """sides of crops, at most that of the images, each for an equal part of the run; none: whole images"""
     start_from: str
     """weights to begin with: champion (bundled while there is none), bundled, scratch (random ones), or
     a model's folder or file. DVC sees the name change, not the weights: `dvc repro -f -s train`"""

@@ -6,31 +6,31 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from quality_model.core import surroundings
+from quality_model.core import system
 from quality_model.errors import FlowServerError, QualityModelError, StorageError
 from tasks import failures  # noqa: F401 - logs an error for users without a traceback
 
 
 def run_by_hand(flow: Callable[[], object]) -> None:
     """Run a flow and leave with the exit code of what ended it; an error for users is one message."""
-    surroundings.prepare()
+    system.prepare()
     leave_in_order_on_sigterm()
     try:
-        surroundings.require_current_folder()
+        system.require_current_folder()
         require_server()
         flow()
     except QualityModelError as error:
-        surroundings.say(f"Error: {error}")
+        system.say(f"Error: {error}")
         sys.exit(error.exit_code)
     except subprocess.CalledProcessError as error:  # the stage has said why
-        surroundings.say(f"Error: {' '.join(map(str, error.cmd))} ended with {error.returncode}; see above.")
+        system.say(f"Error: {' '.join(map(str, error.cmd))} ended with {error.returncode}; see above.")
         sys.exit(error.returncode if error.returncode > 0 else 128 - error.returncode)
     except BrokenPipeError:
-        if not surroundings.reader_is_gone():
+        if not system.reader_is_gone():
             raise
         sys.exit(128 + signal.SIGPIPE)
     finally:
-        surroundings.finish()
+        system.finish()
 
 
 def require_server() -> None:

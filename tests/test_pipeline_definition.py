@@ -22,8 +22,8 @@ STAGES = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 # the command line, messages, places, the allocator, processes and the way to the disk change no value;
 # tracking and registry keep a record beside it; the weights a training begins with are named in the model.
 NOT_DEPENDENCIES = {
-    "allocation", "cli", "errors", "model_source", "params", "paths", "pretrained", "registry", "spawning",
-    "storage", "telemetry", "tracking", "workers", "__init__", "__main__",
+    "cli", "errors", "jobs", "model_source", "params", "paths", "pretrained", "processes", "registry",
+    "storage", "system", "telemetry", "tracking", "__init__", "__main__",
 }  # fmt: skip
 
 # Packages that change no value: a progress bar and a lock between processes.

@@ -16,7 +16,7 @@ from typing import Any, Final
 import click
 
 from quality_model.cli import data, images, models, releases, shipping
-from quality_model.core import allocation, surroundings
+from quality_model.core import system
 from quality_model.errors import MemoryExhaustedError, QualityModelError, StorageError
 
 log = logging.getLogger(__name__)
@@ -90,33 +90,33 @@ for module in (data, models, images, releases, shipping):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and leave with its exit code (see `quality_model.errors`)."""
-    surroundings.prepare()
-    allocation.limit_threads()
+    system.prepare()
+    system.limit_threads()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = run(arguments)
     finally:
-        surroundings.finish()
+        system.finish()
     sys.exit(code)
 
 
 def run(arguments: list[str] | None) -> int:
     """Run one command and return its exit code; what is left to be raised is a bug."""
     try:
-        surroundings.require_current_folder()
+        system.require_current_folder()
         result = cli.main(args=arguments, prog_name="quality-model", standalone_mode=False)
     except QualityModelError as error:
         return _fail(error, error)
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        surroundings.say(shown.getvalue().rstrip())
+        system.say(shown.getvalue().rstrip())
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        surroundings.say("Interrupted. What is complete is kept; the same command goes on from there.")
+        system.say("Interrupted. What is complete is kept; run the same command again to resume.")
         return EXIT_INTERRUPTED
     except _BrokenPipe as broken:
-        if not surroundings.reader_is_gone():
+        if not system.reader_is_gone():
             raise
         log.debug("Nobody reads the output any more.", exc_info=broken)
         return EXIT_READER_GONE
@@ -130,7 +130,7 @@ def run(arguments: list[str] | None) -> int:
 
 def _fail(shown: QualityModelError, error: BaseException) -> int:
     log.debug("What led to it:", exc_info=error)
-    surroundings.say(f"Error: {shown}")
+    system.say(f"Error: {shown}")
     return shown.exit_code
 
 
@@ -156,5 +156,5 @@ def _is_of_the_device(error: OSError | RuntimeError) -> bool:
 
 
 def _terminate(number: int, frame: Any) -> None:
-    surroundings.say("Terminated. What is complete is kept; the same command goes on from there.")
+    system.say("Terminated. What is complete is kept; run the same command again to resume.")
     raise SystemExit(EXIT_TERMINATED)

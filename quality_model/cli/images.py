@@ -27,27 +27,33 @@ if TYPE_CHECKING:
 @with_params("score", needs_project=False)
 def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bool) -> None:
     """Print the scores of IMAGES (0 absent, 1 severe), the overall score (1 best) and the flags."""
-    from quality_model.core.model_source import find_model_meanwhile
-    from quality_model.score.reading import image_reader
+    from quality_model.core.inference import MultiHeadQualityInference
+    from quality_model.core.model_source import find_model
+    from quality_model.score.reading import read_images
 
-    find = find_model_meanwhile(params.score.model, Path(), _registry(params))
-    with image_reader(params.score.workers, len(images), params.limits) as reader:
-        from quality_model.core.inference import MultiHeadQualityInference  # and with it PyTorch
-
-        model = MultiHeadQualityInference(
-            model_path=find(),
-            device=params.score.device,
-            limits=params.limits,
-            # To find the fastest engine takes longer than scoring a few images; `score` is for many.
-            engine="torch-float32" if params.score.engine == "auto" else params.score.engine,
-        )
+    model = MultiHeadQualityInference(
+        model_path=find_model(params.score.model, Path(), _registry(params)),
+        device=params.score.device,
+        limits=params.limits,
+        # To find the fastest engine takes longer than scoring a few images; `score` is for many.
+        engine="torch-float32" if params.score.engine == "auto" else params.score.engine,
+    )
+    if True:
         columns = (*HEADS, "overall")
         names, sources = zip(*map(_named_source, images), strict=True)
         width = max(map(len, names))
         if not as_json:
             click.echo("  ".join([" " * width, *(f"{column:>10}" for column in columns), "flags"]))
         unreadable = 0
-        readings = reader.map((source, model.image_size_px) for source in sources)
+        readings = read_images(
+            sources,
+            num_sources=len(sources),
+            workers=params.score.workers,
+            window=0,
+            image_size_px=model.image_size_px,
+            limits=params.limits,
+            engine=None,
+        )
         for reading, name in zip(readings, names, strict=True):
             try:
                 scores = _scores(model, reading)

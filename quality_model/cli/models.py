@@ -20,8 +20,10 @@ _TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of t
 @with_params("train")
 def train(params: Params, data_dir: Path, output: Path, report: Path, checkpoints: Path) -> None:
     """Train a model on a training dataset."""
+    from quality_model.core.system import retain_heap
     from quality_model.train.training_step import train_candidate
 
+    retain_heap()
     train_candidate(
         params.train,
         params.registry,

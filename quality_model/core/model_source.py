@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from quality_model import pretrained
-from quality_model.core import spawning
+from quality_model.core.processes import start_process
 from quality_model.core.redaction import guard_logs
 from quality_model.errors import ModelNotFoundError, QualityModelError
 from quality_model.params import RegistryParams, is_project, load_params
@@ -68,7 +68,7 @@ def find_model_meanwhile(
     if known is not None:
         return lambda: known
     ours, theirs = multiprocessing.Pipe(duplex=False)
-    spawning.start(_tell, theirs, reference, root, registry)
+    start_process(_tell, theirs, reference, root, registry)
     theirs.close()
 
     def answer() -> ModelSource:

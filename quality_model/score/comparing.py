@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from quality_model.core import spawning, storage
+from quality_model.core import processes, storage
 from quality_model.core.inference import MultiHeadQualityInference
-from quality_model.core.workers import WHY, Workers, num_workers
+from quality_model.core.processes import Failure, WorkerProcesses, num_workers
 from quality_model.errors import ModelNotFoundError, UsageError
 from quality_model.params import EngineName, LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS
@@ -78,7 +78,7 @@ def compare_models(
         RegistryError: The registry does not answer.
         StorageError: The result could not be written.
     """
-    spawning.end_if_imported_again()
+    processes.end_if_imported_again()
     found = collection.survey(folder, output, kind=kind, image_column=image_column, key_column=key_column)
     if others := output_folder.foreign(output, known=(*_NAMES, storage.MARKER_NAME)):
         raise UsageError(
@@ -103,17 +103,18 @@ def compare_models(
     thumbnails = Thumbnails(num_thumbnails)
     count = num_workers(section.workers, len(inputs))
     sizes_px = {old.image_size_px, new.image_size_px}
-    workers = Workers(
-        partial(read_sizes, sizes_px=sizes_px, thumbnail_px=_THUMBNAIL_PX, limits=limits),
-        given_up=lambda fate: ResizedImage(reason=fate, detail=WHY[fate]),
-        count=count,
-        window=2 * section.batch_size + 2 * count,
-        hung_after_s=limits.max_seconds,
-    )
+    workers = WorkerProcesses(count, window=2 * section.batch_size + 2 * count, timeout_s=limits.max_seconds)
+    work = partial(read_sizes, sizes_px=sizes_px, thumbnail_px=_THUMBNAIL_PX, limits=limits)
     with (
         closing(sources_of(inputs, found.base, found.kind)) as sources,
-        closing(workers.map(sources)) as read,
+        closing(workers.run(work, sources)) as outcomes,
     ):
+        read = (
+            ResizedImage(reason=outcome.kind, detail=outcome.detail)
+            if isinstance(outcome, Failure)
+            else outcome
+            for outcome in outcomes
+        )
         keyed = zip((planned.key for planned in inputs), read, strict=True)
         rows = list(_rows(keyed, old, new, section.batch_size, thumbnails, len(inputs)))
     comparison = Comparison(folder.name or str(folder), _side(old), _side(new), rows)

@@ -14,9 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core import spawning, storage
+from quality_model.core import processes, storage
 from quality_model.core.folders import JOB_NAME, printable
-from quality_model.core.workers import Workers, num_workers
 from quality_model.errors import (
     CheckpointError,
     CorruptError,
@@ -28,7 +27,7 @@ from quality_model.params import LimitsParams, ScoreParams
 from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION
 from quality_model.score import collection, output_folder, parts, plan
 from quality_model.score.identity import ModelIdentity, Scorer
-from quality_model.score.reading import Reading, Source, given_up, read_image, sources_of
+from quality_model.score.reading import Reading, read_images, sources_of
 from quality_model.score.summary import (
     FIGURE_NAME,
     REPORT_NAME,
@@ -88,7 +87,7 @@ def score(
         StorageError: The disk is full, another process writes to ``output``, or the
             accounts do not add up.
     """
-    spawning.end_if_imported_again()
+    processes.end_if_imported_again()
     found = collection.survey(inputs, output, kind=kind, image_column=image_column, key_column=key_column)
     with storage.locked(output / LOCK_NAME, timeout_s=_LOCK_TIMEOUT_S):
         for place in (output, output / parts.MARKERS_FOLDER, output / REPORT_NAME):
@@ -202,17 +201,20 @@ def _score_parts(
 ) -> None:
     from tqdm import tqdm
 
-    count = num_workers(section.workers, num_inputs)
-    work: Callable[[Source], Reading] = partial(
-        read_image, image_size_px=job.model.image_size_px, limits=limits, engine=scorer.engine
-    )
-    window = 2 * section.batch_size + 2 * count
-    workers = Workers(work, given_up=given_up, count=count, window=window, hung_after_s=limits.max_seconds)
-    logger.info("Scoring %d inputs in %d parts with %d processes.", num_inputs, len(todo), count)
+    logger.info("Scoring %d inputs in %d parts.", num_inputs, len(todo))
     bar = tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty())
     planned = (one for number, rows in todo.items() for one in _planned(output, number, rows))
     given = sources_of(planned, base, job.kind)
-    with bar, closing(given), closing(workers.map(given)) as readings:
+    reading = read_images(
+        given,
+        num_sources=num_inputs,
+        workers=section.workers,
+        window=2 * section.batch_size,
+        image_size_px=job.model.image_size_px,
+        limits=limits,
+        engine=scorer.engine,
+    )
+    with bar, closing(given), closing(reading) as readings:
         for number, rows in todo.items():
             started = time.monotonic()
             table = _score_part(output, job, number, rows, readings, section.batch_size, scorer, bar)

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from quality_model.core import storage
-from quality_model.core.workers import WHY
+from quality_model.core.processes import FailureKind
 from quality_model.errors import CorruptError, StorageError
 from quality_model.records import FLAG_COLUMNS, HEADS, OVERALL_WEIGHTS, SCALE_VERSION, SCHEMA_VERSION
 from quality_model.score.identity import ModelIdentity
@@ -24,7 +24,7 @@ DATA_FOLDER: Final = "data"
 MARKERS_FOLDER: Final = "parts"
 SCORE_COLUMNS: Final = (*HEADS, "overall", "worst_score")
 METADATA_PREFIX: Final = "quality_model."
-NOT_FINAL: Final = frozenset(WHY)
+NOT_FINAL: Final = frozenset(get_args(FailureKind))
 """Error codes that say something of the machine at that time: such inputs are read again."""
 
 

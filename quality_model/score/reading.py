@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from quality_model.core import decoding
 from quality_model.core.decoding import Pixels
 from quality_model.core.engines import Engine
 from quality_model.core.folders import file_name
-from quality_model.core.workers import WHY, Fate, Workers, num_workers
+from quality_model.core.processes import Failure, WorkerProcesses, num_workers
 from quality_model.errors import ImageError, QualityModelError
 from quality_model.params import LimitsParams
 from quality_model.score import plan
@@ -114,31 +115,26 @@ def read_image(source: Source, *, image_size_px: int, limits: LimitsParams, engi
     return read if engine is None else replace(read, pixels=None, scores=engine.scores(pixels[None])[0])
 
 
-def image_reader(
-    workers: int, num_images: int, limits: LimitsParams
-) -> "Workers[tuple[Source, int], Reading]":
-    """Processes that read inputs, each given with the side to resize it to; to be used by ``with``.
-
-    They start before a model is loaded, which says what that side is.
-    """
-    count = num_workers(workers, num_images)
-    return Workers(
-        partial(_read_at, limits=limits),
-        given_up=given_up,
-        count=count,
-        window=2 * count,
-        hung_after_s=limits.max_seconds,
-    )
-
-
-def given_up(fate: Fate) -> Reading:
-    """What stands in the place of an input that no worker process could read."""
-    return Reading(reason=fate, detail=WHY[fate])
-
-
-def _read_at(item: tuple[Source, int], *, limits: LimitsParams) -> Reading:
-    source, image_size_px = item
-    return read_image(source, image_size_px=image_size_px, limits=limits, engine=None)
+def read_images(
+    sources: Iterable[Source],
+    *,
+    num_sources: int,
+    workers: int,
+    window: int,
+    image_size_px: int,
+    limits: LimitsParams,
+    engine: Engine | None,
+) -> Generator[Reading, None, None]:
+    """Give the readings of `read_image` in order, made in worker processes."""
+    count = num_workers(workers, num_sources)
+    pool = WorkerProcesses(count, window=window + 2 * count, timeout_s=limits.max_seconds)
+    read = partial(read_image, image_size_px=image_size_px, limits=limits, engine=engine)
+    with closing(pool.run(read, sources)) as outcomes:
+        for outcome in outcomes:
+            if isinstance(outcome, Failure):
+                yield Reading(reason=outcome.kind, detail=outcome.detail)
+            else:
+                yield outcome
 
 
 def read_sizes(

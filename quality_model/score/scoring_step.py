@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from quality_model.core import spawning
+from quality_model.core import processes
 from quality_model.core.inference import MultiHeadQualityInference
 from quality_model.data.checks import validate_scores
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
@@ -42,7 +42,7 @@ def score_collection(
         ModelNotFoundError, CheckpointError: The model cannot be had.
         ValidationError: The scores break their contract; the result has no completion marker.
     """
-    spawning.end_if_imported_again()  # before the model is loaded
+    processes.end_if_imported_again()  # before the model is loaded
     engine = planned_engine(output) if section.engine == "auto" else section.engine
     scorer = MultiHeadQualityInference(
         section.model,

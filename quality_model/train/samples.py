@@ -6,6 +6,7 @@ whatever the number of processes that make them.
 
 import logging
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -90,7 +91,7 @@ def choose_executor(device: torch.device) -> Executor:
 
 
 def side_of_crops(section: TrainParams, epoch: int, whole_px: int) -> int:
-    """Side of the squares of an epoch: one of ``crops_px`` after the other, each for an equal part of the run."""
+    """Side of the squares of an epoch: each of ``crops_px`` for an equal part of the run."""
     sides = section.crops_px or (whole_px,)
     return min(whole_px, sides[min(len(sides) - 1, (epoch - 1) * len(sides) // section.epochs)])
 
@@ -281,12 +282,14 @@ class FreshSamples:
 
     def batches(self, first_epoch: int) -> Generator[Batch, None, None]:
         """See `Samples`."""
-        for made in self._executor.run(self._maker, self._tasks(first_epoch)):
-            if isinstance(made, Failure):
-                raise TrainingError(
-                    f"Fresh samples could not be made: {made.detail}.", "Is there enough memory?"
-                )
-            yield made
+        with closing(self._executor.run(self._maker, self._tasks(first_epoch))) as results:
+            for made in results:
+                if isinstance(made, Failure):
+                    raise TrainingError(
+                        "Two processes ended while they made a batch of fresh samples.",
+                        "Is there enough memory? Use train.samples stored, or smaller batches.",
+                    )
+                yield made
 
     def _tasks(self, first_epoch: int) -> Iterator[_Task]:
         for epoch in range(first_epoch, self._section.epochs + 1):

@@ -159,10 +159,10 @@ def test_autocast_computes_products_in_the_precision(precision, dtype: torch.dty
 def test_freed_memory_is_kept_where_glibc_is_and_nothing_happens_elsewhere() -> None:
     code = """
 import ctypes, sys
-from quality_model.core.allocation import keep_freed_memory
+from quality_model.core.system import retain_heap
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 if sys.platform == "linux" else 0
-took_hold = keep_freed_memory()
+took_hold = retain_heap()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.malloc.argtypes = [ctypes.c_size_t]

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from quality_model.cli import EXIT_READER_GONE, run
-from quality_model.core.surroundings import settle_home
+from quality_model.core.system import settle_home
 from quality_model.errors import RegistryError
 from quality_model.params import Params, flatten
 from quality_model.release.tracking import deliver, start_run

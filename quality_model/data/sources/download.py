@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from quality_model.core import spawning, storage
+from quality_model.core import processes, storage
 from quality_model.data.sources import Source, open_source
 from quality_model.data.sources.table import TABLE_NAME, ImagesWriter
 from quality_model.params import LimitsParams, SourceParams
@@ -40,7 +40,7 @@ def download(source: SourceParams, limits: LimitsParams, output: Path) -> dict[s
         NetworkUnavailableError: They are on a network that does not answer.
         StorageError: The output cannot be written, or another process takes images into it.
     """
-    spawning.end_if_imported_again()
+    processes.end_if_imported_again()
     opened = open_source(source, limits)
     with storage.only_maker(output):
         storage.sweep(output)

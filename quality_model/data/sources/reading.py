@@ -1,13 +1,14 @@
 """From encoded bytes to a row of the images table."""
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from queue import SimpleQueue
 
 from quality_model.core import decoding
-from quality_model.core.workers import Workers
+from quality_model.core.processes import Failure, WorkerProcesses
 from quality_model.errors import ImageError
 from quality_model.params import LimitsParams
 from quality_model.records import CleanImage
@@ -35,20 +36,21 @@ def decoded(images: Iterator[CleanImage], limits: LimitsParams) -> Iterator[Clea
 
     Where they are foreign, a decoder may crash or hang: it runs in a worker process, with a time limit.
     """
-    fetched: SimpleQueue[bytes | None] = SimpleQueue()  # so that all fetching is done here
     decode = partial(_size_or_reason, limits=limits)
-    with Workers(
-        decode, given_up=lambda fate: fate, count=1, window=1, hung_after_s=limits.max_seconds
-    ) as workers:
-        outcomes = workers.map(iter(fetched.get, None))
-        try:
-            for image in images:
-                if image.reason is None:
-                    fetched.put(image.data)
-                    image = _with_outcome(image, next(outcomes))
-                yield image
-        finally:
-            fetched.put(None)
+    workers = WorkerProcesses(count=1, window=1, timeout_s=limits.max_seconds)
+    fetched: deque[CleanImage] = deque()
+
+    def encoded() -> Iterator[bytes]:
+        for image in images:
+            fetched.append(image)
+            yield b"" if image.reason else image.data
+
+    with closing(workers.run(decode, encoded())) as outcomes:
+        for outcome in outcomes:
+            image = fetched.popleft()
+            if image.reason is None:
+                image = _with_outcome(image, outcome.kind if isinstance(outcome, Failure) else outcome)
+            yield image
 
 
 def read_image(

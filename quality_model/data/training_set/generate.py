@@ -1,13 +1,11 @@
 """The generation of a training dataset: clean images in, labelled samples on disk."""
 
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from functools import partial
 from itertools import islice
-from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,9 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quality_model.core import spawning, storage
-from quality_model.core.allocation import num_cores
+from quality_model.core import storage
 from quality_model.core.code_hash import code_sha256
+from quality_model.core.processes import Failure, WorkerProcesses, end_if_imported_again
+from quality_model.core.system import num_cores
 from quality_model.data.sources.table import ImagesTable
 from quality_model.data.training_set.following import Follower
 from quality_model.data.training_set.manifest import SCHEMA, manifest_row
@@ -28,7 +27,6 @@ from quality_model.data.training_set.samples import (
     SampleMaker,
     make_in_worker,
     one_opencv_thread,
-    start_worker,
 )
 from quality_model.data.training_set.split import split_by_group
 from quality_model.data.training_set.store import IMAGES_NAME, LABELS_NAME, MANIFEST_NAME
@@ -46,9 +44,7 @@ _PART_SAMPLES: Final = 2048
 _CHUNK_IMAGES: Final = 8
 _CHUNK_BYTES: Final = 8 * 2**20
 _CHUNKS_IN_FLIGHT_PER_WORKER: Final = 3
-_START_WITHIN_S: Final = 120.0
 _SAMPLE_WITHIN_S: Final = 1.0
-_END_WITHIN_S: Final = 10.0
 _CODE: Final = ("core", "degrade", "data")
 _PACKAGES: Final = ("numpy", "opencv-python-headless", "pillow")
 """What turns images into samples besides parameters."""
@@ -83,7 +79,7 @@ def generate(section: GenerateParams, limits: LimitsParams, images: Path, output
         StorageError: The disk is full, the folder cannot be written, or another process makes this set.
         QualityModelError: A worker process died, or hangs.
     """
-    spawning.end_if_imported_again()
+    end_if_imported_again()
     with ImagesTable.open(images) as table:
         rows = table.frame(["group", "reason"])
     readable = rows[rows["reason"].isna()]
@@ -206,66 +202,23 @@ def _make(images: Iterable[CleanImage], first_sample: int, recipe: Recipe, worke
         maker.close()
 
 
-class _Context(SpawnContext):
-    """Starts processes and remembers them, those too that have ended: the pool forgets them.
-
-    Spawned and not forked: the caller may have threads and open connections.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.started: list[SpawnProcess] = []
-
-    def Process(self, *arguments: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
-        self.started.append(SpawnProcess(*arguments, **options))
-        return self.started[-1]
-
-
 def _make_in_processes(
     images: Iterable[CleanImage], first_sample: int, recipe: Recipe, workers: int
 ) -> Iterator[Sample]:
-    context = _Context()
-    try:
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(recipe,))
-    except OSError as error:
-        raise QualityModelError(
-            f"{workers} worker processes cannot share semaphores, which are in /dev/shm: {error.strerror}.",
-            "Make /dev/shm writable, or use 1 worker (generate.workers).",
-        ) from None
     image_within_s = recipe.limits.max_seconds + (recipe.samples_per_image + 1) * _SAMPLE_WITHIN_S
-    within_s = _START_WITHIN_S + _CHUNK_IMAGES * image_within_s
-    end_within_s = 0.0
-    waiting: deque[Future[list[Sample]]] = deque()
-    try:
-        for row, chunk in _chunks(images, first_sample, recipe.samples_per_image + 1):
-            try:
-                with spawning.only_scripts_that_exist():
-                    waiting.append(pool.submit(make_in_worker, row, chunk))
-            except OSError as error:  # the pool broke while it started a process
-                raise BrokenProcessPool from error
-            if len(waiting) >= workers * _CHUNKS_IN_FLIGHT_PER_WORKER:
-                yield from waiting.popleft().result(within_s)
-        while waiting:
-            yield from waiting.popleft().result(within_s)
-        end_within_s = _END_WITHIN_S
-    except BrokenProcessPool:
-        if any(spawning.exit_code(process) == spawning.NO_MAIN_GUARD for process in context.started):
-            raise spawning.no_main_guard() from None
-        raise QualityModelError(
-            f"One of {workers} worker processes died; often the system ended it for want of memory.",
-            "Run the same command again with fewer workers (generate.workers), 1 at the least.",
-        ) from None
-    except TimeoutError:
-        raise QualityModelError(
-            f"The worker processes have been silent for {within_s:g} s.",
-            "Run the same command again; if it happens again, with 1 worker (generate.workers) or a larger "
-            "limits.max_seconds.",
-        ) from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in context.started:
-            process.join(end_within_s)
-            process.kill()
+    pool = WorkerProcesses(
+        workers, window=workers * _CHUNKS_IN_FLIGHT_PER_WORKER, timeout_s=_CHUNK_IMAGES * image_within_s
+    )
+    chunks = _chunks(images, first_sample, recipe.samples_per_image + 1)
+    with closing(pool.run(partial(make_in_worker, recipe), chunks)) as made:
+        for samples in made:
+            if isinstance(samples, Failure):
+                raise QualityModelError(
+                    f"Two worker processes could not make the samples of the same images: {samples.kind}.",
+                    "Run the same command again with fewer workers (generate.workers), or with a larger"
+                    " limits.max_seconds.",
+                )
+            yield from samples
 
 
 def _chunks(

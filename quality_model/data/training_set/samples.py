@@ -2,19 +2,16 @@
 
 import hashlib
 import os
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection, parent_process
 from pathlib import Path
 
 import cv2
 
 from quality_model.core import decoding
-from quality_model.core.allocation import keep_freed_memory
 from quality_model.core.decoding import Pixels
+from quality_model.core.system import retain_heap
 from quality_model.degrade import PROFILES, AppliedDegradation, DegradedSample, SampleRandomness
 from quality_model.degrade.softness import source_softness
 from quality_model.errors import ImageError, SourceError
@@ -155,24 +152,11 @@ def one_opencv_thread() -> Iterator[None]:
 _maker: SampleMaker | None = None
 
 
-def start_worker(recipe: Recipe) -> None:
-    """Prepare a worker process; it ends when its parent ends, however that happens."""
+def make_in_worker(recipe: Recipe, chunk: tuple[int, Sequence[CleanImage]]) -> list[Sample]:
+    """`SampleMaker.make` in a worker process, which keeps its maker."""
     global _maker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    cv2.setNumThreads(1)
-    keep_freed_memory()
-    _maker = SampleMaker(recipe)
-
-
-def make_in_worker(first_sample: int, images: Sequence[CleanImage]) -> list[Sample]:
-    """`SampleMaker.make` in a process that `start_worker` prepared."""
-    assert _maker is not None
-    return _maker.make(first_sample, images)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
+    if _maker is None:
+        cv2.setNumThreads(1)
+        retain_heap()
+        _maker = SampleMaker(recipe)
+    return _maker.make(*chunk)

@@ -1,16 +1,115 @@
-"""What the system gives this process: its cores, and memory kept for the large arrays of each step."""
+"""The system around a process: streams, home and current folder made usable, its cores and its memory.
 
+Only programs (commands and flows) change their process with this; the library does not.
+"""
+
+import atexit
+import io
 import math
 import os
+import select
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from quality_model.core import redaction
+from quality_model.core.redaction import redacted
+from quality_model.errors import StorageError
+from quality_model.release import telemetry
+
+_STANDARD: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _KEEP_BYTES: Final = 2**30
+
+
+class _Ascii(io.TextIOWrapper):
+    """Writes ASCII. To a stream that says so click would write UTF-8."""
+
+    encoding = "latin-1"
+
+
+def prepare() -> None:
+    """Make this process one that can be started from anywhere; for programs, not for the library."""
+    _open_streams()
+    redaction.guard_logs()
+    sys.excepthook = redaction.show_bug
+    settle_home()
+    telemetry.silence()
+
+
+def settle_home() -> None:
+    """Give a user without a home a temporary one: libraries keep caches and settings there."""
+    try:
+        if Path.home().is_dir():
+            return
+    except (OSError, RuntimeError):  # a user id without an entry, and no HOME
+        pass
+    with suppress(OSError):
+        home = tempfile.mkdtemp(prefix="home-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        os.environ["HOME"] = home
+
+
+def require_current_folder() -> None:
+    """Check that the current folder was not deleted.
+
+    Raises:
+        StorageError: It was.
+    """
+    try:
+        Path.cwd()
+    except OSError:
+        raise StorageError("The current folder was deleted.", "Change to one that exists.") from None
+
+
+def _open_streams() -> None:
+    """Open what is closed to nowhere, and let what an encoding does not have be escaped."""
+    # A file that is opened later would get the number, and everything that is printed.
+    while (number := os.open(os.devnull, os.O_RDWR)) < len(_STANDARD):
+        os.set_inheritable(number, True)
+    os.close(number)
+    for number, (name, mode) in enumerate(_STANDARD):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False, encoding="utf-8"))  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        stream.reconfigure(errors="backslashreplace")
+        if stream.encoding.lower() in ("ascii", "us-ascii", "ansi_x3.4-1968", "646"):
+            buffering = stream.line_buffering
+            wrapped = _Ascii(stream.detach(), "ascii", "backslashreplace", line_buffering=buffering)
+            setattr(sys, name, wrapped)
+
+
+def say(message: str) -> None:
+    """Write a line without credentials to stderr; that it cannot be written changes nothing."""
+    with suppress(OSError, ValueError, RuntimeError):  # RuntimeError: a signal came while it was written to
+        sys.stderr.write(f"{redacted(message)}\n")
+        sys.stderr.flush()
+
+
+def reader_is_gone() -> bool:
+    """Whether nobody reads what is written to stdout or stderr, as behind ``| head -1``."""
+    poll = select.poll()
+    for number in (1, 2):
+        poll.register(number, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def finish() -> None:
+    """Write out what waits; what cannot be written is dropped, or Python would end with a code of its own."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def num_cores(root: Path = Path("/")) -> int:
@@ -35,7 +134,7 @@ def limit_threads() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(num_cores()))
 
 
-def keep_freed_memory() -> bool:
+def retain_heap() -> bool:
     """Tell glibc to keep large freed blocks for reuse rather than hand them back at once.
 
     The blocks of one step are those of the next; handing them back costs a page fault for

@@ -1,10 +1,10 @@
-"""Workers that die, hang or raise: every item gets its result, in order, and nothing waits for ever."""
+"""Workers that crash, hang or raise: every task gets its result, in order, and nothing waits for ever."""
 
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
@@ -13,7 +13,13 @@ from typing import Any
 import psutil
 import pytest
 
-from quality_model.core.workers import Workers, num_workers
+from quality_model.core.processes import (
+    Executor,
+    Failure,
+    InThisProcess,
+    WorkerProcesses,
+    num_workers,
+)
 from quality_model.errors import QualityModelError
 
 TROUBLE = """
@@ -84,9 +90,15 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     sys.modules.pop("trouble", None)
 
 
-def workers(work: Callable[..., Any], **more: Any) -> Workers[Any, Any]:
-    settings = {"count": 2, "window": 6, "given_up": lambda fate: (fate, None), "hung_after_s": 60.0, **more}
-    return Workers(work, **settings)
+def results(work: Callable[..., Any], items: Iterable[Any], **changes: Any) -> list[Any]:
+    """Numbers of the items whose results came, in order, and the kind of failure of the others."""
+    pool = WorkerProcesses(**{"count": 2, "window": 6, "timeout_s": 60.0, **changes})
+    return [outcome.kind if isinstance(outcome, Failure) else outcome[0] for outcome in pool.run(work, items)]
+
+
+def behaving(num_items: int, **behaviours: str) -> list[tuple[int, str]]:
+    """Items of which some misbehave: ``behaving(3, item_1="die")``."""
+    return [(number, behaviours.get(f"item_{number}", "")) for number in range(num_items)]
 
 
 @pytest.fixture
@@ -102,18 +114,25 @@ def slow_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
 
 
 def test_every_worker_begins_before_any_is_ready(slow_to_start: Callable[[int], Any], tmp_path: Path) -> None:
-    results = workers(slow_to_start(5), count=5).map(iter(range(20)))
-    assert list(results) == list(range(20))
+    pool = WorkerProcesses(count=5, window=6, timeout_s=60.0)
+    assert list(pool.run(slow_to_start(5), range(20))) == list(range(20))
     assert len(list((tmp_path / "notes").glob("begun-*"))) == 5
 
 
 def test_workers_that_are_stopped_while_they_begin_end(
     slow_to_start: Callable[[int], Any], tmp_path: Path
 ) -> None:
-    with workers(slow_to_start(99), count=3):
-        while not (begun := list((tmp_path / "notes").glob("begun-*"))):
+    def tasks() -> Iterator[int]:
+        yield from range(3)
+        while not list((tmp_path / "notes").glob("begun-*")):
             time.sleep(0.01)
-    assert not any(psutil.pid_exists(int(path.name.partition("-")[2])) for path in begun)
+        raise KeyboardInterrupt
+
+    pool = WorkerProcesses(count=3, window=9, timeout_s=60.0)
+    with pytest.raises(KeyboardInterrupt):
+        list(pool.run(slow_to_start(99), tasks()))
+    begun = [int(path.name.partition("-")[2]) for path in (tmp_path / "notes").glob("begun-*")]
+    assert begun and not any(map(psutil.pid_exists, begun))
     assert not multiprocessing.active_children()
 
 
@@ -122,94 +141,71 @@ def test_a_function_that_does_not_load_in_a_worker_raises_what_its_loading_raise
 ) -> None:
     (tmp_path / "trouble.py").write_text("raise OSError(27, 'File too large')")
     with pytest.raises(OSError, match="File too large"):
-        list(workers(work).map(iter([(0, "")])))
-
-
-def test_workers_that_are_left_before_there_are_items_end(work: Callable[..., Any]) -> None:
-    with workers(work) as started:
-        pass
-    assert not [thread for thread in started._threads if thread.is_alive()]
+        results(work, behaving(1))
 
 
 def test_one_worker_is_a_process_of_its_own(work: Callable[..., Any]) -> None:
-    items = [(number, "die" if number == 1 else "") for number in range(4)]
-    results = list(workers(work, count=1).map(iter(items)))
-    assert [number for number, _ in results] == [0, "worker_died", 2, 3]
-    assert os.getpid() not in {process for _, process in results}
+    pool = WorkerProcesses(count=1, window=1, timeout_s=60.0)
+    outcomes = list(pool.run(work, behaving(4, item_1="die")))
+    assert outcomes.pop(1) == Failure("worker_died")
+    assert os.getpid() not in {process for _, process in outcomes}  # type: ignore[misc]
 
 
-def test_results_come_in_the_order_of_the_items_from_several_processes(work: Callable[..., Any]) -> None:
-    """The first two items wait for each other: one process alone would never end."""
-    items = [(0, "meet 1"), (1, "meet 0"), *((number, "") for number in range(2, 50))]
-    results = list(workers(work).map(iter(items)))
-    assert [number for number, _ in results] == list(range(50))
-    assert results[0][1] != results[1][1]
+def test_results_come_in_the_order_of_the_tasks_from_several_processes(work: Callable[..., Any]) -> None:
+    """The first two wait for each other: one process alone would never end."""
+    assert results(work, behaving(50, item_0="meet 1", item_1="meet 0")) == list(range(50))
 
 
-def test_an_item_whose_worker_died_is_tried_once_more(work: Callable[..., Any]) -> None:
-    items = [(number, "die once" if number == 3 else "") for number in range(12)]
-    assert [number for number, _ in workers(work).map(iter(items))] == list(range(12))
+def test_a_task_is_tried_twice_and_its_neighbours_have_results(work: Callable[..., Any]) -> None:
+    items = behaving(12, item_0="die", item_3="die once", item_5="no memory once", item_7="no memory")
+    assert results(work, items) == ["worker_died", *range(1, 7), "worker_died", *range(8, 12)]
 
 
-def test_an_item_that_costs_two_workers_is_given_up_and_the_others_are_not(work: Callable[..., Any]) -> None:
-    items = [(number, "die" if number in (0, 7) else "") for number in range(12)]
-    results = [number for number, _ in workers(work).map(iter(items))]
-    assert results == ["worker_died", 1, 2, 3, 4, 5, 6, "worker_died", 8, 9, 10, 11]
+def test_a_worker_that_hangs_is_replaced(work: Callable[..., Any]) -> None:
+    assert results(work, behaving(4, item_1="stop"), timeout_s=0.5) == [0, "too_slow", 2, 3]
 
 
-def test_an_item_for_which_a_worker_has_no_memory_is_tried_in_a_fresh_one_and_then_given_up(
-    work: Callable[..., Any],
+@pytest.mark.parametrize("pool", [WorkerProcesses(2, 6, 60.0), InThisProcess()])
+def test_what_the_function_or_the_tasks_raise_is_raised_where_results_are_awaited(
+    work: Callable[..., Any], pool: Executor
 ) -> None:
-    items = [(0, "no memory once"), (1, ""), (2, "no memory"), (3, "")]
-    assert [number for number, _ in workers(work).map(iter(items))] == [0, 1, "worker_died", 3]
-
-
-def test_a_worker_that_hangs_is_noticed_and_given_up(work: Callable[..., Any]) -> None:
-    items = [(number, "stop" if number == 1 else "") for number in range(4)]
-    results = workers(work, hung_after_s=0.5).map(iter(items))
-    assert [number for number, _ in results] == [0, "too_slow", 2, 3]
-
-
-def test_what_the_function_raises_is_raised_where_the_results_are_awaited(work: Callable[..., Any]) -> None:
     with pytest.raises(LookupError, match="item 2"):
-        list(workers(work).map(iter([(0, ""), (1, ""), (2, "raise"), (3, "")])))
+        list(pool.run(work, behaving(4, item_2="raise")))
 
-
-def test_what_the_items_raise_is_raised_where_the_results_are_awaited(work: Callable[..., Any]) -> None:
-    def items() -> Iterator[Any]:
+    def tasks() -> Iterator[Any]:
         yield 0, ""
         raise LookupError("no more")
 
     with pytest.raises(LookupError, match="no more"):
-        list(workers(work).map(items()))
+        list(pool.run(work, tasks()))
 
 
-def test_no_more_items_are_taken_ahead_than_the_window_allows(work: Callable[..., Any]) -> None:
+def test_no_more_tasks_are_taken_ahead_than_the_window_allows(work: Callable[..., Any]) -> None:
     taken = 0
 
-    def items() -> Iterator[Any]:
+    def tasks() -> Iterator[Any]:
         nonlocal taken
         for number in range(40):
             taken = number + 1
             yield number, ""
 
-    for given, _ in enumerate(workers(work, window=5).map(items())):
-        assert taken <= given + 6
+    for given, _ in enumerate(WorkerProcesses(2, 5, 60.0).run(work, tasks())):
+        assert taken <= given + 5
     assert taken == 40
 
 
 def test_workers_that_cannot_start_are_an_error_and_no_hang(work: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "trouble.py").write_text("raise SystemExit(3)")
     with pytest.raises(QualityModelError, match=r"before it could begin \(exit code 3\)"):
-        list(workers(work).map(iter([(0, "")])))
+        results(work, behaving(1))
 
 
 @pytest.mark.parametrize(
-    ("asked", "num_items", "used"),
+    ("asked", "num_tasks", "used"),
     [(1, 10**6, 1), (3, 5, 3), (8, 1, 1), (8, 0, 1), (0, 0, 1), (0, 40, 1), (0, 64, 2), (0, 10**6, 8)],
 )
-def test_processes_are_as_many_as_asked_for_or_as_pay_off_and_never_more_than_items(
-    asked: int, num_items: int, used: int, monkeypatch: pytest.MonkeyPatch
+def test_processes_are_as_many_as_asked_for_or_as_pay_off_and_never_more_than_tasks(
+    asked: int, num_tasks: int, used: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quality_model.core.workers.num_cores", lambda: 8)
-    assert num_workers(asked, num_items) == used
+    monkeypatch.setattr("quality_model.core.processes.num_cores", lambda: 8)
+    assert num_workers(asked, num_tasks) == used

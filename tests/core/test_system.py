@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from quality_model.core import allocation
-from quality_model.core.allocation import limit_threads, num_cores
+from quality_model.core import system
+from quality_model.core.system import limit_threads, num_cores
 
 V2 = "31 23 0:28 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (
@@ -19,7 +19,7 @@ V1 = (
 
 @pytest.fixture(autouse=True)
 def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocation, "_num_allowed", lambda: 64)
+    monkeypatch.setattr(system, "_num_allowed", lambda: 64)
 
 
 def kernel(root: Path, group: str, mounts: str, files: dict[str, str]) -> Path:
@@ -104,7 +104,7 @@ def test_a_system_without_cgroups_is_limited_by_the_affinity_alone(tmp_path: Pat
 def test_threads_of_numeric_libraries_keep_to_the_quota_unless_they_are_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(allocation, "num_cores", lambda: 2)
+    monkeypatch.setattr(system, "num_cores", lambda: 2)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     limit_threads()
     assert os.environ["OMP_NUM_THREADS"] == "5"
@@ -117,7 +117,7 @@ def test_threads_of_numeric_libraries_keep_to_the_quota_unless_they_are_set(
 def test_without_a_quota_the_threads_of_numeric_libraries_are_their_own_matter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(allocation, "num_cores", lambda: 64)
+    monkeypatch.setattr(system, "num_cores", lambda: 64)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     limit_threads()
     assert "OMP_NUM_THREADS" not in os.environ

@@ -1,0 +1,174 @@
+"""The folder of a job that can be stopped at any moment and resumed: plan, parts, completion markers.
+
+| file | content |
+|---|---|
+| ``plan.json`` | what decides about every byte of the result; written before the first part |
+| ``data/part-00000.parquet``, ... | whole parts alone: each is moved there when it is written |
+| ``parts/part-00000.json``, ... | the completion marker of each part |
+| ``job.json`` | the completion marker of the job, written last |
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from quality_model.core import storage
+from quality_model.core.folders import JOB_NAME, PLAN_NAME
+from quality_model.errors import CorruptError, IncompleteError, StorageError
+
+LOCK_NAME: Final = ".lock"
+DATA_FOLDER: Final = "data"
+MARKERS_FOLDER: Final = "parts"
+_BUSY_AFTER_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A finished part, as its completion marker describes it.
+
+    Attributes:
+        file: Its path in the job's folder.
+        rows: Rows in it.
+        bytes: Its length.
+        sha256: Of its bytes.
+        errors: How many of its rows have each error code.
+    """
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+    errors: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def num_errors(self) -> int:
+        return sum(self.errors.values())
+
+
+class JobFolder:
+    """Reads and writes the files of one job.
+
+    Args:
+        folder: The job's folder. It need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only process that works in the folder, and remove what a killed one left half written.
+
+        Raises:
+            StorageError: Another process works there.
+        """
+        with storage.locked(self.folder / LOCK_NAME, timeout_s=_BUSY_AFTER_S):
+            for place in (self.folder, self.folder / MARKERS_FOLDER):
+                storage.sweep(place)
+            yield
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Write plan.json: JSON values."""
+        storage.write_json(self.folder / PLAN_NAME, plan)
+
+    def read_plan(self) -> dict[str, Any] | None:
+        """Read plan.json; None if there is none.
+
+        Raises:
+            CorruptError: It is no plan.
+        """
+        try:
+            plan = storage.read_json(self.folder / PLAN_NAME)
+        except IncompleteError:
+            return None
+        if not isinstance(plan, dict):
+            raise CorruptError(f"{self.folder / PLAN_NAME} is not the plan of a job.", "Start the job anew.")
+        return plan
+
+    def write_part(
+        self, number: int, data: bytes, *, rows: int, errors: Mapping[str, int] | None = None
+    ) -> Part:
+        """Write a part, then its completion marker.
+
+        Args:
+            number: From 0.
+            data: The part's file.
+            rows: Rows in it.
+            errors: How many of its rows have each error code.
+        """
+        name = part_name(number)
+        with storage.staged(self.folder / name, beside=self.folder / Path(name).name) as temporary:
+            temporary.write_bytes(data)
+        part = Part(
+            name, rows, len(data), hashlib.sha256(data).hexdigest(), dict(sorted((errors or {}).items()))
+        )
+        storage.write_json(self.folder / _marker_name(number), asdict(part))
+        return part
+
+    def read_part(self, number: int, *, rows: int) -> tuple[Part, bytes] | None:
+        """Read a finished part; None if it is not there, or is not what its completion marker verifies.
+
+        Args:
+            number: From 0.
+            rows: Rows that it must have.
+
+        Raises:
+            StorageError: The system cannot read it.
+        """
+        path = self.folder / part_name(number)
+        try:
+            part = Part(**storage.read_json(self.folder / _marker_name(number)))
+            data = path.read_bytes()
+        except (CorruptError, IncompleteError, TypeError, FileNotFoundError):
+            return None
+        except OSError as error:
+            raise storage.explain(error, path) from error
+        is_whole = (part.rows, part.bytes) == (rows, len(data)) and isinstance(part.errors, dict)
+        return (part, data) if is_whole and part.sha256 == hashlib.sha256(data).hexdigest() else None
+
+    def reopen(self) -> None:
+        """Remove the completion marker of the job before its files change."""
+        storage.unseal(self.folder, JOB_NAME)
+
+    def complete(self, parts: Sequence[Part], other_files: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """Write the completion marker of the job. Call it last.
+
+        Args:
+            parts: All parts. Their bytes are not hashed again.
+            other_files: Further files that the completion marker verifies.
+            facts: JSON values to keep in it.
+        """
+        storage.seal(
+            self.folder,
+            [*(part.file for part in parts), *other_files],
+            rows=sum(part.rows for part in parts),
+            hashed={part.file: part.sha256 for part in parts},
+            marker_name=JOB_NAME,
+            **facts,
+        )
+
+    def completion(self) -> dict[str, Any] | None:
+        """The content of the completion marker; None if the job is not complete."""
+        with suppress(StorageError):
+            return storage.require_sealed(self.folder, marker_name=JOB_NAME)
+        return None
+
+    def remove_parts(self) -> None:
+        """Remove all parts and their completion markers."""
+        for folder, pattern in ((DATA_FOLDER, "part-*.parquet"), (MARKERS_FOLDER, "part-*.json")):
+            for path in (self.folder / folder).glob(pattern):
+                path.unlink()
+            with suppress(OSError):  # what a user put there stays
+                (self.folder / folder).rmdir()
+
+
+def part_name(number: int) -> str:
+    """The path of a part in the job's folder."""
+    return f"{DATA_FOLDER}/part-{number:05d}.parquet"
+
+
+def _marker_name(number: int) -> str:
+    return f"{MARKERS_FOLDER}/part-{number:05d}.json"
