@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quality_model.core.decoding import Pixels, resize
@@ -233,25 +233,6 @@ def test_a_stamp_is_the_blend_of_the_formula_and_more_opacity_has_a_higher_label
     assert np.all(np.diff(labels) > 0)
 
 
-def test_a_watermark_that_covers_more_has_a_higher_label_at_the_same_contrast() -> None:
-    labels = []
-    for rows in (2, 8, 32, 96):
-        coverage = np.zeros((SIDE_PX, SIDE_PX), dtype=np.uint8)
-        coverage[:rows] = 255
-        labels.append(label(flat(0), Overlay(flat(255), coverage, {}).stamp(flat(0), 0.1)))
-    assert np.all(np.diff(labels) > 0)
-
-
-@pytest.mark.parametrize("kind", watermark_overlay.KINDS)
-def test_the_same_stream_draws_the_same_watermark_and_another_stream_another(kind: str) -> None:
-    one, again, other = draw(kind, 1), draw(kind, 1), draw(kind, 2)
-
-    assert np.array_equal(one.coverage, again.coverage)
-    assert np.array_equal(one.colour, again.colour)
-    assert one.facts == again.facts
-    assert not np.array_equal(one.coverage, other.coverage)
-
-
 @given(st.sampled_from(["text_diagonal", "text_centred", "text_corner", "logo"]), numbers)
 @thorough
 def test_a_single_watermark_is_wholly_inside_the_image(kind: str, number: int) -> None:
@@ -263,24 +244,6 @@ def test_a_single_watermark_is_wholly_inside_the_image(kind: str, number: int) -
     if kind in ("text_diagonal", "text_centred"):
         assert min(top, left) > 0
         assert max(bottom, right) < SIDE_PX - 1
-
-
-@given(st.sampled_from(["text_diagonal", "text_centred", "text_corner"]), numbers)
-@thorough
-def test_text_that_fits_is_not_shrunk(kind: str, number: int) -> None:
-    here, spacious = draw(kind, number), draw(kind, number, side_px=6 * SIDE_PX)
-    top, bottom, left, right = extent(spacious)
-    share = 0.6 if kind == "text_corner" else 0.92
-    assume(max(bottom - top, right - left) + 4 <= share * SIDE_PX)
-    assert here.coverage.sum(dtype=int) == spacious.coverage.sum(dtype=int)
-
-
-def test_tiles_cover_every_part_of_the_image() -> None:
-    """Of a text that fits several times, at least three quarters show some."""
-    half = SIDE_PX // 2
-    for number in range(40):
-        coverage = watermark_overlay.draw("text_tiled", SIDE_PX, 0.3, Stream(f"{number}")).coverage
-        assert sum(coverage[y : y + half, x : x + half].any() for y in (0, half) for x in (0, half)) >= 3
 
 
 def test_images_are_recompressed_or_rescaled_or_both_or_neither_and_look_alike(photo: Pixels) -> None:

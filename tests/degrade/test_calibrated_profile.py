@@ -11,8 +11,6 @@ from quality_model.core.decoding import Pixels, resize
 from quality_model.degrade import PROFILES, AppliedDegradation, DegradedSample, SampleRandomness
 from quality_model.degrade.calibrated.calibrated_plan import Plan, draw_plan
 from quality_model.degrade.calibrated.calibrated_profile import carry_out
-from quality_model.degrade.calibrated.white_balance import gains_table
-from quality_model.degrade.seed.tints import recolour
 from quality_model.degrade.severity import SCALES
 from quality_model.records import HEADS, Head
 
@@ -209,16 +207,6 @@ def test_blurs_of_equal_labels_leave_as_much_detail_for_every_kind(photo: Pixels
         assert near, kind
         left.append(np.mean([np.abs(np.diff(sample.image.astype(int), axis=1)).mean() for sample in near]))
     assert max(left) < 1.5 * min(left)
-
-
-def test_a_cast_applies_to_the_noisy_image(clean: Pixels) -> None:
-    kinds = {"noise": "gaussian", "color_cast": "daylight"}
-    sample = degraded(clean, 1, kinds)
-    facts = of(sample, "color_cast").parameters
-    gains = np.array([facts[f"gain_{name}"] for name in "rgb"])
-    noisy = degraded(clean, 1, kinds, without="color_cast").image
-
-    assert np.array_equal(recolour(noisy, gains_table(gains)), sample.image)
 
 
 def test_delivery_changes_no_label(clean: Pixels, drawn: list[DegradedSample]) -> None:

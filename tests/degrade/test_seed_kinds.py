@@ -96,14 +96,6 @@ def test_a_gaussian_blur_has_the_spread_that_was_requested(sigma_px: float) -> N
     assert spread_px == pytest.approx(sigma_px, rel=0.07)
 
 
-def test_a_gaussian_blur_of_an_edge_follows_the_error_function() -> None:
-    from scipy.special import ndtr
-
-    blurred = seed_blur.gaussian(edge(), 8.0)[64, :, 0]
-
-    assert np.abs(blurred - 255 * ndtr((np.arange(128) - 63.5) / 8.0)).max() < 4
-
-
 def test_a_box_blur_spreads_a_point_evenly_over_its_square() -> None:
     image = flat(0)
     image[32, 32] = 255
@@ -203,29 +195,6 @@ def test_a_watermark_in_a_corner_keeps_the_margin(corner: text_watermark.Corner)
     assert abs((left if "left" in corner else 223 - right) - 10) <= 2
     assert bottom - top < 60
     assert right - left < 112
-
-
-def test_a_tiled_watermark_repeats_over_the_whole_image_with_gaps() -> None:
-    coverage = lay_out("tiled", size_px=14)
-    right = extent(lay_out("corner", size_px=14, margin_px=0))[3]
-
-    rows = np.flatnonzero(np.diff(coverage.any(axis=1).astype(int), prepend=0) == 1)
-    assert len(rows) >= 3
-    assert len(set(np.diff(rows))) == 1
-    period = right + 1 + 50  # the space after the last letter belongs to the text
-    widths = [p for p in range(period, period + 5) if np.array_equal(coverage[:, :p], coverage[:, p : 2 * p])]
-    assert len(widths) == 1
-
-
-def test_larger_type_covers_more_and_too_long_a_text_is_cut_at_the_border() -> None:
-    inked = [lay_out("centred", "© COPYRIGHT", size_px=size, side_px=800).sum() for size in (20, 40, 80)]
-
-    assert inked[1] / inked[0] == pytest.approx(4.0, rel=0.15)
-    assert inked[2] / inked[1] == pytest.approx(4.0, rel=0.15)
-    for layout in text_watermark.LAYOUTS:
-        cut = lay_out(layout, "www.example.com", size_px=100)
-        assert cut.shape == (224, 224)
-        assert cut.any()
 
 
 @given(st.floats(0.05, 1.0))

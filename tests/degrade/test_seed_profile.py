@@ -9,8 +9,7 @@ import pytest
 
 from quality_model.core.decoding import Pixels, resize
 from quality_model.degrade import PROFILES, AppliedDegradation, DegradedSample, SampleRandomness
-from quality_model.degrade.seed.seed_profile import TEXTS, poisson_peak
-from quality_model.degrade.seed.tints import TINTS
+from quality_model.degrade.seed.seed_profile import poisson_peak
 from quality_model.records import HEADS
 
 SEED = PROFILES["seed"]
@@ -78,16 +77,6 @@ def test_the_strength_is_uniform_in_the_range_of_its_head(drawn, head) -> None:
 @pytest.mark.parametrize("head", HEADS)
 def test_every_kind_of_a_head_is_equally_likely(drawn, head) -> None:
     assert_equally_likely([d.kind for d in of_head(drawn, head)], set(SEED.kinds[head]))
-
-
-def test_directions_texts_and_corners_are_equally_likely(drawn) -> None:
-    motions = [d.parameters["direction"] for d in of_head(drawn, "blurriness") if d.kind == "motion"]
-    watermarks = of_head(drawn, "watermark")
-    corners = [d.parameters["corner"] for d in watermarks if d.kind == "corner"]
-
-    assert_equally_likely(motions, {"horizontal", "vertical", "diagonal"})
-    assert_equally_likely([d.parameters["text"] for d in watermarks], set(TEXTS))
-    assert_equally_likely(corners, {"upper left", "upper right", "lower left", "lower right"})
 
 
 def test_label_variances_are_those_of_the_original(drawn) -> None:
@@ -197,9 +186,3 @@ def test_the_samples_of_a_seed_never_change(photo: Pixels) -> None:
 
     assert labels.hexdigest() == "919ddf4ee587f7d25e05a89a20ab43f7c0fff1682bbe513fc7e7db0e5a82afd4"
     assert pixels.hexdigest() == "c954d3979cb9c9ce34b6a705ee686b58c2e45c1b929d59efeebeef4fe500229a"
-
-
-def test_the_tints_are_the_originals() -> None:
-    assert TINTS["warm"] == (255, 220, 180)
-    assert TINTS["cool"] == (180, 200, 255)
-    assert len(TINTS) == 8

@@ -203,7 +203,7 @@ def test_a_compiled_network_learns_what_the_plain_one_learns(
     training_set: TrainingSet, section: TrainParams, tmp_path: Path
 ) -> None:
     """Compiling takes a minute."""
-    once = with_values(section, epochs=1, dropout=0.0, architecture="compact")
+    once = with_values(section, epochs=1, dropout=0.0)
     plain = train(once, training_set, tmp_path / "plain")
     compiled = train(with_values(once, compile=True), training_set, tmp_path / "compiled")
     assert compiled.plan.compiled
@@ -246,7 +246,6 @@ def test_a_resumed_run_on_fresh_samples_with_averaged_weights_ends_as_if_undistu
         batch_size=4,
         crops_px=(32,),
         weight_average=0.9,
-        architecture="compact",
     )
     undisturbed = train(averaged, photographs, tmp_path / "one")
     (run,) = (tmp_path / "one").glob("run-*")
@@ -298,7 +297,7 @@ def start(tmp_path: Path) -> Callable[[int], Path]:
     def _start(seed: int) -> Path:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = MultiHeadQualityAssessmentModel(0.1)
+            model = MultiHeadQualityAssessmentModel(0.1, "compact")
         folder = tmp_path / f"start {seed}"
         save_model(folder, model, image_size_px=32, facts={})
         return folder
@@ -333,9 +332,9 @@ def test_a_run_starts_from_the_given_weights_and_is_identified_by_them_and_not_b
 def test_start_weights_must_be_of_the_same_architecture(
     training_set: TrainingSet, section: TrainParams, start: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    compact = with_values(section, architecture="compact")
-    with pytest.raises(CheckpointError, match=r"of architecture standard, but train.architecture is compact"):
-        train(compact, training_set, tmp_path / "checkpoints", start=load_model(start(5), CPU))
+    standard = with_values(section, architecture="standard")
+    with pytest.raises(CheckpointError, match=r"of architecture compact, but train.architecture is standard"):
+        train(standard, training_set, tmp_path / "checkpoints", start=load_model(start(5), CPU))
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -347,24 +346,3 @@ def test_warm_up_makes_the_first_steps_smaller(
     cold = train(once, training_set, tmp_path / "one", start=weights)
     warming = train(with_values(once, warmup_epochs=10.0), training_set, tmp_path / "two", start=weights)
     assert distance(warming, begun) < 0.5 * distance(cold, begun)
-
-
-def test_no_more_validation_samples_are_scored_than_requested(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
-) -> None:
-    short = with_values(section, epochs=1, architecture="compact")
-    assert train(short, training_set, tmp_path / "all").num_validation == 6
-    few = train(with_values(short, max_validation_samples=3), training_set, tmp_path / "few")
-    assert few.num_validation == 3
-    assert np.isfinite(few.best.validation_loss)
-
-
-def test_a_run_of_one_architecture_does_not_resume_from_checkpoints_of_the_other(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
-) -> None:
-    compact = with_values(section, architecture="compact", epochs=1)
-    first = train(compact, training_set, tmp_path / "checkpoints")
-    other = train(with_values(section, epochs=1), training_set, tmp_path / "checkpoints")
-    assert (first.model.architecture, other.model.architecture) == ("compact", "standard")
-    assert other.resumed_from_epoch == 0
-    assert train(compact, training_set, tmp_path / "checkpoints").resumed_from_epoch == 1

@@ -16,7 +16,7 @@ import torch
 from quality_model.core import storage
 from quality_model.data.training_set.store import TrainingSet
 from quality_model.params import TrainParams
-from quality_model.train import EpochReport, TrainedModel, clear_checkpoints, loop, train
+from quality_model.train import EpochReport, TrainedModel, clear_checkpoints, train
 from quality_model.train.state import RunIdentity, RunState
 from tests.faults.processes import start
 from tests.networks.test_refusals import Canary
@@ -123,17 +123,17 @@ def test_a_run_stopped_after_every_epoch_ends_as_if_undisturbed(
     assert_same_run(trained, undisturbed.trained)
 
 
-def test_the_way_of_computing_is_chosen_once(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_resumed_run_computes_as_it_began(
+    training_set: TrainingSet, section: TrainParams, tmp_path: Path
 ) -> None:
     checkpoints = tmp_path / "checkpoints"
     interrupt(section, training_set, checkpoints, after=1)
-
-    def choose_again(*_: object) -> None:
-        raise AssertionError("a resumed run must not choose again")
-
-    monkeypatch.setattr(loop, "choose_plan", choose_again)
-    assert len(train(section, training_set, checkpoints).history) == 3
+    (path,) = checkpoints.glob("run-*/plan.json")
+    stored = storage.read_json(path)
+    other = {"channels_last": "contiguous", "contiguous": "channels_last"}
+    stored["plan"]["memory_format"] = other[stored["plan"]["memory_format"]]
+    storage.write_json(path, stored)
+    assert train(section, training_set, checkpoints).plan.to_dict() == stored["plan"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "unmark", "remove", "code that is vouched for"])

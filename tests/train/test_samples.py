@@ -1,5 +1,6 @@
 """What a run is trained on: stored samples, mirrored and cropped, and fresh ones, the same everywhere."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from itertools import islice, product
@@ -16,7 +17,7 @@ from quality_model.data.training_set.store import TrainingSet
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.degrade.calibrated.calibrated_plan import Plan, draw_plan
 from quality_model.degrade.calibrated.calibrated_profile import carry_out
-from quality_model.degrade.cielab import rms_difference, to_lab
+from quality_model.degrade.cielab import mean_shift_ab, rms_difference, to_lab
 from quality_model.degrade.randomness import Stream
 from quality_model.degrade.severity import SCALES
 from quality_model.errors import TrainingError
@@ -134,52 +135,65 @@ def test_stored_samples_come_once_an_epoch_as_squares_of_themselves_some_mirrore
         assert np.array_equal(label[others], photographs.labels[row][others])
 
 
-def watermarked(photo: Pixels, count: int) -> list[tuple[Pixels, Pixels, dict[str, Any]]]:
-    """Images without and with a watermark, and the watermark's parameters."""
+def degraded(photo: Pixels, head: str, count: int) -> list[tuple[Pixels, Pixels, dict[str, Any]]]:
+    """Images before and after a degradation of one head, and its parameters."""
     clean, made = np.ascontiguousarray(photo[100:196, 150:246]), []
-    for number in range(3 * count):
+    for number in range(4 * count):
         randomness = SampleRandomness(5, f"{number}")
         plan = draw_plan(randomness, PROFILES["calibrated"].kinds, side_px=96, scale=96 / 224)
-        if plan.watermark is not None:
-            sample = carry_out(Plan(None, None, None, plan.watermark), clean)
+        parts = {"noise": plan.noise, "color_cast": plan.cast, "watermark": plan.watermark}
+        if parts[head] is not None:
+            only = {"noise": None, "color_cast": None, "watermark": None, head: parts[head]}
+            sample = carry_out(Plan(None, only["noise"], only["color_cast"], only["watermark"]), clean)
             made.append((clean, sample.image, dict(sample.applied[0].parameters)))
+    assert len(made) >= count
     return made[:count]
 
 
-def test_the_watermark_label_of_a_crop_is_that_of_what_the_crop_shows(photo: Pixels, tmp_path: Path) -> None:
-    import json
+def windows(crops: Crops) -> list[tuple[slice, slice]]:
+    corners = zip(crops.tops.tolist(), crops.lefts.tolist(), strict=True)
+    return [np.s_[top : top + crops.side_px, left : left + crops.side_px] for top, left in corners]
 
-    made = watermarked(photo, 60)
-    labels = np.zeros((60, 4), np.float32)
-    labels[:, WATERMARK] = 0.5
-    columns = {
-        "split": ["train"] * 60,
-        "watermark_parameters": [json.dumps(facts) for _, _, facts in made],
-    }
+
+def test_the_watermark_label_of_a_crop_is_that_of_what_the_crop_shows(photo: Pixels, tmp_path: Path) -> None:
+    made = degraded(photo, "watermark", 60)
+    labels = np.full((60, 4), 0.5, np.float32)
+    parameters = [json.dumps(facts) for _, _, facts in made]
+    columns = {"split": ["train"] * 60, "watermark_parameters": parameters}
     dataset = write_dataset(tmp_path, np.stack([image for _, image, _ in made]), labels, columns)
     rows = dataset.indices("train")
     boxes = WatermarkBoxes.of(dataset, rows)
     assert boxes is not None
-    generator = np.random.default_rng(1)
     exact, errors = 0, []
-    for _ in range(5):
-        crops = Crops.draw(60, 96, 56, generator)
-        found = boxes.labels(rows, crops)
-        for row, (clean, image, facts) in enumerate(made):
-            top, left = int(crops.tops[row]), int(crops.lefts[row])
-            window = np.s_[top : top + 56, left : left + 56]
+    for seed in range(5):
+        crops = Crops.draw(60, 96, 56, np.random.default_rng(seed))
+        cut = zip(made, windows(crops), boxes.labels(rows, crops), strict=True)
+        for (clean, image, _), window, found in cut:
             expected = SCALES["watermark"].severity(rms_difference(to_lab(clean[window]), image[window]))
-            errors.append(abs(found[row] - expected))
-            in_x = (facts["left_px"] >= left, facts["left_px"] + facts["width_px"] <= left + 56)
-            in_y = (facts["top_px"] >= top, facts["top_px"] + facts["height_px"] <= top + 56)
-            if all((*in_x, *in_y)):
-                exact += 1
-                assert found[row] == pytest.approx(expected, abs=1e-5)
+            errors.append(abs(found - expected))
+            rest = np.ones((96, 96), bool)
+            rest[window] = False
+            if np.array_equal(image[rest], clean[rest]):  # all of the watermark is in the crop
+                exact += found == pytest.approx(expected, abs=1e-5)
     assert exact > 20
     assert np.mean(errors) < 0.03
-    whole = boxes.labels(rows, Crops.whole(60, 96))
     expected = [SCALES["watermark"].severity(facts["rms_difference"]) for _, _, facts in made]
-    assert whole == pytest.approx(expected, abs=1e-6)
+    assert boxes.labels(rows, Crops.whole(60, 96)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_labels_of_noise_and_colour_cast_hold_for_a_crop_on_average(photo: Pixels) -> None:
+    def rms_levels(before: Pixels, after: Pixels) -> float:
+        return float(np.sqrt(np.square(after.astype(float) - before).mean()))
+
+    for head, measure, largest in (("noise", rms_levels, 0.03), ("color_cast", mean_shift_ab, 0.06)):
+        made = degraded(photo, head, 40)
+        crops = Crops.draw(40, 96, 56, np.random.default_rng(1))
+        errors = [
+            SCALES[head].severity(measure(clean[window], image[window]))
+            - SCALES[head].severity(measure(clean, image))
+            for (clean, image, _), window in zip(made, windows(crops), strict=True)
+        ]
+        assert np.mean(np.abs(errors)) < largest, head
 
 
 def test_samples_of_profile_seed_stay_whole_and_keep_their_labels(
