@@ -26,9 +26,9 @@ from benchmarks.defects import Defective, vary_enlarging
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
 from quality_model.core.device import choose_device
-from quality_model.data.sources.table import TABLE_NAME, ImagesTable, ImagesWriter
-from quality_model.data.training_set.generate import generate
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
+from quality_model.data.generate import generate
+from quality_model.data.images_table import TABLE_NAME, ImagesTable, ImagesWriter
 from quality_model.degrade import PROFILES
 from quality_model.degrade.profile import Profile
 from quality_model.degrade.randomness import Stream
@@ -183,13 +183,13 @@ def _each_its_own_group(arguments: argparse.Namespace) -> Path:
     """The images table without its groups: what splits by image and not by group."""
     folder: Path = arguments.work / "images-leaking"
     with (
-        ImagesTable.open(arguments.images) as table,
+        ImagesTable(arguments.images) as table,
         storage.staged(folder / TABLE_NAME) as path,
         ImagesWriter(path) as writer,
     ):
-        for image in table.iter_images():
+        for image in table.images():
             writer.write(replace(image, group=image.image_id))
-    storage.seal(folder, [TABLE_NAME], rows=table.rows)
+    storage.seal(folder, [TABLE_NAME], rows=table.num_rows)
     return folder
 
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 from benchmarks.images import find_photographs, write_images
 from benchmarks.jobs import JOBS, SIDES, Side, Task
 from benchmarks.repetition import Repetition, repeat
-from quality_model.data.sources.download import download
-from quality_model.data.training_set.generate import generate
+from quality_model.data.download import download
+from quality_model.data.generate import generate
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import load_params

@@ -11,7 +11,7 @@ from benchmarks.images import link_images
 from benchmarks.jobs import Task
 from benchmarks.repetition import Repetition, repeat
 from quality_model.core import storage
-from quality_model.data.sources.table import TABLE_NAME, ImagesWriter
+from quality_model.data.images_table import TABLE_NAME, ImagesWriter
 from quality_model.records import CleanImage
 
 _SMALL: Final = {"generate.image_size": 32, "generate.samples_per_image": 1}

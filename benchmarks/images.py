@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from quality_model.core.decoding import SUFFIXES
-from quality_model.data.sources.sample_photos import PHOTOGRAPHS
+from quality_model.data.sample_photos import PHOTOGRAPHS
 
 SIZE_PX: Final = (500, 375)
 _QUALITY: Final = 90

@@ -63,13 +63,13 @@ def generate_obvious(task: Task) -> Outcome:
 
 
 def generate_ours(task: Task) -> Outcome:
-    from quality_model.data.training_set import manifest  # noqa: F401  (imports do not count)
-    from quality_model.data.training_set.generate import generate
+    from quality_model.data import dataset  # noqa: F401  (imports do not count)
+    from quality_model.data.generate import generate
 
     params = task.params
     start = time.perf_counter()
     summary = generate(params.generate, params.limits, task.table, task.output)
-    return Outcome(int(summary["samples"]), time.perf_counter() - start, {})
+    return Outcome(summary.samples, time.perf_counter() - start, {})
 
 
 def train_obvious(task: Task) -> Outcome:
@@ -77,7 +77,7 @@ def train_obvious(task: Task) -> Outcome:
 
     from benchmarks.obvious.network import Network
     from benchmarks.obvious.training import train_epoch
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
     from quality_model.train.samples import shuffled, sizes_of_batches
 
     section = task.params.train
@@ -105,7 +105,7 @@ def train_ours(task: Task) -> Outcome:
     import torch
 
     from quality_model import pretrained
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
     from quality_model.networks.checkpoints import load_model
     from quality_model.train import train
     from quality_model.train.samples import sizes_of_batches

@@ -123,7 +123,7 @@ class QualityScores:
 class CleanImage:
     """A row of the images table: a clean image, or why there is none.
 
-    ``data`` are the original encoded bytes; ``reason`` is None exactly when they decode.
+    ``data`` are the original encoded bytes; ``error_code`` is None exactly when they decode.
     ``group`` names what the image was cut from: crops of one photograph share it.
     ``origin`` says where the bytes came from (package and file, dataset at a commit and
     row, or a path relative to the folder).
@@ -136,4 +136,4 @@ class CleanImage:
     data: bytes
     width: int | None
     height: int | None
-    reason: str | None
+    error_code: str | None

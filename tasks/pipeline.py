@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import task
 from prefect.logging import get_run_logger
 
-from quality_model.data.sources import freshness
+from quality_model.data.download import is_known_source, remember_source, source_sha256
 from quality_model.params import LimitsParams, SourceParams, parse_yaml
 from quality_model.paths import ProjectPaths
 from quality_model.release import telemetry
@@ -39,11 +39,12 @@ def look_for_new_images(source: SourceParams, limits: LimitsParams, paths: Proje
     Returns:
         Whether they were taken anew.
     """
-    found = freshness.source_sha256(source, limits, root=paths.root)
-    if freshness.is_known(paths.state, found):
+    telemetry.silence()
+    found = source_sha256(source, limits, root=paths.root)
+    if is_known_source(paths.state, found):
         return False
     _repro(paths.root, "--force", "--single-item", "download")
-    freshness.remember(paths.state, found)
+    remember_source(paths.state, found)
     return True
 
 

@@ -31,10 +31,10 @@ NOT_COMPUTING = {"filelock", "tqdm"}
 
 # The module that a stage's command calls.
 ENTRY = {
-    "download": "sources/download.py",
-    "validate_images": "validation/images.py",
-    "generate": "training_set/generate.py",
-    "validate_training_set": "validation/training_set.py",
+    "download": "data/download.py",
+    "validate_images": "data/checks/image_checks.py",
+    "generate": "data/generate.py",
+    "validate_training_set": "data/checks/dataset_checks.py",
     "train": "stages/training.py",
     "evaluate": "stages/evaluation.py",
 }
@@ -66,8 +66,13 @@ def closure(entry: Path) -> set[str]:
     todo, seen = [entry], set()
     while todo:
         path = todo.pop()
-        part = path.relative_to(PROJECT / "quality_model").parts[0].removesuffix(".py")
-        if path in seen or part in NOT_DEPENDENCIES:
+        relative = path.relative_to(PROJECT / "quality_model")
+        is_package = relative.name == "__init__.py" and len(relative.parts) > 1
+        names = {part.removesuffix(".py") for part in relative.parts} - (
+            {"__init__"} if is_package else set()
+        )
+        is_empty = is_package and len(ast.parse(path.read_text()).body) == 1
+        if path in seen or is_empty or names & NOT_DEPENDENCIES:
             continue
         seen.add(path)
         todo.extend(imported_modules(path))

@@ -1,14 +1,20 @@
 """Commands that make and check data."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from quality_model.cli.flags import PATH, folder_option, with_params
+from quality_model.core.tables import text_table
 from quality_model.params import Params
 from quality_model.paths import ProjectPaths
 from quality_model.records import SPLITS, Split
+
+if TYPE_CHECKING:
+    from quality_model.data.download import DownloadSummary
+    from quality_model.data.generate import GenerateSummary
 
 _PATHS = ProjectPaths()
 _IMAGES_IN = folder_option("--data-dir", _PATHS.images, "Folder of the clean images.")
@@ -18,18 +24,13 @@ _TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of t
 @click.command("list-datasets")
 def list_datasets() -> None:
     """List the presets of --dataset."""
-    from quality_model.data.sources.presets import PRESETS
+    from quality_model.data.sources import PRESETS
 
     rows = [
         (name, preset.repository or "embedded", preset.image_column or "-", preset.description)
         for name, preset in PRESETS.items()
     ]
-    header = ("NAME", "DATA SET", "IMAGE COLUMN", "DESCRIPTION")
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(3)]
-    for row in [header, *rows]:
-        click.echo(
-            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
-        )
+    click.echo(text_table(("NAME", "DATASET", "IMAGE COLUMN", "DESCRIPTION"), rows))
     click.echo("\nAlso: any Hugging Face dataset as owner/name, or the path of a folder of images.")
 
 
@@ -38,10 +39,7 @@ def list_datasets() -> None:
 @with_params("source")
 def download(params: Params, output: Path) -> None:
     """Fetch clean images from a preset, a Hugging Face dataset or a folder."""
-    from quality_model.data.sources.download import download
-
-    summary = download(params.source, params.limits, output)
-    _say("download", summary, output)
+    _download(params, output)
 
 
 @click.command("validate-images")
@@ -61,11 +59,8 @@ def validate_images(params: Params, data_dir: Path, output: Path) -> None:
 @folder_option("--output", _PATHS.training_set, "Folder for the training dataset.")
 @with_params("generate")
 def generate(params: Params, data_dir: Path, output: Path) -> None:
-    """Degrade clean images into a labelled training dataset."""
-    from quality_model.data.training_set.generate import generate
-
-    summary = generate(params.generate, params.limits, data_dir, output)
-    _say("generate", summary, output)
+    """Degrade clean images into a labelled training dataset, as train.samples needs it."""
+    _generate(params, data_dir, output)
 
 
 @click.command("generate-hf")
@@ -74,11 +69,8 @@ def generate(params: Params, data_dir: Path, output: Path) -> None:
 @with_params("source", "generate")
 def generate_hf(params: Params, images: Path, output: Path) -> None:
     """Download, then generate: both in one command."""
-    from quality_model.data.sources.download import download
-    from quality_model.data.training_set.generate import generate
-
-    _say("download", download(params.source, params.limits, images), images)
-    _say("generate", generate(params.generate, params.limits, images, output), output)
+    _download(params, images)
+    _generate(params, images, output)
 
 
 @click.command("validate-training-set")
@@ -106,17 +98,33 @@ def validate_training_set(params: Params, data_dir: Path, output: Path) -> None:
 )
 def export_samples(data_dir: Path, split: Split, count: int, output: Path) -> None:
     """Write samples of the training dataset as PNG files, to look at or to score."""
-    from quality_model.data.training_set.export import export_samples
+    from quality_model.data.dataset import export_samples
 
     written = export_samples(data_dir, split=split, count=count, output=output)
     click.echo(f"{written} samples of the {split} split: {output}")
 
 
-def _say(what: str, summary: dict[str, Any], where: Path) -> None:
-    facts = ", ".join(
-        f"{key.replace('_', ' ')} {value}" for key, value in summary.items() if isinstance(value, int | str)
+def _download(params: Params, output: Path) -> None:
+    from quality_model.data.download import download
+
+    _report("download", download(params.source, params.limits, output), output)
+
+
+def _generate(params: Params, images: Path, output: Path) -> None:
+    from quality_model.data.generate import generate
+
+    samples = params.train.samples
+    summary = generate(params.generate, params.limits, images, output, train_samples=samples)
+    _report("generate", summary, output)
+
+
+def _report(name: str, summary: "DownloadSummary | GenerateSummary", output: Path) -> None:
+    counts = ", ".join(
+        f"{key.replace('_', ' ')} {value}"
+        for key, value in asdict(summary).items()
+        if isinstance(value, int | str)
     )
-    click.echo(f"{what}: {facts}\n  -> {where}")
+    click.echo(f"{name}: {counts}\n  -> {output}")
 
 
 COMMANDS = [

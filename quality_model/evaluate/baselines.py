@@ -20,14 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from quality_model.core.decoding import Pixels
-from quality_model.data.training_set.subset import choose_evenly
+from quality_model.data.split import stratified_subset
 from quality_model.degrade.cielab import to_lab
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
 from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head, Split
 
 if TYPE_CHECKING:
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
 
 Floats = npt.NDArray[np.float64]
 
@@ -238,7 +238,7 @@ def baseline_rows(
         raise UsageError(
             f"The split {split} has no samples, so there is no baseline.", "Generate from more groups."
         )
-    return choose_evenly(rows, max_samples, seed)
+    return stratified_subset(rows, max_samples, seed)
 
 
 def calibrate(measured: Floats, labels: Floats) -> Calibration:

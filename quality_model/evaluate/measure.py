@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quality_model.core.device import choose_device
-from quality_model.data.training_set.subset import choose_evenly
+from quality_model.data.split import stratified_subset
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics, sweeps
 from quality_model.evaluate.baselines import baseline_rows, predict_baselines
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
     from quality_model.params import EvaluateParams
 
 _log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def evaluate(
         thresholds: Of the model's flags; None if it has none.
         with_baselines: Whether the baselines are measured beside the model.
         model_sha256: Hash of the model's folder; None if it has none.
-        excluded_groups: Groups of the split that count in no figure (see `training_set.seen`). If they are
+        excluded_groups: Groups of the split that count in no figure (see `data.split`). If they are
             all there is, the figures are of all groups, and ``num_counted_groups`` is 0: they are for
             information and no evidence.
 
@@ -124,7 +124,7 @@ def evaluate(
         else {}
     )
     clean = predictions[predictions["is_clean"]]
-    chosen = clean.iloc[choose_evenly(np.arange(len(clean)), section.sweep_images, section.seed)]
+    chosen = clean.iloc[stratified_subset(np.arange(len(clean)), section.sweep_images, section.seed)]
     scored = sweeps.score_sweeps(
         lambda pixels: predict_scores(
             model, pixels, np.arange(len(pixels)), batch_size=section.batch_size, device=device
@@ -212,10 +212,11 @@ def _training_labels(training_set: TrainingSet) -> pd.DataFrame:
     """``group``, ``is_clean``, each head's ``{head}_kind`` and ``{head}_label``, and the
     `STATISTICS` where the manifest has them, of the training split.
     """
-    rows = training_set.indices("train")
-    columns = ["group", "is_clean", *(f"{head}_kind" for head in HEADS)]
+    rows = training_set.representative("train")
+    columns = ["group", *(f"{head}_kind" for head in HEADS)]
     columns += [name for name in STATISTICS if name in training_set.manifest]
     table: pd.DataFrame = training_set.manifest.iloc[rows][columns].copy()
+    table["is_clean"] = training_set.is_untouched[rows]
     for position, head in enumerate(HEADS):
         table[f"{head}_label"] = np.asarray(training_set.labels[rows, position], dtype=np.float64)
     return table

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def predictions_table(
         "sample_id": manifest["sample_id"].to_numpy(),
         "group": manifest["group"].to_numpy(),
         "row": rows,
-        "is_clean": manifest["is_clean"].to_numpy(dtype=bool),
+        "is_clean": training_set.is_untouched[rows],
     }
     for position, head in enumerate(HEADS):
         kinds = manifest[f"{head}_kind"]

@@ -19,8 +19,8 @@ from quality_model.core import storage
 from quality_model.core.device import choose_device
 from quality_model.core.figures import save_figure
 from quality_model.core.tables import text_table
-from quality_model.data.training_set.seen import seen_by, seen_test_groups
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
+from quality_model.data.split import seen_by, seen_test_groups
 from quality_model.errors import StorageError, UsageError
 from quality_model.evaluate import metrics, plots
 from quality_model.evaluate.evidence import (

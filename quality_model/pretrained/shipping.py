@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quality_model.core import storage
-from quality_model.data.sources.expression import without_folders
+from quality_model.data.expression import without_folders
 from quality_model.params import values_sha256
 from quality_model.paths import RUN_NAME
 

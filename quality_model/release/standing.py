@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quality_model.core import storage
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.params import EvaluateParams, GateParams, RegistryParams, flatten, values_sha256
 from quality_model.release.registry import Registry, read_decisions, record_decision
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from quality_model import pretrained
 from quality_model.core import storage
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.errors import (
     ChampionChangedError,
     GateRefusedError,

@@ -25,7 +25,7 @@ from quality_model.core.device import (
     free_bytes,
     wait_for,
 )
-from quality_model.data.training_set.subset import choose_evenly
+from quality_model.data.split import stratified_subset
 from quality_model.errors import TrainingError
 from quality_model.evaluate.predictions import exact_float32
 from quality_model.networks.losses import weighted_mse
@@ -37,7 +37,7 @@ from quality_model.train.samples import Batch, StoredPixels, choose_executor, op
 from quality_model.train.variation import Indices
 
 if TYPE_CHECKING:
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
     from quality_model.networks.checkpoints import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class Splits:
     @classmethod
     def of(cls, training_set: "TrainingSet", max_validation_samples: int, seed: int) -> "Splits":
         train = training_set.indices("train")
-        validation = choose_evenly(training_set.indices("validation"), max_validation_samples, seed)
+        validation = stratified_subset(training_set.indices("validation"), max_validation_samples, seed)
         if len(train) < 2 or len(validation) < 1:
             raise TrainingError(
                 f"The training dataset has {len(train)} samples to train on and {len(validation)} to "

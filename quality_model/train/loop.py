@@ -24,7 +24,7 @@ from quality_model.train.report import EpochReport, best_epoch
 from quality_model.train.state import RunIdentity, RunState
 
 if TYPE_CHECKING:
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
 
 log = logging.getLogger(__name__)
 

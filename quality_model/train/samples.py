@@ -30,7 +30,7 @@ from quality_model.records import HEADS, REFERENCE_SIDE_PX
 from quality_model.train.variation import Crops, Indices, WatermarkBoxes, vary
 
 if TYPE_CHECKING:
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +72,14 @@ def open_samples(
     """The samples that ``section.samples`` names, from the given rows, which are those of the train split.
 
     Raises:
-        TrainingError: Fresh ones were requested, and no image is clean.
+        TrainingError: No image is clean for fresh ones, or the dataset was generated without stored ones.
     """
     if section.samples == "stored":
+        if training_set.train_samples == "fresh":
+            raise TrainingError(
+                "The training dataset was generated for train.samples fresh: it lacks most samples.",
+                "Generate it again with train.samples stored, or train with fresh samples.",
+            )
         return StoredSamples(section, training_set, rows, stored)
     return FreshSamples(section, training_set, rows, executor)
 
@@ -245,7 +250,7 @@ class _SampleMaker:
 @lru_cache(maxsize=1)
 def _clean_images(folder: Path, data_sha256: str) -> npt.NDArray[np.uint8]:
     """The memory map of a dataset's images, opened once in each process."""
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
 
     return TrainingSet.open(folder).images
 
@@ -263,9 +268,7 @@ class FreshSamples:
         self._whole_px = training_set.image_size_px
         self._executor = executor
         manifest = training_set.manifest.iloc[rows]
-        # One row for each image: an untouched sample may be a recompressed copy of it.
-        kept = manifest["is_clean"].to_numpy(dtype=bool) & ~manifest["image_id"].duplicated().to_numpy()
-        self._clean = rows[kept]
+        self._clean = rows[manifest["is_clean"].to_numpy(dtype=bool)]
         if len(self._clean) == 0:
             raise TrainingError(
                 "No image of the train split is clean, so none can be degraded anew.",

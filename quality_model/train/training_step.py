@@ -13,9 +13,9 @@ from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.core.device import choose_device
 from quality_model.core.model_source import AUTO, find_model
-from quality_model.data.sources.expression import without_folders
-from quality_model.data.training_set.seen import SEEN_GROUPS, seen_by, seen_in_training
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
+from quality_model.data.expression import without_folders
+from quality_model.data.split import SEEN_GROUPS, seen_by, seen_in_training
 from quality_model.errors import ModelNotFoundError, RegistryError
 from quality_model.evaluate.predictions import calibrate_thresholds, predict_scores
 from quality_model.networks.checkpoints import LoadedModel, load_model, save_model
@@ -173,7 +173,7 @@ def _lasting_facts(trained: TrainedModel, settings: Mapping[str, Any]) -> dict[s
 def _flag_facts(section: TrainParams, trained: TrainedModel, samples: TrainingSet) -> dict[str, Any]:
     """``thresholds`` of the flags, calibrated on validation's clean samples; nothing without any."""
     rows = samples.indices("validation")
-    clean = rows[samples.manifest["is_clean"].to_numpy(dtype=bool)[rows]]
+    clean = rows[samples.is_untouched[rows]]
     device = choose_device(section.device)
     scores = predict_scores(
         trained.model.to(device), samples.images, clean, batch_size=section.batch_size, device=device

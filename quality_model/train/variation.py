@@ -29,7 +29,7 @@ from quality_model.degrade.severity import SCALES
 from quality_model.records import HEADS
 
 if TYPE_CHECKING:
-    from quality_model.data.training_set.store import TrainingSet
+    from quality_model.data.dataset import TrainingSet
 
 Indices = npt.NDArray[np.int64]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quality_model.core import storage
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.records import HEADS
 
 SIZE_PX = 32

@@ -9,8 +9,8 @@ import skimage
 from PIL import Image
 
 from quality_model.core import storage
-from quality_model.data.training_set.store import TrainingSet
-from quality_model.data.training_set.subset import choose_evenly
+from quality_model.data.dataset import TrainingSet
+from quality_model.data.split import stratified_subset
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
@@ -127,12 +127,12 @@ def test_images_of_one_colour_and_labels_without_variance_have_answers(tmp_path)
 
 def test_a_large_split_is_represented_by_samples_from_all_of_it():
     rows = np.arange(100, 1100)
-    chosen = choose_evenly(rows, 50, seed=3)
+    chosen = stratified_subset(rows, 50, seed=3)
     assert len(chosen) == 50
     np.testing.assert_array_equal((chosen - 100) // 20, np.arange(50))
-    np.testing.assert_array_equal(chosen, choose_evenly(rows, 50, seed=3))
+    np.testing.assert_array_equal(chosen, stratified_subset(rows, 50, seed=3))
     assert len(set(chosen % 20)) > 5  # not the same variant of every image
-    np.testing.assert_array_equal(choose_evenly(rows, 5000, seed=3), rows)
+    np.testing.assert_array_equal(stratified_subset(rows, 5000, seed=3), rows)
 
 
 @pytest.mark.parametrize("std", [4.0, 20.0])

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from torch import nn
 
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
 from quality_model.evaluate.evidence import Slice

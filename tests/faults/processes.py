@@ -29,10 +29,10 @@ _PRELOADED: Final = [
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.model_registry.sqlalchemy_store",
     "quality_model.cli",
-    "quality_model.data.sources.download",
+    "quality_model.data.download",
     "quality_model.score.scoring_step",
     "quality_model.train.training_step",
-    "quality_model.data.training_set.generate",
+    "quality_model.data.generate",
     "tests.faults.packages_known",
     "torch._dynamo",  # the first optimiser imports it, which takes longer than the training
 ]

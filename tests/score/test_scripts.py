@@ -21,7 +21,7 @@ print("scored", summary.scored, flush=True)
 GENERATE = """
 print("begun", flush=True)
 made = generate(section, LIMITS, Path("table"), Path("training"))
-print("made", made["samples"], flush=True)
+print("made", made.samples, flush=True)
 """
 ABOVE = {
     SCORE: """
@@ -30,7 +30,7 @@ ABOVE = {
         section = PARAMS.score.model_copy(update=changed)
     """,
     GENERATE: """
-        from quality_model.data.training_set.generate import generate
+        from quality_model.data.generate import generate
         changed = {"workers": 2, "image_size": 32, "samples_per_image": 3, "profile": "seed"}
         section = PARAMS.generate.model_copy(update=changed)
     """,
@@ -46,7 +46,7 @@ LIMITS = PARAMS.limits
 @pytest.fixture
 def place(tmp_path: Path, crops: list[bytes]) -> Path:
     """A folder with a model, images, and a table of clean images."""
-    from quality_model.data.sources.download import download
+    from quality_model.data.download import download
     from quality_model.params import load_params
 
     (tmp_path / "images").mkdir()

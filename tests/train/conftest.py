@@ -11,7 +11,7 @@ import pytest
 
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels, resize
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.params import Params, TrainParams
 from quality_model.records import HEADS
@@ -80,7 +80,7 @@ def write_photographs(folder: Path, photo: Pixels, profile: str = "calibrated") 
                     "image_id": str(number),
                     "group": str(number),
                     "split": "train" if number < 8 else "validation",
-                    "is_clean": not sample.applied,
+                    "is_clean": variant == 0 and not sample.applied,
                     "profile": profile,
                     "watermark_parameters": json.dumps(dict(watermark[0])) if watermark else None,
                 }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.evaluate.predictions import exact_float32
 from quality_model.params import TrainParams
 from quality_model.train import EpochReport, train

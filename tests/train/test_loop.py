@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from quality_model.core import storage
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.errors import CheckpointError, DeviceUnavailableError, TrainingError
 from quality_model.networks.checkpoints import load_model, save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from quality_model.core import storage
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.params import TrainParams
 from quality_model.train import EpochReport, TrainedModel, clear_checkpoints, train
 from quality_model.train.state import RunIdentity, RunState

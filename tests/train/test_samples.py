@@ -13,7 +13,7 @@ import torch
 
 from quality_model.core.decoding import Pixels
 from quality_model.core.processes import Executor, Failure, InThisProcess, WorkerProcesses
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.degrade.calibrated.calibrated_plan import Plan, draw_plan
 from quality_model.degrade.calibrated.calibrated_profile import carry_out

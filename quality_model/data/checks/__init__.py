@@ -1,11 +1,7 @@
-"""Great Expectations over the tables: images, training dataset, scores.
+"""Great Expectations over the images table and the training dataset: tables and statistics, never pixels."""
 
-The only part that imports great_expectations, which takes seconds, and does so when a
-table is validated. Pixels are never looked at: tables and per-sample statistics only.
-"""
-
-from quality_model.data.checks.images import validate_images
+from quality_model.data.checks.dataset_checks import validate_training_set
+from quality_model.data.checks.image_checks import validate_images
 from quality_model.data.checks.scores import validate_scores
-from quality_model.data.checks.training_set import validate_training_set
 
 __all__ = ["validate_images", "validate_scores", "validate_training_set"]

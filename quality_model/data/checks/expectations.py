@@ -1,11 +1,34 @@
-"""What is expected of which table, as plain values; `report.validate` hands them to Great Expectations."""
+"""What is expected of a table, as plain values; the run of Great Expectations; and its report.
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+Only this package imports great_expectations, which takes seconds, when a table is validated. The same tables
+give the same bytes: times and random ids are removed from results and pages, so that a stage that
+validates has a stable output.
+"""
+
+import logging
+import math
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from quality_model.core import storage
+from quality_model.errors import ValidationError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+REPORT_NAME: Final = "validation.json"
+DOCS_NAME: Final = "docs"
+_EXAMPLES: Final = 5
+_NO_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +36,7 @@ class Expectation:
     """One expectation.
 
     ``kind`` is the name of a class in `great_expectations.expectations`, ``arguments`` are
-    its arguments, and ``meaning`` says in words what a failure would mean.
+    its arguments, and ``meaning`` says in words what the expectation guarantees.
     """
 
     kind: str
@@ -23,21 +46,52 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table and what is expected of it.
-
-    ``frames`` are its rows, in batches that are taken and let go one after the other; what is
-    expected of more than one is limited (see `merging.add_batch`). ``names`` are the columns that
-    tell one row from another.
-    """
+    """A table and what is expected of it; ``names`` are the columns that identify a row."""
 
     name: str
-    frames: "Iterable[pd.DataFrame]"
+    frame: "pd.DataFrame"
     names: tuple[str, ...]
-    expectations: list[Expectation] = field(default_factory=list)
+    expectations: Sequence[Expectation]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a table met one expectation, in JSON values.
+
+    ``checked`` values were looked at and ``failing`` of them fail, such as ``examples``. ``observed`` is
+    what an expectation of the whole table found, and ``error`` why it could not be evaluated.
+    """
+
+    table: str
+    expectation: str
+    column: str | None
+    arguments: dict[str, Any]
+    meaning: str
+    passed: bool
+    observed: Any
+    checked: int
+    failing: int
+    examples: list[Any]
+    error: str | None
+
+    def __str__(self) -> str:
+        """One line for a console: what was expected of which column, and what was found."""
+        place = f"{self.table}.{self.column}" if self.column else self.table
+        limits = ", ".join(f"{name} {_short(value)}" for name, value in self.arguments.items())
+        found = []
+        if self.failing:
+            found.append(f"{self.failing} of {self.checked} fail")
+        if self.observed is not None:
+            found.append(f"found {_short(self.observed)}")
+        if self.examples:
+            found.append("for example " + "; ".join(_short(example) for example in self.examples[:3]))
+        if self.error:
+            found.append(self.error)
+        return f"{place}: {self.expectation} ({limits}): {', '.join(found) or 'not met'}. {self.meaning}"
 
 
 def between(column: str, low: float | None, high: float | None, meaning: str, **more: Any) -> Expectation:
-    """Every value lies from ``low`` to ``high``; nulls are left out."""
+    """Every value is in [low, high]; nulls are ignored."""
     arguments = {"column": column, "min_value": low, "max_value": high, **more}
     return Expectation(
         "ExpectColumnValuesToBeBetween", {k: v for k, v in arguments.items() if v is not None}, meaning
@@ -45,7 +99,7 @@ def between(column: str, low: float | None, high: float | None, meaning: str, **
 
 
 def mean_between(column: str, low: float, high: float, meaning: str) -> Expectation:
-    """The mean of the values lies from ``low`` to ``high``; nulls are left out."""
+    """The mean of the values is in [low, high]; nulls are ignored."""
     return Expectation(
         "ExpectColumnMeanToBeBetween", {"column": column, "min_value": low, "max_value": high}, meaning
     )
@@ -62,12 +116,12 @@ def null(column: str, meaning: str, **more: Any) -> Expectation:
 
 
 def unique(column: str, meaning: str) -> Expectation:
-    """No value twice; nulls are left out."""
+    """No value occurs twice; nulls are ignored."""
     return Expectation("ExpectColumnValuesToBeUnique", {"column": column}, meaning)
 
 
 def among(column: str, values: Iterable[Any], meaning: str) -> Expectation:
-    """Every value is one of ``values``; nulls are left out."""
+    """Every value is one of ``values``; nulls are ignored."""
     return Expectation("ExpectColumnValuesToBeInSet", {"column": column, "value_set": list(values)}, meaning)
 
 
@@ -79,15 +133,196 @@ def contains(column: str, values: Iterable[Any], meaning: str) -> Expectation:
 
 
 def matches(column: str, regex: str, meaning: str) -> Expectation:
-    """Every value begins with a match of ``regex``; nulls are left out."""
+    """Every value begins with a match of ``regex``; nulls are ignored."""
     return Expectation("ExpectColumnValuesToMatchRegex", {"column": column, "regex": regex}, meaning)
 
 
 def at_least_rows(rows: int, meaning: str) -> Expectation:
-    """There are so many rows or more."""
+    """There are at least ``rows`` rows."""
     return Expectation("ExpectTableRowCountToBeBetween", {"min_value": rows}, meaning)
 
 
 def exactly_rows(rows: int, meaning: str) -> Expectation:
-    """There are so many rows."""
+    """There are exactly ``rows`` rows."""
     return Expectation("ExpectTableRowCountToEqual", {"value": rows}, meaning)
+
+
+def validate(subject: str, tables: Sequence[Table], report: Path) -> list[Outcome]:
+    """Check tables against their expectations and write the report, also if they fail.
+
+    Args:
+        subject: What the tables describe, in words (``training dataset``).
+        tables: With their expectations.
+        report: Folder for validation.json and docs/index.html; nothing is written elsewhere.
+
+    Returns:
+        An outcome per expectation, all of them passed.
+
+    Raises:
+        ValidationError: Names each failed expectation, its column and examples.
+    """
+    report.mkdir(parents=True, exist_ok=True)
+    storage.sweep(report)
+    (report / REPORT_NAME).unlink(missing_ok=True)
+    docs = report / f".partial-{uuid.uuid4().hex[:12]}"
+    try:
+        with _quiet():
+            outcomes = _run(subject, tables, docs)
+        _make_reproducible(docs)
+        shutil.rmtree(report / DOCS_NAME, ignore_errors=True)
+        docs.rename(report / DOCS_NAME)
+    finally:
+        shutil.rmtree(docs, ignore_errors=True)
+    failed = [outcome for outcome in outcomes if not outcome.passed]
+    result = {
+        "subject": subject,
+        "passed": not failed,
+        "evaluated": len(outcomes),
+        "failed": len(failed),
+        "expectations": [asdict(outcome) for outcome in outcomes],
+    }
+    storage.write_json(report / REPORT_NAME, result)
+    if failed:
+        raise ValidationError(
+            f"The {subject} does not meet {len(failed)} of {len(outcomes)} expectations:\n"
+            + "\n".join(f"  - {outcome}" for outcome in failed),
+            f"See {report / DOCS_NAME / 'index.html'}; the limits are in the section validation of"
+            " params.yaml.",
+        )
+    logger.info("The %s meets its %d expectations.", subject, len(outcomes))
+    return outcomes
+
+
+def _run(subject: str, tables: Sequence[Table], docs: Path) -> list[Outcome]:
+    """Validate each table in a context in memory, and build its pages in ``docs``."""
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
+
+    config = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+        analytics_enabled=False,
+        progress_bars=ProgressBarsConfig(globally=False),
+    )
+    context = gx.get_context(mode="ephemeral", project_config=config)
+    name = subject.replace(" ", "_")
+    source = context.data_sources.add_pandas(name)
+    outcomes = []
+    for table in tables:
+        batch = source.add_dataframe_asset(table.name).add_batch_definition_whole_dataframe("all")
+        suite = gx.ExpectationSuite(
+            name=f"{name}.{table.name}",
+            expectations=[
+                getattr(gx.expectations, expected.kind)(**expected.arguments, notes=expected.meaning)
+                for expected in table.expectations
+            ],
+        )
+        definition = context.validation_definitions.add(
+            gx.ValidationDefinition(name=table.name, data=batch, suite=context.suites.add(suite))
+        )
+        result = definition.run(
+            batch_parameters={"dataframe": table.frame},
+            result_format={
+                "result_format": "SUMMARY",
+                "unexpected_index_column_names": list(table.names),
+                "partial_unexpected_count": _EXAMPLES,
+            },
+            run_id=gx.RunIdentifier(run_name=name, run_time=_NO_TIME),
+        )
+        # The results come in Great Expectations' own order: find each by the id of its expectation.
+        results: list[Any] = [one.to_json_dict() for one in result.results]
+        found = {one["expectation_config"]["id"]: one for one in results}
+        for expected, asked in zip(table.expectations, suite.expectations, strict=True):
+            outcomes.append(_outcome(table, expected, found[asked.id]))
+    place = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.absolute())}
+    site: Any = {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+        "store_backend": place,
+    }
+    context.add_data_docs_site("report", site)
+    context.build_data_docs()
+    return outcomes
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep messages of Great Expectations below warnings out of our log."""
+    theirs = logging.getLogger("great_expectations")
+    level = theirs.level
+    theirs.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        theirs.setLevel(level)
+
+
+def _outcome(table: Table, expected: Expectation, result: dict[str, Any]) -> Outcome:
+    facts = result["result"]
+    passed = bool(result["success"])
+    examples = facts.get("partial_unexpected_index_list") or facts.get("partial_unexpected_list")
+    return Outcome(
+        table=table.name,
+        expectation=result["expectation_config"]["type"],
+        column=expected.arguments.get("column"),
+        arguments=_finite({name: value for name, value in expected.arguments.items() if name != "column"}),
+        meaning=expected.meaning,
+        passed=passed,
+        observed=_finite(facts.get("observed_value")),
+        checked=facts.get("element_count", len(table.frame)),
+        failing=facts.get("unexpected_count", 0),
+        examples=[] if passed else _finite((examples or facts.get("partial_missing_list") or [])[:_EXAMPLES]),
+        error=_error(result.get("exception_info")),
+    )
+
+
+def _error(info: Any) -> str | None:
+    """The message of an expectation that could not be evaluated, such as for a missing column."""
+    if not isinstance(info, dict):
+        return None
+    nested = [info] if "raised_exception" in info else [one for one in info.values() if isinstance(one, dict)]
+    for one in nested:
+        if one.get("raised_exception"):
+            return str(one.get("exception_message")).splitlines()[0]
+    return None
+
+
+def _finite(value: Any) -> Any:
+    """The value with NaN and infinities as text, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_short(inner)}" for name, inner in value.items())
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _make_reproducible(docs: Path) -> None:
+    """Remove times, random ids, and images from the network from the pages."""
+    for page in docs.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        up = "../" * (len(page.relative_to(docs).parts) - 1)
+        logo = f"{up}static/images/logo-long.png"
+        text = re.sub(r"https://great-expectations-web-assets\.[^\"')]*", logo, text)
+        text = re.sub(r"<footer>.*?</footer>", "", text, flags=re.DOTALL)
+        text = re.sub(r"1970-01-01[T ]00:00:00(?:Z| UTC|\+00:00)", "not recorded", text)
+        text = re.sub(r"(?<![\d/])20\d{6}T\d{6}\.\d+Z", "not recorded", text)
+        seen: dict[str, str] = {}
+        text = re.sub(
+            r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+            lambda match, seen=seen: seen.setdefault(match[0], f"id-{len(seen)}"),  # type: ignore[misc]
+            text,
+        )
+        page.write_text(text, encoding="utf-8")

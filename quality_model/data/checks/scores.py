@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quality_model.data.checks.expectations import (
     Expectation,
+    Outcome,
     Table,
     among,
     between,
@@ -14,8 +15,8 @@ from quality_model.data.checks.expectations import (
     not_null,
     null,
     unique,
+    validate,
 )
-from quality_model.data.checks.report import validate
 from quality_model.errors import CorruptError, IncompleteError
 from quality_model.records import FLAG_COLUMNS, HEADS, OVERALL_WEIGHTS, Head
 
@@ -39,7 +40,7 @@ _COLUMNS: Final = (
 )  # fmt: skip
 
 
-def validate_scores(scores: Path, job: dict[str, Any], report: Path) -> dict[str, Any]:
+def validate_scores(scores: Path, job: dict[str, Any], report: Path) -> list[Outcome]:
     """Validate the result of a scoring job in the folder ``scores`` (see `report.validate`).
 
     ``job`` is the content of its completion marker, written or about to be.
@@ -53,11 +54,13 @@ def validate_scores(scores: Path, job: dict[str, Any], report: Path) -> dict[str
         IncompleteError: A part is missing.
         CorruptError: A part cannot be read, or has other columns.
     """
+    import pandas as pd
+
     frames = (
         _with_derived(rows, job["thresholds"] or {})
         for rows in _batches(scores, [part["file"] for part in job["parts"]])
     )
-    table = Table("scores", frames, ("key",), _of_scores(job))
+    table = Table("scores", pd.concat(frames, ignore_index=True), ("key",), _of_scores(job))
     return validate("table of scores", [table], report)
 
 

@@ -247,7 +247,7 @@ def _noise() -> Pixels:
 
 
 def test_the_models_that_are_bundled_say_which_groups_they_have_seen() -> None:
-    from quality_model.data.training_set.seen import SEEN_GROUPS, group_digest
+    from quality_model.data.split import SEEN_GROUPS, group_digest
 
     for folder in pretrained.FOLDERS.values():
         facts = json.loads((folder / "model.json").read_text())["facts"]

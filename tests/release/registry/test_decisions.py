@@ -10,8 +10,8 @@ import pytest
 
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
-from quality_model.data.training_set.seen import seen_in_training
-from quality_model.data.training_set.store import TrainingSet
+from quality_model.data.dataset import TrainingSet
+from quality_model.data.split import seen_in_training
 from quality_model.errors import StorageError
 from quality_model.evaluate import measures
 from quality_model.evaluate.measures import measuring

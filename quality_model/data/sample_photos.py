@@ -1,0 +1,185 @@
+"""Clean images without a network: the photographs that come with scikit-image and scikit-learn.
+
+A photograph is cut into square crops at several scales. A crop larger than `CROP_SIDE_PX`
+is shrunk to it, and nothing is ever enlarged, so that no crop is softer than its photograph.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from PIL import Image
+
+from quality_model.core import decoding
+from quality_model.core.decoding import Pixels
+from quality_model.data.images_table import decoded_here, fetch_image
+from quality_model.data.sources import SAMPLE_PHOTOS
+from quality_model.errors import ImageError, SourceError
+from quality_model.params import LimitsParams, SourceParams
+from quality_model.records import CleanImage
+
+CROP_SIDE_PX: Final = 256
+"""Side of a crop: a little above the 224 px that the model is made for."""
+
+_MAX_ATTEMPTS: Final = 1000
+_DISTRIBUTIONS: Final = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+
+
+@dataclass(frozen=True, slots=True)
+class Photograph:
+    """A scene in an installed package.
+
+    ``files`` are views of one scene, hence one group. ``shortest_px`` is the smallest side
+    that is cut out: larger where the full-size photograph is soft or shows JPEG blocks, so
+    that shrinking removes them.
+    """
+
+    group: str
+    package: str
+    files: tuple[str, ...]
+    shortest_px: int = CROP_SIDE_PX
+
+    @property
+    def distribution(self) -> str:
+        return _DISTRIBUTIONS[self.package]
+
+
+PHOTOGRAPHS: Final = (
+    Photograph("astronaut", "skimage", ("data/astronaut.png",)),
+    Photograph("chelsea", "skimage", ("data/chelsea.png",)),
+    Photograph("china", "sklearn", ("datasets/images/china.jpg",), shortest_px=320),
+    Photograph("coffee", "skimage", ("data/coffee.png",)),
+    Photograph("flower", "sklearn", ("datasets/images/flower.jpg",), shortest_px=320),
+    Photograph("hubble_deep_field", "skimage", ("data/hubble_deep_field.jpg",), shortest_px=320),
+    Photograph("ihc", "skimage", ("data/ihc.png",)),
+    Photograph("motorcycle", "skimage", ("data/motorcycle_left.png", "data/motorcycle_right.png")),
+    Photograph("retina", "skimage", ("data/retina.jpg",), shortest_px=768),
+    Photograph("rocket", "skimage", ("data/rocket.jpg",), shortest_px=320),
+)
+"""Colour photographs only, no drawings, logos, charts and grey images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A square of a photograph: file, left, top and side in pixels."""
+
+    file: str
+    left: int
+    top: int
+    side: int
+
+
+class SamplePhotos:
+    """``num_images`` crops, spread evenly over the photographs; the seed decides them."""
+
+    name = SAMPLE_PHOTOS
+    not_read: Mapping[str, int] = MappingProxyType({})
+
+    def __init__(self, section: SourceParams, limits: LimitsParams) -> None:
+        self._section = section
+        self._limits = limits
+        distributions = {photograph.distribution for photograph in PHOTOGRAPHS}
+        self.revision: str | None = ", ".join(f"{name} {version(name)}" for name in sorted(distributions))
+
+    def images(self) -> Iterator[CleanImage]:
+        """Cut the crops, one photograph after the other.
+
+        Raises:
+            SourceError: A photograph is missing from its package, or is not readable.
+        """
+        share, left_over = divmod(self._section.num_images, len(PHOTOGRAPHS))
+        for number, photograph in enumerate(PHOTOGRAPHS):
+            yield from self._crops_of(photograph, share + (number < left_over))
+
+    def _crops_of(self, photograph: Photograph, count: int) -> Iterator[CleanImage]:
+        if not count:
+            return
+        views = {file: load_photograph(photograph.package, file, self._limits) for file in photograph.files}
+        sizes = {file: (pixels.shape[1], pixels.shape[0]) for file, pixels in views.items()}
+        package = f"{photograph.distribution} {version(photograph.distribution)}"
+        for index, crop in enumerate(choose_crops(photograph, sizes, count, self._section.seed)):
+            box = f"{crop.left},{crop.top},{crop.left + crop.side},{crop.top + crop.side}"
+            image = fetch_image(
+                f"{photograph.group}/{index:04d}",
+                photograph.group,
+                f"{package}: {photograph.package}/{crop.file}, box {box}",
+                partial(_encode, views[crop.file], crop),
+                self._limits,
+            )
+            yield decoded_here(image, self._limits)
+
+
+def load_photograph(package: str, file: str, limits: LimitsParams) -> Pixels:
+    """Read a photograph that an installed package contains, uint8 (H, W, 3); the package is not imported.
+
+    Raises:
+        SourceError: The photograph is missing, or is not readable.
+    """
+    distribution = _DISTRIBUTIONS[package]
+    remedy = f"Install {distribution} again, or use a local folder: --dataset ./images"
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise SourceError(f"{distribution} is not installed.", remedy)
+    path = Path(next(iter(spec.submodule_search_locations))) / file
+    try:
+        return decoding.decode(decoding.read_bytes(path, limits), limits)
+    except ImageError as error:
+        raise SourceError(f"{package}/{file} of {distribution} cannot be read ({error}).", remedy) from None
+
+
+def choose_crops(
+    photograph: Photograph, sizes: dict[str, tuple[int, int]], count: int, seed: int
+) -> Iterator[Crop]:
+    """Draw different crops of a photograph.
+
+    The random numbers are words of SHA-256 over (seed, photograph, number), mapped to integers
+    without floating point: the same on every machine and with every version of NumPy.
+
+    Args:
+        photograph: What to cut.
+        sizes: Width and height of each file in pixels.
+        count: Number of crops.
+        seed: Seed of the source.
+
+    Yields:
+        Different crops; fewer than ``count`` if new ones are hard to find.
+    """
+    seen: set[Crop] = set()
+    number = misses = 0
+    while len(seen) < count and misses < _MAX_ATTEMPTS:
+        digest = hashlib.sha256(f"{seed}\0{photograph.group}\0{number}".encode()).digest()
+        which, scale, x, y = (int.from_bytes(digest[i : i + 8], "big") for i in range(0, 32, 8))
+        file = photograph.files[_below(which, len(photograph.files))]
+        width, height = sizes[file]
+        longest = min(width, height)
+        shortest = min(photograph.shortest_px, longest)
+        side = shortest + _below(scale, longest - shortest + 1)
+        crop = Crop(file, _below(x, width - side + 1), _below(y, height - side + 1), side)
+        number += 1
+        if crop in seen:
+            misses += 1
+            continue
+        misses = 0
+        seen.add(crop)
+        yield crop
+
+
+def _below(word: int, bound: int) -> int:
+    """Map a 64-bit word to [0, bound)."""
+    return (word * bound) >> 64
+
+
+def _encode(pixels: Pixels, crop: Crop) -> bytes:
+    square = pixels[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
+    if crop.side > CROP_SIDE_PX:
+        square = decoding.resize(square, CROP_SIDE_PX)
+    stream = io.BytesIO()
+    Image.fromarray(square).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()

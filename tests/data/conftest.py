@@ -1,0 +1,145 @@
+"""Small images tables, training datasets made of them, and a stand-in for the hub."""
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from quality_model.core import storage
+from quality_model.core.decoding import Pixels
+from quality_model.data.generate import GenerateSummary, generate
+from quality_model.data.images_table import SCHEMA, TABLE_NAME
+from quality_model.params import GenerateParams, LimitsParams, Params, SourceParams
+from quality_model.records import CleanImage
+
+from .stand_in_hub import HubClient, StandInHub
+
+
+def _encode(pixels: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def write_table(
+    folder: Path,
+    images: Sequence[Pixels | bytes],
+    *,
+    per_group: int = 2,
+    error_codes: dict[int, str] | None = None,
+) -> Path:
+    """A complete images table in row groups of 4 images; ``error_codes`` makes rows of unreadable images."""
+    rows = []
+    for number, image in enumerate(images):
+        data = image if isinstance(image, bytes) else _encode(image)
+        error_code = (error_codes or {}).get(number)
+        rows.append(
+            CleanImage(
+                image_id=f"image/{number:04d}",
+                group=f"group {number // per_group}",
+                origin="made in a test",
+                sha256=hashlib.sha256(data).hexdigest(),
+                data=data,
+                width=None if error_code else 64,
+                height=None if error_code else 48,
+                error_code=error_code,
+            )
+        )
+    return write_rows(folder, rows)
+
+
+def write_rows(folder: Path, rows: Sequence[CleanImage]) -> Path:
+    """A complete images table of some rows, in row groups of 4."""
+    folder.mkdir(parents=True)
+    with pq.ParquetWriter(folder / TABLE_NAME, SCHEMA) as writer:
+        for first in range(0, len(rows), 4):
+            some = [asdict(row) for row in rows[first : first + 4]]
+            writer.write_table(pa.Table.from_pylist(some, schema=SCHEMA))
+    storage.seal(folder, [TABLE_NAME], rows=len(rows))
+    return folder
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file, by name."""
+    return {path.name: storage.file_sha256(path) for path in sorted(folder.iterdir())}
+
+
+def unfinished(output: Path) -> Path:
+    """Where a dataset is made until it is complete."""
+    return output.with_name(f".unfinished-{output.name}")
+
+
+@pytest.fixture(scope="session")
+def crops(photo: Pixels) -> list[Pixels]:
+    """24 different crops, uint8 (48, 64, 3)."""
+    return [photo[16 * n : 16 * n + 48, 14 * n : 14 * n + 64] for n in range(24)]
+
+
+@pytest.fixture(scope="session")
+def table(crops: list[Pixels], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An images table of 24 images in 12 groups."""
+    return write_table(tmp_path_factory.mktemp("table") / "images", crops)
+
+
+@pytest.fixture(scope="session")
+def section(params: Params) -> Callable[..., GenerateParams]:
+    """A section that makes 5 samples of 32 x 32 pixels in one process, with some fields changed."""
+    base = params.generate.model_dump() | {
+        "profile": "seed",
+        "image_size": 32,
+        "samples_per_image": 5,
+        "workers": 1,
+        "seed": 42,
+    }
+    return lambda **changes: GenerateParams(**{**base, **changes})
+
+
+@pytest.fixture(scope="session")
+def made(
+    table: Path,
+    section: Callable[..., GenerateParams],
+    limits: LimitsParams,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, GenerateSummary]:
+    """A training dataset of those images, not to be changed, and its summary."""
+    folder = tmp_path_factory.mktemp("made") / "training"
+    return folder, generate(section(), limits, table, folder)
+
+
+@pytest.fixture(scope="session")
+def encoded(photo: Pixels) -> list[bytes]:
+    """48 different 32 x 32 PNG images."""
+    return [_encode(photo[8 * n : 8 * n + 32, 9 * n : 9 * n + 32]) for n in range(48)]
+
+
+@pytest.fixture
+def source(params: Params) -> Callable[..., SourceParams]:
+    """The committed source section with some fields changed."""
+    return lambda **changes: SourceParams(**{**params.source.model_dump(), **changes})
+
+
+@pytest.fixture(scope="module")
+def _running_hub() -> Iterator[StandInHub]:
+    hub = StandInHub()
+    hub.start()
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture
+def hub(_running_hub: StandInHub) -> StandInHub:
+    _running_hub.behave()
+    return _running_hub
+
+
+@pytest.fixture(scope="module")
+def client(_running_hub: StandInHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClient]:
+    client = HubClient(_running_hub, tmp_path_factory.mktemp("hub-home"))
+    yield client
+    client.close()

@@ -1,0 +1,181 @@
+"""A download: every image is counted, an earlier table stays until the new one is complete."""
+
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from quality_model.core import storage
+from quality_model.data.download import download
+from quality_model.data.images_table import ImagesTable
+from quality_model.errors import SourceError, StorageError, UsageError
+from tests.hostile import decoders_obey_images, hostile
+
+
+@pytest.fixture
+def folder(tmp_path, encoded):
+    """12 different images, a copy of one of them, and three that cannot be read."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, data in enumerate(encoded[:12]):
+        (folder / f"{number:02d}.png").write_bytes(data)
+    (folder / "copy.png").write_bytes(encoded[3])
+    (folder / "cut.png").write_bytes(encoded[0][:300])
+    (folder / "empty1.png").touch()
+    (folder / "empty2.png").touch()
+    return folder
+
+
+def num_rows(output: Path) -> int:
+    storage.require_sealed(output, verify=True)
+    with ImagesTable(output) as table:
+        return table.num_rows
+
+
+def test_every_file_is_a_row_or_a_counted_duplicate(folder, source, limits, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        summary = download(source(dataset=str(folder), num_images=100), limits, tmp_path / "out")
+    assert (summary.rows, summary.readable, summary.duplicates, summary.requested) == (15, 12, 1, 100)
+    assert summary.unreadable == {"empty": 2, "truncated": 1}
+    assert num_rows(tmp_path / "out") == 15
+    assert "only 15 different images; 100 were requested" in caplog.text
+
+
+def test_unsupported_formats_are_counted_and_named(folder, source, limits, tmp_path, encoded, caplog):
+    for name in ("a.heic", "b.HEIC", "c.dng", "notes.txt"):
+        (folder / name).write_bytes(encoded[0])
+    with caplog.at_level(logging.WARNING):
+        summary = download(source(dataset=str(folder), num_images=10), limits, tmp_path / "out")
+    assert summary.not_read == 3
+    assert "unsupported formats: 1 x .dng, 2 x .heic" in caplog.text
+
+
+def test_the_completion_marker_has_the_summary_and_the_request(folder, source, limits, tmp_path):
+    summary = download(source(dataset=str(folder), num_images=100), limits, tmp_path / "out")
+    marker = storage.require_sealed(tmp_path / "out")
+    assert marker.items() >= asdict(summary).items()
+    assert marker["request"]["seed"] == 42
+
+
+def test_a_duplicate_is_replaced_by_another_image(source, limits, tmp_path, encoded, caplog):
+    for number in range(20):
+        path = tmp_path / f"in/{number:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encoded[number // 2])
+    with caplog.at_level(logging.WARNING):
+        summary = download(source(dataset=str(tmp_path / "in"), num_images=10), limits, tmp_path / "out")
+    assert (summary.rows, summary.readable) == (10, 10)
+    assert not caplog.text
+
+
+def test_the_same_request_gives_the_same_bytes_without_a_path_of_this_machine(
+    folder, source, limits, tmp_path
+):
+    section = source(dataset=f"{folder} + sample-photos*10", num_images=22)
+    assert download(section, limits, tmp_path / "a") == download(section, limits, tmp_path / "b")
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+        assert os.fsencode(tmp_path) not in path.read_bytes()
+
+
+def test_a_new_download_replaces_an_earlier_one(folder, source, limits, tmp_path):
+    for num_images in (5, 9):
+        download(source(dataset=str(folder), num_images=num_images), limits, tmp_path / "out")
+        assert num_rows(tmp_path / "out") == num_images
+
+
+@pytest.mark.parametrize(("dataset", "error"), [("tiny-imagnet", UsageError), ("{empty}", SourceError)])
+def test_a_refused_source_leaves_an_earlier_download_unchanged(
+    folder, source, limits, tmp_path, dataset, error
+):
+    (tmp_path / "empty").mkdir()
+    download(source(dataset=str(folder), num_images=5), limits, tmp_path / "out")
+    with pytest.raises(error):
+        download(source(dataset=dataset.format(empty=tmp_path / "empty")), limits, tmp_path / "out")
+    assert num_rows(tmp_path / "out") == 5
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_an_output_that_is_a_file_is_refused(folder, source, limits, tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(StorageError, match="out"):
+        download(source(dataset=str(folder), num_images=5), limits, tmp_path / "out")
+
+
+def begin_download(section, out):
+    """`download` in a process of its own, once it writes its table."""
+    script = (
+        "import sys, json; from pathlib import Path;"
+        "from quality_model.data.download import download;"
+        "from quality_model.params import SourceParams, load_params;"
+        "section = SourceParams(**json.loads(sys.argv[1]));"
+        "download(section, load_params(Path('params.yaml')).limits, Path(sys.argv[2]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, json.dumps(section.model_dump()), str(out)])
+    while process.poll() is None and not list(out.glob(".partial-*")):
+        time.sleep(0.01)
+    return process
+
+
+def test_a_killed_download_leaves_no_marker_and_the_next_one_gives_the_same_result(source, limits, tmp_path):
+    section = source(num_images=20)
+    out = tmp_path / "out"
+    process = begin_download(section, out)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "_complete.json").exists()
+    assert download(section, limits, out) == download(section, limits, tmp_path / "undisturbed")
+    assert {path.name for path in out.iterdir()} == {"images.parquet", "_complete.json"}
+
+
+def test_a_second_download_at_the_same_time_is_refused_and_does_not_disturb_the_first(
+    source, limits, tmp_path
+):
+    out = tmp_path / "out"
+    process = begin_download(source(num_images=20), out)
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(StorageError, match="Another process"):
+        download(source(num_images=9), limits, out)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(60) == 0
+    assert num_rows(out) == 20
+
+
+def test_no_progress_is_drawn_without_a_terminal(folder, source, limits, tmp_path, capfd):
+    download(source(dataset=str(folder), num_images=5), limits, tmp_path / "out")
+    captured = capfd.readouterr()
+    assert captured.out == "" and "download" not in captured.err
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing_that_looks_complete(source, limits, tmp_path):
+    earlier = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, earlier[1]))
+    try:
+        with pytest.raises(StorageError, match="No space is left"):
+            download(source(num_images=10), limits, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, earlier)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
+    assert download(source(num_images=10), limits, tmp_path).rows == 10
+
+
+def test_an_image_that_crashes_or_hangs_its_decoder_is_a_row_with_an_error_code(
+    folder, source, limits, tmp_path, encoded, monkeypatch
+):
+    decoders_obey_images(tmp_path / "site", monkeypatch)
+    (folder / "01.png").write_bytes(hostile(encoded[1], "crash"))
+    (folder / "04.png").write_bytes(hostile(encoded[4], "hang"))
+    hasty = limits.model_copy(update={"max_seconds": 2.0})
+    summary = download(source(dataset=str(folder), num_images=20), hasty, tmp_path / "out")
+    assert (summary.rows, summary.readable) == (15, 10)
+    assert summary.unreadable == {"empty": 2, "too_slow": 1, "truncated": 1, "worker_died": 1}

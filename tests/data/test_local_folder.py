@@ -1,0 +1,145 @@
+"""A folder of the user's own: which files are images, how they are grouped, and what is skipped."""
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from quality_model.data import local_folder
+from quality_model.data.sources import open_source
+from quality_model.errors import SourceError
+from tests.users import ordinary_user
+
+
+@pytest.fixture
+def rows(source, limits, tmp_path):
+    """The rows of the folder ``tmp_path/in``, by image id."""
+    (tmp_path / "in").mkdir()
+
+    def read(**changes):
+        section = source(**{"dataset": str(tmp_path / "in"), "num_images": 100, **changes})
+        return {row.image_id: row for row in open_source(section, limits).images()}
+
+    return read
+
+
+@pytest.fixture
+def folder(rows, tmp_path):
+    return tmp_path / "in"
+
+
+def put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def test_images_are_found_in_sub_folders_and_keep_their_bytes(rows, folder, encoded):
+    put(folder / "b.png", encoded[0])
+    put(folder / "x/y/a.PNG", encoded[1])
+    put(folder / "x/c.jpeg", encoded[2])
+    found = rows()
+    assert list(found) == ["b.png", "x/c.jpeg", "x/y/a.PNG"]
+    assert [row.data for row in found.values()] == [encoded[0], encoded[2], encoded[1]]
+    assert all(row.origin == name and (row.width, row.height) == (32, 32) for name, row in found.items())
+
+
+def test_a_sub_folder_is_a_group_unless_all_images_are_in_it(rows, folder, encoded):
+    put(folder / "x/c.png", encoded[2])
+    put(folder / "x/d.png", encoded[3])
+    assert [row.group for row in rows().values()] == ["x/c.png", "x/d.png"]
+    for number, name in enumerate(["a.png", "b.png", "x/c.png", "x/d.png", "y/e.png"]):
+        put(folder / name, encoded[number])
+    assert [row.group for row in rows().values()] == ["a.png", "b.png", "x", "x", "y"]
+
+
+def test_hidden_files_and_other_files_are_left_out(rows, folder, encoded):
+    put(folder / "a.png", encoded[0])
+    for name in (".hidden.png", ".thumbnails/b.png", "notes.txt", "png", "archive.png.zip"):
+        put(folder / name, encoded[1])
+    assert list(rows()) == ["a.png"]
+
+
+def test_unreadable_images_are_rows_with_an_error_code(rows, folder, encoded):
+    put(folder / "empty.jpg", b"")
+    put(folder / "html.jpg", b"<html></html>")
+    put(folder / "cut.png", encoded[0][:300])
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    os.mkfifo(folder / "pipe.png")
+    found = rows()
+    assert {name: row.error_code for name, row in found.items()} == {
+        "cut.png": "truncated",
+        "empty.jpg": "empty",
+        "gone.png": "missing",
+        "html.jpg": "not_an_image",
+        "loop.png": "unreadable",
+        "pipe.png": "not_a_file",
+    }
+    assert found["cut.png"].data == encoded[0][:300]
+    assert all(row.width is None and row.height is None for row in found.values())
+
+
+def test_links_are_followed_once_and_loops_end(rows, folder, encoded, tmp_path):
+    put(folder / "x/a.png", encoded[0])
+    put(tmp_path / "elsewhere/b.png", encoded[1])
+    (folder / "x/up").symlink_to(folder)
+    (folder / "y").symlink_to(tmp_path / "elsewhere")
+    (folder / "z").symlink_to(folder / "x")
+    assert list(rows()) == ["x/a.png", "y/b.png"]
+
+
+def test_names_that_are_not_utf8_are_written_with_escapes_and_stay_different(rows, folder, encoded):
+    put(Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")), encoded[0])
+    put(folder / "caf\\xe9.png", encoded[1])
+    found = rows()
+    assert set(found) == {"caf\\xe9.png", "caf\\\\xe9.png"}
+    assert all(row.error_code is None for row in found.values())
+
+
+def test_an_empty_folder_is_refused(rows, folder):
+    put(folder / "notes.txt", b"none here")
+    with pytest.raises(SourceError, match="holds no images"):
+        rows()
+
+
+def test_a_folder_with_only_formats_that_are_not_read_is_refused_with_their_names(rows, folder, encoded):
+    put(folder / "x/a.heic", encoded[0])
+    with pytest.raises(SourceError, match=r"no images that can be read \(1 x \.heic\)"):
+        rows()
+
+
+def test_a_sub_folder_that_cannot_be_listed_is_a_row_with_an_error_code(source, limits, encoded, monkeypatch):
+    with TemporaryDirectory() as temporary:  # tmp_path is not open to the user that root becomes here
+        folder = Path(temporary)
+        folder.chmod(0o755)
+        put(folder / "a.png", encoded[0])
+        put(folder / "secret/b.png", encoded[1])
+        (folder / "secret").chmod(0)
+        with ordinary_user():  # who, where root is one, may not start Python
+            listing = local_folder.list_images(folder)
+        (folder / "secret").chmod(0o755)
+        monkeypatch.setattr(local_folder, "list_images", lambda root: listing)
+        rows = list(open_source(source(dataset=temporary, num_images=9), limits).images())
+    assert {row.image_id: row.error_code for row in rows} == {"a.png": None, "secret": "no_permission"}
+
+
+def test_the_seed_chooses_among_more_images_than_asked_for(rows, folder, encoded):
+    for number, data in enumerate(encoded):
+        put(folder / f"{number:02d}.png", data)
+    first, again, other = (list(rows(num_images=10, seed=seed))[:10] for seed in (1, 1, 2))
+    assert first == again
+    assert set(first) != set(other)
+    assert first != sorted(first)
+
+
+def test_a_new_image_displaces_at_most_one_of_the_chosen(rows, folder, encoded):
+    for number, data in enumerate(encoded[:40]):
+        put(folder / f"{number:02d}.png", data)
+    before = set(list(rows(num_images=10))[:10])
+    put(folder / "new.png", encoded[40])
+    assert len(before - set(list(rows(num_images=10))[:10])) <= 1
+
+
+def test_the_name_of_the_source_does_not_reveal_where_the_folder_is(folder, source, limits):
+    assert open_source(source(dataset=str(folder)), limits).name == "folder in"
