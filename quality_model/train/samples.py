@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import cv2
 import numpy as np
@@ -50,25 +50,13 @@ _BATCHES_PER_WORKER: Final = 3
 _BATCH_WITHIN_S: Final = 300.0
 
 
-class Samples(Protocol):
-    """Training samples, epoch by epoch (1-based)."""
-
-    def batch_sizes(self, epoch: int) -> list[int]:
-        """Samples of each batch of an epoch."""
-        ...
-
-    def batches(self, first_epoch: int) -> Generator[Batch, None, None]:
-        """The batches of an epoch and of all later ones of the run; close it to stop early."""
-        ...
-
-
 def open_samples(
     section: TrainParams,
     training_set: "TrainingSet",
     rows: Indices,
     stored: "StoredPixels",
     executor: Executor,
-) -> Samples:
+) -> "StoredSamples | FreshSamples":
     """The samples that ``section.samples`` names, from the given rows, which are those of the train split.
 
     Raises:
@@ -135,10 +123,6 @@ class StoredPixels:
             self._kept = self._copied(device)
             log.info("Keeping %d samples (%d MB) on %s", len(rows), num_bytes // 10**6, device.type)
 
-    @property
-    def is_on_device(self) -> bool:
-        return self._kept is not None
-
     def read(self, rows: Indices, crops: Crops | None = None) -> Batch:
         """Samples, or a square of each, with the labels of the whole samples."""
         labels = np.array(self._set.labels[rows])
@@ -189,11 +173,11 @@ class StoredSamples:
             log.info("The samples stay whole: their manifest does not say where the watermarks are")
 
     def batch_sizes(self, epoch: int) -> list[int]:
-        """See `Samples`."""
+        """Samples of each batch of a 1-based epoch."""
         return sizes_of_batches(len(self._rows), self._section.batch_size)
 
     def batches(self, first_epoch: int) -> Generator[Batch, None, None]:
-        """See `Samples`."""
+        """The batches of an epoch and of all later ones of the run; close it to stop early."""
         for epoch in range(first_epoch, self._section.epochs + 1):
             order = shuffled(self._rows, self._section.seed, epoch)
             generator = np.random.default_rng([self._section.seed, epoch, _VARIATION])
@@ -280,11 +264,11 @@ class FreshSamples:
         )
 
     def batch_sizes(self, epoch: int) -> list[int]:
-        """See `Samples`."""
+        """Samples of each batch of a 1-based epoch."""
         return sizes_of_batches(self._section.samples_per_epoch, self._section.batch_size)
 
     def batches(self, first_epoch: int) -> Generator[Batch, None, None]:
-        """See `Samples`."""
+        """The batches of an epoch and of all later ones of the run; close it to stop early."""
         with closing(self._executor.run(self._maker, self._tasks(first_epoch))) as results:
             for made in results:
                 if isinstance(made, Failure):
