@@ -22,6 +22,7 @@ NUM_IMAGES: Final = {"generate": 1000, "train": 12, "score": 200}
 _TRAINING: Final = {
     "train.architecture": "standard",
     "train.samples": "stored",
+    "train.crops_px": [],
     "train.epochs": 1,
     "train.batch_size": 16,
     "train.weight_average": 0.0,

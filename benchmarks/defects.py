@@ -11,13 +11,12 @@ import cv2
 import numpy as np
 
 from quality_model.core.decoding import Pixels
-from quality_model.degrade import seed_profile
-from quality_model.degrade.calibrated_plan import Plan
-from quality_model.degrade.calibrated_profile import ORDER, CalibratedProfile, carry_out
+from quality_model.degrade.calibrated.calibrated_plan import Plan
+from quality_model.degrade.calibrated.calibrated_profile import ORDER, CalibratedProfile, carry_out
 from quality_model.degrade.profile import AppliedDegradation, DegradedSample
 from quality_model.degrade.randomness import SampleRandomness, Stream
-from quality_model.degrade.severity import REFERENCE_SIDE_PX
-from quality_model.records import HEADS, Head
+from quality_model.degrade.seed import seed_profile
+from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head
 from quality_model.train.variation import vary
 
 _NOTHING: Final = Plan(None, None, None, None)
@@ -34,7 +33,6 @@ class Defective(CalibratedProfile):
     that a label says nothing of what came after it.
     """
 
-    name = "calibrated with a defect"  # type: ignore[misc]  # what degrades in batches knows no defects
     seed_head: Head | None = None
     random_order: bool = False
 
@@ -79,7 +77,7 @@ def _only(plan: Plan, heads: Iterable[Head | None]) -> Plan:
         blur=plan.blur if "blurriness" in heads else None,
         noise=plan.noise if "noise" in heads else None,
         cast=plan.cast if "color_cast" in heads else None,
-        marking=plan.marking if "watermark" in heads else None,
+        watermark=plan.watermark if "watermark" in heads else None,
     )
 
 

@@ -125,11 +125,11 @@ class TrainParams(Section):
     architecture: ArchitectureName
     """standard, or compact: a quarter of the FLOPs, for large collections"""
     samples: Literal["stored", "fresh"]
-    """stored: the samples of the training dataset; fresh: its clean images, degraded anew each epoch"""
+    """stored: the samples of the training dataset, mirrored and cropped; fresh: its images, degraded anew"""
     samples_per_epoch: Count
     """samples per epoch, if fresh"""
     crops_px: tuple[Annotated[int, Field(ge=32)], ...] = Field(strict=False)
-    """crop sizes in pixels, each for an equal share of the epochs; empty: no cropping"""
+    """crop sizes in pixels, at most the image size, each for an equal share of the epochs; empty: no crops"""
     start_from: str
     """weights to begin with: champion (bundled while there is none), bundled, scratch (random ones), or
     a model's folder or file. DVC sees the name change, not the weights: `dvc repro -f -s train`"""

@@ -21,6 +21,9 @@ OVERALL_WEIGHTS: Final[dict[Head, float]] = {
 }
 """overall = 1 - sum(weight x score); the weights of the original design, which add up to 1."""
 
+REFERENCE_SIDE_PX: Final = 224
+"""Lengths of degradations and measures are in pixels of an image of this side, and scale with the side."""
+
 SHORT_NAMES: Final[dict[Head, str]] = {
     "color_cast": "CC",
     "blurriness": "Blur",
@@ -57,7 +60,7 @@ SCALE_VERSION: Final = "1"
 """Version of what a score means: that of the severity formula and its constants.
 
 A score predicts ``log(1 + m / m0) / log(1 + m1 / m0)``, at most 1, of one physical measure m per
-head; `degradations.severity` has the measures and the constants m0 and m1. Scores of the same
+head; `degrade.severity` has the measures and the constants m0 and m1. Scores of the same
 version can be compared with each other and with the same thresholds, those of different ones cannot.
 """
 

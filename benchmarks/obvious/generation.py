@@ -7,17 +7,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from quality_model.degrade.blur import DIRECTIONS
-from quality_model.degrade.seed_profile import (
+from quality_model.degrade.seed.seed_blur import DIRECTIONS
+from quality_model.degrade.seed.seed_profile import (
     CORNER_MARGIN_PX,
     STRENGTHS,
     TEXT_GREY,
     TEXT_SIZES_PX,
     TEXTS,
     TILE_GAP_PX,
-    TINTS,
 )
-from quality_model.degrade.watermark import CORNERS, LAYOUTS, font_file
+from quality_model.degrade.seed.text_watermark import CORNERS, LAYOUTS, font_file
+from quality_model.degrade.seed.tints import TINTS
 from quality_model.records import HEADS
 
 

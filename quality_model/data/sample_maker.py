@@ -17,11 +17,10 @@ from quality_model.core.decoding import Pixels
 from quality_model.data.dataset import SCHEMA
 from quality_model.data.images_table import ImagesTable
 from quality_model.degrade import PROFILES, DegradedSample, SampleRandomness
-from quality_model.degrade.severity import REFERENCE_SIDE_PX
 from quality_model.degrade.softness import source_softness
 from quality_model.errors import ImageError, SourceError
 from quality_model.params import GenerateParams, LimitsParams
-from quality_model.records import HEADS, CleanImage, Split
+from quality_model.records import HEADS, REFERENCE_SIDE_PX, CleanImage, Split
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
-"""What is done to clean images, and which label it earns: the label profiles by name."""
+"""Synthetic degradations of clean images and their labels: the label profiles by name."""
 
 from typing import Final
 
-from quality_model.degrade.calibrated_profile import CalibratedProfile
+from quality_model.degrade.calibrated.calibrated_profile import CalibratedProfile
 from quality_model.degrade.profile import AppliedDegradation, DegradedSample, Profile
 from quality_model.degrade.randomness import SampleRandomness
-from quality_model.degrade.seed_profile import SeedProfile
+from quality_model.degrade.seed.seed_profile import SeedProfile
 
 PROFILES: Final[dict[str, Profile]] = {
     profile.name: profile for profile in (CalibratedProfile(), SeedProfile())

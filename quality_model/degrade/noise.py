@@ -1,4 +1,4 @@
-"""Noise: gaussian, of brightness alone, salt and pepper, Poisson (shot noise) and speckle."""
+"""Noise: gaussian, luminance, salt and pepper, Poisson (shot noise) and speckle."""
 
 import cv2
 import numpy as np
@@ -9,12 +9,12 @@ from quality_model.degrade.randomness import QUANTILES, Stream, normal_quantiles
 
 
 def gaussian(pixels: Pixels, std: float, stream: Stream) -> Pixels:
-    """Add normal noise of its own to each channel of each pixel, rounded and cut to 0 to 255.
+    """Add independent normal noise to each channel of each pixel, rounded and cut to 0 to 255.
 
     Args:
         pixels: uint8 (height, width, 3).
         std: Standard deviation in grey levels, before rounding and cutting.
-        stream: Where the noise comes from.
+        stream: The noise is drawn from it.
 
     Returns:
         uint8 (height, width, 3).
@@ -30,13 +30,13 @@ def gaussian(pixels: Pixels, std: float, stream: Stream) -> Pixels:
 
 
 def grainy(pixels: Pixels, std: float, stream: Stream, *, coloured: bool, grain_sigma_px: float) -> Pixels:
-    """Add normal noise whose neighbours are alike, as after demosaicing or on film.
+    """Add normal noise that is correlated between neighbours, as after demosaicing or on film.
 
     Args:
         pixels: uint8 (height, width, 3).
         std: Standard deviation in grey levels, before rounding and cutting.
-        stream: Where the noise comes from.
-        coloured: Each channel has noise of its own; else all three share it.
+        stream: The noise is drawn from it.
+        coloured: Each channel has its own noise; else all three share it.
         grain_sigma_px: Sigma of the gaussian that the noise is smoothed with; 0 for none.
 
     Returns:
@@ -70,7 +70,7 @@ def salt_and_pepper(pixels: Pixels, share: float, stream: Stream) -> Pixels:
     Args:
         pixels: uint8 (height, width, 3).
         share: Expected share of the pixels that turn, 0 to 1, in steps of 2**-15.
-        stream: Where the choice comes from.
+        stream: The choice is drawn from it.
 
     Returns:
         uint8 (height, width, 3).
@@ -92,7 +92,7 @@ def poisson(pixels: Pixels, peak: int, stream: Stream) -> Pixels:
     Args:
         pixels: uint8 (height, width, 3).
         peak: Mean count of white, 1 to 4096; fewer is noisier.
-        stream: Where the counts come from.
+        stream: The counts are drawn from it.
 
     Returns:
         uint8 (height, width, 3).

@@ -1,13 +1,17 @@
-"""What a label profile is: the one interface between degradations and the training dataset."""
+"""The interface of a label profile: how clean images are degraded and what the labels mean."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar
 
 from quality_model.core.decoding import Pixels
 from quality_model.degrade.randomness import SampleRandomness
 from quality_model.degrade.severity import SeverityScale
 from quality_model.records import HEADS, Head
+
+Facts = dict[str, str | int | float]
+"""Parameters by name, as JSON values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +31,10 @@ class AppliedDegradation:
 
 @dataclass(frozen=True, slots=True)
 class DegradedSample:
-    """A sample: pixels, uint8 (side, side, 3) RGB, and what was done to them, in order.
+    """A sample: pixels, uint8 (side, side, 3) RGB, and the degradations applied to them, in order.
 
-    ``delivery`` is what happened to it besides, and changes no label (recompression, slight
-    rescaling), as JSON values.
+    ``delivery`` lists, as JSON values, what changed the pixels and no label: recompression and
+    slight rescaling.
     """
 
     image: Pixels
@@ -44,58 +48,43 @@ class DegradedSample:
         return tuple(found.get(head, 0.0) for head in HEADS)
 
 
-class Profile(Protocol):
+class Profile(ABC):
     """A way to degrade images and to label the result."""
 
-    @property
-    def name(self) -> str:
-        """What params.yaml calls it."""
-        ...
+    name: ClassVar[str]
+    """Its name in params.yaml."""
 
-    @property
-    def kinds(self) -> Mapping[Head, tuple[str, ...]]:
-        """Every kind that `degrade` makes."""
-        ...
+    kinds: ClassVar[Mapping[Head, tuple[str, ...]]]
+    """Every kind that `degrade` makes."""
 
-    @property
-    def source_kinds(self) -> Mapping[Head, tuple[str, ...]]:
-        """Kinds that an image may have brought along, see ``softness_px`` of `keep`."""
-        ...
+    source_kinds: ClassVar[Mapping[Head, tuple[str, ...]]] = {}
+    """Kinds that a clean image may already have (``softness_px`` of `keep`)."""
 
-    @property
-    def label_ranges(self) -> Mapping[Head, tuple[float, float]]:
-        """Lowest and highest label of a head that was degraded."""
-        ...
+    label_ranges: ClassVar[Mapping[Head, tuple[float, float]]]
+    """Lowest and highest label of a head that was degraded."""
 
-    @property
-    def scales(self) -> Mapping[Head, SeverityScale]:
-        """The measure that each head's label is a function of; none where the label is no such thing."""
-        ...
+    scales: ClassVar[Mapping[Head, SeverityScale]] = {}
+    """The measure that each head's label is a function of; empty where labels are no such function."""
 
-    @property
-    def order(self) -> tuple[Head, ...] | None:
-        """The order in which degradations are always applied; None if it is random."""
-        ...
+    order: ClassVar[tuple[Head, ...] | None] = None
+    """The order in which degradations are always applied; None if it is random."""
 
-    @property
-    def untouched_share(self) -> float:
-        """Expected share of `degrade`'s samples to which nothing is applied."""
-        ...
+    untouched_share: ClassVar[float] = 1.0 / (len(HEADS) + 1)
+    """Expected share of `degrade`'s samples to which nothing is applied."""
 
-    @property
-    def measures_softness(self) -> bool:
-        """Whether images that are soft already are labelled so."""
-        ...
+    measures_softness: ClassVar[bool] = False
+    """Whether images that are already soft are labelled as blurred."""
 
+    @abstractmethod
     def keep(
         self, clean: Pixels, randomness: SampleRandomness, *, softness_px: float = 0.0
     ) -> DegradedSample:
-        """The sample that stands for the clean image, uint8 (side, side, 3), itself.
+        """The sample that is the clean image itself, uint8 (side, side, 3).
 
-        ``softness_px`` is the sigma, in pixels of a 224 px image, of the blur that it has already.
+        ``softness_px`` is the sigma, in pixels of a 224 px image, of the blur that it already has.
         """
-        ...
 
+    @abstractmethod
     def degrade(
         self,
         clean: Pixels,
@@ -104,9 +93,8 @@ class Profile(Protocol):
         softness_px: float = 0.0,
         scale: float | None = None,
     ) -> DegradedSample:
-        """A degraded sample of the clean image, uint8 (side, side, 3), which stays as it is.
+        """A degraded sample of the clean image, uint8 (side, side, 3), which is not changed.
 
-        ``scale`` is the number of its pixels to one of a 224 px image: by default side / 224;
-        for a crop, that of what it was cut from.
+        ``scale`` is the number of its pixels per pixel of a 224 px image: by default side / 224;
+        for a crop, the scale of the image that it was cut from.
         """
-        ...

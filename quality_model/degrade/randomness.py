@@ -2,8 +2,8 @@
 
 NumPy promises a stable stream for the raw bits of its bit generators, and none for its
 distributions. So only raw bits are drawn, and mapped to numbers here. Every operation on
-every sample has a stream of its own, so that one operation drawing more or fewer numbers
-moves nothing else.
+every sample has its own stream: an operation that draws more or fewer numbers changes no
+other operation.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ class SampleRandomness:
     sample_id: str
 
     def stream(self, operation: str) -> "Stream":
-        """The stream of one operation, the same whenever it is asked for."""
+        """The stream of one operation, the same on every call."""
         return Stream(f"{self.seed}\0{self.sample_id}\0{operation}")
 
 
 class Stream:
-    """Independent random bits, and the numbers made of them.
+    """Independent random bits, and numbers computed from them.
 
     Args:
         name: Seeds the stream; different names give independent streams.
@@ -60,7 +60,7 @@ class Stream:
         return low + ((int(self._bits.random_raw()) * (high - low + 1)) >> 64)
 
     def choice(self, items: Sequence[T]) -> T:
-        """One of the items, each as likely."""
+        """One of the items, all equally likely."""
         return items[self.integer(0, len(items) - 1)]
 
     def sample(self, items: Sequence[T], count: int) -> list[T]:

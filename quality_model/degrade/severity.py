@@ -16,7 +16,7 @@ cannot get worse in any way that matters. The scales are choices of this project
 | color_cast | length of the mean shift in CIELAB's a*b* plane | 10 | 40 | 5.0 | 12 | 23 |
 | watermark | RMS colour difference (CIE 1976) over the image | 3 | 30 | 2.5 | 7.0 | 15 |
 
-The watermark's measure is contrast times the root of the covered share: a mark of colour
+The watermark's measure is contrast times the root of the covered share: a watermark of colour
 difference c on a share s of the image and none elsewhere has c * sqrt(s).
 """
 
@@ -25,9 +25,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from quality_model.records import Head
-
-REFERENCE_SIDE_PX: Final = 224
-"""Lengths are in pixels of an image of this side."""
 
 
 @dataclass(frozen=True, slots=True)

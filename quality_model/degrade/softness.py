@@ -1,4 +1,4 @@
-"""How soft an image that counts as clean is already: from its own sharpest edges."""
+"""How blurred an image is before any degradation, estimated from its own sharpest edges."""
 
 from typing import Final
 
@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 
 from quality_model.core.decoding import Pixels
-from quality_model.degrade.point_spread import enlarged_sigma
+from quality_model.degrade.calibrated.point_spread import enlarged_sigma
 
 SHARPEST_SHARE: Final = 0.002
-"""Share of the pixels whose edges are looked at."""
+"""Share of the pixels, those with the strongest edges, that are measured."""
 
 SOFT_SIGMA_PX: Final = 0.8
 """Sigma above which an image does not count as clean. Of 200 crops of photographs known
@@ -20,25 +20,25 @@ _TEXTURE: Final = 1.4
 
 
 def source_softness(pixels: Pixels, *, enlarged_by: float) -> float:
-    """Sigma, in its own pixels, of the blur that an image has before anything is done to it.
+    """Sigma, in pixels of the image, of its blur before any degradation.
 
-    What enlarging left of it, or what its edges say if that is more; 0 for a sharp one.
+    The blur of enlarging, or that of its edges if it is more; 0 for a sharp image.
 
     Args:
         pixels: uint8 (height, width, 3), as resized.
-        enlarged_by: Factor of that resizing; 1 or less if it was shrunk.
+        enlarged_by: Factor of the resizing; 1 or less if it was shrunk.
     """
     measured = edge_sigma(pixels)
     return max(enlarged_sigma(enlarged_by), measured if measured > SOFT_SIGMA_PX else 0.0)
 
 
 def edge_sigma(pixels: Pixels) -> float:
-    """Sigma of the blur of the sharpest edges, in pixels; 0 where there is nothing to tell from.
+    """Sigma of the blur of the sharpest edges, in pixels; 0 without edges.
 
     A step edge blurred by a gaussian of standard deviation s has a first derivative that peaks
     at A / (s sqrt(2 pi)) and a second one at A / (s^2 sqrt(2 pi e)): their ratio is s sqrt(e).
-    Both peaks are taken as quantiles over the image; derivatives are central differences,
-    which add a variance of about a quarter of a pixel, taken off again.
+    Both peaks are quantiles over the image. Derivatives are central differences, which add a
+    variance of about a quarter of a pixel; it is subtracted.
 
     Args:
         pixels: uint8 (height, width, 3).

@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from quality_model.core.decoding import Pixels
 from quality_model.data.split import stratified_subset
+from quality_model.degrade.cielab import to_lab
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
-from quality_model.evaluate.sweep_kinds import REFERENCE_SIDE_PX
-from quality_model.records import HEADS, Head, Split
+from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head, Split
 
 if TYPE_CHECKING:
     from quality_model.data.dataset import TrainingSet
@@ -104,7 +104,7 @@ def calc_grey_world_cast(pixels: Pixels) -> float:
     Source: Buchsbaum, A spatial processor model for object colour perception, Journal of the
     Franklin Institute 310, 1980: the mean of a scene is assumed to be grey.
     """
-    lab = _lab(pixels)
+    lab = to_lab(pixels)
     return float(np.hypot(lab[..., 1].mean(), lab[..., 2].mean()))
 
 
@@ -114,7 +114,7 @@ def calc_white_patch_cast(pixels: Pixels) -> float:
     Source: Land and McCann, Lightness and retinex theory, JOSA 61, 1971: the lightest part of
     a scene is assumed to be white. Here it is the lightest 5 % by L*.
     """
-    lab = _lab(pixels).reshape(-1, 3)
+    lab = to_lab(pixels).reshape(-1, 3)
     count = max(1, round(WHITE_SHARE * len(lab)))
     lightest = lab[np.argpartition(lab[:, 0], -count)[-count:]]
     return float(np.hypot(lightest[:, 1].mean(), lightest[:, 2].mean()))
@@ -141,7 +141,7 @@ def calc_pale_strokes(pixels: Pixels) -> float:
     which texture seldom does: the geometric mean of the white top-hat of L* and the black
     top-hat of the chroma (see `calc_stroke_density`), both lightly smoothed first.
     """
-    lab = cv2.GaussianBlur(_lab(pixels), (0, 0), 0.8)
+    lab = cv2.GaussianBlur(to_lab(pixels), (0, 0), 0.8)
     lightness = np.ascontiguousarray(lab[..., 0])
     chroma = np.hypot(lab[..., 1], lab[..., 2])
     element = _square(pixels)
@@ -245,12 +245,6 @@ def calibrate(known: Floats, labels: Floats, asked: Floats) -> Floats:
 
 def _grey(pixels: Pixels) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
-
-
-def _lab(pixels: Pixels) -> npt.NDArray[np.float32]:
-    """L* 0 to 100, a* and b* about -128 to 127: float32, because OpenCV's uint8 form rounds to units."""
-    scaled = pixels.astype(np.float32) / np.float32(255.0)
-    return np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB), dtype=np.float32)
 
 
 def _square(pixels: Pixels) -> Any:

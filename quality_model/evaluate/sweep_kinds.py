@@ -22,12 +22,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from quality_model.core.decoding import Pixels
+from quality_model.records import REFERENCE_SIDE_PX
 
 Floats = npt.NDArray[np.float64]
 T = TypeVar("T")
-
-REFERENCE_SIDE_PX: Final = 224
-"""The side at which the levels of blur are in pixels."""
 
 _LUMA: Final = np.array([0.299, 0.587, 0.114])
 """ITU-R BT.601."""

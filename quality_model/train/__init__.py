@@ -1,4 +1,4 @@
-"""Training: the recipe, the record of each epoch, and the state from which a run goes on."""
+"""Training: the recipe, the record of each epoch, and the state from which a run resumes."""
 
 from quality_model.train.loop import TrainedModel, train
 from quality_model.train.report import EpochReport

@@ -1,8 +1,8 @@
 """The training loop: AdamW, cosine annealing, early stopping, a checkpoint per epoch.
 
-Order and dropout of an epoch hang on (seed, epoch) alone, so a run that was killed and
-started again ends with the weights of an undisturbed one; on a CPU bit for bit, given the
-same number of threads.
+Samples, order and dropout of an epoch depend on (seed, epoch) alone. So a run that was killed and
+started again ends with the weights of an undisturbed one: on a CPU bit for bit, given the same
+number of threads.
 """
 
 import logging
@@ -19,9 +19,8 @@ from quality_model.networks.checkpoints import LoadedModel
 from quality_model.networks.device import choose_device
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import TrainParams
-from quality_model.train.plan import Plan, choose_plan
+from quality_model.train.epochs import ExecutionPlan, Run, Splits
 from quality_model.train.report import EpochReport, best_epoch
-from quality_model.train.run import Run, Splits
 from quality_model.train.state import RunIdentity, RunState
 
 if TYPE_CHECKING:
@@ -34,15 +33,15 @@ _LOCK_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """The outcome of a run: the best epoch's weights, in evaluation mode, and how they came about."""
+    """The outcome of a run: the best epoch's weights, in evaluation mode, and how they were trained."""
 
     model: MultiHeadQualityAssessmentModel
     history: list[EpochReport]
     best_epoch: int
     stopped_early: bool
     resumed_from_epoch: int
-    """the epoch after which this process went on; 0 for a run from the start"""
-    plan: Plan
+    """the epoch after which this process resumed; 0 for a run from the start"""
+    plan: ExecutionPlan
     fingerprint: str
     data_sha256: str
     image_size_px: int
@@ -80,22 +79,22 @@ def train(
 ) -> TrainedModel:
     """Train on the ``train`` split, stop by the ``validation`` split, return the best epoch's model.
 
-    The state after each epoch is kept in ``checkpoints``; the same call goes on from there,
-    and returns at once when the run was done. The caller removes it with `clear_checkpoints`.
+    The state after each epoch is kept in ``checkpoints``. The same call resumes from there, and
+    returns at once if the run was done. The caller removes it with `clear_checkpoints`.
 
     Args:
         section: The recipe.
         training_set: uint8 images, float32 labels, and the split of each sample.
         checkpoints: Folder for the state of unfinished runs.
-        on_epoch: Called with each epoch's report once its checkpoint is durable; a resumed
-            run calls it first for the epochs before, so that every process tells the whole story.
-        start: Weights to begin with, on any device; None: random ones. What ``section.start_from`` names
-            is the caller's to find.
+        on_epoch: Called with each epoch's report once its checkpoint is durable. A resumed run
+            reports the earlier epochs again first, so that a caller sees every epoch.
+        start: Start weights, on any device; None: random ones. The caller finds what
+            ``section.start_from`` names.
 
     Raises:
         TrainingError: A loss is not finite, there are too few samples, or memory is short.
-        CheckpointError: The weights to begin with are of another architecture.
-        DeviceUnavailableError: The device asked for is not here.
+        CheckpointError: The start weights are of another architecture.
+        DeviceUnavailableError: The requested device is not available.
         StorageError: A checkpoint could not be written, or another process trains in ``checkpoints``.
     """
     device = choose_device(section.device)
@@ -114,9 +113,9 @@ def train(
         storage.locked(checkpoints / "training.lock", timeout_s=_LOCK_TIMEOUT_S),
         torch.random.fork_rng(devices=forked),
     ):
-        plan = Plan.from_dict(state.plan(), device)
+        plan = ExecutionPlan.from_dict(state.plan(), device)
         if plan is None:
-            plan = choose_plan(section, device)
+            plan = ExecutionPlan.choose(section, device)
             state.save_plan(plan.to_dict())
         log.info(
             "Training on %s in %s, %s; %d samples to train on, %d to validate on",
@@ -141,6 +140,8 @@ def train(
                 f"Device {device.type} has too little memory for batches of {section.batch_size}.",
                 "Lower train.batch_size.",
             ) from error
+        finally:
+            run.close()
         return TrainedModel(
             model=run.best_model(),
             history=run.history,
@@ -159,7 +160,7 @@ def train(
 def _require_architecture(start: LoadedModel, section: TrainParams) -> None:
     if start.model.architecture != section.architecture:
         raise CheckpointError(
-            f"The weights that train.start_from names ({section.start_from}) are of architecture "
+            f"The start weights (train.start_from {section.start_from}) are of architecture "
             f"{start.model.architecture}, but train.architecture is {section.architecture}.",
-            "Begin with a model of the same architecture or with scratch, or change train.architecture.",
+            "Start from a model of the same architecture or with scratch, or change train.architecture.",
         )

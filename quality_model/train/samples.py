@@ -1,53 +1,66 @@
-"""What an epoch trains on: the stored samples, or fresh ones made of the set's clean images.
+"""The samples that a run is trained on: stored ones, varied, or fresh ones degraded anew.
 
-Both hang on (seed, epoch) alone, so that a resumed run sees what an undisturbed one sees.
+Both depend on (seed, epoch) alone, so that a resumed run trains on what an undisturbed one trains on,
+whatever the number of processes that make them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from quality_model.core.decoding import Pixels
+from quality_model.core.processes import Executor, Failure, InThisProcess, WorkerProcesses
+from quality_model.core.system import num_cores
 from quality_model.degrade import PROFILES, Profile, SampleRandomness
-from quality_model.degrade.severity import REFERENCE_SIDE_PX
+from quality_model.degrade.randomness import Stream
 from quality_model.errors import TrainingError
 from quality_model.params import TrainParams
-from quality_model.records import HEADS
-from quality_model.train.on_device import BatchDegrader
-from quality_model.train.stored import Batch, Indices, StoredRows
-from quality_model.train.variation import vary
+from quality_model.records import HEADS, REFERENCE_SIDE_PX
+from quality_model.train.variation import Crops, Indices, WatermarkBoxes, vary
 
 if TYPE_CHECKING:
     from quality_model.data.dataset import TrainingSet
 
-_ORDER: Final = 1
-"""Purpose of the random stream that shuffles an epoch."""
+log = logging.getLogger(__name__)
 
-Degrade = Callable[[npt.NDArray[np.uint8], Sequence[SampleRandomness], float], Batch]
-"""Makes samples of clean images, given each one's randomness and `Profile.degrade`'s ``scale``."""
+Labels = npt.NDArray[np.float32]
+Batch = tuple[npt.NDArray[np.uint8] | Tensor, Labels]
+"""Images, uint8 (n, S, S, 3), in memory or on the device, and labels, float32 (n, 4)."""
 
+_ORDER, _VARIATION = 1, 3
+"""Purposes of random streams, besides those of `epochs`."""
 
-class Samples(Protocol):
-    """Training samples, epoch by epoch (1-based)."""
+_COPIED_AT_ONCE: Final = 1024
+"""Samples that are copied to the device in one go."""
 
-    def batch_sizes(self, epoch: int) -> list[int]: ...
-    def batches(self, epoch: int) -> Iterator[Batch]: ...
+_BATCHES_PER_WORKER: Final = 3
+"""Batches made ahead of the trainer: some 7 MB each of 16 samples of 224 px and their copies in a pipe."""
+
+_BATCH_WITHIN_S: Final = 300.0
 
 
 def open_samples(
-    section: TrainParams, training_set: "TrainingSet", rows: Indices, stored: StoredRows, device: torch.device
-) -> Samples:
-    """The samples that ``section.samples`` names, of the rows of the train split.
-
-    Fresh ones are degraded image by image on the CPU or, where that is possible, in batches on
-    the device.
+    section: TrainParams,
+    training_set: "TrainingSet",
+    rows: Indices,
+    stored: "StoredPixels",
+    executor: Executor,
+) -> "StoredSamples | FreshSamples":
+    """The samples that ``section.samples`` names, from the given rows, which are those of the train split.
 
     Raises:
-        TrainingError: Fresh ones were asked for, and no image is clean or large enough.
+        TrainingError: No image is clean for fresh ones, or the dataset was generated without stored ones.
     """
     if section.samples == "stored":
         if training_set.train_samples == "fresh":
@@ -55,122 +68,226 @@ def open_samples(
                 "The training dataset was generated for train.samples fresh: it lacks most samples.",
                 "Generate it again with train.samples stored, or train with fresh samples.",
             )
-        return StoredSamples(section, stored, rows)
-    profile = PROFILES[str(training_set.manifest["profile"].iloc[rows[0]])]
-    in_batches = can_degrade_in_batches(profile, device)
-    degrade = BatchDegrader(device) if in_batches else image_by_image(profile)
-    return FreshSamples(section, training_set, rows, degrade)
+        return StoredSamples(section, training_set, rows, stored)
+    return FreshSamples(section, training_set, rows, executor)
 
 
-def can_degrade_in_batches(profile: Profile, device: torch.device) -> bool:
-    """Whether the device makes the profile's samples, and faster than the CPU does: a CPU would not."""
-    return device.type == "cuda" and profile.name == "calibrated"
+def choose_executor(device: torch.device) -> Executor:
+    """Where fresh samples are made: on a CPU in this process, since training takes far longer there.
+
+    For an accelerator, in a process per core but the one that feeds it.
+    """
+    workers = 0 if device.type == "cpu" else num_cores() - 1
+    if workers == 0:
+        return InThisProcess()
+    return WorkerProcesses(workers, _BATCHES_PER_WORKER * workers, _BATCH_WITHIN_S)
 
 
-def image_by_image(profile: Profile) -> Degrade:
-    """Degrading on the CPU."""
+def side_of_crops(section: TrainParams, epoch: int, whole_px: int) -> int:
+    """Side of the squares of an epoch: each of ``crops_px`` for an equal part of the run."""
+    sides = section.crops_px or (whole_px,)
+    return min(whole_px, sides[min(len(sides) - 1, (epoch - 1) * len(sides) // section.epochs)])
 
-    def degrade(clean: npt.NDArray[np.uint8], randomness: Sequence[SampleRandomness], scale: float) -> Batch:
-        images = np.empty_like(clean)
-        labels = np.empty((len(clean), len(HEADS)), dtype=np.float32)
-        for place, (image, random) in enumerate(zip(clean, randomness, strict=True)):
-            sample = profile.degrade(image, random, scale=scale)
-            images[place], labels[place] = sample.image, sample.labels
-        return images, labels
 
-    return degrade
+def sizes_of_batches(count: int, batch_size: int) -> list[int]:
+    """Sizes of batches. A single last sample is left out of the epoch: it has no batch statistics."""
+    whole, rest = divmod(count, batch_size)
+    return [batch_size] * whole + ([rest] if rest > 1 else [])
 
 
 def shuffled(rows: Indices, seed: int, epoch: int) -> Indices:
-    """Stored rows in the order in which a 1-based epoch has them."""
+    """Stored rows in the order of a 1-based epoch."""
     return np.random.default_rng([seed, epoch, _ORDER]).permutation(rows)
 
 
-class StoredSamples:
-    """The samples of the training dataset, each once an epoch, in random order."""
+class StoredPixels:
+    """Reads samples by row; keeps their pixels on the device if ``budget_bytes`` has room for all.
 
-    def __init__(self, section: TrainParams, stored: StoredRows, rows: Indices) -> None:
-        self._section = section
-        self._stored = stored
-        self._rows = rows
+    Pixels stay uint8 there, a quarter of the size of float32: 150 kB for a sample of 224 px.
 
-    def batch_sizes(self, epoch: int) -> list[int]:
-        return sizes_of_batches(len(self._rows), self._section.batch_size)
-
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        order = shuffled(self._rows, self._section.seed, epoch)
-        start = 0
-        for size in self.batch_sizes(epoch):
-            yield self._stored.read(order[start : start + size])
-            start += size
-
-
-class FreshSamples:
-    """Clean images of the set, varied (`variation.vary`) and degraded anew for every sample.
-
-    The next batch is made while the last one is trained on.
+    Args:
+        training_set: The samples.
+        rows: Every row that will be read.
+        device: Where to keep pixels.
+        budget_bytes: Most memory that they may take there; 0 leaves them on disk.
     """
 
     def __init__(
-        self, section: TrainParams, training_set: "TrainingSet", rows: Indices, degrade: Degrade
+        self, training_set: "TrainingSet", rows: Indices, device: torch.device, budget_bytes: int
     ) -> None:
+        self._set = training_set
+        self._rows = np.sort(rows)
+        self._kept: Tensor | None = None
+        num_bytes = len(rows) * training_set.image_size_px**2 * 3
+        if num_bytes <= budget_bytes:
+            self._kept = self._copied(device)
+            log.info("Keeping %d samples (%d MB) on %s", len(rows), num_bytes // 10**6, device.type)
+
+    def read(self, rows: Indices, crops: Crops | None = None) -> Batch:
+        """Samples, or a square of each, with the labels of the whole samples."""
+        labels = np.array(self._set.labels[rows])
+        crops = crops or Crops.whole(len(rows), self._set.image_size_px)
+        if self._kept is not None:
+            return _cut(self._kept, np.searchsorted(self._rows, rows), crops), labels
+        images = np.empty((len(rows), crops.side_px, crops.side_px, 3), dtype=np.uint8)
+        squares = zip(rows, crops.tops, crops.lefts, crops.mirrored, strict=True)
+        for place, (row, top, left, mirrored) in enumerate(squares):
+            square = self._set.images[row, top : top + crops.side_px, left : left + crops.side_px]
+            images[place] = square[:, ::-1] if mirrored else square
+        return images, labels
+
+    def _copied(self, device: torch.device) -> Tensor:
+        shape = (len(self._rows), *self._set.images.shape[1:])
+        kept = torch.empty(shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(self._rows), _COPIED_AT_ONCE):
+            part = self._set.images[self._rows[start : start + _COPIED_AT_ONCE]]
+            kept[start : start + len(part)] = torch.from_numpy(part).to(device)
+        return kept
+
+
+def _cut(kept: Tensor, places: Indices, crops: Crops) -> Tensor:
+    """The squares of some of the samples (N, S, S, 3) on the device, uint8 (n, side, side, 3)."""
+    along = np.arange(crops.side_px)
+    y = crops.tops[:, None] + along
+    x = crops.lefts[:, None] + np.where(crops.mirrored[:, None], along[::-1], along)
+    indices = (places[:, None, None], y[:, :, None], x[:, None, :])
+    return kept[tuple(torch.from_numpy(index).to(kept.device) for index in indices)]
+
+
+class StoredSamples:
+    """The samples of the training dataset, each once an epoch in random order, mirrored and cropped.
+
+    See `variation` for what that does to labels. Samples without a record of where their watermarks are
+    stay whole.
+    """
+
+    def __init__(
+        self, section: TrainParams, training_set: "TrainingSet", rows: Indices, stored: StoredPixels
+    ) -> None:
+        self._section = section
+        self._whole_px = training_set.image_size_px
+        self._stored = stored
+        self._rows = rows
+        self._boxes = WatermarkBoxes.of(training_set, rows) if section.crops_px else None
+        if section.crops_px and self._boxes is None:
+            log.info("The samples stay whole: their manifest does not say where the watermarks are")
+
+    def batch_sizes(self, epoch: int) -> list[int]:
+        """Samples of each batch of a 1-based epoch."""
+        return sizes_of_batches(len(self._rows), self._section.batch_size)
+
+    def batches(self, first_epoch: int) -> Generator[Batch, None, None]:
+        """The batches of an epoch and of all later ones of the run; close it to stop early."""
+        for epoch in range(first_epoch, self._section.epochs + 1):
+            order = shuffled(self._rows, self._section.seed, epoch)
+            generator = np.random.default_rng([self._section.seed, epoch, _VARIATION])
+            side_px = self._whole_px
+            if self._boxes is not None:
+                side_px = side_of_crops(self._section, epoch, self._whole_px)
+            for start, end in pairwise(np.cumsum([0, *self.batch_sizes(epoch)])):
+                rows = np.sort(order[start:end])  # sorted rows read faster
+                crops = Crops.draw(len(rows), self._whole_px, side_px, generator)
+                images, labels = self._stored.read(rows, crops)
+                if self._boxes is not None:
+                    labels[:, HEADS.index("watermark")] = self._boxes.labels(rows, crops)
+                yield images, labels
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A batch of fresh samples: the clean rows, and the name of the first sample's randomness."""
+
+    epoch: int
+    first: int
+    rows: Indices
+    side_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class _SampleMaker:
+    """Makes batches of fresh samples, in this process or in another one, to which it is pickled."""
+
+    folder: Path
+    data_sha256: str
+    seed: int
+    profile: Profile
+    vary: Callable[[Pixels, int, Stream], Pixels]
+
+    def __call__(self, task: _Task) -> tuple[npt.NDArray[np.uint8], Labels]:
+        clean = _clean_images(self.folder, self.data_sha256)
+        images = np.empty((len(task.rows), task.side_px, task.side_px, 3), dtype=np.uint8)
+        labels = np.empty((len(task.rows), len(HEADS)), dtype=np.float32)
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # the processes are the parallelism
+        try:
+            for place, row in enumerate(task.rows):
+                randomness = SampleRandomness(self.seed, f"fresh {task.epoch} {task.first + place}")
+                varied = self.vary(clean[row], task.side_px, randomness.stream("variation"))
+                scale = clean.shape[1] / REFERENCE_SIDE_PX
+                sample = self.profile.degrade(varied, randomness, scale=scale)
+                images[place], labels[place] = sample.image, sample.labels
+        finally:
+            cv2.setNumThreads(threads)
+        return images, labels
+
+
+@lru_cache(maxsize=1)
+def _clean_images(folder: Path, data_sha256: str) -> npt.NDArray[np.uint8]:
+    """The memory map of a dataset's images, opened once in each process."""
+    from quality_model.data.dataset import TrainingSet
+
+    return TrainingSet.open(folder).images
+
+
+class FreshSamples:
+    """Clean images of the dataset, varied (`variation.vary`) and degraded anew for every sample.
+
+    Batches are made by the executor ahead of the trainer, across the end of an epoch too.
+    """
+
+    def __init__(
+        self, section: TrainParams, training_set: "TrainingSet", rows: Indices, executor: Executor
+    ) -> None:
+        self._section = section
+        self._whole_px = training_set.image_size_px
+        self._executor = executor
         manifest = training_set.manifest.iloc[rows]
         self._clean = rows[manifest["is_clean"].to_numpy(dtype=bool)]
-        self._section = section
-        self._set = training_set
-        self._degrade = degrade
         if len(self._clean) == 0:
             raise TrainingError(
                 "No image of the train split is clean, so none can be degraded anew.",
                 "Use sharper or larger images, or train.samples stored.",
             )
-        too_large = [side for side in section.crops_px if side > training_set.image_size_px]
-        if too_large:
-            raise TrainingError(
-                f"train.crops_px has {too_large[0]}, but the images are {training_set.image_size_px} px.",
-                "Crop smaller squares, or generate larger images.",
-            )
+        profile = PROFILES[str(manifest["profile"].iloc[0])]
+        self._maker = _SampleMaker(
+            training_set.folder.absolute(), training_set.data_sha256, section.seed, profile, vary
+        )
 
     def batch_sizes(self, epoch: int) -> list[int]:
+        """Samples of each batch of a 1-based epoch."""
         return sizes_of_batches(self._section.samples_per_epoch, self._section.batch_size)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        order = self._order(epoch)
-        starts = np.cumsum([0, *self.batch_sizes(epoch)])
-        with ThreadPoolExecutor(1) as maker:
-            waiting = None
-            for start, end in pairwise(starts):
-                following = maker.submit(self._make, epoch, int(start), order[start:end])
-                if waiting is not None:
-                    yield waiting.result()
-                waiting = following
-            if waiting is not None:
-                yield waiting.result()
+    def batches(self, first_epoch: int) -> Generator[Batch, None, None]:
+        """The batches of an epoch and of all later ones of the run; close it to stop early."""
+        with closing(self._executor.run(self._maker, self._tasks(first_epoch))) as results:
+            for made in results:
+                if isinstance(made, Failure):
+                    raise TrainingError(
+                        "Two processes ended while they made a batch of fresh samples.",
+                        "Is there enough memory? Use train.samples stored, or smaller batches.",
+                    )
+                yield made
 
-    def side_px(self, epoch: int) -> int:
-        """Side of the squares of an epoch."""
-        sides = self._section.crops_px or (self._set.image_size_px,)
-        return sides[min(len(sides) - 1, (epoch - 1) * len(sides) // self._section.epochs)]
+    def _tasks(self, first_epoch: int) -> Iterator[_Task]:
+        for epoch in range(first_epoch, self._section.epochs + 1):
+            order = self._order(epoch)
+            side_px = side_of_crops(self._section, epoch, self._whole_px)
+            for start, end in pairwise(np.cumsum([0, *self.batch_sizes(epoch)])):
+                yield _Task(epoch, int(start), order[start:end], side_px)
 
     def _order(self, epoch: int) -> Indices:
         """Rows of clean images: each as often as any other, give or take one."""
         generator = np.random.default_rng([self._section.seed, epoch, _ORDER])
         rounds = -(-self._section.samples_per_epoch // len(self._clean))
-        shuffled = [generator.permutation(self._clean) for _ in range(rounds)]
-        return np.concatenate(shuffled)[: self._section.samples_per_epoch]
-
-    def _make(self, epoch: int, start: int, rows: Indices) -> Batch:
-        side_px = self.side_px(epoch)
-        scale = self._set.image_size_px / REFERENCE_SIDE_PX
-        seed = self._section.seed
-        randomness = [SampleRandomness(seed, f"fresh {epoch} {start + place}") for place in range(len(rows))]
-        clean = np.empty((len(rows), side_px, side_px, 3), dtype=np.uint8)
-        for place, row in enumerate(rows):
-            clean[place] = vary(self._set.images[row], side_px, randomness[place].stream("variation"))
-        return self._degrade(clean, randomness, scale)
-
-
-def sizes_of_batches(count: int, batch_size: int) -> list[int]:
-    """Sizes of batches; a lone last sample sits out this epoch, for one sample has no batch statistics."""
-    whole, rest = divmod(count, batch_size)
-    return [batch_size] * whole + ([rest] if rest > 1 else [])
+        orders = [generator.permutation(self._clean) for _ in range(rounds)]
+        return np.concatenate(orders)[: self._section.samples_per_epoch]

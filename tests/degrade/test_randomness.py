@@ -1,17 +1,12 @@
-"""The random numbers: reproducible, independent, and distributed as they say."""
+"""The random numbers: reproducible, independent, and with the distributions that they promise."""
 
 import numpy as np
 import pytest
 
-from quality_model.degrade.randomness import (
-    SampleRandomness,
-    Stream,
-    normal_quantiles,
-    poisson_quantiles,
-)
+from quality_model.degrade.randomness import SampleRandomness, Stream, normal_quantiles, poisson_quantiles
 
 
-def test_raw_bits_and_numbers_of_a_stream_are_the_same_for_ever() -> None:
+def test_bits_and_numbers_of_a_stream_never_change() -> None:
     stream = Stream("golden")
 
     assert stream.bits16(5).tolist() == [26456, 13734, 37949, 58023, 10329]
@@ -20,48 +15,30 @@ def test_raw_bits_and_numbers_of_a_stream_are_the_same_for_ever() -> None:
     assert stream.sample("abcdef", 3) == ["b", "d", "a"]
 
 
-def test_an_operation_has_the_same_stream_whenever_it_is_asked_for() -> None:
+def test_an_operation_has_its_own_stream_and_another_seed_sample_or_operation_another() -> None:
     randomness = SampleRandomness(42, "image#01")
-    first = randomness.stream("noise").bits16(100)
+    first = randomness.stream("noise").bits16(4096)
     randomness.stream("blurriness").bits16(7)
 
-    assert np.array_equal(randomness.stream("noise").bits16(100), first)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
+    assert np.array_equal(randomness.stream("noise").bits16(4096), first)
+    for other in (
         SampleRandomness(43, "image#01").stream("noise"),
         SampleRandomness(42, "image#02").stream("noise"),
-        SampleRandomness(42, "image#01").stream("blurriness"),
-    ],
-    ids=["another seed", "another sample", "another operation"],
-)
-def test_another_seed_sample_or_operation_has_another_stream(other: Stream) -> None:
-    stream = SampleRandomness(42, "image#01").stream("noise")
-
-    assert np.mean(stream.bits16(4096) == other.bits16(4096)) < 0.01
+        SampleRandomness(42, "\udcff.jpg#01").stream("noise"),  # a name that is not Unicode
+        randomness.stream("blurriness"),
+    ):
+        assert np.mean(first == other.bits16(4096)) < 0.01
 
 
-def test_names_that_are_not_unicode_have_streams_too() -> None:
-    SampleRandomness(1, "\udcff.jpg#01").stream("noise").bits16(1)
-
-
-def test_uniforms_fill_their_range_evenly() -> None:
+def test_uniforms_and_integers_fill_their_range_evenly() -> None:
     stream = Stream("uniform")
     values = np.array([stream.uniform(0.1, 0.5) for _ in range(4000)])
+    integers, counts = np.unique([stream.integer(-2, 4) for _ in range(7000)], return_counts=True)
 
     assert values.min() >= 0.1
     assert values.max() < 0.5
-    counts = np.histogram(values, bins=10, range=(0.1, 0.5))[0]
-    assert np.abs(counts - 400).max() < 4.5 * np.sqrt(400)
-
-
-def test_integers_include_both_ends_and_are_equally_likely() -> None:
-    stream = Stream("integer")
-    values, counts = np.unique([stream.integer(-2, 4) for _ in range(7000)], return_counts=True)
-
-    assert values.tolist() == [-2, -1, 0, 1, 2, 3, 4]
+    assert np.abs(np.histogram(values, bins=10, range=(0.1, 0.5))[0] - 400).max() < 4.5 * np.sqrt(400)
+    assert integers.tolist() == [-2, -1, 0, 1, 2, 3, 4]
     assert np.abs(counts - 1000).max() < 4.5 * np.sqrt(1000)
 
 
@@ -72,11 +49,8 @@ def test_every_order_of_a_sample_is_equally_likely_and_nothing_comes_twice() -> 
     orders, counts = np.unique(drawn, return_counts=True)
     assert orders.tolist() == ["ab", "ac", "ba", "bc", "ca", "cb"]
     assert np.abs(counts - 1000).max() < 4.5 * np.sqrt(1000)
-
-
-def test_sampling_none_or_all_is_possible() -> None:
-    assert Stream("none").sample("abcd", 0) == []
-    assert sorted(Stream("all").sample("abcd", 4)) == list("abcd")
+    assert stream.sample("abcd", 0) == []
+    assert sorted(stream.sample("abcd", 4)) == list("abcd")
 
 
 def test_the_normal_table_has_the_moments_of_the_standard_normal() -> None:
@@ -89,26 +63,13 @@ def test_the_normal_table_has_the_moments_of_the_standard_normal() -> None:
 
 
 @pytest.mark.parametrize("peak", [1, 128, 244, 4096])
-@pytest.mark.parametrize("level", [0, 1, 20, 128])
-def test_the_poisson_table_has_the_mean_and_variance_of_counts(peak: int, level: int) -> None:
-    noisy = poisson_quantiles(peak).reshape(256, -1)[level].astype(np.float64)
-
-    assert len(noisy) == 4096
-    assert np.all(np.diff(noisy) >= 0)
-    mean_count = level / 255 * peak
-    if peak == 1:  # nearly every count is 0 or 1, and 2 is cut like white
-        assert np.mean(noisy == 0) == pytest.approx(np.exp(-mean_count), abs=1e-3)
-        return
-    assert noisy.mean() == pytest.approx(level, abs=0.15)
-    # Whole counts on whole grey levels: rounding moves the variance by a few per cent.
-    assert noisy.var() == pytest.approx(255 * level / peak, rel=0.06, abs=0.1)
-
-
-def test_the_poisson_table_agrees_with_scipy() -> None:
+def test_the_poisson_table_agrees_with_scipy(peak: int) -> None:
     from scipy.special import pdtr
 
     quantiles = (np.arange(4096) + 0.5) / 4096
-    counts = np.searchsorted(pdtr(np.arange(200), 50 / 255 * 128), quantiles)
-
-    expected = np.minimum(np.rint(counts * 255 / 128), 255)
-    assert np.array_equal(poisson_quantiles(128).reshape(256, -1)[50], expected)
+    for level in (0, 1, 20, 50, 128):
+        found = poisson_quantiles(peak).reshape(256, -1)[level]
+        counts = np.searchsorted(pdtr(np.arange(8192), level / 255 * peak), quantiles)
+        expected = np.minimum(np.rint(counts * 255 / peak), 255)
+        assert np.mean(found == expected) > 0.999  # a midpoint that rounding puts on the other side
+        assert np.abs(found - expected).max() <= np.ceil(255 / peak)

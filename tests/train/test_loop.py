@@ -1,4 +1,4 @@
-"""What a training run does, from its first step to the model that it returns."""
+"""A training run, from its first step to the model that it returns."""
 
 import logging
 import re
@@ -11,13 +11,20 @@ import torch
 
 from quality_model.core import storage
 from quality_model.data.dataset import TrainingSet
-from quality_model.errors import DeviceUnavailableError, StorageError, TrainingError
+from quality_model.errors import CheckpointError, DeviceUnavailableError, TrainingError
+from quality_model.networks.checkpoints import load_model, save_model
+from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import TrainParams
 from quality_model.records import HEADS
-from quality_model.train import EpochReport, TrainedModel, loop, train
-from quality_model.train.run import learning_rate
+from quality_model.train import EpochReport, TrainedModel, train
+from quality_model.train.epochs import learning_rate
 
 Write = Callable[..., TrainingSet]
+CPU = torch.device("cpu")
+
+
+class Interrupted(Exception):
+    """Stands for anything that ends a process."""
 
 
 def with_values(section: TrainParams, **values: object) -> TrainParams:
@@ -67,16 +74,10 @@ def test_each_epoch_is_reported_once_its_checkpoint_is_durable(
         assert report.validation_loss == pytest.approx(expected)
         assert report.images_per_s > 0
     assert [report.elapsed_s for report in seen] == sorted(report.elapsed_s for report in seen)
-
-
-def test_r2_is_what_the_head_explains_of_its_labels(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
-) -> None:
-    report = train(section, training_set, tmp_path / "checkpoints").history[-1]
     labels = training_set.labels[training_set.indices("validation")]
-    expected = 1 - report.validation_mse["color_cast"] / labels[:, 0].var()
-    assert report.validation_r2["color_cast"] == pytest.approx(expected, rel=1e-5)
-    assert np.isnan(report.validation_r2["noise"])  # its labels do not vary
+    expected = 1 - seen[-1].validation_mse["color_cast"] / labels[:, 0].var()
+    assert seen[-1].validation_r2["color_cast"] == pytest.approx(expected, rel=1e-5)
+    assert np.isnan(seen[-1].validation_r2["noise"])  # its labels do not vary
 
 
 def test_the_console_line_is_that_of_the_original(
@@ -99,18 +100,16 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_other_weights(
 ) -> None:
     short = with_values(section, epochs=1)
     first = train(short, training_set, tmp_path / "one")
-    torch.manual_seed(5)  # what happens around a run is nothing to it
-    assert_same_bits(first, train(short, training_set, tmp_path / "two"))
+    torch.manual_seed(5)  # the caller's random stream does not matter, and is not changed
+    before = torch.get_rng_state()
+    again = train(short, training_set, tmp_path / "two")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_same_bits(first, again)
+    storage.write_json(tmp_path / "facts.json", first.facts())
+    assert storage.read_json(tmp_path / "facts.json") == first.facts() == again.facts()
+    assert first.facts()["data_sha256"] == training_set.data_sha256
     other = train(with_values(short, seed=43), training_set, tmp_path / "three")
     assert not torch.equal(first.model.head_noise[0].weight, other.model.head_noise[0].weight)
-
-
-def test_the_callers_random_stream_is_left_alone(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
-) -> None:
-    before = torch.get_rng_state()
-    train(with_values(section, epochs=1), training_set, tmp_path / "checkpoints")
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_it_stops_when_patience_is_out_and_returns_the_best_weights(
@@ -143,14 +142,6 @@ def test_a_label_that_is_not_a_number_stops_training_with_epoch_and_step(
     assert not list((tmp_path / "checkpoints").glob("run-*/epoch-*"))
 
 
-def test_weights_that_run_away_stop_training(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
-) -> None:
-    wild = with_values(section, learning_rate=1e30, gradient_clip_norm=1e30)
-    with pytest.raises(TrainingError, match="not a finite number"):
-        train(wild, training_set, tmp_path / "checkpoints")
-
-
 def test_a_validation_loss_that_is_not_a_number_stops_training(
     write: Write, section: TrainParams, tmp_path: Path
 ) -> None:
@@ -178,17 +169,6 @@ def test_a_lone_last_sample_does_not_stop_training(
     trained = train(with_values(section, epochs=2), training_set, tmp_path / "checkpoints")
     assert len(trained.history) == 2
     assert np.isfinite(trained.best.validation_loss)
-
-
-def test_a_head_of_weight_zero_is_left_where_it_was(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
-) -> None:
-    weights = section.loss_weights.model_copy(update={"noise": 0.0})
-    still = with_values(section, epochs=1, loss_weights=weights, weight_decay=0.0)
-    trained = train(still, training_set, tmp_path / "one")
-    more = train(with_values(still, learning_rate=0.01), training_set, tmp_path / "two")
-    assert torch.equal(trained.model.head_noise[0].weight, more.model.head_noise[0].weight)
-    assert not torch.equal(trained.model.head_watermark[0].weight, more.model.head_watermark[0].weight)
 
 
 def test_training_in_bfloat16_works_too(write: Write, section: TrainParams, tmp_path: Path) -> None:
@@ -223,7 +203,7 @@ def test_a_compiled_network_learns_what_the_plain_one_learns(
     training_set: TrainingSet, section: TrainParams, tmp_path: Path
 ) -> None:
     """Compiling takes a minute."""
-    once = with_values(section, epochs=1, dropout=0.0, architecture="compact")
+    once = with_values(section, epochs=1, dropout=0.0)
     plain = train(once, training_set, tmp_path / "plain")
     compiled = train(with_values(once, compile=True), training_set, tmp_path / "compiled")
     assert compiled.plan.compiled
@@ -241,18 +221,6 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_two_processes_do_not_train_in_one_folder(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "_LOCK_TIMEOUT_S", 0.05)
-    checkpoints = tmp_path / "checkpoints"
-    with (
-        storage.locked(checkpoints / "training.lock", timeout_s=1.0),
-        pytest.raises(StorageError, match="Another process"),
-    ):
-        train(section, training_set, checkpoints)
-
-
 def test_the_learning_rate_is_pytorchs_cosine_annealing(section: TrainParams) -> None:
     fifty = with_values(section, epochs=50)
     parameter = torch.nn.Parameter(torch.zeros(1))
@@ -267,12 +235,114 @@ def test_the_learning_rate_is_pytorchs_cosine_annealing(section: TrainParams) ->
     assert learning_rate(fifty, 51) == pytest.approx(fifty.learning_rate / 100)
 
 
-def test_facts_are_plain_and_the_same_for_the_same_run(
+@pytest.mark.parametrize("killed_after", [1, 2])
+def test_a_resumed_run_on_fresh_samples_with_averaged_weights_ends_as_if_undisturbed(
+    photographs: TrainingSet, section: TrainParams, tmp_path: Path, killed_after: int
+) -> None:
+    averaged = with_values(
+        section,
+        samples="fresh",
+        samples_per_epoch=12,
+        batch_size=4,
+        crops_px=(32,),
+        weight_average=0.9,
+    )
+    undisturbed = train(averaged, photographs, tmp_path / "one")
+    (run,) = (tmp_path / "one").glob("run-*")
+    storage.write_json(tmp_path / "two" / run.name / "plan.json", storage.read_json(run / "plan.json"))
+
+    def stop(report: EpochReport) -> None:
+        if report.epoch == killed_after:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(averaged, photographs, tmp_path / "two", stop)
+    resumed = train(averaged, photographs, tmp_path / "two")
+
+    assert resumed.resumed_from_epoch == killed_after
+    assert_same_bits(resumed, undisturbed)
+    assert [one.train_mse for one in resumed.history] == [one.train_mse for one in undisturbed.history]
+    assert resumed.facts() == undisturbed.facts()
+
+
+def kept_state(checkpoints: Path, epoch: int) -> dict[str, dict[str, torch.Tensor]]:
+    (folder,) = checkpoints.glob(f"run-*/epoch-{epoch:06d}")
+    state: dict[str, dict[str, torch.Tensor]] = torch.load(folder / "state.pt", weights_only=True)
+    return state
+
+
+def test_averaging_changes_which_weights_are_kept_and_not_how_they_are_trained(
     training_set: TrainingSet, section: TrainParams, tmp_path: Path
 ) -> None:
-    facts = train(with_values(section, epochs=1), training_set, tmp_path / "one").facts()
-    storage.write_json(tmp_path / "facts.json", facts)
-    assert storage.read_json(tmp_path / "facts.json") == facts
-    assert facts["data_sha256"] == training_set.data_sha256
-    assert facts["memory_format"] in ("contiguous", "channels_last")
-    assert facts["num_train"] == 20
+    once = with_values(section, epochs=1)
+    last = train(once, training_set, tmp_path / "last")
+    average = train(with_values(once, weight_average=0.99), training_set, tmp_path / "average")
+
+    assert "average" not in kept_state(tmp_path / "last", 1)
+    for name, tensor in kept_state(tmp_path / "average", 1)["model"].items():
+        assert torch.equal(tensor, last.model.state_dict()[name]), name
+    weights, plain = (trained.model.head_noise[0].weight for trained in (average, last))
+    assert not torch.equal(weights, plain)
+    assert torch.dist(weights, plain) < 0.1 * weights.norm()
+
+    one_step = with_values(once, batch_size=20)  # the average of a single step is that step
+    single = train(with_values(one_step, weight_average=0.99), training_set, tmp_path / "single")
+    assert_same_bits(single, train(one_step, training_set, tmp_path / "one step"))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[[int], Path]:
+    """Writes a model folder with random weights of a seed."""
+
+    def _start(seed: int) -> Path:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = MultiHeadQualityAssessmentModel(0.1, "compact")
+        folder = tmp_path / f"start {seed}"
+        save_model(folder, model, image_size_px=32, facts={})
+        return folder
+
+    return _start
+
+
+def distance(trained: TrainedModel, start: Path) -> float:
+    """Distance of the parameters from those of a model folder."""
+    begun = load_model(start, CPU).model.state_dict()
+    parts = [torch.dist(one, begun[name]).item() ** 2 for name, one in trained.model.named_parameters()]
+    return float(np.sqrt(sum(parts)))
+
+
+def test_a_run_starts_from_the_given_weights_and_is_identified_by_them_and_not_by_their_path(
+    training_set: TrainingSet, section: TrainParams, start: Callable[[int], Path], tmp_path: Path
+) -> None:
+    # With steps too small to change a weight, the start weights are returned.
+    still = with_values(section, epochs=1, learning_rate=1e-30)
+    moved = start(5).rename(tmp_path / "elsewhere")
+    first, again, other = (
+        train(still, training_set, tmp_path / "checkpoints", start=load_model(folder, CPU))
+        for folder in (start(5), moved, start(6))
+    )
+    assert distance(first, start(5)) == 0.0
+    assert distance(other, start(5)) > 1.0
+    assert again.resumed_from_epoch == 1
+    assert other.resumed_from_epoch == 0
+    assert again.fingerprint == first.fingerprint != other.fingerprint
+
+
+def test_start_weights_must_be_of_the_same_architecture(
+    training_set: TrainingSet, section: TrainParams, start: Callable[[int], Path], tmp_path: Path
+) -> None:
+    standard = with_values(section, architecture="standard")
+    with pytest.raises(CheckpointError, match=r"of architecture compact, but train.architecture is standard"):
+        train(standard, training_set, tmp_path / "checkpoints", start=load_model(start(5), CPU))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_warm_up_makes_the_first_steps_smaller(
+    training_set: TrainingSet, section: TrainParams, start: Callable[[int], Path], tmp_path: Path
+) -> None:
+    begun = start(5)
+    once, weights = with_values(section, epochs=1), load_model(begun, CPU)
+    cold = train(once, training_set, tmp_path / "one", start=weights)
+    warming = train(with_values(once, warmup_epochs=10.0), training_set, tmp_path / "two", start=weights)
+    assert distance(warming, begun) < 0.5 * distance(cold, begun)

@@ -1,6 +1,6 @@
-"""Text watermarks: grey text, half transparent, in one of four layouts.
+"""Watermarks of profile `seed`: grey text, half transparent, in one of four layouts.
 
-The typeface is DejaVu Sans, which matplotlib carries, laid out by Pillow's own basic
+The typeface is DejaVu Sans of the matplotlib package, laid out by Pillow's own basic
 engine: the same pixels on every machine with the same locked versions.
 """
 
@@ -33,8 +33,8 @@ def stamp(pixels: Pixels, coverage: Coverage, opacity: float, grey: int) -> Pixe
     Args:
         pixels: uint8 (height, width, 3).
         coverage: uint8 (height, width).
-        opacity: 0 shows nothing, 1 hides what is below.
-        grey: Grey level of the mark, 0 to 255.
+        opacity: 0 is invisible, 1 hides the image below.
+        grey: Grey level of the text, 0 to 255.
 
     Returns:
         uint8 (height, width, 3), within one grey level of the formula (exact where the
@@ -62,42 +62,42 @@ def lay_out(
     """Where the text covers a square image. Text that is too long is cut at the border.
 
     Args:
-        text: What it says.
+        text: The text.
         size_px: Size of the type (em).
-        layout: In the centre; there and turned by 45 degrees, rising; repeated from the
-            upper left on; or in a corner.
+        layout: In the centre; in the centre and rising by 45 degrees; repeated from the
+            upper left; or in a corner.
         side_px: Side of the image.
-        corner: Which corner, for that layout.
-        gap_px: Room between repetitions, both ways.
-        margin_px: Room between a corner's text and the border.
+        corner: Which corner, for layout ``corner``.
+        gap_px: Space between repetitions, both ways.
+        margin_px: Space between a corner's text and the border.
 
     Returns:
         uint8 (side_px, side_px).
     """
     canvas = np.zeros((side_px, side_px), dtype=np.uint8)
-    mark = _rising(text, size_px, side_px) if layout == "diagonal" else _text(text, size_px)
-    height, width = mark.shape
+    inked = _rising(text, size_px, side_px) if layout == "diagonal" else _text(text, size_px)
+    height, width = inked.shape
     if layout == "tiled":
         for top in range(0, side_px, height + gap_px):
             for left in range(0, side_px, width + gap_px):
-                _place(canvas, mark, top, left)
+                _place(canvas, inked, top, left)
     elif layout == "corner":
         top = margin_px if corner.startswith("upper") else side_px - margin_px - height
         left = margin_px if corner.endswith("left") else side_px - margin_px - width
-        _place(canvas, mark, top, left)
+        _place(canvas, inked, top, left)
     else:
-        _place(canvas, mark, (side_px - height) // 2, (side_px - width) // 2)
+        _place(canvas, inked, (side_px - height) // 2, (side_px - width) // 2)
     return canvas
 
 
-def _place(canvas: Coverage, mark: Coverage, top: int, left: int) -> None:
-    """Put the mark's upper left corner at (top, left), which may lie outside; cut at the border."""
+def _place(canvas: Coverage, text: Coverage, top: int, left: int) -> None:
+    """Put the text's upper left corner at (top, left), which may be outside; cut at the border."""
     y, x = max(top, 0), max(left, 0)
-    part = mark[y - top :, x - left :][: max(canvas.shape[0] - y, 0), : max(canvas.shape[1] - x, 0)]
+    part = text[y - top :, x - left :][: max(canvas.shape[0] - y, 0), : max(canvas.shape[1] - x, 0)]
     canvas[y : y + part.shape[0], x : x + part.shape[1]] = part
 
 
-@lru_cache(maxsize=384)  # half of what profile `seed` can ask for; up to 10 MB
+@lru_cache(maxsize=384)  # half of the texts and sizes of profile `seed`; up to 10 MB
 def _text(text: str, size_px: int) -> Coverage:
     font = _font(size_px)
     left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
@@ -125,10 +125,10 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont:
 
 @cache
 def font_file() -> Path:
-    """DejaVuSans.ttf within the matplotlib package, which is found but not imported.
+    """DejaVuSans.ttf within the matplotlib package, found without importing matplotlib.
 
     Raises:
-        QualityModelError: matplotlib does not carry it.
+        QualityModelError: The matplotlib package does not have it.
     """
     package = find_spec("matplotlib")
     for folder in (package.submodule_search_locations or []) if package else []:

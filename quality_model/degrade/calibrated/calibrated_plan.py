@@ -1,8 +1,8 @@
-"""What profile `calibrated` does to an image, drawn before any of its pixels are touched.
+"""The degradations of a sample of profile `calibrated`, drawn before its pixels are touched.
 
-Kinds, strengths, kernels, colour tables and marks hang on the randomness alone; only how much
-noise and how opaque a mark is hang on the image too, and these are functions of a few of its
-measures. So whoever applies a plan, image by image or in batches on a device, decides nothing.
+Kinds, strengths, kernels, colour tables and watermarks depend on the randomness alone. Only the
+amount of noise and the opacity of a watermark depend on the image too; both are functions of a
+few of its measures.
 """
 
 from collections.abc import Mapping
@@ -10,35 +10,38 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from quality_model.degrade import color_cast, marks, white_balance
-from quality_model.degrade import point_spread as psf
+from quality_model.core.decoding import Pixels
+from quality_model.degrade import noise
+from quality_model.degrade.calibrated import point_spread as psf
+from quality_model.degrade.calibrated import watermark_overlay, white_balance
+from quality_model.degrade.calibrated.watermark_overlay import Overlay
+from quality_model.degrade.cielab import mean_shift_ab
+from quality_model.degrade.profile import Facts
 from quality_model.degrade.randomness import SampleRandomness, Stream
-from quality_model.degrade.seed_profile import TINTS
+from quality_model.degrade.seed import tints
 from quality_model.degrade.severity import SCALES
 from quality_model.records import HEADS, Head
 
 DRAWN_SEVERITIES: Final = (0.1, 1.0)
-"""What is aimed at, uniformly; what it comes to is measured."""
+"""Range of the severity that is aimed at, uniformly; the label is the severity that is measured."""
 
 POISSON_PEAKS: Final = tuple(round(3 * 2 ** (n / 2)) for n in range(20))
-"""Mean counts of white that there are tables for: 3 to 2,172, each the root of 2 times the one before."""
+"""Mean counts of white that have tables: 3 to 2,172, each the root of 2 times the one before."""
 
 _MOST_SALT_AND_PEPPER: Final = 0.3
 _STRONGEST_SPECKLE: Final = 0.8
 _GRAINY_SHARE: Final = 0.35
 _GRAIN_SIGMAS_PX: Final = (0.4, 1.0)
 _FAINTEST_OPACITY: Final = 0.06
-
-Facts = dict[str, str | int | float]
+_STRONGEST_VEIL: Final = 0.6
 
 
 @dataclass(frozen=True, slots=True)
 class Blur:
     """A convolution with ``kernel``; without one, resampling by ``factor`` and ``interpolation``.
 
-    ``facts`` has the ``sigma_px`` that it comes to, at 224 px.
+    ``facts`` has its equivalent ``sigma_px``, in pixels of a 224 px image.
     """
 
     kind: str
@@ -47,59 +50,72 @@ class Blur:
     factor: float = 1.0
     interpolation: str = ""
 
+    def apply(self, pixels: Pixels) -> Pixels:
+        """uint8 (height, width, 3) in and out."""
+        if self.kernel is not None:
+            return psf.blur(pixels, self.kernel)
+        return psf.low_resolution(pixels, self.factor, self.interpolation)
+
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Noise that aims at an RMS change of ``std`` grey levels; ``stream`` is where its bits come from."""
+    """Noise that aims at an RMS change of ``std`` grey levels; its bits come from ``stream``."""
 
     kind: str
     std: float
     grain_px: float
     stream: Stream
 
-    def amount(self, mean: float, mean_square: float) -> Facts:
-        """What its kind takes for this aim on an image with these moments of its grey levels."""
+    def apply(self, pixels: Pixels) -> tuple[Pixels, Facts]:
+        """The noisy image, uint8 (height, width, 3), and the parameters of the noise."""
+        levels = pixels.astype(np.float32)
+        mean, mean_square = float(levels.mean()), float(np.square(levels).mean())
         if self.kind == "salt_and_pepper":
             change = (255.0**2 - 510.0 * mean + 2.0 * mean_square) / 2.0  # of turning white or black, squared
-            return {"share": min(_MOST_SALT_AND_PEPPER, self.std**2 / change)}
+            share = min(_MOST_SALT_AND_PEPPER, self.std**2 / change)
+            return noise.salt_and_pepper(pixels, share, self.stream), {"share": share}
         if self.kind == "poisson":
             wanted = np.log(max(1.0, 255.0 * mean) / self.std**2)
-            return {"peak": min(POISSON_PEAKS, key=lambda count: abs(np.log(count) - wanted))}
+            peak = min(POISSON_PEAKS, key=lambda count: abs(np.log(count) - wanted))
+            return noise.poisson(pixels, peak, self.stream), {"peak": peak}
         if self.kind == "speckle":
-            return {"relative_std": min(_STRONGEST_SPECKLE, self.std / max(1.0, mean_square**0.5))}
-        return {"std": self.std, "grain_sigma_px": self.grain_px}
+            relative_std = min(_STRONGEST_SPECKLE, self.std / max(1.0, mean_square**0.5))
+            return noise.speckle(pixels, relative_std, self.stream), {"relative_std": relative_std}
+        coloured = self.kind == "gaussian"
+        noisy = noise.grainy(pixels, self.std, self.stream, coloured=coloured, grain_sigma_px=self.grain_px)
+        return noisy, {"std": self.std, "grain_sigma_px": self.grain_px}
 
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """A change of colours: ``table``, uint8 (256, 3), has what each level of each channel becomes."""
+    """A change of colours: ``table``, uint8 (256, 3), has the new level of each level of each channel."""
 
     kind: str
     facts: Facts
-    table: npt.NDArray[np.uint8]
+    table: Pixels
 
 
 @dataclass(frozen=True, slots=True)
-class Marking:
-    """A mark that aims at an RMS colour difference of ``rms_difference``."""
+class Watermark:
+    """A watermark that aims at an RMS colour difference of ``rms_difference``."""
 
     kind: str
-    mark: marks.Mark
+    overlay: Overlay
     rms_difference: float
 
     def opacity(self, opaque_difference: float) -> float:
-        """Opacity that makes about this difference, if the mark makes that one when opaque."""
+        """Opacity that makes about this difference, given the difference that the opaque watermark makes."""
         return min(1.0, max(_FAINTEST_OPACITY, self.rms_difference / max(opaque_difference, 1e-6)))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The degradations of one sample; None for those that it is spared."""
+    """The degradations of one sample; None for those that are not applied."""
 
     blur: Blur | None
     noise: Noise | None
     cast: Cast | None
-    marking: Marking | None
+    watermark: Watermark | None
 
 
 def draw_plan(
@@ -109,9 +125,9 @@ def draw_plan(
 
     Args:
         randomness: Of the sample.
-        kinds: Those to choose from.
+        kinds: The kinds to choose from.
         side_px: Side of the image.
-        scale: Pixels of this image to one of a 224 px image.
+        scale: Pixels of this image per pixel of a 224 px image.
     """
     plan = randomness.stream("plan")
     chosen = plan.sample(HEADS, plan.integer(0, len(HEADS)))
@@ -125,7 +141,7 @@ def draw_plan(
         blur=_draw_blur(*begin("blurriness"), side_px, scale) if "blurriness" in chosen else None,
         noise=_draw_noise(*begin("noise")) if "noise" in chosen else None,
         cast=_draw_cast(*begin("color_cast")) if "color_cast" in chosen else None,
-        marking=_draw_marking(*begin("watermark"), side_px, scale) if "watermark" in chosen else None,
+        watermark=_draw_watermark(*begin("watermark"), side_px, scale) if "watermark" in chosen else None,
     )
 
 
@@ -133,11 +149,11 @@ def _draw_blur(kind: str, sigma_224_px: float, stream: Stream, side_px: int, sca
     sigma_px = sigma_224_px * scale
     facts: Facts = {}
     if kind == "low_resolution":
-        way = stream.choice([*psf.INTERPOLATIONS])
-        factor = float(np.hypot(1.0, sigma_px / psf.RESAMPLED_SIGMAS[way]))
-        actual_px = psf.resampled_sigma(side_px, factor, way)
-        facts = {"factor": factor, "interpolation": way, "sigma_px": actual_px / scale}
-        return Blur(kind, facts, factor=factor, interpolation=way)
+        interpolation = stream.choice([*psf.INTERPOLATIONS])
+        factor = float(np.hypot(1.0, sigma_px / psf.RESAMPLED_SIGMAS[interpolation]))
+        actual_px = psf.resampled_sigma(side_px, factor, interpolation)
+        facts = {"factor": factor, "interpolation": interpolation, "sigma_px": actual_px / scale}
+        return Blur(kind, facts, factor=factor, interpolation=interpolation)
     if kind == "gaussian":
         kernel = psf.gaussian_kernel(sigma_px)
     else:
@@ -162,14 +178,15 @@ def _draw_noise(kind: str, std: float, stream: Stream) -> Noise:
 
 
 def _draw_cast(kind: str, shift_ab: float, stream: Stream) -> Cast:
-    """Moves a mid grey by ``shift_ab`` in the a*b* plane, if it can."""
+    """Moves a mid grey by ``shift_ab`` in the a*b* plane, or as far as the kind can."""
     facts: Facts
     if kind == "veil":
-        name = stream.choice([*TINTS])
+        name = stream.choice([*tints.TINTS])
         grey = np.full((1, 1, 3), 128, dtype=np.uint8)
-        full = white_balance.mean_shift_ab(grey, color_cast.blend(grey, TINTS[name], 0.6))
-        strength = min(0.6, 0.6 * shift_ab / full)
-        return Cast(kind, {"tint": name, "strength": strength}, color_cast.table(TINTS[name], strength))
+        full = mean_shift_ab(grey, tints.blend(grey, tints.TINTS[name], _STRONGEST_VEIL))
+        strength = min(_STRONGEST_VEIL, _STRONGEST_VEIL * shift_ab / full)
+        table = tints.blend_table(tints.TINTS[name], strength)
+        return Cast(kind, {"tint": name, "strength": strength}, table)
     if kind == "mixed":
         angle_deg = stream.uniform(0.0, 360.0)
         facts, path = {"angle_deg": angle_deg}, white_balance.mixed_path(angle_deg)
@@ -181,8 +198,10 @@ def _draw_cast(kind: str, shift_ab: float, stream: Stream) -> Cast:
         facts, path = {"direction": direction}, white_balance.daylight_path(direction)
     gains = white_balance.at_shift(path, shift_ab)
     facts |= {f"gain_{name}": float(gain) for name, gain in zip("rgb", gains, strict=True)}
-    return Cast(kind, facts, white_balance.table(gains))
+    return Cast(kind, facts, white_balance.gains_table(gains))
 
 
-def _draw_marking(kind: str, rms_difference: float, stream: Stream, side_px: int, scale: float) -> Marking:
-    return Marking(kind, marks.draw(kind, side_px, scale, stream), rms_difference)
+def _draw_watermark(
+    kind: str, rms_difference: float, stream: Stream, side_px: int, scale: float
+) -> Watermark:
+    return Watermark(kind, watermark_overlay.draw(kind, side_px, scale, stream), rms_difference)

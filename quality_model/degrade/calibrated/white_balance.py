@@ -8,11 +8,11 @@ at a right angle in the CIE 1960 uv plane.
 
 from typing import Final
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from quality_model.core.decoding import Pixels
+from quality_model.degrade.cielab import to_lab
 
 Floats = npt.NDArray[np.float64]
 
@@ -67,30 +67,14 @@ def mixed_path(angle_deg: float) -> Floats:
 
 
 def at_shift(path: Floats, shift_ab: float) -> Floats:
-    """The gains, (3,), that move a mid grey by ``shift_ab`` in the a*b* plane, or the path's last."""
-    moved = np.linalg.norm(to_lab(_encode(path * decode(np.array(128.0)))[None])[0][:, 1:], axis=1)
+    """The gains, (3,), that move a mid grey by ``shift_ab`` in the a*b* plane, or the strongest."""
+    moved = np.linalg.norm(to_lab(_encode(path * _decode(np.array(128.0)))[None])[0][:, 1:], axis=1)
     return np.array([np.interp(shift_ab, np.maximum.accumulate(moved), path[:, c]) for c in range(3)])
 
 
-def apply_gains(pixels: Pixels, gains: Floats) -> Pixels:
-    """Multiply the linear channels; cut at white. uint8 (height, width, 3) in and out."""
-    return np.asarray(cv2.LUT(pixels, table(gains)[None]), dtype=np.uint8)
-
-
-def table(gains: Floats) -> Pixels:
-    """What each level of each channel becomes, uint8 (256, 3)."""
-    return np.rint(_encode(decode(np.arange(256.0))[:, None] * gains)).astype(np.uint8)
-
-
-def to_lab(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """sRGB, 0 to 255, (height, width, 3), to CIELAB (D65): float32, L* 0 to 100, a* and b*."""
-    return np.asarray(cv2.cvtColor(pixels.astype(np.float32) / np.float32(255.0), cv2.COLOR_RGB2LAB))
-
-
-def mean_shift_ab(before: Pixels, after: Pixels) -> float:
-    """Length of the mean shift in the a*b* plane, on every third pixel of every third row."""
-    shift = to_lab(after[::3, ::3])[..., 1:] - to_lab(before[::3, ::3])[..., 1:]
-    return float(np.hypot(*shift.reshape(-1, 2).mean(axis=0, dtype=np.float64)))
+def gains_table(gains: Floats) -> Pixels:
+    """The linear channels multiplied by the gains, cut at white: a table for `recolour`, uint8 (256, 3)."""
+    return np.rint(_encode(_decode(np.arange(256.0))[:, None] * gains)).astype(np.uint8)
 
 
 def _locus(mireds: Floats) -> Floats:
@@ -120,7 +104,7 @@ def _balanced(gains: Floats) -> Floats:
     return np.asarray(gains / (gains @ _LUMINANCE)[:, None])
 
 
-def decode(levels: Floats) -> Floats:
+def _decode(levels: Floats) -> Floats:
     """sRGB 0 to 255 to linear light 0 to 1 (IEC 61966-2-1)."""
     value = levels / 255.0
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)

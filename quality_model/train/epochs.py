@@ -1,10 +1,12 @@
-"""The epochs of one run: forward, backward, step; and their state as plain values."""
+"""The epochs of one run: forward, backward, step; and the run's state as plain values."""
 
 import logging
 import math
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +15,26 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from quality_model.networks.device import (
+    MemoryFormat,
+    Precision,
+    autocast,
+    can_compile,
+    choose_memory_format,
+    choose_precision,
+    free_bytes,
+    wait_for,
+)
 from quality_model.data.split import stratified_subset
 from quality_model.errors import TrainingError
-from quality_model.networks.device import autocast, free_bytes, wait_for
-from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input, weighted_mse
+from quality_model.evaluate.predictions import exact_float32
+from quality_model.networks.model import weighted_mse
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input
 from quality_model.params import TrainParams
 from quality_model.records import HEADS, Head
-from quality_model.train.plan import Plan
 from quality_model.train.report import EpochReport, best_epoch, out_of_patience
-from quality_model.train.samples import open_samples
-from quality_model.train.stored import Batch, Indices, StoredRows
+from quality_model.train.samples import Batch, StoredPixels, choose_executor, open_samples
+from quality_model.train.variation import Indices
 
 if TYPE_CHECKING:
     from quality_model.data.dataset import TrainingSet
@@ -31,25 +43,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CHECK_STEPS: Final = 16
-"""Steps between looks at the losses of an accelerator; each look waits for the device."""
+"""Steps between checks of the losses on an accelerator; each check waits for the device."""
 
 _DATA_SHARE: Final = 0.5
-"""Of an accelerator's free memory that pixels may take; the rest is for activations."""
+"""Most of an accelerator's free memory that pixels may take; the rest is for activations."""
 
 _WEIGHTS, _DROPOUT = 0, 2
-"""Purposes of random streams; 1 is the order of samples."""
+"""Purposes of random streams, besides those of `samples`."""
 
 _REMEDY_NOT_FINITE: Final = (
     "Check the labels and images (validate the training dataset), lower train.learning_rate, or use "
-    "train.precision float32. The checkpoint of the epoch before is kept."
+    "train.precision float32. The previous epoch's checkpoint is kept."
 )
 
 
 def learning_rate(section: TrainParams, epoch: int) -> float:
     """The rate of a 1-based epoch: cosine annealing (Loshchilov and Hutter, arXiv 1608.03983), set per epoch.
 
-    Starts at ``learning_rate`` and would end, one epoch after the last, at the share
-    ``final_learning_rate_share`` of it.
+    Starts at ``learning_rate`` and would reach its share ``final_learning_rate_share`` one epoch after
+    the last.
     """
     final = section.learning_rate * section.final_learning_rate_share
     cosine = math.cos(math.pi * (epoch - 1) / section.epochs)
@@ -57,8 +69,50 @@ def learning_rate(section: TrainParams, epoch: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class ExecutionPlan:
+    """How forward and backward passes run: device, precision, memory format, compiled or not.
+
+    The last bits of the weights depend on it. So a run chooses it before its first step and stores it
+    beside its checkpoints: a resumed run computes as it did before.
+    """
+
+    device: str
+    precision: Precision
+    memory_format: MemoryFormat
+    compiled: bool
+
+    @property
+    def torch_memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.memory_format == "channels_last" else torch.contiguous_format
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any] | None, device: torch.device) -> "ExecutionPlan | None":
+        """A stored plan, if it is whole and made for this kind of device; else None."""
+        match plain:
+            case {
+                "device": device.type,
+                "precision": precision,
+                "memory_format": memory_format,
+                "compiled": bool(compiled),
+            } if precision in get_args(Precision) and memory_format in get_args(MemoryFormat):
+                return cls(device.type, precision, memory_format, compiled)
+        return None
+
+    @classmethod
+    def choose(cls, section: TrainParams, device: torch.device) -> "ExecutionPlan":
+        """Choose what ``section`` leaves open."""
+        precision = choose_precision(section.precision, device)
+        compiled = section.compile and can_compile(device)
+        return cls(device.type, precision, choose_memory_format(device, precision), compiled)
+
+
+@dataclass(frozen=True, slots=True)
 class Splits:
-    """Rows of the training dataset, int64: all to train on, and those to validate on, spread evenly."""
+    """Rows of the training dataset, int64: all of the train split, some of the validation split."""
 
     train: Indices
     validation: Indices
@@ -84,7 +138,7 @@ class Run:
         section: TrainParams,
         training_set: "TrainingSet",
         splits: Splits,
-        plan: Plan,
+        plan: ExecutionPlan,
         device: torch.device,
         start: "LoadedModel | None" = None,
     ) -> None:
@@ -96,9 +150,12 @@ class Run:
         self._best: dict[str, Tensor] = {}
         read = [splits.validation, *([splits.train] if section.samples == "stored" else [])]
         budget_bytes = int(_DATA_SHARE * free_bytes(device))
-        self._stored = StoredRows(training_set, np.concatenate(read), device, budget_bytes)
-        self._samples = open_samples(section, training_set, splits.train, self._stored, device)
-        with np.errstate(invalid="ignore"):  # labels that are not finite are reported where they strike
+        self._stored = StoredPixels(training_set, np.concatenate(read), device, budget_bytes)
+        self._samples = open_samples(
+            section, training_set, splits.train, self._stored, choose_executor(device)
+        )
+        self._batches: Generator[Batch, None, None] | None = None
+        with np.errstate(invalid="ignore"):  # labels that are not finite are reported by their step
             self._validation_variance = np.var(
                 training_set.labels[splits.validation], axis=0, dtype=np.float64
             )
@@ -125,13 +182,13 @@ class Run:
         )
 
     def trained_model(self) -> MultiHeadQualityAssessmentModel:
-        """The model whose scores count: the average of the weights if there is one."""
+        """The model that is validated and returned: the average of the weights if there is one."""
         if self._average is None:
             return self._model
         return cast("MultiHeadQualityAssessmentModel", self._average.module)
 
     def resume(self, state: dict[str, Any] | None) -> int:
-        """Take up a checkpoint; return its epoch, 0 if there is none."""
+        """Load a checkpoint, if there is one; return its epoch, else 0."""
         if state is None:
             return 0
         self._model.load_state_dict(state["model"])
@@ -140,7 +197,7 @@ class Run:
             self._average.load_state_dict(state["average"])
         self._best = state["best"]
         self.history = [EpochReport.from_dict(plain) for plain in state["history"]]
-        log.info("Going on after epoch %d/%d", len(self.history), self._section.epochs)
+        log.info("Resuming after epoch %d/%d", len(self.history), self._section.epochs)
         return len(self.history)
 
     def to_state(self) -> dict[str, Any]:
@@ -159,8 +216,13 @@ class Run:
         self._model.eval()
         return self._model
 
+    def close(self) -> None:
+        """Stop making samples."""
+        if self._batches is not None:
+            self._batches.close()
+
     def next_epoch(self) -> EpochReport:
-        """Train and validate one epoch, and keep its weights if they are the best so far."""
+        """Train and validate one epoch; keep its weights if they are the best so far."""
         epoch = len(self.history) + 1
         rate = learning_rate(self._section, epoch)
         before_s = self.history[-1].elapsed_s if self.history else 0.0
@@ -194,6 +256,8 @@ class Run:
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], int]:
         """One pass. Returns each head's mean MSE and label variance, float64 (4,), and the samples seen."""
         sizes = self._samples.batch_sizes(epoch)
+        if self._batches is None:
+            self._batches = self._samples.batches(epoch)
         torch.manual_seed(_seed(self._section.seed, epoch, _DROPOUT))
         self._model.train()
         losses: list[Tensor] = []
@@ -207,7 +271,7 @@ class Run:
             leave=False,
             disable=None,  # a bar on a terminal only
         ) as progress:
-            for step, batch in enumerate(self._samples.batches(epoch), start=1):
+            for step, batch in enumerate(islice(self._batches, len(sizes)), start=1):
                 self._set_rate(rate, epoch - 1 + step / len(sizes))
                 x, labels = self._to_device(batch)
                 seen.append(batch[1])
@@ -228,12 +292,12 @@ class Run:
                 progress.update(len(x))
         wait_for(self._device)
         per_step = torch.stack(errors).cpu().numpy().astype(np.float64)
-        with np.errstate(invalid="ignore"):  # labels that are not finite are reported where they strike
+        with np.errstate(invalid="ignore"):  # labels that are not finite are reported by their step
             variance = np.var(np.concatenate(seen), axis=0, dtype=np.float64)
         return np.average(per_step, axis=0, weights=sizes), variance, sum(sizes)
 
     def _set_rate(self, rate: float, epochs_done: float) -> None:
-        """The epoch's rate, less while the run warms up."""
+        """The epoch's rate, lower during warm-up."""
         warmup = self._section.warmup_epochs
         for group in self._optimizer.param_groups:
             group["lr"] = rate * min(1.0, epochs_done / warmup) if warmup else rate
@@ -243,7 +307,7 @@ class Run:
         model = self.trained_model().eval()
         rows = self._splits.validation
         total = np.zeros(len(HEADS))
-        with torch.inference_mode(), autocast(self._device, self._plan.precision):
+        with torch.inference_mode(), exact_float32(), autocast(self._device, self._plan.precision):
             for start in range(0, len(rows), self._section.batch_size):
                 x, labels = self._to_device(self._stored.read(rows[start : start + self._section.batch_size]))
                 difference = model(x)["all_scores"].float() - labels
@@ -279,12 +343,12 @@ class Run:
 
 
 def _moving_average(model: MultiHeadQualityAssessmentModel, decay: float) -> AveragedModel | None:
-    """A moving average of weights and batch statistics, whose memory grows over the first steps."""
+    """A moving average of weights and batch statistics; its window grows over the first steps."""
     if decay == 0.0:
         return None
 
     def update(averaged: Any, current: Any, num_averaged: Any) -> None:
-        # The count beside the model is in the CPU's memory; the one given here would have to be waited for.
+        # The count in the CPU's memory: reading the one given here would wait for the device.
         steps = float(average.n_averaged)
         kept = min(decay, (1.0 + steps) / (10.0 + steps))
         for old, new in zip(averaged, current, strict=True):

@@ -1,4 +1,4 @@
-"""Blurs: gaussian, box and motion. Beyond the border the outermost pixels go on."""
+"""Blurs of profile `seed`: gaussian, box and motion. The outermost pixels are repeated beyond the border."""
 
 from functools import lru_cache
 from typing import Final, Literal, get_args
@@ -16,11 +16,11 @@ _LARGEST_EXACT_SIGMA: Final = 2.5
 
 
 def gaussian(pixels: Pixels, sigma_px: float) -> Pixels:
-    """Blur with a gaussian; from a sigma of 2.5 px on, with three box passes.
+    """Blur with a gaussian; above a sigma of 2.5 px, with three box passes.
 
     Three boxes of odd widths a, b, c have the variance ``(a**2 + b**2 + c**2 - 3) / 12``
-    (Kovesi, Fast almost-Gaussian filtering, 2010); their sigma is within 3 % of the one
-    asked for.
+    (Kovesi, Fast almost-Gaussian filtering, 2010); their sigma is within 3 % of
+    ``sigma_px``.
 
     Args:
         pixels: uint8 (height, width, 3).
@@ -80,7 +80,7 @@ def _diagonal(pixels: Pixels, taps: int) -> Pixels:
     height, width = pixels.shape[:2]
     before, after = taps // 2, taps - 1 - taps // 2
     padded = cv2.copyMakeBorder(pixels, before, after, before, after, cv2.BORDER_REPLICATE)
-    power = padded.astype(np.uint16)  # at (y, x): the sum of `copies` copies from there on
+    power = padded.astype(np.uint16)  # at (y, x): the sum of `copies` copies from there
     copies, done = 1, 0
     total = np.zeros(pixels.shape, dtype=np.uint16)
     while True:

@@ -1,8 +1,8 @@
 """Blurs with a point-spread function of any width, and the sigma that each is equivalent to.
 
 The equivalent sigma of a kernel is the root of the mean of its variances along x and y: that
-of the gaussian with the same spread. Resampling has no positive kernel of its own; there
-it is the sigma of the gaussian whose transfer function falls to one half at the same
+of the gaussian with the same spread. Resampling has no positive kernel; its equivalent
+sigma is that of the gaussian whose transfer function falls to one half at the same
 frequency (MTF50, as in ISO 12233).
 """
 
@@ -21,14 +21,14 @@ _SUBPIXELS: Final = 8
 _NARROW_PX: Final = 0.5
 
 INTERPOLATIONS: Final = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "lanczos": cv2.INTER_LANCZOS4}
-"""How a low resolution is enlarged again."""
+"""Ways to enlarge a low resolution again."""
 
 RESAMPLED_SIGMAS: Final = {"linear": 0.512, "cubic": 0.439, "lanczos": 0.415}
 """Equivalent sigma per pixel of the low resolution, when areas are averaged and then enlarged:
 0.1874 / f, where f solves sinc(f) K(f) = 1/2 for the interpolation's transfer function K."""
 
 ENLARGED_SIGMA: Final = 0.374
-"""The same for an image that is only enlarged (Lanczos), so was not averaged before."""
+"""The same for an image that is only enlarged (Lanczos), without averaging before."""
 
 
 def equivalent_sigma(kernel: Kernel) -> float:
@@ -42,7 +42,7 @@ def equivalent_sigma(kernel: Kernel) -> float:
 
 
 def blur(pixels: Pixels, kernel: Kernel) -> Pixels:
-    """Convolve, going on with the outermost pixels beyond the border; uint8 (height, width, 3)."""
+    """Convolve; the outermost pixels are repeated beyond the border; uint8 (height, width, 3)."""
     return np.asarray(cv2.filter2D(pixels, -1, kernel, borderType=cv2.BORDER_REPLICATE), dtype=np.uint8)
 
 
@@ -74,7 +74,7 @@ def disc_kernel(radius_px: float) -> Kernel:
 
 
 def motion_kernel(length_px: float, angle_deg: float) -> Kernel:
-    """A straight path of even speed; its points share their weight among the four nearest pixels."""
+    """A straight path at constant speed; the weight of each point is spread over the four nearest pixels."""
     reach = max(1, int(np.ceil(length_px / 2.0)) + 1)
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
     along = np.linspace(-length_px / 2.0, length_px / 2.0, max(2, int(length_px * _SUBPIXELS)))
@@ -89,9 +89,9 @@ def motion_kernel(length_px: float, angle_deg: float) -> Kernel:
 
 
 def narrowed(kernel: Kernel, sigma_px: float) -> Kernel:
-    """The kernel, mixed with no blur at all if it is wider than a sigma below half a pixel.
+    """The kernel, mixed with the identity if ``sigma_px`` is below half a pixel and the kernel is wider.
 
-    Squares, discs and paths of whole taps cannot be that narrow; mixed, their variances average.
+    Squares, discs and paths of whole taps cannot be that narrow; the variance of a mixture is the mean.
     """
     actual_px = equivalent_sigma(kernel)
     if sigma_px >= _NARROW_PX or actual_px <= sigma_px:
@@ -123,7 +123,7 @@ def resampled_sigma(side_px: int, factor: float, interpolation: str) -> float:
 
 
 def enlarged_sigma(factor: float) -> float:
-    """Equivalent sigma, in its pixels, of an image that was enlarged; 0 for a factor of 1 or less."""
+    """Equivalent sigma, in its pixels, of an enlarged image; 0 for a factor of 1 or less."""
     return ENLARGED_SIGMA * float(np.sqrt(max(1.0, factor) ** 2 - 1.0))
 
 

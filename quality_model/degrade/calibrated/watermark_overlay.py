@@ -1,10 +1,10 @@
-"""Watermarks of many sorts: text in words, typefaces, colours, outlines, angles and sizes; logos; boxes.
+"""Watermarks of many kinds: text in words, typefaces, colours, outlines, angles and sizes; logos; boxes.
 
-A mark is drawn as a layer of colour and coverage. What it does to an image is then measured,
-not assumed: a grey mark on grey changes nothing. Single marks lie wholly on the image; tiles
-and stripes run over its border, as those of real stock images do.
+A watermark is drawn as an overlay of colour and coverage. Its effect on an image is measured, not
+assumed: a grey watermark on grey changes nothing. Single watermarks are wholly inside the image;
+tiles and bars run over its border, as those of real stock images do.
 
-Typefaces are the DejaVu families that matplotlib carries, laid out by Pillow's basic engine:
+Typefaces are the DejaVu families of the matplotlib package, laid out by Pillow's basic engine:
 the same pixels on every machine with the same locked versions.
 """
 
@@ -19,10 +19,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from quality_model.core.decoding import Pixels
+from quality_model.degrade.profile import Facts
 from quality_model.degrade.randomness import Stream
-from quality_model.degrade.watermark import CORNERS, Corner, font_file
-
-Colour = tuple[int, int, int]
+from quality_model.degrade.seed.text_watermark import CORNERS, Corner, font_file
+from quality_model.degrade.seed.tints import Colour
 
 WORDS: Final = (
     *("SAMPLE", "PREVIEW", "DRAFT", "DEMO", "PROOF", "COPY", "WATERMARK", "CONFIDENTIAL", "DO NOT COPY"),
@@ -40,46 +40,43 @@ TEXT_SIZES_PX: Final = (9, 72)
 KINDS: Final = ("text_tiled", "text_diagonal", "text_centred", "text_corner", "logo", "box")
 
 _LARGEST_SHARE: Final = 0.92
-"""Of the side that a single mark may take."""
+"""Of the side: the most that a single watermark may take."""
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A layer: ``colour`` uint8 (side, side, 3) and ``coverage`` uint8 (side, side), 0 none to 255 full."""
+class Overlay:
+    """``colour`` uint8 (side, side, 3) and ``coverage`` uint8 (side, side), 0 none to 255 full."""
 
     colour: Pixels
     coverage: npt.NDArray[np.uint8]
-    facts: dict[str, str | int | float]
+    facts: Facts
+
+    def stamp(self, pixels: Pixels, opacity: float) -> Pixels:
+        """Lay it over an image: ``pixels * (1 - a) + colour * a``, a = opacity * coverage / 255."""
+        weight = self.coverage.astype(np.float32) * np.float32(opacity / 255.0)
+        difference = (self.colour.astype(np.float32) - pixels) * weight[..., None]
+        return np.rint(pixels + difference).astype(np.uint8)
 
 
-def stamp(pixels: Pixels, mark: Mark, opacity: float) -> Pixels:
-    """Lay the mark over an image: ``pixels * (1 - a) + colour * a``, a = opacity * coverage / 255."""
-    weight = mark.coverage.astype(np.float32) * np.float32(opacity / 255.0)
-    difference = (mark.colour.astype(np.float32) - pixels) * weight[..., None]
-    return np.rint(pixels + difference).astype(np.uint8)
-
-
-def draw(kind: str, side_px: int, scale: float, stream: Stream) -> Mark:
-    """Draw a mark.
+def draw(kind: str, side_px: int, scale: float, stream: Stream) -> Overlay:
+    """Draw a watermark for an image of ``side_px``.
 
     Args:
         kind: One of `KINDS`.
         side_px: Side of the image.
-        scale: Pixels of this image to one of a 224 px image.
-        stream: Where every choice comes from.
+        scale: Pixels of this image per pixel of a 224 px image.
+        stream: Every choice is drawn from it.
     """
-    return _SORTS[kind](side_px, scale, stream)
+    return _KINDS[kind](side_px, scale, stream)
 
 
-def _text_mark(
-    layout: str,
-) -> Callable[[int, float, Stream], Mark]:
-    def draw_text(side_px: int, scale: float, stream: Stream) -> Mark:
+def _text(layout: str) -> Callable[[int, float, Stream], Overlay]:
+    def draw_text(side_px: int, scale: float, stream: Stream) -> Overlay:
         text, colour, size_px = _words(stream), _colour(stream), _size(scale, stream)
         outline = stream.uniform(0.0, 1.0) < 0.3
         plate = _lettering(text, stream.choice(_TYPEFACES), size_px, colour, outline)
         angle_deg = _angle(layout, stream)
-        facts: dict[str, str | int | float] = {"text": text, "size_px": size_px, "angle_deg": angle_deg}
+        facts: Facts = {"text": text, "size_px": size_px, "angle_deg": angle_deg}
         if layout == "tiled":
             gaps = stream.uniform(0.15, 1.6), stream.uniform(0.3, 2.5)
             layer = _tiles(plate, side_px, angle_deg, gaps, stagger=stream.uniform(0.0, 1.0) < 0.5)
@@ -87,7 +84,7 @@ def _text_mark(
             limit = side_px * (0.6 if layout == "corner" else _LARGEST_SHARE)
             plate = _fitted(_turned(plate, angle_deg), limit)
             layer = _placed(plate, side_px, *_position(layout, plate, side_px, stream))
-        return _to_mark(layer, facts)
+        return _to_overlay(layer, facts)
 
     return draw_text
 
@@ -103,7 +100,7 @@ def _angle(layout: str, stream: Stream) -> float:
 
 
 def _position(layout: str, plate: Image.Image, side_px: int, stream: Stream) -> tuple[int, int]:
-    """Left and top of the plate, wholly on the image."""
+    """Left and top of the plate, wholly inside the image."""
     room_x, room_y = side_px - plate.width, side_px - plate.height
     if layout == "corner":
         margin = int(stream.uniform(0.0, 0.06) * side_px)
@@ -113,7 +110,7 @@ def _position(layout: str, plate: Image.Image, side_px: int, stream: Stream) -> 
     return int(room_x * stream.uniform(0.35, 0.65)), int(room_y * stream.uniform(0.25, 0.75))
 
 
-def _logo(side_px: int, scale: float, stream: Stream) -> Mark:
+def _logo(side_px: int, scale: float, stream: Stream) -> Overlay:
     """A ring, disc, star, shield or bars with initials, anywhere on the image."""
     size = int(max(12.0, stream.uniform(0.1, 0.45) * side_px))
     first, second = _colour(stream), _colour(stream)
@@ -146,10 +143,10 @@ def _logo(side_px: int, scale: float, stream: Stream) -> Mark:
     plate = _fitted(_turned(plate, 15.0 * stream.uniform(-1.0, 1.0)), side_px * _LARGEST_SHARE)
     left = int((side_px - plate.width) * stream.uniform(0.0, 1.0))
     top = int((side_px - plate.height) * stream.uniform(0.0, 1.0))
-    return _to_mark(_placed(plate, side_px, left, top), {"shape": shape, "size_px": size})
+    return _to_overlay(_placed(plate, side_px, left, top), {"shape": shape, "size_px": size})
 
 
-def _box(side_px: int, scale: float, stream: Stream) -> Mark:
+def _box(side_px: int, scale: float, stream: Stream) -> Overlay:
     """A half-transparent bar across the image, or a plate, mostly with text on it."""
     bar = stream.integer(0, 1) == 1
     width = side_px if bar else int(side_px * stream.uniform(0.3, 0.8))
@@ -160,11 +157,11 @@ def _box(side_px: int, scale: float, stream: Stream) -> Mark:
         lettering = _lettering(
             text, stream.choice(_TYPEFACES), max(8, int(height * 0.6)), _colour(stream), outline=False
         )
-        lettering = _fitted(lettering, min(width, 6 * height) * _LARGEST_SHARE, most_high=height)
+        lettering = _fitted(lettering, min(width, 6 * height) * _LARGEST_SHARE, highest=height)
         plate.alpha_composite(lettering, ((width - lettering.width) // 2, (height - lettering.height) // 2))
     left = int((side_px - width) * stream.uniform(0.0, 1.0))
     top = int((side_px - height) * stream.uniform(0.0, 1.0))
-    return _to_mark(_placed(plate, side_px, left, top), {"text": text, "bar": int(bar)})
+    return _to_overlay(_placed(plate, side_px, left, top), {"text": text, "bar": int(bar)})
 
 
 def _words(stream: Stream) -> str:
@@ -215,9 +212,9 @@ def _turned(plate: Image.Image, angle_deg: float) -> Image.Image:
     return plate.rotate(angle_deg, Image.Resampling.BILINEAR, expand=True) if angle_deg else plate
 
 
-def _fitted(plate: Image.Image, longest: float, most_high: float | None = None) -> Image.Image:
-    """Shrunk, if need be, so that it lies wholly on the image."""
-    factor = min(1.0, longest / plate.width, (most_high or longest) / plate.height)
+def _fitted(plate: Image.Image, longest: float, highest: float | None = None) -> Image.Image:
+    """Shrunk, if necessary, so that it is wholly inside the image."""
+    factor = min(1.0, longest / plate.width, (highest or longest) / plate.height)
     if factor >= 1.0:
         return plate
     size = max(1, int(plate.width * factor)), max(1, int(plate.height * factor))
@@ -248,10 +245,10 @@ def _tiles(
     return turned.crop((start, start, start + side_px, start + side_px))
 
 
-def _to_mark(layer: Image.Image, facts: dict[str, str | int | float]) -> Mark:
+def _to_overlay(layer: Image.Image, facts: Facts) -> Overlay:
     rgba = np.array(layer)
     colour = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
-    return Mark(colour, np.ascontiguousarray(rgba[..., 3]), facts)
+    return Overlay(colour, np.ascontiguousarray(rgba[..., 3]), facts)
 
 
 @lru_cache(maxsize=512)
@@ -259,11 +256,11 @@ def _font(typeface: str, size_px: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(font_file().with_name(typeface), size_px, layout_engine=ImageFont.Layout.BASIC)
 
 
-_SORTS: Final[dict[str, Callable[[int, float, Stream], Mark]]] = {
-    "text_tiled": _text_mark("tiled"),
-    "text_diagonal": _text_mark("diagonal"),
-    "text_centred": _text_mark("centred"),
-    "text_corner": _text_mark("corner"),
+_KINDS: Final[dict[str, Callable[[int, float, Stream], Overlay]]] = {
+    "text_tiled": _text("tiled"),
+    "text_diagonal": _text("diagonal"),
+    "text_centred": _text("centred"),
+    "text_corner": _text("corner"),
     "logo": _logo,
     "box": _box,
 }

@@ -1,0 +1,1 @@
+"""Label profile `seed`: the degradations and labels of the original generator."""
