@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 ArchitectureName = Literal["standard", "compact"]
-"""A variant of the network (`quality_model.networks.model.ARCHITECTURES`)."""
+"""A variant of the network (`quality_model.core.network.ARCHITECTURES`)."""
 
 EngineName = Literal["torch-float32", "torch-bfloat16", "ncnn-float32"]
 """The library that runs a network, and the dtype it computes in."""
@@ -162,7 +162,7 @@ class TrainParams(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
     """device to train on"""
     precision: Literal["auto", "float32", "bfloat16"]
-    """dtype; auto: bfloat16 on CUDA, and on a CPU where a self-check finds it faster"""
+    """dtype; auto: bfloat16 on CUDA, and on a CPU with AMX or AVX-512 BF16"""
     compile: bool
     """compile the network with torch.compile; without a compiler it runs uncompiled"""
     clean_flag_share: Share
@@ -237,7 +237,7 @@ class ScoreParams(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
     """device to score on"""
     engine: Literal["auto", EngineName]
-    """what runs the network: library and dtype; auto: the fastest that gives the network's scores"""
+    """what runs the network: library and dtype; auto: ncnn on a CPU, PyTorch on an accelerator"""
     max_error_share: Share
     """share of unreadable inputs above which the job fails, after it has written its result"""
 

@@ -333,7 +333,7 @@ def _is_damaged(conversion: Conversion) -> bool:
 
 
 def _changes_nothing(conversion: Conversion) -> bool:
-    """Whether a grid of colors stays as it is: so do those of every sRGB profile, whoever wrote it."""
+    """Whether a grid of colors stays as it is: so do those of every sRGB profile of any writer."""
     if conversion.mode == "CMYK":
         return False
     grid = np.arange(256, dtype=np.uint8)[None]

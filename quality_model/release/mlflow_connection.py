@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from quality_model.core.redaction import redacted
 from quality_model.core.storage import locked
-from quality_model.errors import ModelNotFoundError, RegistryError, UsageError
+from quality_model.errors import ModelNotFoundError, RegistryError, UsageError, redacted
 from quality_model.paths import ProjectPaths
 
 if TYPE_CHECKING:

@@ -15,6 +15,9 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from quality_model.data.split import stratified_subset
+from quality_model.errors import TrainingError
+from quality_model.evaluate.predictions import exact_float32
 from quality_model.networks.device import (
     MemoryFormat,
     Precision,
@@ -25,11 +28,7 @@ from quality_model.networks.device import (
     free_bytes,
     wait_for,
 )
-from quality_model.data.split import stratified_subset
-from quality_model.errors import TrainingError
-from quality_model.evaluate.predictions import exact_float32
-from quality_model.networks.model import weighted_mse
-from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input, weighted_mse
 from quality_model.params import TrainParams
 from quality_model.records import HEADS, Head
 from quality_model.train.report import EpochReport, best_epoch, out_of_patience
