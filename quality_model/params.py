@@ -26,10 +26,10 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 ArchitectureName = Literal["standard", "compact"]
-"""A relative of the network (`quality_model.networks.model.ARCHITECTURES`)."""
+"""A variant of the network (`quality_model.core.network.ARCHITECTURES`)."""
 
 EngineName = Literal["torch-float32", "torch-bfloat16", "ncnn-float32"]
-"""Library that runs a network, and its number format."""
+"""Library that runs a network, and its dtype."""
 
 
 class Section(BaseModel):
@@ -170,7 +170,7 @@ class TrainParams(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
     """device to train on"""
     precision: Literal["auto", "float32", "bfloat16"]
-    """number format; auto: bfloat16 on CUDA, and on a CPU where a self-check finds it faster"""
+    """dtype; auto: bfloat16 on CUDA, and on a CPU with AMX or AVX-512 BF16"""
     compile: bool
     """compile the network for the device with torch.compile; without a compiler it runs as it is"""
     clean_flag_share: Share
@@ -245,7 +245,7 @@ class ScoreParams(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
     """device to score on"""
     engine: Literal["auto", EngineName]
-    """what runs the network: library and dtype; auto: the fastest that gives the network's scores"""
+    """what runs the network: library and dtype; auto: ncnn on a CPU, PyTorch on an accelerator"""
     max_error_share: Share
     """share of unreadable inputs above which the job fails, after writing what it has"""
 

@@ -1,5 +1,5 @@
 """Prefect adapters: one call into the library, or into DVC, each."""
 
-from quality_model.core.redaction import guard_logs
+from quality_model.errors import guard_logs
 
 guard_logs()  # what a flow logs goes to Prefect's server

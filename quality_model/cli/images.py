@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quality_model.cli.flags import PATH, with_input_choice, with_params
-from quality_model.core.redaction import redacted
-from quality_model.errors import ImageError, InputErrorsAboveLimit, QualityModelError, UsageError
+from quality_model.errors import ImageError, InputErrorsAboveLimit, QualityModelError, UsageError, redacted
 from quality_model.params import Params, RegistryParams, ScoringParams
 from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS, QualityScores

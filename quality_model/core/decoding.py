@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from quality_model.core.pixels import (
     SIGNIFICANT_BITS,
@@ -144,7 +144,7 @@ def _decode(data: bytes, readers: tuple[str, ...], limits: LimitsParams) -> Deco
             image.info[SIGNIFICANT_BITS] = _significant_bits(data)
         deep_color = is_deep_color(image)
         image.load()
-        return DecodedImage(srgb_pixels(image, deep_color=deep_color), image.format or "")
+        return DecodedImage(_upright(srgb_pixels(image, deep_color=deep_color), image), image.format or "")
 
 
 def resize(pixels: Pixels, size_px: int) -> Pixels:
@@ -172,11 +172,26 @@ def from_image(image: Image.Image) -> Pixels:
     try:
         deep_color = is_deep_color(image)
         image.load()
-        return srgb_pixels(image, deep_color=deep_color)
+        return _upright(srgb_pixels(image, deep_color=deep_color), image)
     except ImageError:
         raise
     except Exception as error:
         raise _undecodable(error) from None
+
+
+def _upright(rgb: Pixels, image: Image.Image) -> Pixels:
+    """Turn pixels as the image's EXIF orientation says; where EXIF is damaged they stay as they are."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # the pixels are good, so the image is
+        return rgb
+    if orientation in (5, 6, 7, 8):
+        rgb = rgb.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        rgb = rgb[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        rgb = rgb[::-1]
+    return np.ascontiguousarray(rgb)
 
 
 from_array = pixels_of_array

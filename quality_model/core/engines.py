@@ -90,7 +90,7 @@ def choose_engine(model: "StoredModel", device: str, asked: EngineName | None = 
 
     Each engine scores three check images and must give what `network.reference_scores` gives, within
     `LARGEST_DIFFERENCE`. The reference is computed here from the weights, by the definition of the
-    network in NumPy: it needs neither PyTorch nor scores stored by whoever trained, so it holds for
+    network in NumPy: it needs neither PyTorch nor scores stored with the model, so it holds for
     every model folder and finds a fault of the folding, of the writer, or of the library.
 
     Args:

@@ -174,7 +174,7 @@ def champion_alias(root: Path, name: str) -> AliasState | bool | None:
 def write_champion(root: Path, section: RegistryParams, ref: ModelRef, path: Path) -> None:
     """Remember where the files of the champion are, if ``ref`` is what the alias names.
 
-    Whoever moves the alias may call it; `find_model` does after MLflow answered. It is never needed: what
+    Code that moves the alias may call it; `find_model` does after MLflow answered. It is never needed: what
     is remembered is used only while the alias names it.
 
     Args:

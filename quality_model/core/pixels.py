@@ -1,18 +1,26 @@
 """From an image that Pillow decoded, or an array, to 8-bit sRGB pixels.
 
 Samples of more than 8 bits need a range: which value is white. It is read from the file
-(`_stated_range`) or follows from dtype and values (`_assumed_range`). Where neither tells, the
+(`_stated_range`) or follows from dtype and values (`_assumed_range`). Where neither says it, the
 image is refused with the error code ``unknown_range``: it never turns black in silence.
+
+An image is in the color space of its ICC profile. A PNG without one is in that of its sRGB
+chunk, else of its gAMA and cHRM chunks, in this order of precedence (PNG specification, 4.3);
+cHRM without gAMA is ignored, as browsers do, and so is cICP, which Pillow does not read. What
+states nothing is sRGB. A profile that is damaged or belongs to another kind of pixels is
+ignored, because the pixels are good.
 """
 
+import io
+import struct
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import Image, ImageCms, TiffImagePlugin
 
-from quality_model.core.color import srgb_conversion
 from quality_model.errors import ImageError
 
 Pixels = npt.NDArray[np.uint8]
@@ -61,7 +69,7 @@ def is_deep_color(image: Image.Image) -> bool:
 
 
 def srgb_pixels(image: Image.Image, *, deep_color: bool = False) -> Pixels:
-    """Pixels of a loaded image as a viewer would show it: upright, in sRGB, transparency over white.
+    """Pixels of a loaded image in sRGB, transparency over white; not turned upright yet.
 
     Args:
         image: Of any mode.
@@ -73,14 +81,15 @@ def srgb_pixels(image: Image.Image, *, deep_color: bool = False) -> Pixels:
     _require_readable_range(image)
     scale = _range_of(image) if _is_deep(image.mode) else None
     invert = scale is not None and _tag(image, _PHOTOMETRIC) == 0  # Pillow inverts up to 8 bits only
-    conversion = srgb_conversion(image)
+    conversion = _srgb_conversion(image)
     rgb = np.empty((image.height, image.width, 3), np.uint8)
     for top, strip in _strips(image):
         alpha = None
         if scale is not None:
             values = np.asarray(strip)
             grey = _scaled(values, scale)
-            alpha = _where_opaque(values, image.info.get("transparency"))
+            if isinstance(transparent := image.info.get("transparency"), int):
+                alpha = Image.fromarray(np.where(values == transparent, np.uint8(0), np.uint8(255)))
             strip = Image.fromarray(255 - grey if invert else grey)
         elif _has_alpha(strip):
             strip = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
@@ -96,7 +105,7 @@ def srgb_pixels(image: Image.Image, *, deep_color: bool = False) -> Pixels:
         rgb[top : top + strip.height] = np.asarray(strip)
     if deep_color and rgb.size and rgb.max() < 255 * _NEARLY_BLACK:
         raise ImageError("unknown_range", f"16-bit color samples below 4096, and 65535 is white: {_REMEDY}")
-    return _upright(rgb, image)
+    return rgb
 
 
 def pixels_of_array(array: npt.NDArray[Any]) -> Pixels:
@@ -139,12 +148,6 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         return
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
-
-
-def _where_opaque(values: npt.NDArray[Any], transparent: Any) -> Image.Image | None:
-    if not isinstance(transparent, int):
-        return None
-    return Image.fromarray(np.where(values == transparent, np.uint8(0), np.uint8(255)))
 
 
 def _scaled(values: npt.NDArray[Any], scale: _Range) -> Pixels:
@@ -259,16 +262,138 @@ def _tag(image: Image.Image, number: int) -> float | None:
     return number_of if np.isfinite(number_of) else None
 
 
-def _upright(rgb: Pixels, image: Image.Image) -> Pixels:
-    """Turn pixels as the image's EXIF orientation says; where EXIF is damaged they stay as they are."""
+_MAX_PROFILE_BYTES: Final = 8 * 2**20
+"""Real profiles, those of printing presses included, have up to some 3 MB."""
+
+_MODES: Final = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+"""By the color space of a profile, the mode of the pixels that it describes."""
+
+_GREY_MODES: Final = frozenset({"1", "L", "LA", "La", "I", "F"})
+_SRGB_CHROMATICITY: Final = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+"""x and y of white, red, green and blue, in the order of PNG's cHRM."""
+
+_SRGB_GAMMA: Final = 1 / 2.2
+_GAMMA_TOLERANCE: Final = 0.05
+"""libpng's PNG_GAMMA_THRESHOLD: closer exponents are the same. Writers of sRGB put 0.45455 down."""
+
+_BRADFORD: Final = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+_D50: Final = np.array([0.9642, 1.0, 0.8249])
+_UNCHANGED: Final = 1
+"""A conversion that moves no color by more levels than this is none."""
+
+_LEAST_WHITE: Final = 224
+
+
+class Conversion(NamedTuple):
+    """Pixels of ``mode`` become sRGB pixels by ``transform``."""
+
+    mode: str
+    transform: ImageCms.ImageCmsTransform
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """An RGB image of an opaque one, whose mode is made the expected one first."""
+        converted = ImageCms.applyTransform(image.convert(self.mode), self.transform)
+        assert converted is not None
+        return converted
+
+
+def _srgb_conversion(image: Image.Image) -> Conversion | None:
+    """The conversion of an image to sRGB; None where its pixels are sRGB, or nothing usable is stated."""
+    profile = image.info.get("icc_profile") or _png_profile(image.info)
+    if not isinstance(profile, bytes) or not 128 < len(profile) <= _MAX_PROFILE_BYTES:
+        return None
+    mode = _MODES.get(profile[16:20].decode("latin-1").strip())
+    is_grey = image.mode in _GREY_MODES or image.mode.startswith("I;16")
+    fits = {"RGB": image.mode not in ("CMYK", "LAB", "HSV"), "L": is_grey, "CMYK": image.mode == "CMYK"}
+    if mode is None or not fits[mode]:
+        return None
+    return _conversion(profile, mode)
+
+
+@lru_cache(maxsize=16)
+def _conversion(profile: bytes, mode: str) -> Conversion | None:
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # the pixels are good, so the image is
-        return rgb
-    if orientation in (5, 6, 7, 8):
-        rgb = rgb.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        rgb = rgb[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        rgb = rgb[::-1]
-    return np.ascontiguousarray(rgb)
+        transform = ImageCms.buildTransform(
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            renderingIntent=ImageCms.Intent.PERCEPTUAL,
+        )
+        conversion = Conversion(mode, transform)
+        return None if _is_damaged(conversion) or _changes_nothing(conversion) else conversion
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+
+
+def _is_damaged(conversion: Conversion) -> bool:
+    """Whether white is not white afterwards, as it is with every profile of a screen or a press."""
+    white = Image.new(conversion.mode, (1, 1), 0 if conversion.mode == "CMYK" else "white")
+    return bool(np.asarray(conversion(white)).min() < _LEAST_WHITE)
+
+
+def _changes_nothing(conversion: Conversion) -> bool:
+    """Whether a grid of colors stays as it is: so do those of every sRGB profile of any writer."""
+    if conversion.mode == "CMYK":
+        return False
+    grid = np.arange(256, dtype=np.uint8)[None]
+    if conversion.mode == "RGB":
+        steps = np.linspace(0, 255, 18).astype(np.uint8)
+        grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)
+    before = Image.fromarray(grid)
+    moved = np.asarray(before.convert("RGB"), dtype=int) - np.asarray(conversion(before), dtype=int)
+    return bool(np.abs(moved).max() <= _UNCHANGED)
+
+
+def _png_profile(info: dict[Any, Any]) -> bytes | None:
+    """A profile for a PNG's gAMA and cHRM, unless they say sRGB or make no sense."""
+    gamma = info.get("gamma")
+    if "srgb" in info or not isinstance(gamma, float) or not 0.1 <= gamma <= 10.0:
+        return None
+    chromaticity = info.get("chromaticity") or _SRGB_CHROMATICITY
+    is_srgb = np.allclose(chromaticity, _SRGB_CHROMATICITY, rtol=0.0, atol=0.005)
+    if is_srgb and abs(gamma / _SRGB_GAMMA - 1) < _GAMMA_TOLERANCE:
+        return None
+    try:
+        return _matrix_profile(1 / gamma, np.array(chromaticity, dtype=np.float64).reshape(4, 2))
+    except (ValueError, struct.error, np.linalg.LinAlgError):
+        return None
+
+
+def _matrix_profile(exponent: float, chromaticity: Any) -> bytes:
+    """An ICC profile (version 2, matrix and curves) for primaries and one exponent.
+
+    Args:
+        exponent: Linear light is the encoded value to this power.
+        chromaticity: float (4, 2): x and y of white, red, green and blue.
+    """
+    xyz = np.stack([chromaticity[:, 0], chromaticity[:, 1], 1 - chromaticity.sum(1)]) / chromaticity[:, 1]
+    if not np.isfinite(xyz).all():
+        raise ValueError("a chromaticity has y = 0")
+    white, primaries = xyz[:, 0], xyz[:, 1:]
+    cones = (_BRADFORD @ _D50) / (_BRADFORD @ white)
+    adapted = np.linalg.solve(_BRADFORD, cones[:, None] * _BRADFORD)
+    columns = adapted @ (primaries * np.linalg.solve(primaries, white))
+
+    def fixed(values: Any) -> bytes:
+        return struct.pack(">3i", *(round(float(value) * 65536) for value in values))
+
+    channels = list(enumerate((b"r", b"g", b"b")))
+    curve = struct.pack(">4sIIHxx", b"curv", 0, 1, round(exponent * 256))
+    tags = {
+        b"desc": struct.pack(">4sII5s", b"desc", 0, 5, b"PNG\0\0") + bytes(78 + 3),
+        b"cprt": struct.pack(">4sI4s", b"text", 0, b"\0\0\0\0"),
+        b"wtpt": struct.pack(">4sI", b"XYZ ", 0) + fixed(_D50),
+        **{name + b"XYZ": struct.pack(">4sI", b"XYZ ", 0) + fixed(columns[:, n]) for n, name in channels},
+        **{name + b"TRC": curve for _, name in channels},
+    }
+    table, body, start = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, content in tags.items():
+        table += struct.pack(">4sII", name, start + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    header = struct.pack(
+        ">I4sI4s4s4s12s4s28s12s48s",
+        *(start + len(body), b"", 0x02400000, b"mntr", b"RGB ", b"XYZ ", bytes(12), b"acsp", bytes(28)),
+        *(fixed(_D50), bytes(48)),
+    )
+    return header + struct.pack(">I", len(tags)) + table + body

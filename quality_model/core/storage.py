@@ -1,8 +1,8 @@
 """Where bytes become durable: a result is complete or absent.
 
 A file is written under a temporary name in its own folder, flushed to the disk, renamed,
-and the folder flushed. A folder of files is complete when its marker, written last,
-vouches for each of them. Readers accept only what a marker vouches for.
+and the folder flushed. A folder of files is complete when it has its completion marker, which is
+written last and has the hash of each file. Readers accept only what a completion marker verifies.
 
 Each step is an audit event (PEP 578), ``quality_model.core.storage.<step>`` with the path: a
 monitor can follow what is written, and fault tests end the process at any of them.
@@ -10,7 +10,6 @@ monitor can follow what is written, and fault tests end the process at any of th
 
 import errno
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -30,7 +29,7 @@ _TEMPORARY_PREFIX: Final = ".partial-"
 _BUSY_AFTER_S: Final = 1.0
 
 Step = Literal["written", "flushed", "renamed", "sealing"]
-"""The temporary file is written; it is on the disk; it has its name; the marker comes next."""
+"""The temporary file is written; it is on the disk; it has its name; the completion marker comes next."""
 
 
 @contextmanager
@@ -85,7 +84,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON durably; NaN and infinity are refused, for JSON has no word for them."""
+    """Write readable JSON durably; NaN and infinity are refused, because JSON has no word for them."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -108,32 +107,10 @@ def read_json(path: Path) -> Any:
         raise explain(error, path) from error
 
 
-def append_line(path: Path, record: Mapping[str, Any], *, timeout_s: float = 30.0) -> None:
-    """Append one JSON record as a line, durably, one writer at a time."""
-    line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
-    with locked(path.with_name(path.name + ".lock"), timeout_s=timeout_s):
-        try:
-            is_new = not path.exists()
-            with path.open("ab+", buffering=0) as handle:
-                _end_last_line(handle)
-                start = handle.seek(0, os.SEEK_END)
-                try:
-                    while line:
-                        line = line[handle.write(line) :]
-                except OSError:
-                    handle.truncate(start)
-                    raise
-                os.fsync(handle.fileno())
-            if is_new:
-                flush_folder(path.parent)
-        except OSError as error:
-            raise explain(error, path) from error
-
-
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the records of `append_line`, oldest first; none if there is no file.
+    """Read a file of one JSON record a line, oldest first; none if there is no file.
 
-    A last line cut short by a crash was never acknowledged and is left out.
+    A last line that a crash cut short is left out.
 
     Raises:
         CorruptError: A line is not a JSON record.
@@ -153,7 +130,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         if record is not None:
             records.append(record)
         elif number < len(lines):
-            raise CorruptError(f"{path}, line {number}, is not a JSON record.", "Mend or remove that line.")
+            raise CorruptError(f"{path}, line {number}, is not a JSON record.", "Fix or remove that line.")
     return records
 
 
@@ -185,8 +162,8 @@ def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
 def only_maker(folder: Path) -> Iterator[None]:
     """Be the one process that makes ``folder``; a second one is refused at once.
 
-    The lock lies beside the folder, whose files are its content alone, and stays: one that is
-    removed may be held.
+    The lock file is beside the folder, so that the folder has nothing but its content. It stays: a
+    lock file that is removed may be held.
 
     Raises:
         StorageError: Another process makes it.
@@ -204,20 +181,20 @@ def seal(
     marker_name: str = MARKER_NAME,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Write the marker that vouches for the files ``names`` of ``folder``; call it last.
+    """Write the completion marker of the files ``names`` of ``folder``; call it last.
 
-    What a killed writer left in the folder is swept: whoever seals it is its only writer.
+    Leftovers of a killed writer are removed: only one process writes a folder at a time.
 
     Args:
         folder: Holds the files.
         names: Files relative to it.
         rows: Rows or samples that they hold together.
         hashed: SHA-256 of the files that were hashed while they were written.
-        marker_name: The marker's file name.
-        facts: JSON values to keep in the marker.
+        marker_name: Its file name.
+        facts: JSON values to keep in it.
 
     Returns:
-        The marker: ``rows``, ``files`` (name, bytes, sha256 of each), ``sha256`` over all
+        The completion marker: ``rows``, ``files`` (name, bytes, sha256 of each), ``sha256`` over all
         of them, and the facts.
     """
     known = hashed or {}
@@ -238,7 +215,7 @@ def seal(
 
 
 def unseal(folder: Path, marker_name: str = MARKER_NAME) -> None:
-    """Take the marker away before the files of ``folder`` change."""
+    """Remove the completion marker before the files of ``folder`` change."""
     remove(folder / marker_name)
 
 
@@ -258,15 +235,15 @@ def remove(path: Path) -> None:
 
 
 def require_sealed(folder: Path, *, verify: bool = False, marker_name: str = MARKER_NAME) -> dict[str, Any]:
-    """Return the marker of a complete folder.
+    """Return the completion marker of a folder.
 
     Args:
-        folder: Holds the marker and its files.
+        folder: Holds the files.
         verify: Hash every file; without it only presence and length are checked.
-        marker_name: The marker's file name.
+        marker_name: Its file name.
 
     Raises:
-        IncompleteError: No marker, or a file is missing.
+        IncompleteError: The completion marker or a file is missing.
         CorruptError: A file has another length or, with ``verify``, another hash.
     """
     path = folder / marker_name
@@ -277,14 +254,14 @@ def require_sealed(folder: Path, *, verify: bool = False, marker_name: str = MAR
             )
         marker = read_json(path)
         if not is_marker(marker):
-            raise CorruptError(f"{path} is not a marker.", "Run the step that makes it again.")
+            raise CorruptError(f"{path} is not a completion marker.", "Run the step that makes it again.")
         for entry in marker["files"]:
             path = folder / entry["name"]
             if not path.exists():
                 raise IncompleteError(f"{path} is missing.", "Run the step that makes it again.")
             if path.stat().st_size != entry["bytes"] or (verify and file_sha256(path) != entry["sha256"]):
                 raise CorruptError(
-                    f"{path} is not the file that {marker_name} vouches for.",
+                    f"{path} is not the file that {marker_name} describes.",
                     "Delete the folder and run the step that makes it again.",
                 )
     except OSError as error:
@@ -322,10 +299,10 @@ def flush_folder(folder: Path) -> None:
 
 
 def explain(error: OSError, path: object) -> StorageError:
-    """What an error of the system means for the file at ``path``."""
+    """Turn an error of the operating system about ``path`` into a StorageError with a remedy."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageError(
-            f"No space is left for {path}.", "Free some space and run the same command again: it goes on."
+            f"No space is left for {path}.", "Free some space and run the same command again: it resumes."
         )
     return StorageError(
         f"{path} cannot be used: {error.strerror or error}.", "Check the path and its permissions."
@@ -375,23 +352,3 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
-
-
-def _end_last_line(handle: io.FileIO) -> None:
-    """Drop a last line that a crash cut short, or the next one would be glued to it."""
-    size = handle.seek(0, os.SEEK_END)
-    if not size:
-        return
-    start, tail = size, b""
-    while start and b"\n" not in tail:
-        step = min(start, 64 * 1024)
-        start -= step
-        handle.seek(start)
-        tail = handle.read(step) + tail
-    last = tail.rpartition(b"\n")[2]
-    if not last:
-        return
-    if _parse_line(last) is None:
-        handle.truncate(size - len(last))
-    else:
-        handle.write(b"\n")

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from quality_model.core import redaction, telemetry
-from quality_model.core.redaction import redacted
-from quality_model.errors import StorageError
+from quality_model import errors
+from quality_model.core import telemetry
+from quality_model.errors import StorageError, redacted
 
 _STANDARD: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
@@ -27,8 +27,8 @@ class _Ascii(io.TextIOWrapper):
 def prepare() -> None:
     """Make this process one that can be started from anywhere; for programs, not for the library."""
     _open_streams()
-    redaction.guard_logs()
-    sys.excepthook = redaction.show_bug
+    errors.guard_logs()
+    sys.excepthook = errors.show_bug
     settle_home()
     telemetry.silence()
 

@@ -8,9 +8,8 @@ from typing import Any, Final
 from quality_model.core import storage
 from quality_model.data.sources.expression import without_folders
 from quality_model.params import values_sha256
-from quality_model.release.candidate import gate_record
 from quality_model.release.card import card_of
-from quality_model.release.decisions import CARD_NAME
+from quality_model.release.decisions import CARD_NAME, OF_THE_GATE, find_record
 
 _FROM_RUN: Final = ("run_id", "package_version", "code_sha256", "git_commit", "git_dirty")
 """Facts about the training that a bundled model states, None where they are not known."""
@@ -27,7 +26,7 @@ _SEPARATOR: Final = re.compile(r"[/\\]+")
 def bundle_model(
     model: Path, output: Path, *, root: Path, image_licence: str | None
 ) -> list[tuple[str, int]]:
-    """Write a trained model as one that can be bundled: model.safetensors, model.json, marker and card.
+    """Write a trained model as one that can be bundled: model files and card.
 
     The facts gain ``version`` (the short hash of the trained weights), ``trained_sha256`` (the whole one),
     ``model_sha256`` (of the trained model's folder, which decisions name) and ``params_sha256`` (of the
@@ -62,7 +61,7 @@ def bundle_model(
     marker = save_model(
         output, loaded.model, image_size_px=loaded.image_size_px, facts=facts, half_precision=True
     )
-    record = gate_record(root, model_sha256=loaded.folder_sha256) if loaded.folder_sha256 else None
+    record = find_record(root, *OF_THE_GATE, model_sha256=loaded.folder_sha256)
     storage.write_text(output / CARD_NAME, card_of(output, record, image_licence=image_licence))
     return [(entry["name"], entry["bytes"]) for entry in marker["files"]]
 

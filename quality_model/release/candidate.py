@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from quality_model.core import storage
 from quality_model.core.model_files import read_description
@@ -23,7 +24,8 @@ from quality_model.release.decisions import (
     VERDICT_TEXT_NAME,
     Decision,
     decisions_of,
-    finished_records,
+    find_record,
+    last_verdict,
     now,
     read_record,
     try_project,
@@ -33,6 +35,9 @@ from quality_model.release.publish import publish, try_publish
 from quality_model.release.registry import Registry, ResolvedModel, weights_sha256
 
 log = logging.getLogger(__name__)
+
+_DECIDED_BY: Final = ("model_sha256", "data_sha256", "gate_sha256", "champion_sha256")
+"""What the gate's decision depends on: the same is not decided twice."""
 
 
 def judge_candidate(
@@ -95,13 +100,7 @@ def judge_candidate(
         params_sha256=None if facts.settings is None else values_sha256(facts.settings),
         git_commit=facts.git_commit,
     )
-    record = gate_record(
-        root,
-        model_sha256=wanted.model_sha256,
-        data_sha256=wanted.data_sha256,
-        gate_sha256=wanted.gate_sha256,
-        champion_sha256=wanted.champion_sha256,
-    )
+    record = find_record(root, *OF_THE_GATE, **{key: getattr(wanted, key) for key in _DECIDED_BY})
     if record is None:
         run_id = None if version else try_publish(folder, root=root, registry=registry)
         verdict, evidence = _measure(section, gate, root, samples, folder, champion, loss_weights)
@@ -183,11 +182,10 @@ def verdict_on(model: Path, *, root: Path, registry: RegistryParams) -> Decision
     Raises:
         GateRefusedError: The gate has not decided on it.
     """
-    sha256 = storage.sealed_sha256(model)
-    for decision in reversed(decisions_of(Registry(root, registry))):
-        if decision.action in OF_THE_GATE and decision.model_sha256 == sha256:
-            return decision
-    raise GateRefusedError(f"The gate has not decided on {model}.", "Run the gate: quality-model gate.")
+    decision = last_verdict(decisions_of(Registry(root, registry)), storage.sealed_sha256(model))
+    if decision is None:
+        raise GateRefusedError(f"The gate has not decided on {model}.", "Run the gate: quality-model gate.")
+    return decision
 
 
 def register_candidate(
@@ -226,12 +224,13 @@ def register_candidate(
         if "candidate" not in version.aliases:
             catalogue.move_alias("candidate", version)
         ref = replace(decision.model, version=version.version, run_id=run_id)
-        registration = replace(decision, action="registered", model=ref, reason="passed the gate")
-        record = _last_registration(root, registration)
+        same = {key: getattr(decision, key) for key in _DECIDED_BY}
+        record = find_record(root, "registered", model=ref, **same)
         if record is None:
-            registration = replace(registration, time=now())
-            of_the_gate = gate_record(root, model_sha256=decision.model_sha256, time=decision.time)
-            card = card_of(model, of_the_gate, registration)
+            registration = replace(
+                decision, action="registered", time=now(), model=ref, reason="passed the gate"
+            )
+            card = card_of(model, find_record(root, *OF_THE_GATE, **same), registration)
             record = write_record(root, registration, card=card)
     write_report(record, report)
     try_project(record, root=root, registry=registry)
@@ -289,26 +288,3 @@ def _comparable_champion(catalogue: Registry, image_size_px: int) -> ResolvedMod
             "Generate at the champion's size, or start another line of models with registry.model_name.",
         )
     return resolved
-
-
-def gate_record(root: Path, **facts: str | None) -> Path | None:
-    """Return the last record of this machine in which the gate decided on these facts; None if there is none.
-
-    Args:
-        root: The project folder.
-        facts: Fields of `Decision` and their values.
-    """
-    for folder in reversed(finished_records(root)):
-        decision = read_record(folder)
-        if decision.action in OF_THE_GATE and all(getattr(decision, key) == facts[key] for key in facts):
-            return folder
-    return None
-
-
-def _last_registration(root: Path, registration: Decision) -> Path | None:
-    """The record of this registration, if the gate's decision has been registered already."""
-    for folder in reversed(finished_records(root)):
-        known = read_record(folder)
-        if known.action == "registered" and replace(known, time=registration.time) == registration:
-            return folder if known.time > registration.time else None
-    return None

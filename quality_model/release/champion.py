@@ -19,10 +19,10 @@ from quality_model.params import EvaluateParams, GateParams, RegistryParams
 from quality_model.records import ModelRef
 from quality_model.release.decisions import (
     CARD_NAME,
-    OF_THE_GATE,
     Action,
     Decision,
     decisions_of,
+    last_verdict,
     now,
     succession,
     try_project,
@@ -269,18 +269,13 @@ def _require_valid_verdict(
     decided: Sequence[Decision], version: ModelVersion, gate: str, champion: ModelVersion | None
 ) -> None:
     number = version.version
-    of_the_gate = [
-        decision
-        for decision in decided
-        if decision.action in OF_THE_GATE and decision.model_sha256 == version.model_sha256
-    ]
+    verdict = last_verdict(decided, version.model_sha256)
     again = f"Judge it again: quality-model gate --model {number}, then promote it."
-    if not of_the_gate or not of_the_gate[-1].passed:
+    if verdict is None or not verdict.passed:
         raise GateRefusedError(
             f"The gate has not let version {number} pass, so it cannot become champion.",
             f"{again} {AFTER_A_REFUSAL}",
         )
-    verdict = of_the_gate[-1]
     if verdict.gate_sha256 != gate:
         raise GateRefusedError(
             f"Version {number} passed the gate by other thresholds or measures than those of now.", again

@@ -13,10 +13,11 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -35,7 +36,7 @@ Action = Literal["baseline", "passed", "refused", "registered", "promoted", "rol
 """``baseline``: the bundled model became the first champion. ``passed``, ``refused``: by the gate.
 ``registered``: a version was made. ``promoted``, ``rolled back``: the alias ``champion`` moved."""
 
-OF_THE_GATE: Final = ("passed", "refused")
+OF_THE_GATE: Final[tuple[Action, ...]] = ("passed", "refused")
 OF_THE_CHAMPION: Final = ("baseline", "promoted", "rolled back")
 
 KIND: Final = "decision"
@@ -169,6 +170,21 @@ def finished_records(root: Path) -> list[Path]:
     return sorted(found, key=lambda folder: read_record(folder).time)
 
 
+def find_record(root: Path, *actions: Action, **facts: object) -> Path | None:
+    """Return the last record of this machine with one of the actions and these facts; None if there is none.
+
+    Args:
+        root: The project folder.
+        actions: Of the decision.
+        facts: Fields of `Decision` and their values.
+    """
+    for folder in reversed(finished_records(root)):
+        decision = read_record(folder)
+        if decision.action in actions and all(getattr(decision, key) == facts[key] for key in facts):
+            return folder
+    return None
+
+
 def read_decisions(root: Path, registry: RegistryParams) -> list[Decision]:
     """Return the decisions of this machine and of others that use the same registry, oldest first.
 
@@ -200,7 +216,7 @@ def _joined(root: Path, name: str, tags: Mapping[str, str]) -> list[Decision]:
         key.removeprefix(_TAG_PREFIX): value for key, value in tags.items() if key.startswith(_TAG_PREFIX)
     }
     others = [_parse(value, key) for key, value in shown.items() if key not in local]
-    found = [*_earlier_moves(tags, name), *_earlier_ledger(root, name), *local.values(), *others]
+    found = [*_earlier(root, name, tags), *local.values(), *others]
     return sorted(found, key=lambda decision: decision.time)
 
 
@@ -216,56 +232,45 @@ def _parse(text: str, place: object) -> Decision:
         ) from None
 
 
-def _earlier_ledger(root: Path, name: str) -> list[Decision]:
-    """The decisions that earlier releases appended to ``state/ledger.jsonl``."""
-    return [
-        Decision(
-            action=line["outcome"],
-            time=line["time"],
-            model=ModelRef(name, line.get("version"), line.get("run_id"), ""),
-            model_sha256=line.get("model_sha256") or "",
-            champion=_champion_of(name, line.get("compared_with")),
-            data_sha256=line.get("data_sha256"),
-            git_commit=line.get("git_commit"),
-            reason="; ".join(map(str, line.get("reasons") or [])),
-        )
-        for line in storage.read_lines(ProjectPaths(root).state / "ledger.jsonl")
-        if line.get("outcome") in get_args(Action)
-    ]
-
-
-def _earlier_moves(tags: Mapping[str, str], name: str) -> list[Decision]:
-    """The moves of aliases that earlier releases kept as tags of the registered model."""
-    actions = {"set": "registered", "found": "promoted"}
-    found = []
+def _earlier(root: Path, name: str, tags: Mapping[str, str]) -> list[Decision]:
+    """The decisions that earlier releases appended to a ledger, and the moves that they kept as tags."""
+    lines = storage.read_lines(ProjectPaths(root).state / "ledger.jsonl")
     for key, value in tags.items():
-        if not key.startswith(_EARLIER_PREFIX):
-            continue
-        try:
-            move = json.loads(value)
-            found.append(
-                Decision(
-                    action=_ACTION.validate_python(actions.get(move["action"], move["action"])),
-                    time=move["time"],
-                    model=ModelRef(name, move["to_version"], None, ""),
-                    model_sha256="",
-                    champion=_champion_of(name, move["from_version"]),
-                    reason=move["reason"],
-                )
-            )
-        except (ValueError, KeyError, TypeError):  # a tag of someone else
-            continue
+        if key.startswith(_EARLIER_PREFIX):
+            with suppress(ValueError):  # a tag of someone else
+                lines.append(json.loads(value))
+    found = []
+    for line in lines:
+        with suppress(ValidationError, AttributeError, KeyError):  # of someone else
+            action = line.get("outcome") or line["action"]
+            before = line.get("compared_with", line.get("from_version"))
+            version = line.get("version", line.get("to_version"))
+            facts = {
+                "action": {"set": "registered", "found": "promoted"}.get(action, action),
+                "time": line.get("time"),
+                "model": ModelRef(name, version, line.get("run_id"), ""),
+                "model_sha256": line.get("model_sha256") or "",
+                "champion": before and ModelRef(name, before, None, ""),
+                "data_sha256": line.get("data_sha256"),
+                "git_commit": line.get("git_commit"),
+                "reason": line.get("reason") or "; ".join(line.get("reasons", [])),
+            }
+            found.append(_DECISION.validate_python(facts))
     return found
 
 
-_ACTION: Final[TypeAdapter[Action]] = TypeAdapter(Action)
-
-
-def _champion_of(name: str, version: str | None) -> ModelRef | None:
-    return None if version is None else ModelRef(name, version, None, "")
-
-
 # -- what the records say
+
+
+def last_verdict(decisions: Sequence[Decision], model_sha256: str) -> Decision | None:
+    """Return the gate's last decision on a model; None if it has not decided.
+
+    Args:
+        decisions: Oldest first.
+        model_sha256: Hash of the model's folder.
+    """
+    about = [one for one in decisions if one.action in OF_THE_GATE and one.model_sha256 == model_sha256]
+    return about[-1] if about else None
 
 
 def succession(decisions: Sequence[Decision], versions: Sequence[ModelVersion]) -> list[str]:

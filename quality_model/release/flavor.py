@@ -24,29 +24,26 @@ MODEL_NAME: Final = "quality-model"
 """Name of the logged model."""
 
 MODEL_FOLDER: Final = "data/model"
-"""Where the model's own files lie inside the MLflow model."""
+"""Folder of the model's own files in the MLflow model."""
 
 _EXAMPLE_SIDE_PX: Final = 32
 _REQUIREMENTS: Final = ("numpy", "pandas", "safetensors", "torch")
 
 
-def write_mlflow_model(model_folder: Path, output: Path, *, run_id: str, model_id: str) -> dict[str, Any]:
+def write_mlflow_model(model_folder: Path, output: Path, *, run_id: str, model_id: str) -> None:
     """Write an MLflow model around the files of ``model_folder``.
 
     The signature takes uint8 (-1, -1, -1, 3), RGB images already resized to the model's
     size, and gives a row of five scores in [0, 1] for each.
 
     Args:
-        model_folder: Sealed folder with model.safetensors and model.json.
+        model_folder: Complete folder with model.safetensors and model.json.
         output: Folder to make.
         run_id: MLflow run that made it.
         model_id: Logged model that it becomes.
 
-    Returns:
-        The marker of ``model_folder``.
-
     Raises:
-        IncompleteError, CorruptError: The model's files are not what their marker vouches for.
+        IncompleteError, CorruptError: The model's files are not those that its completion marker describes.
     """
     import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature
@@ -77,11 +74,10 @@ def write_mlflow_model(model_folder: Path, output: Path, *, run_id: str, model_i
             input_example=_example(),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS],
         )
-    return marker
 
 
 class PyfuncModel:
-    """What ``mlflow.pyfunc.load_model`` wraps."""
+    """The model behind ``mlflow.pyfunc.load_model``."""
 
     def __init__(self, folder: Path) -> None:
         import torch

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from quality_model.core.redaction import redacted
 from quality_model.core.storage import locked
-from quality_model.errors import ModelNotFoundError, RegistryError, UsageError
+from quality_model.errors import ModelNotFoundError, RegistryError, UsageError, redacted
 from quality_model.paths import ProjectPaths
 
 if TYPE_CHECKING:
@@ -104,13 +103,6 @@ def tracking_uri(root: Path) -> str:
     if kind != "sqlite":
         _require_readable(uri, is_server=kind in ("http", "https"))
     return uri
-
-
-def server_name(root: Path) -> str:
-    """Name the tracking server or database of a project, without credentials and wherever the project is."""
-    uri = tracking_uri(root)
-    is_own = not os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    return f"the project's own {DATABASE_NAME}" if is_own else redacted(uri).rstrip("/")
 
 
 def _require_readable(uri: str, *, is_server: bool) -> None:

@@ -66,8 +66,20 @@ class Trace:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
+        """JSON values in one level, under the names that scripts know."""
+        return {
+            "shards": list(self.files),
+            "model_name": self.model.name,
+            "model_version": self.model.version,
+            "run_id": self.model.run_id,
+            "weights_sha256": self.model.sha256 or None,
+            "model_sha256": self.model_sha256,
+            **{key: self.origin.get(key) for key in _ORIGIN},
+            "aliases": list(self.aliases),
+            "verdict": self.verdict,
+            "decisions": [asdict(decision) for decision in self.decisions],
+            "notes": list(self.notes),
+        }
 
     def table(self) -> str:
         """A short table for a terminal."""
@@ -136,14 +148,13 @@ _OTHER_RELEASE: Final = "The model that scored was bundled with another release 
 
 
 def _files_of(path: Path) -> list[Path]:
-    if not path.exists():
-        raise UsageError(f"{path} is not there.", "Name the output folder of `score`, or a part in it.")
     groups = (sorted(path.glob(pattern)) for pattern in _FILES) if path.is_dir() else iter([[path]])
     files = next(filter(None, groups), [])
-    if not files:
-        raise UsageError(f"{path} holds no scores.", "Name the output folder of `score`.")
+    if not path.exists() or not files:
+        problem = "holds no scores" if path.exists() else "is not there"
+        raise UsageError(f"{path} {problem}.", "Name the output folder of `score`, or a part in it.")
     for file in files:
-        marker = _marker_of(file)
+        marker = _markers_of(file) / f"{file.stem}.json"
         if marker.exists() and storage.read_json(marker).get("sha256") != storage.file_sha256(file):
             raise CorruptError(
                 f"{file} is not the file that {marker.name} describes.", "Score the collection again."
@@ -151,16 +162,15 @@ def _files_of(path: Path) -> list[Path]:
     return files
 
 
-def _marker_of(file: Path) -> Path:
-    result = _result_of(file)
-    folder = file.parent if result == file.parent else result / MARKERS_FOLDER
-    return folder / f"{file.stem}.json"
-
-
 def _result_of(file: Path) -> Path:
     """The folder of the result that a file of scores is in."""
     folder = file.absolute().parent
     return folder.parent if folder.name == DATA_FOLDER and file.name.startswith("part-") else file.parent
+
+
+def _markers_of(file: Path) -> Path:
+    result = _result_of(file)
+    return file.parent if result == file.parent else result / MARKERS_FOLDER
 
 
 def _model_in_rows(files: Sequence[Path]) -> tuple[str, str | None, str | None]:
@@ -181,19 +191,14 @@ def _models_in(file: Path) -> set[tuple[str, str | None, str | None]]:
     try:
         present = set(pq.read_schema(file).names)
         columns = list(_EARLIER_COLUMNS if present.issuperset(_EARLIER_COLUMNS) else _COLUMNS)
-        if missing := [name for name in columns if name not in present]:
-            raise UsageError(
-                f"{file} holds no scores: it has no column {', '.join(missing)}.",
-                "Name a part-NNNNN.parquet that `score` wrote.",
-            )
         with pq.ParquetFile(file) as opened:
-            rows = opened.read(columns=columns)
+            rows = opened.read(columns=[name for name in columns if name in present])
+        distinct = rows.group_by(columns).aggregate([])
     except (pa.ArrowException, OSError) as error:
         raise UsageError(
-            f"{file} holds no scores: it cannot be read as Parquet ({str(error).splitlines()[0]}).",
+            f"{file} holds no scores: no {', '.join(_COLUMNS)} in it ({str(error).splitlines()[0]}).",
             "Name a part-NNNNN.parquet that `score` wrote, or the folder of a scoring result.",
         ) from None
-    distinct = rows.group_by(columns).aggregate([])
     return set(zip(*(distinct[name].to_pylist() for name in columns), strict=True))
 
 
@@ -204,9 +209,8 @@ def _stated(file: Path, name: str, version: str | None) -> Mapping[str, Any]:
     models: list[Any] = []
     with suppress(ValueError):
         models.append(json.loads((pq.read_schema(file).metadata or {}).get(_MODEL_KEY, b"null")))
-    for path in (_result_of(file) / name for name in (JOB_NAME, PLAN_NAME)):
-        facts = storage.read_json(path) if path.exists() else None
-        models.append(facts.get("model") if isinstance(facts, dict) else None)
+    jobs = [_result_of(file) / job for job in (JOB_NAME, PLAN_NAME)]
+    models += [storage.read_json(job).get("model") for job in jobs if job.exists()]
     for model in models:
         if isinstance(model, dict) and (model.get("name"), model.get("version")) == (name, version):
             return model

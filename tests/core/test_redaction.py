@@ -16,9 +16,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from quality_model.core import redaction
-from quality_model.core.redaction import redacted
-from quality_model.errors import RegistryError, UsageError
+from quality_model import errors
+from quality_model.errors import RegistryError, UsageError, redacted
 from quality_model.release.mlflow_connection import mlflow_errors, tracking_uri
 
 SPECIAL = "/#?@:%&=+ '\"\\<>[]{}|^`~!$*(),;"
@@ -133,7 +132,7 @@ def test_what_is_no_credential_stays_as_it_is(text: str) -> None:
 )
 def test_long_texts_are_redacted_in_a_time_that_grows_with_their_length(repeated: str, end: str) -> None:
     program = (
-        "from quality_model.core.redaction import redacted\n"
+        "from quality_model.errors import redacted\n"
         f"for end in ('', {f'{end}=canary'!r}, '//me:canary@host'):\n"
         f"    text = {repeated!r} * (200_000 // {len(repeated)}) + end\n"
         "    assert 'canary' not in redacted(text)\n"
@@ -158,7 +157,7 @@ def test_a_short_password_hides_no_other_text() -> None:
 def logged() -> Iterator[io.StringIO]:
     """What a handler of any library writes while the records are guarded."""
     before, stream = logging.getLogRecordFactory(), io.StringIO()
-    redaction.guard_logs()
+    errors.guard_logs()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("some.library")

@@ -1,4 +1,4 @@
-"""A model that stands for the one that ships, whose weights these tests do not need."""
+"""A model in the place of the bundled one, whose weights these tests do not need."""
 
 from pathlib import Path
 
@@ -29,6 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "train.loss_weights": {"noise": 1.0},
         },
         "hostname": "grey-box",
+        "run_id": "0123abcd",
         "git_commit": "c" * 40,
         "git_dirty": "true",
         "files": ["~/more/of-them", "sample-photos", "zh-plus/tiny-imagenet"],
@@ -38,22 +39,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shipped_files(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundled_files(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package") / "standard"
     bundle_model(trained, folder, root=folder.parent, image_licence=None)
     return folder
 
 
 @pytest.fixture
-def shipped(shipped_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The package ships a model."""
-    monkeypatch.setitem(pretrained.FOLDERS, pretrained.NAME, shipped_files)
-    return shipped_files
+def bundled(bundled_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package has a bundled model."""
+    monkeypatch.setitem(pretrained.FOLDERS, pretrained.NAME, bundled_files)
+    return bundled_files
 
 
 @pytest.fixture
-def nothing_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package ships no model."""
+def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package has no bundled model."""
     for name in pretrained.FOLDERS:
         monkeypatch.setitem(pretrained.FOLDERS, name, tmp_path / name)
 

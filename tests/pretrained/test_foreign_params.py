@@ -61,7 +61,7 @@ def foreign_database(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_predict_works_beside_the_params_of_another_project(
-    shipped: Path, elsewhere: Path, image: str, kind: str
+    bundled: Path, elsewhere: Path, image: str, kind: str
 ) -> None:
     (elsewhere / "params.yaml").write_text(FOREIGN[kind])
     result = command("predict", image)
@@ -71,7 +71,7 @@ def test_predict_works_beside_the_params_of_another_project(
 
 
 def test_score_and_trace_and_python_work_beside_the_params_of_another_project(
-    shipped: Path, elsewhere: Path, image: str, photo: Pixels
+    bundled: Path, elsewhere: Path, image: str, photo: Pixels
 ) -> None:
     (elsewhere / "params.yaml").write_text(FOREIGN["sections of the same names"])
     foreign_database(elsewhere)
@@ -94,7 +94,7 @@ def test_our_own_file_with_a_typo_is_an_error_that_names_it(
 
 
 def test_no_project_does_without_the_params_and_the_champion_of_a_project(
-    shipped: Path, elsewhere: Path, image: str
+    bundled: Path, elsewhere: Path, image: str
 ) -> None:
     (elsewhere / "params.yaml").write_text(COMMITTED.replace("max_pixels: 100000000", "max_pixels: 10"))
     foreign_database(elsewhere)
@@ -107,7 +107,7 @@ def test_no_project_does_without_the_params_and_the_champion_of_a_project(
 
 
 def test_a_file_that_is_named_is_meant_whatever_is_in_it(
-    shipped: Path, elsewhere: Path, image: str, capsys: pytest.CaptureFixture[str]
+    bundled: Path, elsewhere: Path, image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (elsewhere / "theirs.yaml").write_text("lr: 0.1\n")
     assert run(["predict", image, "--params", "theirs.yaml"]) == 2
@@ -130,7 +130,7 @@ def test_commands_that_need_a_project_say_that_the_file_is_not_ours_in_one_line(
         load_params(Path("params.yaml"))
 
 
-def test_a_folder_called_params_yaml_is_not_ours(shipped: Path, elsewhere: Path, image: str) -> None:
+def test_a_folder_called_params_yaml_is_not_ours(bundled: Path, elsewhere: Path, image: str) -> None:
     (elsewhere / "params.yaml").mkdir()
     assert command("predict", image).exit_code == 0
 

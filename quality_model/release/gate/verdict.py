@@ -6,7 +6,7 @@ from typing import Final
 from quality_model.core.tables import markdown_table, text_table
 
 ALL_HEADS: Final = "all"
-"""What stands for the head in a row about the evidence as a whole."""
+"""Stands for the head in a row about the evidence as such."""
 
 AFTER_A_REFUSAL: Final = (
     "Next: train on more scenes of your own (source.dataset: a folder with a sub-folder for each scene), or"

@@ -170,7 +170,11 @@ def test_an_alias_that_was_moved_in_mlflow_is_followed_by_predict_score_and_the_
         predicted = run(cli, ["predict", str(image), "--json"], catch_exceptions=False)
         assert predicted.exit_code == 0, predicted.output
         output = project / "scores" / name
-        scored = run(cli, ["score", str(image.parent), "--output", str(output)], catch_exceptions=False)
+        scored = run(
+            cli,
+            ["score", str(image.parent), "--output", str(output), "--set", "score.workers=1"],
+            catch_exceptions=False,
+        )
         assert scored.exit_code == 0, scored.output
         job = json.loads((output / "job.json").read_text())
         return [MultiHeadQualityInference("auto", "cpu").source.version or "", job["model"]["version"]]
@@ -277,10 +281,12 @@ def test_what_earlier_releases_recorded_is_shown_and_rolled_back_from(
         client.set_registered_model_tag("quality-model", f"history.{number:06d}.abcd", json.dumps(move))
     client.set_registered_model_tag("quality-model", "history.note", "of someone else")
     client.set_registered_model_alias("quality-model", "champion", "2")
-    storage.append_line(
-        project / "state" / "ledger.jsonl",
-        {"time": "2026-01-03T00:00:00.000+00:00", "outcome": "refused", "reasons": ["noise: too little"]},
-    )
+    refused = {
+        "time": "2026-01-03T00:00:00.000+00:00",
+        "outcome": "refused",
+        "reasons": ["noise: too little"],
+    }
+    storage.write_text(project / "state" / "ledger.jsonl", json.dumps(refused) + "\n")
     assert [(d.action, d.reason) for d in read_decisions(project, section)] == [
         ("promoted", "long ago"),
         ("promoted", "long ago"),

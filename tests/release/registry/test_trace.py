@@ -99,7 +99,7 @@ def test_a_result_its_rows_or_a_part_lead_to_version_run_data_commit_verdict_and
     for words in ("and 1 more", "1 (champion)", "1" * 64, "promoted: version 1, data -, commit - (name)"):
         assert words in found.table()
     for place in ("data", "data/part-00001.parquet"):
-        assert {**traced(job / place).to_dict(), "files": None} == {**found.to_dict(), "files": None}
+        assert {**traced(job / place).to_dict(), "shards": None} == {**found.to_dict(), "shards": None}
 
 
 @pytest.mark.parametrize("place", [".", "part-00001.parquet"])
@@ -118,7 +118,7 @@ def test_the_command_prints_a_table_or_json(
     scored()
     monkeypatch.chdir(project)
     done = CliRunner().invoke(cli, ["trace", "--json", "scores/quality-model-1"], catch_exceptions=False)
-    assert json.loads(done.stdout)["origin"]["data_sha256"] == "1" * 64
+    assert json.loads(done.stdout)["data_sha256"] == "1" * 64
     done = CliRunner().invoke(cli, ["trace", "scores/quality-model-1"], catch_exceptions=False)
     assert "quality-model" in done.stdout
     assert "verdict on this version is not on record" in done.stdout
@@ -157,9 +157,9 @@ def test_a_result_of_the_earlier_layout_leads_to_what_the_new_one_does(
 ) -> None:
     model = ModelIdentity("quality-model", "1", registry.find("1").run_id, "c" * 64, SIZE_PX, None)
     earlier = write_earlier_result(tmp_path / "earlier", model)
-    expected = {**traced(scored()).to_dict(), "files": None}
+    expected = {**traced(scored()).to_dict(), "shards": None}
     for path in (earlier, earlier / "shard-00001.parquet"):
-        assert {**traced(path).to_dict(), "files": None} == expected
+        assert {**traced(path).to_dict(), "shards": None} == expected
     shutil.copyfile(earlier / "shard-00000.parquet", earlier / "shard-00001.parquet")
     with pytest.raises(CorruptError, match="shard-00001"):
         traced(earlier)
@@ -201,8 +201,8 @@ def test_what_holds_no_scores_is_named(traced: Traced, tmp_path: Path, images: P
     for path, problem in (
         (tmp_path / "nowhere", "is not there"),
         (images, "holds no scores"),
-        (tmp_path / "notes.txt", "cannot be read as Parquet"),
-        (tmp_path / "a.parquet", "no column model_name"),
+        (tmp_path / "notes.txt", "holds no scores: no model_name"),
+        (tmp_path / "a.parquet", "holds no scores: no model_name"),
         (tmp_path / "mixed.parquet", "several models: m version 1, m version 2"),
         (tmp_path / "none.parquet", "has no rows"),
     ):
