@@ -46,12 +46,12 @@ DECISION_NAME: Final = "decision.json"
 VERDICT_TEXT_NAME: Final = "verdict.md"
 CARD_NAME: Final = "MODEL_CARD.md"
 
-MAX_DESCRIPTION: Final = 5000
-"""Characters of a version's description; MLflow's table has no room for more (SQLite would take them)."""
-
 _CUT: Final = f"\n\n(The rest is in {CARD_NAME}, among the files of the run.)\n"
 _TAG_PREFIX: Final = "decision."
-_MAX_TAG: Final = 5000
+_ROOM: Final = 5000
+"""Characters of a tag or a description in MLflow's tables; SQLite alone would take more."""
+
+_NUM_REASONS, _REASON_LENGTH = 20, 200
 _EARLIER_PREFIX: Final = "history."
 _NAME_DIGITS: Final = 20
 _SHORT: Final = 8
@@ -69,8 +69,7 @@ class Decision:
         model_sha256: Hash of the model's folder.
         champion: The champion before; for a decision of the gate the one that it compared with.
         champion_sha256: Hash of that model's folder.
-        data_sha256: Of the training dataset whose test split decided; of a promotion without verdict the
-            one that the model was trained on.
+        data_sha256: Of the training dataset whose test split decided; without a verdict, the model's own.
         gate_sha256: Of the gate's thresholds and measures.
         params_sha256: Of the parameters that the weights depend on.
         git_commit: Of the code that trained the model.
@@ -387,18 +386,15 @@ def _tags(decision: Decision) -> dict[str, str]:
 
 
 def _in_short(decision: Decision) -> str:
-    """The decision as JSON without the rows, and with as many refusals as a tag has room for."""
-    refusals = list(decision.refusals)
-    while True:
-        text = _DECISION.dump_json(replace(decision, rows=(), refusals=tuple(refusals))).decode()
-        if len(text) <= _MAX_TAG or not refusals:
-            return text
-        refusals.pop()
+    """The decision as JSON that a tag has room for: without the rows, and long reasons cut."""
+    refusals = tuple(reason[:_REASON_LENGTH] for reason in decision.refusals[:_NUM_REASONS])
+    short = replace(decision, rows=(), refusals=refusals, reason=decision.reason[:_REASON_LENGTH])
+    return _DECISION.dump_json(short).decode()
 
 
 def _shortened(text: str) -> str:
     """The text, cut at the end of a line where it is longer than a description may be."""
-    if len(text) <= MAX_DESCRIPTION:
+    if len(text) <= _ROOM:
         return text
-    room = text[: MAX_DESCRIPTION - len(_CUT)]
+    room = text[: _ROOM - len(_CUT)]
     return (room.rpartition("\n")[0] or room) + _CUT
