@@ -12,7 +12,6 @@ that many samples of it (`baseline_rows`), one from each of as many equal stretc
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import cv2
@@ -160,27 +159,6 @@ CLASSICAL: Final[Mapping[Head, Mapping[str, Callable[[Pixels], float]]]] = {
 """The measures of each head by the name under which they are reported."""
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """A monotone curve from a measure to a label.
-
-    Attributes:
-        measures: (k,), ascending, k >= 1.
-        labels: (k,), rising or falling, in [0, 1]; straight between, constant beyond the ends.
-        otherwise: The answer for a measure that is not finite: the mean training label.
-    """
-
-    measures: Floats
-    labels: Floats
-    otherwise: float
-
-    def __call__(self, measured: Floats) -> Floats:
-        """Labels (n,) in [0, 1] of measures (n,)."""
-        finite = np.isfinite(measured)
-        answers = np.interp(np.where(finite, measured, 0.0), self.measures, self.labels)
-        return np.where(finite, answers, self.otherwise)
-
-
 def predict_baselines(
     training_set: TrainingSet,
     *,
@@ -216,7 +194,7 @@ def predict_baselines(
             known, measured = (
                 np.array([calc(np.array(training_set.images[row])) for row in rows]) for rows in (seen, asked)
             )
-            scores[head][name] = calibrate(known, labels)(measured)
+            scores[head][name] = calibrate(known, labels, measured)
     return scores
 
 
@@ -241,31 +219,28 @@ def baseline_rows(
     return choose_evenly(rows, max_samples, seed)
 
 
-def calibrate(measured: Floats, labels: Floats) -> Calibration:
-    """Fit the monotone curve of least squares (isotonic regression).
+def calibrate(known: Floats, labels: Floats, asked: Floats) -> Floats:
+    """Labels of measures, by the monotone curve of least squares (isotonic regression).
 
     Args:
-        measured: (n,); what is not finite is left out.
-        labels: (n,), in [0, 1], n >= 1.
+        known: (k,) measures of training samples; those that are not finite are left out.
+        labels: (k,) of the same samples, in [0, 1], k >= 1.
+        asked: (n,) measures.
 
     Returns:
-        Rising where the rank correlation is positive, falling where it is negative, and the
-        mean label always where fewer than two measures are finite.
+        (n,) in [0, 1]: on a curve that rises where the rank correlation is positive and falls where it is
+        negative, straight between the known measures and constant beyond them. The mean label for a measure
+        that is not finite, and always where fewer than two are known.
     """
     from sklearn.isotonic import IsotonicRegression
 
-    mean = float(labels.mean())
-    finite = np.isfinite(measured)
-    if finite.sum() < _FEWEST:
-        return Calibration(np.zeros(1), np.array([mean]), mean)
-    correlation = metrics.spearman(labels[finite], measured[finite])
-    regression = IsotonicRegression(increasing=(correlation or 0.0) >= 0.0)
-    regression.fit(measured[finite], labels[finite])
-    return Calibration(
-        np.asarray(regression.X_thresholds_, dtype=np.float64),
-        np.asarray(regression.y_thresholds_, dtype=np.float64),
-        mean,
-    )
+    finite, defined = np.isfinite(known), np.isfinite(asked)
+    answers = np.full(len(asked), labels.mean())
+    if finite.sum() >= _FEWEST and defined.any():
+        correlation = metrics.measure(labels[finite], known[finite])["spearman"]
+        curve = IsotonicRegression(increasing=(correlation or 0.0) >= 0.0, out_of_bounds="clip")
+        answers[defined] = curve.fit(known[finite], labels[finite]).predict(asked[defined])
+    return answers
 
 
 def _grey(pixels: Pixels) -> npt.NDArray[np.uint8]:

@@ -223,7 +223,7 @@ class HeadEvidence(_Facts):
 def _every_head(found: dict[Head, Any]) -> dict[Head, Any]:
     if set(found) != set(HEADS):
         raise ValueError(f"heads are {', '.join(found) or 'missing'}, not {', '.join(HEADS)}")
-    return found
+    return {head: found[head] for head in HEADS}
 
 
 class Evaluated(_Stored):

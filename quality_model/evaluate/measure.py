@@ -84,7 +84,7 @@ def evaluate(
     model: torch.nn.Module,
     training_set: TrainingSet,
     *,
-    loss_weights: Mapping[Head, float] | Mapping[str, float],
+    loss_weights: Mapping[str, float],
     split: Split = "test",
     thresholds: Mapping[Head, float] | None = None,
     with_baselines: bool = True,
@@ -137,7 +137,7 @@ def evaluate(
     heads = {
         head: HeadEvidence(
             **_measure_slices(bootstrap, predictions, training, head),
-            r2_beside_baselines=metrics.r2(beside[f"{head}_label"], beside[f"{head}_score"]),
+            r2_beside_baselines=metrics.measure(beside[f"{head}_label"], beside[f"{head}_score"])["r2"],
             baselines=_measure_baselines(bootstrap, beside, baselines.get(head, {}), head),
             clean_flags=measure_flags(bootstrap, clean, (thresholds or {}).get(head), head),
             rise=sweeps.rise(scored, head, bootstrap),
@@ -145,7 +145,7 @@ def evaluate(
         )
         for head in HEADS
     }
-    losses = [loss_weights[head] * (heads[head].all.measures.mse.value or 0.0) for head in HEADS]
+    errors = np.array([heads[head].all.measures.mse.value for head in HEADS], dtype=np.float64)
     _log.info("Evaluated %d samples of the split %s.", len(predictions), split)
     groups = {*predictions["group"]}
     measured = Evaluated(
@@ -158,7 +158,7 @@ def evaluate(
         num_groups=len(groups),
         num_counted_groups=len(groups - {*excluded_groups}),
         excluded_groups=tuple(sorted(excluded_groups)),
-        loss=float(np.mean(losses)),
+        loss=float(np.mean(errors * [loss_weights[head] for head in HEADS])),
         heads=heads,
         sweeps={one.sweep.name: one.measure(bootstrap) for one in scored},
     )
@@ -278,15 +278,12 @@ def _measure_baselines(
     bootstrap: Bootstrap, beside: pd.DataFrame, scores: Mapping[str, metrics.Floats], head: Head
 ) -> dict[str, Baseline]:
     labels, ours = beside[f"{head}_label"], beside[f"{head}_score"]
-    return {
-        name: Baseline(
-            mse=metrics.mse(labels, answers),
-            r2=metrics.r2(labels, answers),
-            spearman=metrics.spearman(labels, answers),
-            lead=bootstrap.lead(labels, ours, answers, beside["group"]),
-        )
-        for name, answers in scores.items()
-    }
+    found = {}
+    for name, answers in scores.items():
+        measured = metrics.measure(labels, answers)
+        lead = bootstrap.lead(labels, ours, answers, beside["group"])
+        found[name] = Baseline(lead=lead, **{key: measured[key] for key in ("mse", "r2", "spearman")})
+    return found
 
 
 def _masks(table: pd.DataFrame, head: Head, kinds: Collection[str]) -> dict[str, Mask]:

@@ -125,7 +125,8 @@ def predicted_against_true(predictions: pd.DataFrame) -> Figure:
             middles, means, "o-", color="#d1495b", markersize=4, linewidth=1.4, label="mean score",
             clip_on=False,
         )  # fmt: skip
-        r2, mse = _text(metrics.r2(labels, scores), 2), _text(metrics.mse(labels, scores), 4)
+        measured = metrics.measure(labels, scores)
+        r2, mse = _text(measured["r2"], 2), _text(measured["mse"], 4)
         axes.set_title(f"{TITLES[head]}: R² {r2}, MSE {mse}")
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.label_outer()
@@ -141,24 +142,20 @@ def predicted_against_true(predictions: pd.DataFrame) -> Figure:
     return figure
 
 
-def worst_errors(
-    predictions: pd.DataFrame, images: npt.NDArray[np.uint8], head: Head, *, count: int = 10, columns: int = 5
-) -> Figure:
-    """The samples on which a head errs most, the worst first.
+def worst_errors(predictions: pd.DataFrame, images: npt.NDArray[np.uint8], head: Head) -> Figure:
+    """The ten samples on which a head errs most, the worst first.
 
     Args:
         predictions: ``row``, and ``{head}_kind``, ``{head}_label``, ``{head}_score``.
         images: uint8 (N, S, S, 3) RGB, such as a memory map; only what is shown is read.
         head: Which head.
-        count: Samples.
-        columns: Samples per row.
     """
-    rows = -(-count // columns)
-    figure = new_figure(1.55 * columns + 1.0, 2.1 * rows + 0.4)
+    rows, columns = 2, 5
+    figure = new_figure(8.75, 4.6)
     figure.suptitle(f"{TITLES[head]}: largest errors (0 absent, 1 severe), with the kind")
     panels = image_grid(figure, rows, columns)
     labels, scores = _pair(predictions, head)
-    order = np.argsort(-np.abs(scores - labels), kind="stable")[:count]
+    order = np.argsort(-np.abs(scores - labels), kind="stable")[: rows * columns]
     for axes, position in zip(panels, order, strict=False):
         sample = predictions.iloc[position]
         axes.imshow(np.asarray(images[int(sample["row"])]), interpolation="nearest")

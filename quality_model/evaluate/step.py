@@ -239,9 +239,10 @@ def compare_scores(
     for head in HEADS:
         labels = champion[f"{head}_label"]
         ours, theirs = candidate[f"{head}_score"], champion[f"{head}_score"]
+        measured = metrics.measure(labels, theirs)
         compared[head] = AgainstChampion(
-            mse=metrics.mse(labels, theirs),
-            r2=metrics.r2(labels, theirs),
+            mse=measured["mse"],
+            r2=measured["r2"],
             difference=bootstrap.mean((ours - labels) ** 2 - (theirs - labels) ** 2, champion["group"]),
         )
     return compared

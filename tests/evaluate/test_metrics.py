@@ -57,12 +57,6 @@ def test_a_case_worked_by_hand() -> None:
     )
 
 
-def test_always_answering_the_mean_of_the_labels_has_an_r2_of_zero_and_their_variance_as_error() -> None:
-    labels, _, _ = labelled(2)
-    assert metrics.r2(labels, np.full_like(labels, labels.mean())) == pytest.approx(0.0, abs=1e-12)
-    assert metrics.constant_mse(labels, labels.mean()) == pytest.approx(labels.var())
-
-
 def test_one_sample_has_an_error_and_nothing_that_needs_variance_and_none_has_nothing() -> None:
     measured = metrics.measure([0.5], [0.25], constant=0.0)
     assert (measured["mse"], measured["mae"]) == (0.0625, 0.25)
@@ -70,39 +64,21 @@ def test_one_sample_has_an_error_and_nothing_that_needs_variance_and_none_has_no
     assert set(metrics.measure([], [], constant=0.5).values()) == {None}
 
 
-def test_constant_labels_leave_errors_defined_and_correlations_not() -> None:
-    measured = metrics.measure([0.3] * 7, np.linspace(0, 1, 7), constant=0.3)
-    assert measured["mse"] == pytest.approx(np.mean((np.linspace(0, 1, 7) - 0.3) ** 2))
-    assert measured["constant_mse"] == 0.0
-    assert [measured[name] for name in ("r2", "pearson", "spearman")] == [None, None, None]
-
-
-def test_constant_scores_have_an_r2_but_no_correlation() -> None:
-    measured = metrics.measure([0.0, 0.4, 0.9], [0.1, 0.1, 0.1], constant=None)
-    assert measured["r2"] == pytest.approx(r2_score([0.0, 0.4, 0.9], [0.1, 0.1, 0.1]))
-    assert (measured["pearson"], measured["spearman"], measured["constant_mse"]) == (None, None, None)
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_score_that_is_not_finite_leaves_every_measure_of_the_scores_undefined(bad: float) -> None:
+def test_a_score_that_is_not_finite_leaves_every_measure_undefined(bad: float) -> None:
     measured = metrics.measure([0.0, 0.5, 1.0], [0.1, bad, 0.9], constant=0.5)
-    assert {value for name, value in measured.items() if name != "constant_mse"} == {None}
+    assert set(measured.values()) == {None}
     estimates = dict(BOOTSTRAP.measures([0.0, 0.5, 1.0], [0.1, bad, 0.9], [1, 2, 3], constant=0.5))
     assert {estimate.low for estimate in estimates.values()} == {None}
     undefined = BOOTSTRAP.mean([0.1, bad], [1, 2])
     assert (undefined.value, undefined.low, undefined.num_groups) == (None, None, 2)
 
 
-def test_labels_and_scores_of_different_length_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(3,\).*\(2,\)"):
-        metrics.mse([0.1, 0.2, 0.3], [0.1, 0.2])
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=25))
 def test_rank_correlation_with_many_ties_agrees_with_scipy(pairs: list[tuple[int, int]]) -> None:
     labels, scores = np.array(pairs, dtype=np.float64).T / 4
-    ours = metrics.spearman(labels, scores)
+    ours = metrics.measure(labels, scores)["spearman"]
     if np.ptp(labels) == 0 or np.ptp(scores) == 0:
         assert ours is None
     else:
@@ -150,13 +126,6 @@ def test_repeating_every_sample_changes_no_interval_even_beyond_what_is_computed
         assert ends(one) == pytest.approx(ends(other), abs=1e-9)
 
 
-def test_each_resample_draws_as_many_groups_as_there_are() -> None:
-    counts = metrics.resample_counts(13, 50, 1)
-    assert counts.shape == (50, 13)
-    assert (counts.sum(axis=1) == 13).all()
-    assert counts.mean(axis=0) == pytest.approx(np.ones(13), abs=0.5)
-
-
 def test_intervals_over_groups_cover_the_truth_where_intervals_over_samples_do_not() -> None:
     rng = np.random.default_rng(11)
     covered = {"groups": 0, "samples": 0}
@@ -189,6 +158,7 @@ def test_constant_labels_give_intervals_of_errors_only(constant_label: float) ->
     _, scores, groups = labelled(5, size=40)
     measures = BOOTSTRAP.measures(np.full(40, constant_label), scores, groups, constant=0.0)
     assert {name for name, one in measures if one.low is None} == {"r2", "pearson", "spearman"}
+    assert {name for name, one in measures if one.value is None} == {"r2", "pearson", "spearman"}
     assert BOOTSTRAP.lead(np.full(40, constant_label), scores, scores, groups).value is None
 
 
@@ -211,11 +181,3 @@ def test_the_same_seed_gives_the_same_intervals_whatever_the_order_of_the_sample
         assert ends(one) == pytest.approx(ends(other), abs=1e-12)
     other_seed = replace(BOOTSTRAP, seed=10).measures(labels, scores, groups, constant=0.1)
     assert ends(other_seed.mse) != ends(first.mse)
-
-
-def test_what_is_hard_for_both_models_does_not_widen_a_paired_interval() -> None:
-    rng = np.random.default_rng(6)
-    groups = np.repeat(np.arange(20), 5)
-    hardness = rng.uniform(0, 0.5, 20)[groups]  # some groups are hard for any model
-    estimate = BOOTSTRAP.mean(hardness**2 - (hardness**2 + 0.01), groups)
-    assert (estimate.value, *ends(estimate)) == pytest.approx((-0.01, -0.01, -0.01))

@@ -127,22 +127,6 @@ def test_a_score_may_fall_by_the_tolerance_and_by_no_more() -> None:
     assert measured(falls_by(1.1 * TOLERANCE), painted("noise")).monotone_share == 0.0
 
 
-def test_only_the_chosen_rows_are_scored_each_step_once_and_never_many_at_a_time() -> None:
-    seen: list[int] = []
-
-    def counting(pixels: Pixels) -> npt.NDArray[np.float64]:
-        seen.append(len(pixels))
-        return reads_levels(pixels)
-
-    images = np.zeros((50, 8, 8, 3), dtype=np.uint8)
-    images[1::2] = 99
-    rows, chosen = np.arange(0, 50, 2), [painted("noise"), painted("blurriness")]
-    found = score_sweeps(counting, images, rows, rows, seed=0, sweeps=chosen)
-    assert sum(seen) == 25 * (1 + 3 + 3)  # the clean images once for both
-    assert max(seen) <= 16
-    assert all((one.scores[:, 0] == 0.0).all() for one in found)
-
-
 ALL_PAINTED = tuple(painted(head, (0, 51, 102, 204)) for head in HEADS)
 
 

@@ -2,13 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quality_model.evaluate.metrics import Bootstrap
-from quality_model.params import PerHead
 from quality_model.records import HEADS
 from quality_model.release.gate import ALL_HEADS, decide
 
@@ -120,10 +117,6 @@ def test_the_worst_of_several_decides_and_is_named(place: str, value: Any, reaso
     assert reason in verdict.refusals[0]
 
 
-def test_how_far_a_head_moves_with_its_own_degradation_is_no_cross_talk() -> None:
-    assert decide(SECTION, evidence({"heads.noise.rise": estimate(1.0)})).passed
-
-
 def test_measures_of_different_data_or_another_split_are_not_compared() -> None:
     for change, reason in (
         ({"champion.data_sha256": "b"}, "measured on data 5e1f, the champion on b"),
@@ -135,23 +128,14 @@ def test_measures_of_different_data_or_another_split_are_not_compared() -> None:
         assert reason in verdict.refusals[0]
 
 
-def test_a_candidate_that_is_better_than_the_champion_passes_and_the_verdict_says_by_how_much() -> None:
-    verdict = decide(SECTION, evidence(champion=True))
-    assert verdict.passed
-    assert "better on color_cast by 0.001 to 0.003, blurriness by 0.001 to 0.003" in verdict.rows[-1].reason
-
-
-def test_a_candidate_as_good_as_the_champion_is_no_reason_to_replace_it() -> None:
-    verdict = decide(SECTION, evidence(all_paired(0.0, -0.001, 0.001), champion=True))
-    assert verdict.refusals == ("better than the champion on no head with confidence",)
-
-
-def test_a_candidate_that_is_better_on_one_head_and_within_the_margin_elsewhere_passes() -> None:
+def test_a_candidate_passes_if_it_is_better_on_a_head_and_within_the_margin_on_the_others() -> None:
     pairs = {**all_paired(0.003, 0.001, 0.005), **paired("blurriness", -0.05, -0.07, -0.03)}
     verdict = decide(SECTION, evidence(pairs, champion=True))
     assert verdict.passed
     assert verdict.rows[-1].reason == "better on blurriness by 0.03 to 0.07"
     assert any("0.003 in [0.001, 0.005] over 12 groups, within 0.005" in row.reason for row in verdict.rows)
+    as_good = decide(SECTION, evidence(all_paired(0.0, -0.001, 0.001), champion=True))
+    assert as_good.refusals == ("better than the champion on no head with confidence",)
 
 
 @pytest.mark.parametrize(
@@ -174,19 +158,3 @@ def test_one_test_group_is_not_enough_to_compare_with_the_champion() -> None:
     verdict = decide(SECTION, evidence(all_paired(-0.01, None, None, groups=1), champion=True))
     assert refused(verdict) == [*((head, "non_inferiority") for head in HEADS), (ALL_HEADS, "improvement")]
     assert all("needs 2 test groups, there is 1" in reason for reason in verdict.refusals[:-1])
-
-
-def test_variants_of_one_image_do_not_make_a_comparison_sure() -> None:
-    rng = np.random.default_rng(2)
-    groups = np.repeat(np.arange(5), 40)
-    labels = rng.uniform(0.3, 0.7, len(groups))
-    # Better on most images, much worse on all variants of one.
-    gain = np.array([0.02, 0.02, 0.02, 0.02, 0.21])[groups] ** 2 - 0.1**2 + 0.0 * labels
-    section = SECTION.model_copy(update={"max_mse_increase": PerHead(**dict.fromkeys(HEADS, 0.006))})
-    verdicts = {}
-    for unit, by in (("groups", groups), ("samples", np.arange(len(groups)))):
-        ends = Bootstrap(samples=400, confidence=0.95, seed=3).mean(gain, by)
-        assert ends.low is not None and ends.high is not None
-        verdicts[unit] = decide(section, evidence(paired("noise", 0.0, ends.low, ends.high), champion=True))
-    assert verdicts["samples"].passed
-    assert refused(verdicts["groups"]) == [("noise", "non_inferiority")]

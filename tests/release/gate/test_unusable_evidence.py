@@ -107,13 +107,6 @@ def test_what_is_impossible_is_an_error_that_names_the_place(path: str, value: A
     assert reason in caught.value.problem
 
 
-@pytest.mark.parametrize("threshold", [math.nan, -math.inf])
-def test_a_limit_that_is_not_finite_refuses(threshold: float) -> None:
-    part = SECTION.max_mse.model_copy(update={"noise": threshold})
-    verdict = decide(SECTION.model_copy(update={"max_mse": part}), evidence())
-    assert refused(verdict) == [("noise", "max_mse")]
-
-
 def test_evidence_is_read_as_it_was_written_and_the_verdict_is_json(tmp_path: Any) -> None:
     known = evidence(champion=True)
     known.write(tmp_path / "evidence.json")
