@@ -146,10 +146,15 @@ class SystemMonitor:
             self._monitor = monitor
 
     def finish(self) -> None:
-        """Stop it, and send what it has sampled."""
+        """Stop it, and send what it has sampled; a server that hangs is waited for some seconds only."""
         if self._monitor is not None:
-            with self._no_failure():
-                self._monitor.finish()
+            thread = threading.Thread(target=self._finish, name="system-monitor-end", daemon=True)
+            thread.start()
+            thread.join(_END_WAIT_S)
+
+    def _finish(self) -> None:
+        with self._no_failure():
+            self._monitor.finish()
 
     def _watch(self, monitor: Callable[[], None]) -> None:
         with self._no_failure():

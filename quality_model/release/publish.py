@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quality_model.core import storage
 from quality_model.core.model_files import ModelFacts, read_description
-from quality_model.errors import RegistryError, StorageError
+from quality_model.errors import CorruptError, IncompleteError, RegistryError, StorageError
 from quality_model.params import RegistryParams, values_sha256
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.release import decisions
@@ -30,6 +30,7 @@ from quality_model.release.mlflow_connection import Connection, connect, mlflow_
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
 
+    from quality_model.evaluate.evidence import Evaluated
     from quality_model.train.report import EpochReport
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,6 @@ BASELINE_TAG: Final = "quality_model.baseline"
 _FIRST_EPOCH_METRIC: Final = "train_loss"
 """All metrics of an epoch are in one call, so the steps of this one are those of all."""
 
-_OF_BASELINES: Final = ("mse", "r2", "spearman")
 _DIGEST_LENGTH: Final = 36
 _BATCH: Final = 100
 _BATCH_EPOCHS: Final = 40
@@ -108,9 +108,9 @@ def publish(
             run.add_metrics(_numbers(storage.read_json(training / "metrics.json"), "best"), finished_ms)
             run.add_files(training, "training")
         if evidence:
-            run.add_metrics(_numbers(storage.read_json(evaluation / "metrics.json"), "test"), _now_ms())
+            run.add_metrics(_numbers(evidence.summary(), "test"), _now_ms())
             run.add_files(evaluation, "evaluation")
-            run.set_tags({"test_data_sha256": evidence["data_sha256"]})
+            run.set_tags({"test_data_sha256": evidence.data_sha256})
             _add_baselines(run, evidence, _data_name(facts))
         run.add_model(folder, marker, step=facts.best_epoch or 0)
         run.end("FINISHED", finished_ms)
@@ -178,11 +178,15 @@ def _history_of(facts: ModelFacts, report: Path) -> list["EpochReport"]:
     return [EpochReport.from_dict(row) for row in storage.read_json(report / HISTORY_NAME)]
 
 
-def _evidence_of(model_sha256: str, report: Path) -> Mapping[str, Any] | None:
-    """The evaluation in a report, if it is about this model."""
-    path = report / "evaluation.json"
-    evidence = storage.read_json(path) if path.exists() else {}
-    return evidence if evidence.get("model_sha256") == model_sha256 else None
+def _evidence_of(model_sha256: str, report: Path) -> "Evaluated | None":
+    """The evaluation in a report, if it is about this model and of this release."""
+    from quality_model.evaluate.evidence import Evaluated
+
+    try:
+        found = Evaluated.read(report / "evaluation.json")
+    except (IncompleteError, CorruptError):
+        return None
+    return found if found.model_sha256 == model_sha256 else None
 
 
 @dataclass(slots=True)
@@ -356,12 +360,12 @@ def _experiment(connection: Connection, name: str) -> str:
     return str(found.experiment_id)
 
 
-def _add_baselines(run: _MirroredRun, evidence: Mapping[str, Any], data_name: str) -> None:
+def _add_baselines(run: _MirroredRun, evidence: "Evaluated", data_name: str) -> None:
     """Baselines without training as runs of their own, each once for its dataset and measures."""
-    data_sha256 = evidence["data_sha256"]
-    for head, found in evidence["heads"].items():
-        for name, measures in found["baselines"].items():
-            values = _numbers({head: {key: measures[key] for key in _OF_BASELINES}}, "test")
+    data_sha256 = evidence.data_sha256
+    for head, found in evidence.heads.items():
+        for name, one in found.baselines.items():
+            values = _numbers({"mse": one.mse, "r2": one.r2, "spearman": one.spearman}, f"test.{head}")
             params = {"baseline.head": head, "baseline.name": name}
             key = values_sha256([data_sha256, params, values])
             title = f"baseline/{head}/{name}"

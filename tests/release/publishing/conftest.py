@@ -29,6 +29,7 @@ from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS
 from quality_model.train import EpochReport
 from tests.conftest import PROJECT
+from tests.release.gate.evidence import changed, tree
 
 START_S = 180.0
 
@@ -86,12 +87,6 @@ def epoch(number: int) -> EpochReport:
     )
 
 
-BASELINES = {
-    "blurriness": {"baselines": {"blur_effect": {"mse": 0.05, "r2": 0.4, "spearman": None, "lead": 0.1}}},
-    "noise": {"baselines": {"estimate_sigma": {"mse": 0.04, "r2": 0.5, "spearman": 0.6, "lead": 0.1}}},
-}
-
-
 def finish_training(root: Path, origin: ModelFacts, *, epochs: int = 3, seed: int = 0) -> Path:
     """Leave in a project what `train` and `evaluate` leave there; returns the model's folder."""
     paths = ProjectPaths(root)
@@ -103,11 +98,9 @@ def finish_training(root: Path, origin: ModelFacts, *, epochs: int = 3, seed: in
     storage.write_json(paths.training_report / "metrics.json", summary)
     rows = [report.to_dict(timings=False) for report in history]
     storage.write_json(paths.training_report / "history.json", rows)
-    evidence = {"model_sha256": marker["sha256"], "data_sha256": "5" * 64, "heads": BASELINES}
+    about = {"candidate.model_sha256": marker["sha256"], "candidate.data_sha256": "5" * 64}
+    evidence = changed(tree(), about)["candidate"]
     storage.write_json(paths.evaluation_report / "evaluation.json", evidence)
-    storage.write_json(
-        paths.evaluation_report / "metrics.json", {"loss": 0.02, "noise": {"mse": 0.2, "r2": None}}
-    )
     storage.write_bytes(paths.evaluation_report / "images" / "ladders.png", b"a figure")
     return paths.model
 

@@ -82,7 +82,7 @@ def test_a_finished_training_is_one_run_with_everything_that_it_left(project, se
     assert run["curves"]["validation_mse.noise"] == [(1, 0.1), (2, 0.1), (3, 0.1)]
     assert "validation_r2.noise" not in run["curves"]  # undefined
     assert run["curves"]["best.validation_loss"] == [(0, 1 / 3)]
-    assert run["curves"]["test.noise.mse"] == [(0, 0.2)]
+    assert run["curves"]["test.noise.mse"] == [(0, 0.03)]
     assert run["data"] == [("sample-photos", "5" * 36)]
     assert run["models"] == [storage.sealed_sha256(finished)]
     assert {"training/history.json", "evaluation/images/ladders.png"} < set(run["files"])
@@ -106,10 +106,11 @@ def test_each_baseline_is_a_run_of_its_own_and_made_anew_when_it_was_deleted(pro
     publish(finished, root=project, registry=section)
     client = client_of(project)
     before = shown(client)
-    assert before["baseline/noise/estimate_sigma"]["tags"]["kind"] == "baseline"
-    assert before["baseline/blurriness/blur_effect"]["curves"] == {
-        "test.blurriness.mse": [(0, 0.05)],
-        "test.blurriness.r2": [(0, 0.4)],
+    assert before["baseline/noise/simple"]["tags"]["kind"] == "baseline"
+    assert before["baseline/noise/simple"]["curves"] == {
+        "test.noise.mse": [(0, 0.06)],
+        "test.noise.r2": [(0, -0.5)],
+        "test.noise.spearman": [(0, 0.4)],
     }
     experiment = client.get_experiment_by_name("quality-model").experiment_id
     for run in client.search_runs([experiment]):
