@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -171,14 +172,13 @@ def write_report(summary: ScoreSummary, tally: Tally) -> None:
         "quantiles": summary.quantiles,
     }
     storage.write_json(summary.output / SUMMARY_NAME, values)
-    title = f"{summary.scored} images scored by {summary.model.title}"
-    _write_figure(summary.output / FIGURE_NAME, tally, summary.model.thresholds, title)
+    if find_spec("matplotlib") is not None:
+        title = f"{summary.scored} images scored by {summary.model.title}"
+        _write_figure(summary.output / FIGURE_NAME, tally, summary.model.thresholds, title)
 
 
 def _write_figure(path: Path, tally: Tally, thresholds: Mapping[Head, float] | None, title: str) -> None:
     """Draw the histogram of each score, on a logarithmic axis of counts, and its threshold as a PNG file."""
-    from matplotlib.ticker import MaxNLocator
-
     figure = new_figure(12, 6.4)
     figure.suptitle(title)
     axes = figure.subplots(2, 3)
@@ -206,7 +206,7 @@ def _write_figure(path: Path, tally: Tally, thresholds: Mapping[Head, float] | N
         last.set_yticks([])
         last.invert_yaxis()
         last.set_xlabel("inputs")
-        last.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        last.locator_params(axis="x", nbins=4, integer=True)
     else:
         last.set_axis_off()
     save_figure(figure, path)

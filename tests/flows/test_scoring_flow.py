@@ -18,7 +18,7 @@ from flows.score import score
 from quality_model import errors
 from quality_model.core.decoding import Pixels
 from quality_model.core.storage import explain
-from quality_model.release.registry.connection import RequestRefusedError
+from quality_model.release.mlflow_connection import RequestRefusedError
 from tasks import examples, pipeline, release, scoring
 from tasks.failures import can_heal
 from tests.flows.conftest import run_scenes, small_project
