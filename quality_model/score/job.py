@@ -43,7 +43,6 @@ from quality_model.score.plan import (
 from quality_model.score.reading import Reading, Source, read_images, sources_of
 from quality_model.score.rows import ScoringModel
 from quality_model.score.summary import (
-    REPORT_FILES,
     REPORT_NAME,
     ScoreSummary,
     Tally,
@@ -362,12 +361,12 @@ class _Job:
     ) -> None:
         """Write the summary, have it checked, then write the completion marker."""
         plan = self.plan
-        write_report(summary, tally)
+        report = write_report(summary, tally)
         if check is not None:
             check(summary)
         self.folder.complete(
             parts,
-            REPORT_FILES,
+            report,
             {
                 "schema_version": SCHEMA_VERSION,
                 **summary.model.described(),

@@ -21,7 +21,6 @@ from quality_model.score.rows import SCORE_COLUMNS, ScoringModel, read_rows
 REPORT_NAME: Final = "report"
 SUMMARY_NAME: Final = f"{REPORT_NAME}/summary.json"
 FIGURE_NAME: Final = f"{REPORT_NAME}/summary.png"
-REPORT_FILES: Final = (SUMMARY_NAME, FIGURE_NAME)
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS: Final = 10_000
 _BARS: Final = 50
@@ -161,8 +160,12 @@ class Tally:
         return dict(sorted(self.errors.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
-def write_report(summary: ScoreSummary, tally: Tally) -> None:
-    """Write `REPORT_FILES` of a job."""
+def write_report(summary: ScoreSummary, tally: Tally) -> tuple[str, ...]:
+    """Write the report of a job: its summary, and a figure if matplotlib is installed.
+
+    Returns:
+        The names of the files, relative to the folder of the job.
+    """
     values = {
         **summary.model.described(),
         "inputs": summary.inputs,
@@ -172,9 +175,11 @@ def write_report(summary: ScoreSummary, tally: Tally) -> None:
         "quantiles": summary.quantiles,
     }
     storage.write_json(summary.output / SUMMARY_NAME, values)
-    if find_spec("matplotlib") is not None:
-        title = f"{summary.scored} images scored by {summary.model.title}"
-        _write_figure(summary.output / FIGURE_NAME, tally, summary.model.thresholds, title)
+    if find_spec("matplotlib") is None:
+        return (SUMMARY_NAME,)
+    title = f"{summary.scored} images scored by {summary.model.title}"
+    _write_figure(summary.output / FIGURE_NAME, tally, summary.model.thresholds, title)
+    return SUMMARY_NAME, FIGURE_NAME
 
 
 def _write_figure(path: Path, tally: Tally, thresholds: Mapping[Head, float] | None, title: str) -> None:

@@ -83,16 +83,7 @@ def test_damaged_weights_of_the_package_are_an_error(
         MultiHeadQualityInference(device="cpu")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "predict",
-        pytest.param(
-            "score",
-            marks=pytest.mark.xfail(strict=True, reason="the figure and the checks of a result do"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", ["predict", "score"])
 def test_scoring_works_where_nothing_but_its_own_packages_is_installed(
     elsewhere: Path, photo: Pixels, tmp_path: Path, name: str
 ) -> None:
