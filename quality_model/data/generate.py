@@ -48,7 +48,7 @@ CALIBRATION_SAMPLES: Final = 600
 The evaluation calibrates its baselines on them (`TrainingSet.representative`).
 """
 
-_CODE: Final = ("degrade", "core/decoding.py", "core/pixels.py", "core/color.py", "data/sample_maker.py")
+_CODE: Final = ("degrade", "core/decoding.py", "core/pixels.py", "data/sample_maker.py")
 _PACKAGES: Final = ("numpy", "opencv-python-headless", "pillow")
 """What turns images into samples besides parameters."""
 

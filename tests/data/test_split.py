@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quality_model.core.model_files import ModelFacts
 from quality_model.data.split import (
-    SEEN_GROUPS,
     group_digest,
     seen_by,
     seen_in_training,
@@ -90,8 +90,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory, photo):
     return found
 
 
-def saw(*groups: str, source: str = "mine") -> dict[str, list[str]]:
-    return {SEEN_GROUPS: [group_digest(source, group) for group in groups]}
+def saw(*groups: str, source: str = "mine") -> ModelFacts:
+    return ModelFacts(seen_groups=[group_digest(source, group) for group in groups])
 
 
 def test_only_test_groups_that_one_of_the_models_has_seen_are_found(samples) -> None:
@@ -102,14 +102,16 @@ def test_only_test_groups_that_one_of_the_models_has_seen_are_found(samples) -> 
 
 
 def test_a_model_without_digests_may_have_seen_everything(samples) -> None:
-    assert seen_test_groups([saw(), {}], samples) == ALL_TEST_GROUPS
+    assert seen_test_groups([saw(), ModelFacts()], samples) == ALL_TEST_GROUPS
 
 
 def test_an_older_model_of_the_same_dataset_has_seen_its_train_and_validation_splits(samples) -> None:
-    facts = {"data_sha256": samples.data_sha256, "settings": {"train.start_from": None}}
+    facts = ModelFacts(data_sha256=samples.data_sha256, settings={"train.start_from": None})
     assert seen_by(facts, samples) == seen_in_training(samples)
     assert seen_test_groups([facts], samples) == ()
-    assert seen_by({**facts, "settings": {"train.start_from": "weights@0123"}}, samples) is None
+    assert (
+        seen_by(facts.model_copy(update={"settings": {"train.start_from": "weights@0123"}}), samples) is None
+    )
 
 
 def dataset_of(samples, **columns: object) -> SimpleNamespace:
@@ -125,7 +127,7 @@ def where(samples, group: str, value: str, column: pd.Series) -> pd.Series:
 
 def test_an_image_is_known_by_its_bytes_wherever_it_is(samples) -> None:
     before = dataset_of(samples)
-    facts = {SEEN_GROUPS: sorted(seen_in_training(before))}
+    facts = ModelFacts(seen_groups=sorted(seen_in_training(before)))
     moved = where(samples, "g03", "sha of g00", "new " + samples.manifest["group"])
     assert seen_test_groups([facts], dataset_of(samples, image_sha256=moved)) == ("g03",)
 
@@ -137,7 +139,7 @@ def test_an_image_is_known_by_its_bytes_wherever_it_is(samples) -> None:
 def test_other_crops_of_a_seen_group_were_seen(samples) -> None:
     crops = samples.manifest["group"] + "/" + (samples.manifest.index % 6).astype(str)
     before = dataset_of(samples, image_id=crops, image_sha256="first " + crops)
-    facts = {SEEN_GROUPS: sorted(seen_in_training(before))}
+    facts = ModelFacts(seen_groups=sorted(seen_in_training(before)))
     later_split = where(samples, "g00", "test", samples.manifest["split"])
     later = dataset_of(samples, image_id=crops, image_sha256="second " + crops, split=later_split)
     assert seen_test_groups([facts], later) == ("g00",)

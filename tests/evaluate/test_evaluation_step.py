@@ -11,6 +11,7 @@ from PIL import Image
 
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
+from quality_model.core.model_files import ModelFacts
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.split import SEEN_GROUPS, group_digest
 from quality_model.errors import UsageError
@@ -42,7 +43,8 @@ def section(params: Params) -> EvaluateParams:
 def answering(offset: float, *seen: str) -> LoadedModel:
     """A model whose scores are the labels plus an offset, at most 1, that has seen some groups."""
     model: Any = ReadsLabels(offset)
-    facts = {"thresholds": dict.fromkeys(HEADS, 0.5), SEEN_GROUPS: [group_digest("", name) for name in seen]}
+    digests = [group_digest("", name) for name in seen]
+    facts = ModelFacts(thresholds=dict.fromkeys(HEADS, 0.5), seen_groups=digests)
     return LoadedModel(model, SIZE_PX, "f" * 64, facts)
 
 
