@@ -86,7 +86,7 @@ def test_the_metadata_of_a_part_are_the_documented_ones(result: Path) -> None:
     assert metadata["quality_model.thresholds"] == THRESHOLDS
     assert metadata["quality_model.schema_version"] == SCHEMA_VERSION
     assert metadata["quality_model.plan_sha256"] == storage.file_sha256(result / "plan.parquet")
-    model = metadata["quality_model.networks.model"]
+    model = metadata["quality_model.model"]
     assert (model["name"], model["version"], model["run_id"]) == ("grey", "3", "a1b2")
     assert (model["sha256"], model["scale_version"]) == (IDENTITY.sha256, SCALE_VERSION)
 
