@@ -1,4 +1,4 @@
-"""Commands of the registry: gate, register, compare, promote, rollback, history, trace."""
+"""Commands of the registry: gate, register, compare, promote, rollback, history, trace, ship."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ from quality_model.cli.flags import PATH, folder_option, with_input_choice, with
 from quality_model.errors import GateRefusedError
 from quality_model.params import Params, ScoringParams
 from quality_model.paths import ProjectPaths
-from quality_model.release.gate import AFTER_A_REFUSAL
 
 if TYPE_CHECKING:
     from quality_model.score import Kind
 
 _PATHS = ProjectPaths()
 _ROOT = Path()
+_BUNDLED = Path("quality_model", "pretrained", "standard")
 _MODEL_IN = folder_option("--model", _PATHS.model, "Folder of the candidate.")
 _MODEL_OR_VERSION = folder_option("--model", _PATHS.model, "Folder of the candidate, or a version.")
 _REASON = click.option(
@@ -46,6 +46,8 @@ def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
     ).verdict
     click.echo(verdict.table())
     if not verdict.passed:
+        from quality_model.release.gate import AFTER_A_REFUSAL
+
         raise GateRefusedError(
             f"The gate refused the candidate. {verdict.ending()}",
             f"The reasons are above and in {report}. {AFTER_A_REFUSAL}",
@@ -172,4 +174,17 @@ def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
     click.echo(found.table())
 
 
-COMMANDS = [gate, register, compare, promote, rollback, history, trace]
+@click.command()
+@folder_option("--model", _PATHS.model, "Folder of the trained model.")
+@folder_option("--output", _BUNDLED, "Folder for the bundled model.")
+@click.option("--image-licence", help="Licence of the training images, for the card.")
+def ship(model: Path, output: Path, image_licence: str | None) -> None:
+    """Make a trained model the bundled one: in half precision, free of machine details, with a card."""
+    from quality_model.release.bundle import bundle_model
+
+    written = bundle_model(model, output, root=_ROOT, image_licence=image_licence)
+    files = ", ".join(f"{name} ({num_bytes} bytes)" for name, num_bytes in written)
+    click.echo(f"The bundled model: {output}: {files}.")
+
+
+COMMANDS = [gate, register, compare, promote, rollback, history, trace, ship]

@@ -19,12 +19,7 @@ from quality_model.core import processes, storage
 from quality_model.core.engines import Engine
 from quality_model.core.folders import printable
 from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part
-from quality_model.errors import (
-    CheckpointError,
-    CorruptError,
-    InputErrorsAboveLimit,
-    UsageError,
-)
+from quality_model.errors import CheckpointError, CorruptError, InputErrorsAboveLimit, UsageError
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS, SCHEMA_VERSION
 from quality_model.score import rows
