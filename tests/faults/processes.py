@@ -31,7 +31,7 @@ _PRELOADED: Final = [
     "quality_model.cli",
     "quality_model.data.download",
     "quality_model.core.predict",
-    "quality_model.score",
+    "quality_model.score.job",
     "quality_model.train.training_step",
     "quality_model.data.generate",
     "tests.faults.packages_known",
