@@ -12,7 +12,6 @@ import torch
 
 from quality_model import errors
 from quality_model.cli import EXIT_INTERRUPTED, EXIT_READER_GONE, EXIT_TERMINATED, cli, run
-from quality_model.core.storage import write_json
 
 from .conftest import PROJECT, Job
 from .processes import run_command
@@ -43,7 +42,7 @@ def test_the_docs_and_the_tree_of_errors_have_every_exit_code() -> None:
 
 CASES: dict[str, tuple[list[str], int, str]] = {
     "a parameter out of range": (["download", "--num-images", "0"], 2, "source.num_images = "),
-    "a gate that refused": (["register"], 3, "The gate refused"),
+    "a model that did not pass the gate": (["register", "--model", "model"], 3, "The gate has not decided"),
     "too many unreadable inputs": (
         ["score", "photos", "--output", "scores", "--max-error-share", "0"], 4, "1 x not_an_image",
     ),
@@ -70,7 +69,6 @@ def place(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (project / "broken").mkdir()
     for name in ("a.jpg", "b.jpg"):
         (project / "broken" / name).write_bytes(b"<html>not found</html>")
-    write_json(project / "reports" / "gate" / "verdict.json", {"passed": False})
     shares = ["--validation-share", "0", "--test-share", "0"]
     ended = run_command(project, ["generate", "--output", "unsplit", *shares])
     assert ended.code == 0, ended.output

@@ -1,4 +1,4 @@
-"""Input that means harm, through the command line: a row for each, scores or a reason, and no code run."""
+"""Input that means harm, through the command line: a row for each with scores or an error code; no code runs."""
 
 import io
 import os
@@ -17,19 +17,10 @@ from quality_model.core import decoding
 from quality_model.core.decoding import Pixels
 from quality_model.errors import ImageError
 from quality_model.params import LimitsParams
+from tests.hostile import Canary
 
 from .conftest import Job
 from .processes import run_command, start
-
-
-class Canary:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.path),)
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -86,7 +77,7 @@ def test_every_kind_of_bad_file_is_a_row_and_none_costs_the_job(project: Path, p
 
     rows = score(project, "hostile")
     assert rows["error_code"].dropna().to_dict() == {
-        **{name: reason for name, (_, reason) in bad.items()},
+        **{name: code for name, (_, code) in bad.items()},
         "self.jpg": "unreadable",
         "pipe.jpg": "not_a_file",
     }
@@ -118,12 +109,12 @@ def test_hostile_archives_give_rows_and_write_nothing_outside_the_scores(
     before = {path for path in project.rglob("*") if "scores" not in path.parts}
 
     rows = score(project, "archives")
-    reasons = rows["error_code"].dropna().to_dict()
-    assert {"a.tar#../up.jpg", "a.tar#/etc/root.jpg", "a.tar#good.jpg"} <= set(rows.index) - set(reasons)
-    assert reasons["a.tar#nested.jpg"] == "not_an_image"
+    codes = rows["error_code"].dropna().to_dict()
+    assert {"a.tar#../up.jpg", "a.tar#/etc/root.jpg", "a.tar#good.jpg"} <= set(rows.index) - set(codes)
+    assert codes["a.tar#nested.jpg"] == "not_an_image"
     assert not [key for key in rows.index if "inner" in key]
-    assert (reasons["b.tar#../up.jpg"], reasons["b.tar"]) == ("truncated", "broken_archive")
-    assert reasons["c.tar"] == "truncated_archive"
+    assert (codes["b.tar#../up.jpg"], codes["b.tar"]) == ("truncated", "broken_archive")
+    assert codes["c.tar"] == "truncated_archive"
     assert {path for path in project.rglob("*") if "scores" not in path.parts} == before
 
 
@@ -157,7 +148,7 @@ def small_png() -> bytes:
     return encode(Image.new("RGB", (8, 8)), "PNG")
 
 
-def test_an_image_too_large_for_the_memory_there_is_has_a_reason(limits: LimitsParams) -> None:
+def test_an_image_too_large_for_the_memory_has_an_error_code(limits: LimitsParams) -> None:
     data = encode(Image.new("RGB", (6000, 6000)), "PNG", compress_level=1)
     process = start(decode_in_little_memory, data, limits)
     process.join(120)
