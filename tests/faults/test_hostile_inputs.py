@@ -1,4 +1,4 @@
-"""Input that means harm, through the command line: a row for each with scores or an error code; no code runs."""
+"""Input that means harm, through the command line: each a row with scores or an error code; no code runs."""
 
 import io
 import os
