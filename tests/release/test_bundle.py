@@ -58,9 +58,8 @@ def test_its_facts_lead_back_to_its_training_and_not_to_a_machine(trained: Path,
         "train.epochs": 8,
         "train.loss_weights": {"noise": 1.0},
     }
-    assert facts.model_extra == {
-        "files": ["of-them", "sample-photos", "zh-plus/tiny-imagenet"]
-    }  # and no hostname
+    # The host's name is gone.
+    assert facts.model_extra == {"files": ["of-them", "sample-photos", "zh-plus/tiny-imagenet"]}
 
 
 def bundle_by_command(trained: Path, output: Path) -> str:
