@@ -98,7 +98,7 @@ def test_an_evaluation_leaves_measures_and_figures_and_excludes_what_the_model_h
 
 def test_a_model_of_another_size_is_not_measured(training_set: TrainingSet) -> None:
     with pytest.raises(UsageError, match="works at 64 px, the training dataset has 32 px"):
-        require_size(LoadedModel(ReadsLabels(), 64, None, {}), training_set)  # type: ignore[arg-type]
+        require_size(LoadedModel(ReadsLabels(), 64, "f" * 64), training_set)  # type: ignore[arg-type]
 
 
 def test_what_the_evaluation_measured_of_the_same_model_is_not_measured_again(
@@ -134,7 +134,7 @@ def test_the_champion_is_scored_for_the_gate_and_groups_that_it_has_seen_count_i
 
 def test_where_the_champion_may_have_seen_every_test_group_none_counts(gather: Gather) -> None:
     says_it = gather(answering(0.0, "g03", "g07", "g11", "g15", "g19"))
-    says_nothing = gather(LoadedModel(answering(0.0).model, SIZE_PX, "f" * 64, {}))
+    says_nothing = gather(LoadedModel(answering(0.0).model, SIZE_PX, "f" * 64))
     for found, silent in ((says_it, ()), (says_nothing, ("champion",))):
         assert (found.candidate.num_counted_groups, found.candidate.num_groups) == (0, 5)
         assert found.silent_models == silent

@@ -34,7 +34,10 @@ def write_earlier_result(output: Path, model: ScoringModel, num_inputs: int = 3)
     output.mkdir(parents=True)
     keys = [f"{number}.jpg" for number in range(num_inputs)]
     identity = {
-        name: value for name, value in asdict(model).items() if name not in ("data_sha256", "git_commit")
+        **asdict(model.ref),
+        "image_size_px": model.image_size_px,
+        "thresholds": model.thresholds,
+        "engine": model.engine,
     }
     nothing = [None] * num_inputs
     columns = {"key": keys, "file": nothing, "at": [0] * num_inputs, "num_bytes": [0] * num_inputs}

@@ -101,7 +101,7 @@ def finish_training(root: Path, origin: ModelFacts, *, epochs: int = 3, seed: in
     about = {"candidate.model_sha256": marker["sha256"], "candidate.data_sha256": "5" * 64}
     evidence = changed(tree(), about)["candidate"]
     storage.write_json(paths.evaluation_report / "evaluation.json", evidence)
-    storage.write_bytes(paths.evaluation_report / "images" / "ladders.png", b"a figure")
+    storage.write_bytes(paths.evaluation_report / "figures" / "severity_sweeps.png", b"a figure")
     return paths.model
 
 

@@ -50,7 +50,7 @@ def shown(client: MlflowClient) -> dict[str, object]:
             "models": [client.get_logged_model(output.model_id).tags["model_sha256"] for output in outputs],
             "files": [
                 file.path
-                for folder in ("training", "evaluation", "evaluation/images")
+                for folder in ("training", "evaluation", "evaluation/figures")
                 for file in client.list_artifacts(run.info.run_id, folder)
             ],
         }
@@ -85,7 +85,7 @@ def test_a_finished_training_is_one_run_with_everything_that_it_left(project, se
     assert run["curves"]["test.noise.mse"] == [(0, 0.03)]
     assert run["data"] == [("sample-photos", "5" * 36)]
     assert run["models"] == [storage.sealed_sha256(finished)]
-    assert {"training/history.json", "evaluation/images/ladders.png"} < set(run["files"])
+    assert {"training/history.json", "evaluation/figures/severity_sweeps.png"} < set(run["files"])
     (output,) = client.get_run(run_id).outputs.model_outputs
     logged = client.get_logged_model(output.model_id)
     assert (str(logged.status), output.step) == ("READY", 3)

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from quality_model.core import storage
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
 from quality_model.networks.checkpoints import load_model
 from quality_model.networks.model import to_model_input
 from quality_model.records import HEADS, OVERALL_WEIGHTS
+from quality_model.release.publish import publish
 from quality_model.release.registry import Registry, resolve
+
+from .conftest import write_model
 
 
 @pytest.fixture
@@ -99,6 +103,15 @@ def test_registering_a_run_again_returns_the_version_it_has(registry):
     again = registry.register(version.run_id)
     assert (again.version, again.tags) == ("2", version.tags)
     assert len(registry.versions()) == 3
+
+
+def test_of_the_models_that_a_run_logged_the_newest_is_registered(registry, project, section):
+    for number, seed in enumerate((7, 8, 9), start=4):
+        folder = write_model(project / "model", seed, {"training_fingerprint": "f" * 64})
+        run_id = publish(folder, root=project, registry=section)
+        version = registry.register(run_id)
+        assert (version.version, version.model_sha256) == (str(number), storage.sealed_sha256(folder))
+    assert len(registry.client.get_run(run_id).outputs.model_outputs) == 3
 
 
 def test_a_run_without_a_model_cannot_be_registered(registry, client):
