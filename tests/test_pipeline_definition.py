@@ -23,14 +23,13 @@ STAGES = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
 
 # What a stage imports without its result depending on it: values reach a stage through DVC's params;
-# the command line, messages, places, processes, plans and parts, and the way to the disk change no value;
+# the command line, messages, places, processes, types of facts and the way to the disk change no value;
 # the release keeps a record beside it; the weights that a training starts from are named in the model.
 CHANGES_NO_VALUE = (
     *("__init__.py", "__main__.py", "cli/", "release/", "pretrained/"),
     *("errors.py", "params.py", "params_file.py", "paths.py"),
-    *("core/__init__.py", "core/allocation.py", "core/jobs.py", "core/models.py", "core/processes.py"),
-    *("core/redaction.py", "core/spawning.py", "core/storage.py", "core/system.py"),
-    *("core/system.py", "core/telemetry.py", "core/workers.py"),
+    *("core/__init__.py", "core/jobs.py", "core/model_facts.py", "core/models.py", "core/processes.py"),
+    *("core/storage.py", "core/system.py", "core/tables.py", "core/telemetry.py"),
 )
 
 # Packages that change no value: a lock between processes, the types of facts and a progress bar.
@@ -46,13 +45,24 @@ def outputs_of(stage: dict) -> list[str]:
 
 
 def entries_of(stage: str) -> set[Path]:
-    """The files that define the functions which the stage's command imports."""
+    """The files that define the functions which the stage's command imports, also through its helpers."""
     callback = cli.commands[shlex.split(STAGES[stage]["cmd"])[3]].callback
     assert callback is not None
-    tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(callback))))
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    named = [getattr(importlib.import_module(str(i.module)), a.name) for i in imports for a in i.names]
-    return {Path(inspect.getfile(function)) for function in named}
+    functions = [inspect.unwrap(callback)]
+    files = set()
+    for function in functions:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        named = [getattr(importlib.import_module(str(i.module)), a.name) for i in imports for a in i.names]
+        files |= {Path(inspect.getfile(each)) for each in named}
+        used = [
+            vars(inspect.getmodule(function)).get(n.id) for n in ast.walk(tree) if isinstance(n, ast.Name)
+        ]
+        helpers = [
+            each for each in used if inspect.isfunction(each) and each.__module__ == function.__module__
+        ]
+        functions += [each for each in helpers if each not in functions]
+    return files
 
 
 def imported_modules(path: Path) -> set[Path]:

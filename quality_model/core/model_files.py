@@ -19,11 +19,12 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quality_model.core import storage
+from quality_model.core.model_facts import ModelFacts
 from quality_model.core.network import ARCHITECTURES, Weights, weight_shapes
 from quality_model.errors import CheckpointError, StorageError
-from quality_model.params import ArchitectureName, Finite
+from quality_model.params import ArchitectureName
 from quality_model.paths import DESCRIPTION_NAME, user_path
-from quality_model.records import HEADS, OVERALL_WEIGHTS, Head
+from quality_model.records import HEADS, OVERALL_WEIGHTS
 
 FORMAT_VERSION: Final = 1
 WEIGHTS_NAME: Final = "model.safetensors"
@@ -52,68 +53,6 @@ _DTYPES: Final = {
 _REMEDY: Final = "Use another checkpoint, or train the model again."
 
 logger = logging.getLogger(__name__)
-
-
-class ModelFacts(BaseModel):
-    """What training kept beside the weights. What a model's files do not say is None.
-
-    Keys that this version does not know are kept, and nothing reads them. A known key of another type is
-    refused.
-    """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="allow", use_attribute_docstrings=True)
-
-    thresholds: dict[Head, Finite] | None = None
-    """scores above which a head flags an image"""
-    thresholds_clean_samples: int | None = None
-    """clean samples that they are calibrated on"""
-    seen_groups: list[str] | None = None
-    """digests of the groups of images that the weights have seen (`data` has their definition), sorted"""
-    settings: dict[str, Any] | None = None
-    """the parameters that the weights depend on, by dotted key; plain JSON values"""
-    data_sha256: str | None = None
-    """of the training dataset"""
-    data_rows: int | None = None
-    """its samples"""
-    data_groups: int | None = None
-    """its groups"""
-    dvc_data_hash: str | None = None
-    """by which dvc.lock knows it"""
-    params_sha256: str | None = None
-    """of the settings"""
-    version: str | None = None
-    """of a bundled model: the first digits of the hash of the trained weights"""
-    run_id: str | None = None
-    """the MLflow run of the training"""
-    trained_sha256: str | None = None
-    """of a bundled model: hash of the trained weights, before half precision"""
-    model_sha256: str | None = None
-    """of a bundled model: hash of the trained model's folder"""
-    package_version: str | None = None
-    code_sha256: str | None = None
-    git_commit: str | None = None
-    git_dirty: str | None = None
-    """``true`` or ``false``"""
-    project_commit: str | None = None
-    project_dirty: str | None = None
-    image_licence: str | None = None
-    training_fingerprint: str | None = None
-    torch_version: str | None = None
-    device: str | None = None
-    precision: str | None = None
-    memory_format: str | None = None
-    compiled: bool | None = None
-    best_epoch: int | None = None
-    epochs_run: int | None = None
-    stopped_early: bool | None = None
-    num_train: int | None = None
-    num_validation: int | None = None
-    validation_loss: Finite | None = None
-    validation_mse: dict[Head, Finite] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values of what is known."""
-        return {name: value for name, value in self if value is not None}
 
 
 class Description(BaseModel):

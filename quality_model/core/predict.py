@@ -20,7 +20,8 @@ from PIL import Image
 from quality_model.core import decoding
 from quality_model.core.decoding import Pixels
 from quality_model.core.engines import Engine, choose_device, choose_engine
-from quality_model.core.model_files import ModelFacts, read_model
+from quality_model.core.model_facts import ModelFacts
+from quality_model.core.model_files import read_model
 from quality_model.core.models import AUTO, find_model
 from quality_model.errors import CheckpointError, ImageError, UsageError
 from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams

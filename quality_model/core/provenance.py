@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from quality_model.core.model_files import ModelFacts
+from quality_model.core.model_facts import ModelFacts
 from quality_model.errors import ParameterError
 from quality_model.params_file import parse_yaml
 

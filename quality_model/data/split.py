@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.model_files import ModelFacts
+from quality_model.core.model_facts import ModelFacts
 from quality_model.data.expression import JOINT
 from quality_model.errors import SourceError
 from quality_model.records import Split

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from quality_model.core import storage
+from quality_model.core.model_facts import ModelFacts
 from quality_model.core.model_files import (
     FORMAT_VERSION,
     METADATA_KEY,
     MODEL_FILES,
     WEIGHTS_NAME,
     Description,
-    ModelFacts,
     read_model,
     require_sound,
 )

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from quality_model.core import storage
-from quality_model.core.model_files import ModelFacts, read_description
+from quality_model.core.model_facts import ModelFacts
+from quality_model.core.model_files import read_description
 from quality_model.errors import CorruptError, IncompleteError, RegistryError, StorageError
 from quality_model.params import RegistryParams, values_sha256
 from quality_model.paths import HISTORY_NAME, ProjectPaths

@@ -16,7 +16,8 @@ from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.core.folders import JOB_NAME, PLAN_NAME
 from quality_model.core.jobs import DATA_FOLDER, MARKERS_FOLDER
-from quality_model.core.model_files import ModelFacts, read_description
+from quality_model.core.model_facts import ModelFacts
+from quality_model.core.model_files import read_description
 from quality_model.core.tables import text_table
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, UsageError
 from quality_model.params import RegistryParams

@@ -12,7 +12,7 @@ import torch
 
 from quality_model import pretrained
 from quality_model.core import storage
-from quality_model.core.model_files import ModelFacts
+from quality_model.core.model_facts import ModelFacts
 from quality_model.core.models import AUTO, find_model
 from quality_model.core.provenance import code_facts, dvc_data_hash
 from quality_model.data.dataset import TrainingSet

@@ -29,6 +29,6 @@ def test_the_table_of_error_codes_is_that_of_the_code() -> None:
     documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
     source = "\n".join(path.read_text() for path in (PROJECT / "quality_model").rglob("*.py"))
     given = set(re.findall(r"ImageError\(\s*\"(\w+)\"", source))
-    given |= set(re.findall(r"\breason ?= ?\"(\w+)\",", source))
+    given |= set(re.findall(r"\berror_code ?= ?\"(\w+)\",", source))
     assert given <= documented
     assert {code for code in documented if f'"{code}"' not in source} == set()

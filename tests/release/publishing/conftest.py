@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from quality_model.core import storage
-from quality_model.core.model_files import ModelFacts
+from quality_model.core.model_facts import ModelFacts
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import Params, RegistryParams, flatten
