@@ -71,7 +71,7 @@ CHECKED := tests/flows/test_retraining.py::test_the_first_run_makes_every_artifa
   tests/faults/test_kills.py tests/faults/test_hostile_inputs.py tests/faults/test_exit_codes.py \
   tests/core/test_engines.py tests/core/images/test_reading.py tests/networks/test_checkpoints.py \
   tests/score/test_images.py tests/score/test_resume.py tests/data/test_generate.py tests/data/test_split.py \
-  tests/degrade/test_calibrated_profile.py tests/train/test_loop.py tests/train/test_resume.py \
+  tests/degrade/test_calibrated_profile.py tests/train/test_loop.py tests/train/test_training_resume.py \
   tests/evaluate/test_metrics.py tests/release/gate tests/release/registry/test_champion.py
 
 check: install ## The most important fifth of the tests, in two minutes

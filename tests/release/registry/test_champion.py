@@ -19,26 +19,17 @@ from quality_model.core import storage
 from quality_model.errors import (
     ChampionChangedError,
     CorruptError,
-    GateRefusedError,
     ModelNotFoundError,
     NoEarlierChampionError,
     StorageError,
 )
 from quality_model.params import Params, RegistryParams
-from quality_model.records import ModelRef
-from quality_model.release.champion import ensure_baseline, promote_by_hand, roll_back
+from quality_model.release.champion import ensure_baseline, roll_back
 from quality_model.release.decisions import (
     CARD_NAME,
-    Decision,
     finished_records,
-    now,
     read_decisions,
-    write_record,
 )
-from quality_model.release.decisions import (
-    project as show,
-)
-from quality_model.release.gate import gate_sha256
 from quality_model.release.registry import Registry
 from tests.faults.processes import start
 from tests.release.registry.conftest import SIZE_PX, promote
@@ -334,79 +325,3 @@ def test_where_the_bundled_model_cannot_or_need_not_be_the_first_champion_it_is_
     ensure_baseline(section, root=project, image_size_px=64 if reason == "another image size" else SIZE_PX)
     assert champion_of(project, section) == expected
     assert len(Registry(project, section).versions()) == 3
-
-
-def by_hand(project: Path, params: Params, reference: str) -> str:
-    """`quality-model promote` with the committed parameters."""
-    return promote_by_hand(
-        params.evaluate, params.gate, params.registry, root=project, reference=reference, reason="by hand"
-    )
-
-
-def test_promoting_the_bundled_model_leads_back_to_it_even_if_its_files_are_gone(
-    project: Path, section: RegistryParams, params: Params, bundled: Path
-) -> None:
-    promote(project, section, "3")
-    assert by_hand(project, params, "bundled") == "4"
-    assert by_hand(project, params, "4") == "4"  # by its number, too
-    assert moves(project, section)[1:] == [("promoted", "3", "4")]
-    shutil.rmtree(Registry(project, section).resolve("4").path)
-    assert by_hand(project, params, "pretrained") == "5"
-    assert champion_of(project, section) == "5"
-
-
-def test_without_bundled_weights_there_is_no_way_back_and_the_error_says_so(
-    project: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(pretrained.FOLDERS, pretrained.NAME, tmp_path / "nothing")
-    with pytest.raises(ModelNotFoundError, match="no bundled weights"):
-        by_hand(project, params, "bundled")
-
-
-# -- the verdict that a promotion by hand needs
-
-
-def test_a_version_that_never_passed_the_gate_is_not_promoted_and_the_refusal_says_what_to_do(
-    project: Path, section: RegistryParams, params: Params
-) -> None:
-    with pytest.raises(GateRefusedError, match="has not let version 2 pass") as refused:
-        by_hand(project, params, "2")
-    assert "quality-model gate --model 2" in refused.value.remedy
-    assert champion_of(project, section) is None
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"action": "refused"}, "has not let version 2 pass"),
-        ({"gate_sha256": "lenient"}, "by other thresholds"),
-        ({"champion": None, "champion_sha256": None}, "compared with none; the champion is version 1"),
-        ({"champion_sha256": "0" * 64}, "the champion is version 1"),
-    ],
-)
-def test_a_verdict_that_no_longer_holds_promotes_nothing_and_one_of_another_machine_promotes(
-    project: Path,
-    section: RegistryParams,
-    registry: Registry,
-    params: Params,
-    change: dict[str, Any],
-    reason: str,
-) -> None:
-    promote(project, section, "1")
-    one, two = registry.find("1"), registry.find("2")
-    valid: dict[str, Any] = {
-        "action": "passed",
-        "model": ModelRef("quality-model", None, two.run_id, ""),
-        "model_sha256": two.model_sha256,
-        "gate_sha256": gate_sha256(params.gate, params.evaluate),
-        "champion": ModelRef("quality-model", "1", one.run_id, ""),
-        "champion_sha256": one.model_sha256,
-    }
-    write_record(project, Decision(**{**valid, **change}, time=now()))
-    with pytest.raises(GateRefusedError, match=reason):
-        by_hand(project, params, "2")
-    assert champion_of(project, section) == "1"
-    record = write_record(project, Decision(**valid, time=now()))
-    show(record, root=project, registry=section)
-    shutil.rmtree(project / "state" / "records")
-    assert by_hand(project, params, "2") == "2"

@@ -1,0 +1,155 @@
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from quality_model.errors import InputErrorsAboveLimit, UsageError
+from quality_model.score import ScoreSummary
+
+from .conftest import rows_of
+
+Run = Callable[..., ScoreSummary]
+
+
+def write(path: Path, /, **columns: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=4)
+    return path
+
+
+def outcome(output: Path) -> dict[str, str]:
+    """sha256 or reason by key."""
+    rows = rows_of(output)
+    return dict(zip(rows["key"], rows["error_code"].fillna(rows["sha256"]), strict=True))
+
+
+def hashes(crops: list[bytes]) -> list[str]:
+    return [hashlib.sha256(data).hexdigest() for data in crops]
+
+
+@pytest.mark.parametrize("column", ["jpg", "image_bytes", "Image", "content", "frame"])
+def test_images_are_found_under_many_names_or_by_their_first_bytes(
+    run: Run, tmp_path: Path, crops: list[bytes], column: str
+) -> None:
+    path = write(tmp_path / "a.parquet", **{"key": ["k"], "embedding": [b"\0" * 9], column: crops[:1]})
+    run(path)
+    assert outcome(tmp_path / "scores") == {"k": hashes(crops)[0]}
+
+
+def test_several_columns_of_images_without_a_usual_name_have_to_be_chosen_from(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    path = write(tmp_path / "a.parquet", left=crops[:2], right=crops[2:4])
+    with pytest.raises(UsageError, match=r"several columns of images: left, right(.|\n)*--image-column"):
+        run(path)
+    run(path, image_column="right")
+    assert list(outcome(tmp_path / "scores").values()) == hashes(crops[2:4])
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"path": ["s3://b/1.jpg"], "content": "bytes"},
+        {"image": ["1.jpg"], "bytes": "bytes"},
+        {"image": ["1.jpg"], "frame": "bytes"},
+    ],
+    ids=["spark", "name beside bytes", "by the first bytes"],
+)
+def test_bytes_win_over_names_and_paths(
+    run: Run, tmp_path: Path, crops: list[bytes], columns: dict[str, Any]
+) -> None:
+    path = write(tmp_path / "a.parquet", **{k: crops[:1] if v == "bytes" else v for k, v in columns.items()})
+    run(path)
+    assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:1])
+
+
+RECORD = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary()), pa.list_(pa.binary()),
+     pa.large_list(pa.binary()), RECORD, pa.list_(RECORD), pa.dictionary(pa.int8(), pa.large_binary())],
+    ids=str,
+)  # fmt: skip
+def test_every_type_of_column_that_can_hold_bytes_is_read(
+    run: Run, tmp_path: Path, crops: list[bytes], kind: pa.DataType
+) -> None:
+    def value(data: bytes) -> Any:
+        record = {"bytes": data, "path": "x.jpg"} if "struct" in str(kind) else data
+        return [record] if "list" in str(kind) else record
+
+    values = [value(crops[0]), None, value(crops[1])]
+    if pa.types.is_dictionary(kind):
+        column = pa.array(values, kind.value_type).dictionary_encode().cast(kind)
+    else:
+        column = pa.array(values, kind)
+    run(write(tmp_path / "a.parquet", image=column))
+    assert list(outcome(tmp_path / "scores").values()) == [hashes(crops)[0], "missing", hashes(crops)[1]]
+
+
+def test_images_of_a_fixed_size_are_read(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+    size = max(map(len, crops[:2]))
+    padded = [data.ljust(size, b"\0") for data in crops[:2]]
+    run(write(tmp_path / "a.parquet", image=pa.array(padded, pa.binary(size))))
+    assert list(outcome(tmp_path / "scores").values()) == hashes(padded)
+
+
+def test_a_list_of_one_image_is_that_image_and_of_several_has_an_error_code(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    records = [[{"bytes": data, "path": None} for data in crops[:count]] for count in (1, 2, 0)]
+    run(write(tmp_path / "a.parquet", images=pa.array(records, pa.list_(RECORD))))
+    found = list(outcome(tmp_path / "scores").values())
+    assert found == [hashes(crops)[0], "several_images", "missing"]
+
+
+def test_a_file_whose_images_are_all_null_is_judged_by_the_others(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    write(tmp_path / "in" / "0.parquet", image=pa.nulls(2), path=["a", "b"])
+    write(tmp_path / "in" / "1.parquet", image=crops[:2], path=["c", "d"])
+    run(tmp_path / "in")
+    found = outcome(tmp_path / "scores")
+    assert found == {"a": "missing", "b": "missing", "c": hashes(crops)[0], "d": hashes(crops)[1]}
+
+
+def test_images_that_are_all_null_have_an_error_code(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(InputErrorsAboveLimit, match="None of the 2 inputs"):
+        run(write(tmp_path / "a.parquet", image=pa.nulls(2), id=[1, 2]))
+    assert outcome(tmp_path / "scores") == {"1": "missing", "2": "missing"}
+
+
+@pytest.mark.parametrize("column", ["thumb", "sample.image.bytes", "sample.image"])
+def test_the_column_of_images_can_be_named_with_dots_into_records(
+    run: Run, tmp_path: Path, crops: list[bytes], column: str
+) -> None:
+    samples = [{"name": f"n{n}", "image": {"bytes": crops[n]}} for n in range(2)]
+    path = write(tmp_path / "a.parquet", image=crops[2:4], thumb=crops[:2], sample=samples)
+    run(path, image_column=column, key_column="sample.name")
+    assert outcome(tmp_path / "scores") == {"n0": hashes(crops)[0], "n1": hashes(crops)[1]}
+
+
+@pytest.mark.parametrize("flag", ["image_column", "key_column"])
+@pytest.mark.parametrize("column", ["nowhere", "image.nowhere", "label"])
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(
+    run: Run, tmp_path: Path, crops: list[bytes], flag: str, column: str
+) -> None:
+    path = write(tmp_path / "a.parquet", image=crops[:2], label=[[1], [2]])
+    with pytest.raises(UsageError, match=rf"(image, label|'label')(.|\n)*--{flag.replace('_', '-')}"):
+        run(path, **{flag: column})
+
+
+@pytest.mark.parametrize("flag", ["image_column", "key_column"])
+def test_a_job_is_not_resumed_with_other_columns(
+    run: Run, tmp_path: Path, crops: list[bytes], flag: str
+) -> None:
+    path = write(tmp_path / "a.parquet", id=list("abc"), name=list("xyz"), image=crops[:3], jpg=crops[3:6])
+    run(path, image_column="image")
+    run(path, image_column="image", key_column="id")
+    with pytest.raises(UsageError, match=f"{flag}s was"):
+        run(path, **{"image_column": "image", flag: "jpg" if flag == "image_column" else "name"})
