@@ -18,7 +18,7 @@ import pyarrow as pa
 from quality_model.core import processes, storage
 from quality_model.core.engines import Engine
 from quality_model.core.folders import printable
-from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part
+from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part, part_name
 from quality_model.errors import CheckpointError, CorruptError, InputErrorsAboveLimit, UsageError
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS, SCHEMA_VERSION
@@ -243,7 +243,7 @@ class _Job:
                 continue
             part, data = finished
             keys = [planned.key for planned in read_plan(self.folder.folder, number)]
-            table = rows.from_parquet(data, self.folder.folder / part.file, keys=keys)
+            table = rows.from_parquet(data, self.folder.folder / part_name(number), keys=keys)
             if retried := rows.rows_to_retry(table):
                 todo.append(_Todo(number, retried, table))
             else:

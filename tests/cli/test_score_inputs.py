@@ -111,7 +111,7 @@ def test_columns_are_named_by_flags(d: Path, images: list[bytes], capsys: pytest
     assert score("d", "--output", "out", *flags) == 0
     assert scored() == ["x", "y"]
     assert score("d", "--output", "out", *flags[:3], "image") == 2
-    assert "key_columns was ['name'] and is ['image']" in capsys.readouterr().err
+    assert "key_columns was ('name',) and is ('image',)" in capsys.readouterr().err
     assert score("d", "--output", "other", "--image-column", "pixels") == 2
     assert "its columns are image, sample, name" in capsys.readouterr().err
 

@@ -179,28 +179,28 @@ def test_a_flow_whose_server_does_not_answer_ends_in_one_message_with_its_own_co
 
 
 @pytest.fixture
-def history(
+def rollback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
-    """Run `history` in a new project with an address; its exit code and its message."""
+    """Run `rollback` in a new project with an address; its exit code and its message."""
     shutil.copyfile(PROJECT / "params.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
 
-    def history(uri: str, **changes: str) -> tuple[int, str]:
+    def rollback(uri: str, **changes: str) -> tuple[int, str]:
         with monkeypatch.context() as patch:
             retries = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
             for name, value in {"MLFLOW_TRACKING_URI": uri, **retries, **changes}.items():
                 patch.setenv(name, value)
-            code = run(["history"])
+            code = run(["rollback"])
         printed = capsys.readouterr()
         assert "canary" not in printed.out + printed.err
         return code, printed.out + printed.err
 
-    return history
+    return rollback
 
 
 def test_a_database_without_its_driver_says_what_to_install(
-    history: Callable[..., tuple[int, str]],
+    rollback: Callable[..., tuple[int, str]],
 ) -> None:
     drivers = {
         "postgresql": ("psycopg2", "pip install psycopg2-binary"),
@@ -209,14 +209,14 @@ def test_a_database_without_its_driver_says_what_to_install(
     }
     for scheme, (module, words) in drivers.items():
         if find_spec(module) is None:
-            code, message = history(f"{scheme}://me:canary@127.0.0.1:9/db")
+            code, message = rollback(f"{scheme}://me:canary@127.0.0.1:9/db")
             assert code == 9
             assert message.startswith("Error: Opening the tracking database failed at ")
             assert words in message
 
 
 def test_an_address_that_cannot_be_used_is_refused_with_a_remedy_and_without_its_password(
-    history: Callable[..., tuple[int, str]],
+    rollback: Callable[..., tuple[int, str]],
 ) -> None:
     for uri, words in (
         ("ftp://host", "'ftp://host' is not an address of a tracking server"),
@@ -228,13 +228,13 @@ def test_an_address_that_cannot_be_used_is_refused_with_a_remedy_and_without_its
         ("postgresql://user:p@canary@127.0.0.1:9/db", "%40"),
         ("http://127.0.0.1:9/#token=canary", "MLFLOW_TRACKING_TOKEN"),
     ):
-        code, message = history(uri)
+        code, message = rollback(uri)
         assert code == 2, uri
         assert message.startswith("Error: MLFLOW_TRACKING_URI = ") and words in message
 
 
 def test_a_server_that_cannot_be_reached_is_one_message_without_passwords(
-    history: Callable[..., tuple[int, str]],
+    rollback: Callable[..., tuple[int, str]],
 ) -> None:
     away = "https://host.invalid"
     for uri, changes, code, words in (
@@ -244,7 +244,7 @@ def test_a_server_that_cannot_be_reached_is_one_message_without_passwords(
         (away, {"MLFLOW_TRACKING_PASSWORD": "canary", "MLFLOW_TRACKING_USERNAME": "me"}, 9, "failed at"),
         (away, {"MLFLOW_HTTP_REQUEST_TIMEOUT": "long"}, 2, "MLFLOW_HTTP_REQUEST_TIMEOUT = 'long'"),
     ):
-        found, message = history(uri, **changes)
+        found, message = rollback(uri, **changes)
         assert found == code, message
         assert words in message and "Traceback" not in message
 

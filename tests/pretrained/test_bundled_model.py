@@ -181,7 +181,7 @@ def test_a_new_user_scores_a_folder_outside_any_project(
     (elsewhere / "images" / "b.png").write_bytes(b"no")
     result = command("score", "images", "--output", "scores/mine")
     version = file_sha256(trained / "model.safetensors")[:12]
-    assert f"Model: bundled, version {version}." in result.stdout
+    assert f"Model: bundled version {version}." in result.stdout
     good, bad = pd.read_parquet("scores/mine/data").itertuples()
     assert (good.model_name, good.model_version, good.model_run_id) == ("bundled", version, "0123abcd")
     flagged = {head: getattr(good, column) for head, column in FLAG_COLUMNS.items()}

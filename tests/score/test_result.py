@@ -88,7 +88,7 @@ def test_the_metadata_of_a_part_are_the_documented_ones(result: Path) -> None:
     assert metadata["quality_model.plan_sha256"] == storage.file_sha256(result / "plan.parquet")
     model = metadata["quality_model.model"]
     assert (model["name"], model["version"], model["run_id"]) == ("grey", "3", "a1b2")
-    assert (model["sha256"], model["scale_version"]) == (IDENTITY.sha256, SCALE_VERSION)
+    assert (model["sha256"], model["scale_version"]) == (IDENTITY.ref.sha256, SCALE_VERSION)
 
 
 def test_a_row_names_its_worst_head_model_and_versions(result: Path) -> None:

@@ -142,7 +142,7 @@ def test_after_an_outage_a_long_training_arrives_in_a_few_calls_each_step_once(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused_port}")
     assert try_publish(folder, root=project, registry=section) is None
     assert "quality-model publish" in caplog.text
-    gateway = Gateway(server.uri, allowed=100)
+    gateway = Gateway(server.uri, allowed=150)
     section = section.model_copy(update={"experiment": "after an outage"})
     with misbehaving_server(gateway.answer, unused_port):
         run_id = publish(folder, root=project, registry=section)
