@@ -34,7 +34,7 @@ def test_the_bundled_model_stays_champion_if_the_evidence_is_too_little_and_the_
     verdict = json.loads((project / "reports" / "gate" / "verdict.json").read_text())
     (row,) = (row for row in verdict["rows"] if row["rule"] == "unseen_groups")
     assert "hubble_deep_field" in row["reason"]  # the bundled model was trained on it
-    assert verdict["compared_with"] == "1"
+    assert verdict["champion"]["version"] == "1"
     changed = run(project, "git", "status", "--porcelain").stdout.split()[1::2]
     assert set(changed) <= {"dvc.lock"}
 
