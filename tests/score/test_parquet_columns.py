@@ -1,34 +1,14 @@
-import hashlib
-from collections.abc import Callable
+"""Which columns of Parquet files hold the images and the keys."""
+
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from quality_model.errors import InputErrorsAboveLimit, UsageError
-from quality_model.score import ScoreSummary
 
-from .conftest import rows_of
-
-Run = Callable[..., ScoreSummary]
-
-
-def write(path: Path, /, **columns: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, row_group_size=4)
-    return path
-
-
-def outcome(output: Path) -> dict[str, str]:
-    """sha256 or reason by key."""
-    rows = rows_of(output)
-    return dict(zip(rows["key"], rows["error_code"].fillna(rows["sha256"]), strict=True))
-
-
-def hashes(crops: list[bytes]) -> list[str]:
-    return [hashlib.sha256(data).hexdigest() for data in crops]
+from .test_parquet import Run, hashes, outcome, write
 
 
 @pytest.mark.parametrize("column", ["jpg", "image_bytes", "Image", "content", "frame"])

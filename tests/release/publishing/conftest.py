@@ -1,7 +1,6 @@
 """A finished training, a real tracking server, and servers that misbehave."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,7 +27,6 @@ from quality_model.params import Params, RegistryParams, flatten
 from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS
 from quality_model.train import EpochReport
-from tests.conftest import PROJECT
 from tests.release.gate.evidence import changed, tree
 
 START_S = 180.0
@@ -39,17 +37,6 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 @dataclass(frozen=True)
 class Server:
     uri: str
-
-
-@pytest.fixture
-def project(tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project folder with an empty registry."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    root = tmp_path / "project"
-    root.mkdir()
-    shutil.copyfile(PROJECT / "params.yaml", root / "params.yaml")
-    shutil.copyfile(mlflow_database, root / "mlflow.db")
-    return root
 
 
 @pytest.fixture
