@@ -21,10 +21,12 @@ _TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of t
 @with_params("train")
 def train(params: Params, data_dir: Path, output: Path, report: Path, checkpoints: Path) -> None:
     """Train a model on a training dataset."""
+    from quality_model.core.system import retain_heap
     from quality_model.release.live import LiveMirror
     from quality_model.release.publish import try_publish
     from quality_model.train.training_step import train_candidate
 
+    retain_heap()
     with LiveMirror(_ROOT, params.registry) as on_epoch:
         train_candidate(
             params.train,
