@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import textwrap
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -34,6 +35,8 @@ CHANGES_NO_VALUE = (
 
 # Packages that change no value: a lock between processes, the types of facts and a progress bar.
 NOT_COMPUTING = {"filelock", "pydantic", "tqdm"}
+
+DISTRIBUTIONS = packages_distributions()
 
 
 def paths_of(entries: list) -> list[str]:
@@ -65,6 +68,7 @@ def entries_of(stage: str) -> set[Path]:
     return files
 
 
+@cache
 def imported_modules(path: Path) -> set[Path]:
     """Files of the library that a file imports anywhere, also inside functions."""
     names: list[str] = []
@@ -103,8 +107,7 @@ def imported_packages(path: Path) -> set[str]:
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.Constant) and "find_spec" in path.read_text():
             modules.add(str(node.value))
-    distributions = packages_distributions()
-    named = {name for module in modules for name in distributions.get(module.split(".")[0], [])}
+    named = {name for module in modules for name in DISTRIBUTIONS.get(module.split(".")[0], [])}
     return {re.sub(r"[-_.]+", "-", name).lower() for name in named} - {"quality-model"}
 
 

@@ -21,6 +21,7 @@ from quality_model.records import HEADS
 from quality_model.release.decisions import Decision, read_decisions
 from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
+from tests.faults.processes import run_command
 
 PROJECT = ROOT
 
@@ -51,6 +52,16 @@ TINY = {
 }
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def command(project: Path, *arguments: str, code: int = 0) -> str:
+    """Run a command of quality-model in a project, in a process that has its imports; what it printed.
+
+    It must end with the exit code.
+    """
+    ended = run_command(project, list(arguments))
+    assert ended.code == code, f"{arguments} ended with {ended.code}:\n{ended.output}"
+    return ended.output
 
 
 def outcomes(project: Path) -> list[tuple[str, str | None]]:

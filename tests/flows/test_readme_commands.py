@@ -3,22 +3,22 @@
 import shlex
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from quality_model.core.decoding import Pixels
-from tests.flows.conftest import Run, replace_champion_by_a_poor_one
+from quality_model.params_file import load_params
+from tests.flows.conftest import PROJECT, Run, command, replace_champion_by_a_poor_one
 from tests.readme import BLOCKS, SHELL
 
 SMALLER = {
     "--epochs 50": "--epochs 1",
     "--samples-per-image 5": "--samples-per-image 3",
-    "source.dataset=tiny-imagenet": "source.dataset=./my-images",
-    "generate.image_size=224": "generate.image_size=40",
-    "train.epochs=50": "train.epochs=1",
 }
 INSTALLATION = ("make install", ". .venv/bin/activate")
 ELSEWHERE = {
@@ -52,21 +52,19 @@ def workplace(trained: Path, tmp_path_factory: pytest.TempPathFactory, photo: Pi
     return project
 
 
-def test_the_commands_for_own_images_run_in_their_order(workplace: Path, run: Run) -> None:
-    commands = commands_of("quality-model")
-    assert len(commands) >= 8
-    for command in commands:
+def test_the_commands_for_own_images_run_in_their_order(workplace: Path) -> None:
+    lines = commands_of("quality-model")
+    assert len(lines) >= 8
+    for line in lines:
         for large, small in SMALLER.items():
-            command = command.replace(large, small)
-        words = shlex.split(command)[1:]
-        run(workplace, sys.executable, "-m", "quality_model", *words)
+            line = line.replace(large, small)
+        command(workplace, *shlex.split(line)[1:])
 
 
 def test_the_filter_copies_the_better_nine_tenths_of_a_scored_folder(workplace: Path, run: Run) -> None:
     recipe, _ = (block for language, block in BLOCKS if language == "python")
     assert len([line for line in recipe.splitlines() if line]) == 5
-    command = "score my-images --output scores/mine --overwrite"
-    run(workplace, sys.executable, "-m", "quality_model", *command.split())
+    command(workplace, *["score", "my-images", "--output", "scores/mine", "--overwrite"])
     run(workplace, sys.executable, "-c", recipe)
     scores = pd.read_parquet(workplace / "scores" / "mine" / "data").set_index("key")["worst_score"]
     kept = {path.relative_to(workplace / "kept").as_posix() for path in (workplace / "kept").rglob("*.png")}
@@ -79,10 +77,15 @@ def test_the_python_example_prints_scores(workplace: Path, run: Run) -> None:
     assert "'overall':" in run(workplace, sys.executable, "-c", example).stdout
 
 
-def test_the_full_configuration_is_a_valid_set_of_overrides(workplace: Path, run: Run) -> None:
+def test_the_full_configuration_is_a_valid_set_of_overrides_and_the_other_commands_of_dvc_run(
+    workplace: Path, run: Run
+) -> None:
     experiment, *others = commands_of("dvc")
-    for large, small in SMALLER.items():
-        experiment = experiment.replace(large, small)
-    run(workplace, *shlex.split(experiment))
-    for command in others:
-        run(workplace, *shlex.split(command))
+    words = shlex.split(experiment)
+    assert "Running stage 'generate'" in run(workplace, *words, "--dry").stdout
+    given = [word for before, word in pairwise(words) if before == "--set-param"]
+    overrides = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in given)}
+    params = load_params(PROJECT / "params.yaml", overrides)
+    assert (params.generate.profile, params.train.epochs) == ("seed", 50)
+    for line in others:
+        run(workplace, *shlex.split(line))

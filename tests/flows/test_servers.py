@@ -4,7 +4,6 @@ import base64
 import json
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import pytest
 
 from benchmarks.project import change_params, environment
 from tasks.local_server import is_ours
-from tests.flows.conftest import PROJECT, Run, outcomes, replace_champion_by_a_poor_one
+from tests.flows.conftest import PROJECT, command, outcomes, replace_champion_by_a_poor_one
 from tests.servers import free_port, make_command, page, started, wait_for
 
 RETRAINED_WITHIN_S = 420
@@ -137,7 +136,7 @@ def test_the_service_sends_the_password_of_prefects_settings_and_asks_no_proxy(
 
 @pytest.mark.timeout(900)
 def test_a_scheduled_retraining_triggers_a_scoring_and_its_champion_can_be_rolled_back(
-    project: Path, port: int, run: Run
+    project: Path, port: int
 ) -> None:
     api = f"http://127.0.0.1:{port}/api"
 
@@ -166,7 +165,5 @@ def test_a_scheduled_retraining_triggers_a_scoring_and_its_champion_can_be_rolle
     tasks = ask("task_runs", flow_runs={"id": {"any_": [retraining["id"]]}})
     assert {"download", "generate", "train", "evaluate"} <= {task["name"] for task in tasks}
 
-    printed = run(project, sys.executable, "-m", "quality_model", "rollback").stdout
-    assert "version 2 again" in printed
-    printed = run(project, sys.executable, "-m", "quality_model", "history").stdout
-    assert "rolled back: version 2" in printed
+    assert "version 2 again" in command(project, "rollback")
+    assert "rolled back: version 2" in command(project, "history")
