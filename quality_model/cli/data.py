@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quality_model.cli.flags import PATH, folder_option, with_params
-from quality_model.core.tables import text_table
+from quality_model.core.figures import text_table
 from quality_model.params import Params
 from quality_model.paths import ProjectPaths
 from quality_model.records import SPLITS, Split

@@ -65,6 +65,25 @@ def cuda_has_bfloat16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Compute in float32 proper: by default PyTorch's convolutions round to TF32 (10 bits) on CUDA.
+
+    Figures that are compared with each other, or with a threshold, are made in here. The host's settings are
+    restored.
+    """
+    backends: Any = torch.backends  # whose types miss cudnn.conv
+    places = (backends.cudnn.conv, backends.cuda.matmul)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+
+
 def read_pickle(data: bytes) -> dict[str, npt.NDArray[Any]]:
     """Read a state dict that PyTorch saved, bare or under ``model_state_dict`` or ``state_dict``.
 
@@ -149,7 +168,7 @@ class TorchEngine:
         patch_px = ARCHITECTURES[self._architecture].patch_px
         side_px = pixels.shape[1] // patch_px * patch_px
         batch = torch.from_numpy(np.ascontiguousarray(pixels[:, :side_px, :side_px]))
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_float32():
             x = batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float().div(255.0)
             x = x.contiguous(memory_format=self._memory_format).to(self._dtype)
             output = forward(self._architecture, x, self)

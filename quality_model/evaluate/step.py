@@ -16,8 +16,7 @@ from typing import Final
 import pandas as pd
 
 from quality_model.core import storage
-from quality_model.core.figures import save_figure
-from quality_model.core.tables import text_table
+from quality_model.core.figures import save_figure, text_table
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.split import seen_by, seen_test_groups
 from quality_model.errors import StorageError, UsageError
