@@ -7,10 +7,12 @@ The flags of the command line are derived from these fields; their help is the f
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from quality_model.paths import user_path
 from quality_model.records import HEADS
 
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -19,6 +21,9 @@ NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+UserPath = Annotated[Path, BeforeValidator(user_path)]
+"""A path among the parameters of a flow."""
 
 ArchitectureName = Literal["standard", "compact"]
 """A variant of the network (`quality_model.core.network.ARCHITECTURES`)."""

@@ -1,9 +1,7 @@
 """Where things lie below the project folder. dvc.yaml names the same paths (a test holds them together)."""
 
 from pathlib import Path
-from typing import Annotated, Final
-
-from pydantic import BeforeValidator
+from typing import Final
 
 DESCRIPTION_NAME: Final = "model.json"
 """In a model's folder: how to rebuild the network, the image size, and facts about the training."""
@@ -24,10 +22,6 @@ def user_path(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # there is no such user
         return Path(path)
-
-
-UserPath = Annotated[Path, BeforeValidator(user_path)]
-"""A path among the parameters of a flow."""
 
 
 class ProjectPaths:

@@ -32,6 +32,8 @@ CHANGES_NO_VALUE = (
     *("core/registry_versions.py", "core/storage.py", "core/system.py"),
 )
 
+DISTRIBUTIONS = packages_distributions()
+
 # Packages that change no value: a lock between processes, the types of facts and a progress bar.
 NOT_COMPUTING = {"filelock", "pydantic", "tqdm"}
 
@@ -95,16 +97,15 @@ def is_covered(path: str, deps: set[str]) -> bool:
 
 def imported_packages(path: Path) -> set[str]:
     """Distributions whose modules a file imports, or finds by their names without importing them."""
-    modules = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    modules, text = set(), path.read_text()
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module:
             modules.add(node.module)
         elif isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.Constant) and "find_spec" in path.read_text():
+        elif isinstance(node, ast.Constant) and "find_spec" in text:
             modules.add(str(node.value))
-    distributions = packages_distributions()
-    named = {name for module in modules for name in distributions.get(module.split(".")[0], [])}
+    named = {name for module in modules for name in DISTRIBUTIONS.get(module.split(".")[0], [])}
     return {re.sub(r"[-_.]+", "-", name).lower() for name in named} - {"quality-model"}
 
 

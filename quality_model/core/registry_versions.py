@@ -201,7 +201,7 @@ def _get(address: str, path: str) -> bytes:
 
 
 def _download(address: str, location: str, folder: Path) -> None:
-    if not location.startswith(_PROXY):
+    if not (location.startswith(_PROXY) and address.startswith(_HTTP)):
         raise RegistryError(
             f"The files of the model are at {location}, which only MLflow can read.",
             "Install it (pip install mlflow), or serve the artifacts with mlflow server --serve-artifacts.",

@@ -133,26 +133,19 @@ class TorchEngine:
     ) -> None:
         self._architecture: ArchitectureName = architecture
         self._device = torch.device(device)
-        self._precision: Precision = precision
+        self.name: EngineName = "torch-float32" if precision == "float32" else "torch-bfloat16"
+        self.is_portable = device == "cpu"
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         # channels_last pays on every CPU (a quarter more images/s with AVX2) and on tensor cores.
         gains = device == "cpu" or (device == "cuda" and precision == "bfloat16")
         self._memory_format = torch.channels_last if gains else torch.contiguous_format
         self._weights = {name: self._layer(*layer) for name, layer in weights.items()}
 
-    @property
-    def name(self) -> EngineName:
-        return "torch-float32" if self._precision == "float32" else "torch-bfloat16"
-
-    @property
-    def is_portable(self) -> bool:
-        return self._device.type == "cpu"
-
     def scores(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """See `engines.Engine.scores`."""
         if len(pixels) == 0:
             return np.empty((0, len(HEADS)), dtype=np.float32)
-        if self._device.type != "cpu":
+        if not self.is_portable:
             return self._forward(pixels)
         with _one_thread():
             parts = [self._forward(pixels[n : n + _ON_CPU_AT_ONCE]) for n in range(len(pixels))]

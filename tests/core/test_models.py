@@ -1,14 +1,9 @@
 """What a model's name means, and that the alias in the registry alone says which version is champion."""
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -27,12 +22,6 @@ from quality_model.records import ModelRef
 from tests.core.bare import bare_python
 
 NAME = "quality-model"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -202,32 +191,24 @@ def test_without_mlflow_a_local_champion_scores(
     assert done.returncode != 0 and "The registry has no such model or version: '3'" in done.stderr
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[str]:
-    """The address of a real tracking server that keeps the files of models itself."""
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    shutil.copyfile(mlflow_database, folder / "mlflow.db")
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], stdout=log, stderr=log, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.5)
-        yield address
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
+@pytest.fixture
+def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of MLflow's server in a thread of this process; it keeps the files of models itself."""
+    from mlflow.server import app, constants
+    from werkzeug.serving import make_server
+
+    monkeypatch.setenv(constants.BACKEND_STORE_URI_ENV_VAR, f"sqlite:///{project / 'mlflow.db'}")
+    monkeypatch.setenv(constants.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/")
+    monkeypatch.setenv(constants.ARTIFACTS_DESTINATION_ENV_VAR, str(project / "mlartifacts"))
+    monkeypatch.setenv(constants.SERVE_ARTIFACTS_ENV_VAR, "true")
+    listener = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = Thread(target=listener.serve_forever)
+    thread.start()
+    address = f"http://127.0.0.1:{listener.port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    yield address
+    listener.shutdown()
+    thread.join()
 
 
 def test_without_mlflow_a_server_is_asked_over_rest_and_the_files_are_fetched_once(
@@ -239,8 +220,8 @@ def test_without_mlflow_a_server_is_asked_over_rest_and_the_files_are_fetched_on
 ) -> None:
     client = MlflowClient(tracking_uri=server, registry_uri=server)
     register(client, folders, None, tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)  # which the server itself has changed
     hashes = {number: storage.file_sha256(folder / WEIGHTS_NAME) for number, folder in folders.items()}
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setattr("quality_model.release.registry.Registry", None)
     client.set_registered_model_alias(NAME, "champion", "1")
     for reference, number in (("champion", "1"), ("auto", "1"), ("2", "2"), (f"models:/{NAME}/1", "1")):
