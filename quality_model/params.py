@@ -5,8 +5,13 @@ The flags of the command line are derived from these fields; their help is the f
 `params_file` reads and checks the file.
 """
 
+import ast
+import functools
 import hashlib
+import inspect
 import json
+import textwrap
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -38,7 +43,23 @@ class Section(BaseModel):
     Types are strict: a quoted number, `yes` or `true` is not a number. An integer is a valid float.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    # Schemas are built when a section is validated: worker processes and `--help` need none.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    @classmethod
+    @functools.cache
+    def descriptions(cls) -> dict[str, str]:
+        """What stands below each field, read from the source when it is asked for: it takes a while."""
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+        assert isinstance(definition, ast.ClassDef)
+        return {
+            field.target.id: inspect.cleandoc(text.value.value)
+            for field, text in pairwise(definition.body)
+            if isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        }
 
 
 class PerHead(Section):

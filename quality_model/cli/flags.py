@@ -148,13 +148,14 @@ def with_params(
 
 
 def _field_option(name: str, owners: list[str]) -> click.Option:
-    info = _section_type(owners[0]).model_fields[name]
+    section = _section_type(owners[0])
+    info = section.model_fields[name]
     keys = ", ".join(f"{owner}.{name}" for owner in owners)
     choices = [choice for part in _parts(info.annotation) for choice in get_args(part)]
     return click.Option(
         [f"--{name.replace('_', '-')}", _destination(name)],
         metavar="|".join(choices) or _metavar(info.annotation),
-        help=f"{(info.description or '').strip()} [params: {keys}]",
+        help=f"{section.descriptions().get(name, '')} [params: {keys}]",
     )
 
 
