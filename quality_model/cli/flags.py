@@ -36,8 +36,11 @@ PATH: Final = _UserPath(path_type=Path)
 class _Command(click.Command):
     """A command whose callback may have ``late_options``: options to make when they are asked for."""
 
+    _params: list[click.Parameter]
+    _is_made: bool
+
     @property
-    def params(self) -> list[click.Parameter]:  # type: ignore[override]
+    def params(self) -> list[click.Parameter]:
         if (make := getattr(self.callback, "late_options", None)) is not None and not self._is_made:
             self._params, self._is_made = [*self._params, *make()], True
         return self._params

@@ -14,6 +14,7 @@ from quality_model import MultiHeadQualityInference, pretrained
 from quality_model.core import storage
 from quality_model.core.model_files import WEIGHTS_NAME, read_model
 from quality_model.core.models import find_model, is_reference, parse_reference
+from quality_model.core.registry_versions import read_version, version_folder
 from quality_model.errors import CheckpointError, CorruptError, ModelNotFoundError, RegistryError
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
@@ -146,6 +147,11 @@ def test_files_that_are_not_those_that_were_registered_do_not_score(
     client.set_model_version_tag(NAME, "1", "model_sha256", "0" * 64)
     with pytest.raises(CorruptError, match="not those that were registered"):
         find_model("auto", project)
+    version = read_version(project, NAME, None, "2")
+    assert version is not None
+    shutil.rmtree(project / "mlartifacts")
+    with pytest.raises(RegistryError, match="The files of version 2 of quality-model are not at"):
+        version_folder(project, version)
 
 
 def test_what_cannot_be_read_without_mlflow_is_what_mlflow_answers(
@@ -171,10 +177,17 @@ def test_what_cannot_be_read_without_mlflow_is_what_mlflow_answers(
     assert find_model("2", project).path == folders["2"]
 
 
-def test_a_registry_that_cannot_be_read_is_an_error(project: Path) -> None:
+def test_a_registry_that_cannot_be_read_is_an_error_and_says_who_could(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (project / "mlflow.db").write_bytes(b"not a database, whatever its name says" * 100)
     with pytest.raises(RegistryError):
         find_model("auto", project)
+    with pytest.raises(RegistryError, match=r"(?s)cannot be read as a registry.*Install MLflow"):
+        read_version(project, NAME, "champion", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://host/db")
+    with pytest.raises(RegistryError, match="Only MLflow reads this registry"):
+        read_version(project, NAME, "champion", None)
 
 
 def test_without_mlflow_a_local_champion_scores(

@@ -92,13 +92,10 @@ def test_the_quota_of_cgroup_v1_counts_seen_from_inside_or_outside_a_container(
     assert num_cores(kernel(tmp_path, groups, V1.format(mounted=mounted), files)) == 3
 
 
-def test_no_quota_of_cgroup_v1_is_no_limit(tmp_path: Path) -> None:
+def test_without_a_quota_the_affinity_alone_counts(tmp_path: Path) -> None:
+    assert num_cores(tmp_path / "without cgroups") == 64
     files = {"cpu,cpuacct/cpu.cfs_quota_us": "-1\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"}
     assert num_cores(kernel(tmp_path, "5:cpu,cpuacct:/\n", V1.format(mounted="/"), files)) == 64
-
-
-def test_a_system_without_cgroups_is_limited_by_the_affinity_alone(tmp_path: Path) -> None:
-    assert num_cores(tmp_path) == 64
 
 
 def test_threads_of_numeric_libraries_keep_to_a_quota_unless_they_are_set(
