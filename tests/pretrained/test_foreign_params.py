@@ -66,7 +66,7 @@ def test_a_file_of_another_project_is_not_ours(tmp_path: Path, kind: str) -> Non
     assert not is_own_file(tmp_path / "params.yaml")
 
 
-def test_commands_and_python_work_beside_the_params_of_another_project(
+def test_commands_and_python_work_beside_the_params_of_another_project_and_without_ours(
     bundled: Path, elsewhere: Path, image: str, photo: Pixels
 ) -> None:
     (elsewhere / "params.yaml").mkdir()
@@ -84,6 +84,14 @@ def test_commands_and_python_work_beside_the_params_of_another_project(
     assert model.source.name == "bundled"
     assert 0 <= model.predict(photo).overall <= 1
 
+    # --no-project does without the params and the champion of a project of ours
+    (elsewhere / "params.yaml").write_text(COMMITTED.replace("max_pixels: 100000000", "max_pixels: 10"))
+    for arguments in (["predict", image], ["score", "photos", "--workers", "1"], ["trace", "scores/photos"]):
+        assert command(*arguments, "--no-project").exit_code == 0
+    (elsewhere / "mlflow.db").unlink()
+    with pytest.raises(Exception, match="could not be scored"):
+        command("predict", image)
+
 
 @pytest.mark.parametrize("kind", TYPOS)
 def test_our_own_file_with_a_typo_is_an_error_that_names_it(
@@ -94,19 +102,6 @@ def test_our_own_file_with_a_typo_is_an_error_that_names_it(
     (elsewhere / "params.yaml").write_text(COMMITTED.replace(right, wrong, 1))
     assert run(["predict", image]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_no_project_does_without_the_params_and_the_champion_of_a_project(
-    bundled: Path, elsewhere: Path, image: str
-) -> None:
-    (elsewhere / "params.yaml").write_text(COMMITTED.replace("max_pixels: 100000000", "max_pixels: 10"))
-    foreign_database(elsewhere)
-    assert command("predict", image, "--no-project").exit_code == 0
-    assert command("score", "photos", "--no-project", "--workers", "1").exit_code == 0
-    assert command("trace", "scores/photos", "--no-project").exit_code == 0
-    (elsewhere / "mlflow.db").unlink()
-    with pytest.raises(Exception, match="could not be scored"):
-        command("predict", image)
 
 
 def test_a_file_that_is_named_is_meant_whatever_is_in_it(
