@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 from quality_model.core import storage
 from quality_model.core.model_files import MODEL_FILES
-from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
+from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, StorageError
 from quality_model.paths import ProjectPaths
 
 DATABASE_NAME: Final = "mlflow.db"
@@ -118,7 +118,7 @@ def version_folder(root: Path, version: RegisteredVersion) -> Path:
             )
     else:
         folder = ProjectPaths(root).state / "models" / version.name / version.number
-        if not (folder / storage.MARKER_NAME).exists():
+        if not _has_files(folder, version.sha256):  # a server that was made anew counts versions anew
             _download(registry_address(root), version.location, folder)
     if (sha256 := storage.sealed_sha256(folder)) != version.sha256:
         raise CorruptError(
@@ -127,6 +127,13 @@ def version_folder(root: Path, version: RegisteredVersion) -> Path:
             f"Delete {folder} and run the same command again.",
         )
     return folder
+
+
+def _has_files(folder: Path, sha256: str) -> bool:
+    try:
+        return storage.sealed_sha256(folder) == sha256
+    except StorageError:
+        return False
 
 
 def _ask_database(path: Path, name: str, alias: str | None, number: str | None) -> RegisteredVersion | None:
