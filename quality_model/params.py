@@ -53,7 +53,7 @@ class Section(BaseModel):
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
         assert isinstance(definition, ast.ClassDef)
         return {
-            field.target.id: inspect.cleandoc(text.value.value)
+            field.target.id: inspect.cleandoc(str(text.value.value))
             for field, text in pairwise(definition.body)
             if isinstance(field, ast.AnnAssign)
             and isinstance(field.target, ast.Name)
