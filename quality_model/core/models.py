@@ -137,19 +137,15 @@ def _find_registered(reference: str, root: Path, registry: RegistryParams | None
 
 
 def _no_champion() -> FoundModel:
-    return _bundled(
-        pretrained.NAME,
-        "No champion is registered, and ",
-        "No champion is registered: the bundled model scores.",
-    )
+    return _bundled(pretrained.NAME, "No champion is registered: the bundled model scores.")
 
 
-def _bundled(name: str, before: str = "", decided: str = "") -> FoundModel:
+def _bundled(name: str, decided: str = "") -> FoundModel:
     folder = pretrained.pretrained_folder(name)
     if folder is None:
-        problem = f"{before}this installation has no bundled weights."
+        subject = "No champion is registered, and this" if decided else "This"
         raise ModelNotFoundError(
-            problem[0].upper() + problem[1:],
+            f"{subject} installation has no bundled weights.",
             "Train and promote a model, or name one: a version of the registry or a checkpoint file.",
         )
     return FoundModel(ModelRef(name, None, None, ""), folder, decided)
