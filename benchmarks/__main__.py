@@ -11,7 +11,7 @@ import click
 from benchmarks import comparison, growth, machine
 from benchmarks.jobs import JOBS
 from benchmarks.start_up import measure as measure_start_up
-from quality_model.core import telemetry
+from quality_model.core import system
 
 _GROWTH = (1000, 10_000, 100_000)
 _SAMPLES = (2000, 20_000)
@@ -51,7 +51,7 @@ def main(
     work: Path | None,
 ) -> None:
     """Compare the library with the obvious implementation of the same work."""
-    telemetry.silence()
+    system.silence_telemetry()
     chosen = [name for name in jobs.split(",") if name not in ("", "none")]
     if unknown := sorted(set(chosen) - set(JOBS)):
         raise click.BadParameter(f"no job is called {', '.join(unknown)}", param_hint="--jobs")

@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks.defects import Defective, vary_enlarging
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
+from quality_model.core.torch_engine import choose_device
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.generate import generate
 from quality_model.data.images_table import TABLE_NAME, ImagesTable, ImagesWriter
@@ -32,7 +33,6 @@ from quality_model.degrade import PROFILES
 from quality_model.degrade.profile import Profile
 from quality_model.degrade.randomness import Stream
 from quality_model.evaluate.measure import evaluate
-from quality_model.networks.device import choose_device
 from quality_model.params import Params, PerHead, TrainParams
 from quality_model.params_file import load_params
 from quality_model.records import HEADS

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import yaml
 
-from quality_model.core.telemetry import QUIET
+from quality_model.core.system import NO_TELEMETRY
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PARTS: Final = (
@@ -23,7 +23,7 @@ def environment(project: Path) -> dict[str, str]:
     """What a shell with the project's environment active would have, with all state in the project."""
     return {
         **{key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))},
-        **QUIET,
+        **NO_TELEMETRY,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONPATH": str(project),
         "PREFECT_HOME": str(project / "state" / "prefect"),

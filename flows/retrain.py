@@ -7,8 +7,9 @@ from typing import Literal
 from prefect import flow
 from prefect.logging import get_run_logger
 
+from quality_model.params import UserPath
 from quality_model.params_file import load_params
-from quality_model.paths import ProjectPaths, UserPath
+from quality_model.paths import ProjectPaths
 from quality_model.release.gate import AFTER_A_REFUSAL
 from tasks import pipeline, release
 from tasks.ending import run_by_hand

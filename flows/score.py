@@ -7,8 +7,9 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from quality_model.core.folders import input_path
+from quality_model.params import UserPath
 from quality_model.params_file import load_params
-from quality_model.paths import ProjectPaths, UserPath
+from quality_model.paths import ProjectPaths
 from quality_model.score import Kind, ScoreSummary
 from tasks import scoring
 

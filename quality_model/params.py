@@ -5,12 +5,19 @@ The flags of the command line are derived from these fields; their help is the f
 `params_file` reads and checks the file.
 """
 
+import ast
+import functools
 import hashlib
+import inspect
 import json
+import textwrap
+from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from quality_model.paths import user_path
 from quality_model.records import HEADS
 
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -19,6 +26,9 @@ NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+UserPath = Annotated[Path, BeforeValidator(user_path)]
+"""A path among the parameters of a flow."""
 
 ArchitectureName = Literal["standard", "compact"]
 """A variant of the network (`quality_model.core.network.ARCHITECTURES`)."""
@@ -33,7 +43,23 @@ class Section(BaseModel):
     Types are strict: a quoted number, `yes` or `true` is not a number. An integer is a valid float.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    # Schemas are built when a section is validated: worker processes and `--help` need none.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    @classmethod
+    @functools.cache
+    def descriptions(cls) -> dict[str, str]:
+        """What stands below each field, read from the source when it is asked for: it takes a while."""
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+        assert isinstance(definition, ast.ClassDef)
+        return {
+            field.target.id: inspect.cleandoc(str(text.value.value))
+            for field, text in pairwise(definition.body)
+            if isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        }
 
 
 class PerHead(Section):

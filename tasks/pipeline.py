@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import task
 from prefect.logging import get_run_logger
 
-from quality_model.core import telemetry
+from quality_model.core import system
 from quality_model.data.download import is_known_source, remember_source, source_sha256
 from quality_model.params import LimitsParams, SourceParams
 from quality_model.params_file import parse_yaml
@@ -25,7 +25,7 @@ def is_up_to_date(project: Path) -> bool:
 @task(retries=1, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def stage_order(project: Path) -> list[str]:
     """Ask DVC for the names of its stages, upstream first."""
-    telemetry.silence()
+    system.silence_telemetry()
     from dvc.repo import Repo
     from dvc.repo.reproduce import plan_repro
 
@@ -40,7 +40,7 @@ def look_for_new_images(source: SourceParams, limits: LimitsParams, paths: Proje
     Returns:
         Whether they were downloaded again.
     """
-    telemetry.silence()
+    system.silence_telemetry()
     found = source_sha256(source, limits, root=paths.root)
     if is_known_source(paths.state, found):
         return False
@@ -73,7 +73,7 @@ def _repro(project: Path, *arguments: str) -> None:
 def _environment() -> dict[str, str]:
     """Stages run with this interpreter, whether or not its environment is activated."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, **telemetry.QUIET, "PATH": path}
+    return {**os.environ, **system.NO_TELEMETRY, "PATH": path}
 
 
 def _recorded(project: Path, stage: str) -> object:

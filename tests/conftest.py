@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quality_model.core import telemetry
+from quality_model.core import system
 from quality_model.core.decoding import Pixels
 from quality_model.params import LimitsParams, Params
 from quality_model.params_file import load_params
 
-telemetry.silence()
+system.silence_telemetry()
 os.environ["MPLBACKEND"] = "Agg"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background job ignores Ctrl-C, and so would every process that a test interrupts.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quality_model.errors import ParameterError
@@ -84,13 +84,14 @@ def test_an_override_reaches_a_value_inside_a_section_and_leaves_its_neighbours(
     assert changed.generate == params.generate
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(JSON)
 def test_no_tree_of_plain_values_raises_anything_but_a_parameter_error(tree: Any) -> None:
     with pytest.raises(ParameterError):
         parse_params(tree)
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(section=st.sampled_from(sorted(Params.model_fields)), value=JSON)
 def test_no_broken_section_raises_anything_but_a_parameter_error(section: str, value: Any) -> None:
     tree = yaml.safe_load(COMMITTED.read_text())

@@ -30,8 +30,10 @@ CHANGES_NO_VALUE = (
     *("__init__.py", "__main__.py", "cli/", "release/", "pretrained/"),
     *("errors.py", "params.py", "params_file.py", "paths.py"),
     *("core/__init__.py", "core/jobs.py", "core/model_facts.py", "core/models.py", "core/processes.py"),
-    *("core/storage.py", "core/system.py", "core/tables.py", "core/telemetry.py"),
+    *("core/registry_versions.py", "core/storage.py", "core/system.py"),
 )
+
+DISTRIBUTIONS = packages_distributions()
 
 # Packages that change no value: a lock between processes, the types of facts and a progress bar.
 NOT_COMPUTING = {"filelock", "pydantic", "tqdm"}
@@ -99,13 +101,13 @@ def is_covered(path: str, deps: set[str]) -> bool:
 
 def imported_packages(path: Path) -> set[str]:
     """Distributions whose modules a file imports, or finds by their names without importing them."""
-    modules = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    modules, text = set(), path.read_text()
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module:
             modules.add(node.module)
         elif isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.Constant) and "find_spec" in path.read_text():
+        elif isinstance(node, ast.Constant) and "find_spec" in text:
             modules.add(str(node.value))
     named = {name for module in modules for name in DISTRIBUTIONS.get(module.split(".")[0], [])}
     return {re.sub(r"[-_.]+", "-", name).lower() for name in named} - {"quality-model"}
@@ -184,7 +186,7 @@ def test_the_event_that_a_promotion_emits_is_the_one_that_scoring_waits_for() ->
 
 
 def test_the_makefile_turns_off_the_telemetry_that_the_library_turns_off() -> None:
-    from quality_model.core.telemetry import QUIET
+    from quality_model.core.system import NO_TELEMETRY
 
     exported = dict(re.findall(r"^export (\w+) := (\w+)$", (PROJECT / "Makefile").read_text(), re.MULTILINE))
-    assert exported == QUIET
+    assert exported == NO_TELEMETRY

@@ -1,29 +1,31 @@
 """Commands that make and check data."""
 
+from __future__ import annotations
+
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import PATH, folder_option, with_params
-from quality_model.core.tables import text_table
-from quality_model.params import Params
+from quality_model.cli.flags import PATH, command, folder_option, with_params
 from quality_model.paths import ProjectPaths
 from quality_model.records import SPLITS, Split
 
 if TYPE_CHECKING:
     from quality_model.data.download import DownloadSummary
     from quality_model.data.generate import GenerateSummary
+    from quality_model.params import Params
 
 _PATHS = ProjectPaths()
 _IMAGES_IN = folder_option("--data-dir", _PATHS.images, "Folder of the clean images.")
 _TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of the training dataset.")
 
 
-@click.command("list-datasets")
+@command("list-datasets")
 def list_datasets() -> None:
     """List the presets of --dataset."""
+    from quality_model.core.figures import text_table
     from quality_model.data.sources import PRESETS
 
     rows = [
@@ -34,7 +36,7 @@ def list_datasets() -> None:
     click.echo("\nAlso: any Hugging Face dataset as owner/name, or the path of a folder of images.")
 
 
-@click.command()
+@command()
 @folder_option("--output", _PATHS.images, "Folder for the clean images.")
 @with_params("source")
 def download(params: Params, output: Path) -> None:
@@ -42,7 +44,7 @@ def download(params: Params, output: Path) -> None:
     _download(params, output)
 
 
-@click.command("validate-images")
+@command("validate-images")
 @_IMAGES_IN
 @folder_option("--output", _PATHS.images_report, "Folder for the results.")
 @with_params("validation")
@@ -54,7 +56,7 @@ def validate_images(params: Params, data_dir: Path, output: Path) -> None:
     click.echo(f"The images meet their expectations: {output}")
 
 
-@click.command()
+@command()
 @_IMAGES_IN
 @folder_option("--output", _PATHS.training_set, "Folder for the training dataset.")
 @with_params("generate")
@@ -63,7 +65,7 @@ def generate(params: Params, data_dir: Path, output: Path) -> None:
     _generate(params, data_dir, output)
 
 
-@click.command("generate-hf")
+@command("generate-hf")
 @folder_option("--images", _PATHS.images, "Folder for the clean images.")
 @folder_option("--output", _PATHS.training_set, "Folder for the training dataset.")
 @with_params("source", "generate")
@@ -73,7 +75,7 @@ def generate_hf(params: Params, images: Path, output: Path) -> None:
     _generate(params, images, output)
 
 
-@click.command("validate-training-set")
+@command("validate-training-set")
 @_TRAINING_SET_IN
 @folder_option("--output", _PATHS.training_set_report, "Folder for the results.")
 @with_params("validation", "generate")
@@ -85,7 +87,7 @@ def validate_training_set(params: Params, data_dir: Path, output: Path) -> None:
     click.echo(f"The training dataset meets its expectations: {output}")
 
 
-@click.command("export-samples")
+@command("export-samples")
 @_TRAINING_SET_IN
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
 @click.option("--count", type=click.IntRange(min=1), default=24, show_default=True, help="Samples to write.")
@@ -118,7 +120,7 @@ def _generate(params: Params, images: Path, output: Path) -> None:
     _report("generate", summary, output)
 
 
-def _report(name: str, summary: "DownloadSummary | GenerateSummary", output: Path) -> None:
+def _report(name: str, summary: DownloadSummary | GenerateSummary, output: Path) -> None:
     counts = ", ".join(
         f"{key.replace('_', ' ')} {value}"
         for key, value in asdict(summary).items()

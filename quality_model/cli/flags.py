@@ -1,19 +1,23 @@
-"""Flags derived from the typed sections of params.yaml: no option is declared twice."""
+"""Flags derived from the typed sections of params.yaml: no option is declared twice.
+
+They are made when a command is asked for them: the list of commands appears without pydantic's import.
+"""
 
 import functools
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType
-from typing import Any, Final, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args, get_origin
 
 import click
 from click.core import ParameterSource
 
 from quality_model.errors import ParameterError, UsageError
-from quality_model.params import Params, ScoringParams, Section
-from quality_model.params_file import is_own_file, load_params, parse_yaml, scoring_params
 from quality_model.paths import ProjectPaths, user_path
+
+if TYPE_CHECKING:
+    from quality_model.params import ScoringParams, Section
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,6 +31,28 @@ class _UserPath(click.Path):
 
 PATH: Final = _UserPath(path_type=Path)
 """The type of every path on the command line."""
+
+
+class _Command(click.Command):
+    """A command whose callback may have ``late_options``: options to make when they are asked for."""
+
+    _params: list[click.Parameter]
+    _is_made: bool
+
+    @property
+    def params(self) -> list[click.Parameter]:
+        if (make := getattr(self.callback, "late_options", None)) is not None and not self._is_made:
+            self._params, self._is_made = [*self._params, *make()], True
+        return self._params
+
+    @params.setter
+    def params(self, params: list[click.Parameter]) -> None:
+        self._params, self._is_made = params, False
+
+
+def command(name: str | None = None) -> Callable[[Callable[..., Any]], click.Command]:
+    """`click.command` for a function with `with_params`, which is its innermost decorator."""
+    return click.command(name, cls=_Command)
 
 
 def folder_option(name: str, default: Path, text: str) -> Callable[[F], F]:
@@ -59,19 +85,25 @@ def with_params(
     A field that several of the sections have (``seed``) gets one flag, which sets them all.
     Fields with structure have no flag of their own: ``--set section.key=value`` reaches them.
     """
-    fields: dict[str, list[str]] = {}
-    for section in sections:
-        for name, info in _section_type(section).model_fields.items():
-            if _is_plain(info.annotation):
-                fields.setdefault(name, []).append(section)
+
+    @functools.cache
+    def fields() -> dict[str, list[str]]:
+        owners: dict[str, list[str]] = {}
+        for section in sections:
+            for name, info in _section_type(section).model_fields.items():
+                if _is_plain(info.annotation):
+                    owners.setdefault(name, []).append(section)
+        return owners
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def wrapper(
             params_file: Path, assignments: tuple[str, ...], no_project: bool = False, **values: Any
         ) -> Any:
+            from quality_model.params_file import is_own_file, load_params, scoring_params
+
             overrides = dict(_parse_assignment(text) for text in assignments)
-            for name, owners in fields.items():
+            for name, owners in fields().items():
                 given = values.pop(_destination(name))
                 if given is not None:
                     value = _field_value(owners[0], name, given)
@@ -110,23 +142,23 @@ def with_params(
                     "--no-project", is_flag=True, help="Ignore params.yaml and the champion of this folder."
                 )
             )
-        options += [_field_option(name, owners) for name, owners in fields.items()]
         for option in reversed(options):
             wrapper = option(wrapper)
+        wrapper.late_options = lambda: [_field_option(*field) for field in fields().items()]  # type: ignore[attr-defined]
         return wrapper
 
     return decorate
 
 
-def _field_option(name: str, owners: list[str]) -> Callable[[F], F]:
-    info = _section_type(owners[0]).model_fields[name]
+def _field_option(name: str, owners: list[str]) -> click.Option:
+    section = _section_type(owners[0])
+    info = section.model_fields[name]
     keys = ", ".join(f"{owner}.{name}" for owner in owners)
     choices = [choice for part in _parts(info.annotation) for choice in get_args(part)]
-    return click.option(
-        f"--{name.replace('_', '-')}",
-        _destination(name),
+    return click.Option(
+        [f"--{name.replace('_', '-')}", _destination(name)],
         metavar="|".join(choices) or _metavar(info.annotation),
-        help=f"{(info.description or '').strip()} [params: {keys}]",
+        help=f"{section.descriptions().get(name, '')} [params: {keys}]",
     )
 
 
@@ -135,13 +167,15 @@ def _field_value(section: str, name: str, text: str) -> Any:
     parts = _parts(_section_type(section).model_fields[name].annotation)
     if not any(part in (int, float) for part in parts):
         return text
+    from quality_model.params_file import parse_yaml
+
     with suppress(ParameterError):
         value = parse_yaml(text)
         return value if isinstance(value, int | float) else text
     return text
 
 
-def _without_registry(params: ScoringParams) -> ScoringParams:
+def _without_registry(params: "ScoringParams") -> "ScoringParams":
     """``auto`` means the champion within a project, else the bundled model."""
     from quality_model.core.models import AUTO
     from quality_model.pretrained import NAME
@@ -159,7 +193,9 @@ def _destination(name: str) -> str:
     return f"field_{name}"
 
 
-def _section_type(name: str) -> type[Section]:
+def _section_type(name: str) -> "type[Section]":
+    from quality_model.params import Params, Section
+
     section = Params.model_fields[name].annotation
     assert isinstance(section, type)
     assert issubclass(section, Section)
@@ -187,6 +223,8 @@ def _parse_assignment(text: str) -> tuple[str, Any]:
         raise ParameterError(
             f"--set {text!r} is not SECTION.KEY=VALUE.", "For example --set train.epochs=50."
         )
+    from quality_model.params_file import parse_yaml
+
     try:
         return key, parse_yaml(value)
     except ParameterError as error:

@@ -1,17 +1,19 @@
 """Commands of the registry: gate, register, compare, promote, rollback, history, trace, ship."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import PATH, folder_option, with_input_choice, with_params
+from quality_model.cli.flags import PATH, command, folder_option, with_input_choice, with_params
 from quality_model.errors import GateRefusedError
-from quality_model.params import Params, ScoringParams
 from quality_model.paths import ProjectPaths
 
 if TYPE_CHECKING:
+    from quality_model.params import Params, ScoringParams
     from quality_model.score import Kind
 
 _PATHS = ProjectPaths()
@@ -25,7 +27,7 @@ _REASON = click.option(
 _VERDICT = folder_option("--report", _PATHS.gate_report, "Folder of the verdict.")
 
 
-@click.command()
+@command()
 @folder_option("--data-dir", _PATHS.training_set, "Folder of the training dataset, for its test split.")
 @_MODEL_OR_VERSION
 @_VERDICT
@@ -54,7 +56,7 @@ def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
         )
 
 
-@click.command()
+@command()
 @_MODEL_IN
 @_VERDICT
 @with_params()
@@ -69,7 +71,7 @@ def register(params: Params, model: Path, report: Path) -> None:
     click.echo(f"Registered {registered.name} version {registered.version}, alias candidate.")
 
 
-@click.command()
+@command()
 @click.argument("folder", type=PATH)
 @click.option("--model", default="candidate", show_default=True, help="The new model: a version or a path.")
 @click.option(
@@ -95,7 +97,7 @@ def compare(
     against: str,
     output: Path,
     thumbnails: int,
-    kind: "Kind | None",
+    kind: Kind | None,
     image_column: str | None,
     key_column: str | None,
 ) -> None:
@@ -123,7 +125,7 @@ def compare(
     click.echo(f"Comparison: {output}")
 
 
-@click.command()
+@command()
 @click.argument("version", default="candidate")
 @_REASON
 @with_params()
@@ -137,7 +139,7 @@ def promote(params: Params, version: str, reason: str) -> None:
     click.echo(f"Champion: {params.registry.model_name} version {promoted}.")
 
 
-@click.command()
+@command()
 @_REASON
 @with_params()
 def rollback(params: Params, reason: str) -> None:
@@ -148,7 +150,7 @@ def rollback(params: Params, reason: str) -> None:
     click.echo(f"Champion: {params.registry.model_name} version {version} again.")
 
 
-@click.command()
+@command()
 @with_params()
 def history(params: Params) -> None:
     """List every decision about a model, oldest first."""
@@ -158,12 +160,13 @@ def history(params: Params) -> None:
         click.echo(f"{decision.time}  {decision.line()}")
 
 
-@click.command()
+@command()
 @click.argument("scores", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @with_params(needs_project=False)
 def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
     """Show the model, run, dataset, commit and gate decision behind SCORES, a Parquet file or a result."""
+    from quality_model.params import Params
     from quality_model.release.trace import trace as trace_scores
 
     registry = params.registry if isinstance(params, Params) else None
@@ -174,7 +177,7 @@ def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
     click.echo(found.table())
 
 
-@click.command()
+@command()
 @folder_option("--model", _PATHS.model, "Folder of the trained model.")
 @folder_option("--output", _BUNDLED, "Folder for the bundled model.")
 @click.option("--image-licence", help="Licence of the training images, for the card.")

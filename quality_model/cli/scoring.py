@@ -1,5 +1,7 @@
 """Commands that score images."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -9,20 +11,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import PATH, with_input_choice, with_params
+from quality_model.cli.flags import PATH, command, with_input_choice, with_params
 from quality_model.errors import ImageError, InputErrorsAboveLimit, QualityModelError, UsageError, redacted
-from quality_model.params import Params, RegistryParams, ScoringParams
 from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS, QualityScores
 
 if TYPE_CHECKING:
     from quality_model.core.predict import MultiHeadQualityInference
+    from quality_model.params import Params, RegistryParams, ScoringParams
     from quality_model.score import Kind
     from quality_model.score.job import Check
     from quality_model.score.reading import Reading
 
 
-@click.command()
+@command()
 @click.argument("images", metavar="IMAGES", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @with_params("score", needs_project=False)
@@ -80,7 +82,7 @@ def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bo
         )
 
 
-def _named_source(text: str) -> "tuple[str, Path | ImageError]":
+def _named_source(text: str) -> tuple[str, Path | ImageError]:
     """An argument's name to print, without credentials, and its path or why there is nothing to read."""
     from quality_model.core.folders import input_path, printable
 
@@ -97,7 +99,7 @@ def _named_source(text: str) -> "tuple[str, Path | ImageError]":
     return name, path
 
 
-def _scores(model: "MultiHeadQualityInference", reading: "Reading") -> QualityScores:
+def _scores(model: MultiHeadQualityInference, reading: Reading) -> QualityScores:
     """The scores of an image that was read.
 
     Raises:
@@ -113,7 +115,7 @@ def _scores(model: "MultiHeadQualityInference", reading: "Reading") -> QualitySc
         raise ImageError("not_scored", f"{type(error).__name__}: {error}") from error
 
 
-@click.command()
+@command()
 @click.argument("inputs", metavar="INPUTS")
 @click.option(
     "--output",
@@ -128,7 +130,7 @@ def score(
     inputs: str,
     output: Path | None,
     overwrite: bool,
-    kind: "Kind | None",
+    kind: Kind | None,
     image_column: str | None,
     key_column: str | None,
 ) -> None:
@@ -162,7 +164,7 @@ def score(
     click.echo(f"Scores: {output}")
 
 
-def _check() -> "Check | None":
+def _check() -> Check | None:
     """The check of a job's scores, if Great Expectations is installed."""
     if find_spec("great_expectations") is None:
         return None
@@ -172,6 +174,8 @@ def _check() -> "Check | None":
 
 
 def _registry(params: Params | ScoringParams) -> RegistryParams | None:
+    from quality_model.params import Params
+
     return params.registry if isinstance(params, Params) else None
 
 

@@ -1,19 +1,24 @@
 """Commands that train and evaluate a model, and mirror what is finished into MLflow."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import folder_option, with_params
-from quality_model.params import Params, flatten
+from quality_model.cli.flags import command, folder_option, with_params
 from quality_model.paths import HISTORY_NAME, ProjectPaths
+
+if TYPE_CHECKING:
+    from quality_model.params import Params
 
 _PATHS = ProjectPaths()
 _ROOT = Path()
 _TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of the training dataset.")
 
 
-@click.command()
+@command()
 @_TRAINING_SET_IN
 @folder_option("--output", _PATHS.model, "Folder for the trained model.")
 @folder_option("--report", _PATHS.training_report, "Folder for metrics.json, history.json and history.csv.")
@@ -22,6 +27,7 @@ _TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of t
 def train(params: Params, data_dir: Path, output: Path, report: Path, checkpoints: Path) -> None:
     """Train a model on a training dataset."""
     from quality_model.core.system import retain_heap
+    from quality_model.params import flatten
     from quality_model.release.live import LiveMirror
     from quality_model.release.publish import try_publish
     from quality_model.train.training_step import train_candidate
@@ -43,7 +49,7 @@ def train(params: Params, data_dir: Path, output: Path, report: Path, checkpoint
     click.echo(f"The trained model: {output}")
 
 
-@click.command()
+@command()
 @_TRAINING_SET_IN
 @folder_option("--model", _PATHS.model, "Folder or file of the model.")
 @folder_option("--history", _PATHS.training_report, "Folder of the training's report.")
@@ -70,7 +76,7 @@ def evaluate(params: Params, data_dir: Path, model: Path, history: Path, output:
     click.echo(f"Measures and figures: {output}")
 
 
-@click.command()
+@command()
 @with_params()
 def publish(params: Params) -> None:
     """Mirror finished models and decisions into MLflow, for example after its server was down."""

@@ -21,28 +21,11 @@ from typing import Final
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from quality_model.core.pixels import (
-    SIGNIFICANT_BITS,
-    Pixels,
-    is_deep_color,
-    pixels_of_array,
-    srgb_pixels,
-)
+from quality_model.core.pixels import SIGNIFICANT_BITS, is_deep_color, srgb_pixels
+from quality_model.core.pixels import Pixels as Pixels
+from quality_model.core.pixels import from_array as from_array
 from quality_model.errors import ImageError, ParameterError
 from quality_model.params import LimitsParams
-
-__all__ = [
-    "SUFFIXES",
-    "DecodedImage",
-    "Pixels",
-    "check_bytes",
-    "decode",
-    "decode_image",
-    "from_array",
-    "from_image",
-    "read_bytes",
-    "resize",
-]
 
 SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo", ".ppm", ".pgm"}
@@ -192,9 +175,6 @@ def _upright(rgb: Pixels, image: Image.Image) -> Pixels:
     if orientation in (3, 4, 7, 8):
         rgb = rgb[::-1]
     return np.ascontiguousarray(rgb)
-
-
-from_array = pixels_of_array
 
 
 class _Pillow:

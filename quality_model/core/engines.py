@@ -7,17 +7,22 @@ network's definition.
 
 import ctypes
 import logging
+import struct
 import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.network import fold, reference_scores
+from quality_model.core.network import Activation, FoldedWeights, fold, forward, reference_scores
 from quality_model.errors import CheckpointError, DeviceUnavailableError, UsageError
-from quality_model.params import EngineName
+from quality_model.params import ArchitectureName, EngineName
+from quality_model.records import HEADS
 
 if TYPE_CHECKING:
     from quality_model.core.model_files import StoredModel
@@ -155,9 +160,7 @@ def _candidates(device: str, asked: EngineName | None) -> list[EngineName]:
 def _make(name: EngineName, model: "StoredModel", device: str) -> Engine:
     weights = fold(model.weights)
     if name == "ncnn-float32":
-        from quality_model.core.ncnn_engine import NcnnEngine, NcnnNetwork
-
-        return NcnnEngine(NcnnNetwork.of(weights, model.architecture))
+        return NcnnEngine(*ncnn_network(weights, model.architecture))
     from quality_model.core.torch_engine import TorchEngine
 
     return TorchEngine(
@@ -174,3 +177,159 @@ def _may_have_accelerator() -> bool:
     except OSError:
         return False
     return True
+
+
+_INPUT: Final = "pixels"
+_OUTPUT: Final = "scores"
+"""Names of a network's first and last blob."""
+
+_MAGIC: Final = 7767517
+_FLOAT32: Final = struct.pack("<i", 0)
+"""Precedes weights that are kept as they are."""
+
+_ACTIVATIONS: Final[dict[Activation, int]] = {"none": 0, "relu": 1, "sigmoid": 4}
+"""Numbers of what a layer applies to its own output."""
+
+
+class NcnnEngine:
+    """The network run by ncnn, on one thread of the CPU; pickles as its arguments.
+
+    ncnn's Winograd convolutions need fewer multiplications: F(4 x 4, 3 x 3) 36 where the definition has 144
+    (Lavin and Gray, arXiv 1509.09308). It stays in float32: scores differ by rounding alone.
+
+    Args:
+        layers: See `ncnn_network`.
+        weights: See there.
+    """
+
+    name: Final[EngineName] = "ncnn-float32"
+    is_portable: Final = True
+
+    def __init__(self, layers: str, weights: bytes) -> None:
+        import ncnn
+
+        self._form = layers, weights
+        net = ncnn.Net()
+        net.opt.num_threads = 1
+        # Float32 throughout, and F(4, 3) alone: F(6, 3) is slower here and rounds more.
+        net.opt.use_winograd63_convolution = False
+        for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_packed", "bf16_storage"):
+            setattr(net.opt, f"use_{option}", False)
+        with tempfile.TemporaryDirectory() as folder:  # ncnn's Python has no reading from memory
+            path = Path(folder) / "weights.bin"
+            path.write_bytes(weights)
+            if net.load_param_mem(layers) != 0 or net.load_model(str(path)) != 0:
+                raise ValueError("ncnn does not take the network")
+        self._net = net
+
+    def __reduce__(self) -> tuple[type["NcnnEngine"], tuple[str, bytes]]:
+        return type(self), self._form
+
+    def scores(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """See `engines.Engine.scores`.
+
+        Raises:
+            MemoryError: There is no memory for a forward pass.
+        """
+        import ncnn
+
+        scores = np.empty((len(pixels), len(HEADS)), dtype=np.float32)
+        for number, image in enumerate(pixels):
+            planes = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / np.float32(255.0)
+            extractor = self._net.create_extractor()
+            extractor.input(_INPUT, ncnn.Mat(planes))
+            status, output = extractor.extract(_OUTPUT)
+            if status != 0:
+                raise MemoryError(f"ncnn gave status {status}: no memory for a forward pass")
+            scores[number] = np.array(output).reshape(len(HEADS))
+        return scores
+
+
+def ncnn_network(weights: FoldedWeights, architecture: ArchitectureName) -> tuple[str, bytes]:
+    """Write a network in ncnn's form: a text that lists layers, and the weights one after the other.
+
+    It takes float32 (3, S, S) RGB in [0, 1], and gives the four scores.
+    """
+    writer = _NcnnWriter(weights)
+    forward(architecture, _INPUT, writer)
+    return writer.text(), bytes(writer.written)
+
+
+class _Layer(NamedTuple):
+    kind: str
+    inputs: Sequence[str]
+    output: str
+    parameters: str
+
+
+class _NcnnWriter:
+    """Operations on the names of blobs: each adds a layer.
+
+    Numbers of layer parameters are those of ncnn's operator reference (docs/developer-guide/operators.md
+    in its repository).
+    """
+
+    def __init__(self, weights: FoldedWeights) -> None:
+        self._weights = weights
+        self._layers: list[_Layer] = []
+        self.written = bytearray()
+
+    def space_to_depth(self, x: str, patch_px: int) -> str:
+        return self._add("Reorg", [x], f"0={patch_px} 1=0")
+
+    def convolution(self, x: str, name: str, *, relu: bool) -> str:
+        weight = self._keep(name)
+        activation = _ACTIVATIONS["relu" if relu else "none"]
+        return self._add(
+            "Convolution", [x], f"0={len(weight)} 1=3 3=1 4=1 5=1 6={weight.size} 9={activation}"
+        )
+
+    def add_relu(self, x: str, y: str) -> str:
+        return self._add("ReLU", [self._add("BinaryOp", [x, y], "0=0")])
+
+    def max_pool(self, x: str) -> str:
+        return self._add("Pooling", [x], "0=0 1=2 2=2 5=1")
+
+    def mean(self, x: str) -> str:
+        return self._add("Pooling", [x], "0=1 4=1")
+
+    def linear(self, x: str, name: str, activation: Activation) -> str:
+        weight = self._keep(name)
+        return self._add(
+            "InnerProduct", [x], f"0={len(weight)} 1=1 2={weight.size} 9={_ACTIVATIONS[activation]}"
+        )
+
+    def multiply(self, x: str, y: str) -> str:
+        return self._add("BinaryOp", [x, y], "0=2")
+
+    def concatenate(self, parts: Sequence[str]) -> str:
+        return self._add("Concat", parts, "0=0", output=_OUTPUT)
+
+    def text(self) -> str:
+        """The list of layers. ncnn demands that a blob is used once: one that is used twice is split."""
+        uses = Counter(blob for layer in self._layers for blob in layer.inputs)
+        lines, num_blobs, given = [f"Input {_INPUT} 0 1 {_INPUT}"], 1, Counter[str]()
+        for number, layer in enumerate(self._layers):
+            inputs = []
+            for blob in layer.inputs:
+                inputs.append(f"{blob}_{given[blob]}" if uses[blob] > 1 else blob)
+                given[blob] += 1
+            name = f"{layer.kind.lower()}_{number}"
+            blobs = " ".join([*inputs, layer.output])
+            lines.append(f"{layer.kind} {name} {len(inputs)} 1 {blobs} {layer.parameters}".rstrip())
+            num_blobs += 1
+            if (count := uses[layer.output]) > 1:
+                copies = " ".join(f"{layer.output}_{n}" for n in range(count))
+                lines.append(f"Split split_{number} 1 {count} {layer.output} {copies}")
+                num_blobs += count
+        return "\n".join([str(_MAGIC), f"{len(lines)} {num_blobs}", *lines, ""])
+
+    def _add(self, kind: str, inputs: Sequence[str], parameters: str = "", *, output: str = "") -> str:
+        layer = _Layer(kind, inputs, output or f"b{len(self._layers)}", parameters)
+        self._layers.append(layer)
+        return layer.output
+
+    def _keep(self, name: str) -> npt.NDArray[np.float32]:
+        weight, bias = self._weights[name]
+        self.written += _FLOAT32 + weight.astype("<f4").tobytes() + bias.astype("<f4").tobytes()
+        return weight

@@ -1,10 +1,11 @@
-"""Figures: their size, their style and how they are saved, without a display and without global state.
+"""Figures, without a display and without global state; and tables of text cells.
 
 matplotlib is imported when a figure is drawn, not with this module.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -47,3 +48,31 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, durably; the same figure gives the same bytes."""
     with storage.staged(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+
+
+def text_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = ()) -> str:
+    """Align the cells of a table in columns, two spaces apart.
+
+    Args:
+        titles: One per column.
+        rows: As many cells each.
+        right: Titles of the columns that are aligned to the right.
+    """
+    lines = [titles, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if title in right else cell.ljust(width)
+            for title, cell, width in zip(titles, line, widths, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def markdown_table(
+    titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = ()
+) -> str:
+    """Write the table in Markdown, without a final newline; arguments as of `text_table`. `|` becomes `/`."""
+    rules = ["---:" if title in right else "---" for title in titles]
+    lines = [titles, rules, *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

@@ -15,7 +15,7 @@ class ModelFacts(BaseModel):
     refused.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="allow", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
 
     thresholds: dict[Head, Finite] | None = None
     """scores above which a head flags an image"""

@@ -1,7 +1,7 @@
 """The network as arithmetic over named weights: what a trained model computes, for every engine.
 
 `forward` states once which layers follow each other. An engine gives it its operations: those here are
-the definition, in NumPy; `core.ncnn_engine` writes ncnn's layers, `core.torch_engine` calls PyTorch.
+the definition, in NumPy; `core.engines` writes ncnn's layers, `core.torch_engine` calls PyTorch.
 `networks.model` has the same network for training. Names and shapes of weights are those of the original
 design, so that its checkpoints load.
 """

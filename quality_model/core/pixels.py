@@ -108,7 +108,7 @@ def srgb_pixels(image: Image.Image, *, deep_color: bool = False) -> Pixels:
     return rgb
 
 
-def pixels_of_array(array: npt.NDArray[Any]) -> Pixels:
+def from_array(array: npt.NDArray[Any]) -> Pixels:
     """Check an array of pixels, and bring it to 8 bits.
 
     Args:

@@ -203,7 +203,7 @@ class _Workers:
             for attempt in range(_ATTEMPTS):
                 worker = worker or self._start()
                 try:
-                    succeeded, outcome = worker.ask(task, self._timeout_s)
+                    succeeded, outcome = worker.ask(pickle.dumps(task), self._timeout_s)
                 except TimeoutError:
                     kind = "too_slow"
                 except (EOFError, OSError):
@@ -232,7 +232,7 @@ class _Workers:
                 if self._is_closed:
                     raise CancelledError
             try:
-                succeeded, error = worker.begin(self._function)
+                succeeded, error = worker.ask(self._function, _START_WITHIN_S)
             except (EOFError, OSError):
                 code = worker.exit_code()
                 self._end(worker)
@@ -269,23 +269,15 @@ class _Worker:
         theirs.close()
         _limit_sending(self._connection, _START_WITHIN_S)
 
-    def begin(self, function: bytes) -> tuple[bool, Any]:
-        """Send it the pickled function: whether that was loaded, and what was raised.
+    def ask(self, message: bytes, within_s: float) -> tuple[bool, Any]:
+        """Send a pickle, first that of the function, then of each task: see `_outcome`.
 
         Plain bytes, because multiprocessing's pickles of PyTorch's tensors need room in /dev/shm.
-        """
-        return self._answer(self._connection.send_bytes, function, _START_WITHIN_S)
-
-    def ask(self, task: Any, within_s: float) -> tuple[bool, Any]:
-        """Whether the function returned, and what it returned or raised.
 
         Raises TimeoutError if the process is silent, EOFError or OSError if it is dead.
         """
-        return self._answer(self._connection.send, task, within_s)
-
-    def _answer(self, send: Callable[[Any], None], message: Any, within_s: float) -> tuple[bool, Any]:
         try:
-            send(message)
+            self._connection.send_bytes(message)
         except BlockingIOError:
             raise TimeoutError from None
         if not self._connection.poll(within_s):
@@ -312,7 +304,7 @@ def _serve(connection: Connection) -> None:
         succeeded, function = _outcome(pickle.loads, connection.recv_bytes())
         connection.send((succeeded, None if succeeded else function))
         while succeeded:
-            connection.send(_outcome(function, connection.recv()))
+            connection.send(_outcome(function, pickle.loads(connection.recv_bytes())))
 
 
 def _outcome(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any]:

@@ -325,25 +325,17 @@ def _reached(step: Step, path: Path) -> None:
 
 def is_marker(marker: Any) -> bool:
     """Whether a JSON value is a completion marker."""
-    return (
-        isinstance(marker, dict)
-        and isinstance(marker.get("rows"), int)
-        and isinstance(marker.get("sha256"), str)
-        and isinstance(marker.get("files"), list)
-        and all(
-            isinstance(entry, dict)
-            and isinstance(entry.get("name"), str)
-            and _stays_below(entry["name"])
-            and isinstance(entry.get("bytes"), int)
-            and isinstance(entry.get("sha256"), str)
-            for entry in marker["files"]
-        )
-    )
+    match marker:
+        case {"rows": int(), "sha256": str(), "files": list(entries)}:
+            return all(map(_is_entry, entries))
+    return False
 
 
-def _stays_below(name: str) -> bool:
-    path = PurePath(name)
-    return not path.is_absolute() and ".." not in path.parts
+def _is_entry(entry: Any) -> bool:
+    match entry:
+        case {"name": str(name), "bytes": int(), "sha256": str()}:
+            return not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
+    return False
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:

@@ -17,8 +17,18 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from quality_model import errors
-from quality_model.core import telemetry
 from quality_model.errors import StorageError, redacted
+
+NO_TELEMETRY: Final = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    "GX_ANALYTICS_ENABLED": "false",
+}
+"""Nothing that we start phones home."""
 
 _STANDARD: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 _M_TRIM_THRESHOLD: Final = -1
@@ -38,7 +48,12 @@ def prepare() -> None:
     errors.guard_logs()
     sys.excepthook = errors.show_bug
     settle_home()
-    telemetry.silence()
+    silence_telemetry()
+
+
+def silence_telemetry() -> None:
+    """Switch the telemetry of our dependencies off for this process and its children."""
+    os.environ.update(NO_TELEMETRY)
 
 
 def settle_home() -> None:

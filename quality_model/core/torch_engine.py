@@ -65,6 +65,25 @@ def cuda_has_bfloat16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Compute in float32 proper: by default PyTorch's convolutions round to TF32 (10 bits) on CUDA.
+
+    Figures that are compared with each other, or with a threshold, are made in here. The host's settings are
+    restored.
+    """
+    backends: Any = torch.backends  # whose types miss cudnn.conv
+    places = (backends.cudnn.conv, backends.cuda.matmul)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+
+
 def read_pickle(data: bytes) -> dict[str, npt.NDArray[Any]]:
     """Read a state dict that PyTorch saved, bare or under ``model_state_dict`` or ``state_dict``.
 
@@ -114,26 +133,19 @@ class TorchEngine:
     ) -> None:
         self._architecture: ArchitectureName = architecture
         self._device = torch.device(device)
-        self._precision: Precision = precision
+        self.name: EngineName = "torch-float32" if precision == "float32" else "torch-bfloat16"
+        self.is_portable = device == "cpu"
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         # channels_last pays on every CPU (a quarter more images/s with AVX2) and on tensor cores.
         gains = device == "cpu" or (device == "cuda" and precision == "bfloat16")
         self._memory_format = torch.channels_last if gains else torch.contiguous_format
         self._weights = {name: self._layer(*layer) for name, layer in weights.items()}
 
-    @property
-    def name(self) -> EngineName:
-        return "torch-float32" if self._precision == "float32" else "torch-bfloat16"
-
-    @property
-    def is_portable(self) -> bool:
-        return self._device.type == "cpu"
-
     def scores(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """See `engines.Engine.scores`."""
         if len(pixels) == 0:
             return np.empty((0, len(HEADS)), dtype=np.float32)
-        if self._device.type != "cpu":
+        if not self.is_portable:
             return self._forward(pixels)
         with _one_thread():
             parts = [self._forward(pixels[n : n + _ON_CPU_AT_ONCE]) for n in range(len(pixels))]
@@ -149,7 +161,7 @@ class TorchEngine:
         patch_px = ARCHITECTURES[self._architecture].patch_px
         side_px = pixels.shape[1] // patch_px * patch_px
         batch = torch.from_numpy(np.ascontiguousarray(pixels[:, :side_px, :side_px]))
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_float32():
             x = batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float().div(255.0)
             x = x.contiguous(memory_format=self._memory_format).to(self._dtype)
             output = forward(self._architecture, x, self)

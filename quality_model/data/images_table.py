@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 
 from quality_model.core import decoding, storage
 from quality_model.core.processes import Failure, WorkerProcesses
-from quality_model.core.row_groups import RowGroupWriter
 from quality_model.errors import CorruptError, ImageError
 from quality_model.params import LimitsParams
 from quality_model.records import CleanImage
@@ -112,24 +111,42 @@ def _size_or_code(data: bytes, *, limits: LimitsParams) -> tuple[int, int] | str
     return width, height
 
 
-class ImagesWriter(RowGroupWriter):
-    """Writes images in small row groups."""
+class ImagesWriter:
+    """Writes images in small row groups, which do not depend on how the images arrive.
+
+    A context: what is left is written at its end, unless an error ends it.
+    """
 
     def __init__(self, path: Path) -> None:
         # The bytes are compressed images: neither a codec nor a dictionary makes them smaller.
-        super().__init__(
+        self._writer = pq.ParquetWriter(
             path,
             SCHEMA,
-            max_rows=_ROW_GROUP_ROWS,
-            max_bytes=_ROW_GROUP_BYTES,
             compression={name: "none" if name == "data" else "zstd" for name in SCHEMA.names},
             use_dictionary=["group", "error_code"],
             write_statistics=["width", "height"],
         )
+        self._rows: list[dict[str, Any]] = []
+        self._num_bytes = 0
 
     def write(self, image: CleanImage) -> None:
-        row = {name: getattr(image, name) for name in SCHEMA.names}
-        self.add(row, num_bytes=len(image.data))
+        self._rows.append({name: getattr(image, name) for name in SCHEMA.names})
+        self._num_bytes += len(image.data)
+        if len(self._rows) >= _ROW_GROUP_ROWS or self._num_bytes >= _ROW_GROUP_BYTES:
+            self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
+        self._rows, self._num_bytes = [], 0
 
 
 class ImagesTable:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from quality_model.core.torch_engine import choose_device
 from quality_model.data.split import stratified_subset
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics, sweeps
@@ -45,7 +46,6 @@ from quality_model.evaluate.evidence import (
 )
 from quality_model.evaluate.metrics import Bootstrap
 from quality_model.evaluate.predictions import STATISTICS, predict_scores, predictions_table
-from quality_model.networks.device import choose_device
 from quality_model.records import HEADS, Head, Split
 
 if TYPE_CHECKING:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,27 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from quality_model.data.dataset import TrainingSet
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Compute in float32 proper: by default PyTorch's convolutions round to TF32 (10 bits) on CUDA.
-
-    Figures that are compared with each other, or with a threshold, are made in here. The host's settings are
-    restored.
-    """
-    import torch
-
-    backends: Any = torch.backends  # whose types miss cudnn.conv
-    places = (backends.cudnn.conv, backends.cuda.matmul)
-    before = [place.fp32_precision for place in places]
-    try:
-        for place in places:
-            place.fp32_precision = "ieee"
-        yield
-    finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
 
 
 def predict_scores(
@@ -68,6 +45,7 @@ def predict_scores(
     """
     import torch
 
+    from quality_model.core.torch_engine import exact_float32
     from quality_model.networks.model import to_model_input
 
     chosen = np.asarray(rows, dtype=np.int64)

@@ -16,8 +16,8 @@ from typing import Final
 import pandas as pd
 
 from quality_model.core import storage
-from quality_model.core.figures import save_figure
-from quality_model.core.tables import text_table
+from quality_model.core.figures import save_figure, text_table
+from quality_model.core.torch_engine import choose_device
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.split import seen_by, seen_test_groups
 from quality_model.errors import StorageError, UsageError
@@ -31,7 +31,6 @@ from quality_model.evaluate.evidence import (
 )
 from quality_model.evaluate.measure import Evaluation, bootstrap_of, evaluate, measuring, score_split
 from quality_model.networks.checkpoints import LoadedModel, load_model
-from quality_model.networks.device import choose_device
 from quality_model.params import EvaluateParams, PerHead
 from quality_model.paths import HISTORY_NAME
 from quality_model.records import HEADS, Head

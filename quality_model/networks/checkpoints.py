@@ -13,7 +13,6 @@ from quality_model.core.model_facts import ModelFacts
 from quality_model.core.model_files import (
     FORMAT_VERSION,
     METADATA_KEY,
-    MODEL_FILES,
     WEIGHTS_NAME,
     Description,
     read_model,
@@ -22,8 +21,6 @@ from quality_model.core.model_files import (
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.paths import DESCRIPTION_NAME
 from quality_model.records import HEADS, Head
-
-__all__ = ["MODEL_FILES", "LoadedModel", "load_model", "save_model"]
 
 
 @dataclass(frozen=True, slots=True)

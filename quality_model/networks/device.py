@@ -12,27 +12,8 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
-from quality_model.core.torch_engine import (
-    Precision,
-    available_devices,
-    choose_device,
-    cuda_has_bfloat16,
-)
+from quality_model.core.torch_engine import Precision, cuda_has_bfloat16
 from quality_model.errors import DeviceUnavailableError, UsageError
-
-__all__ = [
-    "MemoryFormat",
-    "Precision",
-    "autocast",
-    "available_devices",
-    "can_compile",
-    "choose_device",
-    "choose_memory_format",
-    "choose_precision",
-    "cpu_has_bfloat16",
-    "free_bytes",
-    "wait_for",
-]
 
 MemoryFormat = Literal["contiguous", "channels_last"]
 

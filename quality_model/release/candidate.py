@@ -256,9 +256,9 @@ def _measure(
     loss_weights: PerHead,
 ) -> tuple[gates.Verdict, str]:
     """The gate's verdict on a model, and the evidence as JSON text."""
+    from quality_model.core.torch_engine import choose_device
     from quality_model.evaluate.step import gather_evidence, require_size
     from quality_model.networks.checkpoints import load_model
-    from quality_model.networks.device import choose_device
 
     device = choose_device(section.device)
     candidate = load_model(model, device)

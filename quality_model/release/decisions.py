@@ -22,12 +22,12 @@ from typing import Final, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from quality_model.core import storage
+from quality_model.core.registry_versions import database_exists
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
 from quality_model.params import RegistryParams
 from quality_model.paths import EVIDENCE_NAME, ProjectPaths
 from quality_model.records import ModelRef
 from quality_model.release.gate.verdict import Row, Verdict
-from quality_model.release.mlflow_connection import database_exists
 from quality_model.release.registry import ModelVersion, Registry
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quality_model import __version__
+from quality_model.core.registry_versions import MODEL_FOLDER
 from quality_model.core.storage import MARKER_NAME, require_sealed
 from quality_model.records import HEADS
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 MODEL_NAME: Final = "quality-model"
 """Name of the logged model."""
-
-MODEL_FOLDER: Final = "data/model"
-"""Folder of the model's own files in the MLflow model."""
 
 _EXAMPLE_SIDE_PX: Final = 32
 _REQUIREMENTS: Final = ("numpy", "pandas", "safetensors", "torch")

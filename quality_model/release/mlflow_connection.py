@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from quality_model.core.registry_versions import ARTIFACTS_NAME, DATABASE_NAME, registry_address
 from quality_model.core.storage import locked
 from quality_model.errors import ModelNotFoundError, RegistryError, UsageError, redacted
 from quality_model.paths import ProjectPaths
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
-
-DATABASE_NAME: Final = "mlflow.db"
-ARTIFACTS_NAME: Final = "mlartifacts"
 
 _SCHEMES: Final = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 _QUIET: Final = {
@@ -91,9 +89,7 @@ def tracking_uri(root: Path) -> str:
     Raises:
         UsageError: A scheme that MLflow 3 cannot track with, or an address that it would misread.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    if not uri:
-        return f"sqlite:///{root.resolve() / DATABASE_NAME}"
+    uri = registry_address(root)
     kind = uri.partition(":")[0].partition("+")[0]
     if kind not in _SCHEMES or (kind != "databricks" and "://" not in uri):
         raise UsageError(
@@ -130,12 +126,6 @@ def _require_readable(uri: str, *, is_server: bool) -> None:
             f"{shown}: MLflow reads no ? or # of a server's address.",
             "Leave them out. A token belongs in MLFLOW_TRACKING_TOKEN.",
         )
-
-
-def database_exists(root: Path) -> bool:
-    """Return False where the project's own SQLite file is meant and does not exist yet; needs no MLflow."""
-    uri = tracking_uri(root)
-    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
 
 
 def connect(root: Path) -> Connection:

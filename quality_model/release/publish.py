@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, Final
 from quality_model.core import storage
 from quality_model.core.model_facts import ModelFacts
 from quality_model.core.model_files import read_description
+from quality_model.core.registry_versions import MODEL_FOLDER
 from quality_model.errors import CorruptError, IncompleteError, RegistryError, StorageError
 from quality_model.params import RegistryParams, values_sha256
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.release import decisions
-from quality_model.release.flavor import MODEL_FOLDER, MODEL_NAME, write_mlflow_model
+from quality_model.release.flavor import MODEL_NAME, write_mlflow_model
 from quality_model.release.mlflow_connection import Connection, connect, mlflow_errors
 
 if TYPE_CHECKING:

@@ -18,19 +18,18 @@ from typing import Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from quality_model.core.models import parse_reference
+from quality_model.core.registry_versions import MODEL_FOLDER, database_exists
 from quality_model.core.storage import flush_folder, locked, require_sealed
 from quality_model.errors import CorruptError, IncompleteError, ModelNotFoundError, RegistryError
 from quality_model.params import RegistryParams
 from quality_model.params_file import load_params
 from quality_model.paths import ProjectPaths
 from quality_model.records import ModelRef
-from quality_model.release.flavor import MODEL_FOLDER
 from quality_model.release.mlflow_connection import (
     Connection,
     RequestRefusedError,
     as_current,
     connect,
-    database_exists,
     mlflow_errors,
 )
 

@@ -14,16 +14,16 @@ from typing import Any, Final
 
 from quality_model import pretrained
 from quality_model.core import storage
+from quality_model.core.figures import text_table
 from quality_model.core.folders import JOB_NAME, PLAN_NAME
 from quality_model.core.jobs import DATA_FOLDER, MARKERS_FOLDER
 from quality_model.core.model_facts import ModelFacts
 from quality_model.core.model_files import read_description
-from quality_model.core.tables import text_table
+from quality_model.core.registry_versions import database_exists
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, UsageError
 from quality_model.params import RegistryParams
 from quality_model.records import ModelRef
 from quality_model.release.decisions import Decision, read_decisions
-from quality_model.release.mlflow_connection import database_exists
 from quality_model.release.registry import Registry
 from quality_model.score.rows import METADATA_PREFIX
 

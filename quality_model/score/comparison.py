@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.tables import markdown_table, text_table
+from quality_model.core.figures import markdown_table, text_table
 from quality_model.records import HEADS, Head
 from quality_model.score.rows import ScoringModel
 

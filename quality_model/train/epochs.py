@@ -15,12 +15,11 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from quality_model.core.torch_engine import Precision, exact_float32
 from quality_model.data.split import stratified_subset
 from quality_model.errors import TrainingError
-from quality_model.evaluate.predictions import exact_float32
 from quality_model.networks.device import (
     MemoryFormat,
-    Precision,
     autocast,
     can_compile,
     choose_memory_format,

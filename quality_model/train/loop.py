@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from quality_model.core import storage
+from quality_model.core.torch_engine import choose_device
 from quality_model.errors import CheckpointError, TrainingError
 from quality_model.networks.checkpoints import LoadedModel
-from quality_model.networks.device import choose_device
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import TrainParams
 from quality_model.train.epochs import ExecutionPlan, Run, Splits

@@ -15,13 +15,13 @@ from quality_model.core import storage
 from quality_model.core.model_facts import ModelFacts
 from quality_model.core.models import AUTO, find_model
 from quality_model.core.provenance import code_facts, dvc_data_hash
+from quality_model.core.torch_engine import choose_device
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.expression import without_folders
 from quality_model.data.split import SEEN_GROUPS, seen_by, seen_in_training
 from quality_model.errors import ModelNotFoundError, RegistryError
 from quality_model.evaluate.predictions import calibrate_thresholds, predict_scores
 from quality_model.networks.checkpoints import LoadedModel, load_model, save_model
-from quality_model.networks.device import choose_device
 from quality_model.params import RegistryParams, TrainParams
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.train.loop import TrainedModel, train

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from quality_model.cli import cli, run
-from quality_model.cli.flags import with_params
+from quality_model.cli.flags import command, with_params
 from quality_model.errors import ParameterError
 from quality_model.params import Params
 from quality_model.paths import user_path
@@ -18,17 +18,15 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 def params_of(*arguments: str) -> Params:
     """The parameters that a command with the flags of three sections gets."""
-    import click
-
     seen: list[Params] = []
 
-    @click.command()
+    @command()
     @with_params("source", "generate", "train")
-    def command(params: Params) -> None:
+    def shown(params: Params) -> None:
         seen.append(params)
 
     result = CliRunner().invoke(
-        command, ["--params", str(PROJECT / "params.yaml"), *arguments], catch_exceptions=False
+        shown, ["--params", str(PROJECT / "params.yaml"), *arguments], catch_exceptions=False
     )
     assert result.exit_code == 0, result.output
     return seen[0]
@@ -66,9 +64,9 @@ def test_a_tilde_that_the_shell_did_not_expand_is_the_home_folder(
 
 
 def test_every_command_has_a_help_text() -> None:
-    for command in cli.commands:
-        result = CliRunner().invoke(cli, [command, "--help"])
-        assert result.exit_code == 0 and "Usage:" in result.output, command
+    for name in cli.commands:
+        result = CliRunner().invoke(cli, [name, "--help"])
+        assert result.exit_code == 0 and "Usage:" in result.output, name
 
 
 def test_help_and_the_list_of_datasets_import_no_heavy_package() -> None:

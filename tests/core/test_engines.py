@@ -11,7 +11,7 @@ import torch
 from quality_model.core import engines
 from quality_model.core.engines import check_images, choose_device, choose_engine
 from quality_model.core.model_files import StoredModel, read_model
-from quality_model.core.network import fold, reference_scores
+from quality_model.core.network import reference_scores
 from quality_model.errors import CheckpointError, DeviceUnavailableError, UsageError
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel as Network
@@ -119,12 +119,13 @@ def test_scores_of_a_given_checkpoint_are_the_same_for_ever(
     assert scores.tolist() == [pytest.approx(row, abs=1e-4) for row in GOLDEN_SCORES[architecture]]
 
 
-def test_a_cpu_scores_by_ncnn_unless_another_engine_is_named(network: Network, store: Store) -> None:
-    assert choose_engine(store(network, 48), "cpu").name == "ncnn-float32"
-
-
-def test_folding_leaves_no_batch_norm(network: Network, store: Store) -> None:
-    assert not any("bn" in name for name in fold(store(network, 48).weights))
+def test_a_cpu_scores_by_ncnn_unless_another_engine_is_named_and_the_weights_stay(
+    network: Network, store: Store
+) -> None:
+    model = store(network, 48)
+    before = {name: array.copy() for name, array in model.weights.items()}
+    assert choose_engine(model, "cpu").name == "ncnn-float32"
+    assert all(np.array_equal(before[name], array) for name, array in model.weights.items())
 
 
 def test_an_engine_that_does_not_agree_is_not_used_and_the_log_says_so(
@@ -158,10 +159,3 @@ def test_a_device_is_named_and_one_that_is_not_there_is_refused() -> None:
     absent = "mps" if torch.cuda.is_available() else "cuda"
     with pytest.raises(DeviceUnavailableError, match=absent):
         choose_device(absent)
-
-
-def test_choosing_an_engine_does_not_change_the_weights(network: Network, store: Store) -> None:
-    model = store(network, 48)
-    before = {name: array.copy() for name, array in model.weights.items()}
-    choose_engine(model, "cpu")
-    assert all(np.array_equal(before[name], array) for name, array in model.weights.items())

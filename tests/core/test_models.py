@@ -1,47 +1,28 @@
 """What a model's name means, and that the alias in the registry alone says which version is champion."""
 
-import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mlflow import MlflowClient
 
 from quality_model import MultiHeadQualityInference, pretrained
-from quality_model.core import models, storage
+from quality_model.core import storage
+from quality_model.core.model_files import WEIGHTS_NAME, read_model
 from quality_model.core.models import find_model, is_reference, parse_reference
-from quality_model.errors import CheckpointError, ModelNotFoundError, RegistryError
+from quality_model.core.registry_versions import read_version, version_folder
+from quality_model.errors import CheckpointError, CorruptError, ModelNotFoundError, RegistryError
 from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import Params, RegistryParams
+from quality_model.records import ModelRef
 from tests.core.bare import bare_python
 
 NAME = "quality-model"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@dataclass(frozen=True)
-class Version:
-    """What the registry of `release` answers."""
-
-    name: str
-    version: str
-    run_id: str | None
-    path: Path
 
 
 @pytest.fixture(scope="module")
@@ -55,36 +36,46 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+def register(client: MlflowClient, folders: dict[str, Path], artifacts: str | None, scratch: Path) -> None:
+    """Make versions 1 and 2, with their files, and no alias."""
+    client.create_registered_model(NAME)
+    experiment = client.create_experiment("models", artifacts)
+    for folder in folders.values():
+        logged = client.create_logged_model(experiment)
+        shutil.copytree(folder, scratch / folder.name / "data" / "model")
+        client.log_model_artifacts(logged.model_id, str(scratch / folder.name))
+        tags = {"model_sha256": storage.sealed_sha256(folder)}
+        client.create_model_version(
+            NAME, f"models:/{logged.model_id}", model_id=logged.model_id, run_id=None, tags=tags
+        )
+
+
 @pytest.fixture
 def client(project: Path) -> MlflowClient:
-    """MLflow's own client of the project's database, which has versions 1 and 2, and no alias."""
-    client = MlflowClient(tracking_uri=f"sqlite:///{project / 'mlflow.db'}")
-    client.create_registered_model(NAME)
-    for _ in range(2):
-        client.create_model_version(NAME, source="file:///elsewhere", run_id=None)
-    return client
+    """MLflow's own client of the project's database."""
+    return MlflowClient(tracking_uri=f"sqlite:///{project / 'mlflow.db'}")
 
 
 @pytest.fixture
-def asked(client: MlflowClient, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What `release` was asked to resolve: the rest was known without MLflow."""
-    asked: list[str] = []
+def registered(
+    client: MlflowClient,
+    project: Path,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> dict[str, str]:
+    """By version in the project's database, the hash of its weights; reading them asks no MLflow."""
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'mlflow.db'}")
+        register(client, folders, (project / "mlartifacts").as_uri(), tmp_path)
+    monkeypatch.setattr("quality_model.release.registry.Registry", None)
+    return {number: storage.file_sha256(folder / WEIGHTS_NAME) for number, folder in folders.items()}
 
-    class Registry:
-        def __init__(self, root: Path, section: RegistryParams) -> None:
-            pass
 
-        def champion(self) -> object | None:
-            return client.get_registered_model(NAME).aliases.get("champion")
-
-        def resolve(self, reference: str) -> Version:
-            asked.append(reference)
-            _, alias, number = parse_reference(reference)
-            number = number or client.get_model_version_by_alias(NAME, alias or "").version
-            return Version(NAME, str(number), "abc", folders[str(number)])
-
-    monkeypatch.setattr("quality_model.release.registry.Registry", Registry)
-    return asked
+def weights(reference: str, project: Path) -> str:
+    found = find_model(reference, project)
+    assert found.path.is_relative_to(project)
+    return read_model(found.path).sha256
 
 
 @pytest.mark.parametrize(
@@ -121,187 +112,156 @@ def test_a_path_that_exists_wins_over_a_reference_and_a_missing_one_is_called_mi
             MultiHeadQualityInference(name, device="cpu")
 
 
-def test_the_champion_is_the_one_that_the_alias_names_whoever_moved_it_and_mlflow_is_asked_once(
-    project: Path, client: MlflowClient, asked: list[str], folders: dict[str, Path]
+def test_the_champion_is_the_one_that_the_alias_names_whoever_moved_it(
+    project: Path, client: MlflowClient, registered: dict[str, str], params: Params
 ) -> None:
-    for number, times in (("1", 1), ("2", 2), ("1", 3)):
+    assert find_model("auto", project).ref.name == "bundled"
+    for number in ("1", "2", "1"):
         client.set_registered_model_alias(NAME, "champion", number)
         for reference in ("auto", "champion", f"models:/{NAME}@champion"):
             found = find_model(reference, project)
-            assert (found.ref.version, found.ref.run_id) == (number, "abc")
-            assert found.path == folders[number]
+            assert (found.ref.name, found.ref.version) == (NAME, number)
             assert (found.decided != "") == (reference == "auto")
-        assert len(asked) == times
-    client.delete_registered_model_alias(NAME, "champion")
-    assert find_model("auto", project).ref.name == "bundled"
-    assert len(asked) == 3
-
-
-def test_without_a_champion_the_bundled_model_scores_and_mlflow_is_not_asked(
-    project: Path, asked: list[str], params: Params
-) -> None:
-    for name in ("auto", "bundled", "pretrained"):
-        assert find_model(name, project).path == pretrained.FOLDERS["bundled"]
+            assert weights(reference, project) == registered[number]
+    for reference in ("2", f"models:/{NAME}/2"):
+        assert weights(reference, project) == registered["2"]
     other = params.registry.model_copy(update={"model_name": "another"})
-    assert find_model("auto", project, other).ref.name == "bundled"
-    assert asked == []
+    client.delete_registered_model_alias(NAME, "champion")
+    for name, section in (("auto", None), ("auto", other), ("bundled", None), ("pretrained", None)):
+        assert find_model(name, project, section).path == pretrained.FOLDERS["bundled"]
 
 
-def test_other_versions_are_what_the_registry_says(
-    project: Path, client: MlflowClient, asked: list[str]
+def test_a_moved_and_a_copied_project_take_their_own_files(
+    project: Path, client: MlflowClient, registered: dict[str, str], tmp_path: Path
 ) -> None:
     client.set_registered_model_alias(NAME, "champion", "1")
-    find_model("auto", project)
-    assert find_model("2", project).ref.version == "2"
-    assert find_model(f"models:/{NAME}/1", project).ref.version == "1"
-    assert find_model("champion", project).ref.version == "1"
-    assert len(asked) == 3
+    shutil.copytree(project, tmp_path / "copied")
+    assert weights("champion", tmp_path / "copied") == registered["1"]
+    assert weights("champion", project.rename(tmp_path / "moved")) == registered["1"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "other version", "other files", "files gone", "no json", "list"])
-def test_a_memory_of_the_champion_that_does_not_fit_is_not_used(
-    project: Path, client: MlflowClient, asked: list[str], damage: str
+def test_files_that_are_not_those_that_were_registered_do_not_score(
+    project: Path, client: MlflowClient, registered: dict[str, str]
 ) -> None:
     client.set_registered_model_alias(NAME, "champion", "1")
-    find_model("auto", project)
-    memory = project / "state" / "champion.json"
-    known = json.loads(memory.read_text())
-    changed: dict[str, object] = {
-        "cut": {key: known[key] for key in list(known)[:3]},
-        "other version": {**known, "version": "2"},
-        "other files": {**known, "sha256": "0" * 64},
-        "files gone": {**known, "path": "/nowhere"},
-        "list": [known],
-    }
-    memory.write_text(json.dumps(changed[damage]) if damage in changed else "{")
-    assert find_model("auto", project).ref.version == "1"
-    assert asked == ["champion", "champion"]
-    assert json.loads(memory.read_text()) == known
+    client.set_model_version_tag(NAME, "1", "model_sha256", "0" * 64)
+    with pytest.raises(CorruptError, match="not those that were registered"):
+        find_model("auto", project)
+    version = read_version(project, NAME, None, "2")
+    assert version is not None
+    shutil.rmtree(project / "mlartifacts")
+    with pytest.raises(RegistryError, match="The files of version 2 of quality-model are not at"):
+        version_folder(project, version)
 
 
-def test_a_database_that_counts_versions_anew_is_obeyed(
-    project: Path, client: MlflowClient, asked: list[str], mlflow_database: Path
+def test_what_cannot_be_read_without_mlflow_is_what_mlflow_answers(
+    project: Path, client: MlflowClient, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client.set_registered_model_alias(NAME, "champion", "1")
-    find_model("auto", project)
-    client.delete_registered_model(NAME)
-    time.sleep(0.01)  # times are in milliseconds
+    class Registry:
+        def __init__(self, root: Path, section: RegistryParams) -> None:
+            self.name = section.model_name
+
+        def champion(self) -> object | None:
+            return client.get_registered_model(NAME).aliases.get("champion")
+
+        def resolve(self, reference: str) -> SimpleNamespace:
+            number = parse_reference(reference)[2] or "1"
+            return SimpleNamespace(name=NAME, version=number, run_id="abc", path=folders[number])
+
+    monkeypatch.setattr("quality_model.release.registry.Registry", Registry)
     client.create_registered_model(NAME)
     client.create_model_version(NAME, source="file:///elsewhere", run_id=None)
+    assert find_model("auto", project).ref.name == "bundled"
     client.set_registered_model_alias(NAME, "champion", "1")
-    find_model("auto", project)
-    assert asked == ["champion", "champion"]
+    assert find_model("auto", project).ref == ModelRef(NAME, "1", "abc", "")
+    assert find_model("2", project).path == folders["2"]
 
 
-def test_a_moved_project_takes_its_own_files(
-    project: Path, client: MlflowClient, asked: list[str], folders: dict[str, Path], params: Params
+def test_a_registry_that_cannot_be_read_is_an_error_and_says_who_could(
+    project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client.set_registered_model_alias(NAME, "champion", "1")
-    inside = project / "mlartifacts" / "1"
-    shutil.copytree(folders["1"], inside)
-    models.write_champion(project, params.registry, find_model("1", project).ref, inside)
-    assert find_model("champion", project).path == inside
-    moved = project.rename(project.with_name("moved"))
-    assert find_model("champion", moved).path == moved / "mlartifacts" / "1"
-
-
-def test_a_registry_that_cannot_be_read_is_an_error(project: Path) -> None:
     (project / "mlflow.db").write_bytes(b"not a database, whatever its name says" * 100)
     with pytest.raises(RegistryError):
         find_model("auto", project)
+    with pytest.raises(RegistryError, match=r"(?s)cannot be read as a registry.*Install MLflow"):
+        read_version(project, NAME, "champion", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://host/db")
+    with pytest.raises(RegistryError, match="Only MLflow reads this registry"):
+        read_version(project, NAME, "champion", None)
 
 
-def test_without_mlflow_a_local_champion_scores_while_it_is_known(
-    project: Path, client: MlflowClient, asked: list[str], folders: dict[str, Path], tmp_path: Path
+def test_without_mlflow_a_local_champion_scores(
+    project: Path, client: MlflowClient, registered: dict[str, str], tmp_path: Path
 ) -> None:
-    client.set_registered_model_alias(NAME, "champion", "1")
-    find_model("auto", project)
+    client.set_registered_model_alias(NAME, "champion", "2")
     code = (
         "from pathlib import Path; from quality_model import MultiHeadQualityInference as M;"
-        f"m = M(root=Path({str(project)!r})); print(m.source.version, m.path, m.engine_name)"
+        f"m = M(root=Path({str(project)!r})); print(m.source.version, m.source.sha256, m.engine_name);"
+        f"M('3', root=Path({str(project)!r}))"
     )
     done = bare_python(tmp_path, "-c", code)
-    assert done.stdout.split() == ["1", str(folders["1"]), "ncnn-float32"], done.stderr
-    client.set_registered_model_alias(NAME, "champion", "2")
-    done = bare_python(tmp_path, "-c", code)
-    assert done.returncode != 0
-    assert "only MLflow reads which files belong to a version" in done.stderr
+    assert done.stdout.split() == ["2", registered["2"], "ncnn-float32"], done.stderr
+    assert done.returncode != 0 and "The registry has no such model or version: '3'" in done.stderr
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[str]:
-    """The address of a real tracking server that keeps the files of models itself."""
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    shutil.copyfile(mlflow_database, folder / "mlflow.db")
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], stdout=log, stderr=log, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.5)
-        yield address
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
+@pytest.fixture
+def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of MLflow's server in a thread of this process; it keeps the files of models itself."""
+    from mlflow.server import app, constants
+    from werkzeug.serving import make_server
+
+    monkeypatch.setenv(constants.BACKEND_STORE_URI_ENV_VAR, f"sqlite:///{project / 'mlflow.db'}")
+    monkeypatch.setenv(constants.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/")
+    monkeypatch.setenv(constants.ARTIFACTS_DESTINATION_ENV_VAR, str(project / "mlartifacts"))
+    monkeypatch.setenv(constants.SERVE_ARTIFACTS_ENV_VAR, "true")
+    listener = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = Thread(target=listener.serve_forever)
+    thread.start()
+    address = f"http://127.0.0.1:{listener.port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    yield address
+    listener.shutdown()
+    thread.join()
 
 
 def test_without_mlflow_a_server_is_asked_over_rest_and_the_files_are_fetched_once(
-    server: str, project: Path, folders: dict[str, Path], tmp_path: Path
+    server: str,
+    project: Path,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     client = MlflowClient(tracking_uri=server, registry_uri=server)
-    client.create_registered_model(NAME)
-    experiment = client.create_experiment("models")
-    for folder in folders.values():
-        logged = client.create_logged_model(experiment)
-        shutil.copytree(folder, tmp_path / folder.name / "data" / "model")
-        client.log_model_artifacts(logged.model_id, str(tmp_path / folder.name))
-        tags = {"model_sha256": storage.sealed_sha256(folder)}
-        client.create_model_version(
-            NAME, f"models:/{logged.model_id}", model_id=logged.model_id, run_id=None, tags=tags
-        )
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom quality_model.core.models import find_model\n"
-        "from quality_model.core.model_files import read_model\n"
-        "for reference in sys.argv[1:]:\n"
-        "    try:\n"
-        f"        found = find_model(reference, Path({str(project)!r}))\n"
-        "        print(found.ref.name, found.ref.version, read_model(found.path).sha256)\n"
-        "    except Exception as error:\n"
-        "        print(type(error).__name__, str(error).replace('\\n', ' '))\n"
-    )
-
-    def found(*references: str, address: str = server) -> list[str]:
-        done = bare_python(tmp_path, "-c", code, *references, MLFLOW_TRACKING_URI=address)
-        return done.stdout.splitlines() or [done.stderr]
-
-    lines = {
-        number: f"{NAME} {number} {storage.file_sha256(folder / 'model.safetensors')}"
-        for number, folder in folders.items()
-    }
+    register(client, folders, None, tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)  # which the server itself has changed
+    hashes = {number: storage.file_sha256(folder / WEIGHTS_NAME) for number, folder in folders.items()}
+    monkeypatch.setattr("quality_model.release.registry.Registry", None)
     client.set_registered_model_alias(NAME, "champion", "1")
-    assert found("champion", "auto", "2", f"models:/{NAME}/1") == [lines["1"]] * 2 + [lines["2"], lines["1"]]
+    for reference, number in (("champion", "1"), ("auto", "1"), ("2", "2"), (f"models:/{NAME}/1", "1")):
+        assert weights(reference, project) == hashes[number]
     fetched = project / "state" / "models" / NAME
     assert sorted(path.name for path in fetched.iterdir()) == ["1", "2"]
     client.set_registered_model_alias(NAME, "champion", "2")
+    assert weights("champion", project) == hashes["2"]
+
     client.set_model_version_tag(NAME, "1", "model_sha256", "0" * 64)
-    assert found("champion")[0] == lines["2"]
-    (fetched / "2" / "model.json").write_text("{}")
+    (fetched / "2" / "model.json").write_text("{}")  # as after a damage: fetched again
+    assert weights("2", project) == hashes["2"]
     client.delete_registered_model_alias(NAME, "champion")
-    champion, bundled, missing, changed, damaged = found("champion", "auto", "7", "1", "2")
-    assert "ModelNotFoundError" in champion and "no such model or version" in champion
-    assert bundled.startswith("bundled ")
-    assert "ModelNotFoundError" in missing and "no such model or version" in missing
+    assert find_model("auto", project).ref.name == "bundled"
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom quality_model.core.models import find_model\n"
+        "for reference in sys.argv[1:]:\n"
+        "    if reference == 'silent':\n"
+        "        reference, os.environ['MLFLOW_TRACKING_URI'] = 'champion', 'http://127.0.0.1:9'\n"
+        "    try:\n"
+        f"        find_model(reference, Path({str(project)!r}))\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__, str(error).replace('\\n', ' '))\n"
+    )
+    done = bare_python(tmp_path, "-c", code, "champion", "7", "1", "silent", MLFLOW_TRACKING_URI=server)
+    champion, missing, changed, silent = done.stdout.splitlines()
+    for line in (champion, missing):
+        assert "ModelNotFoundError" in line and "no such model or version" in line
     assert "CorruptError" in changed and "not those that were registered" in changed
-    assert "CorruptError" in damaged and "model.json" in damaged
-    assert "does not answer" in found("champion", address="http://127.0.0.1:9")[0]
+    assert "RegistryError" in silent and "does not answer" in silent

@@ -51,7 +51,7 @@ def environment(**values: str) -> Iterator[None]:
         yield
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(PASSWORDS, st.sampled_from(FORMS), st.sampled_from(WORDS), st.booleans())
 def test_no_password_of_the_tracking_address_is_in_any_message(
     password: str, form: str, words: str, encoded: bool
@@ -115,29 +115,19 @@ def test_what_is_no_credential_stays_as_it_is(text: str) -> None:
     assert redacted(text) == text
 
 
-@pytest.mark.parametrize(
-    ("repeated", "end"),
-    [
-        ("x", "token"),
-        ("token", "password"),
-        ("token=", "&password"),
-        ("//a", "?token"),
-        ("(a:b", "&token"),
-        ("//a@", "?token"),
-        ("a:", "?token"),
-        ("a=", "&token"),
-        (" ", "password"),
-        ("authorization ", "password"),
-    ],
-)
-def test_long_texts_are_redacted_in_a_time_that_grows_with_their_length(repeated: str, end: str) -> None:
+def test_long_texts_are_redacted_in_a_time_that_grows_with_their_length() -> None:
+    ends = {
+        "x": "token", "token": "password", "token=": "&password", "//a": "?token", "(a:b": "&token",
+        "//a@": "?token", "a:": "?token", "a=": "&token", " ": "password", "authorization ": "password",
+    }  # fmt: skip
     program = (
         "from quality_model.errors import redacted\n"
-        f"for end in ('', {f'{end}=canary'!r}, '//me:canary@host'):\n"
-        f"    text = {repeated!r} * (200_000 // {len(repeated)}) + end\n"
-        "    assert 'canary' not in redacted(text)\n"
+        f"for repeated, name in {ends}.items():\n"
+        "    for end in ('', f'{name}=canary', '//me:canary@host'):\n"
+        "        text = repeated * (200_000 // len(repeated)) + end\n"
+        "        assert 'canary' not in redacted(text)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def test_a_message_shows_the_beginning_and_the_end_of_a_value_that_is_too_long_to_read() -> None:

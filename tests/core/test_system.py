@@ -92,32 +92,20 @@ def test_the_quota_of_cgroup_v1_counts_seen_from_inside_or_outside_a_container(
     assert num_cores(kernel(tmp_path, groups, V1.format(mounted=mounted), files)) == 3
 
 
-def test_no_quota_of_cgroup_v1_is_no_limit(tmp_path: Path) -> None:
+def test_without_a_quota_the_affinity_alone_counts(tmp_path: Path) -> None:
+    assert num_cores(tmp_path / "without cgroups") == 64
     files = {"cpu,cpuacct/cpu.cfs_quota_us": "-1\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"}
     assert num_cores(kernel(tmp_path, "5:cpu,cpuacct:/\n", V1.format(mounted="/"), files)) == 64
 
 
-def test_a_system_without_cgroups_is_limited_by_the_affinity_alone(tmp_path: Path) -> None:
-    assert num_cores(tmp_path) == 64
-
-
-def test_threads_of_numeric_libraries_keep_to_the_quota_unless_they_are_set(
+def test_threads_of_numeric_libraries_keep_to_a_quota_unless_they_are_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(system, "num_cores", lambda: 2)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    limit_threads()
-    assert os.environ["OMP_NUM_THREADS"] == "5"
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    limit_threads()
-    assert os.environ["OMP_NUM_THREADS"] == "2"
-    monkeypatch.delenv("OMP_NUM_THREADS")
-
-
-def test_without_a_quota_the_threads_of_numeric_libraries_are_their_own_matter(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(system, "num_cores", lambda: 64)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    limit_threads()
-    assert "OMP_NUM_THREADS" not in os.environ
+    for cores, given, expected in ((2, "5", "5"), (2, None, "2"), (64, None, None)):
+        monkeypatch.setattr(system, "num_cores", lambda cores=cores: cores)
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        if given is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+        limit_threads()
+        assert os.environ.get("OMP_NUM_THREADS") == expected

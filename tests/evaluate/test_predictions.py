@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quality_model.core.torch_engine import exact_float32
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import CheckpointError
 from quality_model.evaluate.predictions import (
     calibrate_thresholds,
-    exact_float32,
     predict_scores,
     predictions_table,
 )

@@ -7,11 +7,10 @@ import sys
 import pytest
 import torch
 
+from quality_model.core.torch_engine import available_devices, choose_device
 from quality_model.errors import DeviceUnavailableError, UsageError
 from quality_model.networks.device import (
     autocast,
-    available_devices,
-    choose_device,
     choose_memory_format,
     choose_precision,
     cpu_has_bfloat16,

@@ -83,43 +83,46 @@ def test_damaged_weights_of_the_package_are_an_error(
         MultiHeadQualityInference(device="cpu")
 
 
-@pytest.mark.parametrize("name", ["predict", "score"])
 def test_scoring_works_where_nothing_but_its_own_packages_is_installed(
-    elsewhere: Path, photo: Pixels, tmp_path: Path, name: str
+    elsewhere: Path, photo: Pixels, tmp_path: Path
 ) -> None:
     """Neither PyTorch nor pandas, MLflow, Prefect, DVC, Great Expectations or matplotlib (`bare.ABSENT`)."""
     (elsewhere / "images").mkdir()
     Image.fromarray(photo[:200, :200]).save(elsewhere / "images" / "a.png")
-    expected = MultiHeadQualityInference("bundled", "cpu").predict(photo[:200, :200])
-    arguments = ("images/a.png", "--json") if name == "predict" else ("images", "--output", "out")
-    done = bare_python(tmp_path, "-m", "quality_model", name, *arguments, cwd=elsewhere)
-    assert done.returncode == 0, done.stderr
-    if name == "predict":
-        row = json.loads(done.stdout)
-        assert list(row) == ["path", *HEADS, "overall", "flags"]
-    else:
-        (row,) = pd.read_parquet(elsewhere / "out" / "data").to_dict("records")
-    assert [row[head] for head in HEADS] == [getattr(expected, head) for head in HEADS]
-
-
-def test_what_only_pytorch_does_is_refused_with_a_remedy_where_it_is_missing(
-    elsewhere: Path, photo: Pixels, tmp_path: Path
-) -> None:
-    Image.fromarray(photo[:64, :64]).save(elsewhere / "a.png")
     (elsewhere / "original.pt").write_bytes(b"PK")
-    for flag, value in (("--device", "cuda"), ("--engine", "torch-float32"), ("--model", "original.pt")):
-        done = bare_python(tmp_path, "-m", "quality_model", "predict", "a.png", flag, value, cwd=elsewhere)
-        assert done.returncode in (2, 8), done.stderr
-        assert "PyTorch" in done.stderr and "pip install torch" in done.stderr
+    predict = ["predict", "images/a.png", "--json"]
+    needing_torch = [["--device", "cuda"], ["--engine", "torch-float32"], ["--model", "original.pt"]]
+    code = (
+        "from quality_model.cli import run\n"
+        "if __name__ == '__main__':\n"
+        f"    for command in {[*([*predict, *flags] for flags in needing_torch), predict]}:\n"
+        "        print(run(command))\n"
+        "    raise SystemExit(run(['score', 'images', '--output', 'out']))\n"
+    )
+    (elsewhere / "commands.py").write_text(code)
+    done = bare_python(tmp_path, "commands.py", cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    *refusals, printed, code_of_predict = done.stdout.splitlines()[:5]
+    assert (refusals, code_of_predict) == (["2", "2", "8"], "0")
+    assert done.stderr.count("pip install torch") == 3
+    expected = MultiHeadQualityInference("bundled", "cpu").predict(photo[:200, :200])
+    row = json.loads(printed)
+    assert list(row) == ["path", *HEADS, "overall", "flags"]
+    (scored,) = pd.read_parquet(elsewhere / "out" / "data").to_dict("records")
+    for head in HEADS:
+        assert row[head] == scored[head] == getattr(expected, head)
 
 
 def test_starting_imports_little(elsewhere: Path) -> None:
     """`--help` and the package itself stay fast: nothing heavy is imported for them."""
-    heavy = {*ABSENT, "numpy", "PIL"}
+    heavy = {*ABSENT, "numpy", "PIL", "pydantic"}
     for code, absent in (
-        ("import quality_model", heavy | {"pydantic", "click"}),
-        ("from quality_model.cli import cli; cli.main(['--help'], standalone_mode=False)", heavy),
-        ("import quality_model.core.predict", heavy - {"numpy", "PIL"}),
+        ("import quality_model", heavy | {"click"}),
+        (
+            "from quality_model.cli import cli; cli.main(['--help'], standalone_mode=False)",
+            heavy | {"pydantic"},
+        ),
+        ("import quality_model.core.predict", heavy - {"numpy", "PIL", "pydantic"}),
     ):
         done = subprocess.run(
             [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
@@ -139,27 +142,6 @@ def test_the_table_of_predict_has_a_column_of_flags(bundled: Path, image: Path) 
     assert row.split(maxsplit=6)[6] == (", ".join(flags) or "-")
 
 
-def test_predict_prints_a_name_that_is_not_utf8_as_score_does(bundled: Path, image: Path) -> None:
-    odd = image.rename(os.fsdecode(b"caf\xe9.png"))
-    command("score", ".", "--output", "scores", "--device", "cpu")
-    (key,) = pd.read_parquet("scores/data")["key"]
-    assert json.loads(command("predict", str(odd), "--json").stdout)["path"] == key == "caf\\xe9.png"
-
-
-def test_scores_of_the_bundled_model_are_traced_outside_a_project_too(bundled: Path, image: Path) -> None:
-    command("score", ".", "--output", "scores", "--device", "cpu")
-    shown = json.loads(command("trace", "scores", "--json").stdout)
-    assert (shown["model_name"], shown["data_sha256"], shown["run_id"]) == ("bundled", "e" * 64, "0123abcd")
-
-
-def test_the_scores_of_a_folder_are_under_its_whole_name(bundled: Path, image: Path) -> None:
-    for day in ("2024.05.01", "2024.05.02"):
-        Path(day).mkdir()
-        (Path(day) / "photo.png").write_bytes(image.read_bytes())
-        command("score", day, "--device", "cpu")
-    assert sorted(path.name for path in Path("scores").iterdir()) == ["2024.05.01", "2024.05.02"]
-
-
 def test_predict_says_when_a_model_has_no_thresholds(image: Path, tmp_path: Path) -> None:
     import torch
 
@@ -173,24 +155,30 @@ def test_predict_says_when_a_model_has_no_thresholds(image: Path, tmp_path: Path
     assert "no thresholds" in result.stderr
 
 
-def test_a_new_user_scores_a_folder_outside_any_project(
-    bundled: Path, trained: Path, elsewhere: Path, photo: Pixels
+def test_a_new_user_scores_a_folder_outside_any_project_and_traces_its_scores(
+    bundled: Path, trained: Path, image: Path
 ) -> None:
-    (elsewhere / "images").mkdir()
-    Image.fromarray(photo[:80, :64]).save(elsewhere / "images" / "a.png")
-    (elsewhere / "images" / "b.png").write_bytes(b"no")
-    result = command("score", "images", "--output", "scores/mine")
+    folder = Path("2024.05.01")
+    folder.mkdir()
+    (folder / "b.png").write_bytes(b"no")
+    odd = image.rename(folder / os.fsdecode(b"caf\xe9.png"))
+    result = command("score", str(folder), "--device", "cpu")
     version = file_sha256(trained / "model.safetensors")[:12]
     assert f"Model: bundled version {version}." in result.stdout
-    good, bad = pd.read_parquet("scores/mine/data").itertuples()
+    out = Path("scores") / folder
+    bad, good = pd.read_parquet(out / "data").itertuples()
+    assert good.key == json.loads(command("predict", str(odd), "--json").stdout)["path"].split("/")[-1]
+    assert good.key == "caf\\xe9.png"
     assert (good.model_name, good.model_version, good.model_run_id) == ("bundled", version, "0123abcd")
     flagged = {head: getattr(good, column) for head, column in FLAG_COLUMNS.items()}
     assert flagged == {head: getattr(good, head) > 0.25 for head in HEADS}
     assert (bad.is_noisy, bad.error_code) == (None, "not_an_image")
-    summary = json.loads(Path("scores/mine/report/summary.json").read_text())
+    summary = json.loads((out / "report" / "summary.json").read_text())
     assert summary["flagged"] == {head: int(flagged[head]) for head in HEADS}
     assert summary["thresholds"] == dict.fromkeys(HEADS, 0.25)
-    assert json.loads(Path("scores/mine/report/validation.json").read_text())["passed"]
+    assert json.loads((out / "report" / "validation.json").read_text())["passed"]
+    shown = json.loads(command("trace", str(out), "--json").stdout)
+    assert (shown["model_name"], shown["data_sha256"], shown["run_id"]) == ("bundled", "e" * 64, "0123abcd")
 
 
 def test_a_file_of_parameters_that_was_named_must_be_there(bundled: Path, image: Path) -> None:

@@ -1,5 +1,6 @@
 """params.yaml is the name that every DVC project uses: one of another project is not ours."""
 
+import json
 import sqlite3
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from quality_model import MultiHeadQualityInference
 from quality_model.cli import cli, run
 from quality_model.core.decoding import Pixels
 from quality_model.errors import ParameterError
-from quality_model.params_file import is_own_file, load_params
+from quality_model.params_file import is_own_file, load_params, parse_yaml
 
 COMMITTED = (Path(__file__).resolve().parents[2] / "params.yaml").read_text()
 
@@ -60,26 +61,36 @@ def foreign_database(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_predict_works_beside_the_params_of_another_project(
-    bundled: Path, elsewhere: Path, image: str, kind: str
+def test_a_file_of_another_project_is_not_ours(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "params.yaml").write_text(FOREIGN[kind])
+    assert not is_own_file(tmp_path / "params.yaml")
+
+
+def test_commands_and_python_work_beside_the_params_of_another_project_and_without_ours(
+    bundled: Path, elsewhere: Path, image: str, photo: Pixels
 ) -> None:
-    (elsewhere / "params.yaml").write_text(FOREIGN[kind])
+    (elsewhere / "params.yaml").mkdir()
+    assert command("predict", image).exit_code == 0
+    (elsewhere / "params.yaml").rmdir()
+    (elsewhere / "params.yaml").write_text(FOREIGN["sections of the same names"])
+    foreign_database(elsewhere)
     result = command("predict", image)
     assert result.exit_code == 0
     assert "params.yaml is not a file of this tool: ignored." in result.stderr
     assert "photo.png" in result.stdout and "params.yaml" not in result.stdout
-
-
-def test_score_and_trace_and_python_work_beside_the_params_of_another_project(
-    bundled: Path, elsewhere: Path, image: str, photo: Pixels
-) -> None:
-    (elsewhere / "params.yaml").write_text(FOREIGN["sections of the same names"])
-    foreign_database(elsewhere)
     assert command("score", "photos", "--workers", "1").exit_code == 0
     assert command("trace", "scores/photos").exit_code == 0
     model = MultiHeadQualityInference(device="cpu")
     assert model.source.name == "bundled"
     assert 0 <= model.predict(photo).overall <= 1
+
+    # --no-project does without the params and the champion of a project of ours
+    (elsewhere / "params.yaml").write_text(COMMITTED.replace("max_pixels: 100000000", "max_pixels: 10"))
+    for arguments in (["predict", image], ["score", "photos", "--workers", "1"], ["trace", "scores/photos"]):
+        assert command(*arguments, "--no-project").exit_code == 0
+    (elsewhere / "mlflow.db").unlink()
+    with pytest.raises(Exception, match="could not be scored"):
+        command("predict", image)
 
 
 @pytest.mark.parametrize("kind", TYPOS)
@@ -91,19 +102,6 @@ def test_our_own_file_with_a_typo_is_an_error_that_names_it(
     (elsewhere / "params.yaml").write_text(COMMITTED.replace(right, wrong, 1))
     assert run(["predict", image]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_no_project_does_without_the_params_and_the_champion_of_a_project(
-    bundled: Path, elsewhere: Path, image: str
-) -> None:
-    (elsewhere / "params.yaml").write_text(COMMITTED.replace("max_pixels: 100000000", "max_pixels: 10"))
-    foreign_database(elsewhere)
-    assert command("predict", image, "--no-project").exit_code == 0
-    assert command("score", "photos", "--no-project", "--workers", "1").exit_code == 0
-    assert command("trace", "scores/photos", "--no-project").exit_code == 0
-    (elsewhere / "mlflow.db").unlink()
-    with pytest.raises(Exception, match="could not be scored"):
-        command("predict", image)
 
 
 def test_a_file_that_is_named_is_meant_whatever_is_in_it(
@@ -130,16 +128,7 @@ def test_commands_that_need_a_project_say_that_the_file_is_not_ours_in_one_line(
         load_params(Path("params.yaml"))
 
 
-def test_a_folder_called_params_yaml_is_not_ours(bundled: Path, elsewhere: Path, image: str) -> None:
-    (elsewhere / "params.yaml").mkdir()
-    assert command("predict", image).exit_code == 0
-
-
 def test_the_order_and_the_style_of_our_file_do_not_matter(elsewhere: Path) -> None:
-    import json
-
-    from quality_model.params_file import parse_yaml
-
     (elsewhere / "params.yaml").write_text(json.dumps(parse_yaml(COMMITTED)))
     assert is_own_file(elsewhere / "params.yaml")
     assert load_params(elsewhere / "params.yaml").train.epochs >= 1

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from quality_model.core.torch_engine import exact_float32
 from quality_model.data.dataset import TrainingSet
-from quality_model.evaluate.predictions import exact_float32
 from quality_model.params import TrainParams
 from quality_model.train import EpochReport, train
 from quality_model.train.samples import StoredPixels

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from quality_model.core.tables import markdown_table, text_table
+from quality_model.core.figures import markdown_table, text_table
 
 ALL_HEADS: Final = "all"
 """Stands for the head in a row about the evidence as such."""

@@ -1,5 +1,8 @@
 """A file that lacks nothing but its end is read; one that lacks pixels is truncated."""
 
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +12,7 @@ from quality_model.core.decoding import Pixels
 from quality_model.errors import ImageError
 from quality_model.params import LimitsParams
 from tests.core.images.encoding import encode, reason_of
+from tests.core.images.profiles import rgb_profile
 
 JPEGS = {
     "baseline": {},
@@ -41,14 +45,14 @@ def test_a_jpeg_cut_in_its_last_scan_is_truncated_unless_no_pixel_is_lost(
     data = encode(pixels, "JPEG", **JPEGS[kind])
     whole = decoding.decode(data, limits)
     truncated = 0
-    for cut in range(3, 70):
+    for cut in range(3, 70, 3):
         try:
             decoded = decoding.decode(data[:-cut], limits)
         except ImageError as error:
             truncated += error.reason == "truncated"
         else:
             np.testing.assert_array_equal(decoded, whole)
-    assert truncated > (20 if image == "one color" else 55)
+    assert truncated > (6 if image == "one color" else 18)
 
 
 @pytest.mark.parametrize("kind", ["progressive", "a progressive one with restart markers"])
@@ -72,8 +76,6 @@ def test_a_jpeg_that_was_not_written_to_its_end_is_truncated_though_zeros_fill_i
 
 
 def test_a_large_jpeg_without_its_end_marker_in_adobe_rgb_is_read_too(photo, limits):
-    from tests.core.images.profiles import rgb_profile
-
     data = encode(photo, "JPEG", icc_profile=rgb_profile("Adobe RGB"))
     np.testing.assert_array_equal(decoding.decode(data[:-2], limits), decoding.decode(data, limits))
 
@@ -95,30 +97,22 @@ def test_bytes_behind_the_end_change_nothing(small, limits, kind, tail):
     np.testing.assert_array_equal(decoding.decode(data + tail, limits), decoding.decode(data, limits))
 
 
-def test_two_threads_may_read_such_files_at_once(small, limits):
-    from concurrent.futures import ThreadPoolExecutor
-
+def test_two_threads_may_read_such_files_at_once(small: Pixels, limits: LimitsParams) -> None:
     data = encode(small, "JPEG")
     whole = decoding.decode(data, limits)
+
+    def is_whole(cut: int) -> bool:
+        if cut == 2:
+            return bool((decoding.decode(data[:-cut], limits) == whole).all())
+        return reason_of(lambda: decoding.decode(data[:-cut], limits)) != "truncated"
+
     with ThreadPoolExecutor(4) as pool:
-        ends = [2, len(data) // 2] * 10
-        found = list(pool.map(lambda cut: _pixels_or_reason(data[:-cut], limits), ends))
-    assert all((pixels == whole).all() for pixels in found[::2])
-    assert set(found[1::2]) == {"truncated"}
-
-
-def _pixels_or_reason(data: bytes, limits: LimitsParams) -> Pixels | str:
-    try:
-        return decoding.decode(data, limits)
-    except ImageError as error:
-        return error.reason
+        assert list(pool.map(is_whole, [2, len(data) // 2] * 10)) == [True, False] * 10
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparency_takes_a_few_bytes_a_pixel_beside_the_result(limits: LimitsParams, mode: str) -> None:
     """What is measured is what NumPy and Python allocate: the decoded image itself is Pillow's."""
-    import tracemalloc
-
     image = Image.new(mode, (3000, 2000), 7 if mode == "P" else None)
     data = encode(image, "PNG", **({"transparency": 7} if mode == "P" else {}))
     decoding.decode(data, limits)
@@ -130,14 +124,13 @@ def test_transparency_takes_a_few_bytes_a_pixel_beside_the_result(limits: Limits
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "La", "PA", "RGBa", "P"])
-def test_strips_give_the_pixels_of_the_whole(small, monkeypatch, mode):
-    image = Image.fromarray(np.dstack([small, np.linspace(0, 255, 2400).astype(np.uint8).reshape(40, 60)]))
+def test_a_large_transparent_image_is_put_over_white_in_strips_as_in_one(photo: Pixels, mode: str) -> None:
+    alpha = np.linspace(0, 255, photo[:, :, 0].size).astype(np.uint8).reshape(photo.shape[:2])
+    image = Image.fromarray(np.dstack([photo, alpha])).resize((1200, 1000), Image.Resampling.NEAREST)
     image = image.convert({"La": "LA", "PA": "P"}.get(mode, mode)).convert(mode)
     if mode == "P":
         image.info["transparency"] = 3
-    whole = decoding.from_image(image)
-    monkeypatch.setattr("quality_model.core.pixels._STRIP_PIXELS", 200)
-    np.testing.assert_array_equal(decoding.from_image(image), whole)
     opaque = image.convert("LA").convert("RGBA") if mode == "La" else image.convert("RGBA")
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    np.testing.assert_array_equal(whole, np.asarray(Image.alpha_composite(white, opaque).convert("RGB")))
+    expected = np.asarray(Image.alpha_composite(white, opaque).convert("RGB"))
+    np.testing.assert_array_equal(decoding.from_image(image), expected)

@@ -1,6 +1,6 @@
 """One table for terminals, logs, reports and cards."""
 
-from quality_model.core.tables import markdown_table, text_table
+from quality_model.core.figures import markdown_table, text_table
 
 TITLES = ("head", "value")
 ROWS = [("noise", "0.1"), ("color_cast", "12.25")]
