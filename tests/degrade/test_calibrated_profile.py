@@ -110,8 +110,8 @@ def test_the_same_seed_and_name_give_the_same_bytes_and_others_others(
 
 def test_a_soft_image_is_labelled_as_blurred_when_kept_and_when_degraded(clean: Pixels) -> None:
     expected = SCALES["blurriness"].severity(2.0)
-    sharp = CALIBRATED.keep(clean, SampleRandomness(1, "a#00"))
-    kept = CALIBRATED.keep(clean, SampleRandomness(1, "a#00"), softness_px=2.0)
+    sharp = CALIBRATED.keep(clean)
+    kept = CALIBRATED.keep(clean, softness_px=2.0)
     assert np.array_equal(sharp.image, clean)
     assert np.array_equal(kept.image, clean)
     assert sharp.labels == (0.0, 0.0, 0.0, 0.0)
