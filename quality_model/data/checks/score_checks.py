@@ -15,43 +15,21 @@ def validate_scores(summary: ScoreSummary) -> None:
     import pandas as pd
 
     num_errors = sum(summary.errors.values())
-    job = pd.DataFrame(
-        {
-            "output": ["scores"],
-            "inputs": [summary.inputs],
-            "unaccounted": [summary.inputs - summary.scored - num_errors],
-        }
-    )
-    columns = pd.DataFrame(
-        [
-            {
-                "column": name,
-                "lowest": found.low,
-                "highest": found.high,
-                "misplaced_nulls": found.nulls - num_errors,
-            }
-            for name, found in summary.ranges.items()
-        ]
-    ).astype({"lowest": "float64", "highest": "float64"})
+    unaccounted = summary.inputs - summary.scored - num_errors
+    job = pd.DataFrame({"output": ["scores"], "inputs": [summary.inputs], "unaccounted": [unaccounted]})
+    ranges = [(name, one.low, one.high, one.nulls - num_errors) for name, one in summary.ranges.items()]
+    columns = pd.DataFrame(ranges, columns=["column", "lowest", "highest", "misplaced_nulls"])
+    of_job = [
+        between("inputs", 1, None, "There is a row for at least one input."),
+        among("unaccounted", [0], "Every input has either scores or an error code."),
+    ]
+    of_columns = [
+        between("lowest", 0.0, 1.0, "No score is below 0."),
+        between("highest", 0.0, 1.0, "No score is above 1."),
+        among("misplaced_nulls", [0], "A score is null exactly where there is an error code."),
+    ]
     tables = [
-        Table(
-            "job",
-            job,
-            ("output",),
-            [
-                between("inputs", 1, None, "There is a row for at least one input."),
-                among("unaccounted", [0], "Every input has either scores or an error code."),
-            ],
-        ),
-        Table(
-            "columns",
-            columns,
-            ("column",),
-            [
-                between("lowest", 0.0, 1.0, "No score is below 0."),
-                between("highest", 0.0, 1.0, "No score is above 1."),
-                among("misplaced_nulls", [0], "A score is null exactly where there is an error code."),
-            ],
-        ),
+        Table("job", job, ("output",), of_job),
+        Table("columns", columns.astype({"lowest": float, "highest": float}), ("column",), of_columns),
     ]
     validate("scores", tables, summary.output / REPORT_NAME)
