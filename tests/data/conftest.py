@@ -13,6 +13,8 @@ from PIL import Image
 
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
+from quality_model.core.processes import InThisProcess
+from quality_model.data import images_table
 from quality_model.data.generate import GenerateSummary, generate
 from quality_model.data.images_table import SCHEMA, TABLE_NAME
 from quality_model.params import GenerateParams, LimitsParams, Params, SourceParams
@@ -122,6 +124,12 @@ def encoded(photo: Pixels) -> list[bytes]:
 def source(params: Params) -> Callable[..., SourceParams]:
     """The committed source section with some fields changed."""
     return lambda **changes: SourceParams(**{**params.source.model_dump(), **changes})
+
+
+@pytest.fixture
+def decoded_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of a download are decoded in this process: a worker process takes a second to start."""
+    monkeypatch.setattr(images_table, "WorkerProcesses", lambda **options: InThisProcess())
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from quality_model.data.sources import open_source
 from quality_model.errors import SourceError
 from tests.users import ordinary_user
 
+pytestmark = pytest.mark.usefixtures("decoded_here")
+
 
 @pytest.fixture
 def rows(source, limits, tmp_path):
