@@ -12,7 +12,6 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +23,6 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from quality_model.core import decoding, storage
 from quality_model.core.decoding import Pixels
-from quality_model.data.images_table import decoded_here, fetch_image
 from quality_model.data.sources import SAMPLE_PHOTOS
 from quality_model.errors import ImageError, SourceError
 from quality_model.params import LimitsParams, SourceParams
@@ -111,14 +109,10 @@ class SamplePhotos:
         package = f"{photograph.distribution} {version(photograph.distribution)}"
         for index, crop in enumerate(choose_crops(photograph, sizes, count, self._section.seed)):
             box = f"{crop.left},{crop.top},{crop.left + crop.side},{crop.top + crop.side}"
-            image = fetch_image(
-                f"{photograph.group}/{index:04d}",
-                photograph.group,
-                f"{package}: {photograph.package}/{crop.file}, box {box}",
-                partial(_encode, views[crop.file], crop),
-                self._limits,
-            )
-            yield decoded_here(image, self._limits)
+            origin = f"{package}: {photograph.package}/{crop.file}, box {box}"
+            data, side = _encode(views[crop.file], crop), min(crop.side, CROP_SIDE_PX)
+            sha256, image_id = hashlib.sha256(data).hexdigest(), f"{photograph.group}/{index:04d}"
+            yield CleanImage(image_id, photograph.group, origin, sha256, data, side, side, None)
 
 
 def load_photograph(package: str, file: str, limits: LimitsParams) -> Pixels:
