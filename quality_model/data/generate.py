@@ -1,6 +1,5 @@
 """The generation of a training dataset: clean images in, labelled samples on disk."""
 
-import hashlib
 import logging
 import os
 import shutil
@@ -31,7 +30,7 @@ from quality_model.core.system import num_cores
 from quality_model.data.dataset import IMAGES_NAME, LABELS_NAME, MANIFEST_NAME, SCHEMA, TrainSamples
 from quality_model.data.images_table import ImagesTable
 from quality_model.data.sample_maker import PartTask, Recipe, make_part
-from quality_model.data.split import split_by_group
+from quality_model.data.split import rank, split_by_group
 from quality_model.errors import CorruptError, QualityModelError, SourceError
 from quality_model.params import GenerateParams, LimitsParams
 from quality_model.records import HEADS, Split
@@ -170,7 +169,7 @@ def _plan_parts(
     if train_samples == "fresh":
         train = sorted(
             rows.index[readable & (rows["split"] == "train")],
-            key=lambda row: _calibration_rank(section.seed, rows["image_id"][row]),
+            key=lambda row: rank(section.seed, "calibration", rows["image_id"][row]),
         )
         most = max(1, CALIBRATION_SAMPLES // section.samples_per_image)
         rows.loc[train[most:], "num_samples"] = 1
@@ -184,10 +183,6 @@ def _plan_parts(
             parts.append(PartTask(number, first_sample, tuple(group["split"]), counts))
             first_sample += parts[-1].num_samples
     return parts
-
-
-def _calibration_rank(seed: int, image_id: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0calibration\0{image_id}".encode("utf-8", "surrogatepass")).digest()
 
 
 class _Work:
