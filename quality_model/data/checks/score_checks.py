@@ -1,6 +1,9 @@
 """What is expected of the scores of a job, as a whole: one row for the job, one for each column of scores."""
 
-from quality_model.data.checks.expectations import Table, among, between, validate
+import math
+from typing import Any
+
+from quality_model.data.checks.expectations import Expectation, Table, accept, among, between, validate
 from quality_model.score.summary import REPORT_NAME, ScoreSummary
 
 
@@ -14,11 +17,37 @@ def validate_scores(summary: ScoreSummary) -> None:
     """
     import pandas as pd
 
+    tables = [
+        Table(name, pd.DataFrame(columns), (next(iter(columns)),), expectations)
+        for name, columns, expectations in _expected(summary)
+    ]
+    validate("scores", tables, summary.output / REPORT_NAME)
+
+
+def check_scores(summary: ScoreSummary) -> None:
+    """`validate_scores` for a command: Great Expectations takes longer to import than a small job takes.
+
+    So it is asked for a failure and its pages alone (see `expectations.accept`).
+
+    Raises:
+        ValidationError: Names each failed expectation.
+    """
+    if not accept("scores", _expected(summary), summary.output / REPORT_NAME):
+        validate_scores(summary)
+
+
+def _expected(summary: ScoreSummary) -> list[tuple[str, dict[str, list[Any]], list[Expectation]]]:
+    """Name, columns and expectations of each table; its first column identifies a row."""
     num_errors = sum(summary.errors.values())
     unaccounted = summary.inputs - summary.scored - num_errors
-    job = pd.DataFrame({"output": ["scores"], "inputs": [summary.inputs], "unaccounted": [unaccounted]})
-    ranges = [(name, one.low, one.high, one.nulls - num_errors) for name, one in summary.ranges.items()]
-    columns = pd.DataFrame(ranges, columns=["column", "lowest", "highest", "misplaced_nulls"])
+    ranges = summary.ranges.values()
+    job = {"output": ["scores"], "inputs": [summary.inputs], "unaccounted": [unaccounted]}
+    columns = {
+        "column": [*summary.ranges],
+        "lowest": [math.nan if one.low is None else one.low for one in ranges],
+        "highest": [math.nan if one.high is None else one.high for one in ranges],
+        "misplaced_nulls": [one.nulls - num_errors for one in ranges],
+    }
     of_job = [
         between("inputs", 1, None, "There is a row for at least one input."),
         among("unaccounted", [0], "Every input has either scores or an error code."),
@@ -28,8 +57,4 @@ def validate_scores(summary: ScoreSummary) -> None:
         between("highest", 0.0, 1.0, "No score is above 1."),
         among("misplaced_nulls", [0], "A score is null exactly where there is an error code."),
     ]
-    tables = [
-        Table("job", job, ("output",), of_job),
-        Table("columns", columns.astype({"lowest": float, "highest": float}), ("column",), of_columns),
-    ]
-    validate("scores", tables, summary.output / REPORT_NAME)
+    return [("job", job, of_job), ("columns", columns, of_columns)]
