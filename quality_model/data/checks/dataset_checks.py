@@ -206,7 +206,9 @@ def _with_derived(manifest: "pd.DataFrame", profile: Profile) -> "pd.DataFrame":
     import numpy as np
     import pandas as pd
 
-    frame = manifest[[name for name in manifest if not name.endswith(("_parameters", "_position"))]].copy()
+    frame = manifest[
+        [name for name in manifest.columns if not name.endswith(("_parameters", "_position"))]
+    ].copy()
     applied = pd.DataFrame({head: manifest[f"{head}_kind"].notna() for head in HEADS})
     touched = applied.any(axis=1)
     frame["untouched"] = (~touched).astype(float)

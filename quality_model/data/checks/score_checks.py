@@ -41,8 +41,12 @@ def _expected(summary: ScoreSummary) -> list[tuple[str, dict[str, list[Any]], li
     num_errors = sum(summary.errors.values())
     unaccounted = summary.inputs - summary.scored - num_errors
     ranges = summary.ranges.values()
-    job = {"output": ["scores"], "inputs": [summary.inputs], "unaccounted": [unaccounted]}
-    columns = {
+    job: dict[str, list[Any]] = {
+        "output": ["scores"],
+        "inputs": [summary.inputs],
+        "unaccounted": [unaccounted],
+    }
+    columns: dict[str, list[Any]] = {
         "column": [*summary.ranges],
         "lowest": [math.nan if one.low is None else one.low for one in ranges],
         "highest": [math.nan if one.high is None else one.high for one in ranges],
