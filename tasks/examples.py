@@ -4,7 +4,7 @@ from pathlib import Path
 
 from prefect import task
 
-from quality_model.data.example_images import write_example_images
+from quality_model.data.sample_photos import write_example_images
 from quality_model.params import LimitsParams
 from tasks.failures import can_heal
 

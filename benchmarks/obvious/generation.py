@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from quality_model.degrade.seed.seed_blur import DIRECTIONS
+from quality_model.degrade.seed.seed_kinds import CORNERS, DIRECTIONS, LAYOUTS, TINTS, font_folder
 from quality_model.degrade.seed.seed_profile import (
     CORNER_MARGIN_PX,
     STRENGTHS,
@@ -16,8 +16,6 @@ from quality_model.degrade.seed.seed_profile import (
     TEXTS,
     TILE_GAP_PX,
 )
-from quality_model.degrade.seed.text_watermark import CORNERS, LAYOUTS, font_file
-from quality_model.degrade.seed.tints import TINTS
 from quality_model.records import HEADS
 
 
@@ -75,7 +73,8 @@ def _blurriness(image: Image.Image, strength: float, random: np.random.Generator
 
 def _watermark(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
     text = TEXTS[random.integers(len(TEXTS))]
-    font = ImageFont.truetype(str(font_file()), int(random.integers(*TEXT_SIZES_PX, endpoint=True)))
+    typeface = str(font_folder() / "DejaVuSans.ttf")
+    font = ImageFont.truetype(typeface, int(random.integers(*TEXT_SIZES_PX, endpoint=True)))
     layer = Image.new("RGBA", image.size, (0, 0, 0, 0))
     pen = ImageDraw.Draw(layer)
     fill = (TEXT_GREY, TEXT_GREY, TEXT_GREY, int(255 * strength))

@@ -168,9 +168,9 @@ def _check() -> Check | None:
     """The check of a job's scores, if Great Expectations is installed."""
     if find_spec("great_expectations") is None:
         return None
-    from quality_model.data.checks.score_checks import validate_scores
+    from quality_model.data.checks.score_checks import check_scores
 
-    return validate_scores
+    return check_scores
 
 
 def _registry(params: Params | ScoringParams) -> RegistryParams | None:

@@ -25,6 +25,10 @@ TrainSamples = Literal["stored", "fresh"]
 """Whether training uses the stored samples, or degrades the clean images of the train split anew."""
 
 
+def _fields(kind: pa.DataType, *names: str) -> list[pa.Field]:
+    return [pa.field(name, kind, nullable=False) for name in names]
+
+
 def _head_fields() -> Iterable[pa.Field]:
     for head in HEADS:
         yield pa.field(f"{head}_kind", pa.string())
@@ -35,19 +39,13 @@ def _head_fields() -> Iterable[pa.Field]:
 
 SCHEMA: Final = pa.schema(
     [
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("image_sha256", pa.string(), nullable=False),
-        pa.field("group", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("is_clean", pa.bool_(), nullable=False),
-        pa.field("profile", pa.string(), nullable=False),
+        *_fields(pa.string(), "sample_id", "image_id", "image_sha256", "group", "split"),
+        *_fields(pa.bool_(), "is_clean"),
+        *_fields(pa.string(), "profile"),
         *_head_fields(),
-        pa.field("delivery", pa.string(), nullable=False),
-        pa.field("softness_px", pa.float32(), nullable=False),
-        pa.field("mean_brightness", pa.float32(), nullable=False),
-        pa.field("brightness_std", pa.float32(), nullable=False),
-        pa.field("pixels_sha256", pa.string(), nullable=False),
+        *_fields(pa.string(), "delivery"),
+        *_fields(pa.float32(), "softness_px", "mean_brightness", "brightness_std"),
+        *_fields(pa.string(), "pixels_sha256"),
     ]
 )
 """Columns of the manifest, a row per sample in the order of images.npy.

@@ -1,7 +1,7 @@
 """What ``source.dataset`` may say: one source, or several joined by `` + ``, each with its ``*NUMBER``."""
 
 import re
-from typing import Final, NamedTuple
+from typing import Final
 
 JOINT: Final = " + "
 """Joins the sources of an expression like ``sample-photos*250 + ./images``."""
@@ -13,29 +13,19 @@ _COUNTED: Final = re.compile(r"(?P<name>.*\S)\*(?P<count>\d+)")
 _SEPARATORS: Final = re.compile(r"[/\\]+")
 
 
-class Part(NamedTuple):
-    """One source of an expression; ``num_images`` is None if it shares the rest with others."""
-
-    name: str
-    num_images: int | None
-
-
-def split_expression(dataset: str) -> list[Part]:
-    """The sources that an expression joins."""
-    names = [name.strip() for name in dataset.split(JOINT)]
-    found = [(_COUNTED.fullmatch(name), name) for name in names]
-    return [Part(match["name"], int(match["count"])) if match else Part(name, None) for match, name in found]
+def split_expression(dataset: str) -> list[tuple[str, int | None]]:
+    """The sources that an expression joins, each with its number of images; None if it shares the rest."""
+    found: list[tuple[str, int | None]] = []
+    for part in dataset.split(JOINT):
+        counted = _COUNTED.fullmatch(part.strip())
+        found.append((counted["name"], int(counted["count"])) if counted else (part.strip(), None))
+    return found
 
 
 def without_folders(dataset: str) -> str:
     """The expression without paths of this machine: of a folder's path, its last name alone."""
-    return JOINT.join(
-        _last_name(part.name) if part.num_images is None else f"{_last_name(part.name)}*{part.num_images}"
-        for part in split_expression(dataset)
-    )
-
-
-def _last_name(source: str) -> str:
-    if REPOSITORY.fullmatch(source):
-        return source
-    return _SEPARATORS.split(source.rstrip("/\\"))[-1]
+    parts = []
+    for name, count in split_expression(dataset):
+        shown = name if REPOSITORY.fullmatch(name) else _SEPARATORS.split(name.rstrip("/\\"))[-1]
+        parts.append(shown if count is None else f"{shown}*{count}")
+    return JOINT.join(parts)

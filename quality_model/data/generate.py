@@ -1,7 +1,5 @@
 """The generation of a training dataset: clean images in, labelled samples on disk."""
 
-import hashlib
-import io
 import logging
 import os
 import shutil
@@ -32,7 +30,7 @@ from quality_model.core.system import num_cores
 from quality_model.data.dataset import IMAGES_NAME, LABELS_NAME, MANIFEST_NAME, SCHEMA, TrainSamples
 from quality_model.data.images_table import ImagesTable
 from quality_model.data.sample_maker import PartTask, Recipe, make_part
-from quality_model.data.split import split_by_group
+from quality_model.data.split import rank, split_by_group
 from quality_model.errors import CorruptError, QualityModelError, SourceError
 from quality_model.params import GenerateParams, LimitsParams
 from quality_model.records import HEADS, Split
@@ -129,13 +127,12 @@ def generate(
     }
     with storage.only_maker(output):
         work = _Work(output, plan, (num_samples, side, side, 3))
-        recipe = Recipe(images, section, limits, work.pixels, len(work.header))
         try:
             work.open()
-            _make_parts(parts, recipe, work)
+            _make_parts(parts, Recipe(images, section, limits, work.pixels, work.header_bytes), work)
             soft_images = _publish(parts, work, output)
         finally:
-            work.close()
+            work.remove_if_empty()
         storage.seal(
             output,
             [LABELS_NAME, MANIFEST_NAME],
@@ -172,7 +169,7 @@ def _plan_parts(
     if train_samples == "fresh":
         train = sorted(
             rows.index[readable & (rows["split"] == "train")],
-            key=lambda row: _calibration_rank(section.seed, rows["image_id"][row]),
+            key=lambda row: rank(section.seed, "calibration", rows["image_id"][row]),
         )
         most = max(1, CALIBRATION_SAMPLES // section.samples_per_image)
         rows.loc[train[most:], "num_samples"] = 1
@@ -188,26 +185,21 @@ def _plan_parts(
     return parts
 
 
-def _calibration_rank(seed: int, image_id: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0calibration\0{image_id}".encode("utf-8", "surrogatepass")).digest()
-
-
 class _Work:
     """Pixels and finished parts of a dataset, in a job's folder beside its own, until it is complete.
 
-    ``images.npy`` has room for all pixels; the parts contain the rows of the manifest, each written when
-    the pixels of its samples are on disk (see `jobs`).
+    ``images.npy`` has room for all pixels behind its ``header_bytes``; the parts contain the rows of the
+    manifest, each written when the pixels of its samples are on disk (see `jobs`).
     """
 
     def __init__(self, output: Path, plan: dict[str, Any], shape: tuple[int, ...]) -> None:
-        self._published = output / IMAGES_NAME
-        self._marker = output / storage.MARKER_NAME
+        self._output = output
         self._folder = output.with_name(f".unfinished-{output.name}")
         self._plan = plan
+        self._shape = shape
         self._job = JobFolder(self._folder)
-        self.header = _npy_header(np.dtype(np.uint8), shape)
-        self._num_bytes = len(self.header) + int(np.prod(shape, dtype=np.int64))
         self.pixels = self._folder / IMAGES_NAME
+        self.header_bytes = 0
 
     def open(self) -> None:
         """Prepare the folder: keep the parts of the same plan, or begin anew.
@@ -215,23 +207,25 @@ class _Work:
         Raises:
             StorageError: It cannot be read or written; finished parts stay.
         """
-        storage.sweep(self._published.parent)
+        storage.sweep(self._output)
+        published = self._output / IMAGES_NAME
+        is_incomplete = not (self._output / storage.MARKER_NAME).exists()
         try:
-            was_published = self._published.exists() and not self._marker.exists()
-            if self._folder.exists() and was_published and not self.pixels.exists():
-                storage.move(self._published, self.pixels)  # by a run that was interrupted then
+            if is_incomplete and published.exists() and self._folder.exists() and not self.pixels.exists():
+                storage.move(published, self.pixels)  # by a run that was interrupted then
             if not self._is_of_this_plan():
                 self._begin()
+            self.header_bytes = self._header_bytes()
         except OSError as error:
             raise storage.explain(error, self.pixels) from error
 
-    def close(self) -> None:
+    def remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def remove_if_empty(self) -> None:
         """Remove the folder if no part is finished."""
         if not (self._folder / MARKERS_FOLDER).exists():
             self.remove()
-
-    def remove(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def read(self, part: PartTask) -> pa.Table | None:
         """The rows of a finished part; None if they are missing or damaged."""
@@ -245,14 +239,16 @@ class _Work:
 
     def _is_of_this_plan(self) -> bool:
         try:
-            if self._job.read_plan() != self._plan:
-                return False
-        except CorruptError:
+            return self._job.read_plan() == self._plan and self._header_bytes() > 0
+        except (CorruptError, FileNotFoundError, ValueError, EOFError):
             return False
-        if not self.pixels.exists() or self.pixels.stat().st_size != self._num_bytes:
-            return False
-        with self.pixels.open("rb") as file:
-            return file.read(len(self.header)) == self.header
+
+    def _header_bytes(self) -> int:
+        """Where the pixels begin in the file; ValueError if it is damaged or cut."""
+        pixels = np.load(self.pixels, mmap_mode="r")
+        if pixels.shape != self._shape:
+            raise ValueError(f"{self.pixels} has the shape {pixels.shape}")
+        return int(pixels.offset)
 
     def _begin(self) -> None:
         """Empty the folder, allocate the file of the pixels and write the plan.
@@ -262,12 +258,10 @@ class _Work:
         if self._folder.exists():
             shutil.rmtree(self._folder)
         self._folder.mkdir(parents=True)
-        with self.pixels.open("wb") as file:
-            file.write(self.header)
-            file.truncate(self._num_bytes)
-            file.flush()
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, self._num_bytes)
+        np.lib.format.open_memmap(self.pixels, mode="w+", dtype=np.uint8, shape=self._shape)
+        if hasattr(os, "posix_fallocate"):
+            with self.pixels.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, self.pixels.stat().st_size)
         self._job.write_plan(self._plan)
 
 
@@ -309,34 +303,23 @@ def _executor(todo: Sequence[PartTask], recipe: Recipe) -> Executor:
 def _publish(parts: Sequence[PartTask], work: _Work, output: Path) -> int:
     """Put all files but the completion marker in place; returns the number of soft images."""
     soft_images = 0
+    labels = []
     with (
         storage.staged(output / MANIFEST_NAME) as manifest_path,
         storage.staged(output / LABELS_NAME) as labels_path,
     ):
-        with (
-            pq.ParquetWriter(manifest_path, SCHEMA, compression="zstd") as manifest,
-            labels_path.open("wb") as file,
-        ):
-            num_samples = sum(part.num_samples for part in parts)
-            file.write(_npy_header(np.dtype("<f4"), (num_samples, len(HEADS))))
+        with pq.ParquetWriter(manifest_path, SCHEMA, compression="zstd") as manifest:
             for first in range(0, len(parts), _PARTS_PER_ROW_GROUP):
                 some = [work.read(part) for part in parts[first : first + _PARTS_PER_ROW_GROUP]]
                 if None in some:
                     raise CorruptError(f"A part of {output} was changed meanwhile.", "Run generate again.")
                 rows = pa.concat_tables(some)
-                labels = np.stack([rows.column(f"{head}_label").to_numpy() for head in HEADS], axis=1)
-                file.write(labels.astype("<f4").tobytes())
+                labels.append(np.stack([rows.column(f"{head}_label").to_numpy() for head in HEADS], axis=1))
                 manifest.write_table(rows)
                 soft = rows.filter(pc.greater(rows.column("softness_px"), 0.0))
                 soft_images += len(soft.column("image_id").unique())
+        with labels_path.open("wb") as file:  # np.save adds a suffix to a name
+            np.save(file, np.concatenate(labels).astype("<f4"))
         storage.unseal(output)
     storage.move(work.pixels, output / IMAGES_NAME)
     return soft_images
-
-
-def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """The bytes before the values of an .npy file, version 1.0, C order."""
-    header = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(dtype)
-    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
-    return header.getvalue()

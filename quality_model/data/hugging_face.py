@@ -46,8 +46,7 @@ class HuggingFace:
         self._limits = limits
         self._preset = preset or Preset(section.dataset, "")
         requested = self._preset.repository or section.dataset
-        with hub_errors(requested):
-            info = _dataset_info(requested, section.revision)
+        info = _dataset_info(requested, section.revision)
         self.name: str = info.id
         self.revision: str | None = info.sha
 
@@ -88,7 +87,7 @@ class HuggingFace:
 
         # An empty cache: otherwise a cached copy of another commit may hide that the hub fails.
         splits = load_dataset(self.name, revision=self.revision, streaming=True, cache_dir=cache)
-        wanted = self._section.split or self._preset.split or "train"
+        wanted = self._section.split or "train"
         if wanted not in splits:
             raise SourceError(
                 f"{self.name} has no split {wanted!r}.", f"It has: {', '.join(splits)}. Choose with --split."
@@ -133,14 +132,15 @@ class HuggingFace:
 def _dataset_info(repository: str, revision: str | None) -> Any:
     from huggingface_hub import HfApi
 
-    for attempt in range(1, _ATTEMPTS + 1):
+    for attempt in range(_ATTEMPTS):
         try:
-            return HfApi().dataset_info(repository, revision=revision, timeout=_TIMEOUT_S)
-        except _network_errors() as error:
-            if attempt == _ATTEMPTS or not _may_pass(error):
+            with hub_errors(repository):
+                return HfApi().dataset_info(repository, revision=revision, timeout=_TIMEOUT_S)
+        except NetworkUnavailableError as error:
+            if attempt + 1 == _ATTEMPTS:
                 raise
-            _logger.warning("The hub did not answer (%s); trying again", type(error).__name__)
-            time.sleep(2.0 ** (attempt - 1))
+            _logger.warning("%s Trying again", error.problem)
+            time.sleep(2.0**attempt)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -171,32 +171,33 @@ def _bounded_retries() -> Iterator[None]:
 @contextmanager
 def hub_errors(repository: str) -> Iterator[None]:
     """Turn the errors of the hub's client, of Parquet and of archives into ours; others are bugs and stay."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub import errors, utils
+    from pyarrow import ArrowException
 
+    network_errors = (ConnectionError, TimeoutError, utils.httpx.TransportError, errors.HfHubHTTPError)  # type: ignore[attr-defined]
+    archive_errors = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+    value_errors = (OSError, EOFError, ValueError, NotImplementedError)
     try:
         yield
-    except GatedRepoError:
+    except errors.GatedRepoError:
         raise SourceError(
             f"{repository} is gated.",
             f"Accept its terms at https://huggingface.co/datasets/{repository}, then log in: hf auth login",
         ) from None
-    except (RepositoryNotFoundError, HFValidationError):
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
         raise SourceError(
             f"There is no dataset {repository} on the Hugging Face hub, nor a folder of that name.",
             "Check the name, list the presets with list-datasets; for a private one log in: hf auth login",
         ) from None
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         raise SourceError(
             f"{repository} has no such revision: {error.args[0].splitlines()[-1] if error.args else error}",
             "Name a branch, tag or commit of the dataset, or leave it empty for main.",
         ) from None
-    except _network_errors() as error:
-        if not _may_pass(error):
+    except network_errors as error:
+        status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+        if status is not None and status < 500 and status not in (408, 429):  # it will be refused again
             raise SourceError(
                 f"The hub refused {repository}: {_short(error)}", "Try another dataset."
             ) from None
@@ -207,38 +208,10 @@ def hub_errors(repository: str) -> Iterator[None]:
         ) from error
     except QualityModelError:
         raise
-    except _content_errors() as error:
+    except (DatasetsError, ArrowException, *archive_errors, *value_errors) as error:
         raise SourceError(
             f"{repository} cannot be read as a dataset of images: {_short(error)}", "Try another dataset."
         ) from error
-
-
-def _network_errors() -> tuple[type[Exception], ...]:
-    from huggingface_hub import utils
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return (ConnectionError, TimeoutError, utils.httpx.TransportError, HfHubHTTPError)  # type: ignore[attr-defined]
-
-
-def _content_errors() -> tuple[type[Exception], ...]:
-    """What the client, Parquet and archives raise for files that they cannot read."""
-    from datasets.exceptions import DatasetsError
-    from pyarrow import ArrowException
-
-    return (
-        *(DatasetsError, ArrowException, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-        *(OSError, EOFError, ValueError, NotImplementedError),
-    )
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether the network is at fault and not the request: no answer, or one of 408, 429 and 5xx."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if not isinstance(error, HfHubHTTPError):
-        return True
-    status: int = error.response.status_code
-    return status in (408, 429) or status >= 500
 
 
 def _short(error: Exception) -> str:

@@ -87,19 +87,12 @@ def decoded(images: Iterator[CleanImage], limits: LimitsParams) -> Iterator[Clea
         for outcome in outcomes:
             while waiting[0].error_code is not None:
                 yield waiting.popleft()
-            yield _with_outcome(waiting.popleft(), outcome.kind if isinstance(outcome, Failure) else outcome)
+            image = waiting.popleft()
+            if isinstance(outcome, tuple):
+                yield replace(image, width=outcome[0], height=outcome[1])
+            else:
+                yield replace(image, error_code=outcome.kind if isinstance(outcome, Failure) else outcome)
     yield from waiting
-
-
-def decoded_here(image: CleanImage, limits: LimitsParams) -> CleanImage:
-    """`decoded` for an image of our own making, in this process."""
-    return image if image.error_code else _with_outcome(image, _size_or_code(image.data, limits=limits))
-
-
-def _with_outcome(image: CleanImage, outcome: tuple[int, int] | str) -> CleanImage:
-    if isinstance(outcome, str):
-        return replace(image, error_code=outcome)
-    return replace(image, width=outcome[0], height=outcome[1])
 
 
 def _size_or_code(data: bytes, *, limits: LimitsParams) -> tuple[int, int] | str:

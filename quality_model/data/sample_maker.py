@@ -17,7 +17,7 @@ from quality_model.core.decoding import Pixels
 from quality_model.data.dataset import SCHEMA
 from quality_model.data.images_table import ImagesTable
 from quality_model.degrade import PROFILES, DegradedSample, SampleRandomness
-from quality_model.degrade.softness import source_softness
+from quality_model.degrade.calibrated.point_spread import source_softness
 from quality_model.errors import ImageError, SourceError
 from quality_model.params import GenerateParams, LimitsParams
 from quality_model.records import HEADS, REFERENCE_SIDE_PX, CleanImage, Split
@@ -80,10 +80,11 @@ def make_part(part: PartTask, recipe: Recipe) -> pa.Table:
                 clean, softness_px = _decode(image, recipe)
                 for number in range(count):
                     sample_id = f"{image.image_id}#{number:02d}"
-                    make = profile.degrade if number else profile.keep
-                    sample = make(
-                        clean, SampleRandomness(recipe.section.seed, sample_id), softness_px=softness_px
-                    )
+                    randomness = SampleRandomness(recipe.section.seed, sample_id)
+                    if number == 0:
+                        sample = profile.keep(clean, softness_px=softness_px)
+                    else:
+                        sample = profile.degrade(clean, randomness, softness_px=softness_px)
                     _write(pixels, recipe, part.first_sample + len(rows), sample.image)
                     rows.append(
                         {

@@ -2,24 +2,27 @@
 
 A photograph is cut into square crops at several scales. A crop larger than `CROP_SIDE_PX`
 is shrunk to it, and nothing is ever enlarged, so that no crop is softer than its photograph.
+
+The same photographs at their own size are examples to score, some with a visible fault. A file's name says
+which fault was added, so that a person can find the images in a table of scores. The faults are made with
+Pillow and NumPy alone, not with the degradations that the models are trained on.
 """
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from quality_model.core import decoding
+from quality_model.core import decoding, storage
 from quality_model.core.decoding import Pixels
-from quality_model.data.images_table import decoded_here, fetch_image
 from quality_model.data.sources import SAMPLE_PHOTOS
 from quality_model.errors import ImageError, SourceError
 from quality_model.params import LimitsParams, SourceParams
@@ -106,14 +109,10 @@ class SamplePhotos:
         package = f"{photograph.distribution} {version(photograph.distribution)}"
         for index, crop in enumerate(choose_crops(photograph, sizes, count, self._section.seed)):
             box = f"{crop.left},{crop.top},{crop.left + crop.side},{crop.top + crop.side}"
-            image = fetch_image(
-                f"{photograph.group}/{index:04d}",
-                photograph.group,
-                f"{package}: {photograph.package}/{crop.file}, box {box}",
-                partial(_encode, views[crop.file], crop),
-                self._limits,
-            )
-            yield decoded_here(image, self._limits)
+            origin = f"{package}: {photograph.package}/{crop.file}, box {box}"
+            data, side = _encode(views[crop.file], crop), min(crop.side, CROP_SIDE_PX)
+            sha256, image_id = hashlib.sha256(data).hexdigest(), f"{photograph.group}/{index:04d}"
+            yield CleanImage(image_id, photograph.group, origin, sha256, data, side, side, None)
 
 
 def load_photograph(package: str, file: str, limits: LimitsParams) -> Pixels:
@@ -183,3 +182,89 @@ def _encode(pixels: Pixels, crop: Crop) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(square).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
+
+
+_EXAMPLE_FILES: Final = {
+    "astronaut": ("skimage", "data/astronaut.png"),
+    "cat": ("skimage", "data/chelsea.png"),
+    "china": ("sklearn", "datasets/images/china.jpg"),
+    "coffee": ("skimage", "data/coffee.png"),
+    "flower": ("sklearn", "datasets/images/flower.jpg"),
+    "rocket": ("skimage", "data/rocket.jpg"),
+}
+"""Package and file of each photograph among the examples."""
+
+
+def _warm_cast(pixels: Pixels) -> Pixels:
+    """A wrong white balance: red raised, blue lowered."""
+    return _scaled(pixels, (1.3, 0.95, 0.5))
+
+
+def _green_cast(pixels: Pixels) -> Pixels:
+    return _scaled(pixels, (0.65, 1.15, 0.7))
+
+
+def _scaled(pixels: Pixels, gains: tuple[float, float, float]) -> Pixels:
+    scaled: Pixels = np.clip(pixels * np.array(gains), 0, 255).astype(np.uint8)
+    return scaled
+
+
+def _blur(pixels: Pixels) -> Pixels:
+    """Out of focus, by a hundredth of the width."""
+    image = Image.fromarray(pixels)
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(image.width / 100)))
+
+
+def _noise(pixels: Pixels) -> Pixels:
+    """Gaussian noise, sigma 40 of 255."""
+    noise = np.random.default_rng(7).normal(0.0, 40.0, pixels.shape)
+    return np.clip(pixels + noise, 0, 255).astype(np.uint8)
+
+
+def _tiled_watermark(pixels: Pixels) -> Pixels:
+    """Half-transparent text all over, as on a preview of a stock agency."""
+    image = Image.fromarray(pixels)
+    veil = Image.new("RGBA", image.size)
+    draw, font = ImageDraw.Draw(veil), ImageFont.load_default(image.height / 8)
+    step = image.height // 3
+    for row, top in enumerate(range(step // 4, image.height, step)):
+        for left in range(-(row % 2) * step, image.width, 2 * step):
+            draw.text((left, top), "PREVIEW", fill=(255, 255, 255, 150), font=font)
+    return np.asarray(Image.alpha_composite(image.convert("RGBA"), veil).convert("RGB"))
+
+
+EXAMPLES: Final[dict[str, Callable[[Pixels], Pixels] | None]] = {
+    **dict.fromkeys(_EXAMPLE_FILES),
+    "china with a warm cast": _warm_cast,
+    "coffee with a green cast": _green_cast,
+    "cat blurred": _blur,
+    "rocket blurred": _blur,
+    "astronaut with a watermark": _tiled_watermark,
+    "flower with a watermark": _tiled_watermark,
+    "china with noise": _noise,
+    "coffee with noise": _noise,
+}
+"""By file name without suffix, which begins with the photograph's name: what adds the fault, if any."""
+
+
+def write_example_images(output: Path, limits: LimitsParams) -> int:
+    """Write the examples as JPEG files, equal bytes each time; returns their number.
+
+    Args:
+        output: Folder; the files of an earlier call are replaced, others stay.
+        limits: What a photograph may be.
+
+    Raises:
+        SourceError: A photograph is missing from its package.
+        StorageError: A file could not be written.
+    """
+    originals = {name: load_photograph(*place, limits) for name, place in _EXAMPLE_FILES.items()}
+    names = []
+    for name, add_fault in EXAMPLES.items():
+        pixels = originals[name.split()[0]]
+        stream = io.BytesIO()
+        Image.fromarray(pixels if add_fault is None else add_fault(pixels)).save(stream, "JPEG", quality=95)
+        names.append(f"{name.replace(' ', '-')}.jpg")
+        storage.write_bytes(output / names[-1], stream.getvalue())
+    storage.seal(output, names, rows=len(names), kind="example images")
+    return len(names)

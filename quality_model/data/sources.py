@@ -21,30 +21,30 @@ if TYPE_CHECKING:  # the command line lists the presets before it needs the para
 class Preset:
     """A dataset under a short name.
 
-    ``repository``, ``image_column`` and ``split`` are those of the Hugging Face hub, None for
-    images that are already on this machine.
+    ``repository`` and ``image_column`` are those of the Hugging Face hub, None for images that are
+    already on this machine.
     """
 
     name: str
     description: str
     repository: str | None = None
     image_column: str | None = None
-    split: str | None = None
 
 
 SAMPLE_PHOTOS: Final = "sample-photos"
 
-_PRESETS: Final = (
-    Preset(SAMPLE_PHOTOS, "crops of the photographs in scikit-image and scikit-learn; no network needed"),
-    Preset("tiny-imagenet", "photographs of 200 classes, 64 px", "zh-plus/tiny-imagenet", "image", "train"),
-    Preset("cifar10", "photographs of 10 classes, 32 px", "cifar10", "img", "train"),
-    Preset("cifar100", "photographs of 100 classes, 32 px", "uoft-cs/cifar100", "img", "train"),
-    Preset("food101", "photographs of 101 dishes, up to 512 px", "ethz/food101", "image", "train"),
-    Preset("flowers", "photographs of 102 flower species", "nelorth/oxford-flowers", "image", "train"),
-    Preset("cats-dogs", "photographs of cats and dogs", "microsoft/cats_vs_dogs", "image", "train"),
-)
-
-PRESETS: Final[dict[str, Preset]] = {preset.name: preset for preset in _PRESETS}
+PRESETS: Final[dict[str, Preset]] = {
+    preset.name: preset
+    for preset in (
+        Preset(SAMPLE_PHOTOS, "crops of the photographs in scikit-image and scikit-learn; no network needed"),
+        Preset("tiny-imagenet", "photographs of 200 classes, 64 px", "zh-plus/tiny-imagenet", "image"),
+        Preset("cifar10", "photographs of 10 classes, 32 px", "cifar10", "img"),
+        Preset("cifar100", "photographs of 100 classes, 32 px", "uoft-cs/cifar100", "img"),
+        Preset("food101", "photographs of 101 dishes, up to 512 px", "ethz/food101", "image"),
+        Preset("flowers", "photographs of 102 flower species", "nelorth/oxford-flowers", "image"),
+        Preset("cats-dogs", "photographs of cats and dogs", "microsoft/cats_vs_dogs", "image"),
+    )
+}
 
 
 class Source(Protocol):
@@ -157,7 +157,7 @@ class Combined:
 def _parts(section: "SourceParams") -> "list[SourceParams]":
     """The section of each source: those without a number of their own share the rest equally."""
     parts = split_expression(section.dataset)
-    asked = [part.num_images for part in parts]
+    asked = [count for _, count in parts]
     sharing = asked.count(None)
     rest = section.num_images - sum(count or 0 for count in asked)
     if 0 in asked or rest < sharing or (sharing == 0 and rest != 0):
@@ -167,8 +167,6 @@ def _parts(section: "SourceParams") -> "list[SourceParams]":
         )
     shares = iter([rest // sharing + (number < rest % sharing) for number in range(sharing)])
     return [
-        section.model_copy(
-            update={"dataset": name, "num_images": count if count is not None else next(shares)}
-        )
+        section.model_copy(update={"dataset": name, "num_images": next(shares) if count is None else count})
         for name, count in parts
     ]

@@ -52,7 +52,7 @@ def split_by_group(
     Raises:
         SourceError: There are fewer groups than splits.
     """
-    ranked = sorted(set(groups), key=lambda group: _rank(seed, group))
+    ranked = sorted(set(groups), key=lambda group: rank(seed, "split", group))
     wanted = 1 + (validation_share > 0) + (test_share > 0)
     if len(ranked) < wanted:
         raise SourceError(
@@ -78,8 +78,9 @@ def _whole_groups(share: float, num_groups: int) -> int:
     return max(1, int(share * num_groups + 0.5)) if share > 0 else 0
 
 
-def _rank(seed: int, group: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0split\0{group}".encode("utf-8", "surrogatepass")).digest()
+def rank(seed: int, purpose: str, name: str) -> bytes:
+    """Sorts names in an order that seed and purpose decide, whatever other names there are."""
+    return hashlib.sha256(f"{seed}\0{purpose}\0{name}".encode("utf-8", "surrogatepass")).digest()
 
 
 def stratified_subset(indices: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDArray[np.int64]:

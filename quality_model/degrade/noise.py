@@ -2,42 +2,23 @@
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from quality_model.core.decoding import Pixels
-from quality_model.degrade.randomness import QUANTILES, Stream, normal_quantiles, poisson_quantiles
+from quality_model.degrade.randomness import Stream, normal_quantiles, poisson_quantiles
 
 
-def gaussian(pixels: Pixels, std: float, stream: Stream) -> Pixels:
-    """Add independent normal noise to each channel of each pixel, rounded and cut to 0 to 255.
-
-    Args:
-        pixels: uint8 (height, width, 3).
-        std: Standard deviation in grey levels, before rounding and cutting.
-        stream: The noise is drawn from it.
-
-    Returns:
-        uint8 (height, width, 3).
-    """
-    bits = stream.bits16(pixels.size).reshape(pixels.shape)
-    # Scale whichever is smaller, the table or the image: the same numbers come out.
-    # mode="wrap" only saves numpy the check: 16 bits cannot leave a table of 65,536.
-    if pixels.size > QUANTILES:
-        added = _whole_levels(normal_quantiles(), std).take(bits, mode="wrap")
-    else:
-        added = _whole_levels(normal_quantiles().take(bits, mode="wrap"), std)
-    return np.asarray(cv2.add(pixels, added, dtype=cv2.CV_8U), dtype=np.uint8)
-
-
-def grainy(pixels: Pixels, std: float, stream: Stream, *, coloured: bool, grain_sigma_px: float) -> Pixels:
-    """Add normal noise that is correlated between neighbours, as after demosaicing or on film.
+def gaussian(
+    pixels: Pixels, std: float, stream: Stream, *, coloured: bool = True, grain_sigma_px: float = 0.0
+) -> Pixels:
+    """Add normal noise, rounded and cut to 0 to 255; independent for each pixel, or in grains.
 
     Args:
         pixels: uint8 (height, width, 3).
         std: Standard deviation in grey levels, before rounding and cutting.
         stream: The noise is drawn from it.
         coloured: Each channel has its own noise; else all three share it.
-        grain_sigma_px: Sigma of the gaussian that the noise is smoothed with; 0 for none.
+        grain_sigma_px: Sigma of the gaussian that correlates neighbours, as after demosaicing or on
+            film; 0 for none.
 
     Returns:
         uint8 (height, width, 3).
@@ -49,7 +30,8 @@ def grainy(pixels: Pixels, std: float, stream: Stream, *, coloured: bool, grain_
     if grain_sigma_px > 0:
         smooth = cv2.GaussianBlur(field, (0, 0), grain_sigma_px, borderType=cv2.BORDER_REFLECT)
         field = (smooth.reshape(field.shape) / max(float(smooth.std()), 1e-6)).astype(np.float32)
-    added = np.broadcast_to(_whole_levels(field, std), pixels.shape)
+    levels = np.asarray(np.rint(field * np.float32(std)), dtype=np.int16)
+    added = np.broadcast_to(levels, pixels.shape)
     return np.asarray(cv2.add(pixels, added, dtype=cv2.CV_8U), dtype=np.uint8)
 
 
@@ -58,10 +40,6 @@ def speckle(pixels: Pixels, relative_std: float, stream: Stream) -> Pixels:
     bits = stream.bits16(pixels.size).reshape(pixels.shape)
     factor = 1.0 + np.float32(relative_std) * normal_quantiles().take(bits, mode="wrap")
     return np.clip(np.rint(pixels * factor), 0, 255).astype(np.uint8)
-
-
-def _whole_levels(normal: npt.NDArray[np.float32], std: float) -> npt.NDArray[np.int16]:
-    return np.asarray(np.rint(normal * np.float32(std)), dtype=np.int16)
 
 
 def salt_and_pepper(pixels: Pixels, share: float, stream: Stream) -> Pixels:

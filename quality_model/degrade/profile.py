@@ -76,9 +76,7 @@ class Profile(ABC):
     """Whether images that are already soft are labelled as blurred."""
 
     @abstractmethod
-    def keep(
-        self, clean: Pixels, randomness: SampleRandomness, *, softness_px: float = 0.0
-    ) -> DegradedSample:
+    def keep(self, clean: Pixels, *, softness_px: float = 0.0) -> DegradedSample:
         """The sample that is the clean image itself, uint8 (side, side, 3).
 
         ``softness_px`` is the sigma, in pixels of a 224 px image, of the blur that it already has.

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from quality_model.core.decoding import Pixels
 from quality_model.data.split import stratified_subset
-from quality_model.degrade.cielab import to_lab
+from quality_model.degrade.severity import to_lab
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
 from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head, Split

@@ -3,8 +3,9 @@
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,8 @@ from PIL import Image
 
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
+from quality_model.core.processes import InThisProcess
+from quality_model.data import images_table
 from quality_model.data.generate import GenerateSummary, generate
 from quality_model.data.images_table import SCHEMA, TABLE_NAME
 from quality_model.params import GenerateParams, LimitsParams, Params, SourceParams
@@ -27,31 +30,25 @@ def _encode(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def write_table(
-    folder: Path,
-    images: Sequence[Pixels | bytes],
-    *,
-    per_group: int = 2,
-    error_codes: dict[int, str] | None = None,
-) -> Path:
-    """A complete images table in row groups of 4 images; ``error_codes`` makes rows of unreadable images."""
+def image_rows(
+    images: Sequence[Pixels | bytes], *, per_group: int = 2, error_codes: dict[int, str] | None = None
+) -> list[CleanImage]:
+    """Rows of an images table; ``error_codes`` makes those of unreadable images."""
     rows = []
     for number, image in enumerate(images):
         data = image if isinstance(image, bytes) else _encode(image)
-        error_code = (error_codes or {}).get(number)
-        rows.append(
-            CleanImage(
-                image_id=f"image/{number:04d}",
-                group=f"group {number // per_group}",
-                origin="made in a test",
-                sha256=hashlib.sha256(data).hexdigest(),
-                data=data,
-                width=None if error_code else 64,
-                height=None if error_code else 48,
-                error_code=error_code,
-            )
-        )
-    return write_rows(folder, rows)
+        height, width = (48, 64) if isinstance(image, bytes) else image.shape[:2]
+        name, group, origin = f"image/{number:04d}", f"group {number // per_group}", f"test, image {number}"
+        row = CleanImage(name, group, origin, hashlib.sha256(data).hexdigest(), data, width, height, None)
+        if error_code := (error_codes or {}).get(number):
+            row = replace(row, width=None, height=None, error_code=error_code)
+        rows.append(row)
+    return rows
+
+
+def write_table(folder: Path, images: Sequence[Pixels | bytes], **how: Any) -> Path:
+    """A complete images table of `image_rows`."""
+    return write_rows(folder, image_rows(images, **how))
 
 
 def write_rows(folder: Path, rows: Sequence[CleanImage]) -> Path:
@@ -122,6 +119,12 @@ def encoded(photo: Pixels) -> list[bytes]:
 def source(params: Params) -> Callable[..., SourceParams]:
     """The committed source section with some fields changed."""
     return lambda **changes: SourceParams(**{**params.source.model_dump(), **changes})
+
+
+@pytest.fixture
+def decoded_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of a download are decoded in this process: a worker process takes a second to start."""
+    monkeypatch.setattr(images_table, "WorkerProcesses", lambda **options: InThisProcess())
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """Runs `download` for each line of JSON on standard input and prints a line of JSON.
 
 It is a process of its own because the hub's client reads HF_ENDPOINT when it is imported. Delays
-between attempts are a hundredth of the real ones; their number is the same.
+between attempts are a hundredth of the real ones; their number is the same. Images are decoded in this
+process.
 """
 
 import json
@@ -11,6 +12,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from quality_model.core.processes import InThisProcess
+from quality_model.data import images_table
 from quality_model.data.download import download
 from quality_model.errors import QualityModelError
 from quality_model.params import SourceParams
@@ -28,6 +31,7 @@ def settings() -> dict[str, str]:
 if __name__ == "__main__":
     _sleep = time.sleep
     time.sleep = lambda seconds: _sleep(seconds / 100)
+    images_table.WorkerProcesses = lambda **options: InThisProcess()
     limits = load_params(Path("params.yaml")).limits
     before = settings()
     for line in sys.stdin:

@@ -1,13 +1,7 @@
 """A download: every image is counted, an earlier table stays until the new one is complete."""
 
-import json
 import logging
 import os
-import resource
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +11,8 @@ from quality_model.core import storage
 from quality_model.data.download import download
 from quality_model.data.images_table import ImagesTable
 from quality_model.errors import SourceError, StorageError, UsageError
-from tests.hostile import decoders_obey_images, hostile
+
+pytestmark = pytest.mark.usefixtures("decoded_here")
 
 
 @pytest.fixture
@@ -110,72 +105,18 @@ def test_an_output_that_is_a_file_is_refused(folder, source, limits, tmp_path):
         download(source(dataset=str(folder), num_images=5), limits, tmp_path / "out")
 
 
-def begin_download(section, out):
-    """`download` in a process of its own, once it writes its table."""
-    script = (
-        "import sys, json; from pathlib import Path;"
-        "from quality_model.data.download import download;"
-        "from quality_model.params import SourceParams; from quality_model.params_file import load_params;"
-        "section = SourceParams(**json.loads(sys.argv[1]));"
-        "download(section, load_params(Path('params.yaml')).limits, Path(sys.argv[2]))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script, json.dumps(section.model_dump()), str(out)])
-    while process.poll() is None and not list(out.glob(".partial-*")):
-        time.sleep(0.01)
-    return process
-
-
-def test_a_killed_download_leaves_no_marker_and_the_next_one_gives_the_same_result(source, limits, tmp_path):
-    section = source(num_images=20)
-    out = tmp_path / "out"
-    process = begin_download(section, out)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (out / "_complete.json").exists()
-    assert download(section, limits, out) == download(section, limits, tmp_path / "undisturbed")
-    assert {path.name for path in out.iterdir()} == {"images.parquet", "_complete.json"}
-
-
 def test_a_second_download_at_the_same_time_is_refused_and_does_not_disturb_the_first(
-    source, limits, tmp_path
+    folder, source, limits, tmp_path
 ):
-    out = tmp_path / "out"
-    process = begin_download(source(num_images=20), out)
-    process.send_signal(signal.SIGSTOP)
-    with pytest.raises(StorageError, match="Another process"):
-        download(source(num_images=9), limits, out)
-    process.send_signal(signal.SIGCONT)
-    assert process.wait(60) == 0
-    assert num_rows(out) == 20
+    theirs = tmp_path / "out" / ".partial-0123-images.parquet"
+    theirs.parent.mkdir()
+    theirs.touch()
+    with storage.only_maker(tmp_path / "out"), pytest.raises(StorageError, match="Another process"):
+        download(source(dataset=str(folder)), limits, tmp_path / "out")
+    assert theirs.exists()
 
 
 def test_no_progress_is_drawn_without_a_terminal(folder, source, limits, tmp_path, capfd):
     download(source(dataset=str(folder), num_images=5), limits, tmp_path / "out")
     captured = capfd.readouterr()
     assert captured.out == "" and "download" not in captured.err
-
-
-def test_a_full_disk_is_an_error_and_leaves_nothing_that_looks_complete(source, limits, tmp_path):
-    earlier = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, earlier[1]))
-    try:
-        with pytest.raises(StorageError, match="No space is left"):
-            download(source(num_images=10), limits, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, earlier)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert not list(tmp_path.iterdir())
-    assert download(source(num_images=10), limits, tmp_path).rows == 10
-
-
-def test_an_image_that_crashes_or_hangs_its_decoder_is_a_row_with_an_error_code(
-    folder, source, limits, tmp_path, encoded, monkeypatch
-):
-    decoders_obey_images(tmp_path / "site", monkeypatch)
-    (folder / "01.png").write_bytes(hostile(encoded[1], "crash"))
-    (folder / "04.png").write_bytes(hostile(encoded[4], "hang"))
-    hasty = limits.model_copy(update={"max_seconds": 2.0})
-    summary = download(source(dataset=str(folder), num_images=20), hasty, tmp_path / "out")
-    assert (summary.rows, summary.readable) == (15, 10)
-    assert summary.unreadable == {"empty": 2, "too_slow": 1, "truncated": 1, "worker_died": 1}

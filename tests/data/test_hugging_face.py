@@ -10,9 +10,7 @@ from quality_model.data.hugging_face import hub_errors
 from quality_model.data.images_table import ImagesTable
 from quality_model.errors import SourceError
 
-from .stand_in_hub import parquet
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from .stand_in_hub import COMMIT, parquet
 
 
 def bytes_of(folder: Path) -> list[bytes]:
@@ -57,24 +55,24 @@ def test_the_seed_decides_the_choice_and_the_same_seed_gives_the_same_bytes(
     assert (tmp_path / "a/images.parquet").read_bytes() == (tmp_path / "b/images.parquet").read_bytes()
 
 
-def test_another_split_can_be_chosen(hub, client, source, encoded, tmp_path):
-    hub.add("someone/splits", encoded[:30])
-    hub.add("someone/splits", encoded[30:], split="test")
-    client.download(source(dataset="someone/splits", split="test", num_images=100), tmp_path)
-    assert set(bytes_of(tmp_path)) == set(encoded[30:])
-
-
-@pytest.mark.parametrize("column", ["img", "photo", "file"])
-def test_columns_with_another_usual_name_are_found(hub, client, source, encoded, tmp_path, column):
-    hub.add(f"someone/with-{column}", encoded[:9], column=column)
-    summary = client.download(source(dataset=f"someone/with-{column}", num_images=9), tmp_path)
-    assert summary["readable"] == 9
-
-
-def test_a_column_with_an_unusual_name_can_be_chosen(hub, client, source, encoded, tmp_path):
-    hub.add("someone/odd", encoded[:9], column="pixels")
-    summary = client.download(source(dataset="someone/odd", image_column="pixels", num_images=9), tmp_path)
-    assert summary["readable"] == 9
+@pytest.mark.parametrize(
+    ("repository", "kept_as", "request_"),
+    [
+        *[(f"someone/{column}", {"column": column}, {}) for column in ("img", "photo", "file")],
+        ("someone/odd", {"column": "pixels"}, {"image_column": "pixels"}),
+        ("someone/splits", {"split": "test"}, {"split": "test"}),
+        ("uoft-cs/cifar100", {"column": "img"}, {"dataset": "cifar100"}),
+    ],
+)
+def test_usual_columns_and_those_of_presets_are_found_and_others_and_splits_can_be_chosen(
+    hub, client, source, encoded, tmp_path, repository, kept_as, request_
+):
+    if "split" in kept_as:
+        hub.add(repository, encoded[9:])
+    hub.add(repository, encoded[:9], **kept_as)
+    summary = client.download(source(**{"dataset": repository, "num_images": 100, **request_}), tmp_path)
+    assert summary["source"] == repository
+    assert set(bytes_of(tmp_path)) == set(encoded[:9])
 
 
 @pytest.mark.parametrize(
@@ -197,13 +195,6 @@ def test_a_byte_that_was_changed_on_the_way_is_never_taken_for_an_image(
     else:
         with ImagesTable(tmp_path) as table:
             assert {image.data for image in table.images() if image.error_code is None} <= set(encoded)
-
-
-def test_a_preset_knows_its_repository_and_column(hub, client, source, encoded, tmp_path):
-    hub.add("uoft-cs/cifar100", encoded[:9], column="img")
-    summary = client.download(source(dataset="cifar100", num_images=9), tmp_path)
-    assert summary["source"] == "uoft-cs/cifar100"
-    assert summary["readable"] == 9
 
 
 @pytest.mark.parametrize("bug", [TypeError("bug"), KeyError("bug"), AttributeError("bug")])

@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from quality_model.core import storage
-from quality_model.data.images_table import ImagesTable, ImagesWriter
+from quality_model.data.images_table import ImagesTable, ImagesWriter, decoded, fetch_image
 from quality_model.errors import CorruptError, IncompleteError
 from quality_model.records import CleanImage
+from tests.hostile import decoders_obey_images, hostile
 
 
 @pytest.fixture
@@ -101,3 +102,12 @@ def test_no_file_stays_open_after_the_table_or_after_a_refusal(folder):
     with pytest.raises(CorruptError, match="150 rows, the completion marker says 149") as refused:
         ImagesTable(folder)
     assert not is_open(), refused
+
+
+def test_an_image_that_crashes_or_hangs_its_decoder_has_an_error_code(limits, encoded, tmp_path, monkeypatch):
+    decoders_obey_images(tmp_path / "site", monkeypatch)
+    files = [encoded[0], hostile(encoded[1], "crash"), b"", hostile(encoded[2], "hang"), encoded[3]]
+    hasty = limits.model_copy(update={"max_seconds": 2.0})
+    fetched = [fetch_image(f"{n}", "g", "here", lambda d=data: d, hasty) for n, data in enumerate(files)]
+    found = [(row.error_code, row.width) for row in decoded(iter(fetched), hasty)]
+    assert found == [(None, 32), ("worker_died", None), ("empty", None), ("too_slow", None), (None, 32)]

@@ -1,15 +1,17 @@
-"""A folder of the user's own: which files are images, how they are grouped, and what is skipped."""
+"""A folder of the user's own: which files are images, and how they are grouped.
+
+The walk over a folder is the same as for scoring: tests/score/test_inputs.py.
+"""
 
 import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
-from quality_model.data import local_folder
 from quality_model.data.sources import open_source
 from quality_model.errors import SourceError
-from tests.users import ordinary_user
+
+pytestmark = pytest.mark.usefixtures("decoded_here")
 
 
 @pytest.fixture
@@ -53,13 +55,6 @@ def test_a_sub_folder_is_a_group_unless_all_images_are_in_it(rows, folder, encod
     assert [row.group for row in rows().values()] == ["a.png", "b.png", "x", "x", "y"]
 
 
-def test_hidden_files_and_other_files_are_left_out(rows, folder, encoded):
-    put(folder / "a.png", encoded[0])
-    for name in (".hidden.png", ".thumbnails/b.png", "notes.txt", "png", "archive.png.zip"):
-        put(folder / name, encoded[1])
-    assert list(rows()) == ["a.png"]
-
-
 def test_unreadable_images_are_rows_with_an_error_code(rows, folder, encoded):
     put(folder / "empty.jpg", b"")
     put(folder / "html.jpg", b"<html></html>")
@@ -80,15 +75,6 @@ def test_unreadable_images_are_rows_with_an_error_code(rows, folder, encoded):
     assert all(row.width is None and row.height is None for row in found.values())
 
 
-def test_links_are_followed_once_and_loops_end(rows, folder, encoded, tmp_path):
-    put(folder / "x/a.png", encoded[0])
-    put(tmp_path / "elsewhere/b.png", encoded[1])
-    (folder / "x/up").symlink_to(folder)
-    (folder / "y").symlink_to(tmp_path / "elsewhere")
-    (folder / "z").symlink_to(folder / "x")
-    assert list(rows()) == ["x/a.png", "y/b.png"]
-
-
 def test_names_that_are_not_utf8_are_written_with_escapes_and_stay_different(rows, folder, encoded):
     put(Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")), encoded[0])
     put(folder / "caf\\xe9.png", encoded[1])
@@ -107,21 +93,6 @@ def test_a_folder_with_only_formats_that_are_not_read_is_refused_with_their_name
     put(folder / "x/a.heic", encoded[0])
     with pytest.raises(SourceError, match=r"no images that can be read \(1 x \.heic\)"):
         rows()
-
-
-def test_a_sub_folder_that_cannot_be_listed_is_a_row_with_an_error_code(source, limits, encoded, monkeypatch):
-    with TemporaryDirectory() as temporary:  # tmp_path is not open to the user that root becomes here
-        folder = Path(temporary)
-        folder.chmod(0o755)
-        put(folder / "a.png", encoded[0])
-        put(folder / "secret/b.png", encoded[1])
-        (folder / "secret").chmod(0)
-        with ordinary_user():  # who, where root is one, may not start Python
-            listing = local_folder.list_images(folder)
-        (folder / "secret").chmod(0o755)
-        monkeypatch.setattr(local_folder, "list_images", lambda root: listing)
-        rows = list(open_source(source(dataset=temporary, num_images=9), limits).images())
-    assert {row.image_id: row.error_code for row in rows} == {"a.png": None, "secret": "no_permission"}
 
 
 def test_the_seed_chooses_among_more_images_than_asked_for(rows, folder, encoded):

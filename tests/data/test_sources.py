@@ -13,6 +13,8 @@ from quality_model.data.images_table import ImagesTable
 from quality_model.data.sources import PRESETS, open_source
 from quality_model.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("decoded_here")
+
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:

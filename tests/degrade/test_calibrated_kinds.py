@@ -12,12 +12,11 @@ from quality_model.degrade import noise
 from quality_model.degrade.calibrated import point_spread as psf
 from quality_model.degrade.calibrated import watermark_overlay
 from quality_model.degrade.calibrated import white_balance as wb
-from quality_model.degrade.calibrated.delivery import QUALITIES, SMALLEST_FACTOR, deliver
+from quality_model.degrade.calibrated.calibrated_profile import QUALITIES, SMALLEST_FACTOR, deliver
 from quality_model.degrade.calibrated.watermark_overlay import Overlay
-from quality_model.degrade.cielab import mean_shift_ab, rms_difference, to_lab
 from quality_model.degrade.randomness import Stream
-from quality_model.degrade.seed.tints import recolour
-from quality_model.degrade.severity import SCALES
+from quality_model.degrade.seed.seed_kinds import recolour
+from quality_model.degrade.severity import SCALES, mean_shift_ab, rms_difference, to_lab
 
 SIDE_PX = 96
 quick = settings(max_examples=30, deadline=None)
@@ -143,7 +142,7 @@ def test_a_cast_shifts_a_mid_grey_as_requested_and_keeps_its_luminance(name: str
 def test_grain_keeps_the_standard_deviation_and_correlates_neighbours() -> None:
     gray = flat(128, side_px=128)
     fine, grained = (
-        noise.grainy(gray, 20.0, Stream("n"), coloured=True, grain_sigma_px=grain).astype(int) - 128
+        noise.gaussian(gray, 20.0, Stream("n"), coloured=True, grain_sigma_px=grain).astype(int) - 128
         for grain in (0.0, 1.0)
     )
 
@@ -155,7 +154,7 @@ def test_grain_keeps_the_standard_deviation_and_correlates_neighbours() -> None:
 
 
 def test_luminance_noise_moves_all_channels_alike_and_speckle_grows_with_brightness() -> None:
-    noisy = noise.grainy(flat(128), 20.0, Stream("n"), coloured=False, grain_sigma_px=0.0)
+    noisy = noise.gaussian(flat(128), 20.0, Stream("n"), coloured=False, grain_sigma_px=0.0)
 
     assert np.array_equal(noisy, np.repeat(noisy[..., :1], 3, axis=2))
     assert noisy.std() == pytest.approx(20.0, rel=0.05)

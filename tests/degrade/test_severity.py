@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from quality_model.core.decoding import Pixels, resize
 from quality_model.degrade import severity
-from quality_model.degrade.calibrated.point_spread import blur, gaussian_kernel
+from quality_model.degrade.calibrated.point_spread import blur, edge_sigma, gaussian_kernel, source_softness
 from quality_model.degrade.severity import SCALES
-from quality_model.degrade.softness import edge_sigma, source_softness
 from quality_model.records import HEADS, Head
 
 heads = st.sampled_from(HEADS)

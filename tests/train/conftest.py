@@ -69,8 +69,8 @@ def write_photographs(folder: Path, photo: Pixels, profile: str = "calibrated") 
         clean = resize(photo[20 * number : 20 * number + 240, 20 * number : 20 * number + 240], PHOTO_PX)
         for variant in range(5):
             randomness = SampleRandomness(3, f"{number}#{variant:02}")
-            make = PROFILES[profile].degrade if variant else PROFILES[profile].keep
-            sample = make(clean, randomness)
+            made = PROFILES[profile]
+            sample = made.degrade(clean, randomness) if variant else made.keep(clean)
             images.append(sample.image)
             labels.append(sample.labels)
             watermark = [one.parameters for one in sample.applied if one.head == "watermark"]

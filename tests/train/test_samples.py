@@ -17,9 +17,8 @@ from quality_model.data.dataset import TrainingSet
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.degrade.calibrated.calibrated_plan import Plan, draw_plan
 from quality_model.degrade.calibrated.calibrated_profile import carry_out
-from quality_model.degrade.cielab import mean_shift_ab, rms_difference, to_lab
 from quality_model.degrade.randomness import Stream
-from quality_model.degrade.severity import SCALES
+from quality_model.degrade.severity import SCALES, mean_shift_ab, rms_difference, to_lab
 from quality_model.errors import TrainingError
 from quality_model.params import TrainParams
 from quality_model.records import HEADS

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from quality_model.data.checks.expectations import (
     Expectation,
@@ -68,50 +68,36 @@ def validate_training_set(
     manifest, profile = dataset.manifest, PROFILES[generate.profile]
     images = _per("image_id", manifest, groups=("group", "nunique"), samples=("sample_id", "size"))
     images["missing_samples"] = generate.samples_per_image + 1 - images["samples"]
+    is_complete = manifest["image_id"].notna()
     if dataset.train_samples == "fresh":
         left_out = (images["samples"] == 1) & (images["split"] == "train")
         images["missing_samples"] = images["missing_samples"].where(~left_out, 0)
         is_complete = ~manifest["image_id"].isin(images["image_id"][left_out])
-    else:
-        is_complete = manifest["image_id"].notna()
     complete = manifest[is_complete]
     samples = _with_derived(manifest, profile)
     samples["untouched"] = samples["untouched"].where(is_complete)
     soft_share = float((complete.groupby("image_id")["softness_px"].max() > 0).mean())
     clean_share = clean_share_limits(section, generate, profile, len(complete), soft_share)
+    of_groups = [
+        at_least_rows(section.min_groups, "There are enough groups to learn and to test from."),
+        among("splits", [1], "All samples of a group are in the same split."),
+    ]
+    of_images = [
+        among("groups", [1], "All samples of an image are in one group."),
+        among("missing_samples", [0], "Every image has its degraded samples and itself."),
+    ]
+    of_kinds = [
+        between("samples", 1, None, "Every kind of degradation occurs, as it must in so large a set."),
+        between("low_label", None, MILD, "Every kind is sometimes mild: its lowest labels are low."),
+        between("high_label", SEVERE, None, "Every kind is sometimes severe: some labels are high."),
+    ]
     groups = _per("group", manifest, splits=("split", "nunique"), samples=("sample_id", "size"))
+    kinds = _kinds(complete, profile, generate)
     tables = [
         Table("samples", samples, ("sample_id",), _of_samples(generate, profile, clean_share)),
-        Table(
-            "groups",
-            groups,
-            ("group",),
-            [
-                at_least_rows(section.min_groups, "There are enough groups to learn and to test from."),
-                among("splits", [1], "All samples of a group are in the same split."),
-            ],
-        ),
-        Table(
-            "images",
-            images,
-            ("image_id",),
-            [
-                among("groups", [1], "All samples of an image are in one group."),
-                among("missing_samples", [0], "Every image has its degraded samples and itself."),
-            ],
-        ),
-        Table(
-            "kinds",
-            _kinds(complete, profile, generate),
-            ("head", "kind"),
-            [
-                between(
-                    "samples", 1, None, "Every kind of degradation occurs, as it must in so large a set."
-                ),
-                between("low_label", None, MILD, "Every kind is sometimes mild: its lowest labels are low."),
-                between("high_label", SEVERE, None, "Every kind is sometimes severe: some labels are high."),
-            ],
-        ),
+        Table("groups", groups, ("group",), of_groups),
+        Table("images", images, ("image_id",), of_images),
+        Table("kinds", kinds, ("head", "kind"), of_kinds),
     ]
     return validate("training dataset", tables, report)
 
@@ -147,26 +133,23 @@ def _of_samples(
 
 
 def _of_head(head: Head, profile: Profile) -> list[Expectation]:
+    label, severity = f"{head}_label", f"{head}_severity"
     low, high = profile.label_ranges[head]
     kinds = (*profile.kinds[head], *profile.source_kinds.get(head, ()))
+    in_range = "The label of an applied degradation is in the profile's range."
     expectations = [
-        not_null(f"{head}_label", "The label is a number."),
-        between(f"{head}_label", 0.0, 1.0, "The label is in [0, 1]."),
-        between(
-            f"{head}_severity",
-            low - _ROUNDING,
-            high + _ROUNDING,
-            "The label of an applied degradation is in the profile's range.",
-        ),
+        not_null(label, "The label is a number."),
+        between(label, 0.0, 1.0, "The label is in [0, 1]."),
+        between(severity, low - _ROUNDING, high + _ROUNDING, in_range),
         between(f"{head}_absent", 0.0, 0.0, "The label of a degradation that was not applied is 0."),
         among(f"{head}_kind", kinds, "The profile has this kind."),
     ]
     if head in profile.scales:
-        measure = profile.scales[head].measure
+        measure, off_formula = profile.scales[head].measure, f"{head}_off_formula"
         expectations += [
             between(f"{head}_measure", 0.0, None, f"The measure of the label, {measure}, is 0 or more."),
-            not_null(f"{head}_off_formula", f"Every label has its measure, {measure}."),
-            between(f"{head}_off_formula", 0.0, _ROUNDING, f"The label is the severity of {measure}."),
+            not_null(off_formula, f"Every label has its measure, {measure}."),
+            between(off_formula, 0.0, _ROUNDING, f"The label is the severity of {measure}."),
         ]
     return expectations
 
@@ -179,12 +162,10 @@ def clean_share_limits(
     soft_share: float = 0.0,
 ) -> tuple[float, float]:
     """Lowest and highest share of samples without degradation (see `validate_training_set`)."""
-    drawn = generate.samples_per_image
-    share = (1 - soft_share) * (1 + drawn * profile.untouched_share) / (1 + drawn)
+    drawn, untouched = generate.samples_per_image, profile.untouched_share
+    share = (1 - soft_share) * (1 + drawn * untouched) / (1 + drawn)
     num_drawn = max(1.0, num_samples * drawn / (1 + drawn))
-    error = (
-        math.sqrt(profile.untouched_share * (1 - profile.untouched_share) / num_drawn) * drawn / (1 + drawn)
-    )
+    error = math.sqrt(untouched * (1 - untouched) / num_drawn) * drawn / (1 + drawn)
     tolerance = max(section.clean_share_tolerance, _STANDARD_ERRORS * error)
     return max(0.0, share - tolerance), min(1.0, share + tolerance)
 
@@ -225,55 +206,43 @@ def _with_derived(manifest: "pd.DataFrame", profile: Profile) -> "pd.DataFrame":
     import numpy as np
     import pandas as pd
 
-    derived: dict[str, Any] = {}
+    frame = manifest[
+        [name for name in manifest.columns if not name.endswith(("_parameters", "_position"))]
+    ].copy()
     applied = pd.DataFrame({head: manifest[f"{head}_kind"].notna() for head in HEADS})
     touched = applied.any(axis=1)
-    for head in HEADS:
-        derived[f"{head}_severity"] = manifest[f"{head}_label"].where(applied[head])
-        derived[f"{head}_absent"] = manifest[f"{head}_label"].where(~applied[head])
-    derived["untouched"] = (~touched).astype(float)
+    frame["untouched"] = (~touched).astype(float)
     is_original = ~manifest["image_id"].duplicated()  # the first sample of an image is the image itself
-    derived["is_clean_right"] = manifest["is_clean"] == (is_original & ~touched)
-    positions = manifest[[f"{head}_position" for head in HEADS]].to_numpy(dtype=np.float64, na_value=np.nan)
+    frame["is_clean_right"] = manifest["is_clean"] == (is_original & ~touched)
+    order = profile.order or HEADS
+    positions = manifest[[f"{head}_position" for head in order]].to_numpy(dtype=np.float64, na_value=np.nan)
     # Only the positions 0 to k - 1 of k degradations add up so as powers of two.
     counted = np.nansum(2.0**positions, axis=1) == 2.0 ** applied.sum(axis=1) - 1
-    derived["in_order"] = (np.isnan(positions) == ~applied).all(axis=1) & counted
-    derived["in_profile_order"] = True
-    if profile.order is not None:
-        ranked = manifest[[f"{head}_position" for head in profile.order]].to_numpy(
-            np.float64, na_value=np.nan
-        )
-        latest = np.fmax.accumulate(ranked, axis=1)
-        derived["in_profile_order"] = ((ranked == latest) | np.isnan(ranked)).all(axis=1)
+    frame["in_order"] = (np.isnan(positions) == ~applied[[*order]]).all(axis=1) & counted
+    is_latest = (positions == np.fmax.accumulate(positions, axis=1)) | np.isnan(positions)
+    frame["in_profile_order"] = is_latest.all(axis=1) if profile.order else True
+    for head in HEADS:
+        frame[f"{head}_severity"] = manifest[f"{head}_label"].where(applied[head])
+        frame[f"{head}_absent"] = manifest[f"{head}_label"].where(~applied[head])
     for head, scale in profile.scales.items():
-        measures = manifest[f"{head}_parameters"].map(
-            lambda text, name=scale.measure: json.loads(text).get(name, math.nan), na_action="ignore"
-        )
-        derived[f"{head}_measure"] = measures.astype(float)
-        severities = derived[f"{head}_measure"].map(scale.severity, na_action="ignore")
-        derived[f"{head}_off_formula"] = (
-            (severities - manifest[f"{head}_label"]).abs().where(applied[head], 0.0)
-        )
-    derived["softness_unlabelled"] = 0.0
+        facts = manifest[f"{head}_parameters"].map(json.loads, na_action="ignore")
+        measures = facts.map(lambda found, name=scale.measure: found.get(name, math.nan), na_action="ignore")
+        frame[f"{head}_measure"] = measures.astype(float)
+        severities = frame[f"{head}_measure"].map(scale.severity, na_action="ignore")
+        off_formula = (severities - manifest[f"{head}_label"]).abs()
+        frame[f"{head}_off_formula"] = off_formula.where(applied[head], 0.0)
+    frame["softness_unlabelled"] = 0.0
     if profile.measures_softness:
         brought = manifest["softness_px"].map(profile.scales["blurriness"].severity)
-        derived["softness_unlabelled"] = (brought - manifest["blurriness_label"]).clip(lower=0.0)
-    parts = [
-        "image_id",
-        *[f"{head}_{part}" for head in HEADS for part in ("kind", "parameters", "position", "label")],
-    ]
-    recipe = manifest[parts].astype("string").fillna("").agg("|".join, axis=1)
-    ours = pd.DataFrame(
-        {
-            head: applied[head] & ~manifest[f"{head}_kind"].isin(profile.source_kinds.get(head, ()))
-            for head in HEADS
-        }
-    )
-    derived["recipe"] = recipe.where(ours.any(axis=1))
+        frame["softness_unlabelled"] = (brought - manifest["blurriness_label"]).clip(lower=0.0)
+    parts = [f"{head}_{part}" for head in HEADS for part in ("kind", "parameters", "position", "label")]
+    recipe = manifest[["image_id", *parts]].astype("string").fillna("").agg("|".join, axis=1)
+    brought_kinds = [kind for kinds in profile.source_kinds.values() for kind in kinds]
+    ours = manifest[[f"{head}_kind" for head in HEADS]]
+    frame["recipe"] = recipe.where((ours.notna() & ~ours.isin(brought_kinds)).any(axis=1))
     # Noise that changed nothing (of black, or too rare) has a label of 0; such samples may be equal.
-    derived["noisy_pixels"] = manifest["pixels_sha256"].where(manifest["noise_label"] > 0)
-    columns = [name for name in manifest.columns if not name.endswith(("_parameters", "_position"))]
-    return pd.concat([manifest[columns], pd.DataFrame(derived, index=manifest.index)], axis=1)
+    frame["noisy_pixels"] = manifest["pixels_sha256"].where(manifest["noise_label"] > 0)
+    return frame
 
 
 def _per(column: str, manifest: "pd.DataFrame", **aggregates: tuple[str, str]) -> "pd.DataFrame":

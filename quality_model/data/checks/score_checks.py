@@ -1,6 +1,9 @@
 """What is expected of the scores of a job, as a whole: one row for the job, one for each column of scores."""
 
-from quality_model.data.checks.expectations import Table, among, between, validate
+import math
+from typing import Any
+
+from quality_model.data.checks.expectations import Expectation, Table, accept, among, between, validate
 from quality_model.score.summary import REPORT_NAME, ScoreSummary
 
 
@@ -14,44 +17,48 @@ def validate_scores(summary: ScoreSummary) -> None:
     """
     import pandas as pd
 
-    num_errors = sum(summary.errors.values())
-    job = pd.DataFrame(
-        {
-            "output": ["scores"],
-            "inputs": [summary.inputs],
-            "unaccounted": [summary.inputs - summary.scored - num_errors],
-        }
-    )
-    columns = pd.DataFrame(
-        [
-            {
-                "column": name,
-                "lowest": found.low,
-                "highest": found.high,
-                "misplaced_nulls": found.nulls - num_errors,
-            }
-            for name, found in summary.ranges.items()
-        ]
-    ).astype({"lowest": "float64", "highest": "float64"})
     tables = [
-        Table(
-            "job",
-            job,
-            ("output",),
-            [
-                between("inputs", 1, None, "There is a row for at least one input."),
-                among("unaccounted", [0], "Every input has either scores or an error code."),
-            ],
-        ),
-        Table(
-            "columns",
-            columns,
-            ("column",),
-            [
-                between("lowest", 0.0, 1.0, "No score is below 0."),
-                between("highest", 0.0, 1.0, "No score is above 1."),
-                among("misplaced_nulls", [0], "A score is null exactly where there is an error code."),
-            ],
-        ),
+        Table(name, pd.DataFrame(columns), (next(iter(columns)),), expectations)
+        for name, columns, expectations in _expected(summary)
     ]
     validate("scores", tables, summary.output / REPORT_NAME)
+
+
+def check_scores(summary: ScoreSummary) -> None:
+    """`validate_scores` for a command: Great Expectations takes longer to import than a small job takes.
+
+    So it is asked for a failure and its pages alone (see `expectations.accept`).
+
+    Raises:
+        ValidationError: Names each failed expectation.
+    """
+    if not accept("scores", _expected(summary), summary.output / REPORT_NAME):
+        validate_scores(summary)
+
+
+def _expected(summary: ScoreSummary) -> list[tuple[str, dict[str, list[Any]], list[Expectation]]]:
+    """Name, columns and expectations of each table; its first column identifies a row."""
+    num_errors = sum(summary.errors.values())
+    unaccounted = summary.inputs - summary.scored - num_errors
+    ranges = summary.ranges.values()
+    job: dict[str, list[Any]] = {
+        "output": ["scores"],
+        "inputs": [summary.inputs],
+        "unaccounted": [unaccounted],
+    }
+    columns: dict[str, list[Any]] = {
+        "column": [*summary.ranges],
+        "lowest": [math.nan if one.low is None else one.low for one in ranges],
+        "highest": [math.nan if one.high is None else one.high for one in ranges],
+        "misplaced_nulls": [one.nulls - num_errors for one in ranges],
+    }
+    of_job = [
+        between("inputs", 1, None, "There is a row for at least one input."),
+        among("unaccounted", [0], "Every input has either scores or an error code."),
+    ]
+    of_columns = [
+        between("lowest", 0.0, 1.0, "No score is below 0."),
+        between("highest", 0.0, 1.0, "No score is above 1."),
+        among("misplaced_nulls", [0], "A score is null exactly where there is an error code."),
+    ]
+    return [("job", job, of_job), ("columns", columns, of_columns)]

@@ -16,11 +16,10 @@ from quality_model.degrade import noise
 from quality_model.degrade.calibrated import point_spread as psf
 from quality_model.degrade.calibrated import watermark_overlay, white_balance
 from quality_model.degrade.calibrated.watermark_overlay import Overlay
-from quality_model.degrade.cielab import mean_shift_ab
 from quality_model.degrade.profile import Facts
 from quality_model.degrade.randomness import SampleRandomness, Stream
-from quality_model.degrade.seed import tints
-from quality_model.degrade.severity import SCALES
+from quality_model.degrade.seed import seed_kinds
+from quality_model.degrade.severity import SCALES, mean_shift_ab
 from quality_model.records import HEADS, Head
 
 DRAWN_SEVERITIES: Final = (0.1, 1.0)
@@ -82,7 +81,7 @@ class Noise:
             relative_std = min(_STRONGEST_SPECKLE, self.std / max(1.0, mean_square**0.5))
             return noise.speckle(pixels, relative_std, self.stream), {"relative_std": relative_std}
         coloured = self.kind == "gaussian"
-        noisy = noise.grainy(pixels, self.std, self.stream, coloured=coloured, grain_sigma_px=self.grain_px)
+        noisy = noise.gaussian(pixels, self.std, self.stream, coloured=coloured, grain_sigma_px=self.grain_px)
         return noisy, {"std": self.std, "grain_sigma_px": self.grain_px}
 
 
@@ -181,11 +180,11 @@ def _draw_cast(kind: str, shift_ab: float, stream: Stream) -> Cast:
     """Moves a mid grey by ``shift_ab`` in the a*b* plane, or as far as the kind can."""
     facts: Facts
     if kind == "veil":
-        name = stream.choice([*tints.TINTS])
+        name = stream.choice([*seed_kinds.TINTS])
         grey = np.full((1, 1, 3), 128, dtype=np.uint8)
-        full = mean_shift_ab(grey, tints.blend(grey, tints.TINTS[name], _STRONGEST_VEIL))
+        full = mean_shift_ab(grey, seed_kinds.blend(grey, seed_kinds.TINTS[name], _STRONGEST_VEIL))
         strength = min(_STRONGEST_VEIL, _STRONGEST_VEIL * shift_ab / full)
-        table = tints.blend_table(tints.TINTS[name], strength)
+        table = seed_kinds.blend_table(seed_kinds.TINTS[name], strength)
         return Cast(kind, {"tint": name, "strength": strength}, table)
     if kind == "mixed":
         angle_deg = stream.uniform(0.0, 360.0)

@@ -10,7 +10,8 @@ severity of the measure (`severity.SCALES`):
 - colour cast: the mean shift in the a*b* plane from the same image, watermark included, without cast;
 - watermark: the RMS colour difference that the watermark makes.
 
-Afterwards some samples are recompressed or slightly rescaled, which changes no label.
+Afterwards some samples are recompressed or slightly rescaled, as images are on their way to a user.
+No label changes by it, so that a model learns to ignore it.
 """
 
 from collections.abc import Mapping
@@ -22,15 +23,27 @@ import numpy as np
 from quality_model.core.decoding import Pixels
 from quality_model.degrade.calibrated import calibrated_plan, watermark_overlay
 from quality_model.degrade.calibrated.calibrated_plan import Plan
-from quality_model.degrade.calibrated.delivery import deliver
-from quality_model.degrade.cielab import mean_shift_ab, rms_difference, to_lab
+from quality_model.degrade.calibrated.point_spread import INTERPOLATIONS
 from quality_model.degrade.profile import AppliedDegradation, DegradedSample, Facts, Profile
-from quality_model.degrade.randomness import SampleRandomness
-from quality_model.degrade.seed.tints import recolour
-from quality_model.degrade.severity import SCALES, SeverityScale
+from quality_model.degrade.randomness import SampleRandomness, Stream
+from quality_model.degrade.seed.seed_kinds import recolour
+from quality_model.degrade.severity import SCALES, SeverityScale, mean_shift_ab, rms_difference, to_lab
 from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head
 
 ORDER: Final[tuple[Head, ...]] = ("blurriness", "noise", "color_cast", "watermark")
+
+RECOMPRESSED_SHARE: Final = 0.5
+RESCALED_SHARE: Final = 0.25
+QUALITIES: Final = (60, 96)
+"""Of JPEG; a lower quality would be a degradation: blocks and lost detail."""
+
+SMALLEST_FACTOR: Final = 0.85
+"""Shrinking further and enlarging again would be a blur."""
+
+_SAMPLINGS: Final = {
+    "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+    "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+}
 
 
 class CalibratedProfile(Profile):
@@ -49,11 +62,9 @@ class CalibratedProfile(Profile):
     order: ClassVar[tuple[Head, ...] | None] = ORDER
     measures_softness: ClassVar[bool] = True
 
-    def keep(
-        self, clean: Pixels, randomness: SampleRandomness, *, softness_px: float = 0.0
-    ) -> DegradedSample:
+    def keep(self, clean: Pixels, *, softness_px: float = 0.0) -> DegradedSample:
         """The clean image itself, labelled with the blur that it already has."""
-        return DegradedSample(clean, _in_order(_soft_source(softness_px)))
+        return DegradedSample(clean, _labelled(_soft_source(softness_px)))
 
     def degrade(
         self,
@@ -81,57 +92,51 @@ class CalibratedProfile(Profile):
 def carry_out(plan: Plan, clean: Pixels, *, softness_px: float = 0.0) -> DegradedSample:
     """Degrade an image, uint8 (side, side, 3), as the plan says, and label it by the measured effects."""
     image = clean
-    without_noise: Pixels | None = None  # the same image without this one degradation
-    without_cast: Pixels | None = None
-    noise_facts: Facts = {}
-    applied = _soft_source(softness_px)
+    without: dict[Head, Pixels] = {}  # the same image without this one degradation
+    found = _soft_source(softness_px)
     if plan.blur is not None:
         image = plan.blur.apply(image)
         total = float(np.hypot(plan.blur.facts["sigma_px"], softness_px))
         facts = {**plan.blur.facts, "sigma_px": total, "source_sigma_px": softness_px}
-        applied["blurriness"] = _labelled("blurriness", plan.blur.kind, facts)
+        found["blurriness"] = plan.blur.kind, facts
     if plan.noise is not None:
-        without_noise = image
-        image, noise_facts = plan.noise.apply(image)
+        without["noise"] = image
+        image, facts = plan.noise.apply(image)
+        found["noise"] = plan.noise.kind, facts
     if plan.cast is not None:
-        without_cast, image = image, recolour(image, plan.cast.table)
-        without_noise = None if without_noise is None else recolour(without_noise, plan.cast.table)
+        table, before = plan.cast.table, image
+        image = recolour(image, table)
+        without = {head: recolour(other, table) for head, other in without.items()}
+        without["color_cast"] = before
+        found["color_cast"] = plan.cast.kind, dict(plan.cast.facts)
     if plan.watermark is not None:
         overlay, lab = plan.watermark.overlay, to_lab(image)
         opacity = plan.watermark.opacity(rms_difference(lab, overlay.stamp(image, 1.0)))
         image = overlay.stamp(image, opacity)
-        without_noise = None if without_noise is None else overlay.stamp(without_noise, opacity)
-        without_cast = None if without_cast is None else overlay.stamp(without_cast, opacity)
+        without = {head: overlay.stamp(other, opacity) for head, other in without.items()}
         facts = {**overlay.facts, "opacity": opacity, "rms_difference": rms_difference(lab, image)}
-        applied["watermark"] = _labelled("watermark", plan.watermark.kind, facts | _box(overlay.coverage))
-    if plan.cast is not None and without_cast is not None:
-        facts = {**plan.cast.facts, "shift_ab": mean_shift_ab(without_cast, image)}
-        applied["color_cast"] = _labelled("color_cast", plan.cast.kind, facts)
-    if plan.noise is not None and without_noise is not None:
-        facts = {**noise_facts, "rms_levels": _rms_levels(without_noise, image)}
-        applied["noise"] = _labelled("noise", plan.noise.kind, facts)
-    return DegradedSample(image, _in_order(applied))
+        found["watermark"] = plan.watermark.kind, facts | _box(overlay.coverage)
+    if "color_cast" in without:
+        found["color_cast"][1]["shift_ab"] = mean_shift_ab(without["color_cast"], image)
+    if "noise" in without:
+        found["noise"][1]["rms_levels"] = _rms_levels(without["noise"], image)
+    return DegradedSample(image, _labelled(found))
 
 
-def _in_order(applied: Mapping[Head, AppliedDegradation]) -> tuple[AppliedDegradation, ...]:
-    """Positions counted from 0 in the order of application."""
-    found = [applied[head] for head in ORDER if head in applied]
-    return tuple(
-        AppliedDegradation(one.head, one.kind, one.parameters, position, one.label)
-        for position, one in enumerate(found)
-    )
-
-
-def _soft_source(softness_px: float) -> dict[Head, AppliedDegradation]:
+def _soft_source(softness_px: float) -> dict[Head, tuple[str, Facts]]:
     if softness_px <= 0.0:
         return {}
-    facts: Facts = {"sigma_px": softness_px, "source_sigma_px": softness_px}
-    return {"blurriness": _labelled("blurriness", "soft_source", facts)}
+    return {"blurriness": ("soft_source", {"sigma_px": softness_px, "source_sigma_px": softness_px})}
 
 
-def _labelled(head: Head, kind: str, facts: Facts) -> AppliedDegradation:
-    measure = float(facts[SCALES[head].measure])
-    return AppliedDegradation(head, kind, facts, 0, SCALES[head].severity(measure))
+def _labelled(found: Mapping[Head, tuple[str, Facts]]) -> tuple[AppliedDegradation, ...]:
+    """Each kind and its parameters with the label of their measure, in the order of application."""
+    applied = []
+    for position, head in enumerate(head for head in ORDER if head in found):
+        kind, facts = found[head]
+        label = SCALES[head].severity(float(facts[SCALES[head].measure]))
+        applied.append(AppliedDegradation(head, kind, facts, position, label))
+    return tuple(applied)
 
 
 def _box(coverage: Pixels) -> Facts:
@@ -143,3 +148,39 @@ def _box(coverage: Pixels) -> Facts:
 def _rms_levels(without: Pixels, final: Pixels) -> float:
     difference = final.astype(np.float32) - without
     return float(np.sqrt(np.square(difference).mean(dtype=np.float64)))
+
+
+def deliver(pixels: Pixels, stream: Stream) -> tuple[Pixels, Facts]:
+    """Rescale slightly, recompress, both or neither, as drawn from the stream.
+
+    Returns:
+        uint8 (height, width, 3), and what was done, as JSON values.
+    """
+    # Everything is drawn first: the number of draws must not depend on what is done.
+    rescaled, recompressed = stream.uniform(0.0, 1.0), stream.uniform(0.0, 1.0)
+    factor, down, up = stream.uniform(SMALLEST_FACTOR, 1.0), stream.integer(0, 1), stream.integer(0, 2)
+    quality, sampling = stream.integer(*QUALITIES), [*_SAMPLINGS][stream.integer(0, 1)]
+    facts: Facts = {}
+    if rescaled < RESCALED_SHARE:
+        facts = {"factor": factor}
+        interpolation = cv2.INTER_AREA if down else cv2.INTER_LANCZOS4
+        pixels = _rescale(pixels, factor, interpolation, [*INTERPOLATIONS.values()][up])
+    if recompressed < RECOMPRESSED_SHARE:
+        facts |= {"quality": quality, "sampling": sampling}
+        pixels = _recompress(pixels, quality, sampling)
+    return pixels, facts
+
+
+def _recompress(pixels: Pixels, quality: int, sampling: str) -> Pixels:
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLINGS[sampling]]
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    assert done
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
+
+
+def _rescale(pixels: Pixels, factor: float, down: int, up: int) -> Pixels:
+    """To a smaller side, 2 px at least, and back; ``down`` and ``up`` are OpenCV's interpolations."""
+    height, width = pixels.shape[:2]
+    reduced = (max(2, round(width * factor)), max(2, round(height * factor)))
+    small = cv2.resize(pixels, reduced, interpolation=down)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=up), dtype=np.uint8)

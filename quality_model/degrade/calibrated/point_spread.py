@@ -1,4 +1,4 @@
-"""Blurs with a point-spread function of any width, and the sigma that each is equivalent to.
+"""Blurs with a point-spread function of any width, the sigma of each, and that of an image as it is.
 
 The equivalent sigma of a kernel is the root of the mean of its variances along x and y: that
 of the gaussian with the same spread. Resampling has no positive kernel; its equivalent
@@ -29,6 +29,16 @@ RESAMPLED_SIGMAS: Final = {"linear": 0.512, "cubic": 0.439, "lanczos": 0.415}
 
 ENLARGED_SIGMA: Final = 0.374
 """The same for an image that is only enlarged (Lanczos), without averaging before."""
+
+SHARPEST_SHARE: Final = 0.002
+"""Share of the pixels, those with the strongest edges, that are measured."""
+
+SOFT_SIGMA_PX: Final = 0.8
+"""Sigma above which an image does not count as clean. Of 200 crops of photographs known
+to be sharp the softest measured 0.40; blurred by a sigma of 1.0 their median measured 0.9."""
+
+_TEXTURE: Final = 1.4
+"""Measured on those crops: texture and neighbouring edges make the ratio this much too small."""
 
 
 def equivalent_sigma(kernel: Kernel) -> float:
@@ -64,13 +74,13 @@ def box_kernel(side_px: float) -> Kernel:
 
 
 def disc_kernel(radius_px: float) -> Kernel:
-    """The circle of confusion of a lens out of focus, with an antialiased rim."""
+    """The circle of confusion of a lens out of focus, of half a pixel or more, with an antialiased rim."""
     reach = max(1, int(np.ceil(radius_px)))
     fine = (np.arange((2 * reach + 1) * _SUBPIXELS) + 0.5) / _SUBPIXELS - reach - 0.5
     inside = (fine[:, None] ** 2 + fine[None, :] ** 2 <= radius_px**2).astype(np.float64)
-    if not inside.any():
-        inside[:] = 1.0
-    return _pooled(inside)
+    side = 2 * reach + 1
+    kernel = inside.reshape(side, _SUBPIXELS, side, _SUBPIXELS).mean(axis=(1, 3))
+    return np.asarray(kernel / kernel.sum(), dtype=np.float32)
 
 
 def motion_kernel(length_px: float, angle_deg: float) -> Kernel:
@@ -137,7 +147,39 @@ def width_for_sigma(kind: str, sigma_px: float) -> float:
     return float(widths[kind])
 
 
-def _pooled(fine: npt.NDArray[np.float64]) -> Kernel:
-    side = fine.shape[0] // _SUBPIXELS
-    kernel = fine.reshape(side, _SUBPIXELS, side, _SUBPIXELS).mean(axis=(1, 3))
-    return np.asarray(kernel / kernel.sum(), dtype=np.float32)
+def source_softness(pixels: Pixels, *, enlarged_by: float) -> float:
+    """Sigma, in pixels of the image, of its blur before any degradation.
+
+    The blur of enlarging, or that of its edges if it is more; 0 for a sharp image.
+
+    Args:
+        pixels: uint8 (height, width, 3), as resized.
+        enlarged_by: Factor of the resizing; 1 or less if it was shrunk.
+    """
+    measured = edge_sigma(pixels)
+    return max(enlarged_sigma(enlarged_by), measured if measured > SOFT_SIGMA_PX else 0.0)
+
+
+def edge_sigma(pixels: Pixels) -> float:
+    """Sigma of the blur of the sharpest edges, in pixels; 0 without edges.
+
+    A step edge blurred by a gaussian of standard deviation s has a first derivative that peaks
+    at A / (s sqrt(2 pi)) and a second one at A / (s^2 sqrt(2 pi e)): their ratio is s sqrt(e).
+    Both peaks are quantiles over the image. Derivatives are central differences, which add a
+    variance of about a quarter of a pixel; it is subtracted.
+
+    Args:
+        pixels: uint8 (height, width, 3).
+    """
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    first, second = [], []
+    for axis in (0, 1):
+        d1 = np.abs(np.gradient(grey, axis=axis))
+        d2 = np.abs(np.diff(grey, n=2, axis=axis))
+        first.append(d1.ravel())
+        second.append(d2.ravel())
+    slope = float(np.quantile(np.concatenate(first), 1.0 - SHARPEST_SHARE))
+    bend = float(np.quantile(np.concatenate(second), 1.0 - SHARPEST_SHARE))
+    if slope < 2.0 or bend <= 0.0:
+        return 0.0
+    return _TEXTURE * float(np.sqrt(max(0.0, (slope / bend) ** 2 / np.e - 0.25)))

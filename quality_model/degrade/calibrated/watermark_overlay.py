@@ -10,19 +10,17 @@ the same pixels on every machine with the same locked versions.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from quality_model.core.decoding import Pixels
 from quality_model.degrade.profile import Facts
 from quality_model.degrade.randomness import Stream
-from quality_model.degrade.seed.text_watermark import CORNERS, Corner, font_file
-from quality_model.degrade.seed.tints import Colour
+from quality_model.degrade.seed.seed_kinds import CORNERS, Colour, font
 
 WORDS: Final = (
     *("SAMPLE", "PREVIEW", "DRAFT", "DEMO", "PROOF", "COPY", "WATERMARK", "CONFIDENTIAL", "DO NOT COPY"),
@@ -81,8 +79,8 @@ def _text(layout: str) -> Callable[[int, float, Stream], Overlay]:
             gaps = stream.uniform(0.15, 1.6), stream.uniform(0.3, 2.5)
             layer = _tiles(plate, side_px, angle_deg, gaps, stagger=stream.uniform(0.0, 1.0) < 0.5)
         else:
-            limit = side_px * (0.6 if layout == "corner" else _LARGEST_SHARE)
-            plate = _fitted(_turned(plate, angle_deg), limit)
+            plate = plate.rotate(angle_deg, Image.Resampling.BILINEAR, expand=True)
+            plate = _fitted(plate, side_px * (0.6 if layout == "corner" else _LARGEST_SHARE))
             layer = _placed(plate, side_px, *_position(layout, plate, side_px, stream))
         return _to_overlay(layer, facts)
 
@@ -104,7 +102,7 @@ def _position(layout: str, plate: Image.Image, side_px: int, stream: Stream) -> 
     room_x, room_y = side_px - plate.width, side_px - plate.height
     if layout == "corner":
         margin = int(stream.uniform(0.0, 0.06) * side_px)
-        corner: Corner = stream.choice(CORNERS)
+        corner = stream.choice(CORNERS)
         left = min(margin, room_x) if corner.endswith("left") else max(0, room_x - margin)
         return left, (min(margin, room_y) if corner.startswith("upper") else max(0, room_y - margin))
     return int(room_x * stream.uniform(0.35, 0.65)), int(room_y * stream.uniform(0.25, 0.75))
@@ -140,7 +138,8 @@ def _logo(side_px: int, scale: float, stream: Stream) -> Overlay:
         letters = _lettering(initials, stream.choice(_TYPEFACES), max(7, size // 3), second, outline=False)
         letters = _fitted(letters, size)
         plate.alpha_composite(letters, ((size - letters.width) // 2, (size - letters.height) // 2))
-    plate = _fitted(_turned(plate, 15.0 * stream.uniform(-1.0, 1.0)), side_px * _LARGEST_SHARE)
+    plate = plate.rotate(15.0 * stream.uniform(-1.0, 1.0), Image.Resampling.BILINEAR, expand=True)
+    plate = _fitted(plate, side_px * _LARGEST_SHARE)
     left = int((side_px - plate.width) * stream.uniform(0.0, 1.0))
     top = int((side_px - plate.height) * stream.uniform(0.0, 1.0))
     return _to_overlay(_placed(plate, side_px, left, top), {"shape": shape, "size_px": size})
@@ -192,24 +191,20 @@ def _size(scale: float, stream: Stream) -> int:
 
 def _lettering(text: str, typeface: str, size_px: int, colour: Colour, outline: bool) -> Image.Image:
     """The text in RGBA, cut close."""
-    font = _font(typeface, size_px)
+    letters = font(typeface, size_px)
     stroke = max(1, size_px // 14) if outline else 0
-    left, top, right, bottom = (round(edge) for edge in font.getbbox(text, stroke_width=stroke))
+    left, top, right, bottom = (round(edge) for edge in letters.getbbox(text, stroke_width=stroke))
     plate = Image.new("RGBA", (max(1, right - left), max(1, bottom - top)), (*colour, 0))
     dark = sum(colour) < 3 * 128
     ImageDraw.Draw(plate).text(
         (-left, -top),
         text,
         fill=(*colour, 255),
-        font=font,
+        font=letters,
         stroke_width=stroke,
         stroke_fill=(255, 255, 255, 255) if dark else (0, 0, 0, 255),
     )
     return plate
-
-
-def _turned(plate: Image.Image, angle_deg: float) -> Image.Image:
-    return plate.rotate(angle_deg, Image.Resampling.BILINEAR, expand=True) if angle_deg else plate
 
 
 def _fitted(plate: Image.Image, longest: float, highest: float | None = None) -> Image.Image:
@@ -232,7 +227,7 @@ def _tiles(
 ) -> Image.Image:
     """The plate repeated over the whole image, the pattern turned as one."""
     plate = _fitted(plate, side_px * _LARGEST_SHARE)
-    reach = side_px if angle_deg == 0 else int(np.ceil(side_px * 2**0.5))
+    reach = int(np.ceil(side_px * 2**0.5))
     layer = Image.new("RGBA", (reach, reach))
     step_x = plate.width + max(2, int(gaps[0] * plate.height))
     step_y = plate.height + max(2, int(gaps[1] * plate.height))
@@ -249,11 +244,6 @@ def _to_overlay(layer: Image.Image, facts: Facts) -> Overlay:
     rgba = np.array(layer)
     colour = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
     return Overlay(colour, np.ascontiguousarray(rgba[..., 3]), facts)
-
-
-@lru_cache(maxsize=512)
-def _font(typeface: str, size_px: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(font_file().with_name(typeface), size_px, layout_engine=ImageFont.Layout.BASIC)
 
 
 _KINDS: Final[dict[str, Callable[[int, float, Stream], Overlay]]] = {

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quality_model.core.decoding import Pixels
-from quality_model.degrade.cielab import to_lab
+from quality_model.degrade.severity import to_lab
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from quality_model.core.decoding import Pixels
 from quality_model.degrade import noise
 from quality_model.degrade.profile import AppliedDegradation, DegradedSample, Facts, Profile
 from quality_model.degrade.randomness import SampleRandomness, Stream
-from quality_model.degrade.seed import seed_blur, text_watermark, tints
+from quality_model.degrade.seed import seed_kinds
 from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head
 
 STRENGTHS: Final[dict[Head, tuple[float, float]]] = {
@@ -50,16 +50,14 @@ class SeedProfile(Profile):
 
     name: ClassVar[str] = "seed"
     kinds: ClassVar[Mapping[Head, tuple[str, ...]]] = {
-        "color_cast": tuple(tints.TINTS),
+        "color_cast": tuple(seed_kinds.TINTS),
         "blurriness": ("gaussian", "box", "motion"),
-        "watermark": text_watermark.LAYOUTS,
+        "watermark": seed_kinds.LAYOUTS,
         "noise": ("gaussian", "salt_and_pepper", "poisson"),
     }
     label_ranges: ClassVar[Mapping[Head, tuple[float, float]]] = STRENGTHS
 
-    def keep(
-        self, clean: Pixels, randomness: SampleRandomness, *, softness_px: float = 0.0
-    ) -> DegradedSample:
+    def keep(self, clean: Pixels, *, softness_px: float = 0.0) -> DegradedSample:
         """The clean image itself, with labels of 0, soft or not."""
         return DegradedSample(clean, ())
 
@@ -88,39 +86,38 @@ _Outcome = tuple[Pixels, Facts]
 
 
 def _color_cast(pixels: Pixels, kind: str, t: float, stream: Stream) -> _Outcome:
-    return tints.blend(pixels, tints.TINTS[kind], t), {"strength": t}
+    return seed_kinds.blend(pixels, seed_kinds.TINTS[kind], t), {"strength": t}
 
 
 def _blurriness(pixels: Pixels, kind: str, t: float, stream: Stream) -> _Outcome:
     if kind == "motion":
         taps = _scaled(int(5 + 15 * t), pixels)
-        direction = stream.choice(seed_blur.DIRECTIONS)
-        return seed_blur.motion(pixels, taps, direction), {"taps": taps, "direction": direction}
+        direction = stream.choice(seed_kinds.DIRECTIONS)
+        return seed_kinds.motion_blur(pixels, taps, direction), {"taps": taps, "direction": direction}
     radius_px = _scaled(int(1 + 9 * t), pixels)
     if kind == "box":
-        return seed_blur.box(pixels, radius_px), {"radius_px": radius_px}
+        return seed_kinds.box_blur(pixels, radius_px), {"radius_px": radius_px}
     # Pillow, which the original used, calls a gaussian's standard deviation its radius.
-    return seed_blur.gaussian(pixels, radius_px), {"radius_px": radius_px}
+    return seed_kinds.gaussian_blur(pixels, radius_px), {"radius_px": radius_px}
 
 
 def _watermark(pixels: Pixels, kind: str, t: float, stream: Stream) -> _Outcome:
     text = stream.choice(TEXTS)
     size_px = _scaled(stream.integer(*TEXT_SIZES_PX), pixels)
-    corner = stream.choice(text_watermark.CORNERS)
-    layout = next(layout for layout in text_watermark.LAYOUTS if layout == kind)
-    coverage = text_watermark.lay_out(
+    corner = stream.choice(seed_kinds.CORNERS)
+    coverage = seed_kinds.lay_out(
         text,
         size_px,
-        layout,
+        kind,
         pixels.shape[0],
         corner=corner,
         gap_px=_scaled(TILE_GAP_PX, pixels),
         margin_px=_scaled(CORNER_MARGIN_PX, pixels),
     )
     parameters: Facts = {"opacity": t, "text": text, "size_px": size_px}
-    if layout == "corner":
+    if kind == "corner":
         parameters["corner"] = corner
-    return text_watermark.stamp(pixels, coverage, t, TEXT_GREY), parameters
+    return seed_kinds.stamp(pixels, coverage, t, TEXT_GREY), parameters
 
 
 def _noise(pixels: Pixels, kind: str, t: float, stream: Stream) -> _Outcome:
