@@ -9,7 +9,8 @@ from prefect.runtime import flow_run
 from quality_model.core.folders import input_path
 from quality_model.params_file import load_params
 from quality_model.paths import ProjectPaths, UserPath
-from quality_model.score import Kind, ScoreSummary
+from quality_model.score.inputs import Kind
+from quality_model.score.summary import ScoreSummary
 from tasks import scoring
 
 

@@ -35,7 +35,14 @@ def folder_option(name: str, default: Path, text: str) -> Callable[[F], F]:
 
 
 def with_input_choice(command: F) -> F:
-    """Pass ``kind``, ``image_column`` and ``key_column`` to a command."""
+    """Pass ``choice``, a `score.inputs.InputChoice`, to a command."""
+
+    @functools.wraps(command)
+    def wrapper(kind: Any, image_column: str | None, key_column: str | None, **values: Any) -> Any:
+        from quality_model.score.inputs import InputChoice
+
+        return command(choice=InputChoice(kind, image_column, key_column), **values)
+
     for option in (
         click.option("--key-column", help="Key column of Parquet files."),
         click.option("--image-column", help="Image column of Parquet files; dots select fields of structs."),
@@ -45,8 +52,8 @@ def with_input_choice(command: F) -> F:
             help="What to score, if the inputs are of several kinds.",
         ),
     ):
-        command = option(command)
-    return command
+        wrapper = option(wrapper)
+    return wrapper
 
 
 def with_params(

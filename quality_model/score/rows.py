@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
@@ -61,30 +61,28 @@ SCHEMA: Final = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class ScoringModel:
-    """The model of a job, and what decides about the scores and flags of its rows.
+class ScoringModel(ModelRef):
+    """The model of a job, which each row names, and what decides about the scores and flags of its rows.
 
     Attributes:
-        ref: Which model; each row names it.
         image_size_px: The side it scores at.
-        thresholds: A score above its head's threshold is flagged; None: nothing is.
         engine: What runs it: engines agree, but not to the last bit.
         data_sha256: Of the training dataset, if the model's files say so.
         git_commit: Of the code that trained it, if the model's files say so.
+        thresholds: A score above its head's threshold is flagged; None: nothing is.
     """
 
-    ref: ModelRef
     image_size_px: int
-    thresholds: Mapping[Head, float] | None
     engine: EngineName | None = None
     data_sha256: str | None = None
     git_commit: str | None = None
+    thresholds: Mapping[Head, float] | None = None
 
     @classmethod
     def of(cls, loaded: "MultiHeadQualityInference") -> Self:
         """What scoring needs to know of a model that is loaded."""
         return cls(
-            ref=loaded.source,
+            **asdict(loaded.source),
             image_size_px=loaded.image_size_px,
             thresholds=loaded.thresholds,
             engine=loaded.engine_name,
@@ -94,41 +92,13 @@ class ScoringModel:
 
     @property
     def title(self) -> str:
-        return f"{self.ref.name} version {self.ref.version}" if self.ref.version else self.ref.name
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values, without the thresholds."""
-        return {
-            "name": self.ref.name,
-            "version": self.ref.version,
-            "run_id": self.ref.run_id,
-            "sha256": self.ref.sha256,
-            "image_size_px": self.image_size_px,
-            "engine": self.engine,
-            "data_sha256": self.data_sha256,
-            "git_commit": self.git_commit,
-        }
+        return f"{self.name} version {self.version}" if self.version else self.name
 
     def described(self) -> dict[str, Any]:
         """What a result says of its model: JSON values, the thresholds apart."""
-        thresholds = None if self.thresholds is None else dict(self.thresholds)
-        return {"model": {**self.to_json(), "scale_version": SCALE_VERSION}, "thresholds": thresholds}
-
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any], thresholds: Mapping[Head, float] | None) -> Self:
-        """Undo `to_json`.
-
-        Raises:
-            KeyError: A value is missing.
-        """
-        return cls(
-            ref=ModelRef(facts["name"], facts["version"], facts["run_id"], facts["sha256"]),
-            image_size_px=facts["image_size_px"],
-            thresholds=thresholds,
-            engine=facts["engine"],
-            data_sha256=facts["data_sha256"],
-            git_commit=facts["git_commit"],
-        )
+        facts = asdict(self)
+        thresholds = facts.pop("thresholds")
+        return {"model": {**facts, "scale_version": SCALE_VERSION}, "thresholds": thresholds}
 
 
 def overall(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -139,60 +109,44 @@ def overall(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def make_table(
-    keys: Sequence[str],
-    readings: Sequence[Reading],
-    scores: npt.NDArray[np.float32],
-    model: ScoringModel,
-    plan_sha256: str,
+    keys: Sequence[str], readings: Sequence[Reading], model: ScoringModel, plan_sha256: str
 ) -> pa.Table:
     """Make rows.
 
     Args:
         keys: One per input.
-        readings: One per input; their pixels are not looked at.
-        scores: float32 (M, 4), one row for each reading without an error code, in order.
+        readings: One per input: its scores, or an error code.
         model: Named in each row; its thresholds decide what is flagged.
         plan_sha256: Of the job's plan.
 
     Returns:
         A table of `SCHEMA`. Its metadata is what a reader needs to know of the job, each value as JSON.
     """
-    good = np.array([reading.error_code is None for reading in readings], dtype=bool)
-    full = np.zeros((len(keys), len(HEADS)), dtype=np.float32)
-    full[good] = scores
-    by_name = dict(zip(HEADS, full.T, strict=True)) | {
-        "overall": overall(full),
-        "worst_score": full.max(axis=1),
+    failed = np.array([reading.scores is None for reading in readings], dtype=bool)
+    scores = np.zeros((len(keys), len(HEADS)), dtype=np.float32)
+    scores[~failed] = [reading.scores for reading in readings if reading.scores is not None] or 0.0
+    by_name = dict(zip(HEADS, scores.T, strict=True)) | {
+        "overall": overall(scores),
+        "worst_score": scores.max(axis=1),
     }
-    thresholds = model.thresholds or {}
-    columns: dict[str, Any] = {
-        "key": keys,
-        "sha256": [reading.sha256 for reading in readings],
-        "size_bytes": [reading.size_bytes for reading in readings],
-        "width": [reading.width for reading in readings],
-        "height": [reading.height for reading in readings],
-        "format": [reading.image_format for reading in readings],
-        **{name: pa.array(values, mask=~good) for name, values in by_name.items()},
-        "worst_head": pa.array([HEADS[number] for number in full.argmax(axis=1)], pa.string(), mask=~good),
-        **{
-            column: pa.array(by_name[head].astype(np.float64) > thresholds[head], mask=~good)
-            if head in thresholds
-            else [None] * len(keys)
-            for head, column in FLAG_COLUMNS.items()
-        },
-        "error_code": [reading.error_code for reading in readings],
-        "error_detail": [_valid(reading.error_detail) for reading in readings],
-        "model_name": [model.ref.name] * len(keys),
-        "model_version": [model.ref.version] * len(keys),
-        "model_run_id": [model.ref.run_id] * len(keys),
-        "model_scale_version": [SCALE_VERSION] * len(keys),
-        "schema_version": [SCHEMA_VERSION] * len(keys),
-    }
-    metadata = {
+    columns: dict[str, Any] = {name: pa.array(values, mask=failed) for name, values in by_name.items()}
+    columns["key"] = keys
+    columns["worst_head"] = pa.array(np.array(HEADS)[scores.argmax(axis=1)], pa.string(), mask=failed)
+    for name in ("sha256", "size_bytes", "width", "height", "format", "error_code", "error_detail"):
+        columns[name] = [getattr(reading, name) for reading in readings]
+    for head, name in FLAG_COLUMNS.items():
+        limit = (model.thresholds or {}).get(head)
+        flags = None if limit is None else by_name[head].astype(np.float64) > limit
+        columns[name] = pa.nulls(len(keys)) if flags is None else pa.array(flags, mask=failed)
+    constants = {
+        "model_name": model.name,
+        "model_version": model.version,
+        "model_run_id": model.run_id,
+        "model_scale_version": SCALE_VERSION,
         "schema_version": SCHEMA_VERSION,
-        **model.described(),
-        "plan_sha256": plan_sha256,
     }
+    columns |= {name: [value] * len(keys) for name, value in constants.items()}
+    metadata = {"schema_version": SCHEMA_VERSION, **model.described(), "plan_sha256": plan_sha256}
     fields = SCHEMA.with_metadata(
         {METADATA_PREFIX + name: json.dumps(value) for name, value in metadata.items()}
     )
@@ -230,11 +184,6 @@ def from_parquet(data: bytes, path: Path, *, keys: Sequence[str]) -> pa.Table:
     return table
 
 
-def rows_to_retry(table: pa.Table) -> list[int]:
-    """The rows whose error code is not final."""
-    return [row for row, code in enumerate(table["error_code"].to_pylist()) if code in NOT_FINAL]
-
-
 def replace_rows(table: pa.Table, rows: Sequence[int], new: pa.Table) -> pa.Table:
     """The table with its rows of these numbers replaced by those of ``new``, in order."""
     order = np.arange(table.num_rows)
@@ -246,7 +195,3 @@ def replace_rows(table: pa.Table, rows: Sequence[int], new: pa.Table) -> pa.Tabl
 def read_rows(output: Path, columns: Collection[str]) -> pa.Table:
     """Some columns of a complete result, in the order of its plan."""
     return pq.read_table(output / DATA_FOLDER, columns=list(columns))
-
-
-def _valid(text: str | None) -> str | None:
-    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from quality_model.core import storage
 from quality_model.core.figures import new_figure, save_figure
 from quality_model.errors import InputErrorsAboveLimit
-from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, Head
+from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS
 from quality_model.score.rows import SCORE_COLUMNS, ScoringModel, read_rows
 
 REPORT_NAME: Final = "report"
@@ -37,42 +37,80 @@ class Range:
 
     def extended(self, column: pa.ChunkedArray) -> "Range":
         """The range of these values and those of a column."""
-        found = pc.min_max(column).as_py()
-        lows = [value for value in (self.low, found["min"]) if value is not None]
-        highs = [value for value in (self.high, found["max"]) if value is not None]
-        return Range(min(lows, default=None), max(highs, default=None), self.nulls + column.null_count)
+        values = [self.low, self.high, *pc.min_max(column).as_py().values()]
+        known = [value for value in values if value is not None]
+        return Range(min(known, default=None), max(known, default=None), self.nulls + column.null_count)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ScoreSummary:
-    """The outcome of a job.
+    """The outcome of a job, added up part by part in memory that does not grow with them.
 
     Attributes:
-        inputs: ``scored`` + the sum of ``errors``.
-        errors: Inputs per error code, most frequent first.
         skipped: Files that are not inputs, by suffix or by what they are.
         parts, parts_before: Parts of the result; those that an earlier run finished.
-        elapsed_s, images_per_s: Of this run alone.
-        quantiles: Per head and overall, the quantiles of the scores to within 0.0001.
-        ranges: Smallest and largest value per column of scores; None without scores.
-        flagged: Per head that has a threshold, the images above it.
         retried: Inputs of finished parts that were read again, because their error codes were not final.
+        elapsed_s, images_per_s: Of this run alone.
+        inputs: ``scored`` + the sum of ``errors``.
+        ranges: Smallest and largest value per column of scores; None without scores.
+        histograms: int64 (10000,) per head and overall: scores in bins of equal width from 0 to 1.
     """
 
     output: Path
     model: ScoringModel
-    inputs: int
-    scored: int
-    errors: dict[str, int]
     skipped: dict[str, int]
     parts: int
-    parts_before: int
-    elapsed_s: float
-    images_per_s: float
-    quantiles: dict[str, dict[str, float]]
-    ranges: dict[str, "Range"]
-    flagged: dict[str, int]
+    parts_before: int = 0
     retried: int = 0
+    elapsed_s: float = 0.0
+    images_per_s: float = 0.0
+    inputs: int = 0
+    ranges: dict[str, Range] = field(default_factory=lambda: dict.fromkeys(SCORE_COLUMNS, Range()))
+    histograms: dict[str, npt.NDArray[np.int64]] = field(
+        default_factory=lambda: {name: np.zeros(_BINS, dtype=np.int64) for name in (*HEADS, "overall")}
+    )
+    _errors: Counter[str] = field(default_factory=Counter)
+    _flags: Counter[str] = field(default_factory=Counter)
+
+    def add(self, table: pa.Table) -> None:
+        """Add the rows of a part (see `rows.SCHEMA`)."""
+        self.inputs += table.num_rows
+        self._errors.update(table["error_code"].drop_null().to_pylist())
+        self._flags.update({head: pc.sum(table[name]).as_py() or 0 for head, name in FLAG_COLUMNS.items()})
+        self.ranges = {name: old.extended(table[name]) for name, old in self.ranges.items()}
+        for name, counts in self.histograms.items():
+            values = table[name].drop_null().to_numpy()
+            bins = np.minimum((values.astype(np.float64) * _BINS).astype(np.int64), _BINS - 1)
+            counts += np.bincount(bins, minlength=_BINS)
+
+    @property
+    def scored(self) -> int:
+        return self.inputs - self._errors.total()
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Inputs per error code, most frequent first."""
+        return dict(sorted(self._errors.items(), key=lambda entry: (-entry[1], entry[0])))
+
+    @property
+    def flagged(self) -> dict[str, int]:
+        """Per head that has a threshold, the images above it."""
+        return {head: self._flags[head] for head in HEADS if head in (self.model.thresholds or {})}
+
+    @property
+    def quantiles(self) -> dict[str, dict[str, float]]:
+        """Per head and overall, the quantiles of the scores to within 0.0001; none without scores."""
+        if not self.scored:
+            return {}
+        found = {}
+        for name, counts in self.histograms.items():
+            ranks = [max(1, share * self.scored) for share in QUANTILES]
+            middles = (np.searchsorted(np.cumsum(counts), ranks) + 0.5) / _BINS
+            found[name] = {
+                f"{share:g}": round(float(middle), 5)
+                for share, middle in zip(QUANTILES, middles, strict=True)
+            }
+        return found
 
     @property
     def error_share(self) -> float:
@@ -111,56 +149,7 @@ class ScoreSummary:
         return lines
 
 
-@dataclass(slots=True)
-class Tally:
-    """Adds up parts, in memory that does not grow with them."""
-
-    inputs: int = 0
-    scored: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    flags: Counter[str] = field(default_factory=Counter)
-    ranges: dict[str, Range] = field(default_factory=lambda: dict.fromkeys(SCORE_COLUMNS, Range()))
-    counts: dict[str, npt.NDArray[np.int64]] = field(
-        default_factory=lambda: {name: np.zeros(_BINS, dtype=np.int64) for name in (*HEADS, "overall")}
-    )
-
-    def add(self, table: pa.Table) -> None:
-        """Add the rows of a part (see `rows.SCHEMA`)."""
-        errors = Counter(table["error_code"].drop_null().to_pylist())
-        self.inputs += table.num_rows
-        self.scored += table.num_rows - errors.total()
-        self.errors.update(errors)
-        self.flags.update({head: pc.sum(table[name]).as_py() or 0 for head, name in FLAG_COLUMNS.items()})
-        self.ranges = {name: old.extended(table[name]) for name, old in self.ranges.items()}
-        for name, counts in self.counts.items():
-            values = table[name].drop_null().to_numpy()
-            bins = np.minimum((values.astype(np.float64) * _BINS).astype(np.int64), _BINS - 1)
-            counts += np.bincount(bins, minlength=_BINS)
-
-    def quantiles(self) -> dict[str, dict[str, float]]:
-        """Per score, the middle of the bin in which each quantile lies; none without scores."""
-        if not self.scored:
-            return {}
-        found = {}
-        for name, counts in self.counts.items():
-            reached = np.cumsum(counts)
-            bins = [int(np.searchsorted(reached, max(1, share * self.scored))) for share in QUANTILES]
-            found[name] = {
-                f"{share:g}": round((number + 0.5) / _BINS, 5)
-                for share, number in zip(QUANTILES, bins, strict=True)
-            }
-        return found
-
-    def flagged(self, thresholds: Mapping[Head, float] | None) -> dict[str, int]:
-        """Images flagged per head that has a threshold."""
-        return {head: self.flags[head] for head in HEADS if head in (thresholds or {})}
-
-    def sorted_errors(self) -> dict[str, int]:
-        """Counts of the error codes, most frequent first."""
-        return dict(sorted(self.errors.items(), key=lambda entry: (-entry[1], entry[0])))
-
-
-def write_report(summary: ScoreSummary, tally: Tally) -> tuple[str, ...]:
+def write_report(summary: ScoreSummary) -> tuple[str, ...]:
     """Write the report of a job: its summary, and a figure if matplotlib is installed.
 
     Returns:
@@ -177,19 +166,18 @@ def write_report(summary: ScoreSummary, tally: Tally) -> tuple[str, ...]:
     storage.write_json(summary.output / SUMMARY_NAME, values)
     if find_spec("matplotlib") is None:
         return (SUMMARY_NAME,)
-    title = f"{summary.scored} images scored by {summary.model.title}"
-    _write_figure(summary.output / FIGURE_NAME, tally, summary.model.thresholds, title)
+    _write_figure(summary, summary.output / FIGURE_NAME)
     return SUMMARY_NAME, FIGURE_NAME
 
 
-def _write_figure(path: Path, tally: Tally, thresholds: Mapping[Head, float] | None, title: str) -> None:
+def _write_figure(summary: ScoreSummary, path: Path) -> None:
     """Draw the histogram of each score, on a logarithmic axis of counts, and its threshold as a PNG file."""
     figure = new_figure(12, 6.4)
-    figure.suptitle(title)
+    figure.suptitle(f"{summary.scored} images scored by {summary.model.title}")
     axes = figure.subplots(2, 3)
     edges = np.linspace(0.0, 1.0, _BARS + 1)
-    lines: dict[str, float] = dict((thresholds or {}).items())
-    for axis, (name, counts) in zip(axes.flat, tally.counts.items(), strict=False):
+    lines: dict[str, float] = {**(summary.model.thresholds or {})}
+    for axis, (name, counts) in zip(axes.flat, summary.histograms.items(), strict=False):
         axis.stairs(counts.reshape(_BARS, -1).sum(axis=1), edges, fill=True)
         axis.set_title(name)
         if name in lines:
@@ -201,7 +189,7 @@ def _write_figure(path: Path, tally: Tally, thresholds: Mapping[Head, float] | N
         axis.set_xticks((0.0, 0.5, 1.0))
         axis.set_yscale("symlog", linthresh=1)  # logarithmic from 1 on, and 0 has a place
         axis.set_ylim(bottom=0)
-    errors = list(tally.sorted_errors().items())[:_CODES]
+    errors = list(summary.errors.items())[:_CODES]
     last = axes.flat[-1]
     last.set_title("not scored, by error code" if errors else "every input was scored")
     if errors:

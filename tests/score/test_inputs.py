@@ -15,7 +15,7 @@ from quality_model.core import storage
 from quality_model.core.folders import file_name, input_path, inside, printable, walk
 from quality_model.data.local_folder import list_images
 from quality_model.errors import ImageError, SourceError, UsageError
-from quality_model.score.inputs import Kind, kind_of, survey
+from quality_model.score.inputs import InputChoice, Kind, kind_of, survey
 
 NOWHERE = Path("no-such-output")
 PROJECT = Path(__file__).resolve().parents[2]
@@ -153,7 +153,7 @@ def test_two_kinds_of_inputs_are_refused_with_what_there_is_and_how_to_choose(tm
     assert "1 image (such as preview.jpg), 2 tar shards (such as b.tar), 1 Parquet file" in str(refused.value)
     assert "--kind images or --kind tar or --kind parquet" in str(refused.value)
     kinds: list[Kind] = ["images", "tar", "parquet"]
-    found = [survey(tmp_path, NOWHERE, kind=kind) for kind in kinds]
+    found = [survey(tmp_path, NOWHERE, InputChoice(kind)) for kind in kinds]
     assert [survey.kind for survey in found] == kinds
     assert [survey.num_files for survey in found] == [1, 2, 1]
     assert found[1].skipped == {".jpg": 1, ".parquet": 1}
@@ -174,9 +174,9 @@ def test_parquet_files_without_images_beside_the_inputs_are_metadata(tmp_path: P
 def test_a_kind_that_is_not_there_is_refused_with_what_is(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     with pytest.raises(UsageError, match=r"holds no tar shards, but 1 image \(such as a\.jpg\)"):
-        survey(tmp_path, NOWHERE, kind="tar")
+        survey(tmp_path, NOWHERE, InputChoice("tar"))
     with pytest.raises(UsageError, match="--image-column names a column of Parquet files"):
-        survey(tmp_path, NOWHERE, image_column="image")
+        survey(tmp_path, NOWHERE, InputChoice(image_column="image"))
 
 
 @pytest.mark.parametrize("name", ["images.zip", "list.txt"])
@@ -184,7 +184,7 @@ def test_a_file_of_no_known_kind_is_refused_with_what_is_read(tmp_path: Path, na
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UsageError, match=rf"{name} is no image(.|\n)*\.jpg(.|\n)*\.tar\.zst(.|\n)*unpacked"):
         survey(tmp_path / name, NOWHERE)
-    assert survey(tmp_path / name, NOWHERE, kind="tar").num_files == 1
+    assert survey(tmp_path / name, NOWHERE, InputChoice("tar")).num_files == 1
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 from quality_model.core import storage
 from quality_model.core.folders import is_result
 from quality_model.errors import StorageError, UsageError
-from quality_model.score import ScoreSummary
+from quality_model.score.summary import ScoreSummary
 
-from .conftest import IDENTITY, bytes_of, rows_of
+from .conftest import IDENTITY, bytes_of, copy, rows_of
 from .earlier import write_earlier_result
 
 Run = Callable[..., ScoreSummary]
@@ -45,22 +45,11 @@ def test_a_folder_with_files_of_someone_else_is_refused_and_left_alone(
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_foreign_file_among_the_score_rows_is_named_and_stays(
-    folder: Path, run: Run, tmp_path: Path, overwrite: bool
+@pytest.mark.parametrize("name", ["notes.txt", "part-00007.parquet", "Thumbs.db"])
+def test_what_is_no_part_of_the_job_among_the_score_rows_is_named_and_stays(
+    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], name: str, overwrite: bool
 ) -> None:
-    run(folder)
-    (tmp_path / "scores" / "data" / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"for score rows alone and holds notes\.txt"):
-        run(folder, overwrite=overwrite, shard_size=5 if overwrite else 7)
-    assert (tmp_path / "scores" / "data" / "notes.txt").read_text() == "mine"
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("name", ["part-00007.parquet", "Thumbs.db"])
-def test_a_part_that_is_none_of_the_job_is_named_and_stays(
-    folder: Path, run: Run, tmp_path: Path, name: str, overwrite: bool
-) -> None:
-    run(folder)
+    copy(undisturbed, tmp_path / "scores")
     (tmp_path / "scores" / "data" / name).write_bytes(b"mine")
     with pytest.raises(UsageError, match=rf"for score rows alone and holds {name}"):
         run(folder, overwrite=overwrite, shard_size=5 if overwrite else 7)

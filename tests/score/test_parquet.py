@@ -10,10 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from quality_model.errors import CorruptError, InputErrorsAboveLimit, UsageError
-from quality_model.score import ScoreSummary
+from quality_model.score.summary import ScoreSummary
 
-from .conftest import rows_of
-from .test_resume import Interrupted
+from .conftest import Interrupted, outcome, rows_of
 
 Run = Callable[..., ScoreSummary]
 
@@ -24,35 +23,17 @@ def write(path: Path, /, **columns: Any) -> Path:
     return path
 
 
-def outcome(output: Path) -> dict[str, str]:
-    """sha256 or reason by key."""
-    rows = rows_of(output)
-    return dict(zip(rows["key"], rows["error_code"].fillna(rows["sha256"]), strict=True))
+RECORD = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+def value_of(kind: pa.DataType, data: bytes) -> Any:
+    """The bytes as a value of a type: in a record of bytes and path, in a list, or both."""
+    record = {"bytes": data, "path": "x.jpg"} if "struct" in str(kind) else data
+    return [record] if "list" in str(kind) else record
 
 
 def hashes(crops: list[bytes]) -> list[str]:
     return [hashlib.sha256(data).hexdigest() for data in crops]
-
-
-@pytest.mark.parametrize("column", ["image", "photo", "bytes"])
-def test_bytes_are_found_under_the_usual_names(
-    run: Run, tmp_path: Path, crops: list[bytes], column: str
-) -> None:
-    path = write(tmp_path / "in" / "a.parquet", **{"label": [1, 2, 3], column: crops[:3]})
-    assert run(path).scored == 3
-    keys = ["a.parquet#0", "a.parquet#1", "a.parquet#2"]
-    assert outcome(tmp_path / "scores") == dict(zip(keys, hashes(crops[:3]), strict=True))
-
-
-@pytest.mark.parametrize(
-    ("column", "values"), [("id", [7, 8, 9]), ("key", ["x", "y", "z"]), ("path", ["x", "y", "z"])]
-)
-def test_rows_are_called_by_their_key_column(
-    run: Run, tmp_path: Path, crops: list[bytes], column: str, values: list[Any]
-) -> None:
-    path = write(tmp_path / "in" / "a.parquet", **{column: values, "image": crops[:3]})
-    run(path)
-    assert list(outcome(tmp_path / "scores")) == [str(value) for value in values]
 
 
 def test_records_of_bytes_and_path_are_read_as_the_hub_writes_them(
@@ -90,24 +71,6 @@ def test_several_files_are_one_collection_cut_into_shards_across_them(
     summary = run(tmp_path / "in")
     assert (summary.scored, summary.parts) == (30, 5)
     assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:30])
-
-
-def test_an_interrupted_job_over_parquet_ends_with_the_same_rows(
-    run: Run, tmp_path: Path, crops: list[bytes]
-) -> None:
-    for part in range(2):
-        write(tmp_path / "in" / f"part-{part}.parquet", image=crops[part * 10 : part * 10 + 10])
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "in", scorer=Interrupted(3))
-    summary = run(tmp_path / "in")
-    assert summary.parts_before == 1
-    assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:20])
-
-
-def test_a_table_of_this_project_can_be_scored(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
-    path = write(tmp_path / "in" / "a.parquet", image_id=["p1", "p2"], group=["g", "g"], data=crops[:2])
-    run(path)
-    assert list(outcome(tmp_path / "scores")) == ["p1", "p2"]
 
 
 def test_a_cut_footer_names_the_file(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
@@ -189,9 +152,6 @@ def test_an_interrupted_job_with_repeated_keys_goes_on(run: Run, tmp_path: Path,
     assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:20])
 
 
-RECORD = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-
-
 def test_no_file_outside_the_folder_of_a_table_is_read_or_hashed(
     run: Run, tmp_path: Path, crops: list[bytes]
 ) -> None:
@@ -254,31 +214,29 @@ def test_rows_of_a_damaged_row_group_have_a_reason_and_the_others_scores(
     assert found[4:8] == ["unreadable_rows"] * 4
 
 
-def test_a_file_without_rows_holds_nothing_to_score(run: Run, tmp_path: Path) -> None:
-    path = write(tmp_path / "in" / "a.parquet", image=pa.array([], pa.binary()))
-    with pytest.raises(UsageError, match="nothing to score"):
-        run(path)
-
-
-def test_a_file_without_rows_beside_skipped_ones_says_what_was_skipped(run: Run, tmp_path: Path) -> None:
+def test_a_file_without_rows_holds_nothing_to_score_and_says_what_was_skipped(
+    run: Run, tmp_path: Path
+) -> None:
     write(tmp_path / "in" / "a.parquet", image=pa.array([], pa.binary()))
+    with pytest.raises(UsageError, match="nothing to score: its files are empty"):
+        run(tmp_path / "in")
     write(tmp_path / "in" / "people.parquet", name=["a"])
     with pytest.raises(UsageError, match=r"no image \(skipped: 1 x Parquet files without images\)"):
         run(tmp_path / "in")
 
 
-@pytest.mark.parametrize("kind", [pa.binary(), RECORD, pa.list_(RECORD)], ids=str)
 def test_empty_bytes_are_rows_with_an_error_code_and_no_hash(
-    run: Run, tmp_path: Path, crops: list[bytes], kind: pa.DataType
+    run: Run, tmp_path: Path, crops: list[bytes]
 ) -> None:
-    def value(data: bytes) -> Any:
-        record = {"bytes": data, "path": "x.jpg"} if "struct" in str(kind) else data
-        return [record] if "list" in str(kind) else record
-
-    run(write(tmp_path / "a.parquet", id=[1, 2], image=pa.array([value(crops[0]), value(b"")], kind)))
-    assert outcome(tmp_path / "scores") == {"1": hashes(crops)[0], "2": "empty"}
-    rows = rows_of(tmp_path / "scores")
-    assert rows[["sha256", "size_bytes"]].isna().all(axis=1).tolist() == [False, True]
+    for number, kind in enumerate((pa.binary(), RECORD, pa.list_(RECORD))):
+        values = [value_of(kind, data) for data in (crops[number], b"")]
+        ids = [f"{number}", f"{number} empty"]
+        write(tmp_path / "in" / f"{number}.parquet", id=ids, image=pa.array(values, kind))
+    run(tmp_path / "in", max_error_share=1.0)
+    rows = rows_of(tmp_path / "scores").set_index("key")
+    assert rows["sha256"].dropna().to_dict() == {f"{n}": sha256 for n, sha256 in enumerate(hashes(crops[:3]))}
+    assert rows["error_code"].dropna().to_dict() == {f"{n} empty": "empty" for n in range(3)}
+    assert rows["size_bytes"].isna().equals(rows["error_code"].notna())
 
 
 def not_utf8(*values: bytes) -> pa.Array:

@@ -8,16 +8,31 @@ import pytest
 
 from quality_model.errors import InputErrorsAboveLimit, UsageError
 
-from .test_parquet import Run, hashes, outcome, write
+from .conftest import outcome
+from .test_parquet import RECORD, Run, hashes, value_of, write
 
 
-@pytest.mark.parametrize("column", ["jpg", "image_bytes", "Image", "content", "frame"])
 def test_images_are_found_under_many_names_or_by_their_first_bytes(
-    run: Run, tmp_path: Path, crops: list[bytes], column: str
+    run: Run, tmp_path: Path, crops: list[bytes]
 ) -> None:
-    path = write(tmp_path / "a.parquet", **{"key": ["k"], "embedding": [b"\0" * 9], column: crops[:1]})
-    run(path)
-    assert outcome(tmp_path / "scores") == {"k": hashes(crops)[0]}
+    names = ["image", "photo", "bytes", "jpg", "image_bytes", "Image", "content", "frame"]
+    for name, data in zip(names, crops, strict=False):
+        columns = {"key": [name], "embedding": [b"\0" * 9], name: [data]}
+        write(tmp_path / "in" / f"{name}.parquet", **columns)
+    run(tmp_path / "in")
+    assert outcome(tmp_path / "scores") == dict(zip(names, hashes(crops[:8]), strict=True))
+
+
+def test_rows_are_called_by_their_key_column_or_by_file_and_number(
+    run: Run, tmp_path: Path, crops: list[bytes]
+) -> None:
+    """The last one is a table of clean images as this project writes it."""
+    for number, (column, value) in enumerate({"id": 7, "key": "x", "path": "y", "label": 1}.items()):
+        write(tmp_path / "in" / f"{number}.parquet", **{column: [value], "image": [crops[number]]})
+    write(tmp_path / "in" / "4.parquet", image_id=["p1"], group=["g"], data=[crops[4]])
+    run(tmp_path / "in")
+    expected = dict(zip(["7", "x", "y", "3.parquet#0", "p1"], hashes(crops[:5]), strict=True))
+    assert outcome(tmp_path / "scores") == expected
 
 
 def test_several_columns_of_images_without_a_usual_name_have_to_be_chosen_from(
@@ -47,36 +62,29 @@ def test_bytes_win_over_names_and_paths(
     assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:1])
 
 
-RECORD = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary()), pa.list_(pa.binary()),
-     pa.large_list(pa.binary()), RECORD, pa.list_(RECORD), pa.dictionary(pa.int8(), pa.large_binary())],
-    ids=str,
-)  # fmt: skip
 def test_every_type_of_column_that_can_hold_bytes_is_read(
-    run: Run, tmp_path: Path, crops: list[bytes], kind: pa.DataType
+    run: Run, tmp_path: Path, crops: list[bytes]
 ) -> None:
-    def value(data: bytes) -> Any:
-        record = {"bytes": data, "path": "x.jpg"} if "struct" in str(kind) else data
-        return [record] if "list" in str(kind) else record
-
-    values = [value(crops[0]), None, value(crops[1])]
-    if pa.types.is_dictionary(kind):
-        column = pa.array(values, kind.value_type).dictionary_encode().cast(kind)
-    else:
-        column = pa.array(values, kind)
-    run(write(tmp_path / "a.parquet", image=column))
-    assert list(outcome(tmp_path / "scores").values()) == [hashes(crops)[0], "missing", hashes(crops)[1]]
-
-
-def test_images_of_a_fixed_size_are_read(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
-    size = max(map(len, crops[:2]))
-    padded = [data.ljust(size, b"\0") for data in crops[:2]]
-    run(write(tmp_path / "a.parquet", image=pa.array(padded, pa.binary(size))))
-    assert list(outcome(tmp_path / "scores").values()) == hashes(padded)
+    size = max(map(len, crops))
+    padded = [data.ljust(size, b"\0") for data in crops]
+    kinds = [
+        pa.binary(size), pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary()),
+        pa.list_(pa.binary()), pa.large_list(pa.binary()), RECORD, pa.list_(RECORD),
+        pa.dictionary(pa.int8(), pa.large_binary()),
+    ]  # fmt: skip
+    for number, kind in enumerate(kinds):
+        values = [value_of(kind, padded[2 * number]), None, value_of(kind, padded[2 * number + 1])]
+        if pa.types.is_dictionary(kind):
+            column = pa.array(values, kind.value_type).dictionary_encode().cast(kind)
+        else:
+            column = pa.array(values, kind)
+        write(tmp_path / "in" / f"{number}.parquet", image=column)
+    run(tmp_path / "in", max_error_share=1.0)
+    found = outcome(tmp_path / "scores")
+    for number, kind in enumerate(kinds):
+        first, second = hashes(padded[2 * number : 2 * number + 2])
+        rows = [found[f"{number}.parquet#{row}"] for row in range(3)]
+        assert rows == [first, "missing", second], kind
 
 
 def test_a_list_of_one_image_is_that_image_and_of_several_has_an_error_code(

@@ -19,23 +19,26 @@ import pytest
 
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
+from quality_model.params import Params
 from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, SCALE_VERSION, SCHEMA_VERSION
-from quality_model.score import ScoreSummary
 from quality_model.score.rows import SCHEMA
+from quality_model.score.summary import ScoreSummary
 
-from .conftest import IDENTITY, THRESHOLDS, encode, rows_of
+from .conftest import IDENTITY, THRESHOLDS, encode, fill, rows_of, runner
 
 Run = Callable[..., ScoreSummary]
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "results-format.md"
 
 
-@pytest.fixture
-def result(folder: Path, run: Run, tmp_path: Path) -> Path:
-    """Scores of twenty images, and of seven broken ones, which have a part of their own."""
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory, params: Params, crops: list[bytes]) -> Path:
+    """Scores of twenty images, and of seven broken ones, which have a part of their own; read only."""
+    place = tmp_path_factory.mktemp("result")
+    folder = fill(place / "images", crops)
     for number in range(7):
         (folder / f"a{number}.jpg").write_bytes(b"no")
-    run(folder)
-    return tmp_path / "scores"
+    runner(params, place / "OUT")(folder)
+    return place / "OUT"
 
 
 READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
@@ -88,7 +91,7 @@ def test_the_metadata_of_a_part_are_the_documented_ones(result: Path) -> None:
     assert metadata["quality_model.plan_sha256"] == storage.file_sha256(result / "plan.parquet")
     model = metadata["quality_model.model"]
     assert (model["name"], model["version"], model["run_id"]) == ("grey", "3", "a1b2")
-    assert (model["sha256"], model["scale_version"]) == (IDENTITY.ref.sha256, SCALE_VERSION)
+    assert (model["sha256"], model["scale_version"]) == (IDENTITY.sha256, SCALE_VERSION)
 
 
 def test_a_row_names_its_worst_head_model_and_versions(result: Path) -> None:
@@ -132,14 +135,13 @@ def test_everything_but_the_rows_is_beside_the_data(result: Path) -> None:
 
 
 def test_the_completion_marker_records_model_inputs_settings_thresholds_and_parts(
-    result: Path, folder: Path
+    result: Path,
 ) -> None:
     job = storage.require_sealed(result, verify=True, marker_name="job.json")
     assert job["schema_version"] == SCHEMA_VERSION
     assert (job["model"]["name"], job["model"]["version"], job["model"]["run_id"]) == ("grey", "3", "a1b2")
     assert job["thresholds"] == THRESHOLDS
     inputs = job["inputs"]
-    assert (inputs["root"], inputs["absolute_root"]) == (str(folder), str(folder.resolve()))
     assert (inputs["kind"], inputs["num_inputs"]) == ("images", 27)
     assert (job["scored"], job["errors"]) == (20, {"not_an_image": 7})
     assert job["settings"]["shard_size"] == 7
@@ -152,7 +154,6 @@ def test_the_completion_marker_records_model_inputs_settings_thresholds_and_part
 
 def test_the_examples_of_the_document_run(result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(result.parent)
-    result.rename("OUT")
     examples = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     made: dict[str, Any] = {}
     for example in examples:
