@@ -10,7 +10,7 @@ from quality_model.data.checks.score_checks import validate_scores
 from quality_model.params import LimitsParams, ScoreParams
 from quality_model.score import job
 from quality_model.score.inputs import InputChoice, Kind
-from quality_model.score.summary import ScoreSummary
+from quality_model.score.result import ScoreSummary
 from tasks.failures import can_heal
 
 

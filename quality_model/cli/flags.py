@@ -34,7 +34,7 @@ def folder_option(name: str, default: Path, text: str) -> Callable[[F], F]:
     return click.option(name, type=PATH, default=default, show_default=True, help=text)
 
 
-def with_input_choice(command: F) -> F:
+def with_input_choice(command: Callable[..., Any]) -> Callable[..., Any]:
     """Pass ``choice``, a `score.inputs.InputChoice`, to a command."""
 
     @functools.wraps(command)

@@ -309,9 +309,9 @@ class _Listing:
             self.first.setdefault(kind, printable(file.name))
         if file.is_folder or kind == "parquet":
             self.parquet.append(file)
-        for one in ("images", "tar"):
-            if file.is_folder or kind == one:
-                self.fingerprints[one].add(file)
+        for one, fingerprint in self.fingerprints.items():
+            if one != "parquet" and (file.is_folder or kind == one):
+                fingerprint.add(file)
 
     def counts(self, kind: Kind) -> int:
         return self.suffixes[kind].total()

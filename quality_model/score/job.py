@@ -4,30 +4,30 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from quality_model.core import processes, storage
+from quality_model.core.decoding import Pixels
 from quality_model.core.engines import Engine
 from quality_model.core.folders import printable
 from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part, part_name
 from quality_model.errors import CheckpointError, InputErrorsAboveLimit
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS, SCHEMA_VERSION
-from quality_model.score import rows
+from quality_model.score import result
 from quality_model.score.inputs import NO_CHOICE, InputChoice, sources_of, survey
 from quality_model.score.plan import Plan, Settings, begin, planned_engine, read_plan
 from quality_model.score.reading import PlannedInput, Reading, read_images
-from quality_model.score.rows import ScoringModel
-from quality_model.score.summary import REPORT_NAME, ScoreSummary, nothing_scored, write_report
+from quality_model.score.result import REPORT_NAME, ScoreSummary, ScoringModel, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def score(
     """Score a collection: a row for every input, with scores or with an error code.
 
     An interrupted job resumes at its first unfinished part and ends with the bytes of an undisturbed one;
-    a complete one is not done again. Inputs whose error code is not final (`rows.NOT_FINAL`) are read again.
+    a complete one is not done again. Inputs with an error code of `result.NOT_FINAL` are read again.
 
     Args:
         section: Model, sizes, workers, and the share of errors that is allowed.
@@ -160,9 +160,9 @@ class _Job:
                 continue
             part, data = finished
             keys = [planned.key for planned in read_plan(folder.folder, number)]
-            table = rows.from_parquet(data, folder.folder / part_name(number), keys=keys)
+            table = result.from_parquet(data, folder.folder / part_name(number), keys=keys)
             codes = enumerate(table["error_code"].to_pylist())
-            if retried := [row for row, code in codes if code in rows.NOT_FINAL]:
+            if retried := [row for row, code in codes if code in result.NOT_FINAL]:
                 todo.append(_Todo(number, retried, table))
                 summary.retried += len(retried)
             else:
@@ -208,12 +208,12 @@ class _Job:
                 started = time.monotonic()
                 scored = self._score(islice(readings, len(one.rows)), bar)
                 keys = [each.key for each in planned(one)]
-                table = rows.make_table(keys, scored, self.plan.model, self.plan.plan_sha256)
+                table = result.make_table(keys, scored, self.plan.model, self.plan.plan_sha256)
                 if one.table is not None:
-                    table = rows.replace_rows(one.table, one.rows, table)
+                    table = result.replace_rows(one.table, one.rows, table)
                 errors = Counter(table["error_code"].drop_null().to_pylist())
                 part = self.folder.write_part(
-                    one.part, rows.to_parquet(table), rows=table.num_rows, errors=errors
+                    one.part, result.to_parquet(table), rows=table.num_rows, errors=errors
                 )
                 logger.info(
                     "Part %d of %d: %d inputs, %d scored, %.1f images/s.",
@@ -229,10 +229,10 @@ class _Job:
         border, so that they are the same after an interruption.
         """
         done: list[Reading] = []
-        batch: list[int] = []  # places in `done` of readings with pixels
+        batch: dict[int, Pixels] = {}  # by the place in `done`
 
         def score_batch() -> None:
-            scores = self.scorer.score_pixels(np.stack([done[place].pixels for place in batch]))
+            scores = self.scorer.score_pixels(np.stack(list(batch.values())))
             for place, of_one in zip(batch, _checked(scores, len(batch)), strict=True):
                 done[place] = replace(done[place], pixels=None, scores=of_one)
             batch.clear()
@@ -241,7 +241,7 @@ class _Job:
             if reading.scores is not None:
                 _checked(reading.scores[None], 1)
             if reading.pixels is not None:
-                batch.append(len(done))
+                batch[len(done)] = reading.pixels
             done.append(reading)
             if len(batch) == self.section.batch_size:
                 score_batch()
@@ -291,3 +291,32 @@ def _checked(scores: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.floa
             "Its weights are damaged or not of this network; score with another model.",
         )
     return scores
+
+
+_REMEDIES: Final = {
+    "missing": "Are the paths right, and relative to the file that lists them? Addresses (https://, s3://)"
+    " are not read: download the images first.",
+    "base64_text": "Decode the text and store the bytes in a binary column.",
+    "not_an_image": "Are these images, in a format that limits.formats names?",
+    "no_permission": "Let this user read the files.",
+    "too_many_bytes": "Raise limits.max_bytes; `score` then needs --overwrite.",
+    "too_many_pixels": "Raise limits.max_pixels; `score` then needs --overwrite.",
+    "worker_died": "Use fewer workers or more memory, and run the same command again.",
+    "too_slow": "Raise limits.max_seconds, and run the same command again.",
+}
+
+
+def nothing_scored(errors: Mapping[str, int], details: str) -> InputErrorsAboveLimit:
+    """The error of a job of whose inputs none could be scored.
+
+    Args:
+        errors: How many inputs have each error code, at least one.
+        details: Where the details of each input are, to begin a sentence with.
+    """
+    num_inputs = sum(errors.values())
+    code, count = max(errors.items(), key=lambda item: item[1])
+    return InputErrorsAboveLimit(
+        f"None of the {num_inputs} inputs could be scored; the commonest error code is {code}"
+        f" ({count} of {num_inputs}).",
+        f"{_REMEDIES.get(code, 'Check the inputs.')} {details} says what is wrong with each.",
+    )

@@ -27,8 +27,7 @@ from quality_model.params import EngineName, LimitsParams
 from quality_model.records import SCALE_VERSION, SCHEMA_VERSION
 from quality_model.score.inputs import Fingerprint, Kind, Survey, list_inputs, repeated_hashes
 from quality_model.score.reading import PlannedInput
-from quality_model.score.rows import ScoringModel
-from quality_model.score.summary import FIGURE_NAME, REPORT_NAME, SUMMARY_NAME
+from quality_model.score.result import FIGURE_NAME, REPORT_NAME, SUMMARY_NAME, ScoringModel
 
 TABLE_NAME: Final = "plan.parquet"
 _REPORT_FILES: Final = (SUMMARY_NAME, FIGURE_NAME, f"{REPORT_NAME}/validation.json")

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from quality_model.core import storage
 from quality_model.records import HEADS
-from quality_model.score.rows import ScoringModel
+from quality_model.score.result import ScoringModel
 
 SCHEMA = pa.schema(
     [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from quality_model.score.summary import ScoreSummary
+from quality_model.score.result import ScoreSummary
 from tests.hostile import decoders_obey_images, hostile
 
 from .conftest import MeanScorer, PerCoreScorer, rows_of

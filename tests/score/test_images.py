@@ -23,7 +23,7 @@ from quality_model.errors import CheckpointError, InputErrorsAboveLimit, Storage
 from quality_model.params import LimitsParams
 from quality_model.records import FLAG_COLUMNS, HEADS, overall_score
 from quality_model.score.plan import planned_engine
-from quality_model.score.summary import ScoreSummary
+from quality_model.score.result import ScoreSummary
 
 from .conftest import IDENTITY, THRESHOLDS, MeanScorer, PerCoreScorer, bytes_of, encode, rows_of
 

@@ -9,7 +9,7 @@ import pytest
 from quality_model.core import storage
 from quality_model.core.folders import is_result
 from quality_model.errors import StorageError, UsageError
-from quality_model.score.summary import ScoreSummary
+from quality_model.score.result import ScoreSummary
 
 from .conftest import IDENTITY, bytes_of, copy, rows_of
 from .earlier import write_earlier_result

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from quality_model.errors import CorruptError, InputErrorsAboveLimit, UsageError
-from quality_model.score.summary import ScoreSummary
+from quality_model.score.result import ScoreSummary
 
 from .conftest import Interrupted, outcome, rows_of
 

@@ -21,8 +21,7 @@ from quality_model.core import storage
 from quality_model.core.decoding import Pixels
 from quality_model.params import Params
 from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, SCALE_VERSION, SCHEMA_VERSION
-from quality_model.score.rows import SCHEMA
-from quality_model.score.summary import ScoreSummary
+from quality_model.score.result import SCHEMA, ScoreSummary
 
 from .conftest import IDENTITY, THRESHOLDS, encode, fill, rows_of, runner
 

@@ -21,8 +21,7 @@ from quality_model.core import storage
 from quality_model.core.jobs import LOCK_NAME
 from quality_model.errors import CorruptError, StorageError, UsageError
 from quality_model.params import Params
-from quality_model.score.rows import ScoringModel
-from quality_model.score.summary import ScoreSummary
+from quality_model.score.result import ScoreSummary, ScoringModel
 from tests.hostile import decoders_obey_images, hostile
 
 from .conftest import (
@@ -85,7 +84,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
             import numpy as np
             from quality_model.params_file import load_params
             from quality_model.score.job import score
-            from quality_model.score.rows import ScoringModel
+            from quality_model.score.result import ScoringModel
 
             class Slow:
                 engine = None

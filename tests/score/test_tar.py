@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from quality_model.errors import UsageError
-from quality_model.score.summary import ScoreSummary
+from quality_model.score.result import ScoreSummary
 
 from .conftest import Interrupted, outcome, rows_of
 

@@ -22,7 +22,7 @@ from quality_model.params import Params
 from quality_model.records import HEADS
 from quality_model.release.comparisons import attach_comparison
 from quality_model.score.compare import Comparison, compare_models, draw_largest
-from quality_model.score.rows import ScoringModel
+from quality_model.score.result import ScoringModel
 from tests.hostile import decoders_obey_images, hostile
 from tests.stages.conftest import make_model
 

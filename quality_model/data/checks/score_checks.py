@@ -1,7 +1,7 @@
 """What is expected of the scores of a job, as a whole: one row for the job, one for each column of scores."""
 
 from quality_model.data.checks.expectations import Table, among, between, validate
-from quality_model.score.summary import REPORT_NAME, ScoreSummary
+from quality_model.score.result import REPORT_NAME, ScoreSummary
 
 
 def validate_scores(summary: ScoreSummary) -> None:

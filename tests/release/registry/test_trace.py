@@ -22,7 +22,7 @@ from quality_model.release.decisions import project as show
 from quality_model.release.registry import Registry
 from quality_model.release.trace import Trace, trace
 from quality_model.score.job import score
-from quality_model.score.rows import ScoringModel
+from quality_model.score.result import ScoringModel
 from tests.release.registry.conftest import SIZE_PX
 from tests.score.conftest import MeanScorer
 from tests.score.earlier import write_earlier_result

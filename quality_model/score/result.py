@@ -1,22 +1,40 @@
-"""What a job came to: counts, error codes, quantiles and histograms of the scores."""
+"""A scoring result: its rows, and what they add up to (docs/results-format.md)."""
 
+import io
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from quality_model.core import storage
 from quality_model.core.figures import new_figure, save_figure
-from quality_model.errors import InputErrorsAboveLimit
-from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS
-from quality_model.score.rows import SCORE_COLUMNS, ScoringModel, read_rows
+from quality_model.core.jobs import DATA_FOLDER
+from quality_model.core.processes import FailureKind
+from quality_model.errors import CorruptError, StorageError
+from quality_model.params import EngineName
+from quality_model.records import (
+    FLAG_COLUMNS,
+    HEADS,
+    MEANINGS,
+    OVERALL_WEIGHTS,
+    SCALE_VERSION,
+    SCHEMA_VERSION,
+    Head,
+    ModelRef,
+)
+from quality_model.score.reading import Reading
+
+if TYPE_CHECKING:
+    from quality_model.core.predict import MultiHeadQualityInference
 
 REPORT_NAME: Final = "report"
 SUMMARY_NAME: Final = f"{REPORT_NAME}/summary.json"
@@ -25,6 +43,165 @@ QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS: Final = 10_000
 _BARS: Final = 50
 _CODES: Final = 10
+
+SCORE_COLUMNS: Final = (*HEADS, "overall", "worst_score")
+METADATA_PREFIX: Final = "quality_model."
+NOT_FINAL: Final[frozenset[str]] = frozenset(get_args(FailureKind))
+"""Error codes that depend on the machine at that time: such inputs are read again."""
+
+SCHEMA: Final = pa.schema(
+    [
+        ("key", pa.string()),
+        ("sha256", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("format", pa.string()),
+        *[(name, pa.float32()) for name in (*HEADS, "overall")],
+        ("worst_head", pa.string()),
+        ("worst_score", pa.float32()),
+        *[(name, pa.bool_()) for name in FLAG_COLUMNS.values()],
+        ("error_code", pa.string()),
+        ("error_detail", pa.string()),
+        ("model_name", pa.string()),
+        ("model_version", pa.string()),
+        ("model_run_id", pa.string()),
+        ("model_scale_version", pa.string()),
+        ("schema_version", pa.int32()),
+    ]
+)
+"""The columns of a part (docs/results-format.md). Scores are null exactly where ``error_code`` is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringModel(ModelRef):
+    """The model of a job, which each row names, and what decides about the scores and flags of its rows.
+
+    Attributes:
+        image_size_px: The side it scores at.
+        engine: What runs it: engines agree, but not to the last bit.
+        data_sha256: Of the training dataset, if the model's files say so.
+        git_commit: Of the code that trained it, if the model's files say so.
+        thresholds: A score above its head's threshold is flagged; None: nothing is.
+    """
+
+    image_size_px: int
+    engine: EngineName | None = None
+    data_sha256: str | None = None
+    git_commit: str | None = None
+    thresholds: Mapping[Head, float] | None = None
+
+    @classmethod
+    def of(cls, loaded: "MultiHeadQualityInference") -> Self:
+        """What scoring needs to know of a model that is loaded."""
+        return cls(
+            **asdict(loaded.source),
+            image_size_px=loaded.image_size_px,
+            thresholds=loaded.thresholds,
+            engine=loaded.engine_name,
+            data_sha256=loaded.facts.data_sha256,
+            git_commit=loaded.facts.git_commit,
+        )
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} version {self.version}" if self.version else self.name
+
+    def described(self) -> dict[str, Any]:
+        """What a result says of its model: JSON values, the thresholds apart."""
+        facts = asdict(self)
+        thresholds = facts.pop("thresholds")
+        return {"model": {**facts, "scale_version": SCALE_VERSION}, "thresholds": thresholds}
+
+
+def make_table(
+    keys: Sequence[str], readings: Sequence[Reading], model: ScoringModel, plan_sha256: str
+) -> pa.Table:
+    """Make rows.
+
+    Args:
+        keys: One per input.
+        readings: One per input: its scores, or an error code.
+        model: Named in each row; its thresholds decide what is flagged.
+        plan_sha256: Of the job's plan.
+
+    Returns:
+        A table of `SCHEMA`. Its metadata is what a reader needs to know of the job, each value as JSON.
+    """
+    failed = np.array([reading.scores is None for reading in readings], dtype=bool)
+    scores = np.zeros((len(keys), len(HEADS)), dtype=np.float32)
+    scores[~failed] = [reading.scores for reading in readings if reading.scores is not None] or 0.0
+    overall = 1.0 - scores @ np.array([OVERALL_WEIGHTS[head] for head in HEADS])  # as records.overall_score
+    by_name = dict(zip(HEADS, scores.T, strict=True)) | {
+        "overall": np.clip(overall, 0.0, 1.0).astype(np.float32),
+        "worst_score": scores.max(axis=1),
+    }
+    columns: dict[str, Any] = {name: pa.array(values, mask=failed) for name, values in by_name.items()}
+    columns["key"] = keys
+    columns["worst_head"] = pa.array(np.array(HEADS)[scores.argmax(axis=1)], pa.string(), mask=failed)
+    for name in ("sha256", "size_bytes", "width", "height", "format", "error_code", "error_detail"):
+        columns[name] = [getattr(reading, name) for reading in readings]
+    for head, name in FLAG_COLUMNS.items():
+        limit = (model.thresholds or {}).get(head)
+        flags = None if limit is None else by_name[head].astype(np.float64) > limit
+        columns[name] = pa.nulls(len(keys)) if flags is None else pa.array(flags, mask=failed)
+    constants = {
+        "model_name": model.name,
+        "model_version": model.version,
+        "model_run_id": model.run_id,
+        "model_scale_version": SCALE_VERSION,
+        "schema_version": SCHEMA_VERSION,
+    }
+    columns |= {name: [value] * len(keys) for name, value in constants.items()}
+    metadata = {"schema_version": SCHEMA_VERSION, **model.described(), "plan_sha256": plan_sha256}
+    fields = SCHEMA.with_metadata(
+        {METADATA_PREFIX + name: json.dumps(value) for name, value in metadata.items()}
+    )
+    return pa.table({name: columns[name] for name in fields.names}, schema=fields)
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """The bytes of a part; the same rows give the same bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def from_parquet(data: bytes, path: Path, *, keys: Sequence[str]) -> pa.Table:
+    """Read a part and compare it with the plan.
+
+    Raises:
+        CorruptError: It is no Parquet file.
+        StorageError: An input has no row, two, or both scores and an error code.
+    """
+    try:
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            table = file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptError(f"{path} cannot be read: {error}", "Run the same command again.") from None
+    if table.schema != SCHEMA or table["key"].to_pylist() != list(keys):
+        raise StorageError(f"{path} does not hold the inputs of its plan.", "Score into another folder.")
+    has_error = pc.is_valid(table["error_code"])
+    for name in (*SCORE_COLUMNS, "worst_head"):
+        if pc.any(pc.equal(pc.is_valid(table[name]), has_error)).as_py():
+            raise StorageError(
+                f"{path} has a row with both or neither of {name} and an error code.",
+                "Score into another folder.",
+            )
+    return table
+
+
+def replace_rows(table: pa.Table, rows: Sequence[int], new: pa.Table) -> pa.Table:
+    """The table with its rows of these numbers replaced by those of ``new``, in order."""
+    order = np.arange(table.num_rows)
+    order[list(rows)] = table.num_rows + np.arange(new.num_rows)
+    joined = pa.concat_tables([table, new]).take(pa.array(order)).combine_chunks()
+    return joined.replace_schema_metadata(new.schema.metadata)
+
+
+def read_rows(output: Path, columns: Collection[str]) -> pa.Table:
+    """Some columns of a complete result, in the order of its plan."""
+    return pq.read_table(output / DATA_FOLDER, columns=list(columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +250,7 @@ class ScoreSummary:
     _flags: Counter[str] = field(default_factory=Counter)
 
     def add(self, table: pa.Table) -> None:
-        """Add the rows of a part (see `rows.SCHEMA`)."""
+        """Add the rows of a part (see `SCHEMA`)."""
         self.inputs += table.num_rows
         self._errors.update(table["error_code"].drop_null().to_pylist())
         self._flags.update({head: pc.sum(table[name]).as_py() or 0 for head, name in FLAG_COLUMNS.items()})
@@ -150,11 +327,7 @@ class ScoreSummary:
 
 
 def write_report(summary: ScoreSummary) -> tuple[str, ...]:
-    """Write the report of a job: its summary, and a figure if matplotlib is installed.
-
-    Returns:
-        The names of the files, relative to the folder of the job.
-    """
+    """Write the report of a job, with a figure if matplotlib is installed; give the files' names."""
     values = {
         **summary.model.described(),
         "inputs": summary.inputs,
@@ -176,7 +349,7 @@ def _write_figure(summary: ScoreSummary, path: Path) -> None:
     figure.suptitle(f"{summary.scored} images scored by {summary.model.title}")
     axes = figure.subplots(2, 3)
     edges = np.linspace(0.0, 1.0, _BARS + 1)
-    lines: dict[str, float] = {**(summary.model.thresholds or {})}
+    lines: dict[str, float] = dict((summary.model.thresholds or {}).items())
     for axis, (name, counts) in zip(axes.flat, summary.histograms.items(), strict=False):
         axis.stairs(counts.reshape(_BARS, -1).sum(axis=1), edges, fill=True)
         axis.set_title(name)
@@ -205,43 +378,10 @@ def _write_figure(summary: ScoreSummary, path: Path) -> None:
     save_figure(figure, path)
 
 
-_REMEDIES: Final = {
-    "missing": "Are the paths right, and relative to the file that lists them? Addresses (https://, s3://)"
-    " are not read: download the images first.",
-    "base64_text": "Decode the text and store the bytes in a binary column.",
-    "not_an_image": "Are these images, in a format that limits.formats names?",
-    "no_permission": "Let this user read the files.",
-    "too_many_bytes": "Raise limits.max_bytes; `score` then needs --overwrite.",
-    "too_many_pixels": "Raise limits.max_pixels; `score` then needs --overwrite.",
-    "worker_died": "Use fewer workers or more memory, and run the same command again.",
-    "too_slow": "Raise limits.max_seconds, and run the same command again.",
-}
-
-
-def nothing_scored(errors: Mapping[str, int], details: str) -> InputErrorsAboveLimit:
-    """The error of a job of whose inputs none could be scored.
-
-    Args:
-        errors: How many inputs have each error code, at least one.
-        details: Where the details of each input are, to begin a sentence with.
-    """
-    num_inputs = sum(errors.values())
-    code, count = max(errors.items(), key=lambda item: item[1])
-    return InputErrorsAboveLimit(
-        f"None of the {num_inputs} inputs could be scored; the commonest error code is {code}"
-        f" ({count} of {num_inputs}).",
-        f"{_REMEDIES.get(code, 'Check the inputs.')} {details} says what is wrong with each.",
-    )
-
-
 def worst_first(output: Path, count: int = 20) -> Iterator[str]:
-    """Lines for a terminal: a heading, and the images with the highest score of any head.
+    """Lines for a terminal: a heading, and the ``count`` images with the highest score of any head.
 
     A score above its head's threshold is followed by ``*``; an input without scores shows its error code.
-
-    Args:
-        output: Folder of a complete result.
-        count: Most images.
     """
     columns = ["key", *HEADS, "overall", "worst_score", "error_code", *FLAG_COLUMNS.values()]
     table = read_rows(output, columns)
