@@ -389,7 +389,7 @@ def _read_thumbnails(
     workers = num_workers(section.workers, len(inputs))
     pool = WorkerProcesses(workers, window=2 * workers, timeout_s=limits.max_seconds)
     read = partial(read_thumbnail, side_px=_THUMBNAIL_PX, limits=limits)
-    sources = sources_of(inputs, folder if folder.is_dir() else folder.parent)
+    sources = sources_of(inputs, folder)
     with closing(sources), closing(pool.run(read, sources)) as outcomes:
         images = [None if isinstance(outcome, Failure) else outcome for outcome in outcomes]
     return dict(zip(numbers, images, strict=True))

@@ -5,7 +5,7 @@ import logging
 from array import array
 from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -68,17 +68,18 @@ class Survey:
     they are. ``columns`` are those of each Parquet file, by its printable name.
     """
 
+    inputs: Path
+    output: Path
     kind: Kind
-    base: Path
     num_files: int
     fingerprint: str
     skipped: dict[str, int]
-    columns: dict[str, Columns] = field(default_factory=dict)
+    columns: dict[str, Columns]
 
-    def takes(self, file: ListedFile) -> bool:
-        """Whether a file of the walk is an input, or a folder that cannot be listed."""
-        is_kind = printable(file.name) in self.columns if self.columns else kind_of(file.name) == self.kind
-        return file.is_folder or is_kind
+    @property
+    def base(self) -> Path:
+        """The folder that the names of files are relative to."""
+        return self.inputs if self.inputs.is_dir() else self.inputs.parent
 
     @property
     def chosen_columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -160,8 +161,9 @@ def survey(inputs: Path, output: Path, choice: InputChoice = NO_CHOICE) -> Surve
             if file.is_folder or printable(file.name) in columns:
                 fingerprint.add(file)
     return Survey(
+        inputs=inputs,
+        output=output,
         kind=kind,
-        base=base,
         num_files=fingerprint.num_files,
         fingerprint=fingerprint.hexdigest(),
         skipped=dict(sorted(listing.skipped.items())),
@@ -169,34 +171,27 @@ def survey(inputs: Path, output: Path, choice: InputChoice = NO_CHOICE) -> Surve
     )
 
 
-def list_inputs(
-    inputs: Path,
-    output: Path,
-    found: Survey,
-    limits: LimitsParams,
-    fingerprint: Fingerprint,
-    skipped: Counter[str],
-) -> Iterator[PlannedInput]:
+def list_inputs(found: Survey, limits: LimitsParams, skipped: Counter[str]) -> Iterator[PlannedInput]:
     """The inputs of a collection in the order of a job.
 
     Args:
-        inputs, output: As of `survey`.
-        found: What that found.
+        found: What a look at it found.
         limits: What an image may be.
-        fingerprint: Gets the files.
         skipped: Counts what in tar shards is skipped.
 
     Raises:
         CorruptError: A Parquet file cannot be read.
     """
     tables = []
-    for file in folders.walk(inputs, leave_out=output):
-        if inputs.is_dir() and not found.takes(file):
-            continue
-        fingerprint.add(file)
+    is_file = not found.inputs.is_dir()  # of the kind that was chosen, whatever its name
+    for file in folders.walk(found.inputs, leave_out=found.output):
         name = printable(file.name)
         if file.problem is not None:
             yield PlannedInput(name, error_code=file.problem.reason, error_detail=file.problem.detail)
+        elif not is_file and (
+            name not in found.columns if found.columns else kind_of(file.name) != found.kind
+        ):
+            continue
         elif found.kind == "images":
             yield PlannedInput(name)
         elif found.kind == "tar":
@@ -208,8 +203,9 @@ def list_inputs(
     yield from _list_rows(tables)
 
 
-def sources_of(inputs: Iterable[PlannedInput], base: Path) -> Generator[Source, None, None]:
-    """Give the source of each input, in order. ``base`` is the folder that its names are relative to."""
+def sources_of(inputs: Iterable[PlannedInput], collection: Path) -> Generator[Source, None, None]:
+    """Give the source of each input of a collection, a folder or one file, in order."""
+    base = collection if collection.is_dir() else collection.parent
     rows, members = RowReader(), MemberReader()
     try:
         for planned in inputs:

@@ -114,8 +114,8 @@ def score(
     )
     with folder.locked():
         storage.sweep(output / REPORT_NAME)
-        plan = begin(folder, inputs, found, limits, model, settings, overwrite=overwrite)
-        summary = _Job(folder, plan, section, limits, found.base, scorer).run(inputs, check)
+        plan = begin(folder, found, limits, model, settings, overwrite=overwrite)
+        summary = _Job(folder, plan, section, limits, found.inputs, scorer).run(check)
     if not summary.scored:
         raise nothing_scored(summary.errors, f"The column error_detail in {output / DATA_FOLDER}")
     if summary.error_share > section.max_error_share:
@@ -145,10 +145,10 @@ class _Job:
     plan: Plan
     section: ScoreParams
     limits: LimitsParams
-    base: Path
+    inputs: Path
     scorer: Scorer
 
-    def run(self, inputs: Path, check: Check | None) -> ScoreSummary:
+    def run(self, check: Check | None) -> ScoreSummary:
         """Make what is not there yet, and complete the job."""
         plan, folder = self.plan, self.folder
         summary = ScoreSummary(folder.folder, plan.model, plan.skipped, plan.num_parts)
@@ -180,7 +180,7 @@ class _Job:
             summary.images_per_s = num_inputs / max(summary.elapsed_s, 1e-9)
         completion = folder.completion() or {}
         if completion.get("plan_sha256") != plan.plan_sha256:
-            self._complete(inputs, [part for _, part in sorted(parts.items())], summary, check)
+            self._complete([part for _, part in sorted(parts.items())], summary, check)
         return summary
 
     def _make(self, todo: list[_Todo], num_inputs: int) -> Iterator[tuple[int, Part, pa.Table]]:
@@ -192,7 +192,7 @@ class _Job:
             return [inputs[row] for row in one.rows]
 
         logger.info("Scoring %d inputs in %d parts.", num_inputs, len(todo))
-        sources = sources_of((each for one in todo for each in planned(one)), self.base)
+        sources = sources_of((each for one in todo for each in planned(one)), self.inputs)
         readings = read_images(
             sources,
             num_sources=num_inputs,
@@ -250,7 +250,7 @@ class _Job:
             score_batch()
         return done
 
-    def _complete(self, inputs: Path, parts: list[Part], summary: ScoreSummary, check: Check | None) -> None:
+    def _complete(self, parts: list[Part], summary: ScoreSummary, check: Check | None) -> None:
         """Write the summary, have it checked, then write the completion marker."""
         plan = self.plan
         report = write_report(summary)
@@ -263,8 +263,8 @@ class _Job:
                 "schema_version": SCHEMA_VERSION,
                 **summary.model.described(),
                 "inputs": {
-                    "root": printable(str(inputs)),
-                    "absolute_root": printable(str(inputs.resolve())),
+                    "root": printable(str(self.inputs)),
+                    "absolute_root": printable(str(self.inputs.resolve())),
                     "kind": plan.kind,
                     "num_files": plan.num_files,
                     "num_inputs": plan.num_inputs,

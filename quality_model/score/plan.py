@@ -25,7 +25,7 @@ from quality_model.core.jobs import DATA_FOLDER, JobFolder, part_name
 from quality_model.errors import CorruptError, StorageError, UsageError
 from quality_model.params import EngineName, LimitsParams
 from quality_model.records import SCALE_VERSION, SCHEMA_VERSION
-from quality_model.score.inputs import Fingerprint, Kind, Survey, list_inputs, repeated_hashes
+from quality_model.score.inputs import Kind, Survey, list_inputs, repeated_hashes
 from quality_model.score.reading import PlannedInput
 from quality_model.score.result import FIGURE_NAME, REPORT_NAME, SUMMARY_NAME, ScoringModel
 
@@ -100,10 +100,7 @@ class Plan:
         Raises:
             UsageError: Names each change.
         """
-        was, now = (
-            {**dict(each), **{f"model {name}": value for name, value in asdict(one).items()}}
-            for each, one in ((self.settings, self.model), (settings, model))
-        )
+        was, now = _decisive(self.model, self.settings), _decisive(model, settings)
         changes = [f"{key} was {was[key]!r} and is {now[key]!r}" for key in now if was[key] != now[key]]
         if (self.kind, self.fingerprint) != (found.kind, found.fingerprint):
             files = f"{self.num_files} {self.kind} files then, {found.num_files} {found.kind} files now"
@@ -114,9 +111,12 @@ class Plan:
             )
 
 
+def _decisive(model: ScoringModel, settings: Settings) -> dict[str, Any]:
+    return {**dict(settings), **{f"model {name}": value for name, value in asdict(model).items()}}
+
+
 def begin(
     job: JobFolder,
-    inputs: Path,
     found: Survey,
     limits: LimitsParams,
     model: ScoringModel,
@@ -152,7 +152,7 @@ def begin(
             f"{output / DATA_FOLDER} is for score rows alone and holds {', '.join(others[:3])}.",
             "Move that away, or choose another output folder.",
         )
-    return plan or _make(job, inputs, found, limits, model, settings)
+    return plan or _make(job, found, limits, model, settings)
 
 
 def open_plan(output: Path) -> Plan | None:
@@ -240,22 +240,17 @@ def _foreign_parts(output: Path, num_parts: int | None) -> list[str]:
 
 
 def _make(
-    job: JobFolder,
-    inputs: Path,
-    found: Survey,
-    limits: LimitsParams,
-    model: ScoringModel,
-    settings: Settings,
+    job: JobFolder, found: Survey, limits: LimitsParams, model: ScoringModel, settings: Settings
 ) -> Plan:
     """List the inputs and write the plan. Memory holds one part's rows and eight bytes for each input."""
-    fingerprint, skipped = Fingerprint(), Counter(found.skipped)
-    planned = list_inputs(inputs, job.folder, found, limits, fingerprint, skipped)
+    skipped = Counter(found.skipped)
+    planned = list_inputs(found, limits, skipped)
     with storage.staged(job.folder / TABLE_NAME) as temporary:
         num_inputs = _write(temporary, planned, settings.shard_size)
         if not num_inputs:
             counts = ", ".join(f"{count} x {name or 'no suffix'}" for name, count in sorted(skipped.items()))
             raise UsageError(
-                f"{inputs} holds nothing to score: "
+                f"{found.inputs} holds nothing to score: "
                 + (f"its files hold no image (skipped: {counts})." if counts else "its files are empty."),
                 "Name a folder or file with images.",
             )
@@ -263,8 +258,8 @@ def _make(
     plan = Plan(
         kind=found.kind,
         num_inputs=num_inputs,
-        num_files=fingerprint.num_files,
-        fingerprint=fingerprint.hexdigest(),
+        num_files=found.num_files,
+        fingerprint=found.fingerprint,
         skipped=dict(sorted(skipped.items())),
         plan_sha256=storage.file_sha256(job.folder / TABLE_NAME),
         model=model,
@@ -315,12 +310,13 @@ def _write(path: Path, planned: Iterator[PlannedInput], shard_size: int) -> int:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=["key", "file"]) if suspects else ():
             for key, name in zip(*batch.to_pydict().values(), strict=True):
-                if hash(key) in suspects and key in first:
+                if hash(key) not in suspects:
+                    continue
+                if key in first:
                     raise UsageError(
                         f"Two inputs are called {key!r}: one in {first[key]}, one in {name}.",
                         "A duplicated file? Move one away, give the rows unique keys, or score the files"
                         " one by one.",
                     )
-                if hash(key) in suspects:
-                    first[key] = name
+                first[key] = name
     return len(hashes)
