@@ -275,7 +275,7 @@ def _is_in(hashes: npt.NDArray[np.int64], key: str) -> bool:
 
 
 def kind_of(name: str) -> Kind | None:
-    """Tell by the name what a file is; None: not an input."""
+    """The kind of a file, by its name; None: not an input."""
     lowered = name.lower()
     if folders.suffix(name) in SUFFIXES:
         return "images"

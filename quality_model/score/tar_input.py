@@ -238,7 +238,7 @@ class _Unpacked(io.RawIOBase):
 class _Streams:
     """Compressed streams one after another, read as one.
 
-    Unlike `bz2.BZ2File` and `lzma.LZMAFile` it does not pass over what follows and is no such stream.
+    Unlike `bz2.BZ2File` and `lzma.LZMAFile` it does not skip what follows and is no such stream.
     """
 
     def __init__(self, path: Path, new: Callable[[], Any]) -> None:
@@ -267,7 +267,7 @@ class _Streams:
 
 
 def _open(path: Path) -> IO[bytes]:
-    """Open the archive inside a shard: its first bytes, not its name, tell whether it is compressed."""
+    """Open the archive inside a shard: its first bytes, not its name, say how it is compressed."""
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
         raise ImageError("not_a_file", "it is a folder, a pipe or a device")
     stream = path.open("rb")

@@ -48,9 +48,7 @@ def predict(capfd: pytest.CaptureFixture[str]) -> Predict:
     return predict
 
 
-def test_every_image_that_cannot_be_scored_is_a_row_in_its_place_and_the_others_have_scores(
-    place: Path, predict: Predict
-) -> None:
+def test_every_image_that_cannot_be_scored_is_a_row_in_its_place_and_the_others_have_scores(place, predict):
     image = (place / "0.png").read_bytes()
     for behaviour in ("crash", "hang", "raise", "no memory", "exit"):
         (place / f"{behaviour}.png").write_bytes(hostile(image, behaviour))
@@ -83,7 +81,7 @@ def test_every_image_that_cannot_be_scored_is_a_row_in_its_place_and_the_others_
     assert "Traceback" not in done.stderr
 
 
-def test_the_table_has_its_lines_in_the_order_of_the_arguments(place: Path, predict: Predict) -> None:
+def test_the_table_has_its_lines_in_the_order_of_the_arguments(place, predict):
     (place / "crash.png").write_bytes(hostile((place / "0.png").read_bytes(), "crash"))
     done = predict("2.png", "crash.png", "0.png", "1.png", "0.png")
     header, *lines = done.stdout.splitlines()
@@ -94,15 +92,13 @@ def test_the_table_has_its_lines_in_the_order_of_the_arguments(place: Path, pred
     assert done.returncode == 4
 
 
-def test_good_images_end_with_success(place: Path, predict: Predict) -> None:
+def test_good_images_end_with_success(place, predict):
     done = predict("--json", "0.png")
     assert done.returncode == 0, done.stderr
     assert 0 <= json.loads(done.stdout)["overall"] <= 1
 
 
-def test_folders_and_urls_are_rows_without_credentials_and_a_folder_says_how_to_score_it(
-    place: Path, predict: Predict
-) -> None:
+def test_folders_and_urls_are_rows_without_credentials_and_a_folder_says_how_to_score_it(place, predict):
     done = predict("https://bob:hunter2@host/a.jpg?token=s3cret", "https:/bob:hunter2@host/b.jpg", ".")
     _, *lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [
@@ -117,14 +113,14 @@ def test_folders_and_urls_are_rows_without_credentials_and_a_folder_says_how_to_
     assert "it is a folder" in done.stdout
 
 
-def test_a_model_that_does_not_load_ends_the_command(place: Path, predict: Predict) -> None:
+def test_a_model_that_does_not_load_ends_the_command(place, predict):
     (place / "bad.safetensors").write_bytes(b"no weights")
     done = predict("--model", "bad.safetensors", "0.png")
     assert done.returncode == 8
     assert "Traceback" not in done.stderr
 
 
-def test_the_process_that_reads_imports_neither_torch_nor_mlflow() -> None:
+def test_the_process_that_reads_imports_neither_torch_nor_mlflow():
     code = (
         "import sys\n"
         "import quality_model.__main__, quality_model.score.reading\n"

@@ -40,9 +40,7 @@ def scored(output: str) -> list[str]:
     return list(rows[rows["overall"].notna()]["key"])
 
 
-def test_earlier_results_below_the_inputs_change_neither_this_job_nor_theirs(
-    d: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_earlier_results_below_the_inputs_change_neither_this_job_nor_theirs(d, capsys):
     assert score("d", "--output", "d/scores/one") == 0
     assert score("d", "--output", "d/scores/two") == 0
     assert scored("d/scores/two") == scored("d/scores/one") == ["0.jpg", "1.jpg"]
@@ -54,7 +52,7 @@ def test_earlier_results_below_the_inputs_change_neither_this_job_nor_theirs(
         assert "is an earlier result" in capsys.readouterr().err
 
 
-def test_kind_and_columns_are_named_by_flags(d: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kind_and_columns_are_named_by_flags(d, capsys):
     images = [path.read_bytes() for path in sorted(d.iterdir())]
     columns = {"image": ["?"] * 2, "sample": [{"pixels": image} for image in images], "name": ["x", "y"]}
     pq.write_table(pa.table(columns), d / "0.parquet")
@@ -78,9 +76,7 @@ def test_kind_and_columns_are_named_by_flags(d: Path, capsys: pytest.CaptureFixt
         ("", "The path is empty"),
     ],
 )
-def test_what_cannot_be_an_input_is_refused_in_a_line_or_two(
-    d: Path, capsys: pytest.CaptureFixture[str], given: str, shown: str
-) -> None:
+def test_what_cannot_be_an_input_is_refused_in_a_line_or_two(d, capsys, given, shown):
     for name in ("a.zip", "list.txt"):
         (d / name).write_bytes(b"x")
     assert score(given, "--output", "out") == 2

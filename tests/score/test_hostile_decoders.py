@@ -1,16 +1,12 @@
 """An image that ends or hangs what decodes it costs its own row, in a small folder too."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from quality_model.score.result import ScoreSummary
 from tests.hostile import decoders_obey_images, hostile
 
 from .conftest import MeanScorer, PerCoreScorer, rows_of
-
-Run = Callable[..., ScoreSummary]
 
 ERROR_CODES = {"crash": "worker_died", "exit": "worker_died", "hang": "too_slow", "raise": "broken"}
 
@@ -21,9 +17,7 @@ def obeying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("workers", "scorer"), [(0, MeanScorer), (2, PerCoreScorer)])
-def test_what_an_image_does_to_its_decoder_is_a_row_with_an_error_code(
-    crops: list[bytes], run: Run, tmp_path: Path, workers: int, scorer: type[MeanScorer]
-) -> None:
+def test_what_an_image_does_to_its_decoder_is_a_row_with_an_error_code(crops, run, tmp_path, workers, scorer):
     """Forty images are fewer than pay off for a second process: another process decodes them all the same."""
     folder = tmp_path / "forty"
     folder.mkdir()
@@ -38,7 +32,7 @@ def test_what_an_image_does_to_its_decoder_is_a_row_with_an_error_code(
     assert codes == {f"{7 * n:02d}.jpg": code for n, code in enumerate(ERROR_CODES.values())}
 
 
-def test_one_image_alone_is_read_in_a_worker_process(crops: list[bytes], run: Run, tmp_path: Path) -> None:
+def test_one_image_alone_is_read_in_a_worker_process(crops, run, tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.jpg").write_bytes(hostile(crops[0], "crash"))
     (tmp_path / "one" / "b.jpg").write_bytes(crops[1])

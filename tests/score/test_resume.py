@@ -1,4 +1,4 @@
-"""Interruption at any moment: the same command goes on and ends with the same bytes."""
+"""Interruption at any moment: the same command resumes and ends with the same bytes."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from quality_model.core import storage
 from quality_model.core.jobs import LOCK_NAME
 from quality_model.errors import CorruptError, StorageError, UsageError
 from quality_model.params import Params
-from quality_model.score.result import ScoreSummary, ScoringModel
+from quality_model.score.result import ScoringModel
 from tests.hostile import decoders_obey_images, hostile
 
 from .conftest import (
@@ -37,7 +37,6 @@ from .conftest import (
     runner,
 )
 
-Run = Callable[..., ScoreSummary]
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -49,9 +48,7 @@ class Forbidden(MeanScorer):
 
 
 @pytest.mark.parametrize("after", [0, 2, 3])
-def test_an_interrupted_job_goes_on_and_ends_with_the_same_bytes(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], after: int
-) -> None:
+def test_an_interrupted_job_resumes_and_ends_with_the_same_bytes(folder, run, tmp_path, undisturbed, after):
     with pytest.raises(KeyboardInterrupt):
         run(folder, scorer=Interrupted(after))
     assert not (tmp_path / "scores" / "job.json").exists()
@@ -62,7 +59,7 @@ def test_an_interrupted_job_goes_on_and_ends_with_the_same_bytes(
     assert bytes_of(tmp_path / "scores") == undisturbed
 
 
-def test_an_interrupt_while_processes_read_ends_them(folder: Path, run: Run, tmp_path: Path) -> None:
+def test_an_interrupt_while_processes_read_ends_them(folder, run, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(folder, scorer=Interrupted(1), workers=2)
     left = [child.cmdline() for child in psutil.Process().children(recursive=True)]
@@ -70,9 +67,7 @@ def test_an_interrupt_while_processes_read_ends_them(folder: Path, run: Run, tmp
     assert run(folder).scored == 20
 
 
-def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_a_killed_job_resumes_and_ends_with_the_same_bytes(folder, run, tmp_path, undisturbed):
     output = tmp_path / "scores"
     script = tmp_path / "slow.py"
     script.write_text(
@@ -114,9 +109,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
     assert bytes_of(output) == undisturbed
 
 
-def test_a_complete_job_is_not_done_again(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_a_complete_job_is_not_done_again(folder, run, tmp_path, undisturbed):
     copy(undisturbed, tmp_path / "scores")
     again = run(folder, scorer=Forbidden())
     assert bytes_of(tmp_path / "scores") == undisturbed
@@ -124,9 +117,7 @@ def test_a_complete_job_is_not_done_again(
     assert again.quantiles == json.loads(undisturbed["report/summary.json"])["quantiles"]
 
 
-def test_a_part_that_is_not_what_its_marker_says_is_made_again(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_a_part_that_is_not_what_its_marker_says_is_made_again(folder, run, tmp_path, undisturbed):
     output = copy(undisturbed, tmp_path / "scores")
     part, marker = output / "data/part-00001.parquet", output / "parts/part-00001.json"
     data = part.read_bytes()
@@ -144,9 +135,7 @@ def test_a_part_that_is_not_what_its_marker_says_is_made_again(
         assert bytes_of(output) == undisturbed
 
 
-def test_a_marker_or_summary_that_is_lost_or_damaged_is_written_again_without_scoring(
-    folder: Path, run: Run, tmp_path: Path
-) -> None:
+def test_a_marker_or_summary_that_is_lost_or_damaged_is_written_again_without_scoring(folder, run, tmp_path):
     output = tmp_path / "scores"
     run(folder, figure=True)
     before = bytes_of(output)
@@ -160,8 +149,8 @@ def test_a_marker_or_summary_that_is_lost_or_damaged_is_written_again_without_sc
 
 
 def test_a_duplicated_part_is_refused_by_its_name_though_a_marker_verifies_it(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+    folder, run, tmp_path, undisturbed
+):
     output = copy(undisturbed, tmp_path / "scores")
     for name in ("data/part-0000{}.parquet", "parts/part-0000{}.json"):
         (output / name.format(1)).write_bytes(undisturbed[name.format(0)])
@@ -188,8 +177,8 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_job_is_not_resumed_with_another_model_or_other_parameters(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], change: str
-) -> None:
+    folder, run, tmp_path, undisturbed, change
+):
     changes, message = CHANGES[change]
     copy(undisturbed, tmp_path / "scores")
     (tmp_path / "scores" / "parts" / "part-00002.json").unlink()
@@ -197,14 +186,12 @@ def test_a_job_is_not_resumed_with_another_model_or_other_parameters(
         run(folder, **changes)
 
 
-def test_where_images_are_scored_one_by_one_their_batches_decide_nothing(folder: Path, run: Run) -> None:
+def test_where_images_are_scored_one_by_one_their_batches_decide_nothing(folder, run):
     run(folder, scorer=PerCoreScorer())
     assert run(folder, scorer=PerCoreScorer(), batch_size=1).parts_before == 3
 
 
-def test_a_job_does_not_go_on_with_other_inputs_unless_told_to_overwrite(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], crops: list[bytes]
-) -> None:
+def test_a_job_is_not_resumed_with_other_inputs_but_overwritten(folder, run, tmp_path, undisturbed, crops):
     copy(undisturbed, tmp_path / "scores")
     (folder / "new.jpg").write_bytes(crops[30])
     with pytest.raises(UsageError, match=r"inputs changed \(20 images files then, 21 images files now\)"):
@@ -215,23 +202,21 @@ def test_a_job_does_not_go_on_with_other_inputs_unless_told_to_overwrite(
     assert len(rows_of(tmp_path / "scores")) == 21
 
 
-def test_overwrite_keeps_what_the_same_job_has_done(folder: Path, run: Run) -> None:
+def test_overwrite_keeps_what_the_same_job_has_done(folder, run):
     with pytest.raises(KeyboardInterrupt):
         run(folder, scorer=Interrupted(3))
     assert run(folder, overwrite=True).parts_before == 1
 
 
 def test_changing_the_number_of_processes_or_the_allowed_errors_is_the_same_job(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+    folder, run, tmp_path, undisturbed
+):
     copy(undisturbed, tmp_path / "scores")
     assert run(folder, scorer=Forbidden(), workers=2, max_error_share=0.5).parts_before == 3
 
 
 @pytest.mark.parametrize("name", ["plan.parquet", "plan.json"])
-def test_a_damaged_plan_is_refused_and_can_be_overwritten(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], name: str
-) -> None:
+def test_a_damaged_plan_is_refused_and_can_be_overwritten(folder, run, tmp_path, undisturbed, name):
     copy(undisturbed, tmp_path / "scores")
     (tmp_path / "scores" / name).write_bytes(b"{}")
     with pytest.raises(CorruptError, match="plan"):
@@ -239,7 +224,7 @@ def test_a_damaged_plan_is_refused_and_can_be_overwritten(
     assert run(folder, overwrite=True).scored == 20
 
 
-def test_a_plan_without_its_job_is_made_again(folder: Path, run: Run, tmp_path: Path) -> None:
+def test_a_plan_without_its_job_is_made_again(folder, run, tmp_path):
     (tmp_path / "scores").mkdir()
     (tmp_path / "scores" / "plan.parquet").write_bytes(b"half a plan")
     (tmp_path / "scores" / ".partial-123-part-00000.parquet").write_bytes(b"half a shard")
@@ -247,7 +232,7 @@ def test_a_plan_without_its_job_is_made_again(folder: Path, run: Run, tmp_path: 
     assert not list((tmp_path / "scores").glob(".partial-*"))
 
 
-def test_two_jobs_cannot_write_to_one_folder(folder: Path, run: Run, tmp_path: Path) -> None:
+def test_two_jobs_cannot_write_to_one_folder(folder, run, tmp_path):
     with (
         storage.locked(tmp_path / "scores" / LOCK_NAME, timeout_s=1),
         pytest.raises(StorageError, match="Another process"),
@@ -256,7 +241,7 @@ def test_two_jobs_cannot_write_to_one_folder(folder: Path, run: Run, tmp_path: P
     assert [path.name for path in (tmp_path / "scores").iterdir()] == [LOCK_NAME]
 
 
-def test_a_plan_of_another_release_is_refused_with_the_way_on(folder: Path, run: Run, tmp_path: Path) -> None:
+def test_a_plan_of_another_release_is_refused_with_a_remedy(folder, run, tmp_path):
     import pyarrow.parquet as pq
 
     run(folder)
@@ -300,8 +285,8 @@ def disturbed(once_disturbed: Path, tmp_path: Path) -> Path:
 
 
 def test_inputs_that_a_worker_crashed_on_or_that_were_too_slow_are_read_again_and_they_alone(
-    disturbed: Path, run: Run, tmp_path: Path
-) -> None:
+    disturbed, run, tmp_path
+):
     scorer = MeanScorer()
     again = run(disturbed, scorer=scorer)
     assert sum(scorer.batches) == 2
@@ -312,18 +297,14 @@ def test_inputs_that_a_worker_crashed_on_or_that_were_too_slow_are_read_again_an
     assert run(disturbed, scorer=Forbidden()).retried == 0
 
 
-def test_an_input_that_fails_again_changes_nothing(
-    disturbed: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_input_that_fails_again_changes_nothing(disturbed, run, tmp_path, monkeypatch):
     before = bytes_of(tmp_path / "scores")
     decoders_obey_images(tmp_path / "site", monkeypatch)
     assert run(disturbed, workers=1, limits=SHORT).retried == 2
     assert bytes_of(tmp_path / "scores") == before
 
 
-def test_while_inputs_are_read_again_the_result_is_incomplete(
-    disturbed: Path, run: Run, tmp_path: Path
-) -> None:
+def test_while_inputs_are_read_again_the_result_is_incomplete(disturbed, run, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(disturbed, scorer=Interrupted(0))
     assert not (tmp_path / "scores" / "job.json").exists()

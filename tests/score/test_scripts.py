@@ -87,7 +87,7 @@ def run(
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_a_script_without_a_main_guard_ends_once_with_an_error_that_says_so(place: Path, job: str) -> None:
+def test_a_script_without_a_main_guard_ends_once_with_an_error_that_says_so(place, job):
     (place / "mine.py").write_text(script_of(job))
     done = run(place, "mine.py")
     assert done.returncode == 1  # an error that this script does not catch is shown by Python
@@ -98,21 +98,21 @@ def test_a_script_without_a_main_guard_ends_once_with_an_error_that_says_so(plac
     assert "scored" not in done.stdout and "made" not in done.stdout
 
 
-def test_a_script_with_a_main_guard_scores(place: Path) -> None:
+def test_a_script_with_a_main_guard_scores(place):
     (place / "mine.py").write_text(script_of("score", guarded=True))
     done = run(place, "mine.py")
     assert (done.returncode, done.stdout.split()) == (0, ["begun", "scored", "40"]), done.stderr
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_a_script_from_standard_input_works(place: Path, job: str) -> None:
+def test_a_script_from_standard_input_works(place, job):
     done = run(place, "-", script=script_of(job))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.split()[0] == "begun"
 
 
-def test_a_command_of_python_scores_with_pytorch_and_needs_no_shared_memory(place: Path) -> None:
+def test_a_command_of_python_scores_with_pytorch_and_needs_no_shared_memory(place):
     mount = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
     within = ["unshare", "-rm", "sh", "-c", mount, "-"]
     if subprocess.run([*within, "true"], capture_output=True).returncode != 0:
@@ -122,7 +122,7 @@ def test_a_command_of_python_scores_with_pytorch_and_needs_no_shared_memory(plac
     assert "Traceback" not in done.stderr
 
 
-def test_a_daemon_process_gets_the_error_that_it_may_start_no_workers(place: Path) -> None:
+def test_a_daemon_process_gets_the_error_that_it_may_start_no_workers(place):
     script = script_of("score").replace(SCORE_JOB, "") + dedent(
         """
         from multiprocessing import Pool

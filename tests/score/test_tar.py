@@ -13,11 +13,8 @@ import pyarrow as pa
 import pytest
 
 from quality_model.errors import UsageError
-from quality_model.score.result import ScoreSummary
 
 from .conftest import Interrupted, outcome, rows_of
-
-Run = Callable[..., ScoreSummary]
 
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "plain": bytes,
@@ -50,9 +47,7 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def test_a_shard_is_scored_member_by_member(
-    run: Run, shards: Path, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_a_shard_is_scored_member_by_member(run, shards, tmp_path, crops):
     members = [(f"{n}.jpg", data) for n, data in enumerate(crops[:9])]
     others = [(f"{n}.json", b"{}") for n in range(9)]
     (shards / "train.tar").write_bytes(archive([*members, *others]))
@@ -61,9 +56,7 @@ def test_a_shard_is_scored_member_by_member(
     assert outcome(tmp_path / "scores") == {f"train.tar#{name}": sha256(data) for name, data in members}
 
 
-def test_an_interrupted_job_over_shards_ends_with_the_same_rows(
-    run: Run, shards: Path, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_an_interrupted_job_over_shards_ends_with_the_same_rows(run, shards, tmp_path, crops):
     """Whatever they are compressed with: their first bytes say it, not their names, which may be odd."""
     expected = {}
     for number, (by, compress) in enumerate(COMPRESSIONS.items()):
@@ -78,9 +71,7 @@ def test_an_interrupted_job_over_shards_ends_with_the_same_rows(
     assert outcome(tmp_path / "scores") == expected
 
 
-def test_names_that_lead_elsewhere_are_only_keys(
-    run: Run, shards: Path, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_names_that_lead_elsewhere_are_only_keys(run, shards, tmp_path, crops):
     names = ["../up.jpg", "/etc/root.jpg", "a/../../b.jpg"]
     (shards / "t.tar").write_bytes(archive(zip(names, crops, strict=False)))
     before = set(tmp_path.rglob("*"))
@@ -98,16 +89,14 @@ def test_names_that_lead_elsewhere_are_only_keys(
     ],
 )
 def test_a_repeated_name_gets_a_number_that_makes_no_two_members_the_same(
-    run: Run, shards: Path, tmp_path: Path, crops: list[bytes], names: list[str], keys: list[str]
-) -> None:
+    run, shards, tmp_path, crops, names, keys
+):
     (shards / "t.tar").write_bytes(archive(zip(names, crops, strict=False)))
     run(shards)
     assert list(outcome(tmp_path / "scores")) == [f"t.tar#{key}" for key in keys]
 
 
-def test_members_that_are_no_images_to_read_have_error_codes(
-    run: Run, shards: Path, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_members_that_are_no_images_to_read_have_error_codes(run, shards, tmp_path, crops):
     link, pipe = tarfile.TarInfo("link.jpg"), tarfile.TarInfo("pipe.jpg")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     pipe.type = tarfile.FIFOTYPE
@@ -131,18 +120,14 @@ def test_members_that_are_no_images_to_read_have_error_codes(
     assert summary.skipped == {"members of tar shards": 1}
 
 
-def test_hidden_and_system_files_of_a_shard_are_skipped_and_counted(
-    run: Run, shards: Path, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_hidden_and_system_files_of_a_shard_are_skipped_and_counted(run, shards, tmp_path, crops):
     names = ["./1.jpg", "._1.jpg", "./._1.jpg", "__MACOSX/1.jpg", "@eaDir/1.jpg", ".trash/1.jpg"]
     (shards / "t.tar").write_bytes(archive((name, crops[0]) for name in names))
     assert run(shards).skipped == {"hidden and system files": 5}
     assert outcome(tmp_path / "scores") == {"t.tar#./1.jpg": sha256(crops[0])}
 
 
-def test_archives_that_follow_one_another_are_one(
-    run: Run, shards: Path, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_archives_that_follow_one_another_are_one(run, shards, tmp_path, crops):
     """As `cat a.tar b.tar` makes them before or after they are compressed, with zeros in between."""
     expected = {}
     for by, compress in COMPRESSIONS.items():
@@ -159,9 +144,7 @@ def test_archives_that_follow_one_another_are_one(
     assert outcome(tmp_path / "scores") == expected
 
 
-def test_zero_blocks_in_the_middle_and_at_the_end_are_skipped(
-    run: Run, shards: Path, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_zero_blocks_in_the_middle_and_at_the_end_are_skipped(run, shards, tmp_path, crops):
     members = [archive([(f"{number}.jpg", crops[number])]).rstrip(b"\0") for number in range(2)]
     first, second = (data + bytes(-len(data) % 512) for data in members)
     for zeros in (512, 1024, 1536, 100_000):
@@ -201,9 +184,7 @@ def damaged_shards(crops: list[bytes]) -> dict[str, tuple[bytes, set[str]]]:
     return made
 
 
-def test_a_damaged_shard_gives_what_was_readable_and_a_row_with_an_error_code(
-    run: Run, shards: Path, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_a_damaged_shard_gives_what_was_readable_and_a_row_with_an_error_code(run, shards, tmp_path, crops):
     expected = damaged_shards(crops)
     for name, (data, _) in expected.items():
         (shards / name).write_bytes(data)
@@ -222,9 +203,7 @@ def test_a_damaged_shard_gives_what_was_readable_and_a_row_with_an_error_code(
 
 
 @pytest.mark.parametrize("by", ["gzip", "bzip2", "xz", "zstd"])
-def test_a_compressed_shard_that_is_cut_says_so(
-    run: Run, shards: Path, tmp_path: Path, crops: list[bytes], by: str
-) -> None:
+def test_a_compressed_shard_that_is_cut_says_so(run, shards, tmp_path, crops, by):
     data = COMPRESSIONS[by](archive([(f"{n}.jpg", crops[n]) for n in range(20)]))
     (shards / "t.tar").write_bytes(data[:-20])
     (shards / "whole.tar").write_bytes(archive([("x.jpg", crops[0])]))
@@ -234,9 +213,7 @@ def test_a_compressed_shard_that_is_cut_says_so(
     assert found.items() <= {f"t.tar#{n}.jpg": sha256(crops[n]) for n in range(20)}.items()
 
 
-def test_what_is_no_archive_is_a_row_with_an_error_code(
-    run: Run, shards: Path, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_what_is_no_archive_is_a_row_with_an_error_code(run, shards, tmp_path, crops):
     (shards / "a.tar").write_bytes(b"")
     (shards / "b.tar").write_bytes(b"<html>not found</html>" * 100)
     (shards / "c.tgz").write_bytes(b"\x1f\x8b no")
@@ -248,9 +225,7 @@ def test_what_is_no_archive_is_a_row_with_an_error_code(
     assert {found[name] for name in ("a.tar", "b.tar", "c.tgz")} <= {"broken_archive", "truncated_archive"}
 
 
-def test_an_xz_shard_that_asks_for_gigabytes_of_memory_is_refused(
-    run: Run, shards: Path, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_an_xz_shard_that_asks_for_gigabytes_of_memory_is_refused(run, shards, tmp_path, crops):
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 4096}]
     data = bytearray(lzma.compress(archive([("1.jpg", crops[0])]), filters=filters))
     data[12 + 4] = 40  # the dictionary of the block: 4 GiB
@@ -263,9 +238,7 @@ def test_an_xz_shard_that_asks_for_gigabytes_of_memory_is_refused(
 
 
 @pytest.mark.parametrize("name", ["a.txt", "b.tar"])
-def test_a_shard_without_images_holds_nothing_to_score_and_says_what_it_holds(
-    shards: Path, run: Run, name: str
-) -> None:
+def test_a_shard_without_images_holds_nothing_to_score_and_says_what_it_holds(shards, run, name):
     (shards / "t.tar").write_bytes(archive([(name, archive([("1.jpg", b"x")]))]))
     with pytest.raises(UsageError, match=r"hold no image \(skipped: 1 x members of tar shards\)"):
         run(shards)
