@@ -19,7 +19,7 @@ from quality_model.core import storage
 from quality_model.core.figures import new_figure, save_figure
 from quality_model.core.jobs import DATA_FOLDER
 from quality_model.core.processes import FailureKind
-from quality_model.errors import CorruptError, StorageError
+from quality_model.errors import StorageError
 from quality_model.params import EngineName
 from quality_model.records import (
     FLAG_COLUMNS,
@@ -168,26 +168,15 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def from_parquet(data: bytes, path: Path, *, keys: Sequence[str]) -> pa.Table:
-    """Read a part and compare it with the plan.
+    """Read a part whose bytes its completion marker verifies, and compare it with the plan.
 
     Raises:
-        CorruptError: It is no Parquet file.
-        StorageError: An input has no row, two, or both scores and an error code.
+        StorageError: It has not one row for each input of the part.
     """
-    try:
-        with pq.ParquetFile(pa.BufferReader(data)) as file:
-            table = file.read()
-    except (pa.ArrowException, OSError) as error:
-        raise CorruptError(f"{path} cannot be read: {error}", "Run the same command again.") from None
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
+        table = file.read()
     if table.schema != SCHEMA or table["key"].to_pylist() != list(keys):
         raise StorageError(f"{path} does not hold the inputs of its plan.", "Score into another folder.")
-    has_error = pc.is_valid(table["error_code"])
-    for name in (*SCORE_COLUMNS, "worst_head"):
-        if pc.any(pc.equal(pc.is_valid(table[name]), has_error)).as_py():
-            raise StorageError(
-                f"{path} has a row with both or neither of {name} and an error code.",
-                "Score into another folder.",
-            )
     return table
 
 
