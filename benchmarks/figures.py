@@ -19,7 +19,7 @@ from quality_model import pretrained
 from quality_model.params import WITHOUT_PROJECT
 from quality_model.records import HEADS
 from quality_model.release.decisions import CARD_NAME
-from quality_model.score import score_collection
+from quality_model.score.job import score
 
 README: Final = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN: Final = "<!-- figures: written by `python -m benchmarks.figures` -->"
@@ -72,7 +72,7 @@ def measure_speed(name: str, images: Path, output: Path, count: int) -> float:
     """Images per second of a bundled model, from the start of the job to its end."""
     section = WITHOUT_PROJECT.score.model_copy(update={"model": name})
     start = time.perf_counter()
-    score_collection(section, WITHOUT_PROJECT.limits, root=output.parent, inputs=images, output=output)
+    score(section, WITHOUT_PROJECT.limits, root=output.parent, inputs=images, output=output)
     return count / (time.perf_counter() - start)
 
 

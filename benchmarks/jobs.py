@@ -147,7 +147,8 @@ def score_ours(task: Task) -> Outcome:
 
     from quality_model.core.predict import MultiHeadQualityInference
     from quality_model.data.checks.score_checks import validate_scores
-    from quality_model.score import ScoringModel, score
+    from quality_model.score.job import score
+    from quality_model.score.result import ScoringModel
 
     params = task.params
     scorer = MultiHeadQualityInference(task.model, params.score.device, params.limits)

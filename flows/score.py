@@ -10,7 +10,8 @@ from quality_model.core.folders import input_path
 from quality_model.params import UserPath
 from quality_model.params_file import load_params
 from quality_model.paths import ProjectPaths
-from quality_model.score import Kind, ScoreSummary
+from quality_model.score.inputs import Kind
+from quality_model.score.result import ScoreSummary
 from tasks import scoring
 
 

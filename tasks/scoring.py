@@ -8,7 +8,9 @@ from prefect.logging import get_run_logger
 
 from quality_model.data.checks.score_checks import validate_scores
 from quality_model.params import LimitsParams, ScoreParams
-from quality_model.score import Kind, ScoreSummary, score_collection
+from quality_model.score import job
+from quality_model.score.inputs import InputChoice, Kind
+from quality_model.score.result import ScoreSummary
 from tasks.failures import can_heal
 
 
@@ -25,16 +27,14 @@ def score(
     key_column: str | None = None,
 ) -> ScoreSummary:
     """Score a collection; asked again for the same output, it resumes."""
-    summary = score_collection(
+    summary = job.score(
         section,
         limits,
         root=root,
         inputs=inputs,
         output=output,
+        choice=InputChoice(kind, image_column, key_column),
         check=validate_scores,
-        kind=kind,
-        image_column=image_column,
-        key_column=key_column,
     )
     lines = "\n".join(summary.lines())
     get_run_logger().info(lines)

@@ -64,7 +64,7 @@ def test_the_limits_of_the_reader_are_the_committed_ones(params: Params) -> None
 
 
 def test_the_table_of_columns_names_every_column_of_a_result_in_its_order() -> None:
-    from quality_model.score.rows import SCHEMA
+    from quality_model.score.result import SCHEMA
 
     rows = README.split("| columns | meaning |\n|---|---|\n")[1].split("\n\n")[0]
     assert re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in rows.splitlines())) == SCHEMA.names

@@ -60,8 +60,15 @@ def folder_option(name: str, default: Path, text: str) -> Callable[[F], F]:
     return click.option(name, type=PATH, default=default, show_default=True, help=text)
 
 
-def with_input_choice(command: F) -> F:
-    """Pass ``kind``, ``image_column`` and ``key_column`` to a command."""
+def with_input_choice(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Pass ``choice``, a `score.inputs.InputChoice`, to a command."""
+
+    @functools.wraps(command)
+    def wrapper(kind: Any, image_column: str | None, key_column: str | None, **values: Any) -> Any:
+        from quality_model.score.inputs import InputChoice
+
+        return command(choice=InputChoice(kind, image_column, key_column), **values)
+
     for option in (
         click.option("--key-column", help="Key column of Parquet files."),
         click.option("--image-column", help="Image column of Parquet files; dots select fields of structs."),
@@ -71,8 +78,8 @@ def with_input_choice(command: F) -> F:
             help="What to score, if the inputs are of several kinds.",
         ),
     ):
-        command = option(command)
-    return command
+        wrapper = option(wrapper)
+    return wrapper
 
 
 def with_params(

@@ -14,7 +14,7 @@ from quality_model.paths import ProjectPaths
 
 if TYPE_CHECKING:
     from quality_model.params import Params, ScoringParams
-    from quality_model.score import Kind
+    from quality_model.score.inputs import InputChoice
 
 _PATHS = ProjectPaths()
 _ROOT = Path()
@@ -97,9 +97,7 @@ def compare(
     against: str,
     output: Path,
     thumbnails: int,
-    kind: Kind | None,
-    image_column: str | None,
-    key_column: str | None,
+    choice: InputChoice,
 ) -> None:
     """Show how the scores and flags of the images in FOLDER differ between two models."""
     from quality_model.release.comparisons import attach_comparison
@@ -115,9 +113,7 @@ def compare(
         against=against,
         output=output,
         num_thumbnails=thumbnails,
-        kind=kind,
-        image_column=image_column,
-        key_column=key_column,
+        choice=choice,
     )
     attach_comparison(params.registry, _ROOT, comparison, output)
     click.echo(comparison.headline())

@@ -19,7 +19,7 @@ from quality_model.records import HEADS, QualityScores
 if TYPE_CHECKING:
     from quality_model.core.predict import MultiHeadQualityInference
     from quality_model.params import Params, RegistryParams, ScoringParams
-    from quality_model.score import Kind
+    from quality_model.score.inputs import InputChoice
     from quality_model.score.job import Check
     from quality_model.score.reading import Reading
 
@@ -130,13 +130,11 @@ def score(
     inputs: str,
     output: Path | None,
     overwrite: bool,
-    kind: Kind | None,
-    image_column: str | None,
-    key_column: str | None,
+    choice: InputChoice,
 ) -> None:
     """Score INPUTS: a folder of images, Parquet files, or tar shards."""
     from quality_model.core.folders import input_path
-    from quality_model.score import score_collection
+    from quality_model.score import job
 
     folder = input_path(inputs)
     place = folder.resolve()
@@ -146,7 +144,7 @@ def score(
         else ProjectPaths().scores / (place.name if place.is_dir() else place.stem)
     )
 
-    summary = score_collection(
+    summary = job.score(
         params.score,
         params.limits,
         root=Path(),
@@ -155,9 +153,7 @@ def score(
         overwrite=overwrite,
         registry=_registry(params),
         check=_check(),
-        kind=kind,
-        image_column=image_column,
-        key_column=key_column,
+        choice=choice,
     )
     for line in summary.lines():
         click.echo(line)

@@ -6,15 +6,14 @@ from pathlib import Path
 from quality_model.errors import ModelNotFoundError
 from quality_model.params import RegistryParams
 from quality_model.release.registry import Registry
-from quality_model.score.compare import FILES
-from quality_model.score.comparison import Comparison
+from quality_model.score.compare import FILES, Comparison
 
 log = logging.getLogger(__name__)
 
 
 def attach_comparison(registry: RegistryParams, root: Path, comparison: Comparison, output: Path) -> None:
     """Attach the comparison in ``output`` to the new model's version and run, if the registry has them."""
-    new = comparison.new.ref
+    new = comparison.new
     if new.version is None or new.name != registry.model_name:
         return
     catalogue = Registry(root, registry)

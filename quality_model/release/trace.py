@@ -25,7 +25,7 @@ from quality_model.params import RegistryParams
 from quality_model.records import ModelRef
 from quality_model.release.decisions import Decision, read_decisions
 from quality_model.release.registry import Registry
-from quality_model.score.rows import METADATA_PREFIX
+from quality_model.score.result import METADATA_PREFIX
 
 _REGISTERED: Final = re.compile(r"[1-9][0-9]{0,9}")
 """A version of the registry is a number; that of a file is the beginning of a hash."""

@@ -1,39 +1,252 @@
-"""The comparison of two models: two scoring jobs, joined by their inputs."""
+"""What would change if one model took another's place: two scoring jobs, joined by their inputs.
 
-from contextlib import closing
+The model in place is called old, the one that would come new, and a change is new - old.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.compute as pc
 
 from quality_model.core import processes, storage
 from quality_model.core.decoding import Pixels
-from quality_model.core.figures import image_grid, new_figure, save_figure
+from quality_model.core.figures import image_grid, markdown_table, new_figure, save_figure, text_table
 from quality_model.core.folders import input_path
 from quality_model.core.predict import MultiHeadQualityInference
 from quality_model.core.processes import Failure, WorkerProcesses, num_workers
 from quality_model.errors import InputErrorsAboveLimit, StorageError, UsageError
-from quality_model.params import EngineName, LimitsParams, RegistryParams, ScoreParams
-from quality_model.records import HEADS, SHORT_NAMES
-from quality_model.score.comparison import SIDES, Comparison
-from quality_model.score.inputs import Kind
-from quality_model.score.job import score
-from quality_model.score.plan import find_inputs, foreign_files
-from quality_model.score.reading import read_thumbnail, sources_of
-from quality_model.score.rows import ScoringModel, read_rows
-from quality_model.score.summary import nothing_scored
+from quality_model.params import LimitsParams, RegistryParams, ScoreParams
+from quality_model.records import HEADS, SHORT_NAMES, Head
+from quality_model.score.inputs import NO_CHOICE, InputChoice, sources_of
+from quality_model.score.job import nothing_scored, score
+from quality_model.score.plan import find_inputs, require_own
+from quality_model.score.reading import read_thumbnail
+from quality_model.score.result import ScoringModel, read_rows
 
-JSON_NAME: Final = "comparison.json"
-MARKDOWN_NAME: Final = "comparison.md"
-TABLE_NAME: Final = "comparison.csv"
-FIGURE_NAME: Final = "largest_changes.png"
-FILES: Final = (JSON_NAME, MARKDOWN_NAME, TABLE_NAME, FIGURE_NAME)
-
+FILES: Final = ("comparison.json", "comparison.md", "comparison.csv", "largest_changes.png")
+JSON_NAME, MARKDOWN_NAME, TABLE_NAME, FIGURE_NAME = FILES
+SIDES: Final = ("old", "new")
 _THUMBNAIL_PX: Final = 192
 _COLUMNS: Final = 4
 _NAME_LENGTH: Final = 30
+_SHOWN: Final = 10
+"""Inputs without scores that the Markdown names; the table has them all."""
+
+_CELLS: Final = {
+    "mean old": ("mean_old", ".3f"),
+    "mean new": ("mean_new", ".3f"),
+    "mean change": ("mean_change", "+.3f"),
+    "largest": ("largest_change", "+.3f"),
+    "flagged old": ("flagged_old", "d"),
+    "flagged new": ("flagged_new", "d"),
+    "newly": ("newly_flagged", "d"),
+    "no longer": ("no_longer_flagged", "d"),
+}
+"""The columns of the table for people: field of `HeadChange` and format."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadChange:
+    """How one head's scores and flags change; None where nothing was scored.
+
+    ``largest_change`` is signed. The counts of flags are None where a model has no threshold for the head.
+    """
+
+    mean_old: float | None = None
+    mean_new: float | None = None
+    mean_change: float | None = None
+    mean_absolute_change: float | None = None
+    largest_change: float | None = None
+    largest_change_key: str | None = None
+    flagged_old: int | None = None
+    flagged_new: int | None = None
+    newly_flagged: int | None = None
+    no_longer_flagged: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two models on the images of one folder.
+
+    Attributes:
+        folder: Its name.
+        old, new: The models.
+        keys: Of the inputs that both models scored.
+        scores: float32 (2, N, 4): those of the old model, then of the new one, in the order of ``keys``.
+        errors: Error code and detail of each other input, by key.
+    """
+
+    folder: str
+    old: ScoringModel
+    new: ScoringModel
+    keys: list[str]
+    scores: npt.NDArray[np.float32]
+    errors: dict[str, tuple[str, str]]
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.keys) + len(self.errors)
+
+    @property
+    def is_of_one_model(self) -> bool:
+        """Whether both have the same weights and image size, so that no score can differ."""
+        return all(getattr(self.old, name) == getattr(self.new, name) for name in ("sha256", "image_size_px"))
+
+    @property
+    def flags(self) -> npt.NDArray[np.bool_]:
+        """bool (2, N, 4): what each model flags; nothing where it has no threshold."""
+        limits = [
+            [(model.thresholds or {}).get(head, np.inf) for head in HEADS] for model in (self.old, self.new)
+        ]
+        flagged: npt.NDArray[np.bool_] = self.scores.astype(np.float64) > np.array(limits)[:, None, :]
+        return flagged
+
+    @property
+    def num_changed_flags(self) -> int | None:
+        """Images whose flags change; None if that is not known for every head."""
+        if not self.keys or any(self.change(head).newly_flagged is None for head in HEADS):
+            return None
+        old, new = self.flags
+        return int((old != new).any(axis=1).sum())
+
+    def change(self, head: Head) -> HeadChange:
+        """How the scores and flags of a head change."""
+        if not self.keys:
+            return HeadChange()
+        number = HEADS.index(head)
+        old, new = self.scores[:, :, number].astype(np.float64)
+        change = new - old
+        most = int(np.argmax(np.abs(change)))
+        counts: dict[str, int] = {}
+        if all(head in (model.thresholds or {}) for model in (self.old, self.new)):
+            was, now = self.flags[:, :, number]
+            counts = {
+                "flagged_old": int(was.sum()),
+                "flagged_new": int(now.sum()),
+                "newly_flagged": int((now & ~was).sum()),
+                "no_longer_flagged": int((was & ~now).sum()),
+            }
+        return HeadChange(
+            mean_old=float(old.mean()),
+            mean_new=float(new.mean()),
+            mean_change=float(change.mean()),
+            mean_absolute_change=float(np.abs(change).mean()),
+            largest_change=float(change[most]),
+            largest_change_key=self.keys[most],
+            **counts,
+        )
+
+    def largest(self, count: int) -> list[int]:
+        """Numbers in ``keys`` of the images whose scores change most, the most changed first."""
+        changes = np.abs(self.scores[1] - self.scores[0]).max(axis=1, initial=0.0)
+        return [int(number) for number in np.argsort(-changes, kind="stable")[:count]]
+
+    def summary(self) -> dict[str, Any]:
+        """JSON values, without rows."""
+        errors = Counter(code for code, _ in self.errors.values())
+        return {
+            "folder": self.folder,
+            "old": asdict(self.old),
+            "new": asdict(self.new),
+            "same_model": self.is_of_one_model,
+            "num_images": self.num_inputs,
+            "num_scored": len(self.keys),
+            "errors": dict(sorted(errors.items())),
+            "num_changed_flags": self.num_changed_flags,
+            "heads": {head: asdict(self.change(head)) for head in HEADS},
+        }
+
+    def to_json(self, count: int) -> dict[str, Any]:
+        """The summary with the inputs without scores and the ``count`` largest changes."""
+        return {
+            **self.summary(),
+            "not_scored": [
+                {"key": key, "error_code": code, "error_detail": detail}
+                for key, (code, detail) in self.errors.items()
+            ],
+            "largest_changes": [
+                {
+                    "key": self.keys[number],
+                    "change": float(np.abs(self.scores[1, number] - self.scores[0, number]).max()),
+                    **{
+                        side: dict(zip(HEADS, scores[number].tolist(), strict=True))
+                        for side, scores in zip(SIDES, self.scores, strict=True)
+                    },
+                }
+                for number in self.largest(count)
+            ],
+        }
+
+    def headline(self) -> str:
+        """How many images would change their flags, and whether the two models are one."""
+        changed = self.num_changed_flags
+        if changed is not None:
+            changes = f"{changed} of them would change their flags"
+        elif not self.keys:
+            changes = "Nothing can be said"
+        else:
+            changes = (
+                "Changes of flags are not known, because not both models have a threshold for every head"
+            )
+        weights = self.new.sha256[:12]
+        same = f"A model is compared with itself: both have the weights with sha256 {weights}.\n"
+        return (same if self.is_of_one_model else "") + (
+            f"{self.new.title} in place of {self.old.title}: {len(self.keys)} of {self.num_inputs}"
+            f" images could be scored. {changes}."
+        )
+
+    def table(self) -> str:
+        """Aligned text for a terminal: a line per head."""
+        return text_table(("head", *_CELLS), self._cells(), right=_CELLS)
+
+    def markdown(self) -> str:
+        """The whole comparison for people, with a link to the figure of the largest changes."""
+        named = [f"- {key}: {code} ({detail})" for key, (code, detail) in self.errors.items()]
+        if len(named) > _SHOWN:
+            named[_SHOWN:] = [f"- and {len(named) - _SHOWN} more, in the table."]
+        parts = [
+            f"# {self.new.title} in place of {self.old.title}",
+            self.headline(),
+            markdown_table(("head", *_CELLS), self._cells(), right=_CELLS),
+            "Scores are 0 (absent) to 1 (severe); a change is that of the new model from the old one.",
+            f"![The largest changes]({FIGURE_NAME})",
+            *(["## Not scored", "\n".join(named)] if named else []),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def csv(self) -> str:
+        """A row per input: key, both models' scores and flags, or error code and detail."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        pairs = [f"{head}_{side}" for head in HEADS for side in SIDES]
+        writer.writerow(["key", *pairs, "flags_old", "flags_new", "error_code", "error_detail"])
+        heads, flagged = np.array(HEADS), self.flags
+        for number, key in enumerate(self.keys):
+            scores = [f"{score:.6f}" for score in self.scores[:, number].T.flat]
+            flags = [" ".join(heads[side[number]]) for side in flagged]
+            writer.writerow([key, *scores, *flags, "", ""])
+        for key, error in self.errors.items():
+            writer.writerow([key, *[""] * (len(pairs) + 2), *error])
+        return text.getvalue()
+
+    def _cells(self) -> list[list[str]]:
+        def shown(value: float | None, how: str) -> str:
+            return "-" if value is None else f"{value:{how}}"
+
+        changes = {head: self.change(head) for head in HEADS}
+        return [
+            [head, *(shown(getattr(change, name), how) for name, how in _CELLS.values())]
+            for head, change in changes.items()
+        ]
 
 
 def compare_models(
@@ -47,9 +260,7 @@ def compare_models(
     against: str,
     output: Path,
     num_thumbnails: int = 12,
-    kind: Kind | None = None,
-    image_column: str | None = None,
-    key_column: str | None = None,
+    choice: InputChoice = NO_CHOICE,
 ) -> Comparison:
     """Score a folder with two models and keep what would change if one took the other's place.
 
@@ -66,7 +277,7 @@ def compare_models(
         against: The old one.
         output: Folder for `FILES` and the two results.
         num_thumbnails: Images that are shown.
-        kind, image_column, key_column: What to score, if the folder leaves a choice (see `inputs.survey`).
+        choice: What to score, if the folder leaves a choice.
 
     Raises:
         UsageError: It holds nothing to score, or ``output`` holds other files.
@@ -80,44 +291,34 @@ def compare_models(
     folder = input_path(folder)
     if folder.resolve() == output.resolve():
         raise UsageError(f"{folder} is both input and output.", "Choose another output folder.")
-    if others := foreign_files(output, known=(*FILES, *SIDES, storage.MARKER_NAME)):
-        raise UsageError(
-            f"{output} is not empty and holds no comparison: {', '.join(others[:3])}.",
-            "Choose another output folder.",
-        )
-
-    def load(reference: str, engine: EngineName | None) -> MultiHeadQualityInference:
-        return MultiHeadQualityInference(
-            reference,
-            section.device,
-            limits,
-            root=root,
-            registry=registry,
-            engine=engine,
-        )
-
-    new = load(model, None if section.engine == "auto" else section.engine)
-    old = load(against, new.engine_name)  # so that no flag changes by what two engines differ by
+    require_own(output, (*FILES, *SIDES, storage.MARKER_NAME), "comparison")
+    load = partial(
+        MultiHeadQualityInference, device=section.device, limits=limits, root=root, registry=registry
+    )
+    new = load(model, engine=None if section.engine == "auto" else section.engine)
+    old = load(against, engine=new.engine_name)  # so that no flag changes by what two engines differ by
     storage.unseal(output)
     (output / FIGURE_NAME).unlink(missing_ok=True)  # it is no input, should the output be in the folder
     for name, scorer in zip(SIDES, (old, new), strict=True):
-        try:
+        with suppress(InputErrorsAboveLimit):  # nothing was scored, which the comparison says too
             score(
                 section.model_copy(update={"max_error_share": 1.0}),
                 limits,
                 inputs=folder,
                 output=output / name,
+                choice=choice,
+                overwrite=True,
                 scorer=scorer,
                 model=ScoringModel.of(scorer),
-                overwrite=True,
-                kind=kind,
-                image_column=image_column,
-                key_column=key_column,
             )
-        except InputErrorsAboveLimit:  # nothing was scored, which the comparison says too
-            continue
-    comparison = join(folder.name or str(folder), output, ScoringModel.of(old), ScoringModel.of(new))
-    _write(comparison, output, _read_thumbnails(comparison, output, folder, section, limits, num_thumbnails))
+    comparison = _join(folder.name or str(folder), output, ScoringModel.of(old), ScoringModel.of(new))
+    thumbnails = _read_thumbnails(comparison, output, folder, section, limits, num_thumbnails)
+    storage.write_json(output / JSON_NAME, comparison.to_json(len(thumbnails)))
+    storage.write_text(output / MARKDOWN_NAME, comparison.markdown())
+    storage.write_text(output / TABLE_NAME, comparison.csv())
+    draw_largest(comparison, thumbnails, output / FIGURE_NAME)
+    results = [f"{name}/job.json" for name in SIDES]
+    storage.seal(output, [*FILES, *results], rows=comparison.num_inputs, kind="comparison")
     if not comparison.keys:
         raise nothing_scored(
             comparison.summary()["errors"], f"The column error_detail in {output / TABLE_NAME}"
@@ -125,28 +326,7 @@ def compare_models(
     return comparison
 
 
-def join(folder: str, output: Path, old: ScoringModel, new: ScoringModel) -> Comparison:
-    """Join the two scoring results in ``output`` by their inputs.
-
-    Raises:
-        StorageError: They are not of the same inputs.
-    """
-    tables = [read_rows(output / name, ["key", *HEADS, "error_code", "error_detail"]) for name in SIDES]
-    keys = tables[0]["key"]
-    if keys != tables[1]["key"]:
-        raise StorageError(f"{folder} changed while it was scored.", "Run the same command again.")
-    errors: dict[str, tuple[str, str]] = {}
-    for table in tables:
-        bad = table.filter(pc.is_valid(table["error_code"])).select(["key", "error_code", "error_detail"])
-        for row in bad.to_pylist():
-            errors.setdefault(row["key"], (row["error_code"], row["error_detail"] or ""))
-    is_scored = np.array([key not in errors for key in keys.to_pylist()], dtype=bool)
-    scores = np.stack([np.stack([table[head].to_numpy() for head in HEADS], axis=1) for table in tables])
-    scored = keys.filter(is_scored).to_pylist()
-    return Comparison(folder, old, new, scored, scores[:, is_scored].astype(np.float32), errors)
-
-
-def draw_largest(comparison: Comparison, thumbnails: dict[int, Pixels | None], path: Path) -> None:
+def draw_largest(comparison: Comparison, thumbnails: Mapping[int, Pixels | None], path: Path) -> None:
     """Draw the largest changes, each with the old and the new score of every head, as a PNG file.
 
     Args:
@@ -167,7 +347,9 @@ def draw_largest(comparison: Comparison, thumbnails: dict[int, Pixels | None], p
         if pixels is not None:
             axes.imshow(pixels)
         axes.set_anchor("S")
-        axes.set_title(_shortened(comparison.keys[number]), fontsize=8)
+        key = comparison.keys[number]
+        shown = key if len(key) <= _NAME_LENGTH else "..." + key[3 - _NAME_LENGTH :]
+        axes.set_title(shown.replace("$", r"\$"), fontsize=8)  # which would begin a formula
         star = np.where(flags[:, number], "*", " ")
         lines = [
             f"{SHORT_NAMES[head]:5} {was[number, i]:.2f}{star[0, i]} -> {now[number, i]:.2f}{star[1, i]}"
@@ -177,39 +359,36 @@ def draw_largest(comparison: Comparison, thumbnails: dict[int, Pixels | None], p
     save_figure(figure, path)
 
 
+def _join(folder: str, output: Path, old: ScoringModel, new: ScoringModel) -> Comparison:
+    """Join the two scoring results in ``output`` by their inputs.
+
+    Raises:
+        StorageError: They are not of the same inputs.
+    """
+    tables = [read_rows(output / name, ["key", *HEADS, "error_code", "error_detail"]) for name in SIDES]
+    keys = tables[0]["key"]
+    if keys != tables[1]["key"]:
+        raise StorageError(f"{folder} changed while it was scored.", "Run the same command again.")
+    errors: dict[str, tuple[str, str]] = {}
+    for table in tables:
+        for row in table.filter(pc.is_valid(table["error_code"])).to_pylist():
+            errors.setdefault(row["key"], (row["error_code"], row["error_detail"] or ""))
+    is_scored = np.array([key not in errors for key in keys.to_pylist()], dtype=bool)
+    scores = np.stack([np.stack([table[head].to_numpy() for head in HEADS], axis=1) for table in tables])
+    scored = keys.filter(is_scored).to_pylist()
+    return Comparison(folder, old, new, scored, scores[:, is_scored].astype(np.float32), errors)
+
+
 def _read_thumbnails(
-    comparison: Comparison,
-    output: Path,
-    folder: Path,
-    section: ScoreParams,
-    limits: LimitsParams,
-    count: int,
+    comparison: Comparison, output: Path, folder: Path, section: ScoreParams, limits: LimitsParams, count: int
 ) -> dict[int, Pixels | None]:
     """Small images of the largest changes, read again in worker processes."""
     numbers = comparison.largest(count)
-    rows = {key: row for row, key in enumerate(read_rows(output / "new", ["key"])["key"].to_pylist())}
-    inputs = find_inputs(output / "new", [rows[comparison.keys[number]] for number in numbers])
-    base = folder if folder.is_dir() else folder.parent
+    inputs = find_inputs(output / "new", [comparison.keys[number] for number in numbers])
     workers = num_workers(section.workers, len(inputs))
     pool = WorkerProcesses(workers, window=2 * workers, timeout_s=limits.max_seconds)
     read = partial(read_thumbnail, side_px=_THUMBNAIL_PX, limits=limits)
-    with closing(sources_of(inputs, base)) as sources, closing(pool.run(read, sources)) as outcomes:
-        return {
-            number: None if isinstance(outcome, Failure) else outcome
-            for number, outcome in zip(numbers, outcomes, strict=True)
-        }
-
-
-def _write(comparison: Comparison, output: Path, thumbnails: dict[int, Pixels | None]) -> None:
-    storage.write_json(output / JSON_NAME, comparison.to_json(len(thumbnails)))
-    storage.write_text(output / MARKDOWN_NAME, comparison.markdown(FIGURE_NAME))
-    storage.write_text(output / TABLE_NAME, comparison.csv())
-    draw_largest(comparison, thumbnails, output / FIGURE_NAME)
-    results = [f"{name}/job.json" for name in SIDES]
-    storage.seal(output, [*FILES, *results], rows=comparison.num_inputs, kind="comparison")
-
-
-def _shortened(key: str) -> str:
-    """The end of a name; without ``$``, which would begin a formula."""
-    shown = key if len(key) <= _NAME_LENGTH else "..." + key[3 - _NAME_LENGTH :]
-    return shown.replace("$", r"\$")
+    sources = sources_of(inputs, folder)
+    with closing(sources), closing(pool.run(read, sources)) as outcomes:
+        images = [None if isinstance(outcome, Failure) else outcome for outcome in outcomes]
+    return dict(zip(numbers, images, strict=True))

@@ -3,47 +3,31 @@
 import logging
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from quality_model.core import processes, storage
+from quality_model.core.decoding import Pixels
 from quality_model.core.engines import Engine
 from quality_model.core.folders import printable
 from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part, part_name
-from quality_model.errors import CheckpointError, CorruptError, InputErrorsAboveLimit, UsageError
+from quality_model.errors import CheckpointError, InputErrorsAboveLimit
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS, SCHEMA_VERSION
-from quality_model.score import rows
-from quality_model.score.inputs import Kind, Survey, survey
-from quality_model.score.plan import (
-    Plan,
-    Settings,
-    clear,
-    foreign_files,
-    foreign_parts,
-    make_plan,
-    open_plan,
-    planned_engine,
-    read_plan,
-)
-from quality_model.score.reading import Reading, Source, read_images, sources_of
-from quality_model.score.rows import ScoringModel
-from quality_model.score.summary import (
-    REPORT_NAME,
-    ScoreSummary,
-    Tally,
-    nothing_scored,
-    write_report,
-)
+from quality_model.score import result
+from quality_model.score.inputs import NO_CHOICE, InputChoice, sources_of, survey
+from quality_model.score.plan import Plan, Settings, begin, planned_engine, read_plan
+from quality_model.score.reading import PlannedInput, Reading, read_images
+from quality_model.score.result import REPORT_NAME, ScoreSummary, ScoringModel, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -67,103 +51,71 @@ class Scorer(Protocol):
         ...
 
 
-def score_collection(
-    section: ScoreParams,
-    limits: LimitsParams,
-    *,
-    root: Path,
-    inputs: Path,
-    output: Path,
-    overwrite: bool = False,
-    registry: RegistryParams | None = None,
-    check: Check | None = None,
-    kind: Kind | None = None,
-    image_column: str | None = None,
-    key_column: str | None = None,
-) -> ScoreSummary:
-    """Score a collection with the model that ``section.model`` names.
-
-    Args:
-        root: The project folder, whose registry a reference means.
-        registry: Registry parameters; by default those of the project's params.yaml.
-
-    The other arguments are those of `score`.
-
-    Raises:
-        ModelNotFoundError, CheckpointError: The model is not available.
-        UsageError, InputErrorsAboveLimit, StorageError: See `score`.
-    """
-    processes.end_if_imported_again()  # before the model is loaded
-    from quality_model.core.predict import MultiHeadQualityInference  # worker processes need none
-
-    scorer = MultiHeadQualityInference(
-        section.model,
-        section.device,
-        limits,
-        root=root,
-        registry=registry,
-        engine=planned_engine(output) if section.engine == "auto" else section.engine,
-    )
-    return score(
-        section,
-        limits,
-        inputs=inputs,
-        output=output,
-        scorer=scorer,
-        model=ScoringModel.of(scorer),
-        overwrite=overwrite,
-        check=check,
-        kind=kind,
-        image_column=image_column,
-        key_column=key_column,
-    )
-
-
 def score(
     section: ScoreParams,
     limits: LimitsParams,
     *,
     inputs: Path,
     output: Path,
-    scorer: Scorer,
-    model: ScoringModel,
+    choice: InputChoice = NO_CHOICE,
     overwrite: bool = False,
     check: Check | None = None,
-    kind: Kind | None = None,
-    image_column: str | None = None,
-    key_column: str | None = None,
+    root: Path | None = None,
+    registry: RegistryParams | None = None,
+    scorer: Scorer | None = None,
+    model: ScoringModel | None = None,
 ) -> ScoreSummary:
     """Score a collection: a row for every input, with scores or with an error code.
 
     An interrupted job resumes at its first unfinished part and ends with the bytes of an undisturbed one;
-    a complete one is not done again. Inputs whose error code is not final (`rows.NOT_FINAL`) are read again.
+    a complete one is not done again. Inputs with an error code of `result.NOT_FINAL` are read again.
 
     Args:
-        section: Sizes, workers, and the share of errors that is allowed.
+        section: Model, sizes, workers, and the share of errors that is allowed.
         limits: What an image may be.
         inputs: A folder of images (recursive), Parquet files or tar shards, or one file.
         output: Folder of the result; docs/results-format.md describes it.
-        scorer: Scores pixels; in this process.
-        model: Whose scores they are.
+        choice: What to score, if the inputs leave a choice.
         overwrite: Remove the result of another job from ``output``; this job's own is kept.
         check: What it raises leaves the result incomplete.
-        kind, image_column, key_column: What to score, if the inputs leave a choice (see `inputs.survey`).
+        root: The project folder, whose registry ``section.model`` means; by default the current one.
+        registry: Registry parameters; by default those of the project's params.yaml.
+        scorer: Scores pixels; by default the model that ``section.model`` names.
+        model: Whose scores they are; needed with a ``scorer`` alone.
 
     Raises:
+        ModelNotFoundError, CheckpointError: The model is not available.
         UsageError: Nothing to score, keys that occur twice, or ``output`` holds another
             job's result or other files.
         CorruptError: A Parquet file of the inputs is broken.
         InputErrorsAboveLimit: None of the inputs could be scored, or too few; everything is written.
         StorageError: The disk is full, another process writes to ``output``, or a part is not of its plan.
     """
-    processes.end_if_imported_again()
-    found = survey(inputs, output, kind=kind, image_column=image_column, key_column=key_column)
+    processes.end_if_imported_again()  # before a model is loaded
+    if scorer is None or model is None:
+        from quality_model.core.predict import MultiHeadQualityInference  # worker processes need none
+
+        engine = planned_engine(output) if section.engine == "auto" else section.engine
+        loaded = MultiHeadQualityInference(
+            section.model, section.device, limits, root=root, registry=registry, engine=engine
+        )
+        scorer, model = loaded, ScoringModel.of(loaded)
+    found = survey(inputs, output, choice)
     folder = JobFolder(output)
+    image_columns, key_columns = found.chosen_columns
+    settings = Settings(
+        shard_size=section.shard_size,
+        batch_size=section.batch_size if scorer.engine is None else None,
+        max_pixels=limits.max_pixels,
+        max_bytes=limits.max_bytes,
+        formats=limits.formats,
+        image_columns=image_columns,
+        key_columns=key_columns,
+    )
     with folder.locked():
         storage.sweep(output / REPORT_NAME)
-        settings = Settings.of(section, limits, found, in_batches=scorer.engine is None)
-        plan = _begin(folder, inputs, found, limits, model, settings, overwrite)
-        summary = _Job(folder, plan, section, limits, found.base, scorer).run(inputs, check)
+        plan = begin(folder, found, limits, model, settings, overwrite=overwrite)
+        summary = _Job(folder, plan, section, limits, found.inputs, scorer).run(check)
     if not summary.scored:
         raise nothing_scored(summary.errors, f"The column error_detail in {output / DATA_FOLDER}")
     if summary.error_share > section.max_error_share:
@@ -177,50 +129,12 @@ def score(
     return summary
 
 
-def _begin(
-    folder: JobFolder,
-    inputs: Path,
-    found: Survey,
-    limits: LimitsParams,
-    model: ScoringModel,
-    settings: Settings,
-    overwrite: bool,
-) -> Plan:
-    """Resume the job of the folder if it is this one; plan a new one if it has none."""
-    output = folder.folder
-    plan, num_parts = None, None
-    try:
-        plan = open_plan(output)
-        if plan is not None:
-            num_parts = plan.num_parts
-            plan.require_same(found, model, settings)
-    except (UsageError, CorruptError):
-        if not overwrite:
-            raise
-        plan = None
-    else:
-        if plan is None and (others := foreign_files(output)):
-            raise UsageError(
-                f"{output} is not empty and holds no scoring job: {', '.join(others[:3])}.",
-                "Choose another output folder.",
-            )
-    if others := foreign_parts(output, num_parts):
-        raise UsageError(
-            f"{output / DATA_FOLDER} is for score rows alone and holds {', '.join(others[:3])}.",
-            "Move that away, or choose another output folder.",
-        )
-    return plan or make_plan(
-        folder, inputs, found, limits, model, settings, when_listed=lambda: clear(folder)
-    )
+class _Todo(NamedTuple):
+    """Inputs to read: all of a part, or some rows of a finished table that are read again."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Todo:
-    """A part to work on: all its rows, or some of a finished table that are read again."""
-
-    number: int
-    rows: list[int] | None = None
-    table: pa.Table | None = None
+    part: int
+    rows: Sequence[int]
+    table: pa.Table | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,71 +145,56 @@ class _Job:
     plan: Plan
     section: ScoreParams
     limits: LimitsParams
-    base: Path
+    inputs: Path
     scorer: Scorer
 
-    def run(self, inputs: Path, check: Check | None) -> ScoreSummary:
+    def run(self, check: Check | None) -> ScoreSummary:
         """Make what is not there yet, and complete the job."""
-        tally, parts, todo = Tally(), {}, []
-        for number in range(self.plan.num_parts):
-            if (finished := self.folder.read_part(number, rows=self.plan.rows_of(number))) is None:
-                todo.append(_Todo(number))
+        plan, folder = self.plan, self.folder
+        summary = ScoreSummary(folder.folder, plan.model, plan.skipped, plan.num_parts)
+        parts: dict[int, Part] = {}
+        todo: list[_Todo] = []
+        for number in range(plan.num_parts):
+            if (finished := folder.read_part(number, rows=plan.rows_of(number))) is None:
+                todo.append(_Todo(number, range(plan.rows_of(number)), None))
                 continue
             part, data = finished
-            keys = [planned.key for planned in read_plan(self.folder.folder, number)]
-            table = rows.from_parquet(data, self.folder.folder / part_name(number), keys=keys)
-            if retried := rows.rows_to_retry(table):
+            keys = [planned.key for planned in read_plan(folder.folder, number)]
+            table = result.from_parquet(data, folder.folder / part_name(number), keys=keys)
+            codes = enumerate(table["error_code"].to_pylist())
+            if retried := [row for row, code in codes if code in result.NOT_FINAL]:
                 todo.append(_Todo(number, retried, table))
+                summary.retried += len(retried)
             else:
                 parts[number] = part
-                tally.add(table)
-        num_retried = sum(len(one.rows or ()) for one in todo)
-        num_read = num_retried + sum(self.plan.rows_of(one.number) for one in todo if one.rows is None)
-        started = time.monotonic()
+                summary.add(table)
+        summary.parts_before = plan.num_parts - sum(one.table is None for one in todo)
         if todo:
-            self.folder.reopen()
-            for number, part, table in self._make(todo, num_read):
+            started = time.monotonic()
+            num_inputs = sum(len(one.rows) for one in todo)
+            folder.reopen()
+            for number, part, table in self._make(todo, num_inputs):
                 parts[number] = part
-                tally.add(table)
-        elapsed_s = time.monotonic() - started if todo else 0.0
-        summary = ScoreSummary(
-            output=self.folder.folder,
-            model=self.plan.model,
-            inputs=tally.inputs,
-            scored=tally.scored,
-            errors=tally.sorted_errors(),
-            skipped=self.plan.skipped,
-            parts=self.plan.num_parts,
-            parts_before=self.plan.num_parts - sum(one.rows is None for one in todo),
-            elapsed_s=elapsed_s,
-            images_per_s=num_read / elapsed_s if elapsed_s > 0 else 0.0,
-            quantiles=tally.quantiles(),
-            ranges=tally.ranges,
-            flagged=tally.flagged(self.plan.model.thresholds),
-            retried=num_retried,
-        )
-        if todo or not self._is_complete():
-            self._complete(inputs, [part for _, part in sorted(parts.items())], summary, tally, check)
+                summary.add(table)
+            summary.elapsed_s = time.monotonic() - started
+            summary.images_per_s = num_inputs / max(summary.elapsed_s, 1e-9)
+        completion = folder.completion() or {}
+        if completion.get("plan_sha256") != plan.plan_sha256:
+            self._complete([part for _, part in sorted(parts.items())], summary, check)
         return summary
 
     def _make(self, todo: list[_Todo], num_inputs: int) -> Iterator[tuple[int, Part, pa.Table]]:
         """Make parts, in order, each written before the next one begins."""
         from tqdm import tqdm
 
-        planned: deque[list[str]] = deque()  # keys of the parts whose inputs are being read
-
-        def sources() -> Iterator[Source]:
-            for one in todo:
-                inputs = read_plan(self.folder.folder, one.number)
-                inputs = inputs if one.rows is None else [inputs[row] for row in one.rows]
-                planned.append([each.key for each in inputs])
-                with closing(sources_of(inputs, self.base)) as given:
-                    yield from given
+        def planned(one: _Todo) -> list[PlannedInput]:
+            inputs = read_plan(self.folder.folder, one.part)
+            return [inputs[row] for row in one.rows]
 
         logger.info("Scoring %d inputs in %d parts.", num_inputs, len(todo))
-        bar = tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty())
-        reading = read_images(
-            sources(),
+        sources = sources_of((each for one in todo for each in planned(one)), self.inputs)
+        readings = read_images(
+            sources,
             num_sources=num_inputs,
             workers=self.section.workers,
             window=2 * self.section.batch_size,
@@ -303,60 +202,58 @@ class _Job:
             limits=self.limits,
             engine=self.scorer.engine,
         )
-        with bar, closing(reading):
+        bar = tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty())
+        with bar, closing(sources), closing(readings):
             for one in todo:
                 started = time.monotonic()
-                count = self.plan.rows_of(one.number) if one.rows is None else len(one.rows)
-                readings, scores = self._score(islice(reading, count), bar)
-                table = rows.make_table(
-                    planned.popleft(), readings, scores, self.plan.model, self.plan.plan_sha256
-                )
-                if one.rows is not None:
-                    table = rows.replace_rows(one.table, one.rows, table)
+                scored = self._score(islice(readings, len(one.rows)), bar)
+                keys = [each.key for each in planned(one)]
+                table = result.make_table(keys, scored, self.plan.model, self.plan.plan_sha256)
+                if one.table is not None:
+                    table = result.replace_rows(one.table, one.rows, table)
                 errors = Counter(table["error_code"].drop_null().to_pylist())
                 part = self.folder.write_part(
-                    one.number, rows.to_parquet(table), rows=table.num_rows, errors=errors
+                    one.part, result.to_parquet(table), rows=table.num_rows, errors=errors
                 )
                 logger.info(
                     "Part %d of %d: %d inputs, %d scored, %.1f images/s.",
-                    *(one.number + 1, self.plan.num_parts, part.rows, part.rows - part.num_errors),
-                    count / max(time.monotonic() - started, 1e-9),
+                    *(one.part + 1, self.plan.num_parts, part.rows, part.rows - part.num_errors),
+                    len(one.rows) / max(time.monotonic() - started, 1e-9),
                 )
-                yield one.number, part, table
+                yield one.part, part, table
 
-    def _score(self, readings: Iterator[Reading], bar: Any) -> tuple[list[Reading], npt.NDArray[np.float32]]:
-        """The readings of a part without pixels, and float32 (M, 4): the scores of those without an error.
+    def _score(self, readings: Iterator[Reading], bar: Any) -> list[Reading]:
+        """The readings of a part with scores in the place of pixels.
 
         Scores come with the readings, or batch by batch of their pixels. Batches never cross a part's
         border, so that they are the same after an interruption.
         """
-        kept: list[Reading] = []
-        batch: list[npt.NDArray[np.uint8]] = []
-        scores = [np.zeros((0, len(HEADS)), dtype=np.float32)]
+        done: list[Reading] = []
+        batch: dict[int, Pixels] = {}  # by the place in `done`
+
+        def score_batch() -> None:
+            scores = self.scorer.score_pixels(np.stack(list(batch.values())))
+            for place, of_one in zip(batch, _checked(scores, len(batch)), strict=True):
+                done[place] = replace(done[place], pixels=None, scores=of_one)
+            batch.clear()
+
         for reading in readings:
             if reading.scores is not None:
-                scores.append(_checked(reading.scores[None], 1))
+                _checked(reading.scores[None], 1)
             if reading.pixels is not None:
-                batch.append(reading.pixels)
-            kept.append(replace(reading, pixels=None, scores=None))
+                batch[len(done)] = reading.pixels
+            done.append(reading)
             if len(batch) == self.section.batch_size:
-                scores.append(_checked(self.scorer.score_pixels(np.stack(batch)), len(batch)))
-                batch.clear()
+                score_batch()
             bar.update(1)
         if batch:
-            scores.append(_checked(self.scorer.score_pixels(np.stack(batch)), len(batch)))
-        return kept, np.concatenate(scores)
+            score_batch()
+        return done
 
-    def _is_complete(self) -> bool:
-        completion = self.folder.completion()
-        return completion is not None and completion.get("plan_sha256") == self.plan.plan_sha256
-
-    def _complete(
-        self, inputs: Path, parts: list[Part], summary: ScoreSummary, tally: Tally, check: Check | None
-    ) -> None:
+    def _complete(self, parts: list[Part], summary: ScoreSummary, check: Check | None) -> None:
         """Write the summary, have it checked, then write the completion marker."""
         plan = self.plan
-        report = write_report(summary, tally)
+        report = write_report(summary)
         if check is not None:
             check(summary)
         self.folder.complete(
@@ -366,8 +263,8 @@ class _Job:
                 "schema_version": SCHEMA_VERSION,
                 **summary.model.described(),
                 "inputs": {
-                    "root": printable(str(inputs)),
-                    "absolute_root": printable(str(inputs.resolve())),
+                    "root": printable(str(self.inputs)),
+                    "absolute_root": printable(str(self.inputs.resolve())),
                     "kind": plan.kind,
                     "num_files": plan.num_files,
                     "num_inputs": plan.num_inputs,
@@ -394,3 +291,32 @@ def _checked(scores: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.floa
             "Its weights are damaged or not of this network; score with another model.",
         )
     return scores
+
+
+_REMEDIES: Final = {
+    "missing": "Are the paths right, and relative to the file that lists them? Addresses (https://, s3://)"
+    " are not read: download the images first.",
+    "base64_text": "Decode the text and store the bytes in a binary column.",
+    "not_an_image": "Are these images, in a format that limits.formats names?",
+    "no_permission": "Let this user read the files.",
+    "too_many_bytes": "Raise limits.max_bytes; `score` then needs --overwrite.",
+    "too_many_pixels": "Raise limits.max_pixels; `score` then needs --overwrite.",
+    "worker_died": "Use fewer workers or more memory, and run the same command again.",
+    "too_slow": "Raise limits.max_seconds, and run the same command again.",
+}
+
+
+def nothing_scored(errors: Mapping[str, int], details: str) -> InputErrorsAboveLimit:
+    """The error of a job of whose inputs none could be scored.
+
+    Args:
+        errors: How many inputs have each error code, at least one.
+        details: Where the details of each input are, to begin a sentence with.
+    """
+    num_inputs = sum(errors.values())
+    code, count = max(errors.items(), key=lambda item: item[1])
+    return InputErrorsAboveLimit(
+        f"None of the {num_inputs} inputs could be scored; the commonest error code is {code}"
+        f" ({count} of {num_inputs}).",
+        f"{_REMEDIES.get(code, 'Check the inputs.')} {details} says what is wrong with each.",
+    )

@@ -1,4 +1,7 @@
-"""From a planned input to a score: its encoded bytes, its pixels, and what went wrong with them."""
+"""From a planned input to a score: its encoded bytes, its pixels, and what went wrong with them.
+
+Worker processes import this module alone, without PyArrow.
+"""
 
 import hashlib
 from collections.abc import Generator, Iterable
@@ -14,16 +17,30 @@ from PIL import Image
 from quality_model.core import decoding
 from quality_model.core.decoding import Pixels
 from quality_model.core.engines import Engine
-from quality_model.core.folders import file_name
 from quality_model.core.processes import Failure, WorkerProcesses, num_workers
 from quality_model.errors import ImageError, QualityModelError
 from quality_model.params import LimitsParams
-from quality_model.score.inputs import PlannedInput
-from quality_model.score.parquet_input import RowReader
-from quality_model.score.tar_input import MemberReader
 
 Source = Path | bytes | ImageError
 """An image file to read, encoded bytes that were read, or why there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedInput:
+    """One input.
+
+    ``key`` is its path or key, unique in the job. ``file`` is the Parquet file or tar shard that holds it
+    (None for an image file), ``at`` the row or the offset there, ``columns`` the columns of images there.
+    ``error_code`` and ``error_detail`` say why it cannot be read, where the listing knows.
+    """
+
+    key: str
+    file: str | None = None
+    at: int = 0
+    num_bytes: int = 0
+    error_code: str | None = None
+    error_detail: str | None = None
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +49,8 @@ class Reading:
 
     One of ``pixels``, uint8 (S, S, 3), ``scores``, float32 (4,), or ``error_code`` with ``error_detail``.
     ``sha256`` and ``size_bytes`` are those of the encoded bytes, None where they could not be read;
-    ``width`` and ``height`` those of the image, upright, in pixels; ``image_format`` is Pillow's
-    name of the format that was decoded.
+    ``width`` and ``height`` those of the image, upright, in pixels; ``format`` is Pillow's name of
+    the format that was decoded.
     """
 
     sha256: str | None = None
@@ -44,25 +61,7 @@ class Reading:
     error_code: str | None = None
     error_detail: str | None = None
     size_bytes: int | None = None
-    image_format: str | None = None
-
-
-def sources_of(inputs: Iterable[PlannedInput], base: Path) -> Generator[Source, None, None]:
-    """Give the source of each input, in order. ``base`` is the folder that its names are relative to."""
-    rows, members = RowReader(), MemberReader()
-    try:
-        for planned in inputs:
-            if planned.error_code is not None:
-                yield ImageError(planned.error_code, planned.error_detail or "")
-            elif planned.file is None:
-                yield base / file_name(planned.key)
-            elif planned.columns:
-                file = base / file_name(planned.file)
-                yield rows.read(file, planned.file, planned.at, planned.columns)
-            else:
-                yield members.read(base / file_name(planned.file), planned.at, planned.num_bytes)
-    finally:
-        members.close()
+    format: str | None = None
 
 
 def read_image(source: Source, *, image_size_px: int, limits: LimitsParams, engine: Engine | None) -> Reading:
@@ -79,10 +78,14 @@ def read_image(source: Source, *, image_size_px: int, limits: LimitsParams, engi
         decoded = decoding.decode_image(data, limits)
         height, width = decoded.pixels.shape[:2]
         pixels = decoding.resize(decoded.pixels, image_size_px)
+    except ImageError as error:
+        return Reading(sha256, error_code=error.reason, error_detail=error.detail, size_bytes=size_bytes)
+    except (QualityModelError, MemoryError):
+        raise
     except Exception as error:  # noqa: BLE001 - a reader of hostile bytes raises nearly anything
-        bad = _image_error(error)
-        return Reading(sha256, error_code=bad.reason, error_detail=bad.detail, size_bytes=size_bytes)
-    read = Reading(sha256, width, height, pixels, size_bytes=size_bytes, image_format=decoded.format)
+        detail = f"{type(error).__name__}: {error}"
+        return Reading(sha256, error_code="broken", error_detail=detail, size_bytes=size_bytes)
+    read = Reading(sha256, width, height, pixels, size_bytes=size_bytes, format=decoded.format)
     return read if engine is None else replace(read, pixels=None, scores=engine.scores(pixels[None])[0])
 
 
@@ -133,12 +136,3 @@ def _encoded_bytes(source: Source, limits: LimitsParams) -> bytes:
         return decoding.read_bytes(source, limits)
     decoding.check_bytes(source, limits)
     return source
-
-
-def _image_error(error: Exception) -> ImageError:
-    """What reading an image raised, as its error code; what is not about the image is raised again."""
-    if isinstance(error, ImageError):
-        return error
-    if isinstance(error, QualityModelError | MemoryError):
-        raise error
-    return ImageError("broken", f"{type(error).__name__}: {error}")

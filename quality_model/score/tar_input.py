@@ -11,14 +11,17 @@ import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, cast
+
+import pyarrow as pa
 
 from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import SYSTEM_FILES, is_system, printable, suffix
 from quality_model.errors import ImageError
 from quality_model.params import LimitsParams
+from quality_model.score.reading import PlannedInput
 
 MAX_HEADER_BYTES: Final = 1 << 20
 """More than any honest member header holds; a hostile one could ask for gigabytes."""
@@ -37,27 +40,18 @@ _BROKEN: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """An image in a tar shard: its printable name, where its bytes lie in the unpacked stream,
-    and the reason why it cannot be read, if that is known already."""
-
-    name: str
-    offset: int
-    num_bytes: int
-    reason: str | None = None
-    detail: str | None = None
-
-
-def list_members(path: Path, limits: LimitsParams, skipped: Counter[str]) -> Iterator[Member]:
-    """Read the headers of a tar shard.
+def list_members(
+    path: Path, shard: str, limits: LimitsParams, skipped: Counter[str]
+) -> Iterator[PlannedInput]:
+    """Read the headers of a tar shard; the key of an image is ``shard#member``.
 
     Names stay text: nothing is extracted. A repeated name gets its number appended. Archives
     that follow one another, and zero blocks anywhere, are read as one archive. What is wrong
-    with the shard itself comes last, as a member without a name.
+    with the shard itself comes last, under the name of the shard.
 
     Args:
         path: A tar archive, compressed or not, whatever its name.
+        shard: Its printable name.
         limits: A member with more than ``max_bytes`` gets a reason.
         skipped: Counts members that are not images, and hidden and system files.
     """
@@ -73,11 +67,11 @@ def list_members(path: Path, limits: LimitsParams, skipped: Counter[str]) -> Ite
                 if suffix(info.name) not in SUFFIXES:
                     skipped["members of tar shards"] += 1
                     continue
-                yield _member(info, _unique(printable(info.name), times_seen), limits)
-    except ImageError as error:
-        yield Member("", 0, 0, error.reason, error.detail)
-    except _BROKEN as error:
-        yield Member("", 0, 0, *_archive_reason(path, error))
+                key = f"{shard}#{_unique(printable(info.name), times_seen)}"
+                yield PlannedInput(key, shard, info.offset_data, info.size, *_member_problem(info, limits))
+    except (ImageError, *_BROKEN) as error:
+        problem = _problem(path, error)
+        yield PlannedInput(shard, shard, error_code=problem.reason, error_detail=problem.detail)
 
 
 def _headers(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
@@ -159,11 +153,9 @@ class MemberReader:
                 self._stream, self._path = _open(path), path
             self._stream.seek(offset)
             data = self._stream.read(num_bytes)
-        except ImageError as error:
-            return error
-        except _BROKEN as error:
+        except (ImageError, *_BROKEN) as error:
             self.close()
-            return ImageError(*_archive_reason(path, error))
+            return _problem(path, error)
         if len(data) < num_bytes:
             return ImageError("truncated", f"the shard ends after {len(data)} of {num_bytes} bytes")
         return data
@@ -192,17 +184,15 @@ class _Headers(io.RawIOBase):
         return self._stream.tell()
 
 
-def _member(info: tarfile.TarInfo, name: str, limits: LimitsParams) -> Member:
-    reason: tuple[str, str] | None = None
+def _member_problem(info: tarfile.TarInfo, limits: LimitsParams) -> tuple[str, str] | tuple[()]:
+    """Why a member cannot be read, as error code and detail."""
     if info.issym() or info.islnk():
-        reason = "link_in_archive", "links inside archives are not followed"
-    elif not info.isreg() or info.issparse():
-        reason = "not_a_file", "the member is not an ordinary file"
-    elif info.size > limits.max_bytes:
-        reason = "too_many_bytes", f"{info.size} bytes, at most {limits.max_bytes}"
-    elif info.size == 0:
-        reason = "empty", "the member has no bytes"
-    return Member(name, info.offset_data, info.size, *(reason or ()))
+        return "link_in_archive", "links inside archives are not followed"
+    if not info.isreg() or info.issparse():
+        return "not_a_file", "the member is not an ordinary file"
+    if info.size > limits.max_bytes:
+        return "too_many_bytes", f"{info.size} bytes, at most {limits.max_bytes}"
+    return () if info.size else ("empty", "the member has no bytes")
 
 
 class _Unpacked(io.RawIOBase):
@@ -248,7 +238,7 @@ class _Unpacked(io.RawIOBase):
 class _Streams:
     """Compressed streams one after another, read as one.
 
-    Unlike `bz2.BZ2File` and `lzma.LZMAFile` it does not pass over what follows and is no such stream.
+    Unlike `bz2.BZ2File` and `lzma.LZMAFile` it does not skip what follows and is no such stream.
     """
 
     def __init__(self, path: Path, new: Callable[[], Any]) -> None:
@@ -277,21 +267,21 @@ class _Streams:
 
 
 def _open(path: Path) -> IO[bytes]:
-    """Open the archive inside a shard: its first bytes, not its name, tell whether it is compressed."""
+    """Open the archive inside a shard: its first bytes, not its name, say how it is compressed."""
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
         raise ImageError("not_a_file", "it is a folder, a pipe or a device")
     stream = path.open("rb")
     first = stream.read(10)
+    start: Callable[[], Any]
     if first.startswith(b"\x1f\x8b"):
         stream.close()
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    start: Callable[[], Any]
+        return cast(IO[bytes], gzip.open(path))
     if re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", first):
-        start = lambda: _Streams(path, bz2.BZ2Decompressor)  # noqa: E731
+        start = partial(_Streams, path, bz2.BZ2Decompressor)
     elif first.startswith(b"\xfd7zXZ\0"):
-        start = lambda: _Streams(path, lambda: lzma.LZMADecompressor(memlimit=_MAX_XZ_BYTES))  # noqa: E731
+        start = partial(_Streams, path, partial(lzma.LZMADecompressor, memlimit=_MAX_XZ_BYTES))
     elif re.match(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", first):
-        start = lambda: _zstd(path)  # noqa: E731
+        start = lambda: pa.CompressedInputStream(pa.OSFile(os.fsencode(path), "rb"), "zstd")  # noqa: E731
     else:
         stream.seek(0)
         return stream
@@ -299,17 +289,14 @@ def _open(path: Path) -> IO[bytes]:
     return cast(IO[bytes], io.BufferedReader(_Unpacked(start)))
 
 
-def _zstd(path: Path) -> Any:
-    import pyarrow as pa
-
-    return pa.CompressedInputStream(pa.OSFile(os.fsencode(path), "rb"), "zstd")
-
-
-def _archive_reason(path: Path, error: BaseException) -> tuple[str, str]:
+def _problem(path: Path, error: Exception) -> ImageError:
+    """Why a shard, or a part of it, cannot be read."""
+    if isinstance(error, ImageError):
+        return error
     if isinstance(error, FileNotFoundError):
-        return "missing", "the archive is not there"
+        return ImageError("missing", "the archive is not there")
     if isinstance(error, PermissionError):
-        return "no_permission", "the archive may not be read"
+        return ImageError("no_permission", "the archive may not be read")
     ended = isinstance(error, EOFError) or "unexpected end" in str(error) or "truncated" in str(error).lower()
-    told = str(error).replace(str(path), path.name)
-    return ("truncated_archive" if ended else "broken_archive"), told or type(error).__name__
+    detail = str(error).replace(str(path), path.name) or type(error).__name__
+    return ImageError("truncated_archive" if ended else "broken_archive", detail)

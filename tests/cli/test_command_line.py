@@ -32,7 +32,7 @@ def params_of(*arguments: str) -> Params:
     return seen[0]
 
 
-def test_a_flag_overrides_its_parameter_in_every_section_that_has_it_and_nothing_else(params: Params) -> None:
+def test_a_flag_overrides_its_parameter_in_every_section_that_has_it_and_nothing_else(params):
     changed = params_of("--num-images", "7", "--samples-per-image", "2", "--epochs", "3", "--seed", "9")
     assert (changed.source.num_images, changed.generate.samples_per_image) == (7, 2)
     assert (changed.source.seed, changed.generate.seed, changed.train.seed) == (9, 9, 9)
@@ -41,7 +41,7 @@ def test_a_flag_overrides_its_parameter_in_every_section_that_has_it_and_nothing
     assert params_of() == params
 
 
-def test_flags_and_set_read_values_as_params_yaml_does() -> None:
+def test_flags_and_set_read_values_as_params_yaml_does():
     assert params_of("--set", "train.loss_weights.noise=2").train.loss_weights.noise == 2.0
     assert params_of("--learning-rate", "1e-3").train.learning_rate == 0.001
     assert params_of("--set", "train.learning_rate=1e-3").train.learning_rate == 0.001
@@ -52,9 +52,7 @@ def test_flags_and_set_read_values_as_params_yaml_does() -> None:
             params_of(*arguments)
 
 
-def test_a_tilde_that_the_shell_did_not_expand_is_the_home_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tilde_that_the_shell_did_not_expand_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
     assert params_of("--params", "~/mine.yaml", "--seed", "5").train.seed == 5
@@ -69,7 +67,7 @@ def test_every_command_has_a_help_text() -> None:
         assert result.exit_code == 0 and "Usage:" in result.output, name
 
 
-def test_help_and_the_list_of_datasets_import_no_heavy_package() -> None:
+def test_help_and_the_list_of_datasets_import_no_heavy_package():
     code = (
         "import sys\n"
         "from quality_model.cli import cli\n"
@@ -99,13 +97,8 @@ def test_help_and_the_list_of_datasets_import_no_heavy_package() -> None:
     ],
 )
 def test_a_mistake_of_the_user_ends_with_its_exit_code_and_a_message(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    code: int,
-    words: str,
-) -> None:
+    tmp_path, monkeypatch, capsys, arguments, code, words
+):
     (tmp_path / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     assert run(arguments) == code

@@ -15,12 +15,16 @@ from PIL import Image
 
 from quality_model.core.decoding import Pixels
 from quality_model.core.jobs import LOCK_NAME
+from quality_model.core.processes import InThisProcess
 from quality_model.params import Params
-from quality_model.records import Head, ModelRef
-from quality_model.score import Kind, ScoreSummary, ScoringModel, score
+from quality_model.records import Head
+from quality_model.score import reading, result
+from quality_model.score.inputs import InputChoice, Kind
+from quality_model.score.job import score
+from quality_model.score.result import ScoreSummary, ScoringModel
 
 THRESHOLDS: dict[Head, float] = {"color_cast": 0.5, "blurriness": 0.4, "watermark": 0.3, "noise": 1.0}
-IDENTITY = ScoringModel(ModelRef("grey", "3", "a1b2", "c" * 64), image_size_px=32, thresholds=THRESHOLDS)
+IDENTITY = ScoringModel("grey", "3", "a1b2", "c" * 64, image_size_px=32, thresholds=THRESHOLDS)
 
 
 class MeanScorer:
@@ -56,6 +60,19 @@ class PerCoreScorer(MeanScorer):
         raise AssertionError("scored in the parent process")
 
 
+class Interrupted(MeanScorer):
+    """Ctrl-C in the middle of a batch."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        if len(self.batches) == self.after:
+            raise KeyboardInterrupt
+        return super().score_pixels(pixels)
+
+
 def encode(pixels: Pixels, suffix: str = "JPEG") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, suffix)
@@ -65,6 +82,12 @@ def encode(pixels: Pixels, suffix: str = "JPEG") -> bytes:
 def rows_of(output: Path) -> pd.DataFrame:
     """All rows of a job's result."""
     return pd.read_parquet(output / "data")
+
+
+def outcome(output: Path) -> dict[str, str]:
+    """SHA-256 or error code by key."""
+    rows = rows_of(output)
+    return dict(zip(rows["key"], rows["error_code"].fillna(rows["sha256"]), strict=True))
 
 
 def bytes_of(output: Path) -> dict[str, bytes]:
@@ -82,6 +105,14 @@ def bytes_of(output: Path) -> dict[str, bytes]:
     return files
 
 
+def copy(files: dict[str, bytes], output: Path) -> Path:
+    """Write files, such as those of `undisturbed`."""
+    for name, data in files.items():
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_bytes(data)
+    return output
+
+
 @pytest.fixture(scope="session")
 def crops(photo: Pixels) -> list[bytes]:
     """Forty different crops of a photograph, encoded."""
@@ -89,7 +120,8 @@ def crops(photo: Pixels) -> list[bytes]:
     return [encode(photo[top : top + 48, left : left + 64]) for top, left in starts]
 
 
-def _fill(root: Path, crops: list[bytes]) -> Path:
+def fill(root: Path, crops: list[bytes]) -> Path:
+    """Write twenty images in two folders, with one time of change."""
     for number, data in enumerate(crops[:20]):
         path = root / ("day" if number % 2 else "night") / f"{number:03d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +133,7 @@ def _fill(root: Path, crops: list[bytes]) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, crops: list[bytes]) -> Path:
     """Twenty images in two folders, the same in every test."""
-    return _fill(tmp_path / "images", crops)
+    return fill(tmp_path / "images", crops)
 
 
 @pytest.fixture(scope="session")
@@ -110,18 +142,24 @@ def undisturbed(
 ) -> dict[str, bytes]:
     """What scoring `folder` leaves when nothing disturbs it, by file."""
     place = tmp_path_factory.mktemp("undisturbed")
-    _runner(params, place / "scores")(_fill(place / "images", crops))
+    runner(params, place / "scores")(fill(place / "images", crops))
     return bytes_of(place / "scores")
 
 
 @pytest.fixture
 def run(params: Params, tmp_path: Path) -> Callable[..., ScoreSummary]:
-    """Score into tmp_path/scores, seven inputs per shard, four per batch, in this process."""
-    return _runner(params, tmp_path / "scores")
+    """Score into tmp_path/scores, seven inputs per shard, four per batch.
+
+    Images are read in this process, unless the test says how many workers read them, and the histograms are
+    drawn for the tests that look at them alone.
+    """
+    return runner(params, tmp_path / "scores")
 
 
-def _runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
-    def _run(
+def runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
+    """See `run`."""
+
+    def run(
         inputs: Path,
         output: Path = place,
         *,
@@ -133,21 +171,26 @@ def _runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
         kind: Kind | None = None,
         image_column: str | None = None,
         key_column: str | None = None,
+        workers: int | None = None,
+        figure: bool = False,
         **changes: Any,
     ) -> ScoreSummary:
-        settings = {"shard_size": 7, "batch_size": 4, "workers": 1, **changes}
-        return score(
-            params.score.model_copy(update=settings),
-            params.limits.model_copy(update=limits or {}),
-            inputs=inputs,
-            output=output,
-            scorer=scorer or MeanScorer(),
-            model=model,
-            overwrite=overwrite,
-            check=check,
-            kind=kind,
-            image_column=image_column,
-            key_column=key_column,
-        )
+        settings = {"shard_size": 7, "batch_size": 4, "workers": workers or 0, **changes}
+        with pytest.MonkeyPatch.context() as patch:
+            if workers is None:
+                patch.setattr(reading, "WorkerProcesses", lambda *_, **__: InThisProcess())
+            if not figure:
+                patch.setattr(result, "find_spec", lambda _: None)
+            return score(
+                params.score.model_copy(update=settings),
+                params.limits.model_copy(update=limits or {}),
+                inputs=inputs,
+                output=output,
+                scorer=scorer or MeanScorer(),
+                model=model,
+                overwrite=overwrite,
+                check=check,
+                choice=InputChoice(kind, image_column, key_column),
+            )
 
-    return _run
+    return run

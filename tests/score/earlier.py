@@ -1,6 +1,5 @@
 """A result of the earlier layout, as `score` wrote it before the result was a dataset."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +7,7 @@ import pyarrow.parquet as pq
 
 from quality_model.core import storage
 from quality_model.records import HEADS
-from quality_model.score import ScoringModel
+from quality_model.score.result import ScoringModel
 
 SCHEMA = pa.schema(
     [
@@ -34,7 +33,10 @@ def write_earlier_result(output: Path, model: ScoringModel, num_inputs: int = 3)
     output.mkdir(parents=True)
     keys = [f"{number}.jpg" for number in range(num_inputs)]
     identity = {
-        **asdict(model.ref),
+        "name": model.name,
+        "version": model.version,
+        "run_id": model.run_id,
+        "sha256": model.sha256,
         "image_size_px": model.image_size_px,
         "thresholds": model.thresholds,
         "engine": model.engine,
@@ -101,9 +103,9 @@ def _row(number: int, key: str, model: ScoringModel, *, is_broken: bool) -> dict
     row: dict[str, object] = {
         "input": number,
         "key": key,
-        "model_name": model.ref.name,
-        "model_version": model.ref.version,
-        "run_id": model.ref.run_id,
+        "model_name": model.name,
+        "model_version": model.version,
+        "run_id": model.run_id,
     }
     if is_broken:
         return {**row, "reason": "empty", "detail": "the file has no bytes"}

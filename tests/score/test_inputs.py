@@ -15,7 +15,7 @@ from quality_model.core import storage
 from quality_model.core.folders import file_name, input_path, inside, printable, walk
 from quality_model.data.local_folder import list_images
 from quality_model.errors import ImageError, SourceError, UsageError
-from quality_model.score.inputs import Kind, kind_of, survey
+from quality_model.score.inputs import InputChoice, Kind, kind_of, survey
 
 NOWHERE = Path("no-such-output")
 PROJECT = Path(__file__).resolve().parents[2]
@@ -30,14 +30,14 @@ def names(root: Path, leave_out: Path = NOWHERE) -> list[str]:
     return [file.name for file in walk(root, leave_out=leave_out)]
 
 
-def test_files_come_in_the_order_of_their_names_with_folders_in_place(tmp_path: Path) -> None:
+def test_files_come_in_the_order_of_their_names_with_folders_in_place(tmp_path):
     for name in ("b/2.jpg", "b/10.jpg", "a.jpg", "c.jpg", "b/a/1.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     assert names(tmp_path) == ["a.jpg", "b/10.jpg", "b/2.jpg", "b/a/1.jpg", "c.jpg"]
 
 
-def test_a_loop_of_links_ends_and_each_folder_is_entered_once(tmp_path: Path) -> None:
+def test_a_loop_of_links_ends_and_each_folder_is_entered_once(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.jpg").write_bytes(b"x")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
@@ -45,7 +45,7 @@ def test_a_loop_of_links_ends_and_each_folder_is_entered_once(tmp_path: Path) ->
     assert names(tmp_path) == ["a/1.jpg"]
 
 
-def test_links_to_images_are_followed_and_broken_ones_are_listed(tmp_path: Path) -> None:
+def test_links_to_images_are_followed_and_broken_ones_are_listed(tmp_path):
     (tmp_path / "real.jpg").write_bytes(b"x")
     (tmp_path / "link.jpg").symlink_to("real.jpg")
     (tmp_path / "gone.jpg").symlink_to("nothing.jpg")
@@ -53,7 +53,7 @@ def test_links_to_images_are_followed_and_broken_ones_are_listed(tmp_path: Path)
     assert names(tmp_path) == ["gone.jpg", "link.jpg", "real.jpg", "self.jpg"]
 
 
-def test_a_name_that_is_not_utf8_is_listed_and_can_be_opened(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_listed_and_can_be_opened(tmp_path):
     (tmp_path / os.fsdecode(b"caf\xe9\\1.jpg")).write_bytes(b"x")
     (name,) = names(tmp_path)
     assert printable(name) == "caf\\xe9\\\\1.jpg"
@@ -61,14 +61,14 @@ def test_a_name_that_is_not_utf8_is_listed_and_can_be_opened(tmp_path: Path) -> 
 
 
 @given(st.binary(max_size=40))
-def test_every_name_has_one_printable_form_that_leads_back(raw: bytes) -> None:
+def test_every_name_has_one_printable_form_that_leads_back(raw):
     name = raw.decode("utf-8", "surrogateescape")
     printed = printable(name)
     printed.encode("utf-8")
     assert file_name(printed) == name
 
 
-def test_a_folder_that_cannot_be_listed_is_given_itself(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_listed_is_given_itself(tmp_path):
     """Its path is longer than the system allows, which stops even the superuser."""
     here = Path.cwd()
     os.chdir(tmp_path)
@@ -83,14 +83,14 @@ def test_a_folder_that_cannot_be_listed_is_given_itself(tmp_path: Path) -> None:
     assert found.name.startswith("d" * 200 + "/")
 
 
-def test_the_output_folder_is_no_input_even_inside_the_inputs(tmp_path: Path) -> None:
+def test_the_output_folder_is_no_input_even_inside_the_inputs(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     (tmp_path / "scores").mkdir()
     (tmp_path / "scores" / "summary.png").write_bytes(b"x")
     assert names(tmp_path, leave_out=tmp_path / "scores") == ["a.jpg"]
 
 
-def test_other_files_of_a_folder_of_images_are_skipped_and_counted(tmp_path: Path) -> None:
+def test_other_files_of_a_folder_of_images_are_skipped_and_counted(tmp_path):
     for name in ("a.jpg", "b.PNG", "notes.txt", "more.txt", "table.parquet", "README"):
         (tmp_path / name).write_bytes(b"x")
     found = survey(tmp_path, NOWHERE)
@@ -98,7 +98,7 @@ def test_other_files_of_a_folder_of_images_are_skipped_and_counted(tmp_path: Pat
     assert found.skipped == {"": 1, ".txt": 2, "unreadable Parquet files": 1}
 
 
-def test_a_suffix_that_is_no_printable_text_is_counted_as_text(tmp_path: Path) -> None:
+def test_a_suffix_that_is_no_printable_text_is_counted_as_text(tmp_path):
     for name in (b"a.jpg", b"x.\xff", b"x.\x1b[31m", b"x.a\nb", b"x.\xc3\xa9"):
         (tmp_path / os.fsdecode(name)).write_bytes(b"x")
     found = survey(tmp_path, NOWHERE)
@@ -107,7 +107,7 @@ def test_a_suffix_that_is_no_printable_text_is_counted_as_text(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("change", ["name", "length", "time", "one more"])
-def test_the_fingerprint_changes_when_a_file_does(tmp_path: Path, change: str) -> None:
+def test_the_fingerprint_changes_when_a_file_does(tmp_path, change):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"x")
     os.utime(path, ns=(10**18, 10**18))
@@ -126,7 +126,7 @@ def test_the_fingerprint_changes_when_a_file_does(tmp_path: Path, change: str) -
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.parquet", "a.tar.gz", "a.TGZ", "a.tar.zst", "a.tbz2"])
-def test_one_file_is_a_collection_too(tmp_path: Path, name: str) -> None:
+def test_one_file_is_a_collection_too(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
     if name == "a.parquet":
         table(tmp_path / name, image=[b"x"])
@@ -135,7 +135,7 @@ def test_one_file_is_a_collection_too(tmp_path: Path, name: str) -> None:
     assert (found.num_files, found.base) == (1, tmp_path)
 
 
-def test_nothing_to_score_is_an_error_that_says_what_counts(tmp_path: Path) -> None:
+def test_nothing_to_score_is_an_error_that_says_what_counts(tmp_path):
     (tmp_path / "notes.txt").write_bytes(b"x")
     with pytest.raises(UsageError, match=r"nothing to score.*1 files(.|\n)*\.jpg"):
         survey(tmp_path, NOWHERE)
@@ -143,7 +143,7 @@ def test_nothing_to_score_is_an_error_that_says_what_counts(tmp_path: Path) -> N
         survey(tmp_path / "missing", NOWHERE)
 
 
-def test_two_kinds_of_inputs_are_refused_with_what_there_is_and_how_to_choose(tmp_path: Path) -> None:
+def test_two_kinds_of_inputs_are_refused_with_what_there_is_and_how_to_choose(tmp_path):
     """The case of one preview image beside shards, too."""
     for name in ("b.tar", "c.tar", "preview.jpg"):
         (tmp_path / name).write_bytes(b"x")
@@ -153,14 +153,14 @@ def test_two_kinds_of_inputs_are_refused_with_what_there_is_and_how_to_choose(tm
     assert "1 image (such as preview.jpg), 2 tar shards (such as b.tar), 1 Parquet file" in str(refused.value)
     assert "--kind images or --kind tar or --kind parquet" in str(refused.value)
     kinds: list[Kind] = ["images", "tar", "parquet"]
-    found = [survey(tmp_path, NOWHERE, kind=kind) for kind in kinds]
+    found = [survey(tmp_path, NOWHERE, InputChoice(kind)) for kind in kinds]
     assert [survey.kind for survey in found] == kinds
     assert [survey.num_files for survey in found] == [1, 2, 1]
     assert found[1].skipped == {".jpg": 1, ".parquet": 1}
 
 
 @pytest.mark.parametrize("name", ["00000.tar", "1.jpg"])
-def test_parquet_files_without_images_beside_the_inputs_are_metadata(tmp_path: Path, name: str) -> None:
+def test_parquet_files_without_images_beside_the_inputs_are_metadata(tmp_path, name):
     """As img2dataset and imagefolder leave them."""
     (tmp_path / name).write_bytes(b"x")
     (tmp_path / "00000_stats.json").write_bytes(b"{}")
@@ -171,26 +171,26 @@ def test_parquet_files_without_images_beside_the_inputs_are_metadata(tmp_path: P
     assert found.skipped == {".json": 1, "Parquet files without images": 2}
 
 
-def test_a_kind_that_is_not_there_is_refused_with_what_is(tmp_path: Path) -> None:
+def test_a_kind_that_is_not_there_is_refused_with_what_is(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     with pytest.raises(UsageError, match=r"holds no tar shards, but 1 image \(such as a\.jpg\)"):
-        survey(tmp_path, NOWHERE, kind="tar")
+        survey(tmp_path, NOWHERE, InputChoice("tar"))
     with pytest.raises(UsageError, match="--image-column names a column of Parquet files"):
-        survey(tmp_path, NOWHERE, image_column="image")
+        survey(tmp_path, NOWHERE, InputChoice(image_column="image"))
 
 
 @pytest.mark.parametrize("name", ["images.zip", "list.txt"])
-def test_a_file_of_no_known_kind_is_refused_with_what_is_read(tmp_path: Path, name: str) -> None:
+def test_a_file_of_no_known_kind_is_refused_with_what_is_read(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UsageError, match=rf"{name} is no image(.|\n)*\.jpg(.|\n)*\.tar\.zst(.|\n)*unpacked"):
         survey(tmp_path / name, NOWHERE)
-    assert survey(tmp_path / name, NOWHERE, kind="tar").num_files == 1
+    assert survey(tmp_path / name, NOWHERE, InputChoice("tar")).num_files == 1
 
 
 @pytest.mark.parametrize(
     "address", ["s3://bucket/a//b", "https://example.com/a.tar?x=1", "file:///data/images", "gs://b"]
 )
-def test_a_url_is_refused_and_shown_as_it_was_given(address: str) -> None:
+def test_a_url_is_refused_and_shown_as_it_was_given(address):
     with pytest.raises(UsageError) as refused:
         input_path(address)
     assert address in refused.value.problem
@@ -198,12 +198,12 @@ def test_a_url_is_refused_and_shown_as_it_was_given(address: str) -> None:
         survey(Path(address), NOWHERE)
 
 
-def test_an_empty_path_is_refused_and_is_not_the_current_folder() -> None:
+def test_an_empty_path_is_refused_and_is_not_the_current_folder():
     with pytest.raises(UsageError, match="is empty"):
         input_path("")
 
 
-def test_the_password_in_a_url_is_not_shown() -> None:
+def test_the_password_in_a_url_is_not_shown():
     with pytest.raises(UsageError) as refused:
         input_path("https://me:secret@example.com/a")
     assert "secret" not in str(refused.value)
@@ -216,9 +216,7 @@ SYSTEM = (
 )  # fmt: skip
 
 
-def test_scoring_and_training_skip_and_count_the_same_hidden_and_system_files(
-    tmp_path: Path,
-) -> None:
+def test_scoring_and_training_skip_and_count_the_same_hidden_and_system_files(tmp_path):
     for name in ("1.jpg", "day/2.jpg", *SYSTEM):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -227,7 +225,7 @@ def test_scoring_and_training_skip_and_count_the_same_hidden_and_system_files(
     assert found.skipped == listing.skipped == {"hidden and system files": len(SYSTEM)}
 
 
-def test_a_hidden_folder_that_is_named_is_an_input(tmp_path: Path) -> None:
+def test_a_hidden_folder_that_is_named_is_an_input(tmp_path):
     (tmp_path / ".thumbnails").mkdir()
     (tmp_path / ".thumbnails" / "1.jpg").write_bytes(b"x")
     assert survey(tmp_path / ".thumbnails", NOWHERE).num_files == 1
@@ -250,9 +248,7 @@ def result(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("marker", ["plan.json", "job.json", "_complete.json"])
 @pytest.mark.parametrize("name", ["1.jpg", "0.tar", "0.parquet"])
-def test_earlier_results_among_the_inputs_are_skipped_and_counted(
-    tmp_path: Path, marker: str, name: str
-) -> None:
+def test_earlier_results_among_the_inputs_are_skipped_and_counted(tmp_path, marker, name):
     (tmp_path / name).write_bytes(b"x")
     if name == "0.parquet":
         table(tmp_path / name, image=[b"x"])
@@ -265,7 +261,7 @@ def test_earlier_results_among_the_inputs_are_skipped_and_counted(
 
 
 @pytest.mark.parametrize("part", ["report", "report/logo.png", "summary.png"])
-def test_a_link_into_an_earlier_result_is_skipped_and_counted(tmp_path: Path, part: str) -> None:
+def test_a_link_into_an_earlier_result_is_skipped_and_counted(tmp_path, part):
     folder = result(tmp_path / "result", "plan.json")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "1.jpg").write_bytes(b"x")
@@ -274,14 +270,14 @@ def test_a_link_into_an_earlier_result_is_skipped_and_counted(tmp_path: Path, pa
     assert (found.num_files, found.skipped) == (1, {"earlier results": 1})
 
 
-def test_a_comparison_that_was_written_among_images_does_not_make_them_a_result(tmp_path: Path) -> None:
+def test_a_comparison_that_was_written_among_images_does_not_make_them_a_result(tmp_path):
     folder = result(tmp_path / "one", "_complete.json")
     (folder / "1.jpg").write_bytes(b"x")
     assert "1.jpg" in names(folder)
     assert "1.jpg" in list_images(folder).images
 
 
-def test_a_folder_with_nothing_to_score_says_which_suffixes_its_files_have(tmp_path: Path) -> None:
+def test_a_folder_with_nothing_to_score_says_which_suffixes_its_files_have(tmp_path):
     for name in ("1.heic", "2.HEIC", "3.avif", "README"):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UsageError, match=r"among its 4 files \(2 x \.heic, 1 x \.avif, 1 x no suffix\)"):
@@ -289,7 +285,7 @@ def test_a_folder_with_nothing_to_score_says_which_suffixes_its_files_have(tmp_p
 
 
 @pytest.mark.parametrize("marker", ["plan.json", "job.json", "_complete.json"])
-def test_an_earlier_result_is_no_input(tmp_path: Path, marker: str) -> None:
+def test_an_earlier_result_is_no_input(tmp_path, marker):
     folder = result(tmp_path / "one", marker)
     with pytest.raises(UsageError, match="is an earlier result"):
         survey(folder, NOWHERE)
@@ -298,13 +294,13 @@ def test_an_earlier_result_is_no_input(tmp_path: Path, marker: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["part-00000.parquet", "report", "report/logo.png"])
-def test_neither_is_a_part_of_one(tmp_path: Path, part: str) -> None:
+def test_neither_is_a_part_of_one(tmp_path, part):
     with pytest.raises(UsageError, match="a part of one"):
         survey(result(tmp_path / "one", "plan.json") / part, NOWHERE)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "no JSON", "[" * 100_000, '{"files": 3}'])
-def test_a_folder_whose_files_only_have_such_names_is_an_input(tmp_path: Path, content: str) -> None:
+def test_a_folder_whose_files_only_have_such_names_is_an_input(tmp_path, content):
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
     for name in ("plan.json", "job.json", "_complete.json"):
@@ -315,7 +311,7 @@ def test_a_folder_whose_files_only_have_such_names_is_an_input(tmp_path: Path, c
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "a/../../secret.jpg", "out/secret.jpg", "out.jpg"])
-def test_a_name_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_leads_out_of_its_folder_is_refused(tmp_path, name):
     (tmp_path / "secret.jpg").write_bytes(b"x")
     folder = tmp_path / "in"
     (folder / "a").mkdir(parents=True)
@@ -326,7 +322,7 @@ def test_a_name_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: st
             inside(folder, wanted)
 
 
-def test_a_name_that_stays_in_its_folder_is_a_path_in_it(tmp_path: Path) -> None:
+def test_a_name_that_stays_in_its_folder_is_a_path_in_it(tmp_path):
     folder = tmp_path / "in"
     (folder / "a").mkdir(parents=True)
     (folder / "link.jpg").symlink_to("a/1.jpg")
@@ -335,7 +331,7 @@ def test_a_name_that_stays_in_its_folder_is_a_path_in_it(tmp_path: Path) -> None
         assert inside(tmp_path / "other", name) == folder / "a" / "1.jpg"
 
 
-def test_a_file_name_that_begins_as_a_data_url_is_a_path(tmp_path: Path) -> None:
+def test_a_file_name_that_begins_as_a_data_url_is_a_path(tmp_path):
     assert inside(tmp_path, "data:1.jpg") == tmp_path / "data:1.jpg"
 
 
@@ -344,12 +340,12 @@ def test_a_file_name_that_begins_as_a_data_url_is_a_path(tmp_path: Path) -> None
     [("https://a.com/1.jpg", "url"), ("s3://b/1.jpg", "url"), ("file:///etc/passwd", "url"),
      ("data:image/png;base64,AA", "base64_text"), ("a\0.jpg", "unreadable")],
 )  # fmt: skip
-def test_a_name_that_is_no_path_has_an_error_code(tmp_path: Path, name: str, code: str) -> None:
+def test_a_name_that_is_no_path_has_an_error_code(tmp_path, name, code):
     with pytest.raises(ImageError, match=code):
         inside(tmp_path, name)
 
 
-def test_names_lead_back_to_their_files_in_a_locale_that_cannot_write_them(tmp_path: Path) -> None:
+def test_names_lead_back_to_their_files_in_a_locale_that_cannot_write_them(tmp_path):
     (tmp_path / "ü\\日本.jpg").write_bytes(b"x")
     code = (
         "from pathlib import Path\n"

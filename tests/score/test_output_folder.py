@@ -1,7 +1,6 @@
 """What the output folder may hold when a job starts: nothing, what systems leave, or a result."""
 
 import errno
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,18 +8,14 @@ import pytest
 from quality_model.core import storage
 from quality_model.core.folders import is_result
 from quality_model.errors import StorageError, UsageError
-from quality_model.score import ScoreSummary
 
-from .conftest import IDENTITY, bytes_of, rows_of
+from .conftest import IDENTITY, bytes_of, copy, rows_of
 from .earlier import write_earlier_result
 
-Run = Callable[..., ScoreSummary]
 SYSTEM_FILES = [".gitkeep", ".gitignore", ".DS_Store", "Thumbs.db", "desktop.ini", ".nfs0001", ".directory"]
 
 
-def test_hidden_and_system_files_in_the_output_folder_do_not_refuse_the_job(
-    folder: Path, run: Run, tmp_path: Path
-) -> None:
+def test_hidden_and_system_files_in_the_output_folder_do_not_refuse_the_job(folder, run, tmp_path):
     (tmp_path / "scores").mkdir()
     for name in SYSTEM_FILES:
         (tmp_path / "scores" / name).write_text("x")
@@ -33,8 +28,8 @@ def test_hidden_and_system_files_in_the_output_folder_do_not_refuse_the_job(
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("name", ["thesis.txt", "job.json", "plan.json", "data/part-00000.parquet"])
 def test_a_folder_with_files_of_someone_else_is_refused_and_left_alone(
-    folder: Path, run: Run, tmp_path: Path, name: str, overwrite: bool
-) -> None:
+    folder, run, tmp_path, name, overwrite
+):
     path = tmp_path / "scores" / name
     path.parent.mkdir(parents=True)
     path.write_text('{"mine": true}')
@@ -45,31 +40,18 @@ def test_a_folder_with_files_of_someone_else_is_refused_and_left_alone(
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_foreign_file_among_the_score_rows_is_named_and_stays(
-    folder: Path, run: Run, tmp_path: Path, overwrite: bool
-) -> None:
-    run(folder)
-    (tmp_path / "scores" / "data" / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"for score rows alone and holds notes\.txt"):
-        run(folder, overwrite=overwrite, shard_size=5 if overwrite else 7)
-    assert (tmp_path / "scores" / "data" / "notes.txt").read_text() == "mine"
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("name", ["part-00007.parquet", "Thumbs.db"])
-def test_a_part_that_is_none_of_the_job_is_named_and_stays(
-    folder: Path, run: Run, tmp_path: Path, name: str, overwrite: bool
-) -> None:
-    run(folder)
+@pytest.mark.parametrize("name", ["notes.txt", "part-00007.parquet", "Thumbs.db"])
+def test_what_is_no_part_of_the_job_among_the_score_rows_is_named_and_stays(
+    folder, run, tmp_path, undisturbed, name, overwrite
+):
+    copy(undisturbed, tmp_path / "scores")
     (tmp_path / "scores" / "data" / name).write_bytes(b"mine")
     with pytest.raises(UsageError, match=rf"for score rows alone and holds {name}"):
         run(folder, overwrite=overwrite, shard_size=5 if overwrite else 7)
     assert (tmp_path / "scores" / "data" / name).read_bytes() == b"mine"
 
 
-def test_hidden_files_among_the_score_rows_stay_and_the_dataset_opens(
-    folder: Path, run: Run, tmp_path: Path
-) -> None:
+def test_hidden_files_among_the_score_rows_stay_and_the_dataset_opens(folder, run, tmp_path):
     hidden = tmp_path / "scores" / "data" / ".DS_Store"
     hidden.parent.mkdir(parents=True)
     hidden.write_bytes(b"x")
@@ -80,7 +62,7 @@ def test_hidden_files_among_the_score_rows_stay_and_the_dataset_opens(
     assert len(rows_of(tmp_path / "scores")) == 20
 
 
-def test_what_a_user_put_into_a_result_survives_overwriting(folder: Path, run: Run, tmp_path: Path) -> None:
+def test_what_a_user_put_into_a_result_survives_overwriting(folder, run, tmp_path):
     run(folder)
     mine = [tmp_path / "scores" / name for name in ("shard-mine.parquet", "summary.json", "report/mine.txt")]
     for path in mine:
@@ -92,8 +74,8 @@ def test_what_a_user_put_into_a_result_survives_overwriting(folder: Path, run: R
 
 @pytest.mark.parametrize("unfinished", [False, True])
 def test_a_result_of_the_earlier_layout_is_refused_by_name_and_can_be_replaced_wholly(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], unfinished: bool
-) -> None:
+    folder, run, tmp_path, undisturbed, unfinished
+):
     output = write_earlier_result(tmp_path / "scores", IDENTITY)
     if unfinished:
         for name in (storage.MARKER_NAME, "summary.json", "summary.png", "shard-00001.json"):
@@ -110,9 +92,7 @@ def bytes_of_any(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-def test_another_job_is_replaced_wholly(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_another_job_is_replaced_wholly(folder, run, tmp_path, undisturbed):
     run(folder, shard_size=3)
     with pytest.raises(UsageError, match=r"shard_size was 3 and is 7\.\n.*--overwrite"):
         run(folder)
@@ -120,7 +100,7 @@ def test_another_job_is_replaced_wholly(
     assert bytes_of(tmp_path / "scores") == undisturbed
 
 
-def test_what_cannot_be_planned_replaces_nothing(folder: Path, run: Run, tmp_path: Path) -> None:
+def test_what_cannot_be_planned_replaces_nothing(folder, run, tmp_path):
     """The images of the new job vanish after they were seen: the result of the old job stays."""
     run(folder)
     before = bytes_of(tmp_path / "scores")
@@ -133,13 +113,8 @@ def test_what_cannot_be_planned_replaces_nothing(folder: Path, run: Run, tmp_pat
 
 @pytest.mark.parametrize("layout", ["earlier", "new"])
 def test_overwriting_that_is_interrupted_anywhere_can_be_repeated_and_shows_no_mixed_result(
-    folder: Path,
-    run: Run,
-    tmp_path: Path,
-    undisturbed: dict[str, bytes],
-    monkeypatch: pytest.MonkeyPatch,
-    layout: str,
-) -> None:
+    folder, run, tmp_path, undisturbed, monkeypatch, layout
+):
     output = tmp_path / "scores"
     if layout == "earlier":
         write_earlier_result(output, IDENTITY)

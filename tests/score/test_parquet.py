@@ -1,7 +1,6 @@
 import base64
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from quality_model.errors import CorruptError, InputErrorsAboveLimit, UsageError
-from quality_model.score import ScoreSummary
 
-from .conftest import rows_of
-from .test_resume import Interrupted
-
-Run = Callable[..., ScoreSummary]
+from .conftest import Interrupted, outcome, rows_of
 
 
 def write(path: Path, /, **columns: Any) -> Path:
@@ -24,40 +19,20 @@ def write(path: Path, /, **columns: Any) -> Path:
     return path
 
 
-def outcome(output: Path) -> dict[str, str]:
-    """sha256 or reason by key."""
-    rows = rows_of(output)
-    return dict(zip(rows["key"], rows["error_code"].fillna(rows["sha256"]), strict=True))
+RECORD = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+def value_of(kind: pa.DataType, data: bytes) -> Any:
+    """The bytes as a value of a type: in a record of bytes and path, in a list, or both."""
+    record = {"bytes": data, "path": "x.jpg"} if "struct" in str(kind) else data
+    return [record] if "list" in str(kind) else record
 
 
 def hashes(crops: list[bytes]) -> list[str]:
     return [hashlib.sha256(data).hexdigest() for data in crops]
 
 
-@pytest.mark.parametrize("column", ["image", "photo", "bytes"])
-def test_bytes_are_found_under_the_usual_names(
-    run: Run, tmp_path: Path, crops: list[bytes], column: str
-) -> None:
-    path = write(tmp_path / "in" / "a.parquet", **{"label": [1, 2, 3], column: crops[:3]})
-    assert run(path).scored == 3
-    keys = ["a.parquet#0", "a.parquet#1", "a.parquet#2"]
-    assert outcome(tmp_path / "scores") == dict(zip(keys, hashes(crops[:3]), strict=True))
-
-
-@pytest.mark.parametrize(
-    ("column", "values"), [("id", [7, 8, 9]), ("key", ["x", "y", "z"]), ("path", ["x", "y", "z"])]
-)
-def test_rows_are_called_by_their_key_column(
-    run: Run, tmp_path: Path, crops: list[bytes], column: str, values: list[Any]
-) -> None:
-    path = write(tmp_path / "in" / "a.parquet", **{column: values, "image": crops[:3]})
-    run(path)
-    assert list(outcome(tmp_path / "scores")) == [str(value) for value in values]
-
-
-def test_records_of_bytes_and_path_are_read_as_the_hub_writes_them(
-    run: Run, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_records_of_bytes_and_path_are_read_as_the_hub_writes_them(run, tmp_path, crops):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "beside.jpg").write_bytes(crops[1])
     records = [
@@ -70,7 +45,7 @@ def test_records_of_bytes_and_path_are_read_as_the_hub_writes_them(
     assert list(outcome(tmp_path / "scores").values()) == [*hashes(crops[:2]), "missing", "missing"]
 
 
-def test_paths_are_relative_to_the_folder_of_the_file(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+def test_paths_are_relative_to_the_folder_of_the_file(run, tmp_path, crops):
     (tmp_path / "in" / "day").mkdir(parents=True)
     (tmp_path / "in" / "day" / "1.jpg").write_bytes(crops[0])
     names = ["day/1.jpg", "day/2.jpg", None]
@@ -82,9 +57,7 @@ def test_paths_are_relative_to_the_folder_of_the_file(run: Run, tmp_path: Path, 
     }
 
 
-def test_several_files_are_one_collection_cut_into_shards_across_them(
-    run: Run, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_several_files_are_one_collection_cut_into_shards_across_them(run, tmp_path, crops):
     for part in range(3):
         write(tmp_path / "in" / f"part-{part}.parquet", image=crops[part * 10 : part * 10 + 10])
     summary = run(tmp_path / "in")
@@ -92,25 +65,7 @@ def test_several_files_are_one_collection_cut_into_shards_across_them(
     assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:30])
 
 
-def test_an_interrupted_job_over_parquet_ends_with_the_same_rows(
-    run: Run, tmp_path: Path, crops: list[bytes]
-) -> None:
-    for part in range(2):
-        write(tmp_path / "in" / f"part-{part}.parquet", image=crops[part * 10 : part * 10 + 10])
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "in", scorer=Interrupted(3))
-    summary = run(tmp_path / "in")
-    assert summary.parts_before == 1
-    assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:20])
-
-
-def test_a_table_of_this_project_can_be_scored(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
-    path = write(tmp_path / "in" / "a.parquet", image_id=["p1", "p2"], group=["g", "g"], data=crops[:2])
-    run(path)
-    assert list(outcome(tmp_path / "scores")) == ["p1", "p2"]
-
-
-def test_a_cut_footer_names_the_file(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+def test_a_cut_footer_names_the_file(run, tmp_path, crops):
     for name in ("a", "b"):
         bad = write(tmp_path / "in" / f"{name}.parquet", image=crops[3:6])
         bad.write_bytes(bad.read_bytes()[:-20])
@@ -120,8 +75,8 @@ def test_a_cut_footer_names_the_file(run: Run, tmp_path: Path, crops: list[bytes
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PAR1" + bytes(40) + b"PAR1", None])
 def test_a_file_that_cannot_be_read_beside_good_ones_is_a_row_with_its_error_code(
-    run: Run, tmp_path: Path, crops: list[bytes], content: bytes | None
-) -> None:
+    run, tmp_path, crops, content
+):
     write(tmp_path / "in" / "good.parquet", image=crops[:3])
     bad = write(tmp_path / "in" / "bad.parquet", image=crops[3:6])
     bad.write_bytes(bad.read_bytes()[:-20] if content is None else content)
@@ -132,9 +87,7 @@ def test_a_file_that_cannot_be_read_beside_good_ones_is_a_row_with_its_error_cod
     assert "bad.parquet cannot be read as Parquet" in rows["error_detail"]["bad.parquet"]
 
 
-def test_keys_that_cannot_be_read_are_row_numbers_and_their_images_have_scores(
-    run: Run, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_keys_that_cannot_be_read_are_row_numbers_and_their_images_have_scores(run, tmp_path, crops):
     path = write(tmp_path / "in" / "a.parquet", id=[f"k{n}" for n in range(12)], image=crops[:12])
     with pq.ParquetFile(path) as file:
         column = file.metadata.row_group(1).column(0)
@@ -147,24 +100,20 @@ def test_keys_that_cannot_be_read_are_row_numbers_and_their_images_have_scores(
     assert outcome(tmp_path / "scores") == dict(zip(keys, hashes(crops[:12]), strict=True))
 
 
-def test_a_foreign_schema_names_the_file_and_its_columns(run: Run, tmp_path: Path) -> None:
+def test_a_foreign_schema_names_the_file_and_its_columns(run, tmp_path):
     write(tmp_path / "in" / "people.parquet", name=["a"], age=[1])
     with pytest.raises(UsageError, match=r"people\.parquet has no column of images.*name, age(.|\n)*--image"):
         run(tmp_path / "in")
 
 
-def test_a_file_without_images_beside_files_that_have_them_is_skipped_and_counted(
-    run: Run, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_a_file_without_images_beside_files_that_have_them_is_skipped_and_counted(run, tmp_path, crops):
     write(tmp_path / "in" / "good.parquet", image=crops[:3])
     write(tmp_path / "in" / "people.parquet", name=["a"], path=["b.jpg"])
     summary = run(tmp_path / "in")
     assert (summary.inputs, summary.skipped) == (3, {"Parquet files without images": 1})
 
 
-def test_keys_that_begin_anew_in_each_file_get_its_name_in_front(
-    run: Run, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_keys_that_begin_anew_in_each_file_get_its_name_in_front(run, tmp_path, crops):
     for part in range(2):
         write(tmp_path / "in" / f"{part}.parquet", id=[0, part + 1], image=crops[2 * part : 2 * part + 2])
     run(tmp_path / "in")
@@ -172,7 +121,7 @@ def test_keys_that_begin_anew_in_each_file_get_its_name_in_front(
     assert outcome(tmp_path / "scores") == dict(zip(keys, hashes(crops[:4]), strict=True))
 
 
-def test_keys_that_occur_twice_in_one_file_are_numbered(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+def test_keys_that_occur_twice_in_one_file_are_numbered(run, tmp_path, crops):
     """An id for each of several captions; the numbered keys are not those of other rows either."""
     path = write(tmp_path / "in" / "a.parquet", caption=["x", "x", "x#2", "x", None, "5"], image=crops[:6])
     run(path, key_column="caption")
@@ -180,7 +129,7 @@ def test_keys_that_occur_twice_in_one_file_are_numbered(run: Run, tmp_path: Path
     assert list(outcome(tmp_path / "scores")) == [f"a.parquet#{key}" for key in keys]
 
 
-def test_an_interrupted_job_with_repeated_keys_goes_on(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+def test_an_interrupted_job_with_repeated_keys_resumes(run, tmp_path, crops):
     for part in range(2):
         write(tmp_path / "in" / f"{part}.parquet", id=[0] * 10, image=crops[10 * part : 10 * part + 10])
     with pytest.raises(KeyboardInterrupt):
@@ -189,12 +138,7 @@ def test_an_interrupted_job_with_repeated_keys_goes_on(run: Run, tmp_path: Path,
     assert list(outcome(tmp_path / "scores").values()) == hashes(crops[:20])
 
 
-RECORD = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-
-
-def test_no_file_outside_the_folder_of_a_table_is_read_or_hashed(
-    run: Run, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_no_file_outside_the_folder_of_a_table_is_read_or_hashed(run, tmp_path, crops):
     (tmp_path / "secret.jpg").write_bytes(crops[0])
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "1.jpg").write_bytes(crops[1])
@@ -211,7 +155,7 @@ def test_no_file_outside_the_folder_of_a_table_is_read_or_hashed(
     assert outcome(tmp_path / "b") == {"record": "outside_folder"}
 
 
-def test_a_file_whose_name_is_not_utf8_is_read(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+def test_a_file_whose_name_is_not_utf8_is_read(run, tmp_path, crops):
     path = write(tmp_path / "in" / "a.parquet", image=crops[:2])
     path.rename(os.fsdecode(os.fsencode(path.parent) + b"/caf\xe9.parquet"))
     run(tmp_path / "in")
@@ -219,9 +163,7 @@ def test_a_file_whose_name_is_not_utf8_is_read(run: Run, tmp_path: Path, crops: 
     assert outcome(tmp_path / "scores") == dict(zip(keys, hashes(crops[:2]), strict=True))
 
 
-def test_no_file_stays_open_after_its_columns_were_refused(
-    run: Run, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_no_file_stays_open_after_its_columns_were_refused(run, tmp_path, crops):
     path = write(tmp_path / "a.parquet", left=crops[:1], right=crops[1:2])
     with pytest.raises(UsageError) as refused:
         run(path)
@@ -229,7 +171,7 @@ def test_no_file_stays_open_after_its_columns_were_refused(
     assert path not in opened, refused
 
 
-def test_urls_are_not_fetched_and_say_so(run: Run, tmp_path: Path) -> None:
+def test_urls_are_not_fetched_and_say_so(run, tmp_path):
     urls = ["https://example.com/1.jpg?token=abc", "s3://b/2.jpg"]
     with pytest.raises(InputErrorsAboveLimit, match="the commonest error code is url"):
         run(write(tmp_path / "a.parquet", url=urls, id=[1, 2]))
@@ -237,9 +179,7 @@ def test_urls_are_not_fetched_and_say_so(run: Run, tmp_path: Path) -> None:
     assert "token" not in "".join(rows_of(tmp_path / "scores")["error_detail"])
 
 
-def test_rows_of_a_damaged_row_group_have_a_reason_and_the_others_scores(
-    run: Run, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_rows_of_a_damaged_row_group_have_an_error_code_and_the_others_scores(run, tmp_path, crops):
     path = write(tmp_path / "in" / "a.parquet", id=list(range(12)), image=crops[:12])
     with pq.ParquetFile(path) as file:
         column = file.metadata.row_group(1).column(1)
@@ -254,31 +194,25 @@ def test_rows_of_a_damaged_row_group_have_a_reason_and_the_others_scores(
     assert found[4:8] == ["unreadable_rows"] * 4
 
 
-def test_a_file_without_rows_holds_nothing_to_score(run: Run, tmp_path: Path) -> None:
-    path = write(tmp_path / "in" / "a.parquet", image=pa.array([], pa.binary()))
-    with pytest.raises(UsageError, match="nothing to score"):
-        run(path)
-
-
-def test_a_file_without_rows_beside_skipped_ones_says_what_was_skipped(run: Run, tmp_path: Path) -> None:
+def test_a_file_without_rows_holds_nothing_to_score_and_says_what_was_skipped(run, tmp_path):
     write(tmp_path / "in" / "a.parquet", image=pa.array([], pa.binary()))
+    with pytest.raises(UsageError, match="nothing to score: its files are empty"):
+        run(tmp_path / "in")
     write(tmp_path / "in" / "people.parquet", name=["a"])
     with pytest.raises(UsageError, match=r"no image \(skipped: 1 x Parquet files without images\)"):
         run(tmp_path / "in")
 
 
-@pytest.mark.parametrize("kind", [pa.binary(), RECORD, pa.list_(RECORD)], ids=str)
-def test_empty_bytes_are_rows_with_an_error_code_and_no_hash(
-    run: Run, tmp_path: Path, crops: list[bytes], kind: pa.DataType
-) -> None:
-    def value(data: bytes) -> Any:
-        record = {"bytes": data, "path": "x.jpg"} if "struct" in str(kind) else data
-        return [record] if "list" in str(kind) else record
-
-    run(write(tmp_path / "a.parquet", id=[1, 2], image=pa.array([value(crops[0]), value(b"")], kind)))
-    assert outcome(tmp_path / "scores") == {"1": hashes(crops)[0], "2": "empty"}
-    rows = rows_of(tmp_path / "scores")
-    assert rows[["sha256", "size_bytes"]].isna().all(axis=1).tolist() == [False, True]
+def test_empty_bytes_are_rows_with_an_error_code_and_no_hash(run, tmp_path, crops):
+    for number, kind in enumerate((pa.binary(), RECORD, pa.list_(RECORD))):
+        values = [value_of(kind, data) for data in (crops[number], b"")]
+        ids = [f"{number}", f"{number} empty"]
+        write(tmp_path / "in" / f"{number}.parquet", id=ids, image=pa.array(values, kind))
+    run(tmp_path / "in", max_error_share=1.0)
+    rows = rows_of(tmp_path / "scores").set_index("key")
+    assert rows["sha256"].dropna().to_dict() == {f"{n}": sha256 for n, sha256 in enumerate(hashes(crops[:3]))}
+    assert rows["error_code"].dropna().to_dict() == {f"{n} empty": "empty" for n in range(3)}
+    assert rows["size_bytes"].isna().equals(rows["error_code"].notna())
 
 
 def not_utf8(*values: bytes) -> pa.Array:
@@ -287,21 +221,19 @@ def not_utf8(*values: bytes) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
 
 
-def test_a_path_that_is_not_utf8_has_an_error_code(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+def test_a_path_that_is_not_utf8_has_an_error_code(run, tmp_path, crops):
     (tmp_path / "1.jpg").write_bytes(crops[0])
     path = write(tmp_path / "a.parquet", id=[1, 2], path=not_utf8(b"1.jpg", b"caf\xe9.jpg"))
     run(path)
     assert outcome(tmp_path / "scores") == {"1": hashes(crops)[0], "2": "unreadable_rows"}
 
 
-def test_a_key_that_is_not_utf8_is_shown_with_its_bytes(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+def test_a_key_that_is_not_utf8_is_shown_with_its_bytes(run, tmp_path, crops):
     run(write(tmp_path / "a.parquet", id=not_utf8(b"one", b"caf\xe9"), image=crops[:2]))
     assert outcome(tmp_path / "scores") == dict(zip(["one", "caf\\xe9"], hashes(crops[:2]), strict=True))
 
 
-def test_fields_beside_the_bytes_of_an_image_may_hold_anything(
-    run: Run, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_fields_beside_the_bytes_of_an_image_may_hold_anything(run, tmp_path, crops):
     late = pa.array([2**62, 0], pa.int64()).cast(pa.timestamp("us"))
     records = pa.StructArray.from_arrays(
         [pa.array([crops[0], b""], pa.binary()), not_utf8(b"\xff", b"\xff"), late], ["bytes", "path", "taken"]
@@ -310,17 +242,13 @@ def test_fields_beside_the_bytes_of_an_image_may_hold_anything(
     assert list(outcome(tmp_path / "scores").values()) == [hashes(crops)[0], "empty"]
 
 
-def test_a_key_that_python_cannot_hold_is_the_row_number(
-    run: Run, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_a_key_that_python_cannot_hold_is_the_row_number(run, tmp_path, crops):
     late = pa.array([2**62, 0], pa.int64()).cast(pa.timestamp("us"))
     run(write(tmp_path / "a.parquet", taken=late, image=crops[:2]), key_column="taken")
     assert list(outcome(tmp_path / "scores")) == ["a.parquet#0", "1970-01-01 00:00:00"]
 
 
-def test_where_a_column_of_images_is_null_the_next_one_has_the_image(
-    run: Run, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_where_a_column_of_images_is_null_the_next_one_has_the_image(run, tmp_path, crops):
     """As writers of WebDataset leave rows of several formats."""
     late = [None] * 20 + [crops[2]]
     columns = {"jpg": [crops[0], None, None], "png": [None, crops[1], None], "webp": [None] * 3}
@@ -331,24 +259,20 @@ def test_where_a_column_of_images_is_null_the_next_one_has_the_image(
     assert (found[:3], found[20]) == ([*hashes(crops[:2]), "missing"], hashes(crops)[2])
 
 
-def test_a_column_of_images_that_is_named_is_the_only_one(
-    run: Run, tmp_path: Path, crops: list[bytes]
-) -> None:
+def test_a_column_of_images_that_is_named_is_the_only_one(run, tmp_path, crops):
     path = write(tmp_path / "a.parquet", jpg=[crops[0], None], png=[None, crops[1]])
     run(path, image_column="jpg")
     assert list(outcome(tmp_path / "scores").values()) == [hashes(crops)[0], "missing"]
 
 
-def test_keys_in_a_list_of_one_record_are_read(run: Run, tmp_path: Path, crops: list[bytes]) -> None:
+def test_keys_in_a_list_of_one_record_are_read(run, tmp_path, crops):
     samples = [[{"id": f"n{n}", "image": {"bytes": crops[n]}}] for n in range(2)]
     run(write(tmp_path / "a.parquet", s=samples), image_column="s.image", key_column="s.id")
     assert outcome(tmp_path / "scores") == {"n0": hashes(crops)[0], "n1": hashes(crops)[1]}
 
 
 @pytest.mark.parametrize("prefix", ["", "data:image/jpeg;base64,"])
-def test_images_as_base64_text_say_so_and_are_no_keys(
-    run: Run, tmp_path: Path, crops: list[bytes], prefix: str
-) -> None:
+def test_images_as_base64_text_say_so_and_are_no_keys(run, tmp_path, crops, prefix):
     texts = [prefix + base64.b64encode(data).decode() for data in (crops[0], b"\x89PNG\r\n\x1a\n" + bytes(9))]
     with pytest.raises(InputErrorsAboveLimit, match=r"error code is base64_text(.|\n)*Decode the text"):
         run(write(tmp_path / "a.parquet", image=texts))

@@ -18,24 +18,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from quality_model.core import storage
-from quality_model.core.decoding import Pixels
+from quality_model.params import Params
 from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, SCALE_VERSION, SCHEMA_VERSION
-from quality_model.score import ScoreSummary
-from quality_model.score.rows import SCHEMA
+from quality_model.score.result import SCHEMA, ScoreSummary
 
-from .conftest import IDENTITY, THRESHOLDS, encode, rows_of
+from .conftest import IDENTITY, THRESHOLDS, encode, fill, rows_of, runner
 
-Run = Callable[..., ScoreSummary]
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "results-format.md"
 
 
-@pytest.fixture
-def result(folder: Path, run: Run, tmp_path: Path) -> Path:
-    """Scores of twenty images, and of seven broken ones, which have a part of their own."""
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory, params: Params, crops: list[bytes]) -> Path:
+    """Scores of twenty images, and of seven broken ones, which have a part of their own; read only."""
+    place = tmp_path_factory.mktemp("result")
+    folder = fill(place / "images", crops)
     for number in range(7):
         (folder / f"a{number}.jpg").write_bytes(b"no")
-    run(folder)
-    return tmp_path / "scores"
+    runner(params, place / "OUT")(folder)
+    return place / "OUT"
 
 
 READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
@@ -48,7 +48,7 @@ READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_reader_opens_the_result_by_its_folder(result: Path, reader: str) -> None:
+def test_a_reader_opens_the_result_by_its_folder(result, reader):
     rows = sorted(READERS[reader](result / "data"), key=lambda row: row["key"])
     assert [row["key"] for row in rows] == sorted(rows_of(result)["key"])
     assert list(rows[0]) == SCHEMA.names
@@ -64,7 +64,7 @@ def documented(header: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-def test_the_documented_columns_are_those_of_the_schema_with_their_types_and_meanings() -> None:
+def test_the_documented_columns_are_those_of_the_schema_with_their_types_and_meanings():
     rows = documented("| column | type | meaning |")
     fields = [[f"`{field.name}`", str(field.type)] for field in SCHEMA]
     assert [row[:2] for row in rows] == fields
@@ -72,14 +72,14 @@ def test_the_documented_columns_are_those_of_the_schema_with_their_types_and_mea
     assert all(described[name].startswith(meaning) for name, meaning in MEANINGS.items())
 
 
-def test_every_part_has_the_same_schema_whatever_it_holds(result: Path) -> None:
+def test_every_part_has_the_same_schema_whatever_it_holds(result):
     schemas = [pq.read_schema(path) for path in sorted((result / "data").iterdir())]
     assert len(schemas) == 4
     assert all(schema.equals(schemas[0], check_metadata=True) for schema in schemas)
     assert pq.read_table(result / "data" / "part-00000.parquet")["noise"].null_count == 7
 
 
-def test_the_metadata_of_a_part_are_the_documented_ones(result: Path) -> None:
+def test_the_metadata_of_a_part_are_the_documented_ones(result):
     raw = pq.read_schema(result / "data" / "part-00001.parquet").metadata
     metadata = {name.decode(): json.loads(value) for name, value in raw.items()}
     assert {f"`{name}`" for name in metadata} == {row[0] for row in documented("| key | value |")}
@@ -88,10 +88,10 @@ def test_the_metadata_of_a_part_are_the_documented_ones(result: Path) -> None:
     assert metadata["quality_model.plan_sha256"] == storage.file_sha256(result / "plan.parquet")
     model = metadata["quality_model.model"]
     assert (model["name"], model["version"], model["run_id"]) == ("grey", "3", "a1b2")
-    assert (model["sha256"], model["scale_version"]) == (IDENTITY.ref.sha256, SCALE_VERSION)
+    assert (model["sha256"], model["scale_version"]) == (IDENTITY.sha256, SCALE_VERSION)
 
 
-def test_a_row_names_its_worst_head_model_and_versions(result: Path) -> None:
+def test_a_row_names_its_worst_head_model_and_versions(result):
     rows = rows_of(result)
     scored = rows[rows["error_code"].isna()]
     assert scored["worst_score"].equals(scored[list(HEADS)].max(axis=1))
@@ -104,18 +104,14 @@ def test_a_row_names_its_worst_head_model_and_versions(result: Path) -> None:
     assert set(failed["size_bytes"]) == {2} and failed["sha256"].notna().all()
 
 
-def test_a_head_without_a_threshold_has_nulls_where_the_others_have_flags(
-    folder: Path, run: Run, tmp_path: Path
-) -> None:
+def test_a_head_without_a_threshold_has_nulls_where_the_others_have_flags(folder, run, tmp_path):
     run(folder, model=replace(IDENTITY, thresholds={"noise": 0.5}))
     rows = rows_of(tmp_path / "scores")
     assert rows["is_noisy"].dtype == np.bool_
     assert rows[["is_color_cast", "is_blurry", "is_watermarked"]].isna().all(axis=None)
 
 
-def test_the_format_is_that_of_the_bytes_whatever_the_file_is_called(
-    run: Run, tmp_path: Path, photo: Pixels
-) -> None:
+def test_the_format_is_that_of_the_bytes_whatever_the_file_is_called(run, tmp_path, photo):
     (tmp_path / "in").mkdir()
     for name, kind in (("a.jpg", "PNG"), ("b.png", "WEBP"), ("c.jpeg", "JPEG"), ("d.gif", "TIFF")):
         (tmp_path / "in" / name).write_bytes(encode(photo[:48, :48], kind))
@@ -123,7 +119,7 @@ def test_the_format_is_that_of_the_bytes_whatever_the_file_is_called(
     assert rows_of(tmp_path / "scores")["format"].tolist() == ["PNG", "WEBP", "JPEG", "TIFF"]
 
 
-def test_everything_but_the_rows_is_beside_the_data(result: Path) -> None:
+def test_everything_but_the_rows_is_beside_the_data(result):
     names = {path.name for path in result.iterdir()} - {".lock"}
     assert names == {"data", "job.json", "parts", "plan.json", "plan.parquet", "report"}
     numbers = [f"part-{number:05d}" for number in range(4)]
@@ -131,15 +127,12 @@ def test_everything_but_the_rows_is_beside_the_data(result: Path) -> None:
     assert sorted(path.name for path in (result / "parts").iterdir()) == [f"{n}.json" for n in numbers]
 
 
-def test_the_completion_marker_records_model_inputs_settings_thresholds_and_parts(
-    result: Path, folder: Path
-) -> None:
+def test_the_completion_marker_records_model_inputs_settings_thresholds_and_parts(result):
     job = storage.require_sealed(result, verify=True, marker_name="job.json")
     assert job["schema_version"] == SCHEMA_VERSION
     assert (job["model"]["name"], job["model"]["version"], job["model"]["run_id"]) == ("grey", "3", "a1b2")
     assert job["thresholds"] == THRESHOLDS
     inputs = job["inputs"]
-    assert (inputs["root"], inputs["absolute_root"]) == (str(folder), str(folder.resolve()))
     assert (inputs["kind"], inputs["num_inputs"]) == ("images", 27)
     assert (job["scored"], job["errors"]) == (20, {"not_an_image": 7})
     assert job["settings"]["shard_size"] == 7
@@ -150,9 +143,8 @@ def test_the_completion_marker_records_model_inputs_settings_thresholds_and_part
     assert job["plan_sha256"] == json.loads((result / "plan.json").read_text())["plan_sha256"]
 
 
-def test_the_examples_of_the_document_run(result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_the_document_run(result, monkeypatch):
     monkeypatch.chdir(result.parent)
-    result.rename("OUT")
     examples = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     made: dict[str, Any] = {}
     for example in examples:
@@ -161,18 +153,14 @@ def test_the_examples_of_the_document_run(result: Path, monkeypatch: pytest.Monk
     assert made["thresholds"] == THRESHOLDS
 
 
-def test_the_root_as_given_is_recorded_beside_the_absolute_one(
-    folder: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_root_as_given_is_recorded_beside_the_absolute_one(folder, run, tmp_path, monkeypatch):
     monkeypatch.chdir(folder.parent)
     run(Path(folder.name))
     inputs = json.loads((tmp_path / "scores" / "job.json").read_text())["inputs"]
     assert (inputs["root"], inputs["absolute_root"]) == (folder.name, str(folder.resolve()))
 
 
-def test_a_result_that_breaks_its_contract_gets_no_completion_marker(
-    folder: Path, run: Run, tmp_path: Path
-) -> None:
+def test_a_result_that_breaks_its_contract_gets_no_completion_marker(folder, run, tmp_path):
     def refuse(summary: ScoreSummary) -> None:
         assert summary.inputs == 20
         raise RuntimeError("no")

@@ -1,6 +1,7 @@
-"""Interruption at any moment: the same command goes on and ends with the same bytes."""
+"""Interruption at any moment: the same command resumes and ends with the same bytes."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,26 +20,24 @@ import pytest
 from quality_model.core import storage
 from quality_model.core.jobs import LOCK_NAME
 from quality_model.errors import CorruptError, StorageError, UsageError
-from quality_model.score import ScoreSummary, ScoringModel
+from quality_model.params import Params
+from quality_model.score.result import ScoringModel
 from tests.hostile import decoders_obey_images, hostile
 
-from .conftest import IDENTITY, THRESHOLDS, MeanScorer, PerCoreScorer, bytes_of, rows_of
+from .conftest import (
+    IDENTITY,
+    THRESHOLDS,
+    Interrupted,
+    MeanScorer,
+    PerCoreScorer,
+    bytes_of,
+    copy,
+    fill,
+    rows_of,
+    runner,
+)
 
-Run = Callable[..., ScoreSummary]
 PROJECT = Path(__file__).resolve().parents[2]
-
-
-class Interrupted(MeanScorer):
-    """Ctrl-C in the middle of a batch."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.after = after
-
-    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        if len(self.batches) == self.after:
-            raise KeyboardInterrupt
-        return super().score_pixels(pixels)
 
 
 class Forbidden(MeanScorer):
@@ -48,17 +47,8 @@ class Forbidden(MeanScorer):
         raise AssertionError("scored again")
 
 
-def _copy(files: dict[str, bytes], output: Path) -> Path:
-    for name, data in files.items():
-        (output / name).parent.mkdir(parents=True, exist_ok=True)
-        (output / name).write_bytes(data)
-    return output
-
-
 @pytest.mark.parametrize("after", [0, 2, 3])
-def test_an_interrupted_job_goes_on_and_ends_with_the_same_bytes(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], after: int
-) -> None:
+def test_an_interrupted_job_resumes_and_ends_with_the_same_bytes(folder, run, tmp_path, undisturbed, after):
     with pytest.raises(KeyboardInterrupt):
         run(folder, scorer=Interrupted(after))
     assert not (tmp_path / "scores" / "job.json").exists()
@@ -69,7 +59,7 @@ def test_an_interrupted_job_goes_on_and_ends_with_the_same_bytes(
     assert bytes_of(tmp_path / "scores") == undisturbed
 
 
-def test_an_interrupt_while_processes_read_ends_them(folder: Path, run: Run, tmp_path: Path) -> None:
+def test_an_interrupt_while_processes_read_ends_them(folder, run, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(folder, scorer=Interrupted(1), workers=2)
     left = [child.cmdline() for child in psutil.Process().children(recursive=True)]
@@ -77,9 +67,7 @@ def test_an_interrupt_while_processes_read_ends_them(folder: Path, run: Run, tmp
     assert run(folder).scored == 20
 
 
-def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
+def test_a_killed_job_resumes_and_ends_with_the_same_bytes(folder, run, tmp_path, undisturbed):
     output = tmp_path / "scores"
     script = tmp_path / "slow.py"
     script.write_text(
@@ -90,8 +78,8 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
             sys.path[:0] = [{str(PROJECT)!r}]
             import numpy as np
             from quality_model.params_file import load_params
-            from quality_model.records import ModelRef
-            from quality_model.score import ScoringModel, score
+            from quality_model.score.job import score
+            from quality_model.score.result import ScoringModel
 
             class Slow:
                 engine = None
@@ -106,7 +94,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
                 section = params.score.model_copy(update=dict(shard_size=7, batch_size=4, workers=1))
                 score(section, params.limits, inputs=Path({str(folder)!r}), output=Path({str(output)!r}),
                       scorer=Slow(),
-                      model=ScoringModel(ModelRef("grey", "3", "a1b2", "c" * 64), 32, {THRESHOLDS!r}))
+                      model=ScoringModel("grey", "3", "a1b2", "c" * 64, 32, thresholds={THRESHOLDS!r}))
             """
         )
     )
@@ -121,56 +109,48 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
     assert bytes_of(output) == undisturbed
 
 
-def test_a_complete_job_is_not_done_again(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
-    _copy(undisturbed, tmp_path / "scores")
+def test_a_complete_job_is_not_done_again(folder, run, tmp_path, undisturbed):
+    copy(undisturbed, tmp_path / "scores")
     again = run(folder, scorer=Forbidden())
     assert bytes_of(tmp_path / "scores") == undisturbed
     assert (again.parts_before, again.scored, again.elapsed_s) == (3, 20, 0.0)
     assert again.quantiles == json.loads(undisturbed["report/summary.json"])["quantiles"]
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "remove its marker", "break its marker"])
-def test_a_part_that_is_not_what_its_marker_says_is_made_again(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], damage: str
-) -> None:
-    output = _copy(undisturbed, tmp_path / "scores")
-    part = output / "data/part-00001.parquet"
-    data = bytearray(part.read_bytes())
-    if damage == "flip":
-        data[len(data) // 2] ^= 1
-        part.write_bytes(data)
-    elif damage == "cut":
-        part.write_bytes(data[:-10])
-    elif damage == "remove":
-        part.unlink()
-    elif damage == "remove its marker":
-        (output / "parts/part-00001.json").unlink()
-    else:
-        (output / "parts/part-00001.json").write_text("{")
-    assert run(folder).parts_before == 2
-    assert bytes_of(output) == undisturbed
+def test_a_part_that_is_not_what_its_marker_says_is_made_again(folder, run, tmp_path, undisturbed):
+    output = copy(undisturbed, tmp_path / "scores")
+    part, marker = output / "data/part-00001.parquet", output / "parts/part-00001.json"
+    data = part.read_bytes()
+    middle = len(data) // 2
+    damages: list[Callable[[], object]] = [
+        lambda: part.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]),
+        lambda: part.write_bytes(data[:-10]),
+        lambda: part.unlink(),
+        lambda: marker.unlink(),
+        lambda: marker.write_text("{"),
+    ]
+    for damage in damages:
+        damage()
+        assert run(folder).parts_before == 2
+        assert bytes_of(output) == undisturbed
 
 
-@pytest.mark.parametrize("name", ["job.json", "report/summary.json", "report/summary.png"])
-@pytest.mark.parametrize("damage", [b"", b"{}", None])
-def test_a_marker_or_summary_that_is_lost_or_damaged_is_written_again_without_scoring(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], name: str, damage: bytes | None
-) -> None:
-    output = _copy(undisturbed, tmp_path / "scores")
-    if damage is None:
+def test_a_marker_or_summary_that_is_lost_or_damaged_is_written_again_without_scoring(folder, run, tmp_path):
+    output = tmp_path / "scores"
+    run(folder, figure=True)
+    before = bytes_of(output)
+    for name, damage in {"job.json": b"{}", "report/summary.json": b"", "report/summary.png": None}.items():
         (output / name).unlink()
-    else:
-        (output / name).write_bytes(damage)
-    assert run(folder, scorer=Forbidden()).parts_before == 3
-    assert bytes_of(output) == undisturbed
+        if damage is not None:
+            (output / name).write_bytes(damage)
+        assert run(folder, scorer=Forbidden(), figure=True).parts_before == 3
+        assert bytes_of(output) == before, (name, damage)
 
 
 def test_a_duplicated_part_is_refused_by_its_name_though_a_marker_verifies_it(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
-    output = _copy(undisturbed, tmp_path / "scores")
+    folder, run, tmp_path, undisturbed
+):
+    output = copy(undisturbed, tmp_path / "scores")
     for name in ("data/part-0000{}.parquet", "parts/part-0000{}.json"):
         (output / name.format(1)).write_bytes(undisturbed[name.format(0)])
     with pytest.raises(StorageError, match=r"part-00001\.parquet does not hold the inputs of its plan"):
@@ -178,7 +158,7 @@ def test_a_duplicated_part_is_refused_by_its_name_though_a_marker_verifies_it(
 
 
 def other_model(**changes: str) -> ScoringModel:
-    return replace(IDENTITY, ref=replace(IDENTITY.ref, **changes))
+    return replace(IDENTITY, **changes)
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
@@ -186,7 +166,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "batch size": ({"batch_size": 2}, "batch_size was 4 and is 2"),
     "limit": ({"limits": {"max_pixels": 9999}}, "max_pixels was 100000000 and is 9999"),
     "model version": (
-        {"model": replace(IDENTITY, ref=replace(IDENTITY.ref, version="4"))},
+        {"model": replace(IDENTITY, version="4")},
         "model version was '3' and is '4'",
     ),
     "weights": ({"model": other_model(sha256="d" * 64)}, "model sha256 was"),
@@ -195,25 +175,23 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_job_does_not_go_on_with_another_model_or_other_parameters(
-    folder: Path, run: Run, change: str
-) -> None:
+def test_a_job_is_not_resumed_with_another_model_or_other_parameters(
+    folder, run, tmp_path, undisturbed, change
+):
     changes, message = CHANGES[change]
-    with pytest.raises(KeyboardInterrupt):
-        run(folder, scorer=Interrupted(3))
+    copy(undisturbed, tmp_path / "scores")
+    (tmp_path / "scores" / "parts" / "part-00002.json").unlink()
     with pytest.raises(UsageError, match=message):
         run(folder, **changes)
 
 
-def test_where_images_are_scored_one_by_one_their_batches_decide_nothing(folder: Path, run: Run) -> None:
+def test_where_images_are_scored_one_by_one_their_batches_decide_nothing(folder, run):
     run(folder, scorer=PerCoreScorer())
     assert run(folder, scorer=PerCoreScorer(), batch_size=1).parts_before == 3
 
 
-def test_a_job_does_not_go_on_with_other_inputs_unless_told_to_overwrite(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], crops: list[bytes]
-) -> None:
-    _copy(undisturbed, tmp_path / "scores")
+def test_a_job_is_not_resumed_with_other_inputs_but_overwritten(folder, run, tmp_path, undisturbed, crops):
+    copy(undisturbed, tmp_path / "scores")
     (folder / "new.jpg").write_bytes(crops[30])
     with pytest.raises(UsageError, match=r"inputs changed \(20 images files then, 21 images files now\)"):
         run(folder)
@@ -223,31 +201,29 @@ def test_a_job_does_not_go_on_with_other_inputs_unless_told_to_overwrite(
     assert len(rows_of(tmp_path / "scores")) == 21
 
 
-def test_overwrite_keeps_what_the_same_job_has_done(folder: Path, run: Run) -> None:
+def test_overwrite_keeps_what_the_same_job_has_done(folder, run):
     with pytest.raises(KeyboardInterrupt):
         run(folder, scorer=Interrupted(3))
     assert run(folder, overwrite=True).parts_before == 1
 
 
 def test_changing_the_number_of_processes_or_the_allowed_errors_is_the_same_job(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
-    _copy(undisturbed, tmp_path / "scores")
+    folder, run, tmp_path, undisturbed
+):
+    copy(undisturbed, tmp_path / "scores")
     assert run(folder, scorer=Forbidden(), workers=2, max_error_share=0.5).parts_before == 3
 
 
 @pytest.mark.parametrize("name", ["plan.parquet", "plan.json"])
-def test_a_damaged_plan_is_refused_and_can_be_overwritten(
-    folder: Path, run: Run, tmp_path: Path, undisturbed: dict[str, bytes], name: str
-) -> None:
-    _copy(undisturbed, tmp_path / "scores")
+def test_a_damaged_plan_is_refused_and_can_be_overwritten(folder, run, tmp_path, undisturbed, name):
+    copy(undisturbed, tmp_path / "scores")
     (tmp_path / "scores" / name).write_bytes(b"{}")
     with pytest.raises(CorruptError, match="plan"):
         run(folder)
     assert run(folder, overwrite=True).scored == 20
 
 
-def test_a_plan_without_its_job_is_made_again(folder: Path, run: Run, tmp_path: Path) -> None:
+def test_a_plan_without_its_job_is_made_again(folder, run, tmp_path):
     (tmp_path / "scores").mkdir()
     (tmp_path / "scores" / "plan.parquet").write_bytes(b"half a plan")
     (tmp_path / "scores" / ".partial-123-part-00000.parquet").write_bytes(b"half a shard")
@@ -255,7 +231,7 @@ def test_a_plan_without_its_job_is_made_again(folder: Path, run: Run, tmp_path: 
     assert not list((tmp_path / "scores").glob(".partial-*"))
 
 
-def test_two_jobs_cannot_write_to_one_folder(folder: Path, run: Run, tmp_path: Path) -> None:
+def test_two_jobs_cannot_write_to_one_folder(folder, run, tmp_path):
     with (
         storage.locked(tmp_path / "scores" / LOCK_NAME, timeout_s=1),
         pytest.raises(StorageError, match="Another process"),
@@ -264,7 +240,7 @@ def test_two_jobs_cannot_write_to_one_folder(folder: Path, run: Run, tmp_path: P
     assert [path.name for path in (tmp_path / "scores").iterdir()] == [LOCK_NAME]
 
 
-def test_a_plan_of_another_release_is_refused_with_the_way_on(folder: Path, run: Run, tmp_path: Path) -> None:
+def test_a_plan_of_another_release_is_refused_with_a_remedy(folder, run, tmp_path):
     import pyarrow.parquet as pq
 
     run(folder)
@@ -283,24 +259,33 @@ def test_a_plan_of_another_release_is_refused_with_the_way_on(folder: Path, run:
 
 
 DIED, SLOW = "day/005.jpg", "night/018.jpg"
-SHORT = {"max_seconds": 4.0}
+SHORT = {"max_seconds": 2.0}
 
 
-@pytest.fixture
-def disturbed(folder: Path, run: Run, crops: list[bytes], tmp_path: Path) -> Path:
-    """The folder of the images when two of them cost two workers each, while decoders obey them."""
+@pytest.fixture(scope="module")
+def once_disturbed(tmp_path_factory: pytest.TempPathFactory, params: Params, crops: list[bytes]) -> Path:
+    """A folder of images two of which cost two workers each, beside its scores, which say so."""
+    place = tmp_path_factory.mktemp("disturbed")
+    folder = fill(place / "images", crops)
     (folder / DIED).write_bytes(hostile(crops[5], "crash"))
     (folder / SLOW).write_bytes(hostile(crops[18], "hang"))
     with pytest.MonkeyPatch.context() as patch:
-        decoders_obey_images(tmp_path / "site", patch)
-        summary = run(folder, limits=SHORT)
+        decoders_obey_images(place / "site", patch)
+        summary = runner(params, place / "scores")(folder, workers=1, limits=SHORT)
     assert (summary.errors, summary.retried) == ({"too_slow": 1, "worker_died": 1}, 0)
-    return folder
+    return place
+
+
+@pytest.fixture
+def disturbed(once_disturbed: Path, tmp_path: Path) -> Path:
+    """A copy of the folder, and of its scores in tmp_path/scores."""
+    shutil.copytree(once_disturbed / "scores", tmp_path / "scores")
+    return Path(shutil.copytree(once_disturbed / "images", tmp_path / "images"))
 
 
 def test_inputs_that_a_worker_crashed_on_or_that_were_too_slow_are_read_again_and_they_alone(
-    disturbed: Path, run: Run, tmp_path: Path
-) -> None:
+    disturbed, run, tmp_path
+):
     scorer = MeanScorer()
     again = run(disturbed, scorer=scorer)
     assert sum(scorer.batches) == 2
@@ -311,18 +296,14 @@ def test_inputs_that_a_worker_crashed_on_or_that_were_too_slow_are_read_again_an
     assert run(disturbed, scorer=Forbidden()).retried == 0
 
 
-def test_an_input_that_fails_again_changes_nothing(
-    disturbed: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_input_that_fails_again_changes_nothing(disturbed, run, tmp_path, monkeypatch):
     before = bytes_of(tmp_path / "scores")
     decoders_obey_images(tmp_path / "site", monkeypatch)
-    assert run(disturbed, limits=SHORT).retried == 2
+    assert run(disturbed, workers=1, limits=SHORT).retried == 2
     assert bytes_of(tmp_path / "scores") == before
 
 
-def test_while_inputs_are_read_again_the_result_is_incomplete(
-    disturbed: Path, run: Run, tmp_path: Path
-) -> None:
+def test_while_inputs_are_read_again_the_result_is_incomplete(disturbed, run, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(disturbed, scorer=Interrupted(0))
     assert not (tmp_path / "scores" / "job.json").exists()

@@ -19,11 +19,10 @@ from quality_model.core import storage
 from quality_model.errors import InputErrorsAboveLimit, ModelNotFoundError, UsageError
 from quality_model.networks.checkpoints import save_model
 from quality_model.params import Params
-from quality_model.records import HEADS, ModelRef
+from quality_model.records import HEADS
 from quality_model.release.comparisons import attach_comparison
-from quality_model.score import ScoringModel
-from quality_model.score.compare import compare_models, draw_largest
-from quality_model.score.comparison import Comparison
+from quality_model.score.compare import Comparison, compare_models, draw_largest
+from quality_model.score.result import ScoringModel
 from tests.hostile import decoders_obey_images, hostile
 from tests.stages.conftest import make_model
 
@@ -32,7 +31,7 @@ from tests.stages.conftest import make_model
 def compare(project: Path, params: Params, images: Path):
     def compare(
         folder: Path = images, model: str = "candidate", against: str = "champion", engine: str = "auto",
-        limits: dict[str, float] | None = None, output: Path | None = None, **choice: Any,
+        limits: dict[str, float] | None = None, output: Path | None = None,
     ) -> Comparison:  # fmt: skip
         place = output or project / "reports" / "comparison"
         comparison = compare_models(
@@ -45,7 +44,6 @@ def compare(project: Path, params: Params, images: Path):
             against=against,
             output=place,
             num_thumbnails=3,
-            **choice,
         )
         attach_comparison(params.registry, project, comparison, place)
         return comparison
@@ -261,7 +259,7 @@ def test_the_command_takes_the_choice_of_inputs_that_it_advises_and_prints_its_h
 
 
 def model(**thresholds: float) -> ScoringModel:
-    return ScoringModel(ModelRef("m", "1", None, "0" * 64), 32, thresholds)
+    return ScoringModel("m", "1", None, "0" * 64, 32, thresholds=thresholds)
 
 
 def comparison(
@@ -303,5 +301,5 @@ def test_a_folder_without_one_readable_image_says_so() -> None:
     found = comparison({}, model(), model(), {"a": ("empty", "no bytes")})
     assert "0 of 1 images could be scored. Nothing can be said." in found.headline()
     assert found.summary()["heads"]["noise"]["mean_change"] is None
-    assert "- a: empty (no bytes)" in found.markdown("x.png")
+    assert "- a: empty (no bytes)" in found.markdown()
     assert "noise" in found.table()

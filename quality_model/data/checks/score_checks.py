@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from quality_model.data.checks.expectations import Expectation, Table, accept, among, between, validate
-from quality_model.score.summary import REPORT_NAME, ScoreSummary
+from quality_model.score.result import REPORT_NAME, ScoreSummary
 
 
 def validate_scores(summary: ScoreSummary) -> None:

@@ -21,7 +21,8 @@ from quality_model.release.decisions import Decision, write_record
 from quality_model.release.decisions import project as show
 from quality_model.release.registry import Registry
 from quality_model.release.trace import Trace, trace
-from quality_model.score import ScoringModel, score
+from quality_model.score.job import score
+from quality_model.score.result import ScoringModel
 from tests.release.registry.conftest import SIZE_PX
 from tests.score.conftest import MeanScorer
 from tests.score.earlier import write_earlier_result
@@ -55,7 +56,7 @@ def scored(project: Path, registry: Registry, params: Params, images: Path) -> S
             inputs=images,
             output=output,
             scorer=MeanScorer(),
-            model=ScoringModel(ModelRef(name, version, own, "c" * 64), SIZE_PX, None, data_sha256="1" * 64),
+            model=ScoringModel(name, version, own, "c" * 64, SIZE_PX, data_sha256="1" * 64),
         )
         return output
 
@@ -155,7 +156,7 @@ def test_a_part_that_was_copied_is_traced_by_its_rows_and_one_that_was_altered_i
 def test_a_result_of_the_earlier_layout_leads_to_what_the_new_one_does(
     scored: Scored, traced: Traced, registry: Registry, tmp_path: Path
 ) -> None:
-    model = ScoringModel(ModelRef("quality-model", "1", registry.find("1").run_id, "c" * 64), SIZE_PX, None)
+    model = ScoringModel("quality-model", "1", registry.find("1").run_id, "c" * 64, SIZE_PX)
     earlier = write_earlier_result(tmp_path / "earlier", model)
     expected = {**traced(scored()).to_dict(), "shards": None}
     for path in (earlier, earlier / "shard-00001.parquet"):
