@@ -151,7 +151,7 @@ class _Job:
     def run(self, check: Check | None) -> ScoreSummary:
         """Make what is not there yet, and complete the job."""
         plan, folder = self.plan, self.folder
-        summary = ScoreSummary(folder.folder, plan.model, plan.skipped, plan.num_parts)
+        summary = ScoreSummary(folder.folder, plan.model, plan.skipped, plan.num_inputs, plan.num_parts)
         parts: dict[int, Part] = {}
         todo: list[_Todo] = []
         for number in range(plan.num_parts):

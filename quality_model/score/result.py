@@ -214,6 +214,7 @@ class ScoreSummary:
 
     Attributes:
         skipped: Files that are not inputs, by suffix or by what they are.
+        planned: Inputs of the plan.
         parts, parts_before: Parts of the result; those that an earlier run finished.
         retried: Inputs of finished parts that were read again, because their error codes were not final.
         elapsed_s, images_per_s: Of this run alone.
@@ -225,6 +226,7 @@ class ScoreSummary:
     output: Path
     model: ScoringModel
     skipped: dict[str, int]
+    planned: int
     parts: int
     parts_before: int = 0
     retried: int = 0

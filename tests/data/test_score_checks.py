@@ -1,6 +1,7 @@
 """The check of a job's scores: what is out of place is named, and a sound job needs no Great Expectations."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,16 +11,22 @@ import pytest
 
 from quality_model.data.checks.score_checks import check_scores, validate_scores
 from quality_model.errors import ValidationError
-from quality_model.score.summary import Range, ScoreSummary
+from quality_model.score.result import Range, ScoreSummary
 
 
 @pytest.fixture
 def summary(tmp_path: Path) -> ScoreSummary:
     """A sound job of five inputs, of which one has an error code."""
-    facts: dict[str, Any] = {"skipped": {}, "parts": 1, "parts_before": 0, "quantiles": {}, "flagged": {}}
-    ranges = {"blurriness": Range(0.0, 0.7, 1), "noise": Range(0.25, 1.0, 1)}
-    counts = {"inputs": 5, "scored": 4, "errors": {"empty": 1}, "elapsed_s": 1.0, "images_per_s": 4.0}
-    return ScoreSummary(tmp_path, SimpleNamespace(), ranges=ranges, **counts, **facts)  # type: ignore[arg-type]
+    return ScoreSummary(
+        tmp_path,
+        SimpleNamespace(),  # type: ignore[arg-type]
+        skipped={},
+        planned=5,
+        parts=1,
+        inputs=5,
+        ranges={"blurriness": Range(0.0, 0.7, 1), "noise": Range(0.25, 1.0, 1)},
+        _errors=Counter(empty=1),
+    )
 
 
 def report(summary: ScoreSummary) -> bytes:
@@ -32,7 +39,7 @@ def test_a_sound_job_has_the_same_outcomes_with_and_without_great_expectations(
 ) -> None:
     if nothing_scored:
         ranges = {"noise": Range(None, None, 5)}
-        summary = replace(summary, scored=0, errors={"empty": 5}, ranges=ranges)
+        summary = replace(summary, _errors=Counter(empty=5), ranges=ranges)
     validate_scores(summary)
     validated = report(summary)
     assert (summary.output / "report" / "docs" / "index.html").exists()
@@ -45,8 +52,8 @@ def test_a_sound_job_has_the_same_outcomes_with_and_without_great_expectations(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"scored": 3}, "Every input has either scores or an error code."),
-        ({"inputs": 0, "scored": -1}, "There is a row for at least one input."),
+        ({"planned": 6}, "Every input has either scores or an error code."),
+        ({"inputs": 0}, "There is a row for at least one input."),
         ({"ranges": {"noise": Range(-0.1, 0.5, 1)}}, "No score is below 0."),
         ({"ranges": {"noise": Range(0.1, 1.5, 1)}}, "No score is above 1."),
         ({"ranges": {"noise": Range(0.1, 0.5, 2)}}, "null exactly where there is an error code"),

@@ -39,12 +39,11 @@ def check_scores(summary: ScoreSummary) -> None:
 def _expected(summary: ScoreSummary) -> list[tuple[str, dict[str, list[Any]], list[Expectation]]]:
     """Name, columns and expectations of each table; its first column identifies a row."""
     num_errors = sum(summary.errors.values())
-    unaccounted = summary.inputs - summary.scored - num_errors
     ranges = summary.ranges.values()
     job: dict[str, list[Any]] = {
         "output": ["scores"],
         "inputs": [summary.inputs],
-        "unaccounted": [unaccounted],
+        "unaccounted": [summary.planned - summary.inputs],
     }
     columns: dict[str, list[Any]] = {
         "column": [*summary.ranges],
