@@ -274,17 +274,16 @@ class Evaluated(_Stored):
         """The few numbers that ``dvc metrics show`` prints: the loss, and for each head its measures,
         ``worst_sweep_spearman``, ``largest_cross_talk`` and ``clean_flag_share``.
         """
-        return {"loss": self.loss, **{head: self._summary(head) for head in HEADS}}
-
-    def _summary(self, head: Head) -> dict[str, float | None]:
-        found = self.heads[head]
-        sweep, cross_talk = self.worst_sweep(head), self.largest_cross_talk(head)
-        return {
-            **{name: estimate.value for name, estimate in found.all.measures},
-            "worst_sweep_spearman": sweep and sweep[1].value,
-            "largest_cross_talk": cross_talk and cross_talk[1].value,
-            "clean_flag_share": found.clean_flags.flagged_share.value,
-        }
+        summary: dict[str, Any] = {"loss": self.loss}
+        for head, found in self.heads.items():
+            sweep, cross_talk = self.worst_sweep(head), self.largest_cross_talk(head)
+            summary[head] = {
+                **{name: estimate.value for name, estimate in found.all.measures},
+                "worst_sweep_spearman": sweep and sweep[1].value,
+                "largest_cross_talk": cross_talk and cross_talk[1].value,
+                "clean_flag_share": found.clean_flags.flagged_share.value,
+            }
+        return summary
 
 
 class AgainstChampion(_Facts):
@@ -315,18 +314,6 @@ class Evidence(_Stored):
     candidate: Evaluated
     champion: Champion | None
     silent_models: tuple[str, ...]
-
-    def summary(self) -> dict[str, Any]:
-        """For the record of a decision: MSE and R2 of each head of both, and their difference."""
-        ours = {head: found.all.measures for head, found in self.candidate.heads.items()}
-        theirs = self.champion.heads if self.champion else {}
-        return {
-            "candidate": {
-                head: {"mse": found.mse.value, "r2": found.r2.value} for head, found in ours.items()
-            },
-            "champion": {head: {"mse": one.mse, "r2": one.r2} for head, one in theirs.items()} or None,
-            "paired": {head: one.difference.model_dump() for head, one in theirs.items()} or None,
-        }
 
 
 def decisive(

@@ -75,13 +75,7 @@ def evaluate_candidate(
     if excluded:
         log.warning("Test groups that the model or its start weights have seen: %s.", ", ".join(excluded))
     evaluation = evaluate(
-        section,
-        loaded.model,
-        samples,
-        loss_weights=loss_weights.as_dict(),
-        thresholds=loaded.thresholds,
-        model_sha256=loaded.folder_sha256,
-        excluded_groups=excluded,
+        section, loaded, samples, loss_weights=loss_weights.as_dict(), excluded_groups=excluded
     )
     storage.sweep(output)
     write_evaluation(evaluation, output)
@@ -148,7 +142,6 @@ def gather_evidence(
     candidate: LoadedModel,
     champion: LoadedModel | None,
     *,
-    model_sha256: str,
     loss_weights: PerHead,
     evaluation: Path,
 ) -> Evidence:
@@ -159,7 +152,6 @@ def gather_evidence(
         samples: Holds the test split.
         candidate: Of this image size, and so is the champion.
         champion: None if there is none.
-        model_sha256: Of the candidate's folder.
         loss_weights: Weight of each head in the loss.
         evaluation: Folder of the evaluation's report, which is reused if it is about the same.
 
@@ -168,24 +160,18 @@ def gather_evidence(
     """
     sides = {"candidate": candidate, **({"champion": champion} if champion else {})}
     excluded = seen_test_groups([side.facts for side in sides.values()], samples)
-    measured = known_evaluation(section, evaluation, samples.data_sha256, model_sha256, excluded)
+    measured = known_evaluation(section, evaluation, samples.data_sha256, candidate.folder_sha256, excluded)
     ours = None
     if measured is None:
         evaluated = evaluate(
-            section,
-            candidate.model,
-            samples,
-            loss_weights=loss_weights.as_dict(),
-            thresholds=candidate.thresholds,
-            model_sha256=model_sha256,
-            excluded_groups=excluded,
+            section, candidate, samples, loss_weights=loss_weights.as_dict(), excluded_groups=excluded
         )
         measured, ours = evaluated.measured, evaluated.predictions
     compared = None
     if champion is not None:
         if ours is None:
-            ours = score_split(section, candidate.model, samples, excluded_groups=excluded)
-        theirs = score_split(section, champion.model, samples, excluded_groups=excluded)
+            ours = score_split(section, candidate, samples, excluded_groups=excluded)
+        theirs = score_split(section, champion, samples, excluded_groups=excluded)
         compared = Champion(
             split="test", data_sha256=samples.data_sha256, heads=compare_scores(section, ours, theirs)
         )
@@ -201,7 +187,7 @@ def known_evaluation(
     section: EvaluateParams,
     folder: Path,
     data_sha256: str,
-    model_sha256: str,
+    model_sha256: str | None,
     excluded_groups: Sequence[str] = (),
 ) -> Evaluated | None:
     """An earlier evaluation of the same model on the same test groups, measured alike; or None."""
@@ -213,13 +199,9 @@ def known_evaluation(
     except StorageError as error:
         log.warning("The gate measures again: %s", error.problem)
         return None
-    is_same = (
-        (earlier.split, earlier.data_sha256, earlier.model_sha256) == ("test", data_sha256, model_sha256)
-        and earlier.measuring == measuring(section)
-        and earlier.excluded_groups == tuple(excluded_groups)
-    )
-    has_baselines = all(found.baselines for found in earlier.heads.values())
-    return earlier if is_same and has_baselines else None
+    asked = ("test", data_sha256, model_sha256, measuring(section), tuple(excluded_groups))
+    found = (earlier.split, earlier.data_sha256, earlier.model_sha256, earlier.measuring)
+    return earlier if (*found, earlier.excluded_groups) == asked else None
 
 
 def compare_scores(

@@ -1,6 +1,7 @@
 """A small training dataset on disk, made by hand, so that what is true of it is known."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from quality_model.core import storage
+from quality_model.core.model_facts import ModelFacts
 from quality_model.data.dataset import TrainingSet
-from quality_model.records import HEADS
+from quality_model.data.split import group_digest
+from quality_model.networks.checkpoints import LoadedModel
+from quality_model.records import HEADS, Head
 
 SIZE_PX = 32
 KINDS = {
@@ -81,16 +85,11 @@ def two_groups(tmp_path: Path, photo: np.ndarray) -> TrainingSet:
     return write_training_set(tmp_path / "two", photo, num_groups=2)
 
 
-@pytest.fixture(scope="session")
-def reads_labels() -> nn.Module:
-    """A model whose scores are the labels."""
-    return ReadsLabels()
-
-
-@pytest.fixture(scope="session")
-def reads_labels_too_high() -> nn.Module:
-    """A model whose scores are the labels plus 0.25, at most 1."""
-    return ReadsLabels(offset=0.25)
+def answering(offset: float, thresholds: dict[Head, float] | None = None, seen: Any = ()) -> LoadedModel:
+    """A model whose scores are the labels plus an offset, at most 1, that has seen some groups."""
+    model: Any = ReadsLabels(offset)
+    facts = ModelFacts(thresholds=thresholds, seen_groups=[group_digest("", name) for name in seen])
+    return LoadedModel(model, SIZE_PX, "f" * 64, facts, "c" * 64)
 
 
 @pytest.fixture
