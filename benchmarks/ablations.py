@@ -150,7 +150,7 @@ def _measure(name: str, params: Params, arguments: argparse.Namespace) -> dict[s
             params.evaluate.model_copy(update={"baseline_samples": 1}),  # nobody asks for baselines
             LoadedModel(trained.model, samples.image_size_px, sha256=""),
             on,
-            loss_weights=INVERSE_VARIANCE,
+            loss_weights=PerHead(**INVERSE_VARIANCE),
         ).measured.summary()
         measured[which] = {
             head: {

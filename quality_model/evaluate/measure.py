@@ -56,7 +56,7 @@ from quality_model.evaluate.predictions import predict_scores, predictions_table
 from quality_model.evaluate.sweeps import SWEEPS, SeveritySweep
 from quality_model.networks.checkpoints import LoadedModel
 from quality_model.networks.device import choose_device
-from quality_model.params import EvaluateParams
+from quality_model.params import EvaluateParams, PerHead
 from quality_model.records import HEADS, Head
 
 _log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def evaluate(
     loaded: LoadedModel,
     training_set: TrainingSet,
     *,
-    loss_weights: Mapping[Head, float],
+    loss_weights: PerHead,
     excluded_groups: Collection[str] = (),
 ) -> Evaluation:
     """Score the test split, measure the scores, and gather the evidence on the split's clean images.
@@ -151,6 +151,7 @@ def evaluate(
                 if other != head
             },
         )
+    weights = loss_weights.as_dict()
     errors = np.array([heads[head].all.measures.mse.value for head in HEADS], dtype=np.float64)
     _log.info("Evaluated %d samples of the split test.", len(predictions))
     counted = {*predictions["group"]}
@@ -164,7 +165,7 @@ def evaluate(
         num_groups=len(counted),
         num_counted_groups=len(counted - {*excluded_groups}),
         excluded_groups=tuple(sorted(excluded_groups)),
-        loss=float(np.mean(errors * [loss_weights[head] for head in HEADS])),
+        loss=float(np.mean(errors * [weights[head] for head in HEADS])),
         heads=heads,
         sweeps={sweep.name: found for sweep, found in sweeps.items()},
     )

@@ -74,9 +74,7 @@ def evaluate_candidate(
     excluded = seen_test_groups([loaded.facts], samples)
     if excluded:
         log.warning("Test groups that the model or its start weights have seen: %s.", ", ".join(excluded))
-    evaluation = evaluate(
-        section, loaded, samples, loss_weights=loss_weights.as_dict(), excluded_groups=excluded
-    )
+    evaluation = evaluate(section, loaded, samples, loss_weights=loss_weights, excluded_groups=excluded)
     storage.sweep(output)
     write_evaluation(evaluation, output)
     figures = plots.evaluation_figures(evaluation, samples.images)
@@ -95,30 +93,28 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
         evaluation.predictions.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
 
 
-_COLUMNS: Final = (
-    ("MSE", "mse", 4),
-    ("constant", "constant_mse", 4),
-    ("MAE", "mae", 4),
-    ("Spearman", "spearman", 3),
-    ("worst sweep", "worst_sweep_spearman", 3),
-    ("cross-talk", "largest_cross_talk", 3),
-    ("clean flags", "clean_flag_share", 3),
-    ("R2", "r2", 3),
-)
-"""Title, name in the summary and digits."""
+_COLUMNS: Final = {
+    "MSE": ("mse", 4),
+    "constant": ("constant_mse", 4),
+    "MAE": ("mae", 4),
+    "Spearman": ("spearman", 3),
+    "worst sweep": ("worst_sweep_spearman", 3),
+    "cross-talk": ("largest_cross_talk", 3),
+    "clean flags": ("clean_flag_share", 3),
+    "R2": ("r2", 3),
+}
+"""Name in the summary and digits, by title."""
 
 
 def summary_table(measured: Evaluated) -> str:
     """The measures of each head, with the interval of R2 and the evidence, as aligned text."""
-    summary = measured.summary()
-    titles = ["head", *(title for title, _, _ in _COLUMNS), "interval of R2"]
+    titles = ["head", *_COLUMNS, "interval of R2"]
     rows = []
-    for head in HEADS:
-        r2 = measured.heads[head].all.measures.r2
-        interval = "-" if r2.low is None else f"[{r2.low:.3f}, {r2.high:.3f}]"
-        numbers = [(summary[head][name], digits) for _, name, digits in _COLUMNS]
+    for head, found in measured.heads.items():
+        summary, r2 = measured.summary()[head], found.all.measures.r2
+        numbers = [(summary[name], digits) for name, digits in _COLUMNS.values()]
         cells = ["-" if value is None else f"{value:.{digits}f}" for value, digits in numbers]
-        rows.append([head, *cells, interval])
+        rows.append([head, *cells, "-" if r2.low is None else f"[{r2.low:.3f}, {r2.high:.3f}]"])
     return text_table(titles, rows, right=titles[1:])
 
 
@@ -163,9 +159,7 @@ def gather_evidence(
     measured = known_evaluation(section, evaluation, samples.data_sha256, candidate.folder_sha256, excluded)
     ours = None
     if measured is None:
-        evaluated = evaluate(
-            section, candidate, samples, loss_weights=loss_weights.as_dict(), excluded_groups=excluded
-        )
+        evaluated = evaluate(section, candidate, samples, loss_weights=loss_weights, excluded_groups=excluded)
         measured, ours = evaluated.measured, evaluated.predictions
     compared = None
     if champion is not None:

@@ -22,11 +22,11 @@ from quality_model.evaluate.measure import (
 )
 from quality_model.evaluate.step import summary_table, write_evaluation
 from quality_model.evaluate.sweeps import SWEEPS
-from quality_model.params import EvaluateParams
+from quality_model.params import EvaluateParams, PerHead
 from quality_model.records import HEADS, Head
 from tests.evaluate.conftest import answering
 
-WEIGHTS: dict[Head, float] = {"color_cast": 1.0, "blurriness": 1.0, "watermark": 1.5, "noise": 1.0}
+WEIGHTS = PerHead(color_cast=1.0, blurriness=1.0, watermark=1.5, noise=1.0)
 THRESHOLDS: dict[Head, float] = {"color_cast": 0.2, "blurriness": 0.3, "watermark": 0.2, "noise": 0.3}
 KINDS = {
     "color_cast": {"red", "cool"},
@@ -85,7 +85,7 @@ def test_the_facts_say_what_was_evaluated_and_the_loss_is_the_mean_of_weight_tim
     assert found.measuring.items() >= {"bootstrap_samples": 100, "seed": 1, "sweep_images": 2}.items()
     assert not {"batch_size", "device"} & set(found.measuring)
     errors = {head: one.all.measures.mse.value or 0.0 for head, one in found.heads.items()}
-    assert found.loss == pytest.approx(sum(WEIGHTS[head] * errors[head] for head in HEADS) / 4)
+    assert found.loss == pytest.approx(sum(WEIGHTS.as_dict()[head] * errors[head] for head in HEADS) / 4)
     labels = too_high.predictions["noise_label"]
     assert errors["noise"] == pytest.approx(np.mean(np.minimum(0.25, 1 - labels) ** 2), abs=1e-6)
 

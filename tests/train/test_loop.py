@@ -1,6 +1,7 @@
 """A training run, from its first step to the model that it returns."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,11 +85,19 @@ def test_the_best_epoch_has_the_least_validation_loss_and_the_first_of_equals_wi
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_other_weights(
-    undisturbed: FinishedRun, training_set: TrainingSet, section: TrainParams, tmp_path: Path
+    undisturbed: FinishedRun,
+    training_set: TrainingSet,
+    section: TrainParams,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     torch.manual_seed(5)  # the caller's random stream does not matter, and is not changed
     before = torch.get_rng_state()
-    again = train(section, training_set, tmp_path / "again")
+    with caplog.at_level(logging.INFO, logger="quality_model.train"):
+        again = train(section, training_set, tmp_path / "again")
+    assert [line for line in caplog.messages if line.startswith("Epoch")] == [
+        report.line() for report in again.history
+    ]
     assert torch.equal(torch.get_rng_state(), before)
     assert_same_bits(undisturbed.trained, again)
     facts = again.facts()
