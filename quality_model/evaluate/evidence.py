@@ -114,9 +114,10 @@ _NO_LIMIT: Final = float("inf")
 
 Error = Annotated[Estimate, _within(0.0, _NO_LIMIT)]
 Explained = Annotated[Estimate, _within(-_NO_LIMIT, 1.0)]
-Correlation = Annotated[Estimate, _within(-1.0, 1.0)]
+Signed = Annotated[Estimate, _within(-1.0, 1.0)]
+"""A correlation, or a difference of severities or of their squared errors."""
+
 Portion = Annotated[Estimate, _within(0.0, 1.0)]
-Difference = Annotated[Estimate, _within(-1.0, 1.0)]
 
 
 class Measures(_Facts):
@@ -131,8 +132,8 @@ class Measures(_Facts):
     rmse: Error
     mae: Error
     r2: Explained
-    pearson: Correlation
-    spearman: Correlation
+    pearson: Signed
+    spearman: Signed
     constant_mse: Error
 
 
@@ -186,7 +187,7 @@ class Sweep(_Facts):
     mean_scores: tuple[float, ...]
     low_scores: tuple[float, ...]
     high_scores: tuple[float, ...]
-    spearman: Correlation
+    spearman: Signed
     monotone_share: float | None
     num_images: Count
 
@@ -216,7 +217,7 @@ class HeadEvidence(_Facts):
     r2_beside_baselines: float | None
     baselines: dict[str, Baseline]
     clean_flags: CleanFlags
-    rise: Difference
+    rise: Signed
     cross_talk: dict[Head, Portion]
 
 
@@ -291,7 +292,7 @@ class AgainstChampion(_Facts):
 
     mse: float | None
     r2: float | None
-    difference: Difference
+    difference: Signed
 
 
 class Champion(_Facts):

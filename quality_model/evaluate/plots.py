@@ -23,19 +23,8 @@ if TYPE_CHECKING:
 
     from quality_model.evaluate.measure import Evaluation
 
-TITLES: Final = {
-    "color_cast": "Colour cast",
-    "blurriness": "Blurriness",
-    "watermark": "Watermark",
-    "noise": "Noise",
-}
-
-_COLOURS: Final = {
-    "color_cast": "#c0562f",
-    "blurriness": "#2c6fb0",
-    "watermark": "#7d4fb0",
-    "noise": "#2f8159",
-}
+_TITLES: Final = dict(zip(HEADS, ("Colour cast", "Blurriness", "Watermark", "Noise"), strict=True))
+_COLOURS: Final = dict(zip(HEADS, ("#c0562f", "#2c6fb0", "#7d4fb0", "#2f8159"), strict=True))
 _ALL_HEADS: Final = "#3d3d3d"
 _FEW_EPOCHS: Final = 20
 """Up to so many epochs, each is marked."""
@@ -92,8 +81,8 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         loss.axvline(best, color="#999999", linewidth=1.0, linestyle=":", label=f"best: epoch {best}")
     for head in HEADS:
         curve(mse, f"train_mse.{head}", _COLOURS[head], None)
-        curve(mse, f"validation_mse.{head}", _COLOURS[head], TITLES[head])
-        curve(r2, f"validation_r2.{head}", _COLOURS[head], TITLES[head])
+        curve(mse, f"validation_mse.{head}", _COLOURS[head], _TITLES[head])
+        curve(r2, f"validation_r2.{head}", _COLOURS[head], _TITLES[head])
     lowest = np.nanmin(table[[f"validation_r2.{head}" for head in HEADS]].to_numpy(), initial=0.0)
     r2.axhline(0.0, color="#555555", linewidth=1.0)
     r2.set_ylim(bottom=max(_LOWEST_R2, lowest - 0.05), top=1.0)
@@ -138,7 +127,7 @@ def predicted_against_true(predictions: pd.DataFrame) -> Figure:
         )  # fmt: skip
         measured = metrics.measure(labels, scores)
         r2, mse = _text(measured["r2"], 2), _text(measured["mse"], 4)
-        axes.set_title(f"{TITLES[head]}: R² {r2}, MSE {mse}")
+        axes.set_title(f"{_TITLES[head]}: R² {r2}, MSE {mse}")
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.label_outer()
         tidy(axes)
@@ -163,7 +152,7 @@ def worst_errors(predictions: pd.DataFrame, images: npt.NDArray[np.uint8], head:
     """
     rows, columns = 2, 5
     figure = new_figure(8.75, 4.6)
-    figure.suptitle(f"{TITLES[head]}: largest errors (0 absent, 1 severe), with the kind")
+    figure.suptitle(f"{_TITLES[head]}: largest errors (0 absent, 1 severe), with the kind")
     panels = image_grid(figure, rows, columns)
     labels, scores = _pair(predictions, head)
     order = np.argsort(-np.abs(scores - labels), kind="stable")[: rows * columns]
@@ -201,7 +190,7 @@ def sweeps_figure(measured: Evaluated) -> Figure:
             spearman, rising = _text(sweep.spearman.value, 2), _text(sweep.monotone_share, 2)
             axes.set_title(f"{name.replace('_', ' ')}\nSpearman {spearman}, rising on {rising}", fontsize=10)
             tidy(axes)
-        row[0].set_ylabel(f"{TITLES[head]} score", color=_COLOURS[head], fontweight="bold")
+        row[0].set_ylabel(f"{_TITLES[head]} score", color=_COLOURS[head], fontweight="bold")
     return figure
 
 
@@ -215,7 +204,7 @@ def cross_talk_figure(measured: Evaluated) -> Figure:
     figure = new_figure(6.6, 5.4)
     axes = figure.subplots()
     shown = axes.imshow(values, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
-    names = [TITLES[head] for head in HEADS]
+    names = [_TITLES[head] for head in HEADS]
     axes.set_xticks(range(len(HEADS)), names)
     axes.set_yticks(range(len(HEADS)), names)
     axes.set_xlabel("whose score moves")

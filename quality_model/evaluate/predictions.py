@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,6 @@ from quality_model.data.dataset import TrainingSet
 from quality_model.errors import CheckpointError
 from quality_model.networks.model import to_model_input
 from quality_model.records import HEADS, OVERALL_WEIGHTS, Head
-
-STATISTICS: Final = ("mean_brightness", "brightness_std")
-"""Columns of the manifest that slices are cut by, each in [0, 1]."""
 
 
 @contextmanager
@@ -109,7 +106,9 @@ def predictions_table(
         columns[f"{head}_score"] = scores[:, position].astype(np.float64)
     columns["overall_label"] = 1.0 - labels @ weights
     columns["overall_score"] = 1.0 - scores.astype(np.float64) @ weights
-    columns |= {name: manifest[name].to_numpy(np.float64) for name in STATISTICS if name in manifest}
+    for name in ("mean_brightness", "brightness_std"):
+        if name in manifest:
+            columns[name] = manifest[name].to_numpy(np.float64)
     return pd.DataFrame(columns)
 
 

@@ -38,9 +38,7 @@ from quality_model.records import HEADS, Head
 
 log = logging.getLogger(__name__)
 
-METRICS_NAME: Final = "metrics.json"
 DETAILS_NAME: Final = "evaluation.json"
-PREDICTIONS_NAME: Final = "predictions.csv"
 
 
 def evaluate_candidate(
@@ -87,9 +85,9 @@ def evaluate_candidate(
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write metrics.json, evaluation.json and predictions.csv, see `evaluate_candidate`."""
-    storage.write_json(folder / METRICS_NAME, evaluation.measured.summary())
+    storage.write_json(folder / "metrics.json", evaluation.measured.summary())
     evaluation.measured.write(folder / DETAILS_NAME)
-    with storage.staged(folder / PREDICTIONS_NAME) as path:
+    with storage.staged(folder / "predictions.csv") as path:
         evaluation.predictions.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
 
 
