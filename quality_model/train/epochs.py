@@ -253,38 +253,39 @@ class Run:
         errors: list[Tensor] = []  # of each step, (4,)
         seen: list[npt.NDArray[np.float32]] = []
         checked = 0
-        with tqdm(
-            total=sum(self._batch_sizes),
+        steps = tqdm(
+            islice(self._batches, num_steps),
+            total=num_steps,
             desc=f"epoch {epoch}/{section.epochs}",
             unit="img",
+            unit_scale=section.batch_size,
             leave=False,
             disable=None,  # a bar on a terminal only
-        ) as progress:
-            for step, batch in enumerate(islice(self._batches, num_steps), start=1):
-                for group in self._optimizer.param_groups:
-                    group["lr"] = rate * _warmth(section, epoch - 1 + step / num_steps)
-                x, labels = self._to_device(batch)
-                with autocast(self._device, self._plan.precision):
-                    scores = self._forward(x)["all_scores"]
-                loss, per_head = weighted_mse(scores, labels, self._loss_weights)
-                self._optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(loss)
-                torch.nn.utils.clip_grad_norm_(self._model.parameters(), section.gradient_clip_norm)
-                self._optimizer.step()
-                if self._average is not None:
-                    self._average.update_parameters(self._model)
-                errors.append(per_head.detach())
-                seen.append(batch[1])
-                if self._device.type == "cpu" or step % _CHECK_STEPS == 0 or step == num_steps:
-                    bad = (~torch.stack(errors[checked:]).isfinite().all(dim=1)).nonzero()
-                    if len(bad):
-                        raise TrainingError(
-                            f"The loss is not a finite number at epoch {epoch}, "
-                            f"step {checked + 1 + int(bad[0, 0])}.",
-                            _REMEDY_NOT_FINITE,
-                        )
-                    checked = step
-                progress.update(len(x))
+        )
+        for step, batch in enumerate(steps, start=1):
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate * _warmth(section, epoch - 1 + step / num_steps)
+            x, labels = self._to_device(batch)
+            with autocast(self._device, self._plan.precision):
+                scores = self._forward(x)["all_scores"]
+            loss, per_head = weighted_mse(scores, labels, self._loss_weights)
+            self._optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), section.gradient_clip_norm)
+            self._optimizer.step()
+            if self._average is not None:
+                self._average.update_parameters(self._model)
+            errors.append(per_head.detach())
+            seen.append(batch[1])
+            if self._device.type == "cpu" or step % _CHECK_STEPS == 0 or step == num_steps:
+                bad = (~torch.stack(errors[checked:]).isfinite().all(dim=1)).nonzero()
+                if len(bad):
+                    raise TrainingError(
+                        f"The loss is not a finite number at epoch {epoch}, "
+                        f"step {checked + 1 + int(bad[0, 0])}.",
+                        _REMEDY_NOT_FINITE,
+                    )
+                checked = step
         wait_for(self._device)
         per_step = torch.stack(errors).cpu().numpy().astype(np.float64)
         return _by_head(np.average(per_step, axis=0, weights=self._batch_sizes), np.concatenate(seen))

@@ -4,17 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
-from quality_model.core import storage
 from quality_model.core.model_facts import ModelFacts
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.split import group_digest
 from quality_model.networks.checkpoints import LoadedModel
 from quality_model.records import HEADS, Head
+from tests.train.conftest import write_dataset
 
 SIZE_PX = 32
 KINDS = {
@@ -65,13 +64,8 @@ def write_training_set(folder: Path, photo: np.ndarray, *, num_groups: int = 20)
             images.append(pixels)
             labels.append(severity)
             rows.append(row)
-    folder.mkdir(parents=True)
-    np.save(folder / "images.npy", np.stack(images))
-    np.save(folder / "labels.npy", np.stack(labels).astype(np.float32))
-    pd.DataFrame(rows).to_parquet(folder / "manifest.parquet")
-    names = ["images.npy", "labels.npy", "manifest.parquet"]
-    storage.seal(folder, names, rows=len(rows), image_size_px=SIZE_PX)
-    return TrainingSet.open(folder)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return write_dataset(folder, np.stack(images), np.stack(labels).astype(np.float32), columns)
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import skimage
 from PIL import Image
 
-from quality_model.core import storage
 from quality_model.data.dataset import TrainingSet
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.errors import UsageError
@@ -24,6 +22,7 @@ from quality_model.evaluate.baselines import (
     predict_baselines,
 )
 from quality_model.records import HEADS, Head, Split
+from tests.train.conftest import write_dataset
 
 SIZE_PX = 64
 VARIANTS = 12
@@ -38,13 +37,7 @@ def predicted(samples: TrainingSet, max_samples: int = 60) -> dict[Head, dict[st
 
 
 def write_set(folder: Path, images: np.ndarray, labels: np.ndarray, splits: list[str]) -> TrainingSet:
-    folder.mkdir(parents=True)
-    np.save(folder / "images.npy", images)
-    np.save(folder / "labels.npy", labels.astype(np.float32))
-    pd.DataFrame({"split": splits}).to_parquet(folder / "manifest.parquet")
-    names = ["images.npy", "labels.npy", "manifest.parquet"]
-    storage.seal(folder, names, rows=len(images), image_size_px=SIZE_PX)
-    return TrainingSet.open(folder)
+    return write_dataset(folder, images, labels.astype(np.float32), {"split": splits})
 
 
 @pytest.fixture(scope="module")
