@@ -2,6 +2,5 @@
 
 from quality_model.train.epochs import EpochReport
 from quality_model.train.loop import TrainedModel, train
-from quality_model.train.state import clear_checkpoints
 
-__all__ = ["EpochReport", "TrainedModel", "clear_checkpoints", "train"]
+__all__ = ["EpochReport", "TrainedModel", "train"]

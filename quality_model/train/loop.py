@@ -81,7 +81,7 @@ def train(
     """Train on the ``train`` split, stop by the ``validation`` split, return the best epoch's model.
 
     The state after each epoch is kept in ``checkpoints``. The same call resumes from there, and
-    returns at once if the run was done. The caller removes it with `clear_checkpoints`, and sees to it
+    returns at once if the run was done. The caller removes it (`RunState.clear`), and sees to it
     that one process at a time uses the folder.
 
     Args:

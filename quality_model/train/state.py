@@ -71,12 +71,6 @@ def run_identity(
     }
 
 
-def fingerprint(identity: Mapping[str, Any]) -> str:
-    """The hash of a run's identity, 64 hex digits."""
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
 class ExecutionPlan(BaseModel):
     """How forward and backward passes run: device, precision, memory format, compiled or not.
 
@@ -97,13 +91,14 @@ class RunState:
 
     Args:
         folder: The folder of all checkpoints.
-        identity: Which run, see `run_identity`.
+        identity: Which run, see `run_identity`. Its hash is the ``fingerprint``, 64 hex digits.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self._identity = dict(identity)
-        self.fingerprint = fingerprint(identity)
-        self.folder = _run_folder(folder, self.fingerprint)
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
+        self.folder = folder / f"run-{self.fingerprint[:16]}"
 
     def plan(self, section: TrainParams, device: torch.device) -> ExecutionPlan:
         """How the run computes: as stored, if that is whole and for this kind of device.
@@ -164,6 +159,10 @@ class RunState:
         self._explain_fresh_start()
         return None
 
+    def clear(self) -> None:
+        """Remove all of it, once the trained model is safe elsewhere."""
+        _remove_run(self.folder)
+
     def _epochs(self) -> list[Path]:
         """Folders of epochs, newest first."""
         return sorted(self.folder.glob("epoch-*"), reverse=True)
@@ -185,15 +184,6 @@ class RunState:
                 if theirs.get(key) != ours.get(key)
             ]
             log.info("The checkpoints in %s are of another run (%s): not used", other, "; ".join(changed))
-
-
-def clear_checkpoints(folder: Path, fingerprint: str) -> None:
-    """Remove the checkpoints of one run from ``folder``, once its trained model is safe elsewhere."""
-    _remove_run(_run_folder(folder, fingerprint))
-
-
-def _run_folder(folder: Path, fingerprint: str) -> Path:
-    return folder / f"run-{fingerprint[:16]}"
 
 
 def _remove_run(run: Path) -> None:

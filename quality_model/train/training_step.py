@@ -25,7 +25,7 @@ from quality_model.params import RegistryParams, TrainParams
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.train.epochs import EpochReport
 from quality_model.train.loop import TrainedModel, train
-from quality_model.train.state import clear_checkpoints, fingerprint, run_identity
+from quality_model.train.state import RunState, run_identity
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +90,9 @@ def train_candidate(
     """
     samples = TrainingSet.open(training_set)
     start = _find_start(section.start_from, registry, root)
+    state = RunState(checkpoints, run_identity(section, samples, start))
     facts = ModelFacts(
-        training_fingerprint=fingerprint(run_identity(section, samples, start)),
+        training_fingerprint=state.fingerprint,
         settings=_lasting(settings, start),
         data_sha256=samples.data_sha256,
         data_rows=len(samples.labels),
@@ -120,7 +121,7 @@ def train_candidate(
             },
         )
         _write_report(report, trained)
-        clear_checkpoints(checkpoints, trained.fingerprint)
+        state.clear()
     return trained
 
 

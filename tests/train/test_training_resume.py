@@ -15,7 +15,7 @@ import torch
 from quality_model.core import storage
 from quality_model.data.dataset import TrainingSet
 from quality_model.params import TrainParams
-from quality_model.train import EpochReport, TrainedModel, clear_checkpoints, train
+from quality_model.train import EpochReport, TrainedModel, train
 from quality_model.train.state import RunState, run_identity
 from tests.hostile import Canary
 
@@ -168,10 +168,12 @@ def test_checkpoints_of_another_recipe_or_other_code_are_not_used_and_the_log_sa
     assert words in caplog.text
 
 
-def test_the_last_two_checkpoints_are_kept_until_cleared(undisturbed: FinishedRun, tmp_path: Path) -> None:
+def test_the_last_two_checkpoints_are_kept_until_cleared(
+    training_set: TrainingSet, section: TrainParams, undisturbed: FinishedRun, tmp_path: Path
+) -> None:
     checkpoints = undisturbed.copy(tmp_path / "checkpoints")
     assert epochs_kept(checkpoints) == ["epoch-000002", "epoch-000003"]
-    clear_checkpoints(checkpoints, undisturbed.trained.fingerprint)
+    RunState(checkpoints, run_identity(section, training_set, None)).clear()
     assert list(checkpoints.glob("run-*")) == []
 
 
