@@ -27,7 +27,7 @@ the other heads move.
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -121,16 +121,19 @@ def evaluate(
     predictions = score_split(section, loaded, training_set, excluded_groups=excluded_groups)
     rows = training_set.representative("train")
     training = predictions_table(training_set, rows, np.zeros((len(rows), len(HEADS)), np.float32))
-    limits = {"max_samples": section.baseline_samples, "seed": section.seed}
-    compared = baseline_rows(training_set, "test", excluded_groups=excluded_groups, **limits)
-    baselines = predict_baselines(training_set, baseline_rows(training_set, "train", **limits), compared)
+    size, seed = section.baseline_samples, section.seed
+    known = baseline_rows(training_set, "train", max_samples=size, seed=seed)
+    compared = baseline_rows(
+        training_set, "test", max_samples=size, seed=seed, excluded_groups=excluded_groups
+    )
+    baselines = predict_baselines(training_set, known, compared)
     beside = predictions.set_index("row").loc[compared]
     clean = predictions[predictions["is_clean"]]
-    chosen = clean.iloc[stratified_subset(np.arange(len(clean)), section.sweep_images, section.seed)]
+    chosen = clean.iloc[stratified_subset(np.arange(len(clean)), section.sweep_images, seed)]
     scores = score_sweeps(
         lambda pixels: _score(section, loaded, pixels, np.arange(len(pixels))).astype(np.float64),
         training_set.images[chosen["row"].to_numpy()],
-        seed=section.seed,
+        seed=seed,
     )
     groups = chosen["group"].to_numpy()
     sweeps = {sweep: measure_sweep(sweep, found, groups, bootstrap) for sweep, found in scores.items()}
@@ -211,11 +214,11 @@ def _score(
 
 def _measure_slices(
     bootstrap: Bootstrap, predictions: pd.DataFrame, training: pd.DataFrame, head: Head
-) -> dict[str, dict[str, Slice | SmallSlice]]:
-    """A head on each of its slices, by dimension and name."""
+) -> dict[str, dict[str, Any]]:
+    """A head on each of its slices, a `Slice` or `SmallSlice` by dimension and name."""
     kinds = sorted({*predictions[f"{head}_kind"].dropna(), *training[f"{head}_kind"].dropna()})
     seen = slices_of(training, head, kinds)
-    measured: dict[str, dict[str, Slice | SmallSlice]] = {}
+    measured: dict[str, dict[str, Any]] = {}
     for dimension, masks in slices_of(predictions, head, kinds).items():
         is_finer = dimension not in ("whole", "kinds")
         used = replace(bootstrap, samples=0) if is_finer else bootstrap

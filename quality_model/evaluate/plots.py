@@ -62,7 +62,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         f"{name}.{head}" for name in ("train_mse", "validation_mse", "validation_r2") for head in HEADS
     ]
     names = ["epoch", "train_loss", "validation_loss", *per_head]
-    table = pd.json_normalize([*history]).reindex(columns=names).astype(np.float64)
+    table = pd.json_normalize([dict(entry) for entry in history]).reindex(columns=names).astype(np.float64)
     marker = "o" if len(table) <= _FEW_EPOCHS else ""
 
     def curve(axes: Axes, name: str, colour: str, label: str | None) -> None:
@@ -77,7 +77,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     curve(loss, "train_loss", _ALL_HEADS, "training")
     curve(loss, "validation_loss", _ALL_HEADS, "validation")
     if table["validation_loss"].notna().any():
-        best = int(table["epoch"][table["validation_loss"].idxmin()])
+        best = int(table["epoch"].iloc[int(np.nanargmin(table["validation_loss"]))])
         loss.axvline(best, color="#999999", linewidth=1.0, linestyle=":", label=f"best: epoch {best}")
     for head in HEADS:
         curve(mse, f"train_mse.{head}", _COLOURS[head], None)
@@ -113,13 +113,13 @@ def predicted_against_true(predictions: pd.DataFrame) -> Figure:
     colours = LinearSegmentedColormap.from_list("density", colormaps["YlGnBu"](np.linspace(0.25, 1.0, 256)))
     figure = new_figure(10.4, 9.6)
     figure.suptitle(f"Predicted against true severity, {len(predictions)} samples (0 absent, 1 severe)")
-    norm = LogNorm(vmin=0.8, vmax=2.0)
+    norm, most = LogNorm(vmin=0.8), 2.0
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
     for axes, head in zip(grid.flat, HEADS, strict=True):
         labels, scores = _pair(predictions, head)
         edges = np.linspace(0.0, 1.0, _SCORE_BINS + 1)
         cells, *_ = axes.hist2d(labels, scores, bins=edges, cmap=colours, norm=norm, cmin=1)
-        norm.vmax = max(norm.vmax, float(np.nanmax(cells, initial=0.0)))
+        most = max(most, float(np.nanmax(cells, initial=0.0)))
         axes.plot([0, 1], [0, 1], color="#222222", linewidth=1.0, linestyle="--", label="perfect")
         axes.plot(
             *_mean_score_by_label(labels, scores), "o-", color="#d1495b", markersize=4, linewidth=1.4,
@@ -131,6 +131,7 @@ def predicted_against_true(predictions: pd.DataFrame) -> Figure:
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.label_outer()
         tidy(axes)
+    norm.vmax = most
     for axes in grid[-1]:
         axes.set_xlabel("label (true severity)")
     for axes in grid[:, 0]:
