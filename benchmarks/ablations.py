@@ -25,7 +25,6 @@ import numpy as np
 from benchmarks.defects import Defective, vary_enlarging
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
-from quality_model.core.torch_engine import choose_device
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.generate import generate
 from quality_model.data.images_table import TABLE_NAME, ImagesTable, ImagesWriter
@@ -33,6 +32,7 @@ from quality_model.degrade import PROFILES
 from quality_model.degrade.profile import Profile
 from quality_model.degrade.randomness import Stream
 from quality_model.evaluate.measure import evaluate
+from quality_model.networks.checkpoints import LoadedModel
 from quality_model.params import Params, PerHead, TrainParams
 from quality_model.params_file import load_params
 from quality_model.records import HEADS
@@ -147,11 +147,10 @@ def _measure(name: str, params: Params, arguments: argparse.Namespace) -> dict[s
     measured = {}
     for which, on in {"test": reference, **({"own_test": samples} if ablation.leaks else {})}.items():
         summary = evaluate(
-            params.evaluate,
-            trained.model.to(choose_device("auto")),
+            params.evaluate.model_copy(update={"baseline_samples": 1}),  # nobody asks for baselines
+            LoadedModel(trained.model, samples.image_size_px, sha256=""),
             on,
-            loss_weights=INVERSE_VARIANCE,
-            with_baselines=False,
+            loss_weights=PerHead(**INVERSE_VARIANCE),
         ).measured.summary()
         measured[which] = {
             head: {

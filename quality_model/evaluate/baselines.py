@@ -9,24 +9,20 @@ Measuring takes some milliseconds per image. So a split that is larger than ``ma
 that many samples of it (`baseline_rows`), one from each of as many equal stretches.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from quality_model.core.decoding import Pixels
+from quality_model.data.dataset import TrainingSet
 from quality_model.data.split import stratified_subset
 from quality_model.degrade.severity import to_lab
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
 from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head, Split
-
-if TYPE_CHECKING:
-    from quality_model.data.dataset import TrainingSet
 
 Floats = npt.NDArray[np.float64]
 
@@ -160,41 +156,25 @@ CLASSICAL: Final[Mapping[Head, Mapping[str, Callable[[Pixels], float]]]] = {
 
 
 def predict_baselines(
-    training_set: TrainingSet,
-    *,
-    split: Split = "test",
-    max_samples: int,
-    seed: int,
-    excluded_groups: Collection[str] = (),
+    training_set: TrainingSet, known: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]
 ) -> dict[Head, dict[str, Floats]]:
-    """Calibrate each baseline on training samples and apply it to those of a split (`baseline_rows`).
+    """Calibrate each baseline on some samples and apply it to others.
 
     Args:
-        training_set: Holds pixels, labels and splits.
-        split: Where they are applied; they are calibrated on ``train`` always.
-        max_samples: Most samples of either that are used.
-        seed: Of the choice of samples.
-        excluded_groups: Groups of the split that are left out, see `measure.evaluate`.
+        training_set: Holds pixels and labels.
+        known: (k,) rows that they are calibrated on, those of the train split (`baseline_rows`).
+        asked: (n,) rows that they are applied to.
 
     Returns:
-        By head and baseline the scores of the split's rows, (n,) in [0, 1].
-
-    Raises:
-        UsageError: A split has no samples.
+        By head and baseline the scores of the asked rows, (n,) in [0, 1].
     """
-    seen = baseline_rows(training_set, "train", max_samples=max_samples, seed=seed)
-    asked = baseline_rows(
-        training_set, split, max_samples=max_samples, seed=seed, excluded_groups=excluded_groups
-    )
     scores: dict[Head, dict[str, Floats]] = {}
     for position, head in enumerate(HEADS):
-        labels = np.asarray(training_set.labels[seen, position], dtype=np.float64)
+        labels = np.asarray(training_set.labels[known, position], dtype=np.float64)
         scores[head] = {}
         for name, calc in CLASSICAL[head].items():
-            known, measured = (
-                np.array([calc(np.array(training_set.images[row])) for row in rows]) for rows in (seen, asked)
-            )
-            scores[head][name] = calibrate(known, labels, measured)
+            measured = np.array([calc(np.array(training_set.images[row])) for row in (*known, *asked)])
+            scores[head][name] = calibrate(measured[: len(known)], labels, measured[len(known) :])
     return scores
 
 

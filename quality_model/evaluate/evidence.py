@@ -114,9 +114,10 @@ _NO_LIMIT: Final = float("inf")
 
 Error = Annotated[Estimate, _within(0.0, _NO_LIMIT)]
 Explained = Annotated[Estimate, _within(-_NO_LIMIT, 1.0)]
-Correlation = Annotated[Estimate, _within(-1.0, 1.0)]
+Signed = Annotated[Estimate, _within(-1.0, 1.0)]
+"""A correlation, or a difference of severities or of their squared errors."""
+
 Portion = Annotated[Estimate, _within(0.0, 1.0)]
-Difference = Annotated[Estimate, _within(-1.0, 1.0)]
 
 
 class Measures(_Facts):
@@ -131,8 +132,8 @@ class Measures(_Facts):
     rmse: Error
     mae: Error
     r2: Explained
-    pearson: Correlation
-    spearman: Correlation
+    pearson: Signed
+    spearman: Signed
     constant_mse: Error
 
 
@@ -186,7 +187,7 @@ class Sweep(_Facts):
     mean_scores: tuple[float, ...]
     low_scores: tuple[float, ...]
     high_scores: tuple[float, ...]
-    spearman: Correlation
+    spearman: Signed
     monotone_share: float | None
     num_images: Count
 
@@ -216,7 +217,7 @@ class HeadEvidence(_Facts):
     r2_beside_baselines: float | None
     baselines: dict[str, Baseline]
     clean_flags: CleanFlags
-    rise: Difference
+    rise: Signed
     cross_talk: dict[Head, Portion]
 
 
@@ -274,17 +275,16 @@ class Evaluated(_Stored):
         """The few numbers that ``dvc metrics show`` prints: the loss, and for each head its measures,
         ``worst_sweep_spearman``, ``largest_cross_talk`` and ``clean_flag_share``.
         """
-        return {"loss": self.loss, **{head: self._summary(head) for head in HEADS}}
-
-    def _summary(self, head: Head) -> dict[str, float | None]:
-        found = self.heads[head]
-        sweep, cross_talk = self.worst_sweep(head), self.largest_cross_talk(head)
-        return {
-            **{name: estimate.value for name, estimate in found.all.measures},
-            "worst_sweep_spearman": sweep and sweep[1].value,
-            "largest_cross_talk": cross_talk and cross_talk[1].value,
-            "clean_flag_share": found.clean_flags.flagged_share.value,
-        }
+        summary: dict[str, Any] = {"loss": self.loss}
+        for head, found in self.heads.items():
+            sweep, cross_talk = self.worst_sweep(head), self.largest_cross_talk(head)
+            summary[head] = {
+                **{name: estimate.value for name, estimate in found.all.measures},
+                "worst_sweep_spearman": sweep and sweep[1].value,
+                "largest_cross_talk": cross_talk and cross_talk[1].value,
+                "clean_flag_share": found.clean_flags.flagged_share.value,
+            }
+        return summary
 
 
 class AgainstChampion(_Facts):
@@ -292,7 +292,7 @@ class AgainstChampion(_Facts):
 
     mse: float | None
     r2: float | None
-    difference: Difference
+    difference: Signed
 
 
 class Champion(_Facts):
@@ -315,18 +315,6 @@ class Evidence(_Stored):
     candidate: Evaluated
     champion: Champion | None
     silent_models: tuple[str, ...]
-
-    def summary(self) -> dict[str, Any]:
-        """For the record of a decision: MSE and R2 of each head of both, and their difference."""
-        ours = {head: found.all.measures for head, found in self.candidate.heads.items()}
-        theirs = self.champion.heads if self.champion else {}
-        return {
-            "candidate": {
-                head: {"mse": found.mse.value, "r2": found.r2.value} for head, found in ours.items()
-            },
-            "champion": {head: {"mse": one.mse, "r2": one.r2} for head, one in theirs.items()} or None,
-            "paired": {head: one.difference.model_dump() for head, one in theirs.items()} or None,
-        }
 
 
 def decisive(

@@ -1,4 +1,4 @@
-"""The evaluation of a model on one split: per head and slice, with intervals and evidence for the gate.
+"""The evaluation of a model on the test split: per head and slice, with intervals and evidence for the gate.
 
 Slices. Beside all samples of the split, each head is measured on
 - every kind of its degradation: the samples that have this kind and no others, so that the kinds do not
@@ -18,46 +18,52 @@ quantiles of the split, so that a slice means the same for every training datase
 
 The constant predictor of a slice answers the mean of the *training* labels of the same slice, so
 ``constant_mse`` is what someone who knows only the slice would reach.
+
+Severity sweeps (`sweeps`) start from the split's clean images. Along one, only the strength changes. So a
+score that means severity has to rise with it, whatever its scale. The same scores show cross-talk: how far
+the other heads move.
 """
 
-from __future__ import annotations
-
 import logging
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
+from quality_model.core.decoding import Pixels
 from quality_model.core.torch_engine import choose_device
+from quality_model.data.dataset import TrainingSet
 from quality_model.data.split import stratified_subset
 from quality_model.errors import UsageError
-from quality_model.evaluate import metrics, sweeps
+from quality_model.evaluate import metrics
 from quality_model.evaluate.baselines import baseline_rows, predict_baselines
 from quality_model.evaluate.evidence import (
     FORMAT_VERSION,
     Baseline,
     CleanFlags,
+    Estimate,
     Evaluated,
     HeadEvidence,
     Slice,
     SmallSlice,
+    Sweep,
+    decisive,
 )
-from quality_model.evaluate.metrics import Bootstrap
-from quality_model.evaluate.predictions import STATISTICS, predict_scores, predictions_table
-from quality_model.records import HEADS, Head, Split
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import torch
-
-    from quality_model.data.dataset import TrainingSet
-    from quality_model.params import EvaluateParams
+from quality_model.evaluate.metrics import Bootstrap, Floats
+from quality_model.evaluate.predictions import predict_scores, predictions_table
+from quality_model.evaluate.sweeps import SWEEPS, SeveritySweep
+from quality_model.networks.checkpoints import LoadedModel
+from quality_model.params import EvaluateParams, PerHead
+from quality_model.records import HEADS, Head
 
 _log = logging.getLogger(__name__)
 
 Mask = npt.NDArray[np.bool_]
+Score = Callable[[Pixels], Floats]
+"""uint8 (n, S, S, 3) to scores (n, 4) in [0, 1], in the order of `HEADS`."""
 
 MEASURES_VERSION: Final = 3
 """Raised with every change of a sweep, of a baseline or of what a figure means: older evidence is stale."""
@@ -65,10 +71,18 @@ MEASURES_VERSION: Final = 3
 FEWEST_SAMPLES: Final = 5
 """A finer slice with fewer has no measures."""
 
-_SEVERITY: Final = ("0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1")
-_BRIGHTNESS: Final = ("dark", "middle", "bright")
-_DETAIL: Final = ("plain", "middle", "detailed")
+TOLERANCE: Final = 0.005
+"""A score that falls by less counts as level: half of what two decimals show."""
+
+_SEVERITY: Final = {"0-0.25": 0.25, "0.25-0.5": 0.5, "0.5-0.75": 0.75, "0.75-1": 1.0}
+_BRIGHTNESS: Final = {"dark": 0.33, "middle": 0.66, "bright": 1.0}
+_DETAIL: Final = {"plain": 0.15, "middle": 0.25, "detailed": 1.0}
+"""Upper edges of the finer slices; a value on an edge is in the lower one."""
+
 _ALL_SOURCES: Final = "all"
+
+_IMAGES_AT_ONCE: Final = 16
+"""Bounds memory: 16 images of 224 px are 2.4 MB, and as many go through the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,86 +95,82 @@ class Evaluation:
 
 def evaluate(
     section: EvaluateParams,
-    model: torch.nn.Module,
+    loaded: LoadedModel,
     training_set: TrainingSet,
     *,
-    loss_weights: Mapping[str, float],
-    split: Split = "test",
-    thresholds: Mapping[Head, float] | None = None,
-    with_baselines: bool = True,
-    model_sha256: str | None = None,
+    loss_weights: PerHead,
     excluded_groups: Collection[str] = (),
 ) -> Evaluation:
-    """Score a split, measure the scores, and gather the evidence on the split's clean images.
+    """Score the test split, measure the scores, and gather the evidence on the split's clean images.
 
     Args:
         section: Batch size, device, bootstrap, images of the severity sweeps.
-        model: Is moved to the section's device.
+        loaded: The model, which is moved to the section's device, with the thresholds of its flags.
         training_set: Holds the split.
         loss_weights: Weight of each head's MSE in the loss, as in training.
-        split: Which samples.
-        thresholds: Of the model's flags; None if it has none.
-        with_baselines: Whether the baselines are measured beside the model.
-        model_sha256: Hash of the model's folder; None if it has none.
         excluded_groups: Groups of the split that count in no figure (see `data.split`). If they are
             all there is, the figures are of all groups, and ``num_counted_groups`` is 0: they are for
             information and no evidence.
 
     Raises:
-        UsageError: The split, or with baselines the train split, has no samples.
+        UsageError: The test or the train split has no samples.
         CheckpointError: See `predict_scores`.
         DeviceUnavailableError: The section's device is not there.
     """
-    device = choose_device(section.device)
     bootstrap = bootstrap_of(section)
-    predictions = score_split(section, model, training_set, split=split, excluded_groups=excluded_groups)
-    training = _training_labels(training_set)
-    options = {"max_samples": section.baseline_samples, "seed": section.seed}
-    shared = baseline_rows(training_set, split, excluded_groups=excluded_groups, **options)
-    beside = predictions.set_index("row").loc[shared]
-    baselines = (
-        predict_baselines(training_set, split=split, excluded_groups=excluded_groups, **options)
-        if with_baselines
-        else {}
+    predictions = score_split(section, loaded, training_set, excluded_groups=excluded_groups)
+    rows = training_set.representative("train")
+    training = predictions_table(training_set, rows, np.zeros((len(rows), len(HEADS)), np.float32))
+    size, seed = section.baseline_samples, section.seed
+    known = baseline_rows(training_set, "train", max_samples=size, seed=seed)
+    compared = baseline_rows(
+        training_set, "test", max_samples=size, seed=seed, excluded_groups=excluded_groups
     )
+    baselines = predict_baselines(training_set, known, compared)
+    beside = predictions.set_index("row").loc[compared]
     clean = predictions[predictions["is_clean"]]
-    chosen = clean.iloc[stratified_subset(np.arange(len(clean)), section.sweep_images, section.seed)]
-    scored = sweeps.score_sweeps(
-        lambda pixels: predict_scores(
-            model, pixels, np.arange(len(pixels)), batch_size=section.batch_size, device=device
-        ).astype(np.float64),
-        training_set.images,
-        chosen["row"],
-        chosen["group"],
-        seed=section.seed,
+    chosen = clean.iloc[stratified_subset(np.arange(len(clean)), section.sweep_images, seed)]
+    scores = score_sweeps(
+        lambda pixels: _score(section, loaded, pixels, np.arange(len(pixels))).astype(np.float64),
+        training_set.images[chosen["row"].to_numpy()],
+        seed=seed,
     )
-    heads = {
-        head: HeadEvidence(
-            **_measure_slices(bootstrap, predictions, training, head),
+    groups = chosen["group"].to_numpy()
+    sweeps = {sweep: measure_sweep(sweep, found, groups, bootstrap) for sweep, found in scores.items()}
+    heads = {}
+    for head in HEADS:
+        slices = _measure_slices(bootstrap, predictions, training, head)
+        heads[head] = HeadEvidence(
+            **slices.pop("whole"),
+            kinds=slices.pop("kinds"),
+            slices=slices,
             r2_beside_baselines=metrics.measure(beside[f"{head}_label"], beside[f"{head}_score"])["r2"],
-            baselines=_measure_baselines(bootstrap, beside, baselines.get(head, {}), head),
-            clean_flags=measure_flags(bootstrap, clean, (thresholds or {}).get(head), head),
-            rise=sweeps.rise(scored, head, bootstrap),
-            cross_talk=sweeps.cross_talk(scored, head, bootstrap),
+            baselines=_measure_baselines(bootstrap, beside, baselines[head], head),
+            clean_flags=measure_flags(bootstrap, clean, (loaded.thresholds or {}).get(head), head),
+            rise=worst_movement(scores, groups, bootstrap, degraded=head, moved=head),
+            cross_talk={
+                other: worst_movement(scores, groups, bootstrap, degraded=other, moved=head)
+                for other in HEADS
+                if other != head
+            },
         )
-        for head in HEADS
-    }
+    weights = loss_weights.as_dict()
     errors = np.array([heads[head].all.measures.mse.value for head in HEADS], dtype=np.float64)
-    _log.info("Evaluated %d samples of the split %s.", len(predictions), split)
-    groups = {*predictions["group"]}
+    _log.info("Evaluated %d samples of the split test.", len(predictions))
+    counted = {*predictions["group"]}
     measured = Evaluated(
         format_version=FORMAT_VERSION,
-        split=split,
+        split="test",
         data_sha256=training_set.data_sha256,
-        model_sha256=model_sha256,
+        model_sha256=loaded.folder_sha256,
         measuring=measuring(section),
         num_samples=len(predictions),
-        num_groups=len(groups),
-        num_counted_groups=len(groups - {*excluded_groups}),
+        num_groups=len(counted),
+        num_counted_groups=len(counted - {*excluded_groups}),
         excluded_groups=tuple(sorted(excluded_groups)),
-        loss=float(np.mean(errors * [loss_weights[head] for head in HEADS])),
+        loss=float(np.mean(errors * [weights[head] for head in HEADS])),
         heads=heads,
-        sweeps={one.sweep.name: one.measure(bootstrap) for one in scored},
+        sweeps={sweep.name: found for sweep, found in sweeps.items()},
     )
     return Evaluation(measured, predictions)
 
@@ -180,85 +190,93 @@ def bootstrap_of(section: EvaluateParams) -> Bootstrap:
 
 def score_split(
     section: EvaluateParams,
-    model: torch.nn.Module,
+    loaded: LoadedModel,
     training_set: TrainingSet,
     *,
-    split: Split = "test",
     excluded_groups: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Score the samples of a split, see `predictions_table`; the model is moved to the section's device.
-
-    Those of ``excluded_groups`` are left out, as in `evaluate`.
-
-    Raises:
-        UsageError: The split has no samples.
-        CheckpointError: See `predict_scores`.
-        DeviceUnavailableError: The section's device is not there.
-    """
-    indices = training_set.counted(split, excluded_groups)
-    if len(indices) == 0:
+    """Score the samples of the test split, see `predictions_table`; arguments and errors as of `evaluate`."""
+    rows = training_set.counted("test", excluded_groups)
+    if len(rows) == 0:
         raise UsageError(
-            f"The split {split} has no samples.",
-            f"Raise generate.{split}_share, or generate from more groups.",
+            "The split test has no samples.", "Raise generate.test_share, or generate from more groups."
         )
+    return predictions_table(training_set, rows, _score(section, loaded, training_set.images, rows))
+
+
+def _score(
+    section: EvaluateParams, loaded: LoadedModel, images: npt.NDArray[np.uint8], rows: npt.ArrayLike
+) -> npt.NDArray[np.float32]:
     device = choose_device(section.device)
-    scores = predict_scores(
-        model.to(device), training_set.images, indices, batch_size=section.batch_size, device=device
-    )
-    return predictions_table(training_set, indices, scores)
-
-
-def _training_labels(training_set: TrainingSet) -> pd.DataFrame:
-    """``group``, ``is_clean``, each head's ``{head}_kind`` and ``{head}_label``, and the
-    `STATISTICS` where the manifest has them, of the training split.
-    """
-    rows = training_set.representative("train")
-    columns = ["group", *(f"{head}_kind" for head in HEADS)]
-    columns += [name for name in STATISTICS if name in training_set.manifest]
-    table: pd.DataFrame = training_set.manifest.iloc[rows][columns].copy()
-    table["is_clean"] = training_set.is_untouched[rows]
-    for position, head in enumerate(HEADS):
-        table[f"{head}_label"] = np.asarray(training_set.labels[rows, position], dtype=np.float64)
-    return table
+    model = loaded.model.to(device)
+    return predict_scores(model, images, rows, batch_size=section.batch_size, device=device)
 
 
 def _measure_slices(
     bootstrap: Bootstrap, predictions: pd.DataFrame, training: pd.DataFrame, head: Head
-) -> dict[str, Any]:
-    """A head on all samples and on its slices: those fields of `HeadEvidence`."""
+) -> dict[str, dict[str, Any]]:
+    """A head on each of its slices, a `Slice` or `SmallSlice` by dimension and name."""
     kinds = sorted({*predictions[f"{head}_kind"].dropna(), *training[f"{head}_kind"].dropna()})
-    masks, seen = (_masks(table, head, kinds) for table in (predictions, training))
+    seen = slices_of(training, head, kinds)
+    measured: dict[str, dict[str, Any]] = {}
+    for dimension, masks in slices_of(predictions, head, kinds).items():
+        is_finer = dimension not in ("whole", "kinds")
+        used = replace(bootstrap, samples=0) if is_finer else bootstrap
+        measured[dimension] = {}
+        for name, mask in masks.items():
+            known = seen[dimension].get(name, np.zeros(len(training), dtype=bool))
+            if is_finer and mask.sum() < FEWEST_SAMPLES:
+                measured[dimension][name] = SmallSlice(num_samples=int(mask.sum()))
+            else:
+                measured[dimension][name] = _measure(used, predictions[mask], training[known], head)
+    return measured
 
-    def measured(name: str) -> Slice:
-        return _measure(bootstrap, predictions[masks[name]], training[seen[name]], head)
 
-    return {
-        "all": measured("all"),
-        "kinds": {kind: measured(f"kind {kind}") for kind in kinds},
-        "absent": measured("absent"),
-        "clean": measured("clean"),
-        "slices": _measure_finer(predictions, training, head),
-    }
-
-
-def finer_slices(table: pd.DataFrame, head: Head) -> dict[str, dict[str, Mask]]:
-    """The rows of each finer slice of a head, by dimension and name.
+def slices_of(table: pd.DataFrame, head: Head, kinds: Collection[str]) -> dict[str, dict[str, Mask]]:
+    """The rows of each slice of a head, by dimension and name.
 
     Args:
-        table: ``group``, ``{head}_kind``, ``{head}_label`` and, where they are known, ``mean_brightness``
-            and ``brightness_std``, each in [0, 1]. A dimension whose column is missing has no slices.
+        table: ``group``, ``is_clean``, ``{head}_kind``, ``{head}_label`` and, where they are known,
+            ``mean_brightness`` and ``brightness_std``, each in [0, 1]. A dimension whose column is missing
+            has no slices.
         head: Which.
+        kinds: Of its degradation.
     """
-    present = table[f"{head}_kind"].notna().to_numpy(dtype=bool)
-    severity = _bands(table[f"{head}_label"], (0.25, 0.5, 0.75), _SEVERITY)
+    kind = table[f"{head}_kind"]
+    present = kind.notna().to_numpy(dtype=bool)
+    severity = _bands(table.get(f"{head}_label"), _SEVERITY)
     sources = np.array([group.partition("/")[0] if "/" in group else "" for group in table["group"]])
-    by_source = {str(name): np.asarray(sources == name) for name in np.unique(sources)}
     return {
+        "whole": {
+            "all": np.ones(len(table), dtype=bool),
+            "absent": ~present,
+            "clean": table["is_clean"].to_numpy(dtype=bool),
+        },
+        "kinds": {name: (kind == name).to_numpy(dtype=bool) for name in kinds},
         "severity": {name: mask & present for name, mask in severity.items()},
-        "brightness": _bands(table.get("mean_brightness"), (0.33, 0.66), _BRIGHTNESS),
-        "detail": _bands(table.get("brightness_std"), (0.15, 0.25), _DETAIL),
-        "source": {name or _ALL_SOURCES: mask for name, mask in by_source.items()},
+        "brightness": _bands(table.get("mean_brightness"), _BRIGHTNESS),
+        "detail": _bands(table.get("brightness_std"), _DETAIL),
+        "source": {str(name) or _ALL_SOURCES: sources == name for name in np.unique(sources)},
     }
+
+
+def _bands(values: pd.Series | None, edges: Mapping[str, float]) -> dict[str, Mask]:
+    """Which values in [0, 1] are in which band."""
+    if values is None:
+        return {}
+    places = np.searchsorted([*edges.values()][:-1], values.to_numpy(dtype=np.float64), side="left")
+    return {name: places == place for place, name in enumerate(edges)}
+
+
+def _measure(bootstrap: Bootstrap, table: pd.DataFrame, training: pd.DataFrame, head: Head) -> Slice:
+    labels, scores = table[f"{head}_label"], table[f"{head}_score"]
+    constant = float(training[f"{head}_label"].mean()) if len(training) else None
+    return Slice(
+        num_samples=len(table),
+        mean_label=float(labels.mean()) if len(table) else None,
+        mean_score=float(scores.mean()) if len(table) else None,
+        measures=bootstrap.measures(labels, scores, table["group"], constant=constant),
+    )
 
 
 def measure_flags(
@@ -276,7 +294,7 @@ def measure_flags(
 
 
 def _measure_baselines(
-    bootstrap: Bootstrap, beside: pd.DataFrame, scores: Mapping[str, metrics.Floats], head: Head
+    bootstrap: Bootstrap, beside: pd.DataFrame, scores: Mapping[str, Floats], head: Head
 ) -> dict[str, Baseline]:
     labels, ours = beside[f"{head}_label"], beside[f"{head}_score"]
     found = {}
@@ -287,49 +305,89 @@ def _measure_baselines(
     return found
 
 
-def _masks(table: pd.DataFrame, head: Head, kinds: Collection[str]) -> dict[str, Mask]:
-    """Which rows of ``table`` belong to each slice of a head."""
-    column = table[f"{head}_kind"]
-    return {
-        "all": np.ones(len(table), dtype=bool),
-        "absent": column.isna().to_numpy(dtype=bool),
-        "clean": table["is_clean"].to_numpy(dtype=bool),
-        **{f"kind {kind}": (column == kind).to_numpy(dtype=bool) for kind in kinds},
-    }
+def score_sweeps(
+    score: Score, images: Pixels, *, seed: int, sweeps: Sequence[SeveritySweep] = SWEEPS
+) -> dict[SeveritySweep, Floats]:
+    """Degrade images step by step and score every step, a block of images at a time.
+
+    Args:
+        score: The model.
+        images: uint8 (n, S, S, 3); they should be clean.
+        seed: Of what a sweep leaves to chance; each image has its own, the same on every level.
+        sweeps: Which.
+
+    Returns:
+        By sweep the scores, (n, levels, 4) in [0, 1], in the order of `HEADS`.
+    """
+    seeds = [int(np.random.SeedSequence([seed, place]).generate_state(1)[0]) for place in range(len(images))]
+    scores = {sweep: np.empty((len(images), len(sweep.levels), len(HEADS))) for sweep in sweeps}
+    for start in range(0, len(images), _IMAGES_AT_ONCE):
+        block = slice(start, start + _IMAGES_AT_ONCE)
+        at_rest = score(images[block])
+        for sweep, found in scores.items():
+            found[block, 0] = at_rest
+            for position, level in enumerate(sweep.levels[1:], start=1):
+                pairs = zip(images[block], seeds[block], strict=True)
+                steps = [sweep.degrade(pixels, level, own) for pixels, own in pairs]
+                found[block, position] = score(np.stack(steps))
+    return scores
 
 
-def _measure_finer(
-    predictions: pd.DataFrame, training: pd.DataFrame, head: Head
-) -> dict[str, dict[str, Slice | SmallSlice]]:
-    without_intervals = Bootstrap(samples=0, confidence=0.0, seed=0)
-    seen = finer_slices(training, head)
-    measured: dict[str, dict[str, Slice | SmallSlice]] = {}
-    for dimension, masks in finer_slices(predictions, head).items():
-        measured[dimension] = {}
-        for name, mask in masks.items():
-            known = training[seen[dimension].get(name, np.zeros(len(training), dtype=bool))]
-            measured[dimension][name] = (
-                _measure(without_intervals, predictions[mask], known, head)
-                if mask.sum() >= FEWEST_SAMPLES
-                else SmallSlice(num_samples=int(mask.sum()))
-            )
-    return measured
+def measure_sweep(sweep: SeveritySweep, scores: Floats, groups: npt.ArrayLike, bootstrap: Bootstrap) -> Sweep:
+    """How the score of the sweep's head follows the level.
 
+    ``monotone_share`` counts the images on which the score falls from no level to the next by more than
+    `TOLERANCE`, and the severest level scores higher than the clean image by more than that: a constant
+    score shows nothing.
 
-def _measure(bootstrap: Bootstrap, table: pd.DataFrame, training: pd.DataFrame, head: Head) -> Slice:
-    labels, scores = table[f"{head}_label"], table[f"{head}_score"]
-    constant = float(training[f"{head}_label"].mean()) if len(training) else None
-    return Slice(
-        num_samples=len(table),
-        mean_label=float(labels.mean()) if len(table) else None,
-        mean_score=float(scores.mean()) if len(table) else None,
-        measures=bootstrap.measures(labels, scores, table["group"], constant=constant),
+    Args:
+        sweep: Which.
+        scores: (n, levels, 4), see `score_sweeps`.
+        groups: (n,) the group of each image.
+        bootstrap: For the interval.
+    """
+    own = scores[:, :, HEADS.index(sweep.head)]  # (images, levels)
+    levels = np.array(sweep.levels, dtype=np.float64)
+    means, low, high, monotone = (), (), (), None
+    if len(own):
+        means = tuple(own.mean(axis=0).tolist())
+        low, high = (tuple(ends) for ends in np.quantile(own, [0.25, 0.75], axis=0).tolist())
+        falls_nowhere = (np.diff(own, axis=1) >= -TOLERANCE).all(axis=1)
+        monotone = float((falls_nowhere & (own[:, -1] > own[:, 0] + TOLERANCE)).mean())
+    measures = bootstrap.measures(
+        np.tile(levels, len(own)), own.ravel(), np.repeat(groups, len(levels)), constant=None
+    )
+    return Sweep(
+        head=sweep.head,
+        unit=sweep.unit,
+        levels=tuple(levels.tolist()),
+        mean_scores=means,
+        low_scores=low,
+        high_scores=high,
+        spearman=measures.spearman,
+        monotone_share=monotone,
+        num_images=len(own),
     )
 
 
-def _bands(values: pd.Series | None, edges: tuple[float, ...], names: tuple[str, ...]) -> dict[str, Mask]:
-    """Which values are in which band; a value on an edge is in the lower one."""
-    if values is None:
-        return {}
-    places = np.searchsorted(edges, values.to_numpy(dtype=np.float64), side="left")
-    return {name: np.asarray(places == place) for place, name in enumerate(names)}
+def worst_movement(
+    scores: Mapping[SeveritySweep, Floats],
+    groups: npt.ArrayLike,
+    bootstrap: Bootstrap,
+    *,
+    degraded: Head,
+    moved: Head,
+) -> Estimate:
+    """How far a head moves from clean to severest, on the worst sweep of a degradation.
+
+    Its own degradation: how far its mean score rises, on the sweep on which it rises least. Another one:
+    the mean over images of the absolute difference, in [0, 1], so that images that move up do not make up
+    for those that move down, on the sweep on which it is largest.
+    """
+    found = {}
+    for sweep, values in scores.items():
+        if sweep.head == degraded:
+            movement = (values[:, -1] - values[:, 0])[:, HEADS.index(moved)]  # (images,)
+            found[sweep.name] = bootstrap.mean(movement if moved == degraded else np.abs(movement), groups)
+    worst = decisive(found, min if moved == degraded else max)
+    return worst[1] if worst else bootstrap.mean((), ())

@@ -72,9 +72,10 @@ class Bootstrap:
     ) -> Measures:
         """Every measure of one head; arguments as of `measure`."""
         values = measure(labels, scores, constant=constant)
-        resampled = self._resample(labels, scores, groups, constant)
+        pair = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+        parts = [_weighted_measures(*pair, weights, constant) for weights in self._weights(groups)]
         return Measures(
-            **{name: self._estimate(value, resampled[name], groups) for name, value in values.items()}
+            **{name: self._estimate(values[name], [part[name] for part in parts], groups) for name in values}
         )
 
     def mean(self, values: npt.ArrayLike, groups: npt.ArrayLike) -> Estimate:
@@ -92,23 +93,15 @@ class Bootstrap:
         self, labels: npt.ArrayLike, scores: npt.ArrayLike, others: npt.ArrayLike, groups: npt.ArrayLike
     ) -> Estimate:
         """R2 of ``scores`` (n,) less that of ``others`` (n,) against the same labels (n,)."""
-        ours, theirs = (measure(labels, one)["r2"] for one in (scores, others))
-        pairs = (self._resample(labels, one, groups)["r2"] for one in (scores, others))
-        resampled = [first - second for first, second in zip(*pairs, strict=True)]
-        value = None if ours is None or theirs is None else ours - theirs
-        return self._estimate(value, resampled, groups)
+        truth, ours, theirs = (np.asarray(one, dtype=np.float64) for one in (labels, scores, others))
 
-    def _resample(
-        self,
-        labels: npt.ArrayLike,
-        scores: npt.ArrayLike,
-        groups: npt.ArrayLike,
-        constant: float | None = None,
-    ) -> dict[str, list[Floats]]:
-        """Each measure in each resample, in parts."""
-        pair = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-        parts = [_weighted_measures(*pair, weights, constant) for weights in self._weights(groups)]
-        return {name: [part[name] for part in parts] for name in Measures.model_fields}
+        def lead(weights: Floats) -> Floats:
+            first, second = (_weighted_measures(truth, one, weights, None)["r2"] for one in (ours, theirs))
+            return first - second
+
+        value = float(lead(np.ones((1, len(truth))))[0])
+        resampled = [lead(weights) for weights in self._weights(groups)]
+        return self._estimate(value if np.isfinite(value) else None, resampled, groups)
 
     def _weights(self, groups: npt.ArrayLike) -> Iterator[Floats]:
         """How often each resample has each sample, (part, n), some resamples at a time."""

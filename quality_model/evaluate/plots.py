@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from quality_model.core.figures import image_grid, new_figure, tidy
 from quality_model.evaluate import metrics
@@ -17,27 +18,17 @@ from quality_model.evaluate.evidence import Evaluated
 from quality_model.records import HEADS, Head
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from quality_model.evaluate.measure import Evaluation
 
-TITLES: Final = {
-    "color_cast": "Colour cast",
-    "blurriness": "Blurriness",
-    "watermark": "Watermark",
-    "noise": "Noise",
-    "overall": "Overall quality",
-}
+_TITLES: Final = dict(zip(HEADS, ("Colour cast", "Blurriness", "Watermark", "Noise"), strict=True))
+_COLOURS: Final = dict(zip(HEADS, ("#c0562f", "#2c6fb0", "#7d4fb0", "#2f8159"), strict=True))
+_ALL_HEADS: Final = "#3d3d3d"
+_FEW_EPOCHS: Final = 20
+"""Up to so many epochs, each is marked."""
 
-_COLOURS: Final = {
-    "color_cast": "#c0562f",
-    "blurriness": "#2c6fb0",
-    "watermark": "#7d4fb0",
-    "noise": "#2f8159",
-    "overall": "#3d3d3d",
-}
 _LABEL_STEPS: Final = 10
 """Ranges of the label over which the mean score is drawn."""
 
@@ -67,25 +58,37 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         history: For each epoch ``epoch``, ``train_loss``, ``validation_loss`` and, by head,
             ``train_mse``, ``validation_mse`` and ``validation_r2``. What is None is not drawn.
     """
+    per_head = [
+        f"{name}.{head}" for name in ("train_mse", "validation_mse", "validation_r2") for head in HEADS
+    ]
+    names = ["epoch", "train_loss", "validation_loss", *per_head]
+    table = pd.json_normalize([dict(entry) for entry in history]).reindex(columns=names).astype(np.float64)
+    marker = "o" if len(table) <= _FEW_EPOCHS else ""
+
+    def curve(axes: Axes, name: str, colour: str, label: str | None) -> None:
+        style, alpha = ("--", 0.6) if name.startswith("train") else ("-", 1.0)
+        axes.plot(
+            table["epoch"].astype(int), table[name], style, color=colour, label=label, marker=marker,
+            markersize=3.5, linewidth=1.5, alpha=alpha,
+        )  # fmt: skip
+
     figure = new_figure(14.0, 4.8)
     loss, mse, r2 = figure.subplots(1, 3)
-    epochs = [int(entry["epoch"]) for entry in history]
-    validation = _series(history, "validation_loss")
-    _curve(loss, epochs, _series(history, "train_loss"), _COLOURS["overall"], "training", "--")
-    _curve(loss, epochs, validation, _COLOURS["overall"], "validation", "-")
-    if np.isfinite(validation).any():
-        best = epochs[int(np.nanargmin(validation))]
+    curve(loss, "train_loss", _ALL_HEADS, "training")
+    curve(loss, "validation_loss", _ALL_HEADS, "validation")
+    if table["validation_loss"].notna().any():
+        best = int(table["epoch"].iloc[int(np.nanargmin(table["validation_loss"]))])
         loss.axvline(best, color="#999999", linewidth=1.0, linestyle=":", label=f"best: epoch {best}")
-    loss.set_title("Loss (lower is better)\nmean of weighted MSE over the heads")
     for head in HEADS:
-        _curve(mse, epochs, _series(history, "train_mse", head), _COLOURS[head], None, "--")
-        _curve(mse, epochs, _series(history, "validation_mse", head), _COLOURS[head], TITLES[head], "-")
-        _curve(r2, epochs, _series(history, "validation_r2", head), _COLOURS[head], TITLES[head], "-")
+        curve(mse, f"train_mse.{head}", _COLOURS[head], None)
+        curve(mse, f"validation_mse.{head}", _COLOURS[head], _TITLES[head])
+        curve(r2, f"validation_r2.{head}", _COLOURS[head], _TITLES[head])
+    lowest = np.nanmin(table[[f"validation_r2.{head}" for head in HEADS]].to_numpy(), initial=0.0)
+    r2.axhline(0.0, color="#555555", linewidth=1.0)
+    r2.set_ylim(bottom=max(_LOWEST_R2, lowest - 0.05), top=1.0)
+    loss.set_title("Loss (lower is better)\nmean of weighted MSE over the heads")
     mse.set_title("MSE per head (lower is better)\nsolid validation, dashed training")
     r2.set_title("R² per head in validation (1 is best)\n0 is no better than the labels' mean")
-    r2.axhline(0.0, color="#555555", linewidth=1.0)
-    lowest = min(np.nanmin([*_series(history, "validation_r2", head), 0.0]) for head in HEADS)
-    r2.set_ylim(bottom=max(_LOWEST_R2, lowest - 0.05), top=1.0)
     for axes in (loss, mse, r2):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -110,27 +113,25 @@ def predicted_against_true(predictions: pd.DataFrame) -> Figure:
     colours = LinearSegmentedColormap.from_list("density", colormaps["YlGnBu"](np.linspace(0.25, 1.0, 256)))
     figure = new_figure(10.4, 9.6)
     figure.suptitle(f"Predicted against true severity, {len(predictions)} samples (0 absent, 1 severe)")
-    pairs = {head: _pair(predictions, head) for head in HEADS}
-    density = {head: _density(*pair) for head, pair in pairs.items()}
-    norm = LogNorm(vmin=0.8, vmax=max(2.0, *(float(cells.max(initial=0.0)) for cells in density.values())))
-    edges = np.linspace(0.0, 1.0, _SCORE_BINS + 1)
+    norm, most = LogNorm(vmin=0.8), 2.0
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
     for axes, head in zip(grid.flat, HEADS, strict=True):
-        labels, scores = pairs[head]
-        cells = np.ma.masked_equal(density[head], 0.0)
-        axes.pcolormesh(edges, edges, cells.T, cmap=colours, norm=norm)
+        labels, scores = _pair(predictions, head)
+        edges = np.linspace(0.0, 1.0, _SCORE_BINS + 1)
+        cells, *_ = axes.hist2d(labels, scores, bins=edges, cmap=colours, norm=norm, cmin=1)
+        most = max(most, float(np.nanmax(cells, initial=0.0)))
         axes.plot([0, 1], [0, 1], color="#222222", linewidth=1.0, linestyle="--", label="perfect")
-        middles, means = _mean_score_by_label(labels, scores)
         axes.plot(
-            middles, means, "o-", color="#d1495b", markersize=4, linewidth=1.4, label="mean score",
-            clip_on=False,
+            *_mean_score_by_label(labels, scores), "o-", color="#d1495b", markersize=4, linewidth=1.4,
+            label="mean score", clip_on=False,
         )  # fmt: skip
         measured = metrics.measure(labels, scores)
         r2, mse = _text(measured["r2"], 2), _text(measured["mse"], 4)
-        axes.set_title(f"{TITLES[head]}: R² {r2}, MSE {mse}")
+        axes.set_title(f"{_TITLES[head]}: R² {r2}, MSE {mse}")
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.label_outer()
         tidy(axes)
+    norm.vmax = most
     for axes in grid[-1]:
         axes.set_xlabel("label (true severity)")
     for axes in grid[:, 0]:
@@ -152,7 +153,7 @@ def worst_errors(predictions: pd.DataFrame, images: npt.NDArray[np.uint8], head:
     """
     rows, columns = 2, 5
     figure = new_figure(8.75, 4.6)
-    figure.suptitle(f"{TITLES[head]}: largest errors (0 absent, 1 severe), with the kind")
+    figure.suptitle(f"{_TITLES[head]}: largest errors (0 absent, 1 severe), with the kind")
     panels = image_grid(figure, rows, columns)
     labels, scores = _pair(predictions, head)
     order = np.argsort(-np.abs(scores - labels), kind="stable")[: rows * columns]
@@ -190,7 +191,7 @@ def sweeps_figure(measured: Evaluated) -> Figure:
             spearman, rising = _text(sweep.spearman.value, 2), _text(sweep.monotone_share, 2)
             axes.set_title(f"{name.replace('_', ' ')}\nSpearman {spearman}, rising on {rising}", fontsize=10)
             tidy(axes)
-        row[0].set_ylabel(f"{TITLES[head]} score", color=_COLOURS[head], fontweight="bold")
+        row[0].set_ylabel(f"{_TITLES[head]} score", color=_COLOURS[head], fontweight="bold")
     return figure
 
 
@@ -204,7 +205,7 @@ def cross_talk_figure(measured: Evaluated) -> Figure:
     figure = new_figure(6.6, 5.4)
     axes = figure.subplots()
     shown = axes.imshow(values, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
-    names = [TITLES[head] for head in HEADS]
+    names = [_TITLES[head] for head in HEADS]
     axes.set_xticks(range(len(HEADS)), names)
     axes.set_yticks(range(len(HEADS)), names)
     axes.set_xlabel("whose score moves")
@@ -222,29 +223,9 @@ def cross_talk_figure(measured: Evaluated) -> Figure:
     return figure
 
 
-def _curve(
-    axes: Axes, epochs: list[int], values: metrics.Floats, colour: str, label: str | None, style: str
-) -> None:
-    marker = "o" if len(epochs) <= 20 else ""
-    axes.plot(
-        epochs, values, style, color=colour, label=label, marker=marker, markersize=3.5, linewidth=1.5,
-        alpha=0.6 if style == "--" else 1.0,
-    )  # fmt: skip
-
-
-def _series(history: Sequence[Mapping[str, Any]], key: str, head: str | None = None) -> metrics.Floats:
-    values = [entry.get(key) if head is None else (entry.get(key) or {}).get(head) for entry in history]
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
 def _pair(predictions: pd.DataFrame, head: str) -> tuple[metrics.Floats, metrics.Floats]:
     labels, scores = predictions[f"{head}_label"], predictions[f"{head}_score"]
     return labels.to_numpy(dtype=np.float64), scores.to_numpy(dtype=np.float64)
-
-
-def _density(labels: metrics.Floats, scores: metrics.Floats) -> metrics.Floats:
-    cells, _, _ = np.histogram2d(labels, scores, bins=_SCORE_BINS, range=((0.0, 1.0), (0.0, 1.0)))
-    return cells
 
 
 def _mean_score_by_label(

@@ -1,23 +1,15 @@
 """A model's scores of samples, beside their labels, and the thresholds that clean images give."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Final
-
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import torch
 
+from quality_model.core.torch_engine import exact_float32
+from quality_model.data.dataset import TrainingSet
 from quality_model.errors import CheckpointError
+from quality_model.networks.model import to_model_input
 from quality_model.records import HEADS, OVERALL_WEIGHTS, Head
-
-STATISTICS: Final = ("mean_brightness", "brightness_std")
-"""Columns of the manifest that slices are cut by, each in [0, 1]."""
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import torch
-
-    from quality_model.data.dataset import TrainingSet
 
 
 def predict_scores(
@@ -31,7 +23,7 @@ def predict_scores(
     """Score images in `exact_float32`, reading a memory map one batch at a time.
 
     Args:
-        model: On ``device``; its forward returns ``all_scores``. It is in evaluation mode meanwhile.
+        model: On ``device``; its forward returns ``all_scores``. It is put into evaluation mode.
         images: uint8 (N, S, S, 3), such as `TrainingSet.images`.
         rows: (n,) which of them, scored in this order.
         batch_size: Samples per forward pass.
@@ -43,22 +35,13 @@ def predict_scores(
     Raises:
         CheckpointError: A score is not finite: the weights are damaged.
     """
-    import torch
-
-    from quality_model.core.torch_engine import exact_float32
-    from quality_model.networks.model import to_model_input
-
     chosen = np.asarray(rows, dtype=np.int64)
     scores = np.empty((len(chosen), len(HEADS)), dtype=np.float32)
-    was_training = model.training
     model.eval()
-    try:
-        with torch.inference_mode(), exact_float32():
-            for start in range(0, len(chosen), batch_size):
-                batch = to_model_input(images[chosen[start : start + batch_size]], device)
-                scores[start : start + batch_size] = model(batch)["all_scores"].float().cpu().numpy()
-    finally:
-        model.train(was_training)
+    with torch.inference_mode(), exact_float32():
+        for start in range(0, len(chosen), batch_size):
+            batch = to_model_input(images[chosen[start : start + batch_size]], device)
+            scores[start : start + batch_size] = model(batch)["all_scores"].float().cpu().numpy()
     if not np.isfinite(scores).all():
         bad = int((~np.isfinite(scores).all(axis=1)).sum())
         raise CheckpointError(
@@ -84,8 +67,6 @@ def predictions_table(
         ``{head}_score``; ``overall_label``, ``overall_score`` (1 best); and ``mean_brightness``
         and ``brightness_std`` where the manifest has them.
     """
-    import pandas as pd
-
     rows = np.asarray(indices, dtype=np.int64)
     manifest = training_set.manifest.iloc[rows]
     labels = np.asarray(training_set.labels[rows], dtype=np.float64)
@@ -103,7 +84,9 @@ def predictions_table(
         columns[f"{head}_score"] = scores[:, position].astype(np.float64)
     columns["overall_label"] = 1.0 - labels @ weights
     columns["overall_score"] = 1.0 - scores.astype(np.float64) @ weights
-    columns |= {name: manifest[name].to_numpy(np.float64) for name in STATISTICS if name in manifest}
+    for name in ("mean_brightness", "brightness_std"):
+        if name in manifest:
+            columns[name] = manifest[name].to_numpy(np.float64)
     return pd.DataFrame(columns)
 
 

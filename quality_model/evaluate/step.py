@@ -37,9 +37,7 @@ from quality_model.records import HEADS, Head
 
 log = logging.getLogger(__name__)
 
-METRICS_NAME: Final = "metrics.json"
 DETAILS_NAME: Final = "evaluation.json"
-PREDICTIONS_NAME: Final = "predictions.csv"
 
 
 def evaluate_candidate(
@@ -73,15 +71,7 @@ def evaluate_candidate(
     excluded = seen_test_groups([loaded.facts], samples)
     if excluded:
         log.warning("Test groups that the model or its start weights have seen: %s.", ", ".join(excluded))
-    evaluation = evaluate(
-        section,
-        loaded.model,
-        samples,
-        loss_weights=loss_weights.as_dict(),
-        thresholds=loaded.thresholds,
-        model_sha256=loaded.folder_sha256,
-        excluded_groups=excluded,
-    )
+    evaluation = evaluate(section, loaded, samples, loss_weights=loss_weights, excluded_groups=excluded)
     storage.sweep(output)
     write_evaluation(evaluation, output)
     figures = plots.evaluation_figures(evaluation, samples.images)
@@ -94,36 +84,34 @@ def evaluate_candidate(
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write metrics.json, evaluation.json and predictions.csv, see `evaluate_candidate`."""
-    storage.write_json(folder / METRICS_NAME, evaluation.measured.summary())
+    storage.write_json(folder / "metrics.json", evaluation.measured.summary())
     evaluation.measured.write(folder / DETAILS_NAME)
-    with storage.staged(folder / PREDICTIONS_NAME) as path:
+    with storage.staged(folder / "predictions.csv") as path:
         evaluation.predictions.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
 
 
-_COLUMNS: Final = (
-    ("MSE", "mse", 4),
-    ("constant", "constant_mse", 4),
-    ("MAE", "mae", 4),
-    ("Spearman", "spearman", 3),
-    ("worst sweep", "worst_sweep_spearman", 3),
-    ("cross-talk", "largest_cross_talk", 3),
-    ("clean flags", "clean_flag_share", 3),
-    ("R2", "r2", 3),
-)
-"""Title, name in the summary and digits."""
+_COLUMNS: Final = {
+    "MSE": ("mse", 4),
+    "constant": ("constant_mse", 4),
+    "MAE": ("mae", 4),
+    "Spearman": ("spearman", 3),
+    "worst sweep": ("worst_sweep_spearman", 3),
+    "cross-talk": ("largest_cross_talk", 3),
+    "clean flags": ("clean_flag_share", 3),
+    "R2": ("r2", 3),
+}
+"""Name in the summary and digits, by title."""
 
 
 def summary_table(measured: Evaluated) -> str:
     """The measures of each head, with the interval of R2 and the evidence, as aligned text."""
-    summary = measured.summary()
-    titles = ["head", *(title for title, _, _ in _COLUMNS), "interval of R2"]
+    titles = ["head", *_COLUMNS, "interval of R2"]
     rows = []
-    for head in HEADS:
-        r2 = measured.heads[head].all.measures.r2
-        interval = "-" if r2.low is None else f"[{r2.low:.3f}, {r2.high:.3f}]"
-        numbers = [(summary[head][name], digits) for _, name, digits in _COLUMNS]
+    for head, found in measured.heads.items():
+        summary, r2 = measured.summary()[head], found.all.measures.r2
+        numbers = [(summary[name], digits) for name, digits in _COLUMNS.values()]
         cells = ["-" if value is None else f"{value:.{digits}f}" for value, digits in numbers]
-        rows.append([head, *cells, interval])
+        rows.append([head, *cells, "-" if r2.low is None else f"[{r2.low:.3f}, {r2.high:.3f}]"])
     return text_table(titles, rows, right=titles[1:])
 
 
@@ -147,7 +135,6 @@ def gather_evidence(
     candidate: LoadedModel,
     champion: LoadedModel | None,
     *,
-    model_sha256: str,
     loss_weights: PerHead,
     evaluation: Path,
 ) -> Evidence:
@@ -158,7 +145,6 @@ def gather_evidence(
         samples: Holds the test split.
         candidate: Of this image size, and so is the champion.
         champion: None if there is none.
-        model_sha256: Of the candidate's folder.
         loss_weights: Weight of each head in the loss.
         evaluation: Folder of the evaluation's report, which is reused if it is about the same.
 
@@ -167,24 +153,16 @@ def gather_evidence(
     """
     sides = {"candidate": candidate, **({"champion": champion} if champion else {})}
     excluded = seen_test_groups([side.facts for side in sides.values()], samples)
-    measured = known_evaluation(section, evaluation, samples.data_sha256, model_sha256, excluded)
+    measured = known_evaluation(section, evaluation, samples.data_sha256, candidate.folder_sha256, excluded)
     ours = None
     if measured is None:
-        evaluated = evaluate(
-            section,
-            candidate.model,
-            samples,
-            loss_weights=loss_weights.as_dict(),
-            thresholds=candidate.thresholds,
-            model_sha256=model_sha256,
-            excluded_groups=excluded,
-        )
+        evaluated = evaluate(section, candidate, samples, loss_weights=loss_weights, excluded_groups=excluded)
         measured, ours = evaluated.measured, evaluated.predictions
     compared = None
     if champion is not None:
         if ours is None:
-            ours = score_split(section, candidate.model, samples, excluded_groups=excluded)
-        theirs = score_split(section, champion.model, samples, excluded_groups=excluded)
+            ours = score_split(section, candidate, samples, excluded_groups=excluded)
+        theirs = score_split(section, champion, samples, excluded_groups=excluded)
         compared = Champion(
             split="test", data_sha256=samples.data_sha256, heads=compare_scores(section, ours, theirs)
         )
@@ -200,7 +178,7 @@ def known_evaluation(
     section: EvaluateParams,
     folder: Path,
     data_sha256: str,
-    model_sha256: str,
+    model_sha256: str | None,
     excluded_groups: Sequence[str] = (),
 ) -> Evaluated | None:
     """An earlier evaluation of the same model on the same test groups, measured alike; or None."""
@@ -212,13 +190,9 @@ def known_evaluation(
     except StorageError as error:
         log.warning("The gate measures again: %s", error.problem)
         return None
-    is_same = (
-        (earlier.split, earlier.data_sha256, earlier.model_sha256) == ("test", data_sha256, model_sha256)
-        and earlier.measuring == measuring(section)
-        and earlier.excluded_groups == tuple(excluded_groups)
-    )
-    has_baselines = all(found.baselines for found in earlier.heads.values())
-    return earlier if is_same and has_baselines else None
+    asked = ("test", data_sha256, model_sha256, measuring(section), tuple(excluded_groups))
+    found = (earlier.split, earlier.data_sha256, earlier.model_sha256, earlier.measuring)
+    return earlier if (*found, earlier.excluded_groups) == asked else None
 
 
 def compare_scores(

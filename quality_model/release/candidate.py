@@ -268,7 +268,6 @@ def _measure(
         samples,
         candidate,
         load_model(champion.path, device) if champion else None,
-        model_sha256=storage.sealed_sha256(model),
         loss_weights=loss_weights,
         evaluation=ProjectPaths(root).evaluation_report,
     )

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
 
     from quality_model.evaluate.evidence import Evaluated
-    from quality_model.train.report import EpochReport
+    from quality_model.train import EpochReport
 
 log = logging.getLogger(__name__)
 
@@ -172,12 +172,12 @@ def _history_of(facts: ModelFacts, report: Path) -> list["EpochReport"]:
     """The epochs in a training's report, if it is about the model of these facts; else none."""
     if not (report / HISTORY_NAME).exists():
         return []
-    from quality_model.train.report import EpochReport
+    from quality_model.train import EpochReport
 
     summary = storage.read_json(report / "metrics.json")
     if (summary["epochs_run"], summary["validation_loss"]) != (facts.epochs_run, facts.validation_loss):
         return []
-    return [EpochReport.from_dict(row) for row in storage.read_json(report / HISTORY_NAME)]
+    return [EpochReport(**row) for row in storage.read_json(report / HISTORY_NAME)]
 
 
 def _evidence_of(model_sha256: str, report: Path) -> "Evaluated | None":

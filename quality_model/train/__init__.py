@@ -1,7 +1,6 @@
 """Training: the recipe, the record of each epoch, and the state from which a run resumes."""
 
+from quality_model.train.epochs import EpochReport
 from quality_model.train.loop import TrainedModel, train
-from quality_model.train.report import EpochReport
-from quality_model.train.state import clear_checkpoints
 
-__all__ = ["EpochReport", "TrainedModel", "clear_checkpoints", "train"]
+__all__ = ["EpochReport", "TrainedModel", "train"]

@@ -7,11 +7,10 @@ whatever the number of processes that make them.
 import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,15 +21,13 @@ from torch import Tensor
 from quality_model.core.decoding import Pixels
 from quality_model.core.processes import Executor, Failure, InThisProcess, WorkerProcesses
 from quality_model.core.system import num_cores
+from quality_model.data.dataset import TrainingSet
 from quality_model.degrade import PROFILES, Profile, SampleRandomness
 from quality_model.degrade.randomness import Stream
 from quality_model.errors import TrainingError
 from quality_model.params import TrainParams
 from quality_model.records import HEADS, REFERENCE_SIDE_PX
 from quality_model.train.variation import Crops, Indices, WatermarkBoxes, vary
-
-if TYPE_CHECKING:
-    from quality_model.data.dataset import TrainingSet
 
 log = logging.getLogger(__name__)
 
@@ -50,26 +47,33 @@ _BATCHES_PER_WORKER: Final = 3
 _BATCH_WITHIN_S: Final = 300.0
 
 
-def open_samples(
+def open_batches(
     section: TrainParams,
-    training_set: "TrainingSet",
+    training_set: TrainingSet,
     rows: Indices,
     stored: "StoredPixels",
     executor: Executor,
-) -> "StoredSamples | FreshSamples":
-    """The samples that ``section.samples`` names, from the given rows, which are those of the train split.
+    first_epoch: int,
+) -> tuple[list[int], Generator[Batch, None, None]]:
+    """The batches of an epoch and of all later ones of a run.
 
-    Raises:
-        TrainingError: No image is clean for fresh ones, or the dataset was generated without stored ones.
+    Args:
+        section: Names the samples (``samples``), and their number.
+        training_set: The samples, or the clean images that fresh ones are made of.
+        rows: int64 (n,), those of the train split.
+        stored: Reads stored samples.
+        executor: Makes fresh ones.
+        first_epoch: 1-based.
+
+    Returns:
+        The sizes of an epoch's batches, and a generator of batches; close it to stop early. It raises
+        TrainingError if the dataset lacks the samples, or a batch cannot be made.
     """
     if section.samples == "stored":
-        if training_set.train_samples == "fresh":
-            raise TrainingError(
-                "The training dataset was generated for train.samples fresh: it lacks most samples.",
-                "Generate it again with train.samples stored, or train with fresh samples.",
-            )
-        return StoredSamples(section, training_set, rows, stored)
-    return FreshSamples(section, training_set, rows, executor)
+        sizes = sizes_of_batches(len(rows), section.batch_size)
+        return sizes, _stored_batches(section, training_set, rows, stored, sizes, first_epoch)
+    sizes = sizes_of_batches(section.samples_per_epoch, section.batch_size)
+    return sizes, _fresh_batches(section, training_set, rows, executor, sizes, first_epoch)
 
 
 def choose_executor(device: torch.device) -> Executor:
@@ -113,14 +117,18 @@ class StoredPixels:
     """
 
     def __init__(
-        self, training_set: "TrainingSet", rows: Indices, device: torch.device, budget_bytes: int
+        self, training_set: TrainingSet, rows: Indices, device: torch.device, budget_bytes: int
     ) -> None:
         self._set = training_set
         self._rows = np.sort(rows)
         self._kept: Tensor | None = None
         num_bytes = len(rows) * training_set.image_size_px**2 * 3
         if num_bytes <= budget_bytes:
-            self._kept = self._copied(device)
+            shape = (len(rows), *training_set.images.shape[1:])
+            self._kept = torch.empty(shape, dtype=torch.uint8, device=device)
+            for start in range(0, len(rows), _COPIED_AT_ONCE):
+                part = training_set.images[self._rows[start : start + _COPIED_AT_ONCE]]
+                self._kept[start : start + len(part)] = torch.from_numpy(part).to(device)
             log.info("Keeping %d samples (%d MB) on %s", len(rows), num_bytes // 10**6, device.type)
 
     def read(self, rows: Indices, crops: Crops | None = None) -> Batch:
@@ -136,14 +144,6 @@ class StoredPixels:
             images[place] = square[:, ::-1] if mirrored else square
         return images, labels
 
-    def _copied(self, device: torch.device) -> Tensor:
-        shape = (len(self._rows), *self._set.images.shape[1:])
-        kept = torch.empty(shape, dtype=torch.uint8, device=device)
-        for start in range(0, len(self._rows), _COPIED_AT_ONCE):
-            part = self._set.images[self._rows[start : start + _COPIED_AT_ONCE]]
-            kept[start : start + len(part)] = torch.from_numpy(part).to(device)
-        return kept
-
 
 def _cut(kept: Tensor, places: Indices, crops: Crops) -> Tensor:
     """The squares of some of the samples (N, S, S, 3) on the device, uint8 (n, side, side, 3)."""
@@ -154,48 +154,44 @@ def _cut(kept: Tensor, places: Indices, crops: Crops) -> Tensor:
     return kept[tuple(torch.from_numpy(index).to(kept.device) for index in indices)]
 
 
-class StoredSamples:
+def _stored_batches(
+    section: TrainParams,
+    training_set: TrainingSet,
+    rows: Indices,
+    stored: StoredPixels,
+    sizes: list[int],
+    first_epoch: int,
+) -> Generator[Batch, None, None]:
     """The samples of the training dataset, each once an epoch in random order, mirrored and cropped.
 
     See `variation` for what that does to labels. Samples without a record of where their watermarks are
     stay whole.
     """
-
-    def __init__(
-        self, section: TrainParams, training_set: "TrainingSet", rows: Indices, stored: StoredPixels
-    ) -> None:
-        self._section = section
-        self._whole_px = training_set.image_size_px
-        self._stored = stored
-        self._rows = rows
-        self._boxes = WatermarkBoxes.of(training_set, rows) if section.crops_px else None
-        if section.crops_px and self._boxes is None:
-            log.info("The samples stay whole: their manifest does not say where the watermarks are")
-
-    def batch_sizes(self, epoch: int) -> list[int]:
-        """Samples of each batch of a 1-based epoch."""
-        return sizes_of_batches(len(self._rows), self._section.batch_size)
-
-    def batches(self, first_epoch: int) -> Generator[Batch, None, None]:
-        """The batches of an epoch and of all later ones of the run; close it to stop early."""
-        for epoch in range(first_epoch, self._section.epochs + 1):
-            order = shuffled(self._rows, self._section.seed, epoch)
-            generator = np.random.default_rng([self._section.seed, epoch, _VARIATION])
-            side_px = self._whole_px
-            if self._boxes is not None:
-                side_px = side_of_crops(self._section, epoch, self._whole_px)
-            for start, end in pairwise(np.cumsum([0, *self.batch_sizes(epoch)])):
-                rows = np.sort(order[start:end])  # sorted rows read faster
-                crops = Crops.draw(len(rows), self._whole_px, side_px, generator)
-                images, labels = self._stored.read(rows, crops)
-                if self._boxes is not None:
-                    labels[:, HEADS.index("watermark")] = self._boxes.labels(rows, crops)
-                yield images, labels
+    if training_set.train_samples == "fresh":
+        raise TrainingError(
+            "The training dataset was generated for train.samples fresh: it lacks most samples.",
+            "Generate it again with train.samples stored, or train with fresh samples.",
+        )
+    side_px = whole_px = training_set.image_size_px
+    boxes = WatermarkBoxes.of(training_set, rows) if section.crops_px else None
+    if section.crops_px and boxes is None:
+        log.info("The samples stay whole: their manifest does not say where the watermarks are")
+    for epoch in range(first_epoch, section.epochs + 1):
+        order = shuffled(rows, section.seed, epoch)
+        generator = np.random.default_rng([section.seed, epoch, _VARIATION])
+        if boxes is not None:
+            side_px = side_of_crops(section, epoch, whole_px)
+        for start, end in pairwise(np.cumsum([0, *sizes])):
+            chosen = np.sort(order[start:end])  # sorted rows read faster
+            crops = Crops.draw(len(chosen), whole_px, side_px, generator)
+            images, labels = stored.read(chosen, crops)
+            if boxes is not None:
+                labels[:, HEADS.index("watermark")] = boxes.labels(chosen, crops)
+            yield images, labels
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """A batch of fresh samples: the clean rows, and the name of the first sample's randomness."""
+class FreshBatch(NamedTuple):
+    """A batch of fresh samples to make: the clean rows, and the number of its first sample in the epoch."""
 
     epoch: int
     first: int
@@ -203,91 +199,76 @@ class _Task:
     side_px: int
 
 
-@dataclass(frozen=True, slots=True)
-class _SampleMaker:
-    """Makes batches of fresh samples, in this process or in another one, to which it is pickled."""
+def _fresh_batches(
+    section: TrainParams,
+    training_set: TrainingSet,
+    rows: Indices,
+    executor: Executor,
+    sizes: list[int],
+    first_epoch: int,
+) -> Generator[Batch, None, None]:
+    """Clean images of the dataset, varied (`variation.vary`) and degraded anew for every sample.
 
-    folder: Path
-    data_sha256: str
-    seed: int
-    profile: Profile
-    vary: Callable[[Pixels, int, Stream], Pixels]
+    Each image comes as often as any other in an epoch, give or take one. Batches are made by the executor
+    ahead of the trainer, across the end of an epoch too.
+    """
+    manifest = training_set.manifest.iloc[rows]
+    clean = rows[manifest["is_clean"].to_numpy(dtype=bool)]
+    if len(clean) == 0:
+        raise TrainingError(
+            "No image of the train split is clean, so none can be degraded anew.",
+            "Use sharper or larger images, or train.samples stored.",
+        )
 
-    def __call__(self, task: _Task) -> tuple[npt.NDArray[np.uint8], Labels]:
-        clean = _clean_images(self.folder, self.data_sha256)
-        images = np.empty((len(task.rows), task.side_px, task.side_px, 3), dtype=np.uint8)
-        labels = np.empty((len(task.rows), len(HEADS)), dtype=np.float32)
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # the processes are the parallelism
-        try:
-            for place, row in enumerate(task.rows):
-                randomness = SampleRandomness(self.seed, f"fresh {task.epoch} {task.first + place}")
-                varied = self.vary(clean[row], task.side_px, randomness.stream("variation"))
-                scale = clean.shape[1] / REFERENCE_SIDE_PX
-                sample = self.profile.degrade(varied, randomness, scale=scale)
-                images[place], labels[place] = sample.image, sample.labels
-        finally:
-            cv2.setNumThreads(threads)
-        return images, labels
+    def batches() -> Iterator[FreshBatch]:
+        for epoch in range(first_epoch, section.epochs + 1):
+            generator = np.random.default_rng([section.seed, epoch, _ORDER])
+            rounds = -(-section.samples_per_epoch // len(clean))
+            order = np.concatenate([generator.permutation(clean) for _ in range(rounds)])
+            side_px = side_of_crops(section, epoch, training_set.image_size_px)
+            for start, end in pairwise(np.cumsum([0, *sizes])):
+                yield FreshBatch(epoch, int(start), order[start:end], side_px)
+
+    profile = PROFILES[str(manifest["profile"].iloc[0])]
+    folder, data_sha256 = training_set.folder.absolute(), training_set.data_sha256
+    make = partial(_make_batch, folder, data_sha256, section.seed, profile, vary)
+    with closing(executor.run(make, batches())) as results:
+        for made in results:
+            if isinstance(made, Failure):
+                raise TrainingError(
+                    "Two processes ended while they made a batch of fresh samples.",
+                    "Is there enough memory? Use train.samples stored, or smaller batches.",
+                )
+            yield made
+
+
+def _make_batch(
+    folder: Path,
+    data_sha256: str,
+    seed: int,
+    profile: Profile,
+    vary: Callable[[Pixels, int, Stream], Pixels],
+    batch: FreshBatch,
+) -> tuple[npt.NDArray[np.uint8], Labels]:
+    """Make a batch of fresh samples, in this process or in another one."""
+    clean = _clean_images(folder, data_sha256)
+    scale = clean.shape[1] / REFERENCE_SIDE_PX
+    images = np.empty((len(batch.rows), batch.side_px, batch.side_px, 3), dtype=np.uint8)
+    labels = np.empty((len(batch.rows), len(HEADS)), dtype=np.float32)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # the processes are the parallelism
+    try:
+        for place, row in enumerate(batch.rows):
+            randomness = SampleRandomness(seed, f"fresh {batch.epoch} {batch.first + place}")
+            varied = vary(clean[row], batch.side_px, randomness.stream("variation"))
+            sample = profile.degrade(varied, randomness, scale=scale)
+            images[place], labels[place] = sample.image, sample.labels
+    finally:
+        cv2.setNumThreads(threads)
+    return images, labels
 
 
 @lru_cache(maxsize=1)
 def _clean_images(folder: Path, data_sha256: str) -> npt.NDArray[np.uint8]:
     """The memory map of a dataset's images, opened once in each process."""
-    from quality_model.data.dataset import TrainingSet
-
     return TrainingSet.open(folder).images
-
-
-class FreshSamples:
-    """Clean images of the dataset, varied (`variation.vary`) and degraded anew for every sample.
-
-    Batches are made by the executor ahead of the trainer, across the end of an epoch too.
-    """
-
-    def __init__(
-        self, section: TrainParams, training_set: "TrainingSet", rows: Indices, executor: Executor
-    ) -> None:
-        self._section = section
-        self._whole_px = training_set.image_size_px
-        self._executor = executor
-        manifest = training_set.manifest.iloc[rows]
-        self._clean = rows[manifest["is_clean"].to_numpy(dtype=bool)]
-        if len(self._clean) == 0:
-            raise TrainingError(
-                "No image of the train split is clean, so none can be degraded anew.",
-                "Use sharper or larger images, or train.samples stored.",
-            )
-        profile = PROFILES[str(manifest["profile"].iloc[0])]
-        self._maker = _SampleMaker(
-            training_set.folder.absolute(), training_set.data_sha256, section.seed, profile, vary
-        )
-
-    def batch_sizes(self, epoch: int) -> list[int]:
-        """Samples of each batch of a 1-based epoch."""
-        return sizes_of_batches(self._section.samples_per_epoch, self._section.batch_size)
-
-    def batches(self, first_epoch: int) -> Generator[Batch, None, None]:
-        """The batches of an epoch and of all later ones of the run; close it to stop early."""
-        with closing(self._executor.run(self._maker, self._tasks(first_epoch))) as results:
-            for made in results:
-                if isinstance(made, Failure):
-                    raise TrainingError(
-                        "Two processes ended while they made a batch of fresh samples.",
-                        "Is there enough memory? Use train.samples stored, or smaller batches.",
-                    )
-                yield made
-
-    def _tasks(self, first_epoch: int) -> Iterator[_Task]:
-        for epoch in range(first_epoch, self._section.epochs + 1):
-            order = self._order(epoch)
-            side_px = side_of_crops(self._section, epoch, self._whole_px)
-            for start, end in pairwise(np.cumsum([0, *self.batch_sizes(epoch)])):
-                yield _Task(epoch, int(start), order[start:end], side_px)
-
-    def _order(self, epoch: int) -> Indices:
-        """Rows of clean images: each as often as any other, give or take one."""
-        generator = np.random.default_rng([self._section.seed, epoch, _ORDER])
-        rounds = -(-self._section.samples_per_epoch // len(self._clean))
-        orders = [generator.permutation(self._clean) for _ in range(rounds)]
-        return np.concatenate(orders)[: self._section.samples_per_epoch]

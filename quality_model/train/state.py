@@ -15,15 +15,19 @@ import logging
 import pickle
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from quality_model.core import storage
 from quality_model.core.provenance import code_sha256
+from quality_model.core.torch_engine import Precision
+from quality_model.data.dataset import TrainingSet
 from quality_model.errors import StorageError
+from quality_model.networks.checkpoints import LoadedModel
+from quality_model.networks.device import MemoryFormat, can_compile, choose_memory_format, choose_precision
 from quality_model.params import TrainParams
 
 log = logging.getLogger(__name__)
@@ -44,40 +48,37 @@ _CODE: Final = ("core", "data", "degrade", "networks", "train")
 _PACKAGES: Final = ("numpy", "opencv-python-headless", "pillow", "torch")
 
 
-@dataclass(frozen=True, slots=True)
-class RunIdentity:
-    """What a run's result depends on, as plain values, and their hash."""
+def run_identity(
+    section: TrainParams, training_set: TrainingSet, start: LoadedModel | None
+) -> dict[str, Any]:
+    """What a run's result depends on, as plain values.
 
-    content: dict[str, Any]
+    The device is left out: a run may resume elsewhere. ``epochs`` is in, because it sets the cosine.
+    Start weights count by their hash, not by their path. The code counts too.
+    """
+    return {
+        **section.model_dump(mode="json", exclude={"device", "start_from"}),
+        "start_sha256": start.sha256 if start else None,
+        "data_sha256": training_set.data_sha256,
+        "image_size_px": training_set.image_size_px,
+        "code_sha256": code_sha256(_CODE, _PACKAGES),
+        "state_version": STATE_VERSION,
+    }
 
-    @classmethod
-    def of(
-        cls,
-        section: TrainParams,
-        *,
-        data_sha256: str,
-        image_size_px: int,
-        start_sha256: str | None = None,
-    ) -> "RunIdentity":
-        """The device is left out: a run may resume elsewhere. ``epochs`` is in, because it sets the cosine.
 
-        Start weights count by their hash, not by their path. The code counts too.
-        """
-        return cls(
-            {
-                **section.model_dump(mode="json", exclude={"device", "start_from"}),
-                "start_sha256": start_sha256,
-                "data_sha256": data_sha256,
-                "image_size_px": image_size_px,
-                "code_sha256": code_sha256(_CODE, _PACKAGES),
-                "state_version": STATE_VERSION,
-            }
-        )
+class ExecutionPlan(BaseModel):
+    """How forward and backward passes run: device, precision, memory format, compiled or not.
 
-    @property
-    def fingerprint(self) -> str:
-        canonical = json.dumps(self.content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+    The last bits of the weights depend on it. So a run chooses it before its first step and stores it
+    beside its checkpoints: a resumed run computes as it did before.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    device: str
+    precision: Precision
+    memory_format: MemoryFormat
+    compiled: bool
 
 
 class RunState:
@@ -85,29 +86,40 @@ class RunState:
 
     Args:
         folder: The folder of all checkpoints.
-        identity: Which run.
+        identity: Which run, see `run_identity`. Its hash is the ``fingerprint``, 64 hex digits.
     """
 
-    def __init__(self, folder: Path, identity: RunIdentity) -> None:
-        self._all = folder
-        self._identity = identity
-        self.folder = _run_folder(folder, identity.fingerprint)
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self._identity = dict(identity)
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
+        self.folder = folder / f"run-{self.fingerprint[:16]}"
 
-    def plan(self) -> dict[str, Any] | None:
-        """How the run computes, as `save_plan` stored it; None before that."""
+    def plan(self, section: TrainParams, device: torch.device) -> ExecutionPlan:
+        """How the run computes: as stored, if that is whole and for this kind of device.
+
+        Else it is chosen and stored, and of the other runs all but the newest are removed.
+        """
+        path = self.folder / _PLAN_NAME
         try:
-            plan = storage.read_json(self.folder / _PLAN_NAME)
-        except StorageError:
-            return None
-        return plan.get("plan") if isinstance(plan, dict) else None
-
-    def save_plan(self, plan: Mapping[str, Any]) -> None:
-        """Store how the run computes, before its first step; remove all but the newest of other runs."""
-        storage.write_json(self.folder / _PLAN_NAME, {"plan": dict(plan), "identity": self._identity.content})
-        others = [run for run in self._all.glob("run-*") if run != self.folder]
-        for old in sorted(others, key=lambda run: run.stat().st_mtime_ns, reverse=True)[KEPT_RUNS:]:
+            stored = ExecutionPlan.model_validate(storage.read_json(path)["plan"])
+            if stored.device == device.type:
+                return stored
+        except (StorageError, LookupError, TypeError, ValidationError):
+            pass
+        precision = choose_precision(section.precision, device)
+        chosen = ExecutionPlan(
+            device=device.type,
+            precision=precision,
+            memory_format=choose_memory_format(device, precision),
+            compiled=section.compile and can_compile(device),
+        )
+        storage.write_json(path, {"plan": chosen.model_dump(), "identity": self._identity})
+        newest_first = sorted(self._others(), key=lambda run: run.stat().st_mtime_ns, reverse=True)
+        for old in newest_first[KEPT_RUNS:]:
             log.info("The checkpoints in %s are removed: %d newer runs are unfinished", old, KEPT_RUNS)
             _remove_run(old)
+        return chosen
 
     def save(self, epoch: int, state: Mapping[str, Any]) -> None:
         """Make the state after ``epoch`` durable, then remove older ones.
@@ -120,7 +132,7 @@ class RunState:
         folder = self.folder / f"epoch-{epoch:06d}"
         storage.unseal(folder)
         storage.write_bytes(folder / _STATE_NAME, buffer.getvalue())
-        storage.seal(folder, [_STATE_NAME], rows=1, epoch=epoch, fingerprint=self._identity.fingerprint)
+        storage.seal(folder, [_STATE_NAME], rows=1, epoch=epoch, fingerprint=self.fingerprint)
         storage.flush_folder(self.folder)
         for old in self._epochs()[KEPT_EPOCHS:]:
             _remove(old)
@@ -130,7 +142,7 @@ class RunState:
         for folder in self._epochs():
             try:
                 marker = storage.require_sealed(folder, verify=True)
-                if marker.get("fingerprint") != self._identity.fingerprint:
+                if marker.get("fingerprint") != self.fingerprint:
                     raise StorageError(f"{folder} belongs to another run.")
                 state: dict[str, Any] = torch.load(
                     folder / _STATE_NAME, map_location="cpu", weights_only=True
@@ -142,34 +154,31 @@ class RunState:
         self._explain_fresh_start()
         return None
 
+    def clear(self) -> None:
+        """Remove all of it, once the trained model is safe elsewhere."""
+        _remove_run(self.folder)
+
     def _epochs(self) -> list[Path]:
         """Folders of epochs, newest first."""
         return sorted(self.folder.glob("epoch-*"), reverse=True)
 
+    def _others(self) -> list[Path]:
+        """Folders of other runs."""
+        return sorted(run for run in self.folder.parent.glob("run-*") if run != self.folder)
+
     def _explain_fresh_start(self) -> None:
-        for other in sorted(self._all.glob("run-*")):
-            if other == self.folder:
-                continue
+        ours = self._identity
+        for other in self._others():
             try:
                 theirs = storage.read_json(other / _PLAN_NAME)["identity"]
             except (StorageError, KeyError, TypeError):
                 continue
-            ours = self._identity.content
             changed = [
                 f"{key} {theirs.get(key)!r} there, {ours.get(key)!r} now"
                 for key in sorted(ours.keys() | theirs.keys())
                 if theirs.get(key) != ours.get(key)
             ]
             log.info("The checkpoints in %s are of another run (%s): not used", other, "; ".join(changed))
-
-
-def clear_checkpoints(folder: Path, fingerprint: str) -> None:
-    """Remove the checkpoints of one run from ``folder``, once its trained model is safe elsewhere."""
-    _remove_run(_run_folder(folder, fingerprint))
-
-
-def _run_folder(folder: Path, fingerprint: str) -> Path:
-    return folder / f"run-{fingerprint[:16]}"
 
 
 def _remove_run(run: Path) -> None:

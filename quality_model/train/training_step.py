@@ -1,13 +1,12 @@
 """Training as one function: from a training dataset to a model folder and the training's report."""
 
-import csv
-import io
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pandas as pd
 import torch
 
 from quality_model import pretrained
@@ -24,9 +23,9 @@ from quality_model.evaluate.predictions import calibrate_thresholds, predict_sco
 from quality_model.networks.checkpoints import LoadedModel, load_model, save_model
 from quality_model.params import RegistryParams, TrainParams
 from quality_model.paths import HISTORY_NAME, ProjectPaths
+from quality_model.train.epochs import EpochReport
 from quality_model.train.loop import TrainedModel, train
-from quality_model.train.report import EpochReport
-from quality_model.train.state import RunIdentity, clear_checkpoints
+from quality_model.train.state import RunState, run_identity
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +39,6 @@ CHAMPION: Final = "champion"
 """What ``train.start_from`` calls the champion's weights, which are the bundled ones while there is none."""
 
 _LAST_CHAMPION: Final = "last-champion.json"
-_LOCK_NAME: Final = "step.lock"
-_BUSY_AFTER_S: Final = 10.0
 _HASH_DIGITS: Final = 12
 
 
@@ -93,14 +90,9 @@ def train_candidate(
     """
     samples = TrainingSet.open(training_set)
     start = _find_start(section.start_from, registry, root)
-    identity = RunIdentity.of(
-        section,
-        data_sha256=samples.data_sha256,
-        image_size_px=samples.image_size_px,
-        start_sha256=start.sha256 if start else None,
-    )
+    state = RunState(checkpoints, run_identity(section, samples, start))
     facts = ModelFacts(
-        training_fingerprint=identity.fingerprint,
+        training_fingerprint=state.fingerprint,
         settings=_lasting(settings, start),
         data_sha256=samples.data_sha256,
         data_rows=len(samples.labels),
@@ -114,8 +106,7 @@ def train_candidate(
         history.append(epoch)
         on_epoch(TrainingProgress(facts, tuple(history)))
 
-    # `train` locks the checkpoints while it trains; the model and the report need the lock for longer.
-    with storage.locked(checkpoints / _LOCK_NAME, timeout_s=_BUSY_AFTER_S):
+    with storage.only_maker(checkpoints):
         on_epoch(TrainingProgress(facts, ()))
         trained = train(section, samples, checkpoints, after_epoch, start=start)
         save_model(
@@ -130,7 +121,7 @@ def train_candidate(
             },
         )
         _write_report(report, trained)
-        clear_checkpoints(checkpoints, trained.fingerprint)
+        state.clear()
     return trained
 
 
@@ -204,19 +195,9 @@ def _lasting(settings: Mapping[str, Any], start: LoadedModel | None) -> dict[str
 def _write_report(folder: Path, trained: TrainedModel) -> None:
     best = trained.best.to_dict()
     measures = ("train_loss", "validation_loss", "validation_mse", "validation_r2")
-    text = io.StringIO()
-    rows = [epoch.row() for epoch in trained.history]
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    summary = {"best_epoch": trained.best.epoch, "epochs_run": len(trained.history)}
     storage.sweep(folder)
-    storage.write_json(
-        folder / "metrics.json",
-        {
-            "best_epoch": trained.best_epoch,
-            "epochs_run": len(trained.history),
-            **{key: best[key] for key in measures},
-        },
-    )
+    storage.write_json(folder / "metrics.json", summary | {key: best[key] for key in measures})
     storage.write_json(folder / HISTORY_NAME, [epoch.to_dict(timings=False) for epoch in trained.history])
-    storage.write_text(folder / "history.csv", text.getvalue())
+    table = pd.DataFrame([epoch.row() for epoch in trained.history])
+    storage.write_text(folder / "history.csv", table.to_csv(index=False, lineterminator="\n"))

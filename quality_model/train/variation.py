@@ -17,19 +17,17 @@ mirrored, and a square is cut from it at its own scale:
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from quality_model.core.decoding import Pixels
+from quality_model.data.dataset import TrainingSet
 from quality_model.degrade.randomness import Stream
 from quality_model.degrade.severity import SCALES
 from quality_model.records import HEADS
-
-if TYPE_CHECKING:
-    from quality_model.data.dataset import TrainingSet
 
 Indices = npt.NDArray[np.int64]
 
@@ -149,7 +147,7 @@ class WatermarkBoxes:
     whole_px: int
 
     @classmethod
-    def of(cls, training_set: "TrainingSet", rows: Indices) -> "WatermarkBoxes | None":
+    def of(cls, training_set: TrainingSet, rows: Indices) -> "WatermarkBoxes | None":
         """Those of some rows; None if the manifest lacks the box of a sample with a watermark.
 
         Profile `seed` records none: its labels are opacities, which say nothing of a crop.

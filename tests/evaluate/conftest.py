@@ -1,16 +1,19 @@
 """A small training dataset on disk, made by hand, so that what is true of it is known."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
-from quality_model.core import storage
+from quality_model.core.model_facts import ModelFacts
 from quality_model.data.dataset import TrainingSet
-from quality_model.records import HEADS
+from quality_model.data.split import group_digest
+from quality_model.networks.checkpoints import LoadedModel
+from quality_model.records import HEADS, Head
+from tests.train.conftest import write_dataset
 
 SIZE_PX = 32
 KINDS = {
@@ -61,13 +64,8 @@ def write_training_set(folder: Path, photo: np.ndarray, *, num_groups: int = 20)
             images.append(pixels)
             labels.append(severity)
             rows.append(row)
-    folder.mkdir(parents=True)
-    np.save(folder / "images.npy", np.stack(images))
-    np.save(folder / "labels.npy", np.stack(labels).astype(np.float32))
-    pd.DataFrame(rows).to_parquet(folder / "manifest.parquet")
-    names = ["images.npy", "labels.npy", "manifest.parquet"]
-    storage.seal(folder, names, rows=len(rows), image_size_px=SIZE_PX)
-    return TrainingSet.open(folder)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return write_dataset(folder, np.stack(images), np.stack(labels).astype(np.float32), columns)
 
 
 @pytest.fixture(scope="session")
@@ -81,16 +79,11 @@ def two_groups(tmp_path: Path, photo: np.ndarray) -> TrainingSet:
     return write_training_set(tmp_path / "two", photo, num_groups=2)
 
 
-@pytest.fixture(scope="session")
-def reads_labels() -> nn.Module:
-    """A model whose scores are the labels."""
-    return ReadsLabels()
-
-
-@pytest.fixture(scope="session")
-def reads_labels_too_high() -> nn.Module:
-    """A model whose scores are the labels plus 0.25, at most 1."""
-    return ReadsLabels(offset=0.25)
+def answering(offset: float, thresholds: dict[Head, float] | None = None, seen: Any = ()) -> LoadedModel:
+    """A model whose scores are the labels plus an offset, at most 1, that has seen some groups."""
+    model: Any = ReadsLabels(offset)
+    facts = ModelFacts(thresholds=thresholds, seen_groups=[group_digest("", name) for name in seen])
+    return LoadedModel(model, SIZE_PX, "f" * 64, facts, "c" * 64)
 
 
 @pytest.fixture

@@ -3,14 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import skimage
 from PIL import Image
 
-from quality_model.core import storage
 from quality_model.data.dataset import TrainingSet
-from quality_model.data.split import stratified_subset
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
@@ -24,22 +21,23 @@ from quality_model.evaluate.baselines import (
     calibrate,
     predict_baselines,
 )
-from quality_model.records import HEADS
+from quality_model.records import HEADS, Head, Split
+from tests.train.conftest import write_dataset
 
 SIZE_PX = 64
 VARIANTS = 12
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")
-LIMITS = {"max_samples": 60, "seed": 1}
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+def predicted(samples: TrainingSet, max_samples: int = 60) -> dict[Head, dict[str, np.ndarray]]:
+    """The baselines' scores of the rows that stand for the test split."""
+    known, asked = (baseline_rows(samples, split, max_samples=max_samples, seed=1) for split in SPLITS)
+    return predict_baselines(samples, known, asked)
 
 
 def write_set(folder: Path, images: np.ndarray, labels: np.ndarray, splits: list[str]) -> TrainingSet:
-    folder.mkdir(parents=True)
-    np.save(folder / "images.npy", images)
-    np.save(folder / "labels.npy", labels.astype(np.float32))
-    pd.DataFrame({"split": splits}).to_parquet(folder / "manifest.parquet")
-    names = ["images.npy", "labels.npy", "manifest.parquet"]
-    storage.seal(folder, names, rows=len(images), image_size_px=SIZE_PX)
-    return TrainingSet.open(folder)
+    return write_dataset(folder, images, labels.astype(np.float32), {"split": splits})
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +67,7 @@ def test_a_measure_made_for_a_degradation_is_well_correlated_with_it(samples, tm
     alone = np.flatnonzero((samples.labels[:, hidden_by] == 0).all(axis=1))
     splits = samples.manifest["split"].to_numpy()[alone].tolist()
     chosen = write_set(tmp_path / "alone", samples.images[alone], samples.labels[alone], splits)
-    scores = predict_baselines(chosen, max_samples=400, seed=1)[head][name]
+    scores = predicted(chosen, 400)[head][name]
     labels = chosen.labels[chosen.indices("test"), HEADS.index(head)]
     assert metrics.measure(labels, scores)["spearman"] > 0.5
     assert metrics.measure(labels, scores)["r2"] > 0.3
@@ -83,15 +81,15 @@ def test_answers_are_labels_of_the_rows_that_stand_for_the_split_and_test_labels
     other_test, other_train = np.array(samples.labels), np.array(samples.labels)
     other_test[test] = 1.0 - other_test[test]
     other_train[train] = 1.0 - other_train[train]
-    first = predict_baselines(samples, **LIMITS)
-    same = predict_baselines(write_set(tmp_path / "a", samples.images, other_test, splits), **LIMITS)
-    other = predict_baselines(write_set(tmp_path / "b", samples.images, other_train, splits), **LIMITS)
+    first = predicted(samples)
+    same = predicted(write_set(tmp_path / "a", samples.images, other_test, splits))
+    other = predicted(write_set(tmp_path / "b", samples.images, other_train, splits))
     assert {head: set(found) for head, found in first.items()} == {
         head: set(CLASSICAL[head]) for head in HEADS
     }
     for head in HEADS:
         for name, scores in first[head].items():
-            assert scores.shape == baseline_rows(samples, "test", **LIMITS).shape == (60,)
+            assert scores.shape == (60,)
             assert scores.min() >= 0.0 and scores.max() <= 1.0
             np.testing.assert_array_equal(scores, same[head][name])
             assert not np.array_equal(scores, other[head][name])
@@ -99,7 +97,7 @@ def test_answers_are_labels_of_the_rows_that_stand_for_the_split_and_test_labels
 
 def test_a_split_without_samples_has_no_baseline(samples):
     with pytest.raises(UsageError, match="validation"):
-        predict_baselines(samples, split="validation", **LIMITS)
+        baseline_rows(samples, "validation", max_samples=60, seed=1)
 
 
 def test_a_measure_that_falls_with_the_label_gets_a_falling_curve_that_ends_with_the_known_labels():
@@ -114,16 +112,6 @@ def test_a_measure_that_is_not_finite_gets_the_mean_label_and_spoils_no_other():
         calibrate(np.array([1.0, 2.0, 3.0, np.nan]), labels, asked), [0.0, 0.4, 0.4, 0.4]
     )
     np.testing.assert_allclose(calibrate(np.full(4, np.nan), labels, asked), [0.4] * 4)
-
-
-def test_a_large_split_is_represented_by_samples_from_all_of_it():
-    rows = np.arange(100, 1100)
-    chosen = stratified_subset(rows, 50, seed=3)
-    assert len(chosen) == 50
-    np.testing.assert_array_equal((chosen - 100) // 20, np.arange(50))
-    np.testing.assert_array_equal(chosen, stratified_subset(rows, 50, seed=3))
-    assert len(set(chosen % 20)) > 5  # not the same variant of every image
-    np.testing.assert_array_equal(stratified_subset(rows, 5000, seed=3), rows)
 
 
 @pytest.mark.parametrize("std", [4.0, 20.0])

@@ -11,7 +11,6 @@ from PIL import Image
 
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
-from quality_model.core.model_facts import ModelFacts
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.split import SEEN_GROUPS, group_digest
 from quality_model.errors import UsageError
@@ -28,7 +27,7 @@ from quality_model.networks.checkpoints import LoadedModel, save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import EvaluateParams, Params, PerHead
 from quality_model.records import HEADS
-from tests.evaluate.conftest import SIZE_PX, ReadsLabels
+from tests.evaluate.conftest import SIZE_PX, ReadsLabels, answering
 from tests.release.gate.evidence import changed, tree
 
 Gather = Callable[[LoadedModel | None], Evidence]
@@ -38,14 +37,6 @@ Gather = Callable[[LoadedModel | None], Evidence]
 def section(params: Params) -> EvaluateParams:
     changes = {"bootstrap_samples": 50, "sweep_images": 1, "baseline_samples": 10, "device": "cpu"}
     return params.evaluate.model_copy(update=changes)
-
-
-def answering(offset: float, *seen: str) -> LoadedModel:
-    """A model whose scores are the labels plus an offset, at most 1, that has seen some groups."""
-    model: Any = ReadsLabels(offset)
-    digests = [group_digest("", name) for name in seen]
-    facts = ModelFacts(thresholds=dict.fromkeys(HEADS, 0.5), seen_groups=digests)
-    return LoadedModel(model, SIZE_PX, "f" * 64, facts)
 
 
 @pytest.fixture
@@ -58,7 +49,6 @@ def gather(section: EvaluateParams, training_set: TrainingSet, tmp_path: Path) -
             training_set,
             answering(0.25),
             champion,
-            model_sha256="c" * 64,
             loss_weights=PerHead(**dict.fromkeys(HEADS, 1.0)),
             evaluation=tmp_path,
         )
@@ -117,7 +107,7 @@ def test_the_champion_is_scored_for_the_gate_and_groups_that_it_has_seen_count_i
     gather: Gather, training_set: TrainingSet
 ) -> None:
     for seen, num_groups in (((), 5), (("g03", "g07"), 3)):
-        found = gather(answering(0.0, *seen))
+        found = gather(answering(0.0, seen=seen))
         assert found.champion is not None
         assert found.candidate.excluded_groups == seen
         assert found.candidate.num_counted_groups == found.candidate.num_groups == num_groups
@@ -133,7 +123,7 @@ def test_the_champion_is_scored_for_the_gate_and_groups_that_it_has_seen_count_i
 
 
 def test_where_the_champion_may_have_seen_every_test_group_none_counts(gather: Gather) -> None:
-    says_it = gather(answering(0.0, "g03", "g07", "g11", "g15", "g19"))
+    says_it = gather(answering(0.0, seen=("g03", "g07", "g11", "g15", "g19")))
     says_nothing = gather(LoadedModel(answering(0.0).model, SIZE_PX, "f" * 64))
     for found, silent in ((says_it, ()), (says_nothing, ("champion",))):
         assert (found.candidate.num_counted_groups, found.candidate.num_groups) == (0, 5)
@@ -150,7 +140,6 @@ def test_where_the_champion_may_have_seen_every_test_group_none_counts(gather: G
         ({"split": "validation"}, False),
         ({"excluded_groups": []}, False),
         ({"excluded_groups": ["coffee", "rocket"]}, False),
-        ({"heads.noise.baselines": {}}, False),
         ({"measuring.sweep_images": 7}, False),
         ({"measuring.seed": 7}, False),
         ({"measuring.measures_version": 0}, False),

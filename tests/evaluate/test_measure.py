@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from torch import nn
 
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import UsageError
@@ -18,16 +17,16 @@ from quality_model.evaluate.measure import (
     Evaluation,
     bootstrap_of,
     evaluate,
-    finer_slices,
     measure_flags,
-    score_split,
+    slices_of,
 )
 from quality_model.evaluate.step import summary_table, write_evaluation
 from quality_model.evaluate.sweeps import SWEEPS
-from quality_model.params import EvaluateParams
+from quality_model.params import EvaluateParams, PerHead
 from quality_model.records import HEADS, Head
+from tests.evaluate.conftest import answering
 
-WEIGHTS = {"color_cast": 1.0, "blurriness": 1.0, "watermark": 1.5, "noise": 1.0}
+WEIGHTS = PerHead(color_cast=1.0, blurriness=1.0, watermark=1.5, noise=1.0)
 THRESHOLDS: dict[Head, float] = {"color_cast": 0.2, "blurriness": 0.3, "watermark": 0.2, "noise": 0.3}
 KINDS = {
     "color_cast": {"red", "cool"},
@@ -51,16 +50,15 @@ def section() -> EvaluateParams:
 
 
 @pytest.fixture(scope="module")
-def too_high(
-    section: EvaluateParams, reads_labels_too_high: nn.Module, training_set: TrainingSet
-) -> Evaluation:
-    return evaluate(section, reads_labels_too_high, training_set, loss_weights=WEIGHTS, thresholds=THRESHOLDS)
+def too_high(section: EvaluateParams, training_set: TrainingSet) -> Evaluation:
+    """Of a model whose scores are the labels plus 0.25, at most 1."""
+    return evaluate(section, answering(0.25, THRESHOLDS), training_set, loss_weights=WEIGHTS)
 
 
 def test_a_model_that_answers_the_labels_has_no_error_and_leads_every_baseline(
-    section: EvaluateParams, reads_labels: nn.Module, training_set: TrainingSet
+    section: EvaluateParams, training_set: TrainingSet
 ) -> None:
-    found = evaluate(section, reads_labels, training_set, loss_weights=WEIGHTS).measured
+    found = evaluate(section, answering(0.0), training_set, loss_weights=WEIGHTS).measured
     assert found.loss == pytest.approx(0.0, abs=1e-9)
     for one in found.heads.values():
         assert one.all.measures.r2.value == pytest.approx(1.0)
@@ -77,23 +75,19 @@ def test_the_facts_say_what_was_evaluated_and_the_loss_is_the_mean_of_weight_tim
     too_high: Evaluation, training_set: TrainingSet
 ) -> None:
     found = too_high.measured
-    assert (found.split, found.data_sha256, found.model_sha256) == ("test", training_set.data_sha256, None)
+    assert (found.split, found.data_sha256, found.model_sha256) == (
+        "test",
+        training_set.data_sha256,
+        "c" * 64,
+    )
     assert (found.num_samples, found.num_groups) == (30, 5)
     assert (found.num_counted_groups, found.excluded_groups) == (5, ())
     assert found.measuring.items() >= {"bootstrap_samples": 100, "seed": 1, "sweep_images": 2}.items()
     assert not {"batch_size", "device"} & set(found.measuring)
     errors = {head: one.all.measures.mse.value or 0.0 for head, one in found.heads.items()}
-    assert found.loss == pytest.approx(sum(WEIGHTS[head] * errors[head] for head in HEADS) / 4)
+    assert found.loss == pytest.approx(sum(WEIGHTS.as_dict()[head] * errors[head] for head in HEADS) / 4)
     labels = too_high.predictions["noise_label"]
     assert errors["noise"] == pytest.approx(np.mean(np.minimum(0.25, 1 - labels) ** 2), abs=1e-6)
-
-
-def test_only_the_samples_of_the_split_are_scored(
-    section: EvaluateParams, reads_labels: nn.Module, training_set: TrainingSet
-) -> None:
-    scored = score_split(section, reads_labels, training_set, split="validation")
-    manifest = training_set.manifest
-    assert list(scored["sample_id"]) == list(manifest.loc[manifest["split"] == "validation", "sample_id"])
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -163,15 +157,9 @@ def test_the_constant_predictor_answers_the_mean_of_the_training_labels(
 
 
 def test_evaluating_twice_gives_the_same_numbers_and_the_same_files(
-    too_high: Evaluation,
-    section: EvaluateParams,
-    reads_labels_too_high: nn.Module,
-    training_set: TrainingSet,
-    tmp_path: Path,
+    too_high: Evaluation, section: EvaluateParams, training_set: TrainingSet, tmp_path: Path
 ) -> None:
-    again = evaluate(
-        section, reads_labels_too_high, training_set, loss_weights=WEIGHTS, thresholds=THRESHOLDS
-    )
+    again = evaluate(section, answering(0.25, THRESHOLDS), training_set, loss_weights=WEIGHTS)
     assert again.measured == too_high.measured
     for name, evaluation in (("first", too_high), ("second", again)):
         write_evaluation(evaluation, tmp_path / name)
@@ -180,10 +168,10 @@ def test_evaluating_twice_gives_the_same_numbers_and_the_same_files(
 
 
 def test_a_split_without_samples_is_an_error_that_names_the_parameter(
-    section: EvaluateParams, reads_labels: nn.Module, two_groups: TrainingSet
+    section: EvaluateParams, two_groups: TrainingSet
 ) -> None:
     with pytest.raises(UsageError, match=r"split test has no samples(.|\n)*generate\.test_share"):
-        evaluate(section, reads_labels, two_groups, loss_weights=WEIGHTS)
+        evaluate(section, answering(0.0), two_groups, loss_weights=WEIGHTS)
 
 
 def test_what_is_written_is_what_was_measured(too_high: Evaluation, tmp_path: Path) -> None:
@@ -229,6 +217,7 @@ def table(**changes: object) -> pd.DataFrame:
     columns: dict[str, object] = {
         "group": ["a", "a", "b", "c", "d"],
         "noise_kind": [None, "poisson", "poisson", "gaussian", "gaussian"],
+        "is_clean": [True, False, False, False, False],
         "noise_label": [0.0, 0.25, 0.26, 0.8, 1.0],
         "mean_brightness": [0.1, 0.33, 0.34, 0.66, 0.9],
         "brightness_std": [0.0, 0.14, 0.2, 0.25, 0.3],
@@ -239,6 +228,8 @@ def table(**changes: object) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("dimension", "expected"),
     [
+        ("whole", {"all": [0, 1, 2, 3, 4], "absent": [0], "clean": [0]}),
+        ("kinds", {"gaussian": [3, 4], "poisson": [1, 2], "salt": []}),
         ("severity", {"0-0.25": [1], "0.25-0.5": [2], "0.5-0.75": [], "0.75-1": [3, 4]}),
         ("brightness", {"dark": [0, 1], "middle": [2, 3], "bright": [4]}),
         ("detail", {"plain": [0, 1], "middle": [2, 3], "detailed": [4]}),
@@ -248,13 +239,13 @@ def table(**changes: object) -> pd.DataFrame:
 def test_finer_slices_have_fixed_edges_and_an_edge_belongs_to_the_lower_band(
     dimension: str, expected: dict[str, list[int]]
 ) -> None:
-    masks = finer_slices(table(), "noise")[dimension]
+    masks = slices_of(table(), "noise", ["gaussian", "poisson", "salt"])[dimension]
     assert {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()} == expected
 
 
 def test_sources_are_slices_and_a_manifest_without_a_statistic_has_no_such_slices() -> None:
     named = table(group=["photos/1", "photos/1", "scans/2/x", "photos/3", "scans/9"])
-    slices = finer_slices(named.drop(columns=["mean_brightness", "brightness_std"]), "noise")
+    slices = slices_of(named.drop(columns=["mean_brightness", "brightness_std"]), "noise", [])
     sources = {name: np.flatnonzero(mask).tolist() for name, mask in slices["source"].items()}
     assert sources == {"photos": [0, 1, 3], "scans": [2, 4]}
     assert (slices["brightness"], slices["detail"]) == ({}, {})

@@ -26,35 +26,21 @@ def labelled(seed: int, size: int = 200, per_group: int = 5) -> tuple[Any, Any, 
     return labels, scores, np.arange(size) // per_group
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_measures_agree_with_scikit_learn_and_scipy(seed: int) -> None:
-    labels, scores, _ = labelled(seed)
-    measured = metrics.measure(labels, scores, constant=0.3)
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=25))
+def test_measures_of_scores_with_many_ties_agree_with_scikit_learn_and_scipy(pairs: list[Any]) -> None:
+    labels, scores = np.array(pairs, dtype=np.float64).T / 4
+    varied, both = np.ptp(labels) > 0, np.ptp(labels) > 0 and np.ptp(scores) > 0
     expected = {
         "mse": mean_squared_error(labels, scores),
         "rmse": math.sqrt(mean_squared_error(labels, scores)),
         "mae": mean_absolute_error(labels, scores),
-        "r2": r2_score(labels, scores),
-        "pearson": stats.pearsonr(labels, scores).statistic,
-        "spearman": stats.spearmanr(labels, scores).statistic,
+        "r2": r2_score(labels, scores) if varied else None,
+        "pearson": stats.pearsonr(labels, scores).statistic if both else None,
+        "spearman": stats.spearmanr(labels, scores).statistic if both else None,
         "constant_mse": mean_squared_error(labels, np.full_like(labels, 0.3)),
     }
-    assert measured == pytest.approx(expected, abs=1e-12)
-
-
-def test_a_case_worked_by_hand() -> None:
-    measured = metrics.measure([0.0, 0.5, 1.0], [0.0, 0.5, 0.5], constant=0.0)
-    assert measured == pytest.approx(
-        {
-            "mse": 0.25 / 3,
-            "rmse": math.sqrt(0.25 / 3),
-            "mae": 0.5 / 3,
-            "r2": 0.5,
-            "pearson": math.sqrt(3) / 2,
-            "spearman": math.sqrt(3) / 2,
-            "constant_mse": 1.25 / 3,
-        }
-    )
+    assert metrics.measure(labels, scores, constant=0.3) == pytest.approx(expected, abs=1e-12)
 
 
 def test_one_sample_has_an_error_and_nothing_that_needs_variance_and_none_has_nothing() -> None:
@@ -72,17 +58,6 @@ def test_a_score_that_is_not_finite_leaves_every_measure_undefined(bad: float) -
     assert {estimate.low for estimate in estimates.values()} == {None}
     undefined = BOOTSTRAP.mean([0.1, bad], [1, 2])
     assert (undefined.value, undefined.low, undefined.num_groups) == (None, None, 2)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=25))
-def test_rank_correlation_with_many_ties_agrees_with_scipy(pairs: list[tuple[int, int]]) -> None:
-    labels, scores = np.array(pairs, dtype=np.float64).T / 4
-    ours = metrics.measure(labels, scores)["spearman"]
-    if np.ptp(labels) == 0 or np.ptp(scores) == 0:
-        assert ours is None
-    else:
-        assert ours == pytest.approx(stats.spearmanr(labels, scores).statistic, abs=1e-12)
 
 
 def repeated(groups: np.ndarray, bootstrap: Bootstrap) -> list[np.ndarray]:
@@ -124,21 +99,6 @@ def test_repeating_every_sample_changes_no_interval_even_beyond_what_is_computed
     repeats = [np.repeat(each, 250) for each in (labels, scores, groups)]
     for (_, one), (_, other) in zip(few, BOOTSTRAP.measures(*repeats, constant=0.25), strict=True):
         assert ends(one) == pytest.approx(ends(other), abs=1e-9)
-
-
-def test_intervals_over_groups_cover_the_truth_where_intervals_over_samples_do_not() -> None:
-    rng = np.random.default_rng(11)
-    covered = {"groups": 0, "samples": 0}
-    repetitions, num_groups, per_group, spread = 60, 25, 8, 0.2
-    for _ in range(repetitions):
-        groups = np.repeat(np.arange(num_groups), per_group)
-        squared = rng.normal(0, spread, num_groups)[groups] ** 2  # a group errs as one
-        for name, unit in (("groups", groups), ("samples", np.arange(len(groups)))):
-            estimate = Bootstrap(samples=150, confidence=0.9, seed=3).mean(squared, unit)
-            assert estimate.low is not None and estimate.high is not None
-            covered[name] += estimate.low <= spread**2 <= estimate.high
-    assert covered["groups"] >= 0.75 * repetitions
-    assert covered["samples"] <= 0.6 * repetitions
 
 
 def test_one_group_alone_or_no_resamples_give_values_without_intervals() -> None:

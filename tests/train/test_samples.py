@@ -22,7 +22,7 @@ from quality_model.degrade.severity import SCALES, mean_shift_ab, rms_difference
 from quality_model.errors import TrainingError
 from quality_model.params import TrainParams
 from quality_model.records import HEADS
-from quality_model.train.samples import FreshSamples, StoredPixels, StoredSamples, open_samples
+from quality_model.train.samples import Batch, StoredPixels, open_batches
 from quality_model.train.variation import Crops, WatermarkBoxes, vary
 
 from .conftest import PHOTO_PX, write_dataset, write_photographs
@@ -50,23 +50,20 @@ def with_values(section: TrainParams, **values: object) -> TrainParams:
 
 
 def opened(
-    section: TrainParams, dataset: TrainingSet, executor: Executor | None = None
-) -> StoredSamples | FreshSamples:
+    section: TrainParams, dataset: TrainingSet, executor: Executor | None = None, first_epoch: int = 1
+) -> tuple[list[int], Generator[Batch, None, None]]:
     rows = dataset.indices("train")
-    return open_samples(
-        section, dataset, rows, StoredPixels(dataset, rows, CPU, 0), executor or InThisProcess()
-    )
+    stored = StoredPixels(dataset, rows, CPU, 0)
+    return open_batches(section, dataset, rows, stored, executor or InThisProcess(), first_epoch)
 
 
 def epoch_of(
     section: TrainParams, dataset: TrainingSet, epoch: int, executor: Executor | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """All images and labels of an epoch, for a run that resumes there."""
-    samples = opened(section, dataset, executor)
-    sizes = samples.batch_sizes(epoch)
-    made = samples.batches(epoch)
-    images, labels = zip(*islice(made, len(sizes)), strict=True)
-    made.close()
+    sizes, batches = opened(section, dataset, executor, epoch)
+    images, labels = zip(*islice(batches, len(sizes)), strict=True)
+    batches.close()
     assert [len(batch) for batch in images] == [len(batch) for batch in labels] == sizes
     return np.concatenate(images), np.concatenate(labels)
 
@@ -91,7 +88,7 @@ def test_the_samples_depend_on_seed_and_epoch_alone(
     stored: TrainParams, fresh: TrainParams, photographs: TrainingSet, samples: str
 ) -> None:
     section = fresh if samples == "fresh" else stored
-    whole_run = list(opened(section, photographs).batches(1))
+    whole_run = list(opened(section, photographs)[1])
     num_batches = len(whole_run) // 3
     for epoch in (1, 2, 3):  # a run that resumes at an epoch sees what an undisturbed one sees
         images, labels = epoch_of(section, photographs, epoch)
@@ -229,31 +226,23 @@ def test_pixels_kept_on_a_device_are_those_on_disk(photographs: TrainingSet) -> 
 def test_fresh_samples_are_the_same_bytes_from_any_number_of_processes(
     fresh: TrainParams, photographs: TrainingSet
 ) -> None:
-    here = list(opened(fresh, photographs).batches(2))
-    there = list(opened(fresh, photographs, WorkerProcesses(2, 3, 120.0)).batches(2))
+    here = list(opened(fresh, photographs, first_epoch=3)[1])
+    there = list(opened(fresh, photographs, WorkerProcesses(2, 3, 120.0), 3)[1])
     for (images, labels), (others, other_labels) in zip(here, there, strict=True):
         assert np.array_equal(images, others)
         assert np.array_equal(labels, other_labels)
 
 
-def test_an_epoch_has_as_many_fresh_samples_as_requested_each_made_once(
+def test_an_epoch_has_as_many_fresh_samples_as_requested_each_made_once_of_clean_images_equally_often(
     fresh: TrainParams, photographs: TrainingSet
 ) -> None:
     images, labels = epoch_of(with_values(fresh, samples_per_epoch=30), photographs, 1)
-
     assert images.shape == (30, CROP_PX, CROP_PX, 3)
-    assert labels.shape == (30, 4)
-    assert labels.dtype == np.float32
+    assert (labels.shape, labels.dtype) == ((30, 4), np.float32)
     assert 0 <= labels.min() < labels.max() <= 1
     assert len({image.tobytes() for image in images}) == 30
-
-
-def test_fresh_samples_are_made_of_clean_images_each_equally_often(
-    fresh: TrainParams, photographs: TrainingSet
-) -> None:
     recorder = Recorder()
     epoch_of(with_values(fresh, samples_per_epoch=20), photographs, 1, recorder)
-
     counts = Counter(recorder.rows)
     assert set(counts) == set(range(0, 40, 5))  # the clean row of each image of the train split
     assert max(counts.values()) - min(counts.values()) <= 1
@@ -265,11 +254,16 @@ def test_a_batch_that_cannot_be_made_stops_training(fresh: TrainParams, photogra
     assert "memory" in caught.value.remedy
 
 
-def test_images_that_are_all_soft_are_refused(fresh: TrainParams, tmp_path: Path) -> None:
+def test_samples_that_the_dataset_lacks_are_refused(
+    stored: TrainParams, fresh: TrainParams, photographs: TrainingSet, tmp_path: Path
+) -> None:
     columns = {"split": ["train"], "image_id": ["a"], "is_clean": [False], "profile": ["calibrated"]}
     soft = write_dataset(tmp_path, np.zeros((1, 40, 40, 3), np.uint8), np.ones((1, 4), np.float32), columns)
     with pytest.raises(TrainingError, match="No image of the train split is clean"):
-        opened(fresh, soft)
+        next(opened(fresh, soft)[1])
+    soft.train_samples = "fresh"
+    with pytest.raises(TrainingError, match="it lacks most samples"):
+        next(opened(stored, soft)[1])
 
 
 @pytest.mark.parametrize("side_px", [32, 64])

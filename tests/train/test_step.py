@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,12 +28,15 @@ def samples(tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> Trai
 
 
 @pytest.fixture
-def step(params: Params, samples: TrainingSet, project: Path) -> Step:
-    """The function in a project of its own, for one epoch, with some parameters of training changed."""
+def step(params: Params, samples: TrainingSet) -> Step:
+    """The function in a project folder, for one epoch, with some parameters of training changed."""
     small = {"epochs": 1, "device": "cpu", "precision": "float32", "samples": "stored"}
+    small |= {"architecture": "compact", "start_from": "scratch"}
 
     def step(
-        on_epoch: Callable[[TrainingProgress], None] = lambda progress: None, **changes: object
+        project: Path,
+        on_epoch: Callable[[TrainingProgress], None] = lambda progress: None,
+        **changes: object,
     ) -> TrainedModel:
         section = params.train.model_copy(update={**small, **changes})
         return train_candidate(
@@ -50,98 +54,84 @@ def step(params: Params, samples: TrainingSet, project: Path) -> Step:
     return step
 
 
-def interrupt(progress: TrainingProgress) -> None:
-    if progress.history:
-        raise KeyboardInterrupt
-
-
-def facts_of(project: Path) -> dict[str, object]:
+def facts_of(project: Path) -> dict[str, Any]:
     return dict(storage.read_json(project / "model" / "model.json")["facts"])
-
-
-def test_what_a_training_is_made_of_is_known_before_its_first_epoch_and_stored_with_the_model(
-    step: Step, project: Path, samples: TrainingSet
-) -> None:
-    seen: list[TrainingProgress] = []
-    trained = step(seen.append)
-    assert [len(progress.history) for progress in seen] == [0, 1]
-    assert seen[0].facts == seen[1].facts
-    assert seen[0].facts.to_json().items() <= facts_of(project).items()
-    assert seen[0].facts.training_fingerprint == trained.fingerprint
-    assert (seen[0].facts.data_sha256, seen[0].facts.data_rows) == (samples.data_sha256, len(samples))
-    assert seen[0].facts.package_version
-    metrics = storage.read_json(project / "report" / "metrics.json")
-    assert metrics["validation_loss"] == facts_of(project)["validation_loss"]
-
-
-def test_the_end_of_a_training_leaves_an_interrupted_one_what_it_resumes_from(
-    step: Step, project: Path
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        step(interrupt, seed=8)
-    assert step(seed=9).resumed_from_epoch == 0
-    assert len([*(project / "checkpoints").glob("run-*")]) == 1
-    assert step(seed=8).resumed_from_epoch == 1
-    assert {path.suffix for path in (project / "checkpoints").iterdir()} == {".lock"}
-
-
-def test_checkpoints_that_were_pruned_leave_nothing_that_a_later_identical_training_takes_up(
-    step: Step, project: Path
-) -> None:
-    """B23."""
-    for seed in (1, 2, 3, 4, 5):
-        with pytest.raises(KeyboardInterrupt):
-            step(interrupt, seed=seed)
-    left = {path.name for path in (project / "checkpoints").iterdir() if path.suffix != ".lock"}
-    assert len(left) == 4 and all(name.startswith("run-") for name in left)
-    assert step(seed=1).resumed_from_epoch == 0
-    assert step(seed=5).resumed_from_epoch == 1
-
-
-def test_a_second_training_is_refused_while_the_first_uses_the_checkpoints(step: Step) -> None:
-    def train_another(progress: TrainingProgress) -> None:
-        with pytest.raises(StorageError, match="Another process has held"):
-            step(seed=8)
-
-    step(train_another)
-    assert step(seed=8).resumed_from_epoch == 0
-
-
-BUNDLED = storage.file_sha256(pretrained.FOLDERS["bundled"] / "model.safetensors")[:12]
 
 
 def started_from(project: Path) -> str:
     """What the model says of its start weights."""
-    return str(facts_of(project)["settings"]["train.start_from"])  # type: ignore[index]
+    return str(facts_of(project)["settings"]["train.start_from"])
 
 
-@pytest.mark.parametrize("named", ["champion", "bundled"])
-def test_without_a_champion_a_training_starts_from_the_bundled_weights(
-    step: Step, project: Path, named: str
+def hash_of(folder: Path) -> str:
+    return storage.file_sha256(folder / "model.safetensors")[:12]
+
+
+def test_what_a_training_is_made_of_is_known_before_its_first_epoch_and_stored_with_the_model(
+    step: Step, tmp_path: Path, samples: TrainingSet
 ) -> None:
-    step(start_from=named)
-    assert started_from(project) == f"{named}@{BUNDLED}"
-    bundled = storage.read_json(pretrained.FOLDERS["bundled"] / "model.json")["facts"]
-    assert set(bundled["seen_groups"]) < set(facts_of(project)["seen_groups"])  # type: ignore[call-overload]
+    seen: list[TrainingProgress] = []
+    trained = step(tmp_path, seen.append)
+    assert [len(progress.history) for progress in seen] == [0, 1]
+    facts = seen[0].facts
+    assert facts == seen[1].facts
+    assert facts.to_json().items() <= facts_of(tmp_path).items()
+    assert facts.training_fingerprint == trained.fingerprint
+    assert (facts.data_sha256, facts.data_rows) == (samples.data_sha256, len(samples))
+    assert facts.package_version
+    assert started_from(tmp_path) == "scratch"
+    assert facts_of(tmp_path)["seen_groups"] == sorted(seen_in_training(samples))
+    report = tmp_path / "report"
+    assert storage.read_json(report / "metrics.json")["validation_loss"] == trained.best.validation_loss
+    assert storage.read_json(report / "history.json") == [trained.best.to_dict(timings=False)]
+    assert len((report / "history.csv").read_text().splitlines()) == 2
 
 
-def test_a_training_starts_from_the_last_known_champion_if_the_registry_does_not_answer(
-    step: Step, project: Path, params: Params, samples: TrainingSet, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_training_resumes_after_another_one_which_is_refused_while_it_runs(
+    step: Step, tmp_path: Path
 ) -> None:
-    step(start_from="scratch")
-    assert started_from(project) == "scratch"
-    assert facts_of(project)["seen_groups"] == sorted(seen_in_training(samples))
+    def train_another(progress: TrainingProgress) -> None:
+        if progress.history:
+            with pytest.raises(StorageError, match="Another process has held"):
+                step(tmp_path, seed=9)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        step(tmp_path, train_another, seed=8)
+    assert step(tmp_path, seed=9).resumed_from_epoch == 0
+    assert len([*(tmp_path / "checkpoints").iterdir()]) == 1
+    assert step(tmp_path, seed=8).resumed_from_epoch == 1
+    assert not [*(tmp_path / "checkpoints").iterdir()]
+
+
+def test_a_training_starts_from_the_named_weights_and_has_seen_what_they_have(
+    step: Step, tmp_path: Path
+) -> None:
+    bundled = pretrained.FOLDERS["bundled-compact"]
+    step(tmp_path, start_from="bundled-compact")
+    assert started_from(tmp_path) == f"bundled-compact@{hash_of(bundled)}"
+    seen = storage.read_json(bundled / "model.json")["facts"]["seen_groups"]
+    assert set(seen) < set(facts_of(tmp_path)["seen_groups"])
+
+
+def test_a_training_starts_from_the_champion_or_the_last_known_one_or_the_bundled_weights(
+    step: Step, project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundled = hash_of(pretrained.FOLDERS["bundled"])
+    from_champion = {"start_from": "champion", "architecture": "standard"}
+    step(project, **from_champion)
+    assert started_from(project) == f"champion@{bundled}"
     registry = Registry(project, params.registry)
     run_id = publish(project / "model", root=project, registry=params.registry)
     registry.move_alias("champion", registry.register(run_id))
-    champion = storage.file_sha256(project / "model" / "model.safetensors")[:12]
+    champion = hash_of(project / "model")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
-    step(start_from="champion", seed=1)
+    step(project, seed=1, **from_champion)
     assert started_from(project) == f"champion@{champion}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    step(start_from="champion", seed=2)
+    step(project, seed=2, **from_champion)
     assert started_from(project) == f"champion@{champion}"
     (project / "state" / "last-champion.json").unlink()
-    step(start_from="champion", seed=3)
-    assert started_from(project) == f"champion@{BUNDLED}"
+    step(project, seed=3, **from_champion)
+    assert started_from(project) == f"champion@{bundled}"

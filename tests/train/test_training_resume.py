@@ -1,14 +1,13 @@
 """A run that was killed resumes, and ends with the bits of an undisturbed one."""
 
 import logging
+import multiprocessing
 import os
 import pickle
-import shutil
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,22 +15,13 @@ import torch
 from quality_model.core import storage
 from quality_model.data.dataset import TrainingSet
 from quality_model.params import TrainParams
-from quality_model.train import EpochReport, TrainedModel, clear_checkpoints, train
-from quality_model.train.state import RunIdentity, RunState
-from tests.faults.processes import start
+from quality_model.train import EpochReport, TrainedModel, train
+from quality_model.train.state import RunState, run_identity
 from tests.hostile import Canary
 
+from .conftest import FinishedRun, assert_same_bits, interrupt
 
-class Interrupted(Exception):
-    """Stands for anything that ends a process."""
-
-
-def stop_after(epoch: int) -> Callable[[EpochReport], None]:
-    def on_epoch(report: EpochReport) -> None:
-        if report.epoch == epoch:
-            raise Interrupted
-
-    return on_epoch
+CPU = torch.device("cpu")
 
 
 def train_and_die(section: TrainParams, data: Path, checkpoints: Path, last_epoch: int) -> None:
@@ -44,70 +34,29 @@ def train_and_die(section: TrainParams, data: Path, checkpoints: Path, last_epoc
     train(section, TrainingSet.open(data), checkpoints, on_epoch)
 
 
-def interrupt(section: TrainParams, training_set: TrainingSet, checkpoints: Path, *, after: int) -> None:
-    with pytest.raises(Interrupted):
-        train(section, training_set, checkpoints, stop_after(after))
-
-
-def without_times(trained: TrainedModel) -> list[dict[str, object]]:
-    times = ("images_per_s", "elapsed_s")
-    return [
-        {key: value for key, value in report.to_dict().items() if key not in times}
-        for report in trained.history
-    ]
-
-
 def assert_same_run(one: TrainedModel, other: TrainedModel) -> None:
-    theirs = other.model.state_dict()
-    for name, tensor in one.model.state_dict().items():
-        assert torch.equal(tensor, theirs[name]), name
-    assert without_times(one) == without_times(other)
+    assert_same_bits(one, other)
+    histories = [[report.to_dict(timings=False) for report in run.history] for run in (one, other)]
+    assert histories[0] == histories[1]
     assert one.facts() == other.facts()
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run that nothing disturbed, and the folder of its checkpoints; copy, do not touch."""
-
-    trained: TrainedModel
-    checkpoints: Path
-
-    def copy(self, target: Path) -> Path:
-        """All its checkpoints, in another folder."""
-        return Path(shutil.copytree(self.checkpoints, target))
-
-    def copy_plan(self, target: Path) -> Path:
-        """Only how it computes, as a run killed in its first epoch leaves it."""
-        return Path(shutil.copytree(self.checkpoints, target, ignore=shutil.ignore_patterns("epoch-*")))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(
-    training_set: TrainingSet, section: TrainParams, tmp_path_factory: pytest.TempPathFactory
-) -> FinishedRun:
-    checkpoints = tmp_path_factory.mktemp("undisturbed") / "checkpoints"
-    return FinishedRun(train(section, training_set, checkpoints), checkpoints)
 
 
 def epochs_kept(checkpoints: Path) -> list[str]:
     return sorted(path.name for path in checkpoints.glob("run-*/epoch-*"))
 
 
-@pytest.mark.parametrize("killed_after", [1, 2])
 def test_a_killed_process_resumes_and_ends_as_if_undisturbed(
-    training_set: TrainingSet,
-    section: TrainParams,
-    undisturbed: FinishedRun,
-    tmp_path: Path,
-    killed_after: int,
+    training_set: TrainingSet, section: TrainParams, undisturbed: FinishedRun, tmp_path: Path
 ) -> None:
     checkpoints = undisturbed.copy_plan(tmp_path / "checkpoints")
-    process = start(train_and_die, section, training_set.folder, checkpoints, killed_after)
+    arguments = (section, training_set.folder, checkpoints, 1)
+    process = multiprocessing.get_context("spawn").Process(target=train_and_die, args=arguments)
+    process.start()
     process.join(240)
     assert process.exitcode == -signal.SIGKILL
     reported: list[int] = []
     trained = train(section, training_set, checkpoints, lambda report: reported.append(report.epoch))
-    assert trained.resumed_from_epoch == killed_after
+    assert trained.resumed_from_epoch == 1
     assert reported == [1, 2, 3]
     assert_same_run(trained, undisturbed.trained)
 
@@ -123,17 +72,43 @@ def test_a_run_stopped_after_every_epoch_ends_as_if_undisturbed(
     assert_same_run(trained, undisturbed.trained)
 
 
-def test_a_resumed_run_computes_as_it_began(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
+def test_a_resumed_run_on_fresh_samples_with_averaged_weights_ends_as_if_undisturbed(
+    photographs: TrainingSet, section: TrainParams, tmp_path: Path
 ) -> None:
-    checkpoints = tmp_path / "checkpoints"
-    interrupt(section, training_set, checkpoints, after=1)
+    values = {"samples": "fresh", "samples_per_epoch": 12, "batch_size": 4, "crops_px": (32,), "epochs": 2}
+    averaged = section.model_copy(update={**values, "weight_average": 0.9})
+    undisturbed = train(averaged, photographs, tmp_path / "one")
+    interrupt(averaged, photographs, tmp_path / "two", after=1)
+    resumed = train(averaged, photographs, tmp_path / "two")
+    assert resumed.resumed_from_epoch == 1
+    assert_same_run(resumed, undisturbed)
+
+
+def test_a_resumed_run_computes_as_it_began(
+    training_set: TrainingSet, section: TrainParams, undisturbed: FinishedRun, tmp_path: Path
+) -> None:
+    checkpoints = undisturbed.copy(tmp_path / "checkpoints")
     (path,) = checkpoints.glob("run-*/plan.json")
     stored = storage.read_json(path)
     other = {"channels_last": "contiguous", "contiguous": "channels_last"}
     stored["plan"]["memory_format"] = other[stored["plan"]["memory_format"]]
     storage.write_json(path, stored)
-    assert train(section, training_set, checkpoints).plan.to_dict() == stored["plan"]
+    assert train(section, training_set, checkpoints).plan.model_dump() == stored["plan"]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [None, {}, {"device": "cuda"}, {"precision": "float8"}, {"compiled": "no"}, {"memory_format": ...}],
+)
+def test_a_stored_plan_that_is_damaged_or_for_another_device_is_chosen_again(
+    undisturbed: FinishedRun, section: TrainParams, training_set: TrainingSet, tmp_path: Path, plan: Any
+) -> None:
+    state = RunState(tmp_path, run_identity(section, training_set, None))
+    chosen = undisturbed.trained.plan.model_dump()
+    damaged = {key: value for key, value in {**chosen, **plan}.items() if value is not ...} if plan else plan
+    storage.write_json(state.folder / "plan.json", {"plan": damaged})
+    assert state.plan(section, CPU).model_dump() == chosen
+    assert storage.read_json(state.folder / "plan.json")["plan"] == chosen
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "unmark", "remove", "code in a complete folder"])
@@ -162,73 +137,54 @@ def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(
     else:
         (newest / "state.pt").unlink()
     with caplog.at_level(logging.WARNING, logger="quality_model.train"):
-        again = train(section, training_set, checkpoints)
-    assert again.resumed_from_epoch == 2
+        state = RunState(checkpoints, run_identity(section, training_set, None)).load_latest()
+    assert state is not None and len(state["history"]) == 2
     assert "epoch-000003" in caplog.text
     assert not (tmp_path / "canary").exists()
-    assert_same_run(again, undisturbed.trained)
-
-
-def test_a_run_that_stopped_early_stays_stopped(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
-) -> None:
-    # With steps too small to change the loss, no epoch after the first is better.
-    idle = section.model_copy(update={"learning_rate": 1e-30, "epochs": 6, "patience": 1})
-    first = train(idle, training_set, tmp_path / "checkpoints")
-    second = train(idle, training_set, tmp_path / "checkpoints")
-    assert first.stopped_early
-    assert second.resumed_from_epoch == len(first.history)
-    assert_same_run(second, first)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"epochs": 4}, "epochs 3 there, 4 now"), ({"learning_rate": 0.002}, "learning_rate 0.001 there")],
+    [
+        ({"epochs": 4}, "epochs 3 there, 4 now"),
+        ({"learning_rate": 0.002}, "learning_rate 0.001 there"),
+        ({}, "code_sha256"),
+    ],
 )
-def test_checkpoints_of_another_recipe_are_not_used_and_the_log_says_why(
+def test_checkpoints_of_another_recipe_or_other_code_are_not_used_and_the_log_says_why(
     training_set: TrainingSet,
     section: TrainParams,
     undisturbed: FinishedRun,
-    tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
     change: dict[str, object],
     words: str,
 ) -> None:
-    checkpoints = undisturbed.copy(tmp_path / "checkpoints")
-    other = section.model_copy(update=change)
+    if not change:
+        monkeypatch.setattr("quality_model.train.state.code_sha256", lambda *code: "0" * 64)
+    other = run_identity(section.model_copy(update=change), training_set, None)
     with caplog.at_level(logging.INFO, logger="quality_model.train"):
-        interrupt(other, training_set, checkpoints, after=1)
+        assert RunState(undisturbed.checkpoints, other).load_latest() is None
     assert words in caplog.text
-    assert epochs_kept(checkpoints) == ["epoch-000001", "epoch-000002", "epoch-000003"]
 
 
-def test_checkpoints_of_other_code_are_not_used(
-    training_set: TrainingSet,
-    section: TrainParams,
-    undisturbed: FinishedRun,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_the_last_two_checkpoints_are_kept_until_cleared(
+    training_set: TrainingSet, section: TrainParams, undisturbed: FinishedRun, tmp_path: Path
 ) -> None:
     checkpoints = undisturbed.copy(tmp_path / "checkpoints")
-    monkeypatch.setattr("quality_model.train.state.code_sha256", lambda *code: "0" * 64)
-    with caplog.at_level(logging.INFO, logger="quality_model.train"):
-        interrupt(section, training_set, checkpoints, after=1)
-    assert "code_sha256" in caplog.text
-
-
-def test_the_last_two_checkpoints_are_kept_until_cleared(undisturbed: FinishedRun, tmp_path: Path) -> None:
-    checkpoints = undisturbed.copy(tmp_path / "checkpoints")
     assert epochs_kept(checkpoints) == ["epoch-000002", "epoch-000003"]
-    clear_checkpoints(checkpoints, undisturbed.trained.fingerprint)
+    RunState(checkpoints, run_identity(section, training_set, None)).clear()
     assert list(checkpoints.glob("run-*")) == []
 
 
-def test_when_a_run_begins_the_newest_three_others_stay(section: TrainParams, tmp_path: Path) -> None:
+def test_when_a_run_begins_the_newest_three_others_stay_and_a_pruned_one_is_never_resumed(
+    training_set: TrainingSet, section: TrainParams, tmp_path: Path
+) -> None:
     def begin(seed: int) -> RunState:
         changed = section.model_copy(update={"seed": seed})
-        state = RunState(tmp_path, RunIdentity.of(changed, data_sha256="d", image_size_px=32))
-        state.save_plan({"seed": seed})
+        state = RunState(tmp_path, run_identity(changed, training_set, None))
+        state.plan(changed, CPU)
+        state.save(1, {"seed": seed})
         return state
 
     states = [begin(seed) for seed in range(4)]
@@ -236,4 +192,6 @@ def test_when_a_run_begins_the_newest_three_others_stay(section: TrainParams, tm
         moment = time.time() - age_s
         os.utime(state.folder, (moment, moment))
     newest = begin(4)
-    assert [state.plan() is not None for state in (*states, newest)] == [True, False, True, True, True]
+    kept = [state.load_latest() for state in (*states, newest)]
+    assert kept == [{"seed": 0}, None, {"seed": 2}, {"seed": 3}, {"seed": 4}]
+    assert not states[1].folder.exists()

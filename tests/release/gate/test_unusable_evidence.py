@@ -112,7 +112,7 @@ def test_evidence_is_read_as_it_was_written_and_the_verdict_is_json(tmp_path: An
     known = evidence(champion=True)
     known.write(tmp_path / "evidence.json")
     assert Evidence.read(tmp_path / "evidence.json") == known
-    json.dumps({"verdict": asdict(decide(SECTION, known)), **known.summary()}, allow_nan=False)
+    json.dumps({"verdict": asdict(decide(SECTION, known)), **known.to_json()}, allow_nan=False)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", "null"])

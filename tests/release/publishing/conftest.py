@@ -67,7 +67,7 @@ def origin(params: Params) -> ModelFacts:
 def epoch(number: int) -> EpochReport:
     """The report of an epoch, whose loss is 1 / number."""
     per_head = dict.fromkeys(HEADS, 0.1)
-    undefined = {**per_head, "noise": float("nan")}
+    undefined = {**per_head, "noise": None}
     loss, rate, images_per_s, elapsed_s = 1.0 / number, 0.001, 21.5, 9.0
     return EpochReport(
         number, 8, loss, loss, per_head, per_head, per_head, undefined, rate, images_per_s, elapsed_s
