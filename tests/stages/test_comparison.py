@@ -20,7 +20,7 @@ from quality_model.errors import InputErrorsAboveLimit, ModelNotFoundError, Usag
 from quality_model.networks.checkpoints import save_model
 from quality_model.params import Params
 from quality_model.records import HEADS, ModelRef
-from quality_model.release.comparisons import attach_comparison
+from quality_model.release.candidate import attach_comparison
 from quality_model.score import ScoringModel
 from quality_model.score.compare import compare_models, draw_largest
 from quality_model.score.comparison import Comparison

@@ -17,7 +17,7 @@ from quality_model.params import values_sha256
 from quality_model.paths import ProjectPaths
 from quality_model.release.champion import make_champion
 from quality_model.release.publish import publish, try_publish
-from quality_model.release.registry import Registry, resolve
+from quality_model.release.registry import Registry
 from tests.faults.processes import run_command
 
 from .conftest import Gateway, finish_training, misbehaving_server
@@ -289,15 +289,15 @@ def test_a_model_that_one_machine_promotes_is_what_another_scores_with(
     there = tmp_path / "other machine"
     registry = Registry(project, section)
     version = registry.register(publish(finished, root=project, registry=section))
-    assert make_champion(section, project, version, "promoted", "passed the gate")
+    assert make_champion(registry, version, "promoted", "passed the gate")
 
-    found = resolve("champion", root=there, section=section)
+    found = Registry(there, section).resolve("champion")
     assert found.path == there / "state" / "models" / "shared" / version.version
-    assert (found.version, found.sha256) == (version.version, storage.sealed_sha256(finished))
+    assert (found.version, found.model_sha256) == (version.version, storage.sealed_sha256(finished))
     weights = found.path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    again = resolve("champion", root=there, section=section).path
-    assert storage.require_sealed(again, verify=True)["sha256"] == found.sha256
+    again = Registry(there, section).resolve("champion").path
+    assert storage.require_sealed(again, verify=True)["sha256"] == found.model_sha256
     assert not [path.name for path in again.parent.iterdir() if path.name.startswith(".partial")]
 
 

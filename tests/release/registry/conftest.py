@@ -84,5 +84,5 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def promote(root: Path, section: RegistryParams, version: str, **more: Any) -> bool:
     """Make a version champion without asking for a verdict."""
-    found = Registry(root, section).find(version)
-    return make_champion(section, root, found, "promoted", "better", **more)
+    registry = Registry(root, section)
+    return make_champion(registry, registry.find(version), "promoted", "better", **more)

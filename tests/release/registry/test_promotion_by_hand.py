@@ -99,6 +99,6 @@ def test_a_verdict_that_no_longer_holds_promotes_nothing_and_one_of_another_mach
         by_hand(project, params, "2")
     assert champion_of(project, section) == "1"
     record = write_record(project, Decision(**valid, time=now()))
-    show(record, root=project, registry=section)
+    show(record, registry)
     shutil.rmtree(project / "state" / "records")
     assert by_hand(project, params, "2") == "2"

@@ -84,7 +84,7 @@ def test_a_result_its_rows_or_a_part_lead_to_version_run_data_commit_verdict_and
     decided(project, ModelRef("quality-model", None, version.run_id, ""), "", "by")
     decided(project, ModelRef("quality-model", None, None, "c" * 64), "", "its")
     about = decided(project, ModelRef("quality-model", "1", None, ""), version.model_sha256, "name")
-    show(about, root=project, registry=section)
+    show(about, registry)
     decided(project, unknown, "e" * 64, "never")
 
     job = scored()
@@ -93,7 +93,7 @@ def test_a_result_its_rows_or_a_part_lead_to_version_run_data_commit_verdict_and
     assert found.model_sha256 == version.model_sha256
     assert (found.origin["data_name"], found.origin["data_sha256"]) == ("sample-photos", "1" * 64)
     assert found.origin["git_commit"] == version.tags["git_commit"]
-    assert (found.verdict, found.aliases, found.notes) == ("passed", ("champion",), ())
+    assert (found.verdict, found.aliases, found.notes) == ("passed", ("champion",), [])
     assert [decision.reason for decision in found.decisions] == ["by", "its", "name"]
     assert len(found.files) == 2
     for words in ("and 1 more", "1 (champion)", "1" * 64, "promoted: version 1, data -, commit - (name)"):
