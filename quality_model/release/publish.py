@@ -160,8 +160,8 @@ def publish_progress(
         RegistryError, StorageError: See `publish`.
     """
     with _open_run(facts, "train", _now_ms(), root, registry) as (client, run):
-        _add_epochs(client, run, history, _now_ms())
         _set_status(client, run, status, _now_ms())
+        _add_epochs(client, run, history, _now_ms())
         return str(run.info.run_id)
 
 

@@ -190,24 +190,11 @@ _OF_A_HOP = frozenset({"host", "connection", "content-length", "accept-encoding"
 
 @contextmanager
 def misbehaving_server(answer: Answer, port: int = 0) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self)
-
-        def do_POST(self) -> None:
-            answer(self)
-
-        def do_PUT(self) -> None:
-            answer(self)
-
-        def do_PATCH(self) -> None:
-            answer(self)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    thread = Thread(target=httpd.serve_forever, daemon=True)
+    methods = {f"do_{name}": lambda request: answer(request) for name in ("GET", "POST", "PUT", "PATCH")}
+    silent = {"log_message": lambda *_: None}
+    handler = type("Handler", (BaseHTTPRequestHandler,), {**methods, **silent})
+    httpd = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    thread = Thread(target=httpd.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{httpd.server_port}"

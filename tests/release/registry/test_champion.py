@@ -1,10 +1,9 @@
 """Who is champion, how that changes, and what is recorded of it."""
 
 import json
-import os
 import shutil
-import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from quality_model.errors import (
     NoEarlierChampionError,
     StorageError,
 )
-from quality_model.params import Params, RegistryParams
+from quality_model.params import RegistryParams
 from quality_model.release.champion import ensure_baseline, roll_back
 from quality_model.release.decisions import (
     CARD_NAME,
@@ -31,7 +30,6 @@ from quality_model.release.decisions import (
     read_decisions,
 )
 from quality_model.release.registry import Registry
-from tests.faults.processes import start
 from tests.release.registry.conftest import SIZE_PX, promote
 
 
@@ -94,28 +92,28 @@ def test_a_candidate_compared_with_a_champion_that_was_replaced_is_not_promoted(
     assert champion_of(project, section) == "2"
 
 
-@pytest.mark.parametrize("damage", ["one bit", "removed", "another model's"])
 def test_a_version_whose_files_are_not_those_registered_never_becomes_champion(
-    project: Path, section: RegistryParams, registry: Registry, damage: str
+    project: Path, section: RegistryParams, registry: Registry
 ) -> None:
     promote(project, section, "1")
     promote(project, section, "3")
     folder, other = registry.resolve("2").path, registry.resolve("3").path
     original = {path: path.read_bytes() for path in folder.iterdir()}
     weights = folder / "model.safetensors"
-    try:
-        if damage == "one bit":
-            weights.write_bytes(original[weights][:-1] + bytes([original[weights][-1] ^ 1]))
-        elif damage == "removed":
-            weights.unlink()
-        else:
-            shutil.copytree(other, folder, dirs_exist_ok=True)
-        with pytest.raises(StorageError):
-            promote(project, section, "2")
-    finally:
-        for path, data in original.items():
-            path.write_bytes(data)
-    assert champion_of(project, section) == "3"
+    damages: dict[str, Callable[[], object]] = {
+        "one bit": lambda: weights.write_bytes(original[weights][:-1] + bytes([original[weights][-1] ^ 1])),
+        "removed": weights.unlink,
+        "another model's": lambda: shutil.copytree(other, folder, dirs_exist_ok=True),
+    }
+    for name, damage in damages.items():
+        try:
+            damage()
+            with pytest.raises(StorageError):
+                promote(project, section, "2")
+        finally:
+            for path, data in original.items():
+                path.write_bytes(data)
+        assert champion_of(project, section) == "3", name
     assert len(finished_records(project)) == 2
 
 
@@ -138,41 +136,23 @@ def test_a_change_waits_for_another_process_only_so_long(project: Path, section:
 # -- the alias says who is champion
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "images" / "grey.png"
-    path.parent.mkdir()
-    Image.new("RGB", (SIZE_PX, SIZE_PX), "grey").save(path)
-    return path
-
-
 def test_an_alias_that_was_moved_in_mlflow_is_followed_by_predict_score_and_the_next_change(
     project: Path,
     section: RegistryParams,
     client: MlflowClient,
-    image: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     promote(project, section, "1")
     monkeypatch.chdir(project)
-
-    def scored_by(name: str) -> list[str]:
-        run = CliRunner().invoke
-        predicted = run(cli, ["predict", str(image), "--json"], catch_exceptions=False)
-        assert predicted.exit_code == 0, predicted.output
-        output = project / "scores" / name
-        scored = run(
-            cli,
-            ["score", str(image.parent), "--output", str(output), "--set", "score.workers=1"],
-            catch_exceptions=False,
-        )
-        assert scored.exit_code == 0, scored.output
-        job = json.loads((output / "job.json").read_text())
-        return [MultiHeadQualityInference("auto", "cpu").source.version or "", job["model"]["version"]]
-
-    assert scored_by("before") == ["1", "1"]
+    assert MultiHeadQualityInference("auto", "cpu").source.version == "1"
     client.set_registered_model_alias(section.model_name, "champion", "3")
-    assert scored_by("after") == ["3", "3"]
+    assert MultiHeadQualityInference("auto", "cpu").source.version == "3"
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (SIZE_PX, SIZE_PX), "grey").save(tmp_path / "images" / "grey.png")
+    arguments = ["score", str(tmp_path / "images"), "--output", "scores", "--set", "score.workers=1"]
+    CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert json.loads((project / "scores" / "job.json").read_text())["model"]["version"] == "3"
     assert promote(project, section, "2")
     assert moves(project, section) == [
         ("promoted", None, "1"),
@@ -230,32 +210,46 @@ def test_a_rollback_to_damaged_files_is_refused_and_the_champion_stays(
     assert champion_of(project, section) == "2"
 
 
-def die_when_the_alias_has_moved(root: str, params: Params, action: str) -> None:
+class Killed(BaseException):
+    """Stands for a process that ends at once."""
+
+
+@pytest.fixture
+def killed_when_the_alias_has_moved() -> Iterator[list[str]]:
+    """The process of a test, while the list holds the event's name."""
+    deadly = ["quality_model.release.registry.moved"]
+
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "quality_model.release.registry.moved":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if event in deadly:
+            raise Killed
 
-    sys.addaudithook(hook)
-    change(Path(root), params.registry, action)
-
-
-def change(root: Path, section: RegistryParams, action: str) -> bool | str:
-    if action == "promoted":
-        return promote(root, section, "2")
-    return roll_back(section, root=root, reason="worse")
+    sys.addaudithook(hook)  # for the life of the process
+    yield deadly
+    deadly.clear()
 
 
 @pytest.mark.parametrize(("action", "reason"), [("promoted", "better"), ("rolled back", "worse")])
 def test_a_change_that_was_killed_before_it_was_recorded_is_recorded_when_it_is_repeated(
-    project: Path, section: RegistryParams, params: Params, action: str, reason: str
+    project: Path,
+    section: RegistryParams,
+    killed_when_the_alias_has_moved: list[str],
+    action: str,
+    reason: str,
 ) -> None:
+    def change() -> bool | str:
+        if action == "promoted":
+            return promote(project, section, "2")
+        return roll_back(section, root=project, reason="worse")
+
+    event = killed_when_the_alias_has_moved.pop()
     for version in ("1", "2", "3"):
         promote(project, section, version)
-    process = start(die_when_the_alias_has_moved, str(project), params, action)
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
+    killed_when_the_alias_has_moved.append(event)
+    with pytest.raises(Killed):
+        change()
+    killed_when_the_alias_has_moved.clear()
     assert champion_of(project, section) == "2"
-    change(project, section, action)
+    change()
     assert champion_of(project, section) == "2"
     (last,) = read_decisions(project, section)[3:]
     assert (last.action, last.model.version, last.reason) == (action, "2", reason)

@@ -63,11 +63,17 @@ def weights(root: Path) -> bytes:
     return (champion_in(root).path / "model.safetensors").read_bytes()
 
 
-def test_a_moved_project_finds_its_champion(original: Path) -> None:
+def test_a_moved_project_finds_its_champion_and_what_is_elsewhere_stays_there(original: Path) -> None:
+    with sqlite3.connect(original / "mlflow.db") as database:
+        database.execute(
+            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, workspace) "
+            "VALUES (77, 'far', 's3://bucket/mlartifacts', 'active', 'default')"
+        )
     before = weights(original)
     moved = original.rename(original.parent / "moved")
     assert champion_in(moved).path.is_relative_to(moved)
     assert weights(moved) == before
+    assert "s3://bucket/mlartifacts" in locations(moved)
 
 
 def test_a_copy_whose_original_is_gone_finds_its_champion(original: Path) -> None:
@@ -77,10 +83,11 @@ def test_a_copy_whose_original_is_gone_finds_its_champion(original: Path) -> Non
     assert weights(copy) == before
 
 
-def test_a_copy_reads_its_own_files_while_the_original_is_there(original: Path) -> None:
+def test_a_copy_and_its_original_read_their_own_files(original: Path) -> None:
     copy = copy_of(original)
     assert champion_in(copy).path.is_relative_to(copy)
     assert all(location.startswith(copy.as_uri()) for location in locations(copy))
+    assert champion_in(original).path.is_relative_to(original)
 
 
 def test_a_copy_writes_nothing_into_the_original(original: Path, section: RegistryParams) -> None:
@@ -88,19 +95,11 @@ def test_a_copy_writes_nothing_into_the_original(original: Path, section: Regist
     copy = copy_of(original)
     num_models = len(list((copy / "mlartifacts").rglob("model.safetensors")))
     registry = Registry(copy, section)
-    decision = Decision(
-        "promoted", now(), champion_in(copy).ref, registry.find("2").model_sha256
-    )
+    decision = Decision("promoted", now(), champion_in(copy).ref, registry.find("2").model_sha256)
     show(write_record(copy, decision, card="# A card"), registry)
     registry.register(publish(write_model(copy / "models" / "new", 9, {}), root=copy, registry=section))
     assert files_of(original) == before
     assert len(list((copy / "mlartifacts").rglob("model.safetensors"))) == num_models + 1
-
-
-def test_the_original_still_reads_its_own_files_after_it_was_copied(original: Path) -> None:
-    copy = copy_of(original)
-    champion_in(copy)
-    assert champion_in(original).path.is_relative_to(original)
 
 
 def test_a_copied_database_without_its_files_says_where_they_are_missing(original: Path) -> None:
@@ -162,14 +161,3 @@ def test_a_moved_database_that_cannot_be_written_is_not_read_from_elsewhere(orig
         lock.chmod(0o666)
     with ordinary_user(), pytest.raises(RegistryError, match="readonly database"):
         champion_in(copy)
-
-
-def test_locations_outside_the_project_stay_as_they_are(original: Path) -> None:
-    with sqlite3.connect(original / "mlflow.db") as database:
-        database.execute(
-            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, workspace) "
-            "VALUES (77, 'far', 's3://bucket/mlartifacts', 'active', 'default')"
-        )
-    moved = original.rename(original.parent / "moved")
-    champion_in(moved)
-    assert "s3://bucket/mlartifacts" in locations(moved)
