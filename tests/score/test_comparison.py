@@ -65,22 +65,17 @@ def images(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Path:
     return folder
 
 
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "reports" / "comparison"
-
-
-@pytest.fixture
-def compare(tmp_path: Path, params: Params, images: Path, models: Path, output: Path) -> Compare:
+@pytest.fixture(scope="module")
+def compare(tmp_path_factory: pytest.TempPathFactory, params: Params, images: Path, models: Path) -> Compare:
     def compare(
-        folder: Path = images, model: str = "", against: str = "", engine: str = "torch-float32",
-        output: Path = output, limits: dict[str, float] | None = None,
+        output: Path, folder: Path = images, model: str = "", against: str = "",
+        engine: str = "torch-float32", limits: dict[str, float] | None = None,
     ) -> Comparison:  # fmt: skip
         return compare_models(
             params.score.model_copy(update={"batch_size": 2, "workers": 1, "engine": engine}),
             params.limits.model_copy(update=limits or {}),
             params.registry,
-            root=tmp_path,
+            root=models,
             folder=folder,
             model=model or str(models / "new"),
             against=against or str(models / "old"),
@@ -91,9 +86,19 @@ def compare(tmp_path: Path, params: Params, images: Path, models: Path, output: 
     return compare
 
 
-def test_a_folder_is_scored_by_both_models_and_what_changes_is_kept(compare: Compare, output: Path) -> None:
-    comparison = compare()
-    told = comparison.summary()
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the comparison of the two models on the images is."""
+    return tmp_path_factory.mktemp("kept") / "comparison"
+
+
+@pytest.fixture(scope="module")
+def compared(compare: Compare, kept: Path) -> Comparison:
+    return compare(kept)
+
+
+def test_a_folder_is_scored_by_both_models_and_what_changes_is_kept(compared: Comparison, kept: Path) -> None:
+    told = compared.summary()
     assert (told["num_images"], told["num_scored"], told["num_changed_flags"]) == (6, 5, 5)
     noise = told["heads"]["noise"]
     assert (noise["newly_flagged"], noise["no_longer_flagged"]) == (5, 0)
@@ -101,20 +106,20 @@ def test_a_folder_is_scored_by_both_models_and_what_changes_is_kept(compare: Com
     assert noise["mean_change"] == pytest.approx(noise["mean_new"] - noise["mean_old"])
     assert noise["mean_change"] > 0.6
     assert told["heads"]["blurriness"]["mean_absolute_change"] == 0.0  # the same weights but for noise
-    assert told["same_model"] is False and "with itself" not in comparison.headline()
+    assert told["same_model"] is False and "with itself" not in compared.headline()
 
-    storage.require_sealed(output, verify=True)
-    kept = json.loads((output / "comparison.json").read_text())
-    assert [row["key"] for row in kept["not_scored"]] == ["broken.jpg"]
-    assert len(kept["largest_changes"]) == 3
-    rows = list(csv.DictReader((output / "comparison.csv").open()))
+    storage.require_sealed(kept, verify=True)
+    written = json.loads((kept / "comparison.json").read_text())
+    assert [row["key"] for row in written["not_scored"]] == ["broken.jpg"]
+    assert len(written["largest_changes"]) == 3
+    rows = list(csv.DictReader((kept / "comparison.csv").open()))
     assert [row["key"] for row in rows] == [
         "0.png", "2.png", "4.png", "album/1.png", "album/3.png", "broken.jpg"
     ]  # fmt: skip
     assert [bool(row["error_code"]) for row in rows] == [False] * 5 + [True]
     assert {row["flags_new"].split()[-1] for row in rows[:5]} == {"noise"}
-    assert "broken.jpg" in (output / "comparison.md").read_text()
-    assert Image.open(output / "largest_changes.png").width > 800
+    assert "broken.jpg" in (kept / "comparison.md").read_text()
+    assert Image.open(kept / "largest_changes.png").width > 800
 
 
 def test_an_image_that_crashes_or_hangs_its_decoder_is_a_row_with_its_error_code(
@@ -127,7 +132,7 @@ def test_an_image_that_crashes_or_hangs_its_decoder_is_a_row_with_its_error_code
     (folder / "0.png").write_bytes(image)
     for behaviour in ("crash", "hang", "raise"):
         (folder / f"{behaviour}.png").write_bytes(hostile(image, behaviour))
-    told = compare(folder, limits={"max_seconds": 1.0}).summary()
+    told = compare(tmp_path / "out", folder, limits={"max_seconds": 1.0}).summary()
     assert (told["num_images"], told["num_scored"]) == (4, 1)
     assert told["errors"] == {"truncated": 1, "too_slow": 1, "worker_died": 1}
 
@@ -136,7 +141,7 @@ def test_the_scores_are_those_of_each_model_at_its_own_size(
     compare: Compare, images: Path, models: Path, tmp_path: Path
 ) -> None:
     save_model(tmp_path / "large", make_model(1.0), image_size_px=64, facts={})
-    comparison = compare(model=str(tmp_path / "large"))
+    comparison = compare(tmp_path / "out", model=str(tmp_path / "large"))
     for side, reference in ((1, tmp_path / "large"), (0, models / "old")):
         alone = MultiHeadQualityInference(reference, "cpu", engine="torch-float32")
         for key, scores in zip(comparison.keys, comparison.scores[side], strict=True):
@@ -144,32 +149,35 @@ def test_the_scores_are_those_of_each_model_at_its_own_size(
             assert [float(score) for score in scores] == [getattr(expected, head) for head in HEADS]
 
 
-def test_a_model_compared_with_itself_is_told_as_such(compare: Compare, models: Path, output: Path) -> None:
-    comparison = compare(against=str(models / "new"))
+def test_a_model_compared_with_itself_is_told_as_such(compare: Compare, models: Path, tmp_path: Path) -> None:
+    comparison = compare(tmp_path / "out", against=str(models / "new"))
     assert "A model is compared with itself" in comparison.headline()
     assert comparison.summary()["num_changed_flags"] == 0
-    assert json.loads((output / "comparison.json").read_text())["same_model"] is True
-    assert "A model is compared with itself" in (output / "comparison.md").read_text()
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["same_model"] is True
+    assert "A model is compared with itself" in (tmp_path / "out" / "comparison.md").read_text()
 
 
-@pytest.mark.parametrize("engine", ["auto", "ncnn-float32"])
-def test_a_model_is_compared_with_a_bundled_one_on_one_engine(compare: Compare, engine: str) -> None:
-    comparison = compare(against="bundled-compact", engine=engine)
+def test_a_model_is_compared_with_a_bundled_one_on_the_engine_that_was_asked_for(
+    compare: Compare, tmp_path: Path
+) -> None:
+    comparison = compare(tmp_path / "out", against="bundled-compact", engine="ncnn-float32")
     told = comparison.summary()
     assert (told["old"]["name"], told["num_scored"]) == ("bundled-compact", 5)
-    assert comparison.old.engine == comparison.new.engine
-    assert engine in ("auto", comparison.new.engine)
+    assert (comparison.old.engine, comparison.new.engine) == ("ncnn-float32", "ncnn-float32")
 
 
 def test_an_interrupted_comparison_resumes_and_ends_with_the_same_files(
-    compare: Compare, output: Path
+    compare: Compare, compared: Comparison, kept: Path, tmp_path: Path
 ) -> None:
-    compare()
-    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    output = Path(shutil.copytree(kept, tmp_path / "out"))
     for name in ("_complete.json", "comparison.json", "new/job.json", "new/parts/part-00000.json"):
         (output / name).unlink()
-    compare()
-    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    compare(output)
+    first, second = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (kept, output)
+    )
+    assert first == second
 
 
 def test_a_file_of_weights_compares_too_and_without_thresholds_changes_of_flags_are_not_known(
@@ -180,7 +188,8 @@ def test_a_file_of_weights_compares_too_and_without_thresholds_changes_of_flags_
     folder = tmp_path / "one"
     folder.mkdir()
     Image.fromarray(np.full((40, 40, 3), 90, dtype=np.uint8)).save(folder / "grey.png")
-    comparison = compare(folder, str(weights))
+    comparison = compare(tmp_path / "out", folder, str(weights), engine="auto")
+    assert comparison.old.engine == comparison.new.engine
     told = comparison.summary()
     assert (told["new"]["name"], told["new"]["version"]) == ("mine.safetensors", None)
     assert (told["num_changed_flags"], told["heads"]["noise"]["newly_flagged"]) == (None, None)
@@ -188,7 +197,7 @@ def test_a_file_of_weights_compares_too_and_without_thresholds_changes_of_flags_
 
 
 def test_tables_and_tar_shards_compare_as_their_images_do(
-    compare: Compare, images: Path, tmp_path: Path
+    compare: Compare, compared: Comparison, images: Path, tmp_path: Path
 ) -> None:
     files = [*sorted(images.rglob("*.png")), images / "broken.jpg"]
     tables, shards = tmp_path / "tables", tmp_path / "shards"
@@ -201,13 +210,12 @@ def test_tables_and_tar_shards_compare_as_their_images_do(
     with tarfile.open(shards / "a.tar", "w") as shard:
         for path, name in zip(files, names, strict=True):
             shard.add(path, name)
-    alone = compare()
     for folder, prefix in ((tables, ""), (shards, "a.tar#")):
-        found = compare(folder)
+        found = compare(tmp_path / f"{folder.name} out", folder)
         order = np.argsort([key.removeprefix(prefix) for key in found.keys])
-        assert [found.keys[number].removeprefix(prefix) for number in order] == sorted(alone.keys)
-        np.testing.assert_array_equal(found.scores[:, order], alone.scores[:, np.argsort(alone.keys)])
-        assert [code for code, _ in found.errors.values()] == [code for code, _ in alone.errors.values()]
+        assert [found.keys[number].removeprefix(prefix) for number in order] == sorted(compared.keys)
+        np.testing.assert_array_equal(found.scores[:, order], compared.scores[:, np.argsort(compared.keys)])
+        assert [code for code, _ in found.errors.values()] == [code for code, _ in compared.errors.values()]
 
 
 def test_what_cannot_be_compared_is_named(compare: Compare, tmp_path: Path) -> None:
@@ -215,20 +223,18 @@ def test_what_cannot_be_compared_is_named(compare: Compare, tmp_path: Path) -> N
     tables.mkdir()
     pd.DataFrame({"a": [1]}).to_parquet(tables / "a.parquet")
     with pytest.raises(UsageError, match="no column of images"):
-        compare(tables)
+        compare(tmp_path / "out", tables)
 
 
-def test_a_comparison_in_which_nothing_can_be_scored_is_written(
-    compare: Compare, output: Path, tmp_path: Path
-) -> None:
+def test_a_comparison_in_which_nothing_can_be_scored_is_written(compare: Compare, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "bad" / name).write_text("<html>")
     (tmp_path / "bad" / "c.jpg").touch()
     words = r"None of the 3 inputs could be scored; .*not_an_image \(2 of 3\)(.|\n)*comparison\.csv"
     with pytest.raises(InputErrorsAboveLimit, match=words):
-        compare(tmp_path / "bad")
-    storage.require_sealed(output, verify=True)
+        compare(tmp_path / "out", tmp_path / "bad")
+    storage.require_sealed(tmp_path / "out", verify=True)
 
 
 def test_a_comparison_goes_into_no_folder_with_other_files(
@@ -239,19 +245,14 @@ def test_a_comparison_goes_into_no_folder_with_other_files(
     (output / name).write_text("mine")
     (output / ".DS_Store").write_text("x")
     with pytest.raises(UsageError, match=f"mine is not empty and holds no comparison: {name}"):
-        compare(output=output)
+        compare(output)
     assert {path.name for path in output.iterdir()} == {name, ".DS_Store"}
 
 
-def test_a_comparison_is_not_written_among_the_images_but_over_an_earlier_one(
-    compare: Compare, images: Path, tmp_path: Path
-) -> None:
+def test_a_comparison_is_not_written_among_the_images(compare: Compare, images: Path) -> None:
     with pytest.raises(UsageError, match="both input and output"):
-        compare(output=images)
+        compare(images)
     assert not (images / storage.MARKER_NAME).exists()
-    for _ in range(2):
-        compare(output=tmp_path / "new")
-    storage.require_sealed(tmp_path / "new", verify=True)
 
 
 def test_the_command_takes_the_choice_of_inputs_that_it_advises_and_prints_its_headline_once(
@@ -263,7 +264,9 @@ def test_the_command_takes_the_choice_of_inputs_that_it_advises_and_prints_its_h
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(PROJECT / "params.yaml", "params.yaml")
-    shutil.copytree(images, "mixed")
+    Path("mixed").mkdir()
+    for name in ("0.png", "broken.jpg"):
+        shutil.copyfile(images / name, f"mixed/{name}")
     image = (images / "0.png").read_bytes()
     pd.DataFrame({"name": ["a"], "first": [image], "second": [image]}).to_parquet("mixed/a.parquet")
     named = ["compare", "mixed", "--model", str(models / "new"), "--against", str(models / "old")]
@@ -272,7 +275,7 @@ def test_the_command_takes_the_choice_of_inputs_that_it_advises_and_prints_its_h
     assert run([*named, "--image-column", "second"]) == 2
     assert "--kind images or --kind parquet" in capfd.readouterr().err
     assert run([*named, "--kind", "images"]) == 0
-    assert "".join(capfd.readouterr()).count("5 of 6 images could be scored") == 1
+    assert "".join(capfd.readouterr()).count("1 of 2 images could be scored") == 1
     chosen = ["--kind", "parquet", "--image-column", "second", "--key-column", "name"]
     assert run([*named, *chosen]) == 0
     assert "1 of 1 images could be scored" in capfd.readouterr().out

@@ -1,6 +1,7 @@
 """Who is champion, how that changes, and what is recorded of it."""
 
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from quality_model.errors import (
     CorruptError,
     ModelNotFoundError,
     NoEarlierChampionError,
+    RegistryError,
     StorageError,
 )
 from quality_model.params import RegistryParams
@@ -95,7 +97,7 @@ def test_a_candidate_compared_with_a_champion_that_was_replaced_is_not_promoted(
 def test_a_version_whose_files_are_not_those_registered_never_becomes_champion(
     project: Path, section: RegistryParams, registry: Registry
 ) -> None:
-    promote(project, section, "1")
+    promote(project, section, "2")
     promote(project, section, "3")
     folder, other = registry.resolve("2").path, registry.resolve("3").path
     original = {path: path.read_bytes() for path in folder.iterdir()}
@@ -105,11 +107,19 @@ def test_a_version_whose_files_are_not_those_registered_never_becomes_champion(
         "removed": weights.unlink,
         "another model's": lambda: shutil.copytree(other, folder, dirs_exist_ok=True),
     }
+
+    def promote_two() -> None:
+        promote(project, section, "2")
+
+    def back_to_two() -> None:
+        roll_back(section, root=project, reason="worse")
+
     for name, damage in damages.items():
         try:
             damage()
-            with pytest.raises(StorageError):
-                promote(project, section, "2")
+            for change in (promote_two, back_to_two):
+                with pytest.raises(StorageError):
+                    change()
         finally:
             for path, data in original.items():
                 path.write_bytes(data)
@@ -163,6 +173,35 @@ def test_an_alias_that_was_moved_in_mlflow_is_followed_by_predict_score_and_the_
     assert roll_back(section, root=project, reason="worse") == "3"
 
 
+def test_the_bundled_model_scores_until_there_is_a_champion_and_never_stands_in_for_a_broken_one(
+    project: Path,
+    section: RegistryParams,
+    client: MlflowClient,
+    bundled: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def chosen(**more: RegistryParams) -> tuple[str, str | None]:
+        source = MultiHeadQualityInference("auto", "cpu", root=project, **more).source
+        return source.name, source.version
+
+    assert chosen() == ("bundled", "s1")
+    client.set_registered_model_alias(section.model_name, "champion", "2")
+    with caplog.at_level(logging.INFO):
+        assert chosen() == ("quality-model", "2")
+    assert "The champion scores: version 2 of quality-model." in caplog.text
+    other = section.model_copy(update={"model_name": "quality-model-224"})
+    assert chosen(registry=other) == ("bundled", "s1")
+    (project / "params.yaml").unlink()
+    assert chosen() == ("bundled", "s1")  # nothing says whose champion is meant
+    client.set_registered_model_alias(section.model_name, "champion", "1")
+    client.set_model_version_tag(section.model_name, "1", "model_sha256", "0" * 64)
+    with pytest.raises(CorruptError, match="not those that were registered"):
+        chosen(registry=section)
+    (project / "mlflow.db").write_bytes(b"not a database, whatever its name says" * 100)
+    with pytest.raises(RegistryError):
+        chosen(registry=section)
+
+
 def test_a_champion_that_was_deleted_in_mlflow_can_be_rolled_back_from(
     project: Path, section: RegistryParams, client: MlflowClient
 ) -> None:
@@ -192,22 +231,6 @@ def test_a_rollback_goes_back_one_champion_at_a_time_to_the_bundled_model_and_en
         ("rolled back", "3", "1"),
         ("rolled back", "1", "4"),
     ]
-
-
-def test_a_rollback_to_damaged_files_is_refused_and_the_champion_stays(
-    project: Path, section: RegistryParams, registry: Registry
-) -> None:
-    promote(project, section, "1")
-    promote(project, section, "2")
-    weights = registry.resolve("1").path / "model.safetensors"
-    original = weights.read_bytes()
-    try:
-        weights.write_bytes(original[:-1])
-        with pytest.raises(CorruptError):
-            roll_back(section, root=project, reason="worse")
-    finally:
-        weights.write_bytes(original)
-    assert champion_of(project, section) == "2"
 
 
 class Killed(BaseException):
