@@ -11,6 +11,7 @@ import importlib
 import os
 import re
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -176,7 +177,7 @@ def write_champion(root: Path, section: RegistryParams, ref: ModelRef, path: Pat
     """Remember where the files of the champion are, if ``ref`` is what the alias names.
 
     Code that moves the alias may call it; `find_model` does after MLflow answered. It is never needed: what
-    is remembered is used only while the alias names it.
+    is remembered is used only while the alias names it, or while nothing says what it names.
 
     Args:
         root: The project folder.
@@ -187,7 +188,8 @@ def write_champion(root: Path, section: RegistryParams, ref: ModelRef, path: Pat
     Raises:
         StorageError: The file cannot be written.
     """
-    state = champion_alias(root, section.model_name)
+    # Where only MLflow can read the alias, the time is 0: the memory is of use to `last_champion` alone.
+    state = champion_alias(root, section.model_name) or AliasState(ref.version or "", 0)
     if isinstance(state, AliasState) and state.version == ref.version:
         inside = path.absolute().is_relative_to(root.absolute())
         storage.write_json(
@@ -204,23 +206,27 @@ def write_champion(root: Path, section: RegistryParams, ref: ModelRef, path: Pat
         )
 
 
-def _remembered(root: Path, section: RegistryParams, state: AliasState) -> FoundModel | None:
-    """The champion's files as `write_champion` left them, if they are those of the alias's version."""
+def last_champion(root: Path, section: RegistryParams) -> FoundModel | None:
+    """The champion that was known last, for work that must not wait for a registry that does not answer."""
+    return _remembered(root, section, {})
+
+
+def _remembered(root: Path, section: RegistryParams, state: Mapping[str, object]) -> FoundModel | None:
+    """The champion's files as `write_champion` left them, if the memory has the state of the alias."""
     try:
         memory: Any = storage.read_json(ProjectPaths(root).state / _MEMORY_NAME)
         match memory:
             case {
                 "format_version": 1,
                 "name": section.model_name,
-                "version": state.version,
-                "created_ms": state.created_ms,
+                "version": str(version),
                 "run_id": str() | None as run_id,
                 "sha256": str(sha256),
                 "path": str(path),
-            }:
+            } if state.items() <= memory.items():
                 folder = root / path
                 if storage.sealed_sha256(folder) == sha256:
-                    return _found(section.model_name, state.version, run_id, folder)
+                    return _found(section.model_name, version, run_id, folder)
     except StorageError:
         pass
     return None
@@ -243,7 +249,7 @@ def _find_registered(reference: str, root: Path, registry: RegistryParams | None
     state = champion_alias(root, section.model_name) if means_champion else False
     if is_auto and state is None:
         return _no_champion()
-    found = _remembered(root, section, state) if isinstance(state, AliasState) else None
+    found = _remembered(root, section, asdict(state)) if isinstance(state, AliasState) else None
     if found is None:
         if find_spec("mlflow") is not None:
             versions = _open_registry(root, section)

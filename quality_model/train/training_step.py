@@ -13,7 +13,7 @@ import torch
 from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.core.model_facts import ModelFacts
-from quality_model.core.models import AUTO, find_model
+from quality_model.core.models import AUTO, find_model, last_champion
 from quality_model.core.provenance import code_facts, dvc_data_hash
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.expression import without_folders
@@ -23,7 +23,7 @@ from quality_model.evaluate.predictions import calibrate_thresholds, predict_sco
 from quality_model.networks.checkpoints import LoadedModel, load_model, save_model
 from quality_model.networks.device import choose_device
 from quality_model.params import RegistryParams, TrainParams
-from quality_model.paths import HISTORY_NAME, ProjectPaths
+from quality_model.paths import HISTORY_NAME
 from quality_model.train.loop import TrainedModel, train
 from quality_model.train.report import EpochReport
 from quality_model.train.state import RunIdentity, clear_checkpoints
@@ -39,7 +39,6 @@ SCRATCH: Final = "scratch"
 CHAMPION: Final = "champion"
 """What ``train.start_from`` calls the champion's weights, which are the bundled ones while there is none."""
 
-_LAST_CHAMPION: Final = "last-champion.json"
 _LOCK_NAME: Final = "step.lock"
 _BUSY_AFTER_S: Final = 10.0
 _HASH_DIGITS: Final = 12
@@ -162,23 +161,18 @@ def _find_start(reference: str, registry: RegistryParams, root: Path) -> LoadedM
         return None
     if reference != CHAMPION:
         return load_model(find_model(reference, root, registry).path, torch.device("cpu"))
-    known = ProjectPaths(root).state / _LAST_CHAMPION
     try:
         source = find_model(AUTO, root, registry)
-        storage.write_json(known, {"path": str(source.path.absolute()), "version": source.ref.version})
-        path, version = source.path, source.ref.version
     except ModelNotFoundError:
         raise
     except RegistryError as error:
         log.warning("%s Training starts from the last known champion.", error.problem)
-        noted = storage.read_json(known) if known.exists() else {}
-        path, version = Path(noted.get("path", "")), noted.get("version")
-        if not noted or not path.is_dir():
-            path, version = find_model(pretrained.NAME, root, registry).path, None
+        source = last_champion(root, registry) or find_model(pretrained.NAME, root, registry)
+    version = source.ref.version
     log.info(
         "Training starts from %s.", f"version {version}, the champion" if version else "the bundled model"
     )
-    return load_model(path, torch.device("cpu"))
+    return load_model(source.path, torch.device("cpu"))
 
 
 def _seen_facts(samples: TrainingSet, start: LoadedModel | None) -> dict[str, Any]:

@@ -142,6 +142,6 @@ def test_a_training_starts_from_the_last_known_champion_if_the_registry_does_not
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     step(start_from="champion", seed=2)
     assert started_from(project) == f"champion@{champion}"
-    (project / "state" / "last-champion.json").unlink()
+    (project / "state" / "champion.json").unlink()
     step(start_from="champion", seed=3)
     assert started_from(project) == f"champion@{BUNDLED}"
