@@ -75,9 +75,9 @@ def ensure_baseline(registry: RegistryParams, *, root: Path, image_size_px: int)
             )
             return
         version = register_bundled(catalogue)
-    action, reason = ("baseline", FIRST) if is_bundled(version) else ("promoted", OUTSIDE)
+    action: Action = "baseline" if is_bundled(version) else "promoted"
     try:
-        make_champion(catalogue, version, action, reason, None)
+        make_champion(catalogue, version, action, FIRST if action == "baseline" else OUTSIDE, None)
     except ChampionChangedError:
         log.info("Another process made the first champion.")
 

@@ -339,16 +339,15 @@ def project(record: Path, catalogue: Registry) -> str:
     except ModelNotFoundError:
         log.warning("The run %s is not at %s.", run_id, catalogue.connection.shown)
         run_id = ""
-    number = decision.model.version
-    version = catalogue.look_up(number=number) if number else None
+    version = catalogue.look_up(number=decision.model.version) if decision.model.version else None
     if version is None or version.model_sha256 != decision.model_sha256:
         return run_id
     if version.tags.get("decided", "") <= decision.time:
         with catalogue.errors("Adding the decision to its version"):
             for key, value in _tags(decision).items():
-                client.set_model_version_tag(name, number, key, value)
+                client.set_model_version_tag(name, version.version, key, value)
             if card:
-                client.update_model_version(name, number, _shortened(card))
+                client.update_model_version(name, version.version, _shortened(card))
     return run_id
 
 

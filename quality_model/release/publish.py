@@ -264,7 +264,7 @@ def _add(
     new_metrics = [
         Metric(k, value, now_ms, 0) for k, value in metrics.items() if known.metrics.get(k) != value
     ]
-    for first in range(0, max(map(len, (new_params, new_tags, new_metrics))), _BATCH):
+    for first in range(0, max(len(new_params), len(new_tags), len(new_metrics)), _BATCH):
         part = slice(first, first + _BATCH)
         client.log_batch(run.info.run_id, new_metrics[part], new_params[part], new_tags[part])
 

@@ -89,7 +89,7 @@ class Trace:
         dirty = " (with uncommitted changes)" if known.get("git_dirty") == "true" else ""
         package, commit = known.get("package_version"), known.get("git_commit")
         aliases = (f"({name})" for name in self.aliases)
-        first, *others = [
+        rows: list[tuple[str, str | None]] = [
             ("scores", str(files[0]) + (f" and {len(files) - 1} more" if files[1:] else "")),
             ("model", self.model.name),
             ("version", " ".join(filter(None, (self.model.version, *aliases)))),
@@ -105,7 +105,8 @@ class Trace:
             *(("decision", f"{decision.time} {decision.line()}") for decision in self.decisions),
             *(("note", note) for note in self.notes),
         ]
-        return text_table(first, [(name, value or "-") for name, value in others])
+        first, *others = [(name, value or "-") for name, value in rows]
+        return text_table(first, others)
 
 
 def trace(registry: RegistryParams | None, *, root: Path, path: Path) -> Trace:
