@@ -242,7 +242,19 @@ class Registry:
                     "model_id": model_id,
                     "model_sha256": logged.tags.get("model_sha256", ""),
                 }
-                number = existing[-1] if existing else self._make_version(run_id, model_id, tags)
+                if existing:
+                    number = existing[-1]
+                else:
+                    self.ensure_registered_model()
+                    made = self.client.create_model_version(
+                        self.name,
+                        f"models:/{model_id}",
+                        run_id,
+                        tags=tags,
+                        model_id=model_id,
+                        await_creation_for=_AWAIT_S,
+                    )
+                    number = str(made.version)
                 link = json.dumps([{"name": self.name, "version": number}])
                 self.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})
         return self.find(number)
@@ -279,18 +291,6 @@ class Registry:
                 return self.client.get_registered_model(self.name)
         except ModelNotFoundError:
             return None
-
-    def _make_version(self, run_id: str, model_id: str, tags: dict[str, str]) -> str:
-        self.ensure_registered_model()
-        made = self.client.create_model_version(
-            self.name,
-            f"models:/{model_id}",
-            run_id,
-            tags=tags,
-            model_id=model_id,
-            await_creation_for=_AWAIT_S,
-        )
-        return str(made.version)
 
     def _download(self, location: str, folder: Path, sha256: str) -> None:
         """Download the files of a version, unless they are here; the caller holds their lock."""

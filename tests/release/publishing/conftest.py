@@ -86,6 +86,8 @@ def finish_training(root: Path, origin: ModelFacts, *, epochs: int = 3, seed: in
     rows = [report.to_dict(timings=False) for report in history]
     storage.write_json(paths.training_report / "history.json", rows)
     about = {"candidate.model_sha256": marker["sha256"], "candidate.data_sha256": "5" * 64}
+    # Each baseline is a run of its own: those of one head are enough.
+    about |= {f"candidate.heads.{head}.baselines": {} for head in HEADS if head != "noise"}
     evidence = changed(tree(), about)["candidate"]
     storage.write_json(paths.evaluation_report / "evaluation.json", evidence)
     storage.write_bytes(paths.evaluation_report / "figures" / "severity_sweeps.png", b"a figure")

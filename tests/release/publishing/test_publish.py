@@ -165,7 +165,7 @@ def test_a_publication_that_was_interrupted_at_any_call_is_completed_by_the_next
     gateway, interruptions = Gateway(server.uri), 0
     with misbehaving_server(gateway.answer) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        for gateway.allowed in range(1, 100, 3):
+        for gateway.allowed in range(1, 100, 2):
             try:
                 publish(finished, root=project, registry=section)
                 break
