@@ -237,6 +237,7 @@ def test_a_comparison_in_which_nothing_can_be_scored_is_written(compare: Compare
     storage.require_sealed(tmp_path / "out", verify=True)
 
 
+@pytest.mark.parametrize("name", ["1.png", "plan.json"])
 def test_a_comparison_goes_into_no_folder_with_other_files(
     compare: Compare, tmp_path: Path, name: str
 ) -> None:
