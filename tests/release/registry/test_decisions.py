@@ -29,9 +29,7 @@ from quality_model.release.decisions import (
     try_project,
     write_record,
 )
-from quality_model.release.decisions import (
-    project as show,
-)
+from quality_model.release.decisions import project as show
 from quality_model.release.registry import Registry
 from tests.evaluate.conftest import write_training_set
 from tests.release.registry.conftest import promote, write_model
