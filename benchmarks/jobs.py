@@ -119,6 +119,7 @@ def train_ours(task: Task) -> Outcome:
     start = load_model(Path(named), torch.device("cpu")) if is_file else None
     trained = train(section, TrainingSet.open(task.training_set), task.output, start=start)
     report = trained.history[0]
+    assert report.images_per_s is not None
     count = sum(sizes_of_batches(trained.num_train, section.batch_size))
     return Outcome(count, count / report.images_per_s, {"train_loss": report.train_loss})
 

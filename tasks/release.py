@@ -27,7 +27,7 @@ def ensure_baseline(registry: RegistryParams, generate: GenerateParams, paths: P
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def check_size(registry: RegistryParams, generate: GenerateParams, paths: ProjectPaths) -> None:
     """Refuse before work is wasted to train at another image size than the champion's."""
-    candidate.require_comparable(registry, root=paths.root, image_size_px=generate.image_size)
+    candidate.comparable_champion(Registry(paths.root, registry), generate.image_size)
 
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
@@ -81,7 +81,6 @@ def compare(params: Params, paths: ProjectPaths, registered: Decision, folder: P
 
     Without a champion there is nothing to compare with.
     """
-    from quality_model.release.comparisons import attach_comparison
     from quality_model.score.compare import compare_models
 
     if Registry(paths.root, params.registry).champion() is None:
@@ -96,7 +95,7 @@ def compare(params: Params, paths: ProjectPaths, registered: Decision, folder: P
         against="champion",
         output=paths.comparison_report,
     )
-    attach_comparison(params.registry, paths.root, comparison, paths.comparison_report)
+    candidate.attach_comparison(params.registry, paths.root, comparison, paths.comparison_report)
     get_run_logger().info("%s\n%s", comparison.headline(), comparison.table())
     create_markdown_artifact(comparison.headline(), key="comparison")
 

@@ -62,12 +62,9 @@ def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
 @with_params()
 def register(params: Params, model: Path, report: Path) -> None:
     """Register a candidate that passed the gate, under the alias `candidate`."""
-    from quality_model.release.candidate import register_candidate, verdict_on
+    from quality_model.release.candidate import register_candidate
 
-    decision = verdict_on(model, root=_ROOT, registry=params.registry)
-    registered = register_candidate(
-        params.registry, root=_ROOT, model=model, decision=decision, report=report
-    ).model
+    registered = register_candidate(params.registry, root=_ROOT, model=model, report=report).model
     click.echo(f"Registered {registered.name} version {registered.version}, alias candidate.")
 
 
@@ -100,7 +97,7 @@ def compare(
     choice: InputChoice,
 ) -> None:
     """Show how the scores and flags of the images in FOLDER differ between two models."""
-    from quality_model.release.comparisons import attach_comparison
+    from quality_model.release.candidate import attach_comparison
     from quality_model.score.compare import compare_models
 
     comparison = compare_models(
@@ -179,7 +176,7 @@ def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
 @click.option("--image-licence", help="Licence of the training images, for the card.")
 def ship(model: Path, output: Path, image_licence: str | None) -> None:
     """Make a trained model the bundled one: in half precision, free of machine details, with a card."""
-    from quality_model.release.bundle import bundle_model
+    from quality_model.release.card import bundle_model
 
     written = bundle_model(model, output, root=_ROOT, image_licence=image_licence)
     files = ", ".join(f"{name} ({num_bytes} bytes)" for name, num_bytes in written)

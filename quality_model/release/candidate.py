@@ -4,7 +4,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from quality_model.core import storage
 from quality_model.core.model_files import read_description
@@ -14,7 +14,6 @@ from quality_model.errors import GateRefusedError, RegistryError, UsageError
 from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, values_sha256
 from quality_model.paths import EVIDENCE_NAME, VERDICT_NAME, ProjectPaths
 from quality_model.records import ModelRef
-from quality_model.release import gate as gates
 from quality_model.release.card import card_of
 from quality_model.release.champion import ensure_baseline
 from quality_model.release.decisions import (
@@ -31,8 +30,10 @@ from quality_model.release.decisions import (
     try_project,
     write_record,
 )
+from quality_model.release.gate import AFTER_A_REFUSAL, decide, gate_sha256
 from quality_model.release.publish import publish, try_publish
 from quality_model.release.registry import Registry, ResolvedModel, weights_sha256
+from quality_model.score.compare import FILES, Comparison
 
 log = logging.getLogger(__name__)
 
@@ -80,43 +81,55 @@ def judge_candidate(
         version = catalogue.resolve(str(model))
     folder = version.path if version else Path(model)
     ensure_baseline(registry, root=root, image_size_px=samples.image_size_px)
-    champion = _comparable_champion(catalogue, samples.image_size_px)
+    champion = comparable_champion(catalogue, samples.image_size_px)
     model_sha256 = storage.sealed_sha256(folder)
-    if champion is not None and champion.sha256 == model_sha256:
+    if champion is not None and champion.model_sha256 == model_sha256:
         raise UsageError(
             f"{folder} is the champion already, version {champion.version}.",
             "Train another candidate: there is nothing to compare this one with.",
         )
-    facts = read_description(folder).facts
-    wanted = Decision(
-        action="refused",
-        time=now(),
-        model=version.ref if version else ModelRef(registry.model_name, None, None, weights_sha256(folder)),
-        model_sha256=model_sha256,
-        champion=champion.ref if champion else None,
-        champion_sha256=champion.sha256 if champion else None,
-        data_sha256=samples.data_sha256,
-        gate_sha256=gates.gate_sha256(gate, section),
-        params_sha256=None if facts.settings is None else values_sha256(facts.settings),
-        git_commit=facts.git_commit,
-    )
-    record = find_record(root, *OF_THE_GATE, **{key: getattr(wanted, key) for key in _DECIDED_BY})
+    decided_by: dict[str, Any] = {
+        "model_sha256": model_sha256,
+        "data_sha256": samples.data_sha256,
+        "gate_sha256": gate_sha256(gate, section),
+        "champion_sha256": champion.model_sha256 if champion else None,
+    }
+    record = find_record(root, *OF_THE_GATE, **decided_by)
     if record is None:
         run_id = None if version else try_publish(folder, root=root, registry=registry)
-        verdict, evidence = _measure(section, gate, root, samples, folder, champion, loss_weights)
-        decision = replace(
-            wanted,
-            action="passed" if verdict.passed else "refused",
-            time=now(),
-            model=wanted.model if version else replace(wanted.model, run_id=run_id),
+        from quality_model.core.torch_engine import choose_device
+        from quality_model.evaluate.step import gather_evidence, require_size
+        from quality_model.networks.checkpoints import load_model
+
+        device = choose_device(section.device)
+        candidate = load_model(folder, device)
+        require_size(candidate, samples)
+        evidence = gather_evidence(
+            section,
+            samples,
+            candidate,
+            load_model(champion.path, device) if champion else None,
+            loss_weights=loss_weights,
+            evaluation=ProjectPaths(root).evaluation_report,
+        )
+        verdict, facts = decide(gate, evidence), read_description(folder).facts
+        own = ModelRef(registry.model_name, None, run_id, weights_sha256(folder))
+        decision = Decision(
+            "passed" if verdict.passed else "refused",
+            now(),
+            version.ref if version else own,
+            champion=champion.ref if champion else None,
+            params_sha256=None if facts.settings is None else values_sha256(facts.settings),
+            git_commit=facts.git_commit,
             refusals=verdict.refusals,
             rows=verdict.rows,
+            **decided_by,
         )
-        record = write_record(root, decision, evidence=evidence)
+        record = write_record(root, decision, evidence=json.dumps(evidence.to_json(), indent=2))
     decision = read_record(record)
-    write_report(record, report)
+    _write_report(record, report)
     log.info("%s\n%s", decision.verdict.table(), decision.verdict.summary())
-    try_project(record, root=root, registry=registry)
+    try_project(catalogue, record)
     return decision
 
 
@@ -150,7 +163,7 @@ def past_decision(
     catalogue = Registry(root, registry)
     champion = catalogue.champion()
     model_sha256 = storage.sealed_sha256(model)
-    key = (model_sha256, TrainingSet.open(training_set).data_sha256, gates.gate_sha256(gate, section))
+    key = (model_sha256, TrainingSet.open(training_set).data_sha256, gate_sha256(gate, section))
     if champion is not None and champion.model_sha256 == model_sha256:
         return f"the candidate is the champion already, version {champion.version}"
     for decision in reversed(decisions_of(catalogue)):
@@ -167,29 +180,27 @@ def past_decision(
     return None
 
 
-def require_comparable(registry: RegistryParams, *, root: Path, image_size_px: int) -> None:
-    """Make sure that the champion, if there is one, can be compared on images of this size.
+def comparable_champion(catalogue: Registry, image_size_px: int) -> ResolvedModel | None:
+    """Return the champion with its files, None where there is none; its weights are not read.
 
     Raises:
-        UsageError: It works at another size, so that no candidate of this one could be judged.
+        UsageError: It works at another image size, so that no candidate of this one could be judged.
     """
-    _comparable_champion(Registry(root, registry), image_size_px)
-
-
-def verdict_on(model: Path, *, root: Path, registry: RegistryParams) -> Decision:
-    """Return the gate's last decision on a model.
-
-    Raises:
-        GateRefusedError: The gate has not decided on it.
-    """
-    decision = last_verdict(decisions_of(Registry(root, registry)), storage.sealed_sha256(model))
-    if decision is None:
-        raise GateRefusedError(f"The gate has not decided on {model}.", "Run the gate: quality-model gate.")
-    return decision
+    champion = catalogue.champion()
+    if champion is None:
+        return None
+    resolved = catalogue.fetch(champion)
+    works_at_px = read_description(resolved.path).image_size_px
+    if works_at_px != image_size_px:
+        raise UsageError(
+            f"The champion works at {works_at_px} px; generate.image_size is {image_size_px}.",
+            "Generate at the champion's size, or start another line of models with registry.model_name.",
+        )
+    return resolved
 
 
 def register_candidate(
-    registry: RegistryParams, *, root: Path, model: Path, decision: Decision, report: Path
+    registry: RegistryParams, *, root: Path, model: Path, report: Path, decision: Decision | None = None
 ) -> Decision:
     """Make a version of a candidate that passed the gate, and let the alias ``candidate`` name it.
 
@@ -197,26 +208,27 @@ def register_candidate(
         registry: Name of the registered model.
         root: The project folder.
         model: Folder of the candidate.
-        decision: The gate's decision on it.
         report: Folder for the model card, for people.
+        decision: The gate's decision on it; the last one, if left out.
 
     Returns:
         The registration, which names the version.
 
     Raises:
-        GateRefusedError: The decision is a refusal, or is about another model.
+        GateRefusedError: The gate has not decided on the model, or refused it.
         RegistryError: MLflow does not take it.
     """
+    catalogue, sha256 = Registry(root, registry), storage.sealed_sha256(model)
+    decision = decision or last_verdict(decisions_of(catalogue), sha256)
+    if decision is None or decision.model_sha256 != sha256:
+        raise GateRefusedError(f"The gate has not decided on {model}.", "Run the gate: quality-model gate.")
     if not decision.passed:
         raise GateRefusedError(
-            "The gate refused this candidate.", f"The reasons are in {report}. {gates.AFTER_A_REFUSAL}"
+            "The gate refused this candidate.", f"The reasons are in {report}. {AFTER_A_REFUSAL}"
         )
-    if decision.model_sha256 != storage.sealed_sha256(model):
-        raise GateRefusedError(f"The gate decided on another model than {model}.", "Run the gate again.")
     run_id = publish(model, root=root, registry=registry)
-    catalogue = Registry(root, registry)
     version = catalogue.register(run_id)
-    if version.model_sha256 != decision.model_sha256:
+    if version.model_sha256 != sha256:
         raise RegistryError(
             f"Run {run_id} holds another model than {model}.", "Train again, then run the gate."
         )
@@ -232,58 +244,35 @@ def register_candidate(
             )
             card = card_of(model, find_record(root, *OF_THE_GATE, **same), registration)
             record = write_record(root, registration, card=card)
-    write_report(record, report)
-    try_project(record, root=root, registry=registry)
+    _write_report(record, report)
+    try_project(catalogue, record)
     return read_record(record)
 
 
-def write_report(record: Path, report: Path) -> None:
+def attach_comparison(registry: RegistryParams, root: Path, comparison: Comparison, output: Path) -> None:
+    """Attach the comparison in ``output`` to the new model's version and run, if the registry has them.
+
+    The version gets its summary as the tag ``comparison_json``, the run its files.
+    """
+    new = comparison.new.ref
+    if new.version is None or new.name != registry.model_name:
+        return
+    catalogue = Registry(root, registry)
+    client, version = catalogue.client, catalogue.look_up(number=new.version)
+    if version is None:
+        log.warning("Version %s no longer exists; the comparison stays in %s.", new.version, output)
+        return
+    with catalogue.errors("Attaching the comparison"):
+        summary = json.dumps(comparison.summary(), ensure_ascii=False)
+        client.set_model_version_tag(version.name, version.version, "comparison_json", summary)
+        for name in FILES if version.run_id else ():
+            client.log_artifact(version.run_id, str(output / name), "comparison")
+
+
+def _write_report(record: Path, report: Path) -> None:
     """Copy what a record holds for people into a folder: verdict, evidence and model card."""
     storage.sweep(report)
     for name in (DECISION_NAME, EVIDENCE_NAME, VERDICT_TEXT_NAME, CARD_NAME):
         if (record / name).exists():
             shown = VERDICT_NAME if name == DECISION_NAME else name
             storage.write_bytes(report / shown, (record / name).read_bytes())
-
-
-def _measure(
-    section: EvaluateParams,
-    gate: GateParams,
-    root: Path,
-    samples: TrainingSet,
-    model: Path,
-    champion: ResolvedModel | None,
-    loss_weights: PerHead,
-) -> tuple[gates.Verdict, str]:
-    """The gate's verdict on a model, and the evidence as JSON text."""
-    from quality_model.core.torch_engine import choose_device
-    from quality_model.evaluate.step import gather_evidence, require_size
-    from quality_model.networks.checkpoints import load_model
-
-    device = choose_device(section.device)
-    candidate = load_model(model, device)
-    require_size(candidate, samples)
-    evidence = gather_evidence(
-        section,
-        samples,
-        candidate,
-        load_model(champion.path, device) if champion else None,
-        loss_weights=loss_weights,
-        evaluation=ProjectPaths(root).evaluation_report,
-    )
-    return gates.decide(gate, evidence), json.dumps(evidence.to_json(), indent=2)
-
-
-def _comparable_champion(catalogue: Registry, image_size_px: int) -> ResolvedModel | None:
-    """The champion, read once, which must work at this image size. Its weights are not read."""
-    champion = catalogue.champion()
-    if champion is None:
-        return None
-    resolved = catalogue.fetch(champion)
-    works_at_px = read_description(resolved.path).image_size_px
-    if works_at_px != image_size_px:
-        raise UsageError(
-            f"The champion works at {works_at_px} px; generate.image_size is {image_size_px}.",
-            "Generate at the champion's size, or start another line of models with registry.model_name.",
-        )
-    return resolved

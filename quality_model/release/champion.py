@@ -74,10 +74,10 @@ def ensure_baseline(registry: RegistryParams, *, root: Path, image_size_px: int)
                 bundled_px,
             )
             return
-        version = register_bundled(registry, root=root)
+        version = register_bundled(catalogue)
     action: Action = "baseline" if is_bundled(version) else "promoted"
     try:
-        make_champion(registry, root, version, action, FIRST if action == "baseline" else OUTSIDE, None)
+        make_champion(catalogue, version, action, FIRST if action == "baseline" else OUTSIDE, None)
     except ChampionChangedError:
         log.info("Another process made the first champion.")
 
@@ -96,9 +96,10 @@ def promote_candidate(registry: RegistryParams, *, root: Path, decision: Decisio
     Raises:
         RegistryError: The version's files are not complete; the old champion stays.
     """
-    version = Registry(root, registry).find(decision.model.version or "")
+    catalogue = Registry(root, registry)
+    version = catalogue.find(decision.model.version or "")
     try:
-        make_champion(registry, root, version, "promoted", "passed the gate", decision.champion_sha256)
+        make_champion(catalogue, version, "promoted", "passed the gate", decision.champion_sha256)
     except ChampionChangedError as error:
         log.warning("%s", error.problem)
         return False
@@ -133,7 +134,7 @@ def promote_by_hand(
     """
     catalogue = Registry(root, registry)
     if pretrained.bundled_name(reference) == pretrained.NAME:
-        version = register_bundled(registry, root=root)
+        version = register_bundled(catalogue)
     else:
         version = catalogue.find(reference)
     champion = catalogue.champion()
@@ -141,7 +142,7 @@ def promote_by_hand(
     if not is_bundled(version) and (champion is None or champion.version != version.version):
         _require_valid_verdict(decisions_of(catalogue), version, gate_sha256(gate, section), champion)
         expected = champion.model_sha256 if champion else None
-    make_champion(registry, root, version, "promoted", reason, expected)
+    make_champion(catalogue, version, "promoted", reason, expected)
     return version.version
 
 
@@ -167,29 +168,23 @@ def roll_back(registry: RegistryParams, *, root: Path, reason: str) -> str:
             target = catalogue.find(earlier[-1])
             records = _change(catalogue, target, "rolled back", reason)
     if not earlier:
-        target = register_bundled(registry, root=root)
-        if not make_champion(registry, root, target, "rolled back", reason):
+        target = register_bundled(catalogue)
+        if not make_champion(catalogue, target, "rolled back", reason):
             raise NoEarlierChampionError(
                 f"The champion is the bundled model, version {target.version}: there is none before it.",
                 "See the history; promote a version by its number.",
             )
-    _show(records, root, registry)
+    try_project(catalogue, *records)
     return target.version
 
 
 def make_champion(
-    registry: RegistryParams,
-    root: Path,
-    version: ModelVersion,
-    action: Action,
-    reason: str,
-    expected: str | None = ANY,
+    catalogue: Registry, version: ModelVersion, action: Action, reason: str, expected: str | None = ANY
 ) -> bool:
     """Let ``champion`` name a version, and record it.
 
     Args:
-        registry: Name of the registered model.
-        root: The project folder.
+        catalogue: The versions of the registered model.
         version: Which.
         action: What the record calls it.
         reason: Recorded.
@@ -204,11 +199,10 @@ def make_champion(
         RegistryError, IncompleteError, CorruptError: The version's files are not available, or are not
             those that were registered. The old champion stays.
     """
-    catalogue = Registry(root, registry)
     with catalogue.changing():
         before = catalogue.champion()
         records = _change(catalogue, version, action, reason, expected)
-    _show(records, root, registry)
+    try_project(catalogue, *records)
     return before is None or before.version != version.version
 
 
@@ -260,39 +254,28 @@ def _about(version: ModelVersion, decided: Sequence[Decision], action: Action, r
     )
 
 
-def _show(records: Sequence[Path], root: Path, registry: RegistryParams) -> None:
-    for record in records:
-        try_project(record, root=root, registry=registry)
-
-
 def _require_valid_verdict(
     decided: Sequence[Decision], version: ModelVersion, gate: str, champion: ModelVersion | None
 ) -> None:
-    number = version.version
-    verdict = last_verdict(decided, version.model_sha256)
+    number, verdict = version.version, last_verdict(decided, version.model_sha256)
     again = f"Judge it again: quality-model gate --model {number}, then promote it."
     if verdict is None or not verdict.passed:
-        raise GateRefusedError(
-            f"The gate has not let version {number} pass, so it cannot become champion.",
-            f"{again} {AFTER_A_REFUSAL}",
-        )
+        problem = f"The gate has not let version {number} pass, so it cannot become champion."
+        raise GateRefusedError(problem, f"{again} {AFTER_A_REFUSAL}")
     if verdict.gate_sha256 != gate:
-        raise GateRefusedError(
-            f"Version {number} passed the gate by other thresholds or measures than those of now.", again
-        )
+        problem = f"Version {number} passed the gate by other thresholds or measures than those of now."
+        raise GateRefusedError(problem, again)
     if verdict.champion_sha256 != (champion.model_sha256 if champion else None):
         compared = f"version {verdict.champion.version}" if verdict.champion else "none"
-        raise GateRefusedError(
-            f"Version {number} was compared with {compared}; the champion is"
-            f" {f'version {champion.version}' if champion else 'none'}.",
-            again,
-        )
+        current = f"version {champion.version}" if champion else "none"
+        problem = f"Version {number} was compared with {compared}; the champion is {current}."
+        raise GateRefusedError(problem, again)
 
 
 # -- the bundled model in the registry
 
 
-def register_bundled(registry: RegistryParams, *, root: Path) -> ModelVersion:
+def register_bundled(catalogue: Registry) -> ModelVersion:
     """Return the version that holds the bundled model; it is made if there is none with all its files.
 
     Raises:
@@ -304,7 +287,7 @@ def register_bundled(registry: RegistryParams, *, root: Path) -> ModelVersion:
         raise ModelNotFoundError(
             "This installation has no bundled weights.", "Promote a version of the registry instead."
         )
-    return Registry(root, registry).register(publish(folder, root=root, registry=registry))
+    return catalogue.register(publish(folder, root=catalogue.root, registry=catalogue.section))
 
 
 def is_bundled(version: ModelVersion) -> bool:

@@ -27,7 +27,7 @@ from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
 from quality_model.params import RegistryParams
 from quality_model.paths import EVIDENCE_NAME, ProjectPaths
 from quality_model.records import ModelRef
-from quality_model.release.gate.verdict import Row, Verdict
+from quality_model.release.gate import Row, Verdict
 from quality_model.release.registry import ModelVersion, Registry
 
 log = logging.getLogger(__name__)
@@ -157,16 +157,17 @@ def read_record(folder: Path) -> Decision:
     return _parse((folder / DECISION_NAME).read_text(encoding="utf-8"), folder)
 
 
-def finished_records(root: Path) -> list[Path]:
-    """Return the folders of the decisions that were made on this machine, oldest first.
+def finished_records(root: Path) -> dict[Path, Decision]:
+    """Return the decisions that were made on this machine with the folders of their records, oldest first.
 
     A folder without completion marker is of a process that was killed: that decision was not made.
 
     Raises:
         CorruptError: A record is not as it was written.
     """
-    found = [path.parent for path in ProjectPaths(root).records.glob(f"*/{storage.MARKER_NAME}")]
-    return sorted(found, key=lambda folder: read_record(folder).time)
+    folders = [path.parent for path in ProjectPaths(root).records.glob(f"*/{storage.MARKER_NAME}")]
+    found = [(folder, read_record(folder)) for folder in folders]
+    return dict(sorted(found, key=lambda record: record[1].time))
 
 
 def find_record(root: Path, *actions: Action, **facts: object) -> Path | None:
@@ -177,8 +178,7 @@ def find_record(root: Path, *actions: Action, **facts: object) -> Path | None:
         actions: Of the decision.
         facts: Fields of `Decision` and their values.
     """
-    for folder in reversed(finished_records(root)):
-        decision = read_record(folder)
+    for folder, decision in reversed(finished_records(root).items()):
         if decision.action in actions and all(getattr(decision, key) == facts[key] for key in facts):
             return folder
     return None
@@ -210,13 +210,12 @@ def decisions_of(catalogue: Registry) -> list[Decision]:
 
 
 def _joined(root: Path, name: str, tags: Mapping[str, str]) -> list[Decision]:
-    local = {folder.name: read_record(folder) for folder in finished_records(root)}
-    shown = {
-        key.removeprefix(_TAG_PREFIX): value for key, value in tags.items() if key.startswith(_TAG_PREFIX)
-    }
-    others = [_parse(value, key) for key, value in shown.items() if key not in local]
-    found = [*_earlier(root, name, tags), *local.values(), *others]
-    return sorted(found, key=lambda decision: decision.time)
+    records = finished_records(root)
+    local = {f"{_TAG_PREFIX}{folder.name}" for folder in records}
+    others = [
+        _parse(text, key) for key, text in tags.items() if key.startswith(_TAG_PREFIX) and key not in local
+    ]
+    return sorted([*_earlier(root, name, tags), *records.values(), *others], key=lambda made: made.time)
 
 
 def _parse(text: str, place: object) -> Decision:
@@ -302,7 +301,7 @@ def succession(decisions: Sequence[Decision], versions: Sequence[ModelVersion]) 
 # -- what MLflow shows
 
 
-def project(record: Path, *, root: Path, registry: RegistryParams) -> str:
+def project(record: Path, catalogue: Registry) -> str:
     """Show a decision in MLflow; doing it again changes nothing.
 
     The registered model gets a tag, by which other machines know the decision. The run gets the files of
@@ -312,8 +311,7 @@ def project(record: Path, *, root: Path, registry: RegistryParams) -> str:
 
     Args:
         record: Folder of the decision.
-        root: The project folder.
-        registry: Says how long to wait for locks; the name of the model is the decision's.
+        catalogue: The versions of the model that it is about.
 
     Returns:
         MLflow's id of the run; empty if no run of this server made the model.
@@ -322,60 +320,44 @@ def project(record: Path, *, root: Path, registry: RegistryParams) -> str:
         RegistryError: MLflow does not answer, or does not take it.
         IncompleteError, CorruptError: The record is not complete.
     """
-    decision = read_record(record)
-    catalogue = Registry(root, registry.model_copy(update={"model_name": decision.model.name}))
-    card_path = record / CARD_NAME
+    decision, card_path = read_record(record), record / CARD_NAME
     card = card_path.read_text(encoding="utf-8") if card_path.exists() else ""
+    client, name, run_id = catalogue.client, catalogue.name, decision.model.run_id or ""
     catalogue.ensure_registered_model()
     with catalogue.errors("Recording the decision"):
-        catalogue.client.set_registered_model_tag(
-            catalogue.name, f"{_TAG_PREFIX}{record.name}", _in_short(decision)
-        )
-    run_id = _show_in_run(catalogue, decision, record, card)
-    if decision.model.version is not None:
-        _show_in_version(catalogue, decision, card)
-    return run_id
-
-
-def try_project(record: Path, *, root: Path, registry: RegistryParams) -> None:
-    """Show a decision in MLflow if that answers (see `project`); the record stands without it."""
-    try:
-        project(record, root=root, registry=registry)
-    except RegistryError as error:
-        log.warning("%s The decision is in %s. Run `quality-model publish` later.", error.problem, record)
-
-
-def _show_in_run(catalogue: Registry, decision: Decision, record: Path, card: str) -> str:
-    run_id, client = decision.model.run_id, catalogue.client
-    if run_id is None:
-        return ""
+        client.set_registered_model_tag(name, f"{_TAG_PREFIX}{record.name}", _in_short(decision))
     try:
         with catalogue.errors("Adding the decision to its run"):
-            known = client.get_run(run_id).data.tags
-            client.log_artifacts(run_id, str(record), f"decisions/{record.name}")
-            if known.get("decided", "") <= decision.time:
+            known = client.get_run(run_id).data.tags if run_id else {}
+            if run_id:
+                client.log_artifacts(run_id, str(record), f"decisions/{record.name}")
+            if run_id and known.get("decided", "") <= decision.time:
                 for key, value in _tags(decision).items():
                     client.set_tag(run_id, key, value)
                 if card:
                     client.log_text(run_id, card, CARD_NAME)
     except ModelNotFoundError:
         log.warning("The run %s is not at %s.", run_id, catalogue.connection.shown)
-        return ""
+        run_id = ""
+    version = catalogue.look_up(number=decision.model.version) if decision.model.version else None
+    if version is None or version.model_sha256 != decision.model_sha256:
+        return run_id
+    if version.tags.get("decided", "") <= decision.time:
+        with catalogue.errors("Adding the decision to its version"):
+            for key, value in _tags(decision).items():
+                client.set_model_version_tag(name, version.version, key, value)
+            if card:
+                client.update_model_version(name, version.version, _shortened(card))
     return run_id
 
 
-def _show_in_version(catalogue: Registry, decision: Decision, card: str) -> None:
-    try:
-        version = catalogue.find(decision.model.version or "")
-    except ModelNotFoundError:
-        return
-    if version.model_sha256 != decision.model_sha256 or version.tags.get("decided", "") > decision.time:
-        return
-    with catalogue.errors("Adding the decision to its version"):
-        for key, value in _tags(decision).items():
-            catalogue.client.set_model_version_tag(catalogue.name, version.version, key, value)
-        if card:
-            catalogue.client.update_model_version(catalogue.name, version.version, _shortened(card))
+def try_project(catalogue: Registry, *records: Path) -> None:
+    """Show decisions in MLflow if that answers (see `project`); the records stand without it."""
+    for record in records:
+        try:
+            project(record, catalogue)
+        except RegistryError as error:
+            log.warning("%s The decision is in %s. Run `quality-model publish` later.", error.problem, record)
 
 
 def _tags(decision: Decision) -> dict[str, str]:

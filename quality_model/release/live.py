@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from quality_model.errors import QualityModelError
 from quality_model.params import RegistryParams
 from quality_model.release.mlflow_connection import connect, tracking_uri
-from quality_model.release.publish import end_progress, publish_progress
+from quality_model.release.publish import publish_progress
 
 if TYPE_CHECKING:
     from quality_model.train.training_step import TrainingProgress
@@ -82,11 +82,10 @@ class LiveMirror:
     def _work(self) -> None:
         pause_s = 0.0
         while (progress := self._next(pause_s)) is not None:
-            pause_s = 0.0 if self._try(partial(self._show, progress)) else _RETRY_S
+            pause_s = 0.0 if self._show(progress) else _RETRY_S
         self._stop_monitor()
         if self._latest is not None and self._status is not None:
-            end = partial(end_progress, self._latest.facts, self._status)
-            self._try(partial(end, root=self._root, registry=self._registry))
+            self._show(self._latest, self._status)
 
     def _next(self, pause_s: float) -> "TrainingProgress | None":
         """The latest progress: when there is another one, or after a pause again; None at the end."""
@@ -98,15 +97,11 @@ class LiveMirror:
             self._is_pending = False
             return None if self._is_over else self._latest
 
-    def _show(self, progress: "TrainingProgress") -> None:
-        run_id = publish_progress(progress.facts, progress.history, root=self._root, registry=self._registry)
-        if self._monitor is None or self._monitor.is_over:
-            self._monitor = SystemMonitor(run_id, self._root)
-
-    def _try(self, call: Callable[[], None]) -> bool:
+    def _show(self, progress: "TrainingProgress", status: str = "RUNNING") -> bool:
         """Whether MLflow took it; the first failure is a warning."""
+        facts, root, registry = progress.facts, self._root, self._registry
         try:
-            call()
+            run_id = publish_progress(facts, progress.history, root=root, registry=registry, status=status)
         except Exception as error:
             said = error.problem if isinstance(error, QualityModelError) else repr(error)
             level = logging.DEBUG if self._has_warned else logging.WARNING
@@ -115,6 +110,8 @@ class LiveMirror:
             self._has_warned = True
             self._stop_monitor()
             return False
+        if status == "RUNNING" and (self._monitor is None or self._monitor.is_over):
+            self._monitor = SystemMonitor(run_id, root)
         return True
 
     def _stop_monitor(self) -> None:

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -76,7 +75,6 @@ class Connection:
     experiment keeps its files, or None where the server decides.
     """
 
-    root: Path
     uri: str
     shown: str
     artifacts: str | None
@@ -154,7 +152,7 @@ def connect(root: Path) -> Connection:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         if artifacts is not None:
             _open_database(client, root, uri, artifacts)
-    return Connection(root, uri, shown, artifacts.as_uri() if artifacts else None, client)
+    return Connection(uri, shown, artifacts.as_uri() if artifacts else None, client)
 
 
 def _open_database(client: "MlflowClient", root: Path, uri: str, artifacts: Path) -> None:
@@ -179,67 +177,51 @@ def mlflow_errors(shown: str, doing: str) -> Iterator[None]:
         RequestRefusedError: It refused what it was asked.
         RegistryError: It did not answer, or cannot for now.
     """
-    with _environment.ours():
-        import requests
+    with _our_environment():
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
         try:
             yield
-        except MlflowException as error:
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
             problem = f"{doing} failed at {shown}: {_first_words(error)}"
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            code = getattr(error, "error_code", None)
+            if code == "RESOURCE_DOES_NOT_EXIST":
                 remedy = "Check that MLFLOW_TRACKING_URI names the server on which it was made."
                 raise ModelNotFoundError(problem, remedy) from error
-            if error.error_code == "INVALID_PARAMETER_VALUE":
+            if code == "INVALID_PARAMETER_VALUE":
                 raise RequestRefusedError(problem) from error
-            raise RegistryError(problem, _remedy(shown)) from error
-        except NoSuchModuleError as error:
-            raise RegistryError(
-                f"{doing} failed at {shown}: {_first_words(error)}.",
-                "Correct what is before :// in MLFLOW_TRACKING_URI, or install the driver that it names.",
-            ) from error
-        except (SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError) as error:
-            raise RegistryError(
-                f"{doing} failed at {shown}: {_first_words(error)}", _remedy(shown)
-            ) from error
-        except ImportError as error:
-            module = (error.name or "").partition(".")[0]
-            if module in ("", "quality_model"):
-                raise
-            raise RegistryError(
-                f"{doing} failed at {shown}: it needs the Python package {module!r} ({error}).",
-                f"Install it: pip install {_DISTRIBUTIONS.get(module, module)}",
-            ) from error
+            remedy = _remedy(shown)
+            if isinstance(error, NoSuchModuleError):
+                remedy = "Correct what is before :// in MLFLOW_TRACKING_URI, or install the driver it names."
+            elif isinstance(error, ImportError):
+                module = (error.name or "").partition(".")[0]
+                if module in ("", "quality_model"):
+                    raise
+                problem = f"{doing} failed at {shown}: it needs the Python package {module!r} ({error})."
+                remedy = f"Install it: pip install {_DISTRIBUTIONS.get(module, module)}"
+            raise RegistryError(problem, remedy) from error
 
 
-class _Environment:
-    """MLflow's settings in the environment while at least one of our calls runs, in whatever thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._num_calls = 0
-        self._before: dict[str, str | None] = {}
-
-    @contextmanager
-    def ours(self) -> Iterator[None]:
-        with self._lock:
-            self._num_calls += 1
-            if self._num_calls == 1:
-                wanted = {**_QUIET, **{name: os.environ.get(name, value) for name, value in _BOUNDS.items()}}
-                self._before = {name: os.environ.get(name) for name in wanted}
-                os.environ.update(wanted)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._num_calls -= 1
-                if not self._num_calls:
-                    for name, value in self._before.items():
-                        _set(name, value)
+_environment_lock: Final = threading.Lock()
+_environments: Final[list[dict[str, str | None]]] = []
+"""For each of our calls that runs, in whatever thread: the host's settings, if it was the first."""
 
 
-_environment: Final = _Environment()
+@contextmanager
+def _our_environment() -> Iterator[None]:
+    """MLflow's settings in the environment while at least one of our calls runs."""
+    with _environment_lock:
+        wanted = {**_QUIET, **{name: os.environ.get(name, value) for name, value in _BOUNDS.items()}}
+        _environments.append({} if _environments else {name: os.environ.get(name) for name in wanted})
+        os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        with _environment_lock:
+            before = _environments.pop()
+            for name, value in before.items():  # the last to end restores what the first one found
+                _set(name, value)
 
 
 @contextmanager
@@ -281,16 +263,13 @@ def _remedy(shown: str) -> str:
 
 # -- the project's own database after its folder was moved or copied
 
-_FUTURE: Final = ("experiments", "artifact_location")
-"""Where the files of later runs are stored."""
-
 _STORED: Final = (
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-"""Where files were stored."""
+"""Where files were stored. Those of later runs are stored where the experiment says."""
 
 
 def _relocate(database: Path, artifacts: Path) -> None:
@@ -309,30 +288,33 @@ def _relocate(database: Path, artifacts: Path) -> None:
     Raises:
         sqlite3.Error: The database cannot be read or written.
     """
+    new = artifacts.parent
     with closing(sqlite3.connect(database, timeout=_WAIT_S)) as connection:
-        for old in _other_artifacts(connection, artifacts):
-            copied = _locations(old.parent / database.name)
-            connection.create_function("is_ours", 1, partial(_is_ours, old, artifacts, copied))
+        rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments")
+        places = {place for (location,) in rows if (place := _local(location)).is_absolute()}
+        for place in sorted(path for path in places if path.name == artifacts.name and path != artifacts):
+            old, copied = place.parent, _locations(place.with_name(database.name))
+            is_gone = not os.path.exists(place)  # noqa: PTH110 - False where it may not be read
             with connection:  # one transaction
                 connection.execute("BEGIN IMMEDIATE")
-                _rename(connection, *_FUTURE, old.parent, artifacts.parent)
-                for table, column in _STORED:
-                    _rename(connection, table, column, old.parent, artifacts.parent, f"is_ours({column})")
-            log.warning(
-                "%s is from %s; its records now name %s.", database.name, old.parent, artifacts.parent
-            )
+                for table, column in (("experiments", "artifact_location"), *_STORED):
+                    for row, location in connection.execute(
+                        f"SELECT rowid, {column} FROM {table}"
+                    ).fetchall():
+                        if not (path := _local(location)).is_relative_to(old):
+                            continue
+                        path = new / path.relative_to(old)
+                        if table == "experiments" or is_gone or location in copied or path.exists():
+                            renamed = path.as_uri() if location.startswith("file:") else str(path)
+                            change = f"UPDATE {table} SET {column} = ? WHERE rowid = ?"
+                            connection.execute(change, (renamed, row))
+            log.warning("%s is from %s; its records now name %s.", database.name, old, new)
 
 
-def _other_artifacts(connection: sqlite3.Connection, artifacts: Path) -> list[Path]:
-    """Folders of other projects to which records lead."""
-    locations = connection.execute(f"SELECT DISTINCT {_FUTURE[1]} FROM {_FUTURE[0]}")
-    local = {_local(str(location)) for (location,) in locations}
-    return sorted(p for p in local if p is not None and p.name == artifacts.name and p != artifacts)
-
-
-def _local(location: str) -> Path | None:
-    parts = urlsplit(location)
-    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+def _local(location: str | None) -> Path:
+    """The path of a stored location, be it a URI or a path; of one elsewhere, it is not absolute."""
+    parts = urlsplit(location or "")
+    return Path(url2pathname(parts.path) if parts.scheme == "file" else location or "")
 
 
 def _locations(database: Path) -> set[str]:
@@ -346,23 +328,3 @@ def _locations(database: Path) -> set[str]:
             }
     except sqlite3.Error:
         return set()
-
-
-def _is_ours(old: Path, artifacts: Path, copied: set[str], location: str) -> bool:
-    """Whether a stored location in the project of ``old`` has to name this project."""
-    if location in copied or not os.path.exists(old):  # noqa: PTH110 - False where it may not be read
-        return True
-    path = _local(location) or Path(location)
-    return (artifacts.parent / path.relative_to(old.parent)).exists()
-
-
-def _rename(
-    connection: sqlite3.Connection, table: str, column: str, old: Path, new: Path, where: str = "1"
-) -> None:
-    """Exchange the beginning of the locations in a column, be they URIs or paths."""
-    for before, after in ((old.as_uri(), new.as_uri()), (str(old), str(new))):
-        connection.execute(
-            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-            f"WHERE substr({column}, 1, ?) = ? AND {where}",
-            (after, len(before) + 1, len(before) + 1, f"{before}/"),
-        )

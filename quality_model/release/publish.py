@@ -14,8 +14,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from quality_model.core import storage
@@ -27,10 +27,12 @@ from quality_model.params import RegistryParams, values_sha256
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.release import decisions
 from quality_model.release.flavor import MODEL_NAME, write_mlflow_model
-from quality_model.release.mlflow_connection import Connection, connect, mlflow_errors
+from quality_model.release.mlflow_connection import connect, mlflow_errors
+from quality_model.release.registry import Registry, newest_model
 
 if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel, Run
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
     from quality_model.evaluate.evidence import Evaluated
     from quality_model.train import EpochReport
@@ -48,8 +50,9 @@ _FIRST_EPOCH_METRIC: Final = "train_loss"
 
 _DIGEST_LENGTH: Final = 36
 _BATCH: Final = 100
+"""Parameters, tags or metrics in a call; MLflow takes no more parameters and tags, and 1,000 metrics."""
+
 _BATCH_EPOCHS: Final = 40
-"""MLflow takes 1,000 metrics in a call."""
 
 _TAGS: Final = (
     *("package_version", "code_sha256", "git_commit", "git_dirty", "project_commit", "project_dirty"),
@@ -92,7 +95,8 @@ def publish(
         StorageError: Another process has been publishing this model for a minute.
     """
     if storage.require_sealed(folder).get("kind") == decisions.KIND:
-        return decisions.project(folder, root=root, registry=registry)
+        name = decisions.read_record(folder).model.name
+        return decisions.project(folder, Registry(root, registry.model_copy(update={"model_name": name})))
     marker = storage.require_sealed(folder, verify=True)
     facts = read_description(folder).facts
     sha256, finished_ms = marker["sha256"], int((folder / storage.MARKER_NAME).stat().st_mtime * 1000)
@@ -104,19 +108,20 @@ def publish(
     evaluation = evaluation_report or ProjectPaths(root).evaluation_report
     history = _history_of(facts, training) if kind == "train" else []
     evidence = _evidence_of(sha256, evaluation)
-    with _open_run(facts, kind, finished_ms, root, registry) as run:
+    with _open_run(facts, kind, finished_ms, root, registry) as (client, run):
         if history:
-            run.add_epochs(history, finished_ms)
-            run.add_metrics(_numbers(storage.read_json(training / "metrics.json"), "best"), finished_ms)
-            run.add_files(training, "training")
+            _add_epochs(client, run, history, finished_ms)
+            numbers = _numbers(storage.read_json(training / "metrics.json"), "best")
+            _add(client, run, metrics=numbers, time_ms=finished_ms)
+            client.log_artifacts(run.info.run_id, str(training), "training")
         if evidence:
-            run.add_metrics(_numbers(evidence.summary(), "test"), _now_ms())
-            run.add_files(evaluation, "evaluation")
-            run.set_tags({"test_data_sha256": evidence.data_sha256})
-            _add_baselines(run, evidence, _data_name(facts))
-        run.add_model(folder, marker, step=facts.best_epoch or 0)
-        run.end("FINISHED", finished_ms)
-        return run.run_id
+            tags = {"test_data_sha256": evidence.data_sha256}
+            _add(client, run, tags=tags, metrics=_numbers(evidence.summary(), "test"))
+            client.log_artifacts(run.info.run_id, str(evaluation), "evaluation")
+            _add_baselines(client, run, evidence, _data_name(facts))
+        _add_model(client, run, folder, marker, step=facts.best_epoch or 0)
+        _set_status(client, run, "FINISHED", finished_ms)
+        return str(run.info.run_id)
 
 
 def try_publish(folder: Path, *, root: Path, registry: RegistryParams, **reports: Path) -> str | None:
@@ -133,15 +138,21 @@ def try_publish(folder: Path, *, root: Path, registry: RegistryParams, **reports
 
 
 def publish_progress(
-    facts: ModelFacts, history: Sequence["EpochReport"], *, root: Path, registry: RegistryParams
+    facts: ModelFacts,
+    history: Sequence["EpochReport"],
+    *,
+    root: Path,
+    registry: RegistryParams,
+    status: str = "RUNNING",
 ) -> str:
-    """Mirror a training that runs, as far as it is, into the run that `publish` will complete.
+    """Mirror a training, as far as it is, into the run that `publish` will complete.
 
     Args:
         facts: What the training is made of, with its fingerprint.
         history: Its epochs so far.
         root: The project folder.
         registry: Names the experiment.
+        status: ``FAILED`` or ``KILLED`` for a training that does not run any more.
 
     Returns:
         MLflow's id of the run.
@@ -149,16 +160,10 @@ def publish_progress(
     Raises:
         RegistryError, StorageError: See `publish`.
     """
-    with _open_run(facts, "train", _now_ms(), root, registry) as run:
-        run.reopen()
-        run.add_epochs(history, _now_ms())
-        return run.run_id
-
-
-def end_progress(facts: ModelFacts, status: str, *, root: Path, registry: RegistryParams) -> None:
-    """Mark the run of a training that did not finish as ``FAILED`` or ``KILLED``; errors as `publish`."""
-    with _open_run(facts, "train", _now_ms(), root, registry) as run:
-        run.end(status, _now_ms())
+    with _open_run(facts, "train", _now_ms(), root, registry) as (client, run):
+        _set_status(client, run, status, _now_ms())
+        _add_epochs(client, run, history, _now_ms())
+        return str(run.info.run_id)
 
 
 def finished_folders(root: Path) -> list[Path]:
@@ -191,147 +196,40 @@ def _evidence_of(model_sha256: str, report: Path) -> "Evaluated | None":
     return found if found.model_sha256 == model_sha256 else None
 
 
-@dataclass(slots=True)
-class _MirroredRun:
-    """A run of the server, and what the server had when it was read."""
-
-    connection: Connection
-    experiment_id: str
-    known: "Run"
-
-    @property
-    def run_id(self) -> str:
-        return str(self.known.info.run_id)
-
-    def set_params(self, params: Mapping[str, Any]) -> None:
-        """Add the parameters that the server lacks; one that it has is never changed."""
-        from mlflow.entities import Param
-
-        new = [Param(k, str(v)) for k, v in params.items() if k not in self.known.data.params]
-        for first in range(0, len(new), _BATCH):
-            self.connection.client.log_batch(self.run_id, params=new[first : first + _BATCH])
-
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set the tags, None left out, whose value the server does not have."""
-        from mlflow.entities import RunTag
-
-        texts = {k: str(v) for k, v in tags.items() if v is not None}
-        new = [RunTag(k, text) for k, text in texts.items() if self.known.data.tags.get(k) != text]
-        self.connection.client.log_batch(self.run_id, tags=new)
-
-    def set_data(self, name: str, sha256: str, context: str, sizes: Mapping[str, int | None]) -> None:
-        """Make a dataset the input of the run, if it has none."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        if self.known.inputs and self.known.inputs.dataset_inputs:
-            return
-        source, profile = json.dumps({"uri": name}), json.dumps({"sha256": sha256, **sizes})
-        dataset = Dataset(name, sha256[:_DIGEST_LENGTH], "local", source, profile=profile)
-        tag = InputTag("mlflow.data.context", context)
-        self.connection.client.log_inputs(self.run_id, [DatasetInput(dataset, [tag])])
-
-    def add_epochs(self, history: Sequence["EpochReport"], time_ms: int) -> None:
-        """Add the epochs that the server lacks, so that a resumed training shows each step once."""
-        from mlflow.entities import Metric
-
-        client = self.connection.client
-        has_some = _FIRST_EPOCH_METRIC in self.known.data.metrics
-        points = client.get_metric_history(self.run_id, _FIRST_EPOCH_METRIC) if has_some else []
-        steps = {point.step for point in points}
-        missing = [report for report in history if report.epoch not in steps]
-        for first in range(0, len(missing), _BATCH_EPOCHS):
-            metrics = [
-                Metric(name, value, time_ms, report.epoch)
-                for report in missing[first : first + _BATCH_EPOCHS]
-                for name, value in report.metrics().items()
-            ]
-            client.log_batch(self.run_id, metrics=metrics)
-
-    def add_metrics(self, values: Mapping[str, float], time_ms: int) -> None:
-        """Add the metrics without steps whose latest value on the server is another."""
-        from mlflow.entities import Metric
-
-        known = self.known.data.metrics
-        new = [Metric(name, value, time_ms, 0) for name, value in values.items() if known.get(name) != value]
-        for first in range(0, len(new), _BATCH):
-            self.connection.client.log_batch(self.run_id, metrics=new[first : first + _BATCH])
-
-    def add_files(self, folder: Path, artifact_path: str) -> None:
-        """Upload the files of a folder; a file of the same name is replaced."""
-        self.connection.client.log_artifacts(self.run_id, str(folder), artifact_path)
-
-    def add_model(self, folder: Path, marker: Mapping[str, Any], *, step: int) -> None:
-        """Log the model, unless it is the run's newest one already, with files of the right length."""
-        from mlflow.entities import LoggedModelOutput
-
-        client = self.connection.client
-        outputs = self.known.outputs.model_outputs if self.known.outputs else []
-        models = [client.get_logged_model(output.model_id) for output in outputs]
-        # MLflow returns outputs in no order.
-        newest = max(models, key=lambda model: int(model.creation_timestamp), default=None)
-        if newest is not None and self._holds(newest, marker):
-            return
-        logged = client.create_logged_model(
-            self.experiment_id,
-            name=MODEL_NAME,
-            source_run_id=self.run_id,
-            tags={"model_sha256": marker["sha256"]},
-            params=dict(client.get_run(self.run_id).data.params),
-            model_type="image-quality",
-        )
-        with tempfile.TemporaryDirectory() as scratch:
-            written = Path(scratch) / "model"
-            write_mlflow_model(folder, written, run_id=self.run_id, model_id=logged.model_id)
-            client.log_model_artifacts(logged.model_id, str(written))
-        client.finalize_logged_model(logged.model_id, "READY")
-        # Last, so that a run never points to a model whose files are not there.
-        client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, step=step)])
-
-    def _holds(self, logged: "LoggedModel", marker: Mapping[str, Any]) -> bool:
-        if logged.tags.get("model_sha256") != marker["sha256"] or str(logged.status) != "READY":
-            return False
-        files = self.connection.client.list_logged_model_artifacts(logged.model_id, MODEL_FOLDER)
-        stored = {Path(file.path).name: file.file_size for file in files}
-        return all(stored.get(entry["name"]) == entry["bytes"] for entry in marker["files"])
-
-    def reopen(self) -> None:
-        """Let the run be running."""
-        if self.known.info.status != "RUNNING":
-            self.connection.client.update_run(self.run_id, status="RUNNING")
-
-    def end(self, status: str, time_ms: int) -> None:
-        """End the run."""
-        if self.known.info.status != status:
-            self.connection.client.set_terminated(self.run_id, status, end_time=time_ms)
-
-
 @contextmanager
 def _open_run(
     facts: ModelFacts, kind: str, start_ms: int, root: Path, registry: RegistryParams
-) -> Iterator[_MirroredRun]:
-    """The run of a training, found or made, and described; one process of a project has one open."""
+) -> Iterator[tuple["MlflowClient", "Run"]]:
+    """The run of a training, found or made, and described; one process of a project has one open.
+
+    The run says what the server had when it was read.
+    """
     with storage.locked(ProjectPaths(root).state / "locks" / "publish.lock", timeout_s=_LOCK_WAIT_S):
         connection = connect(root)
+        client = connection.client
         with mlflow_errors(connection.shown, "Publishing the training"):
-            experiment_id = _experiment(connection, registry.experiment)
+            experiment = client.get_experiment_by_name(registry.experiment)
+            if experiment is None:
+                made = client.create_experiment(registry.experiment, artifact_location=connection.artifacts)
+                experiment = client.get_experiment(made)
+            elif experiment.lifecycle_stage != "active":
+                client.restore_experiment(experiment.experiment_id)
             key, settings = str(facts.training_fingerprint), facts.settings or {}
-            run = _find_or_make(connection, experiment_id, TRAINING_TAG, key, kind, start_ms)
-            run.set_params(settings)
-            run.set_tags(
-                {
-                    **{tag: getattr(facts, tag) for tag in _TAGS},
-                    "params_sha256": values_sha256(settings),
-                    "data_name": _data_name(facts),
-                    "kind": kind,
-                    "mlflow.source.name": f"quality-model {kind}",
-                    "mlflow.source.type": "LOCAL",
-                    "mlflow.source.git.commit": facts.git_commit,
-                }
-            )
+            run = _find_or_make(client, experiment.experiment_id, TRAINING_TAG, key, kind, start_ms)
+            tags = {
+                **{tag: getattr(facts, tag) for tag in _TAGS},
+                "params_sha256": values_sha256(settings),
+                "data_name": _data_name(facts),
+                "kind": kind,
+                "mlflow.source.name": f"quality-model {kind}",
+                "mlflow.source.type": "LOCAL",
+                "mlflow.source.git.commit": facts.git_commit,
+            }
+            _add(client, run, params=settings, tags=tags)
             if facts.data_sha256 is not None:
                 sizes = {"num_rows": facts.data_rows, "groups": facts.data_groups}
-                run.set_data(_data_name(facts), facts.data_sha256, "training", sizes)
-            yield run
+                _add_data(client, run, _data_name(facts), facts.data_sha256, "training", sizes)
+            yield client, run
 
 
 def _data_name(facts: ModelFacts) -> str:
@@ -339,45 +237,123 @@ def _data_name(facts: ModelFacts) -> str:
 
 
 def _find_or_make(
-    connection: Connection, experiment_id: str, tag: str, key: str, name: str, start_ms: int
-) -> _MirroredRun:
-    client = connection.client
+    client: "MlflowClient", experiment_id: str, tag: str, key: str, name: str, start_ms: int
+) -> "Run":
     found = client.search_runs(
-        [experiment_id],
-        f"tags.`{tag}` = '{key}'",
-        max_results=1,
-        order_by=["attributes.start_time ASC"],
+        [experiment_id], f"tags.`{tag}` = '{key}'", max_results=1, order_by=["attributes.start_time ASC"]
     )
     run = found[0] if found else client.create_run(experiment_id, start_ms, {tag: key}, name)
-    return _MirroredRun(connection, experiment_id, client.get_run(run.info.run_id))
+    return client.get_run(run.info.run_id)
 
 
-def _experiment(connection: Connection, name: str) -> str:
-    client = connection.client
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        return str(client.create_experiment(name, artifact_location=connection.artifacts))
-    if found.lifecycle_stage != "active":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+def _add(
+    client: "MlflowClient",
+    run: "Run",
+    *,
+    params: Mapping[str, Any] = MappingProxyType({}),
+    tags: Mapping[str, Any] = MappingProxyType({}),
+    metrics: Mapping[str, float] = MappingProxyType({}),
+    time_ms: int | None = None,
+) -> None:
+    """Add what the run lacks: a parameter that it has is never changed, and a tag is not set to None."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    known, now_ms = run.data, _now_ms() if time_ms is None else time_ms
+    texts = {key: str(value) for key, value in tags.items() if value is not None}
+    new_params = [Param(key, str(value)) for key, value in params.items() if key not in known.params]
+    new_tags = [RunTag(key, text) for key, text in texts.items() if known.tags.get(key) != text]
+    new_metrics = [
+        Metric(k, value, now_ms, 0) for k, value in metrics.items() if known.metrics.get(k) != value
+    ]
+    for first in range(0, max(len(new_params), len(new_tags), len(new_metrics)), _BATCH):
+        part = slice(first, first + _BATCH)
+        client.log_batch(run.info.run_id, new_metrics[part], new_params[part], new_tags[part])
 
 
-def _add_baselines(run: _MirroredRun, evidence: "Evaluated", data_name: str) -> None:
+def _add_data(
+    client: "MlflowClient", run: "Run", name: str, sha256: str, context: str, sizes: Mapping[str, int | None]
+) -> None:
+    """Make a dataset the input of the run, if it has none."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    if run.inputs and run.inputs.dataset_inputs:
+        return
+    source, profile = json.dumps({"uri": name}), json.dumps({"sha256": sha256, **sizes})
+    dataset = Dataset(name, sha256[:_DIGEST_LENGTH], "local", source, profile=profile)
+    tag = InputTag("mlflow.data.context", context)
+    client.log_inputs(run.info.run_id, [DatasetInput(dataset, [tag])])
+
+
+def _add_epochs(client: "MlflowClient", run: "Run", history: Sequence["EpochReport"], time_ms: int) -> None:
+    """Add the epochs that the run lacks, so that a resumed training shows each step once."""
+    from mlflow.entities import Metric
+
+    has_some = _FIRST_EPOCH_METRIC in run.data.metrics
+    points = client.get_metric_history(run.info.run_id, _FIRST_EPOCH_METRIC) if has_some else []
+    steps = {point.step for point in points}
+    missing = [report for report in history if report.epoch not in steps]
+    for first in range(0, len(missing), _BATCH_EPOCHS):
+        metrics = [
+            Metric(name, value, time_ms, report.epoch)
+            for report in missing[first : first + _BATCH_EPOCHS]
+            for name, value in report.metrics().items()
+        ]
+        client.log_batch(run.info.run_id, metrics=metrics)
+
+
+def _add_model(
+    client: "MlflowClient", run: "Run", folder: Path, marker: Mapping[str, Any], *, step: int
+) -> None:
+    """Log the model, unless it is the run's newest one already, with files of the right length."""
+    from mlflow.entities import LoggedModelOutput
+
+    run_id, newest = run.info.run_id, newest_model(client, run)
+    if newest is not None and newest.tags.get("model_sha256") == marker["sha256"]:
+        files = client.list_logged_model_artifacts(newest.model_id, MODEL_FOLDER)
+        stored = {Path(file.path).name: file.file_size for file in files}
+        is_whole = all(stored.get(entry["name"]) == entry["bytes"] for entry in marker["files"])
+        if is_whole and str(newest.status) == "READY":
+            return
+    logged = client.create_logged_model(
+        run.info.experiment_id,
+        name=MODEL_NAME,
+        source_run_id=run_id,
+        tags={"model_sha256": marker["sha256"]},
+        params=dict(client.get_run(run_id).data.params),
+        model_type="image-quality",
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        written = Path(scratch) / "model"
+        write_mlflow_model(folder, written, run_id=run_id, model_id=logged.model_id)
+        client.log_model_artifacts(logged.model_id, str(written))
+    client.finalize_logged_model(logged.model_id, "READY")
+    # Last, so that a run never points to a model whose files are not there.
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=step)])
+
+
+def _set_status(client: "MlflowClient", run: "Run", status: str, time_ms: int) -> None:
+    if run.info.status == status:
+        return
+    if status == "RUNNING":
+        client.update_run(run.info.run_id, status)
+    else:
+        client.set_terminated(run.info.run_id, status, time_ms)
+
+
+def _add_baselines(client: "MlflowClient", run: "Run", evidence: "Evaluated", data_name: str) -> None:
     """Baselines without training as runs of their own, each once for its dataset and measures."""
     data_sha256 = evidence.data_sha256
     for head, found in evidence.heads.items():
         for name, one in found.baselines.items():
-            values = _numbers({"mse": one.mse, "r2": one.r2, "spearman": one.spearman}, f"test.{head}")
+            metrics = _numbers({"mse": one.mse, "r2": one.r2, "spearman": one.spearman}, f"test.{head}")
             params = {"baseline.head": head, "baseline.name": name}
-            key = values_sha256([data_sha256, params, values])
-            title = f"baseline/{head}/{name}"
-            baseline = _find_or_make(run.connection, run.experiment_id, BASELINE_TAG, key, title, _now_ms())
-            if baseline.known.info.status != "FINISHED":
-                baseline.set_params(params)
-                baseline.set_tags({"kind": "baseline", "data_sha256": data_sha256})
-                baseline.set_data(data_name, data_sha256, "evaluation", {})
-                baseline.add_metrics(values, _now_ms())
-                baseline.end("FINISHED", _now_ms())
+            key, title = values_sha256([data_sha256, params, metrics]), f"baseline/{head}/{name}"
+            own = _find_or_make(client, run.info.experiment_id, BASELINE_TAG, key, title, _now_ms())
+            if own.info.status != "FINISHED":
+                tags = {"kind": "baseline", "data_sha256": data_sha256}
+                _add(client, own, params=params, tags=tags, metrics=metrics)
+                _add_data(client, own, data_name, data_sha256, "evaluation", {})
+                _set_status(client, own, "FINISHED", _now_ms())
 
 
 def _numbers(values: Mapping[str, Any], prefix: str) -> dict[str, float]:

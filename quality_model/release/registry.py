@@ -9,29 +9,28 @@ processes, on what is read inside it, and read again afterwards.
 import json
 import shutil
 import sys
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
+from quality_model.core.model_files import WEIGHTS_NAME
 from quality_model.core.models import parse_reference
-from quality_model.core.registry_versions import MODEL_FOLDER, database_exists
+from quality_model.core.registry_versions import MODEL_FOLDER
 from quality_model.core.storage import flush_folder, locked, require_sealed
 from quality_model.errors import CorruptError, IncompleteError, ModelNotFoundError, RegistryError
 from quality_model.params import RegistryParams
-from quality_model.params_file import load_params
 from quality_model.paths import ProjectPaths
 from quality_model.records import ModelRef
-from quality_model.release.mlflow_connection import (
-    Connection,
-    RequestRefusedError,
-    as_current,
-    connect,
-    mlflow_errors,
-)
+from quality_model.release.mlflow_connection import RequestRefusedError, as_current, connect, mlflow_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.entities.model_registry import RegisteredModel
 
 Alias = Literal["candidate", "champion"]
 
@@ -40,8 +39,6 @@ _COPIED_TAGS: Final = (
     *("package_version", "code_sha256", "git_commit", "git_dirty", "project_commit"),
 )
 """Tags of the run that its version carries too."""
-
-WEIGHTS_NAME: Final = "model.safetensors"
 
 _AWAIT_S: Final = 60
 _DOWNLOAD_WAIT_S: Final = 600.0
@@ -68,14 +65,10 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class ResolvedModel:
-    """A version with its files: ``path`` is a complete model folder, ``sha256`` its hash."""
+class ResolvedModel(ModelVersion):
+    """A version with its files: ``path`` is a complete model folder, whose hash is ``model_sha256``."""
 
-    name: str
-    version: str
-    run_id: str | None
     path: Path
-    sha256: str
 
     @property
     def ref(self) -> ModelRef:
@@ -89,37 +82,17 @@ def weights_sha256(folder: Path) -> str:
     Raises:
         IncompleteError, CorruptError: The folder is not complete, or holds no model.
     """
-    files = {entry["name"]: entry["sha256"] for entry in require_sealed(folder)["files"]}
-    if WEIGHTS_NAME not in files:
-        raise CorruptError(f"{folder} holds no {WEIGHTS_NAME}.", "Name the folder of a trained model.")
-    return str(files[WEIGHTS_NAME])
+    for entry in require_sealed(folder)["files"]:
+        if entry["name"] == WEIGHTS_NAME:
+            return str(entry["sha256"])
+    raise CorruptError(f"{folder} holds no {WEIGHTS_NAME}.", "Name the folder of a trained model.")
 
 
-def resolve(
-    reference: str, *, root: Path | None = None, section: RegistryParams | None = None
-) -> ResolvedModel:
-    """Return the version that a reference names, with its files on this machine.
-
-    Args:
-        reference: ``champion``, ``candidate``, a version number, ``models:/name@alias`` or
-            ``models:/name/3``.
-        root: The project folder; the current one if left out.
-        section: Registry parameters; those of the project's params.yaml if left out.
-
-    Raises:
-        ModelNotFoundError: It names nothing; the message lists what there is.
-        RegistryError: MLflow does not answer, or the files are not available.
-        CorruptError, IncompleteError: The files are not those that were registered.
-    """
-    root = root or Path()
-    parse_reference(reference)
-    if not database_exists(root):
-        raise ModelNotFoundError(
-            f"{reference!r} names no model: there is no registry in {root.resolve()} yet.",
-            "Run the retraining, set MLFLOW_TRACKING_URI, or name a file or the bundled model: bundled.",
-        )
-    section = section or load_params(ProjectPaths(root).params).registry
-    return Registry(root, section).resolve(reference)
+def newest_model(client: "MlflowClient", run: "Run") -> "LoggedModel | None":
+    """Return the model that a run logged last; MLflow lists them in no order."""
+    outputs = run.outputs.model_outputs if run.outputs else []
+    models = [client.get_logged_model(output.model_id) for output in outputs]
+    return max(models, key=lambda model: int(model.creation_timestamp), default=None)
 
 
 class Registry:
@@ -135,27 +108,21 @@ class Registry:
     """
 
     def __init__(self, root: Path, section: RegistryParams) -> None:
-        self.root = root
-        self.name = section.model_name
-        self.connection: Connection = connect(root)
+        self.root, self.section, self.name = root, section, section.model_name
+        self.connection = connect(root)
         self.client = self.connection.client
-        self._lock_timeout_s = section.lock_timeout_s
+        self.errors = partial(mlflow_errors, self.connection.shown)
 
     # -- reading
 
     def versions(self) -> list[ModelVersion]:
         """Return every version, oldest first; none if nothing was ever registered."""
-        found: list[Any] = []
-        token: str | None = ""
         with self.errors("Listing the model's versions"):
-            while token is not None:
-                page = self.client.search_model_versions(f"name='{self.name}'", page_token=token or None)
-                found += page
-                token = page.token or None
+            found = self.client.search_model_versions(f"name='{self.name}'")
         return sorted(map(_version, found), key=lambda version: int(version.version))
 
     def find(self, reference: str) -> ModelVersion:
-        """Return the version that a reference names: see `resolve`.
+        """Return the version that a reference names: see `parse_reference`.
 
         Raises:
             ModelNotFoundError: It names nothing here; the message lists what there is.
@@ -166,14 +133,24 @@ class Registry:
                 f"{reference!r} names the model {name!r}; this project's is {self.name!r}.",
                 "Set registry.model_name in params.yaml, or use a reference without a name.",
             )
-        found = self._find(alias, number)
+        found = self.look_up(alias, number)
         if found is None:
             raise ModelNotFoundError(f"{reference!r} names no version of {self.name}.", self._what_there_is())
         return found
 
+    def look_up(self, alias: str | None = None, number: str | None = None) -> ModelVersion | None:
+        """Return the version that an alias names, or that of a number; None if there is none."""
+        try:
+            with self.errors(f"Reading {alias or f'version {number}'}"):
+                if number is not None:
+                    return _version(self.client.get_model_version(self.name, number))
+                return _version(self.client.get_model_version_by_alias(self.name, alias or ""))
+        except (ModelNotFoundError, RequestRefusedError):
+            return None
+
     def champion(self) -> ModelVersion | None:
         """Return the version that scoring uses, or None."""
-        return self._find("champion", None)
+        return self.look_up("champion")
 
     def resolve(self, reference: str) -> ResolvedModel:
         """Return the version that a reference names, with its files on this machine, their hash checked.
@@ -206,8 +183,7 @@ class Registry:
         else:
             folder = ProjectPaths(self.root).state / "models" / self.name / version.version
             with locked(folder.with_name(f"{version.version}.lock"), timeout_s=_DOWNLOAD_WAIT_S):
-                if not _is_complete(folder, version.model_sha256):
-                    self._download(location, folder)
+                self._download(location, folder, version.model_sha256)
         sha256 = str(require_sealed(folder, verify=True)["sha256"])
         if sha256 != version.model_sha256:
             raise CorruptError(
@@ -215,28 +191,31 @@ class Registry:
                 f"sha256 {sha256[:12]}, registered {version.model_sha256[:12] or 'none'}.",
                 "Use another version, or train again.",
             )
-        return ResolvedModel(self.name, version.version, version.run_id, folder, sha256)
+        return ResolvedModel(
+            version.name,
+            version.version,
+            version.run_id,
+            version.model_id,
+            version.aliases,
+            version.tags,
+            folder,
+        )
 
     def tags(self) -> Mapping[str, str]:
         """Return the tags of the registered model; none if nothing was ever registered."""
-        try:
-            with self.errors("Reading the registered model"):
-                return dict(self.client.get_registered_model(self.name).tags)
-        except ModelNotFoundError:
-            return {}
+        found = self._registered()
+        return dict(found.tags) if found else {}
 
     # -- writing
 
-    @contextmanager
-    def changing(self) -> Iterator[None]:
+    def changing(self) -> AbstractContextManager[None]:
         """Hold the lock for a change of an alias, and for what is read to decide on it.
 
         Raises:
             StorageError: Another process of this machine holds it for too long.
         """
         path = ProjectPaths(self.root).state / "locks" / f"registry-{self.name}.lock"
-        with locked(path, timeout_s=self._lock_timeout_s):
-            yield
+        return locked(path, timeout_s=self.section.lock_timeout_s)
 
     def register(self, run_id: str) -> ModelVersion:
         """Make a version of the model that a run logged last; a second call returns the same version.
@@ -252,12 +231,9 @@ class Registry:
         with self.changing():
             with self.errors(f"Reading run {run_id}"):
                 run = self.client.get_run(run_id)
-            outputs = run.outputs.model_outputs if run.outputs else []
-            if not outputs:
+                logged = newest_model(self.client, run)
+            if logged is None:
                 raise ModelNotFoundError(f"Run {run_id} holds no model.", "Run `quality-model publish`.")
-            with self.errors(f"Reading the models of run {run_id}"):  # MLflow returns them in no order
-                models = [self.client.get_logged_model(output.model_id) for output in outputs]
-            logged = max(models, key=lambda model: int(model.creation_timestamp))
             model_id = logged.model_id
             existing = [version.version for version in self.versions() if version.model_id == model_id]
             with self.errors("Registering the model"), as_current(self.connection):
@@ -266,7 +242,19 @@ class Registry:
                     "model_id": model_id,
                     "model_sha256": logged.tags.get("model_sha256", ""),
                 }
-                number = existing[-1] if existing else self._make_version(run_id, model_id, tags)
+                if existing:
+                    number = existing[-1]
+                else:
+                    self.ensure_registered_model()
+                    made = self.client.create_model_version(
+                        self.name,
+                        f"models:/{model_id}",
+                        run_id,
+                        tags=tags,
+                        model_id=model_id,
+                        await_creation_for=_AWAIT_S,
+                    )
+                    number = str(made.version)
                 link = json.dumps([{"name": self.name, "version": number}])
                 self.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})
         return self.find(number)
@@ -280,74 +268,44 @@ class Registry:
         with self.errors(f"Setting {alias}"):
             self.client.set_registered_model_alias(self.name, alias, version.version)
         sys.audit("quality_model.release.registry.moved", alias, version.version)
-        now = self._find(alias, None)
+        now = self.look_up(alias)
         if now is None or now.version != version.version:
             raise RegistryError(
                 f"{alias} names version {now and now.version} after it was set to {version.version}.",
                 "Something outside this project moves it too; look at the history and try again.",
             )
 
-    def attach_comparison(
-        self, version: ModelVersion, summary: Mapping[str, Any], files: Iterable[Path]
-    ) -> None:
-        """Keep a comparison: its summary as the version's tag ``comparison_json``, its files with the run."""
-        with self.errors("Attaching the comparison"):
-            text = json.dumps(summary, ensure_ascii=False)
-            self.client.set_model_version_tag(self.name, version.version, "comparison_json", text)
-            for path in files if version.run_id is not None else ():
-                self.client.log_artifact(version.run_id, str(path), "comparison")
-
     def ensure_registered_model(self) -> None:
         """Make the registered model if there is none."""
-        try:
-            with self.errors("Reading the registered model"):
-                self.client.get_registered_model(self.name)
-        except ModelNotFoundError:
+        if self._registered() is None:
             with self.errors("Making the registered model"):
                 self.client.create_registered_model(
                     self.name, description="Scores colour cast, blur, watermark and noise of images."
                 )
 
-    @contextmanager
-    def errors(self, doing: str) -> Iterator[None]:
-        """Call MLflow (see `mlflow_errors`)."""
-        with mlflow_errors(self.connection.shown, doing):
-            yield
-
     # -- inside
 
-    def _find(self, alias: str | None, number: str | None) -> ModelVersion | None:
+    def _registered(self) -> "RegisteredModel | None":
         try:
-            with self.errors(f"Reading {alias or f'version {number}'}"):
-                if number is not None:
-                    return _version(self.client.get_model_version(self.name, number))
-                return _version(self.client.get_model_version_by_alias(self.name, alias or ""))
-        except (ModelNotFoundError, RequestRefusedError):
+            with self.errors("Reading the registered model"):
+                return self.client.get_registered_model(self.name)
+        except ModelNotFoundError:
             return None
 
-    def _make_version(self, run_id: str, model_id: str, tags: dict[str, str]) -> str:
-        self.ensure_registered_model()
-        made = self.client.create_model_version(
-            self.name,
-            f"models:/{model_id}",
-            run_id,
-            tags=tags,
-            model_id=model_id,
-            await_creation_for=_AWAIT_S,
-        )
-        return str(made.version)
-
-    def _download(self, location: str, folder: Path) -> None:
+    def _download(self, location: str, folder: Path, sha256: str) -> None:
+        """Download the files of a version, unless they are here; the caller holds their lock."""
         from mlflow.artifacts import download_artifacts
 
-        for stale in folder.parent.glob(f".partial-*-{folder.name}"):
-            shutil.rmtree(stale, ignore_errors=True)
-        temporary = folder.parent / f".partial-{uuid.uuid4().hex[:12]}-{folder.name}"
+        with suppress(IncompleteError, CorruptError):
+            if require_sealed(folder, verify=True)["sha256"] == sha256:
+                return
+        partial_folder = folder.with_name(f".partial-{folder.name}")
+        shutil.rmtree(partial_folder, ignore_errors=True)
         try:
             with self.errors(f"Downloading version {folder.name}"):
                 got = download_artifacts(
                     artifact_uri=f"{location.rstrip('/')}/{MODEL_FOLDER}",
-                    dst_path=str(temporary),
+                    dst_path=str(partial_folder),
                     tracking_uri=self.connection.uri,
                     registry_uri=self.connection.uri,
                 )
@@ -357,16 +315,13 @@ class Registry:
             Path(got).replace(folder)
             flush_folder(folder.parent)
         finally:
-            with suppress(OSError):
-                shutil.rmtree(temporary)
+            shutil.rmtree(partial_folder, ignore_errors=True)
 
     def _what_there_is(self) -> str:
-        versions = self.versions()
-        if not versions:
+        versions, registered = self.versions(), self._registered()
+        if registered is None or not versions:
             return "Nothing is registered yet: run the retraining. `bundled` names the bundled model."
-        with self.errors("Reading the aliases"):
-            of = self.client.get_registered_model(self.name).aliases
-        names = {str(number): f" ({alias})" for alias, number in of.items()}
+        names = {str(number): f" ({alias})" for alias, number in registered.aliases.items()}
         listed = ", ".join(one.version + names.get(one.version, "") for one in versions[-20:])
         return f"There are versions {listed}."
 
@@ -380,10 +335,3 @@ def _version(found: Any) -> ModelVersion:
         aliases=tuple(sorted(found.aliases)),
         tags=dict(found.tags),
     )
-
-
-def _is_complete(folder: Path, sha256: str) -> bool:
-    try:
-        return bool(require_sealed(folder, verify=True)["sha256"] == sha256)
-    except (IncompleteError, CorruptError):
-        return False

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from quality_model.core.jobs import DATA_FOLDER, MARKERS_FOLDER
 from quality_model.core.model_facts import ModelFacts
 from quality_model.core.model_files import read_description
 from quality_model.core.registry_versions import database_exists
-from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, UsageError
+from quality_model.errors import CorruptError, RegistryError, UsageError
 from quality_model.params import RegistryParams
 from quality_model.records import ModelRef
 from quality_model.release.decisions import Decision, read_decisions
@@ -42,35 +42,35 @@ _ORIGIN: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Trace:
     """What is known of the model behind some scores; None where nothing is.
 
     Attributes:
         files: The files that were read.
         model: As the scores name it.
-        model_sha256: Of the model's folder, as registered.
         origin: What it is made of: ``data_name``, ``data_sha256``, ``params_sha256``, ``package_version``,
             ``code_sha256``, ``git_commit`` and ``git_dirty`` (``true``: with uncommitted changes).
+        model_sha256: Of the model's folder, as registered.
         aliases: That name the version now.
         verdict: ``passed`` or ``refused`` by the gate, or ``baseline``.
         decisions: About this model, oldest first.
         notes: What is not known, and why.
     """
 
-    files: tuple[str, ...]
+    files: list[Path]
     model: ModelRef
+    origin: dict[str, str]
     model_sha256: str | None = None
-    origin: Mapping[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     verdict: str | None = None
-    decisions: tuple[Decision, ...] = ()
-    notes: tuple[str, ...] = ()
+    decisions: list[Decision] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values in one level, under the names that scripts know."""
         return {
-            "shards": list(self.files),
+            "shards": [str(file) for file in self.files],
             "model_name": self.model.name,
             "model_version": self.model.version,
             "run_id": self.model.run_id,
@@ -80,22 +80,19 @@ class Trace:
             "aliases": list(self.aliases),
             "verdict": self.verdict,
             "decisions": [asdict(decision) for decision in self.decisions],
-            "notes": list(self.notes),
+            "notes": self.notes,
         }
 
     def table(self) -> str:
         """A short table for a terminal."""
-        known = self.origin
+        known, files = self.origin, self.files
         dirty = " (with uncommitted changes)" if known.get("git_dirty") == "true" else ""
-        package = known.get("package_version")
-        commit = known.get("git_commit")
-        rows = [
-            ("scores", self.files[0] + (f" and {len(self.files) - 1} more" if self.files[1:] else "")),
+        package, commit = known.get("package_version"), known.get("git_commit")
+        aliases = (f"({name})" for name in self.aliases)
+        rows: list[tuple[str, str | None]] = [
+            ("scores", str(files[0]) + (f" and {len(files) - 1} more" if files[1:] else "")),
             ("model", self.model.name),
-            (
-                "version",
-                " ".join(filter(None, (self.model.version, *(f"({name})" for name in self.aliases)))),
-            ),
+            ("version", " ".join(filter(None, (self.model.version, *aliases)))),
             ("run", self.model.run_id),
             ("weights sha256", self.model.sha256),
             ("model sha256", self.model_sha256),
@@ -128,25 +125,24 @@ def trace(registry: RegistryParams | None, *, root: Path, path: Path) -> Trace:
     files = _files_of(path)
     name, version, run_id = _model_in_rows(files)
     stated = _stated(files[0], name, version)
-    found = Trace(
-        files=tuple(map(str, files)),
-        model=ModelRef(name, version, run_id, stated.get("sha256") or ""),
-        origin=_known(stated),
-    )
+    found = Trace(files, ModelRef(name, version, run_id, stated.get("sha256") or ""), _known(stated))
     if (bundled := pretrained.bundled_name(name)) is not None:
-        found = _from_package(found, bundled)
+        _add_from_package(found, bundled)
     elif version is None or not _REGISTERED.fullmatch(version):
-        found = replace(found, notes=(_NO_REGISTRY,))
+        found.notes.append("No registry knows this model: the scores were made with a file of weights.")
     elif registry is None or not database_exists(root):
-        found = replace(found, notes=(f"There is no registry in {root.resolve()} to look up more.",))
+        found.notes.append(f"There is no registry in {root.resolve()} to look up more.")
     else:
         registry = registry.model_copy(update={"model_name": name})
-        found = _from_registry(found, Registry(root, registry))
-    return replace(found, decisions=_decisions(registry, root, found))
-
-
-_NO_REGISTRY: Final = "No registry knows this model: the scores were made with a file of weights."
-_OTHER_RELEASE: Final = "The model that scored was bundled with another release of this package."
+        _add_from_registry(found, version, Registry(root, registry))
+    found.decisions = [
+        decision
+        for decision in (read_decisions(root, registry) if registry else ())
+        if (found.model.run_id is not None and decision.model.run_id == found.model.run_id)
+        or (found.model_sha256 and decision.model_sha256 == found.model_sha256)
+        or (found.model.sha256 and decision.model.sha256 == found.model.sha256)
+    ]
+    return found
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -156,23 +152,18 @@ def _files_of(path: Path) -> list[Path]:
         problem = "holds no scores" if path.exists() else "is not there"
         raise UsageError(f"{path} {problem}.", "Name the output folder of `score`, or a part in it.")
     for file in files:
-        marker = _markers_of(file) / f"{file.stem}.json"
-        if marker.exists() and storage.read_json(marker).get("sha256") != storage.file_sha256(file):
-            raise CorruptError(
-                f"{file} is not the file that {marker.name} describes.", "Score the collection again."
-            )
+        for marker in (_result_of(file) / MARKERS_FOLDER / f"{file.stem}.json", file.with_suffix(".json")):
+            if marker.exists() and storage.read_json(marker).get("sha256") != storage.file_sha256(file):
+                raise CorruptError(
+                    f"{file} is not the file that {marker.name} describes.", "Score the collection again."
+                )
     return files
 
 
 def _result_of(file: Path) -> Path:
     """The folder of the result that a file of scores is in."""
     folder = file.absolute().parent
-    return folder.parent if folder.name == DATA_FOLDER and file.name.startswith("part-") else file.parent
-
-
-def _markers_of(file: Path) -> Path:
-    result = _result_of(file)
-    return file.parent if result == file.parent else result / MARKERS_FOLDER
+    return folder.parent if folder.name == DATA_FOLDER and file.name.startswith("part-") else folder
 
 
 def _model_in_rows(files: Sequence[Path]) -> tuple[str, str | None, str | None]:
@@ -223,57 +214,36 @@ def _known(facts: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(facts[key]) for key in _ORIGIN if facts.get(key)}
 
 
-def _from_package(found: Trace, name: str) -> Trace:
+def _add_from_package(found: Trace, name: str) -> None:
     """Add what model.json says of the bundled model, if it still is the one that scored."""
     folder = pretrained.pretrained_folder(name)
     facts = read_description(folder).facts if folder else ModelFacts()
     if facts.version != found.model.version:
-        return replace(found, notes=(_OTHER_RELEASE,))
-    data_name = (facts.settings or {}).get("source.dataset")
-    return replace(
-        found,
-        model_sha256=facts.model_sha256,
-        origin=_known({**facts.to_json(), "data_name": data_name}),
-        notes=("No registry knows this model: it is bundled with the package; see its model card.",),
-    )
+        found.notes.append("The model that scored was bundled with another release of this package.")
+        return
+    found.model_sha256 = facts.model_sha256
+    found.origin = _known({**facts.to_json(), "data_name": (facts.settings or {}).get("source.dataset")})
+    found.notes.append("No registry knows this model: it is bundled with the package; see its model card.")
 
 
-def _from_registry(found: Trace, catalogue: Registry) -> Trace:
+def _add_from_registry(found: Trace, number: str, catalogue: Registry) -> None:
     """Add what the registry says of the version, if that is the one that scored."""
-    shown = f"Version {found.model.version} of {found.model.name}"
+    shown, run_id = f"Version {number} of {found.model.name}", found.model.run_id
     try:
-        version = catalogue.find(found.model.version or "")
-    except ModelNotFoundError:
-        return replace(found, notes=(f"{shown} is no longer in the registry.",))
+        version = catalogue.look_up(number=number)
     except RegistryError as error:
-        return replace(found, notes=(error.problem,))
-    if found.model.run_id not in (None, version.run_id):
-        return replace(
-            found,
-            notes=(
-                f"{shown} came from run {found.model.run_id}; here that version came from run"
-                f" {version.run_id}. The scores were made with another registry: set MLFLOW_TRACKING_URI.",
-            ),
+        found.notes.append(error.problem)
+        return
+    if version is None:
+        found.notes.append(f"{shown} is no longer in the registry.")
+    elif run_id not in (None, version.run_id):
+        found.notes.append(
+            f"{shown} came from run {run_id}; here that version came from run {version.run_id}."
+            " The scores were made with another registry: set MLFLOW_TRACKING_URI."
         )
-    verdict = version.tags.get("verdict")
-    return replace(
-        found,
-        model_sha256=version.model_sha256,
-        origin={**found.origin, **_known(version.tags)},
-        aliases=version.aliases,
-        verdict=verdict,
-        notes=() if verdict else ("The gate's verdict on this version is not on record.",),
-    )
-
-
-def _decisions(registry: RegistryParams | None, root: Path, found: Trace) -> tuple[Decision, ...]:
-    """The decisions about this run or these files."""
-    if registry is None:
-        return ()
-    return tuple(
-        decision
-        for decision in read_decisions(root, registry)
-        if (found.model.run_id is not None and decision.model.run_id == found.model.run_id)
-        or (found.model_sha256 and decision.model_sha256 == found.model_sha256)
-        or (found.model.sha256 and decision.model.sha256 == found.model.sha256)
-    )
+    else:
+        found.model_sha256, found.aliases = version.model_sha256, version.aliases
+        found.origin |= _known(version.tags)
+        found.verdict = version.tags.get("verdict")
+        if found.verdict is None:
+            found.notes.append("The gate's verdict on this version is not on record.")

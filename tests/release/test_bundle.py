@@ -17,7 +17,7 @@ from quality_model.errors import CheckpointError
 from quality_model.networks.checkpoints import load_model
 from quality_model.params import values_sha256
 from quality_model.records import ModelRef
-from quality_model.release.bundle import bundle_model
+from quality_model.release.card import bundle_model
 from quality_model.release.decisions import Decision, now, write_record
 from tests.pretrained.conftest import trained as trained
 from tests.release.gate.evidence import tree

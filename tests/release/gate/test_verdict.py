@@ -1,13 +1,10 @@
 """What the gate's verdict looks like, and that its documentation and committed thresholds hold."""
 
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from quality_model.params import GateParams, Params
@@ -20,24 +17,18 @@ from .evidence import SECTION, UNDEFINED, a_baseline, a_sweep, all_paired, estim
 PROJECT = Path(__file__).resolve().parents[3]
 
 
-def test_the_table_is_aligned_and_says_what_was_refused() -> None:
-    lines = decide(SECTION, evidence(every_mse(0.0625))).table().splitlines()
-    start = lines[0].index("reason")
+def test_the_tables_have_a_row_for_every_rule_and_head_and_say_what_was_refused() -> None:
+    verdict = decide(SECTION, evidence(every_mse(0.0625) | {"sweeps.a|b": a_sweep("noise", 0.99)}))
+    lines, text = verdict.table().splitlines(), verdict.markdown()
     assert len(lines) == 1 + 2 + 6 * len(HEADS)
-    assert all(line[start - 1] == " " and line[start] != " " for line in lines)
     assert sum("REFUSED" in line for line in lines) == len(HEADS)
     assert any(
         line.startswith("noise") and "mse 0.0625 in [0.0625, 0.0625] over 12 groups, is above 0.05" in line
         for line in lines
     )
-
-
-def test_the_markdown_table_has_the_same_number_of_cells_in_every_line() -> None:
-    text = decide(SECTION, evidence({"sweeps": {"a|b": a_sweep("noise", 0.1)}})).markdown()
-    table = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [line.count("|") for line in text.splitlines() if line.startswith("|")]
     assert text.startswith("## Gate: refused")
-    assert {line.count("|") for line in table} == {7}
-    assert len(table) == 2 + 2 + 6 * len(HEADS)
+    assert cells == [7] * (2 + 2 + 6 * len(HEADS))
 
 
 def test_every_rule_can_refuse_and_names_itself_in_its_rows() -> None:
@@ -50,13 +41,6 @@ def test_every_rule_can_refuse_and_names_itself_in_its_rows() -> None:
         }
     verdict = decide(SECTION, evidence(changes, champion=True))
     assert {row.rule for row in verdict.rows if not row.passed} == {rule.__name__ for rule in RULES}
-
-
-def test_deciding_needs_neither_torch_nor_a_data_frame() -> None:
-    code = (
-        "import sys, quality_model.release.gate; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
 def test_the_gates_documentation_names_every_rule_and_threshold_and_its_strict_values_are_taken() -> None:
@@ -74,22 +58,23 @@ def test_the_gates_documentation_names_every_rule_and_threshold_and_its_strict_v
     }
 
 
-@pytest.mark.parametrize("head", HEADS)
 def test_the_committed_thresholds_refuse_a_head_that_is_worse_than_the_mean_or_a_classical_measure(
-    params: Params, head: str
+    params: Params,
 ) -> None:
-    skill = {f"heads.{head}.all.measures.r2": estimate(-0.01)}
-    assert refused(decide(params.gate, evidence(bundled() | skill))) == [(head, "skill")]
-    lead = {f"heads.{head}.baselines": {"classical": a_baseline(0.5, -0.01)}}
-    assert refused(decide(params.gate, evidence(bundled() | lead))) == [(head, "baseline_skill")]
+    for head in HEADS:
+        skill = {f"heads.{head}.all.measures.r2": estimate(-0.01)}
+        assert refused(decide(params.gate, evidence(bundled() | skill))) == [(head, "skill")]
+        lead = {f"heads.{head}.baselines": {"classical": a_baseline(0.5, -0.01)}}
+        assert refused(decide(params.gate, evidence(bundled() | lead))) == [(head, "baseline_skill")]
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_the_committed_limits_of_mse_are_below_that_of_answering_the_mean(params: Params, head: str) -> None:
+def test_the_committed_limits_of_mse_are_below_that_of_answering_the_mean(params: Params) -> None:
     # The variance of the labels that the committed parameters generate: tests/training_set holds it.
     card = (PROJECT / "quality_model" / "pretrained" / "standard" / "MODEL_CARD.md").read_text()
-    r2, mse = re.search(rf"\| `{head}` \| ([\d.]+) \[[^|]*\| ([\d.]+) \|", card).groups()
-    assert getattr(params.gate.max_mse, head) < float(mse) / (1 - float(r2))
+    for head in HEADS:
+        found = re.search(rf"\| `{head}` \| ([\d.]+) \[[^|]*\| ([\d.]+) \|", card)
+        assert found
+        assert getattr(params.gate.max_mse, head) < float(found[2]) / (1 - float(found[1]))
 
 
 def every_mse(value: float) -> dict[str, Any]:

@@ -86,6 +86,8 @@ def finish_training(root: Path, origin: ModelFacts, *, epochs: int = 3, seed: in
     rows = [report.to_dict(timings=False) for report in history]
     storage.write_json(paths.training_report / "history.json", rows)
     about = {"candidate.model_sha256": marker["sha256"], "candidate.data_sha256": "5" * 64}
+    # Each baseline is a run of its own: those of one head are enough.
+    about |= {f"candidate.heads.{head}.baselines": {} for head in HEADS if head != "noise"}
     evidence = changed(tree(), about)["candidate"]
     storage.write_json(paths.evaluation_report / "evaluation.json", evidence)
     storage.write_bytes(paths.evaluation_report / "figures" / "severity_sweeps.png", b"a figure")
@@ -190,24 +192,11 @@ _OF_A_HOP = frozenset({"host", "connection", "content-length", "accept-encoding"
 
 @contextmanager
 def misbehaving_server(answer: Answer, port: int = 0) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self)
-
-        def do_POST(self) -> None:
-            answer(self)
-
-        def do_PUT(self) -> None:
-            answer(self)
-
-        def do_PATCH(self) -> None:
-            answer(self)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    thread = Thread(target=httpd.serve_forever, daemon=True)
+    methods = {f"do_{name}": lambda request: answer(request) for name in ("GET", "POST", "PUT", "PATCH")}
+    silent = {"log_message": lambda *_: None}
+    handler = type("Handler", (BaseHTTPRequestHandler,), {**methods, **silent})
+    httpd = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    thread = Thread(target=httpd.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{httpd.server_port}"

@@ -23,7 +23,9 @@ SIZE_PX = 32
 def write_model(folder: Path, seed: int, facts: Mapping[str, Any]) -> Path:
     """A model folder with random weights for images of 32 px."""
     torch.manual_seed(seed)
-    save_model(folder, MultiHeadQualityAssessmentModel(), image_size_px=SIZE_PX, facts=facts)
+    save_model(
+        folder, MultiHeadQualityAssessmentModel(architecture="compact"), image_size_px=SIZE_PX, facts=facts
+    )
     return folder
 
 
@@ -84,5 +86,5 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def promote(root: Path, section: RegistryParams, version: str, **more: Any) -> bool:
     """Make a version champion without asking for a verdict."""
-    found = Registry(root, section).find(version)
-    return make_champion(section, root, found, "promoted", "better", **more)
+    registry = Registry(root, section)
+    return make_champion(registry, registry.find(version), "promoted", "better", **more)

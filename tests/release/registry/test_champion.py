@@ -1,10 +1,10 @@
 """Who is champion, how that changes, and what is recorded of it."""
 
 import json
-import os
+import logging
 import shutil
-import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,13 @@ from quality_model.errors import (
     CorruptError,
     ModelNotFoundError,
     NoEarlierChampionError,
+    RegistryError,
     StorageError,
 )
-from quality_model.params import Params, RegistryParams
+from quality_model.params import RegistryParams
 from quality_model.release.champion import ensure_baseline, roll_back
-from quality_model.release.decisions import (
-    CARD_NAME,
-    finished_records,
-    read_decisions,
-)
+from quality_model.release.decisions import CARD_NAME, finished_records, read_decisions
 from quality_model.release.registry import Registry
-from tests.faults.processes import start
 from tests.release.registry.conftest import SIZE_PX, promote
 
 
@@ -51,7 +47,7 @@ def moves(project: Path, section: RegistryParams) -> list[tuple[str, str | None,
 # -- promotion
 
 
-def test_a_promoted_version_is_champion_and_the_record_names_the_one_before(
+def test_a_promoted_version_is_champion_once_and_the_record_names_the_one_before(
     project: Path, section: RegistryParams, registry: Registry
 ) -> None:
     assert registry.champion() is None
@@ -64,13 +60,9 @@ def test_a_promoted_version_is_champion_and_the_record_names_the_one_before(
     assert last.champion_sha256 == registry.find("1").model_sha256
     assert last.model.sha256 == storage.file_sha256(registry.resolve("2").path / "model.safetensors")
     assert (last.data_sha256, last.reason) == ("2" * 64, "better")
-
-
-def test_promoting_the_champion_again_changes_nothing(project: Path, section: RegistryParams) -> None:
-    assert promote(project, section, "2")
-    assert not promote(project, section, "2")
-    assert not promote(project, section, "champion")
-    assert len(finished_records(project)) == 1
+    for again in ("2", "champion"):
+        assert not promote(project, section, again)
+    assert len(finished_records(project)) == 2
 
 
 def test_a_version_that_does_not_exist_is_not_promoted_and_the_error_lists_those_that_do(
@@ -94,28 +86,36 @@ def test_a_candidate_compared_with_a_champion_that_was_replaced_is_not_promoted(
     assert champion_of(project, section) == "2"
 
 
-@pytest.mark.parametrize("damage", ["one bit", "removed", "another model's"])
 def test_a_version_whose_files_are_not_those_registered_never_becomes_champion(
-    project: Path, section: RegistryParams, registry: Registry, damage: str
+    project: Path, section: RegistryParams, registry: Registry
 ) -> None:
-    promote(project, section, "1")
+    promote(project, section, "2")
     promote(project, section, "3")
     folder, other = registry.resolve("2").path, registry.resolve("3").path
     original = {path: path.read_bytes() for path in folder.iterdir()}
     weights = folder / "model.safetensors"
-    try:
-        if damage == "one bit":
-            weights.write_bytes(original[weights][:-1] + bytes([original[weights][-1] ^ 1]))
-        elif damage == "removed":
-            weights.unlink()
-        else:
-            shutil.copytree(other, folder, dirs_exist_ok=True)
-        with pytest.raises(StorageError):
-            promote(project, section, "2")
-    finally:
-        for path, data in original.items():
-            path.write_bytes(data)
-    assert champion_of(project, section) == "3"
+    damages: dict[str, Callable[[], object]] = {
+        "one bit": lambda: weights.write_bytes(original[weights][:-1] + bytes([original[weights][-1] ^ 1])),
+        "removed": weights.unlink,
+        "another model's": lambda: shutil.copytree(other, folder, dirs_exist_ok=True),
+    }
+
+    def promote_two() -> None:
+        promote(project, section, "2")
+
+    def back_to_two() -> None:
+        roll_back(section, root=project, reason="worse")
+
+    for name, damage in damages.items():
+        try:
+            damage()
+            for change in (promote_two, back_to_two):
+                with pytest.raises(StorageError):
+                    change()
+        finally:
+            for path, data in original.items():
+                path.write_bytes(data)
+        assert champion_of(project, section) == "3", name
     assert len(finished_records(project)) == 2
 
 
@@ -138,41 +138,23 @@ def test_a_change_waits_for_another_process_only_so_long(project: Path, section:
 # -- the alias says who is champion
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "images" / "grey.png"
-    path.parent.mkdir()
-    Image.new("RGB", (SIZE_PX, SIZE_PX), "grey").save(path)
-    return path
-
-
 def test_an_alias_that_was_moved_in_mlflow_is_followed_by_predict_score_and_the_next_change(
     project: Path,
     section: RegistryParams,
     client: MlflowClient,
-    image: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     promote(project, section, "1")
     monkeypatch.chdir(project)
-
-    def scored_by(name: str) -> list[str]:
-        run = CliRunner().invoke
-        predicted = run(cli, ["predict", str(image), "--json"], catch_exceptions=False)
-        assert predicted.exit_code == 0, predicted.output
-        output = project / "scores" / name
-        scored = run(
-            cli,
-            ["score", str(image.parent), "--output", str(output), "--set", "score.workers=1"],
-            catch_exceptions=False,
-        )
-        assert scored.exit_code == 0, scored.output
-        job = json.loads((output / "job.json").read_text())
-        return [MultiHeadQualityInference("auto", "cpu").source.version or "", job["model"]["version"]]
-
-    assert scored_by("before") == ["1", "1"]
+    assert MultiHeadQualityInference("auto", "cpu").source.version == "1"
     client.set_registered_model_alias(section.model_name, "champion", "3")
-    assert scored_by("after") == ["3", "3"]
+    assert MultiHeadQualityInference("auto", "cpu").source.version == "3"
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (SIZE_PX, SIZE_PX), "grey").save(tmp_path / "images" / "grey.png")
+    arguments = ["score", str(tmp_path / "images"), "--output", "scores", "--set", "score.workers=1"]
+    CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert json.loads((project / "scores" / "job.json").read_text())["model"]["version"] == "3"
     assert promote(project, section, "2")
     assert moves(project, section) == [
         ("promoted", None, "1"),
@@ -181,6 +163,35 @@ def test_an_alias_that_was_moved_in_mlflow_is_followed_by_predict_score_and_the_
     ]
     assert "moved in MLflow" in read_decisions(project, section)[1].reason
     assert roll_back(section, root=project, reason="worse") == "3"
+
+
+def test_the_bundled_model_scores_until_there_is_a_champion_and_never_stands_in_for_a_broken_one(
+    project: Path,
+    section: RegistryParams,
+    client: MlflowClient,
+    bundled: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def chosen(**more: RegistryParams) -> tuple[str, str | None]:
+        source = MultiHeadQualityInference("auto", "cpu", root=project, **more).source
+        return source.name, source.version
+
+    assert chosen() == ("bundled", "s1")
+    client.set_registered_model_alias(section.model_name, "champion", "2")
+    with caplog.at_level(logging.INFO):
+        assert chosen() == ("quality-model", "2")
+    assert "The champion scores: version 2 of quality-model." in caplog.text
+    other = section.model_copy(update={"model_name": "quality-model-224"})
+    assert chosen(registry=other) == ("bundled", "s1")
+    (project / "params.yaml").unlink()
+    assert chosen() == ("bundled", "s1")  # nothing says whose champion is meant
+    client.set_registered_model_alias(section.model_name, "champion", "1")
+    client.set_model_version_tag(section.model_name, "1", "model_sha256", "0" * 64)
+    with pytest.raises(CorruptError, match="not those that were registered"):
+        chosen(registry=section)
+    (project / "mlflow.db").write_bytes(b"not a database, whatever its name says" * 100)
+    with pytest.raises(RegistryError):
+        chosen(registry=section)
 
 
 def test_a_champion_that_was_deleted_in_mlflow_can_be_rolled_back_from(
@@ -214,48 +225,46 @@ def test_a_rollback_goes_back_one_champion_at_a_time_to_the_bundled_model_and_en
     ]
 
 
-def test_a_rollback_to_damaged_files_is_refused_and_the_champion_stays(
-    project: Path, section: RegistryParams, registry: Registry
-) -> None:
-    promote(project, section, "1")
-    promote(project, section, "2")
-    weights = registry.resolve("1").path / "model.safetensors"
-    original = weights.read_bytes()
-    try:
-        weights.write_bytes(original[:-1])
-        with pytest.raises(CorruptError):
-            roll_back(section, root=project, reason="worse")
-    finally:
-        weights.write_bytes(original)
-    assert champion_of(project, section) == "2"
+class Killed(BaseException):
+    """Stands for a process that ends at once."""
 
 
-def die_when_the_alias_has_moved(root: str, params: Params, action: str) -> None:
+@pytest.fixture
+def killed_when_the_alias_has_moved() -> Iterator[list[str]]:
+    """The process of a test, while the list holds the event's name."""
+    deadly = ["quality_model.release.registry.moved"]
+
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "quality_model.release.registry.moved":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if event in deadly:
+            raise Killed
 
-    sys.addaudithook(hook)
-    change(Path(root), params.registry, action)
-
-
-def change(root: Path, section: RegistryParams, action: str) -> bool | str:
-    if action == "promoted":
-        return promote(root, section, "2")
-    return roll_back(section, root=root, reason="worse")
+    sys.addaudithook(hook)  # for the life of the process
+    yield deadly
+    deadly.clear()
 
 
 @pytest.mark.parametrize(("action", "reason"), [("promoted", "better"), ("rolled back", "worse")])
 def test_a_change_that_was_killed_before_it_was_recorded_is_recorded_when_it_is_repeated(
-    project: Path, section: RegistryParams, params: Params, action: str, reason: str
+    project: Path,
+    section: RegistryParams,
+    killed_when_the_alias_has_moved: list[str],
+    action: str,
+    reason: str,
 ) -> None:
+    def change() -> bool | str:
+        if action == "promoted":
+            return promote(project, section, "2")
+        return roll_back(section, root=project, reason="worse")
+
+    event = killed_when_the_alias_has_moved.pop()
     for version in ("1", "2", "3"):
         promote(project, section, version)
-    process = start(die_when_the_alias_has_moved, str(project), params, action)
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
+    killed_when_the_alias_has_moved.append(event)
+    with pytest.raises(Killed):
+        change()
+    killed_when_the_alias_has_moved.clear()
     assert champion_of(project, section) == "2"
-    change(project, section, action)
+    change()
     assert champion_of(project, section) == "2"
     (last,) = read_decisions(project, section)[3:]
     assert (last.action, last.model.version, last.reason) == (action, "2", reason)
@@ -306,7 +315,6 @@ def test_the_bundled_model_becomes_the_first_champion_once_and_claims_no_pass_of
     assert model.source.sha256 == storage.file_sha256(bundled / "model.safetensors")
 
 
-@pytest.mark.parametrize("reason", ["there is a champion", "another image size", "no bundled weights"])
 def test_where_the_bundled_model_cannot_or_need_not_be_the_first_champion_it_is_not(
     project: Path,
     section: RegistryParams,
@@ -314,14 +322,14 @@ def test_where_the_bundled_model_cannot_or_need_not_be_the_first_champion_it_is_
     bundled: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    reason: str,
 ) -> None:
-    expected = None
-    if reason == "there is a champion":
-        expected = "2"
-        client.set_registered_model_alias("quality-model", "champion", "2")
-    elif reason == "no bundled weights":
-        monkeypatch.setitem(pretrained.FOLDERS, pretrained.NAME, tmp_path / "nothing")
-    ensure_baseline(section, root=project, image_size_px=64 if reason == "another image size" else SIZE_PX)
-    assert champion_of(project, section) == expected
+    ensure_baseline(section, root=project, image_size_px=2 * SIZE_PX)
+    assert champion_of(project, section) is None  # it works at another image size
+    with monkeypatch.context() as patch:
+        patch.setitem(pretrained.FOLDERS, pretrained.NAME, tmp_path / "nothing")
+        ensure_baseline(section, root=project, image_size_px=SIZE_PX)
+    assert champion_of(project, section) is None
+    client.set_registered_model_alias("quality-model", "champion", "2")
+    ensure_baseline(section, root=project, image_size_px=SIZE_PX)
+    assert champion_of(project, section) == "2"
     assert len(Registry(project, section).versions()) == 3

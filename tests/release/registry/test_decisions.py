@@ -29,9 +29,7 @@ from quality_model.release.decisions import (
     try_project,
     write_record,
 )
-from quality_model.release.decisions import (
-    project as show,
-)
+from quality_model.release.decisions import project as show
 from quality_model.release.registry import Registry
 from tests.evaluate.conftest import write_training_set
 from tests.release.registry.conftest import promote, write_model
@@ -128,7 +126,7 @@ def test_a_refusal_is_one_record_and_stands_until_something_changes(
 ) -> None:
     promote(project, section, "1")
     decision = judge(STRICT)
-    (record,) = finished_records(project)[1:]
+    _, record = finished_records(project)
     assert read_decisions(project, section)[-1] == decision
     assert (decision.action, decision.model.version, decision.reason) == ("refused", None, "")
     assert decision.champion == ModelRef(
@@ -206,7 +204,7 @@ def test_what_the_gate_refused_or_did_not_see_is_not_registered(
     with pytest.raises(GateRefusedError, match="refused this candidate"):
         register_candidate(section, root=project, model=model, decision=about, report=project)
     other = replace(about, action="passed", model_sha256="0" * 64)
-    with pytest.raises(GateRefusedError, match="another model"):
+    with pytest.raises(GateRefusedError, match="has not decided on"):
         register_candidate(section, root=project, model=model, decision=other, report=project)
     monkeypatch.chdir(project)
     undecided = CliRunner().invoke(cli, ["register", "--model", str(model)])
@@ -235,10 +233,10 @@ def test_a_decision_made_while_the_server_is_down_is_shown_later_to_other_machin
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        try_project(record, root=project, registry=section)
+        try_project(Registry(project, section), record)
         assert "quality-model publish" in caplog.text
         assert read_decisions(project, section) == [made]
-    show(record, root=project, registry=section)
+    show(record, Registry(project, section))
     shutil.rmtree(project / "state" / "records")  # as another machine sees it
     assert read_decisions(project, section) == [made]
 
@@ -254,7 +252,7 @@ def test_projecting_again_and_in_any_order_leaves_what_the_last_decision_says(
     run_id = registry.find("2").run_id
     seen = []
     for record in (*records, *reversed(records)):
-        assert show(record, root=project, registry=section) == run_id
+        assert show(record, Registry(project, section)) == run_id
         version = client.get_model_version("quality-model", "2")
         run = client.get_run(run_id)
         seen.append((version.tags, version.description, run.data.tags, dict(registry.tags())))
@@ -275,7 +273,7 @@ def test_a_decision_about_a_model_of_another_database_leaves_the_one_here_alone(
 ) -> None:
     ref = ModelRef("quality-model", "2", "0" * 32, "w")
     record = write_record(project, decision("passed", "2026-01-01", model=ref), card="# Of another model\n")
-    assert show(record, root=project, registry=section) == ""
+    assert show(record, Registry(project, section)) == ""
     version = client.get_model_version("quality-model", "2")
     assert "verdict" not in version.tags and not version.description
     assert len(read_decisions(project, section)) == 1
@@ -286,7 +284,7 @@ def test_a_record_that_was_not_finished_was_not_decided_and_one_that_was_altered
 ) -> None:
     first, second = (write_record(project, decision("refused", f"2026-01-0{day}")) for day in (1, 2))
     (first / storage.MARKER_NAME).unlink()
-    assert finished_records(project) == [second]
+    assert list(finished_records(project)) == [second]
     text = (second / "decision.json").read_text()
     (second / "decision.json").write_text(text.replace("refused", "passed"))
     with pytest.raises(CorruptError, match=r"decision\.json"):

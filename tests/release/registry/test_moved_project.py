@@ -10,11 +10,12 @@ from mlflow import MlflowClient
 
 from quality_model.errors import RegistryError
 from quality_model.params import RegistryParams
+from quality_model.params_file import load_params
 from quality_model.release.decisions import Decision, now, write_record
 from quality_model.release.decisions import project as show
 from quality_model.release.mlflow_connection import connect
 from quality_model.release.publish import publish
-from quality_model.release.registry import Registry, resolve
+from quality_model.release.registry import Registry, ResolvedModel
 from tests.conftest import PROJECT
 from tests.release.registry.conftest import write_model
 from tests.users import ordinary_user
@@ -54,15 +55,25 @@ def files_of(root: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+def champion_in(root: Path) -> ResolvedModel:
+    return Registry(root, load_params(root / "params.yaml").registry).resolve("champion")
+
+
 def weights(root: Path) -> bytes:
-    return (resolve("champion", root=root).path / "model.safetensors").read_bytes()
+    return (champion_in(root).path / "model.safetensors").read_bytes()
 
 
-def test_a_moved_project_finds_its_champion(original: Path) -> None:
+def test_a_moved_project_finds_its_champion_and_what_is_elsewhere_stays_there(original: Path) -> None:
+    with sqlite3.connect(original / "mlflow.db") as database:
+        database.execute(
+            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, workspace) "
+            "VALUES (77, 'far', 's3://bucket/mlartifacts', 'active', 'default')"
+        )
     before = weights(original)
     moved = original.rename(original.parent / "moved")
-    assert resolve("champion", root=moved).path.is_relative_to(moved)
+    assert champion_in(moved).path.is_relative_to(moved)
     assert weights(moved) == before
+    assert "s3://bucket/mlartifacts" in locations(moved)
 
 
 def test_a_copy_whose_original_is_gone_finds_its_champion(original: Path) -> None:
@@ -72,10 +83,11 @@ def test_a_copy_whose_original_is_gone_finds_its_champion(original: Path) -> Non
     assert weights(copy) == before
 
 
-def test_a_copy_reads_its_own_files_while_the_original_is_there(original: Path) -> None:
+def test_a_copy_and_its_original_read_their_own_files(original: Path) -> None:
     copy = copy_of(original)
-    assert resolve("champion", root=copy).path.is_relative_to(copy)
+    assert champion_in(copy).path.is_relative_to(copy)
     assert all(location.startswith(copy.as_uri()) for location in locations(copy))
+    assert champion_in(original).path.is_relative_to(original)
 
 
 def test_a_copy_writes_nothing_into_the_original(original: Path, section: RegistryParams) -> None:
@@ -83,19 +95,11 @@ def test_a_copy_writes_nothing_into_the_original(original: Path, section: Regist
     copy = copy_of(original)
     num_models = len(list((copy / "mlartifacts").rglob("model.safetensors")))
     registry = Registry(copy, section)
-    decision = Decision(
-        "promoted", now(), resolve("champion", root=copy).ref, registry.find("2").model_sha256
-    )
-    show(write_record(copy, decision, card="# A card"), root=copy, registry=section)
+    decision = Decision("promoted", now(), champion_in(copy).ref, registry.find("2").model_sha256)
+    show(write_record(copy, decision, card="# A card"), registry)
     registry.register(publish(write_model(copy / "models" / "new", 9, {}), root=copy, registry=section))
     assert files_of(original) == before
     assert len(list((copy / "mlartifacts").rglob("model.safetensors"))) == num_models + 1
-
-
-def test_the_original_still_reads_its_own_files_after_it_was_copied(original: Path) -> None:
-    copy = copy_of(original)
-    resolve("champion", root=copy)
-    assert resolve("champion", root=original).path.is_relative_to(original)
 
 
 def test_a_copied_database_without_its_files_says_where_they_are_missing(original: Path) -> None:
@@ -104,7 +108,7 @@ def test_a_copied_database_without_its_files_says_where_they_are_missing(origina
     for name in ("mlflow.db", "params.yaml"):
         shutil.copyfile(original / name, bare / name)
     with pytest.raises(RegistryError, match=f"files of version 2 .* are not at {bare}/mlartifacts/"):
-        resolve("champion", root=bare)
+        champion_in(bare)
 
 
 @pytest.mark.parametrize("has_its_own", [False, True], ids=["no other database", "a database of its own"])
@@ -123,7 +127,7 @@ def test_files_of_a_project_that_uses_this_ones_database_stay_its_own(
     theirs = section.model_copy(update={"experiment": "guest"})
     run_id = publish(write_model(guest / "models" / "new", 9, {}), root=guest, registry=theirs)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    resolve("champion", root=original)
+    champion_in(original)
     found = MlflowClient(tracking_uri=f"sqlite:///{original}/mlflow.db").get_run(run_id)
     assert found.info.artifact_uri.startswith(guest.as_uri())
     assert [str(guest)] == [
@@ -156,15 +160,4 @@ def test_a_moved_database_that_cannot_be_written_is_not_read_from_elsewhere(orig
     for lock in (copy / "state" / "locks").iterdir():
         lock.chmod(0o666)
     with ordinary_user(), pytest.raises(RegistryError, match="readonly database"):
-        resolve("champion", root=copy)
-
-
-def test_locations_outside_the_project_stay_as_they_are(original: Path) -> None:
-    with sqlite3.connect(original / "mlflow.db") as database:
-        database.execute(
-            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, workspace) "
-            "VALUES (77, 'far', 's3://bucket/mlartifacts', 'active', 'default')"
-        )
-    moved = original.rename(original.parent / "moved")
-    resolve("champion", root=moved)
-    assert "s3://bucket/mlartifacts" in locations(moved)
+        champion_in(copy)

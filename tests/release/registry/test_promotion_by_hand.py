@@ -7,21 +7,12 @@ from typing import Any
 import pytest
 
 from quality_model import pretrained
-from quality_model.errors import (
-    GateRefusedError,
-    ModelNotFoundError,
-)
+from quality_model.errors import GateRefusedError, ModelNotFoundError
 from quality_model.params import Params, RegistryParams
 from quality_model.records import ModelRef
 from quality_model.release.champion import promote_by_hand
-from quality_model.release.decisions import (
-    Decision,
-    now,
-    write_record,
-)
-from quality_model.release.decisions import (
-    project as show,
-)
+from quality_model.release.decisions import Decision, now, write_record
+from quality_model.release.decisions import project as show
 from quality_model.release.gate import gate_sha256
 from quality_model.release.registry import Registry
 from tests.release.registry.conftest import promote
@@ -67,22 +58,8 @@ def test_a_version_that_never_passed_the_gate_is_not_promoted_and_the_refusal_sa
     assert champion_of(project, section) is None
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"action": "refused"}, "has not let version 2 pass"),
-        ({"gate_sha256": "lenient"}, "by other thresholds"),
-        ({"champion": None, "champion_sha256": None}, "compared with none; the champion is version 1"),
-        ({"champion_sha256": "0" * 64}, "the champion is version 1"),
-    ],
-)
 def test_a_verdict_that_no_longer_holds_promotes_nothing_and_one_of_another_machine_promotes(
-    project: Path,
-    section: RegistryParams,
-    registry: Registry,
-    params: Params,
-    change: dict[str, Any],
-    reason: str,
+    project: Path, section: RegistryParams, registry: Registry, params: Params
 ) -> None:
     promote(project, section, "1")
     one, two = registry.find("1"), registry.find("2")
@@ -94,11 +71,17 @@ def test_a_verdict_that_no_longer_holds_promotes_nothing_and_one_of_another_mach
         "champion": ModelRef("quality-model", "1", one.run_id, ""),
         "champion_sha256": one.model_sha256,
     }
-    write_record(project, Decision(**{**valid, **change}, time=now()))
-    with pytest.raises(GateRefusedError, match=reason):
-        by_hand(project, params, "2")
+    for change, reason in (
+        ({"action": "refused"}, "has not let version 2 pass"),
+        ({"gate_sha256": "lenient"}, "by other thresholds"),
+        ({"champion": None, "champion_sha256": None}, "compared with none; the champion is version 1"),
+        ({"champion_sha256": "0" * 64}, "the champion is version 1"),
+    ):
+        write_record(project, Decision(**{**valid, **change}, time=now()))
+        with pytest.raises(GateRefusedError, match=reason):
+            by_hand(project, params, "2")
     assert champion_of(project, section) == "1"
     record = write_record(project, Decision(**valid, time=now()))
-    show(record, root=project, registry=section)
+    show(record, registry)
     shutil.rmtree(project / "state" / "records")
     assert by_hand(project, params, "2") == "2"

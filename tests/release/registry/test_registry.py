@@ -13,67 +13,45 @@ from quality_model.core import storage
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
 from quality_model.networks.checkpoints import load_model
 from quality_model.networks.model import to_model_input
-from quality_model.records import HEADS, OVERALL_WEIGHTS
+from quality_model.records import HEADS, OVERALL_WEIGHTS, ModelRef
+from quality_model.release.candidate import attach_comparison
 from quality_model.release.publish import publish
-from quality_model.release.registry import Registry, resolve
+from quality_model.release.registry import Registry
+from quality_model.score import ScoringModel
+from quality_model.score.compare import FILES
+from quality_model.score.comparison import Comparison
 
 from .conftest import write_model
 
 
-@pytest.fixture
-def version_two(registry, project, monkeypatch):
-    """MLflow's own loader on version 2, with the project's database as its current one."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
-    return mlflow.pyfunc.load_model("models:/quality-model/2")
-
-
-@pytest.mark.parametrize(
-    "reference", ["champion", "2", "models:/quality-model@champion", "models:/quality-model/2"]
-)
-def test_every_form_of_reference_leads_to_the_same_files(registry, project, reference):
+def test_every_form_of_reference_leads_to_the_same_files(registry):
     registry.move_alias("champion", registry.find("2"))
-    found = resolve(reference, root=project)
-    assert (found.name, found.version) == ("quality-model", "2")
-    assert json.loads((found.path / "model.json").read_text())["facts"]["best_epoch"] == 2
+    for reference in ("champion", "2", "models:/quality-model@champion", "models:/quality-model/2"):
+        found = registry.resolve(reference)
+        assert (found.name, found.version) == ("quality-model", "2")
+        assert json.loads((found.path / "model.json").read_text())["facts"]["best_epoch"] == 2
 
 
-@pytest.mark.parametrize(
-    "reference", ["champion", "4", "models:/quality-model@nobody", "models:/quality-model/7"]
-)
-def test_a_reference_to_nothing_is_answered_with_what_there_is(project, registry, reference):
+def test_a_reference_to_nothing_is_answered_with_what_there_is(registry):
     registry.move_alias("candidate", registry.find("3"))
-    with pytest.raises(ModelNotFoundError, match=r"names no version.*\n.*versions 1, 2, 3 \(candidate\)"):
-        resolve(reference, root=project)
+    for reference in ("champion", "4", "models:/quality-model@nobody", "models:/quality-model/7"):
+        with pytest.raises(ModelNotFoundError, match=r"names no version.*\n.*versions 1, 2, 3 \(candidate\)"):
+            registry.resolve(reference)
 
 
-@pytest.mark.parametrize(
-    "reference", ["", "0", "-1", "1.5", "a b", "models:/", "models:/x/", "../etc", "x@y"]
-)
-def test_what_is_no_reference_is_answered_with_the_forms_there_are(project, reference):
-    with pytest.raises(ModelNotFoundError, match="candidate, a version number"):
-        resolve(reference, root=project)
-
-
-def test_a_reference_to_another_model_says_so(project):
+def test_a_reference_to_another_model_says_so(registry):
     with pytest.raises(ModelNotFoundError, match="'other-model'"):
-        resolve("models:/other-model/1", root=project)
+        registry.resolve("models:/other-model/1")
 
 
-def test_mlflows_settings_of_the_host_program_stay_as_they_are(registry, project):
+def test_mlflows_settings_of_the_host_program_stay_as_they_are(registry):
     names = [name for name in os.environ if name.startswith("MLFLOW") or name == "DO_NOT_TRACK"]
     before = {name: os.environ[name] for name in names}
     registry.versions()
-    resolve("1", root=project)
+    registry.resolve("1")
     assert {
         name: os.environ[name] for name in os.environ if name in names or name.startswith("MLFLOW")
     } == before
-
-
-def test_without_a_registry_none_is_made_by_asking(tmp_path, params, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(ModelNotFoundError, match="no registry"):
-        resolve("champion", root=tmp_path, section=params.registry)
-    assert not list(tmp_path.iterdir())
 
 
 def test_an_empty_registry_says_how_to_fill_it(project, section, mlflow_database):
@@ -82,17 +60,13 @@ def test_an_empty_registry_says_how_to_fill_it(project, section, mlflow_database
         Registry(project, section).resolve("champion")
 
 
-def test_a_version_carries_what_it_came_from(registry, client):
+def test_a_version_carries_what_it_came_from_and_is_linked_with_its_model_both_ways(registry, client):
     version = registry.find("2")
     run = client.get_run(version.run_id)
-    assert version.tags["data_sha256"] == run.data.tags["data_sha256"] == "2" * 64
-    assert version.tags["params_sha256"] == run.data.tags["params_sha256"]
-    assert version.tags["git_commit"] == run.data.tags["git_commit"]
-    assert version.tags["model_sha256"] == registry.resolve("2").sha256
-
-
-def test_the_web_ui_links_version_and_logged_model_both_ways(registry, client):
-    version = registry.find("2")
+    for name in ("data_sha256", "params_sha256", "git_commit"):
+        assert version.tags[name] == run.data.tags[name]
+    assert version.tags["data_sha256"] == "2" * 64
+    assert version.tags["model_sha256"] == registry.resolve("2").model_sha256
     assert client.get_model_version("quality-model", "2").source == f"models:/{version.model_id}"
     link = json.loads(client.get_logged_model(version.model_id).tags["mlflow.modelVersions"])
     assert link == [{"name": "quality-model", "version": "2"}]
@@ -122,7 +96,7 @@ def test_a_run_without_a_model_cannot_be_registered(registry, client):
         registry.register("0" * 32)
 
 
-def test_files_that_are_gone_are_named(registry, client):
+def test_files_that_are_gone_or_have_no_recorded_hash_are_not_used(registry, client):
     location = registry.resolve("3").path.parents[1]
     hidden = location.with_name("hidden")
     location.rename(hidden)
@@ -131,35 +105,48 @@ def test_files_that_are_gone_are_named(registry, client):
             registry.resolve("3")
     finally:
         hidden.rename(location)
-
-
-def test_a_version_without_a_recorded_hash_is_not_trusted(registry, client):
     client.delete_model_version_tag("quality-model", "3", "model_sha256")
     with pytest.raises(CorruptError):
         registry.resolve("3")
 
 
-@pytest.mark.parametrize("batch", [1, 2, 5])
-def test_mlflow_loads_the_model_and_scores_batches_of_any_size(version_two, registry, batch):
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, 48, 48, 3), dtype=np.uint8)
-    scores = version_two.predict(pixels)
-    assert list(scores.columns) == [*HEADS, "overall"]
+def test_mlflow_loads_the_model_and_scores_batches_of_any_size(registry, project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
+    model = mlflow.pyfunc.load_model("models:/quality-model/2")
     loaded = load_model(registry.resolve("2").path, torch.device("cpu"))
-    with torch.inference_mode():
-        expected = loaded.model(to_model_input(pixels, torch.device("cpu")))["all_scores"].numpy()
-    np.testing.assert_allclose(scores[list(HEADS)].to_numpy(), expected, atol=1e-6)
-    weighed = sum(OVERALL_WEIGHTS[head] * scores[head] for head in HEADS)
-    np.testing.assert_allclose(scores["overall"], 1 - weighed, atol=1e-6)
+    for batch in (1, 3):
+        pixels = np.random.default_rng(0).integers(0, 256, (batch, 48, 48, 3), dtype=np.uint8)
+        scores = model.predict(pixels)
+        assert list(scores.columns) == [*HEADS, "overall"]
+        with torch.inference_mode():
+            expected = loaded.model(to_model_input(pixels, torch.device("cpu")))["all_scores"].numpy()
+        np.testing.assert_allclose(scores[list(HEADS)].to_numpy(), expected, atol=1e-6)
+        weighed = sum(OVERALL_WEIGHTS[head] * scores[head] for head in HEADS)
+        np.testing.assert_allclose(scores["overall"], 1 - weighed, atol=1e-6)
+    assert model.input_example.shape == (2, 32, 32, 3)
+    assert len(model.predict(model.input_example.astype(np.uint8))) == 2
+    for wrong in (np.zeros((2, 48, 48, 3), dtype=np.float64), np.zeros((2, 48, 48), dtype=np.uint8)):
+        with pytest.raises(mlflow.MlflowException):
+            model.predict(wrong)
 
 
-def test_pixels_of_the_wrong_kind_are_refused_by_the_signature(version_two):
-    with pytest.raises(mlflow.MlflowException):
-        version_two.predict(np.zeros((2, 48, 48, 3), dtype=np.float64))
-    with pytest.raises(mlflow.MlflowException):
-        version_two.predict(np.zeros((2, 48, 48), dtype=np.uint8))
+def test_a_comparison_is_attached_to_the_version_and_run_of_the_new_model_if_there_are_any(
+    registry, client, project, section, tmp_path, caplog
+):
+    def compared(name, version):
+        old, new = (
+            ScoringModel(ModelRef(name, number, None, "0" * 64), 32, None) for number in ("1", version)
+        )
+        return Comparison("f", old, new, ["a.png"], np.full((2, 1, 4), 0.2, dtype=np.float32), {})
 
-
-def test_the_input_example_is_a_batch_that_the_model_takes(version_two):
-    example = version_two.input_example
-    assert example.shape == (2, 32, 32, 3)
-    assert len(version_two.predict(example.astype(np.uint8))) == 2
+    for name in FILES:
+        (tmp_path / name).write_text("kept")
+    about_two = compared("quality-model", "2")
+    for comparison in (about_two, compared("weights.pt", None), compared("quality-model", "9")):
+        attach_comparison(section, project, comparison, tmp_path)
+    assert "Version 9 no longer exists" in caplog.text
+    version = registry.find("2")
+    assert json.loads(version.tags["comparison_json"]) == about_two.summary()
+    attached = client.list_artifacts(version.run_id, "comparison")
+    assert {file.path for file in attached} == {f"comparison/{name}" for name in FILES}
+    assert "comparison_json" not in registry.find("1").tags

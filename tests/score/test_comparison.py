@@ -4,58 +4,100 @@ import csv
 import json
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from mlflow import MlflowClient
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from quality_model import MultiHeadQualityInference
 from quality_model.cli import run
 from quality_model.core import storage
-from quality_model.errors import InputErrorsAboveLimit, ModelNotFoundError, UsageError
+from quality_model.core.decoding import Pixels
+from quality_model.errors import InputErrorsAboveLimit, UsageError
 from quality_model.networks.checkpoints import save_model
+from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params import Params
 from quality_model.records import HEADS
-from quality_model.release.comparisons import attach_comparison
 from quality_model.score.compare import Comparison, compare_models, draw_largest
 from quality_model.score.result import ScoringModel
+from tests.conftest import PROJECT
 from tests.hostile import decoders_obey_images, hostile
-from tests.stages.conftest import make_model
+
+Compare = Callable[..., Comparison]
 
 
-@pytest.fixture
-def compare(project: Path, params: Params, images: Path):
+def make_model(noise_bias: float) -> MultiHeadQualityAssessmentModel:
+    """Random weights, the same each time; its noise score is below 0.2 for a bias of -3, above 0.8 for 3."""
+    torch.manual_seed(7)
+    model = MultiHeadQualityAssessmentModel(architecture="compact")
+    with torch.no_grad():
+        model.head_noise[6].bias.fill_(noise_bias)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders ``old`` and ``new`` of two models that see noise differently."""
+    folder = tmp_path_factory.mktemp("two-models")
+    for name, bias in (("old", -3.0), ("new", 3.0)):
+        facts = {"thresholds": dict.fromkeys(HEADS, 0.5)}
+        save_model(folder / name, make_model(bias), image_size_px=32, facts=facts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Path:
+    """Five images, one of them wide, a broken one and a file that is no image."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "album").mkdir()
+    for number in range(5):
+        crop = photo[40 * number : 40 * number + 96, : 96 if number else 200]
+        Image.fromarray(crop).save(folder / ("album" if number % 2 else ".") / f"{number}.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not the rest")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compare(tmp_path_factory: pytest.TempPathFactory, params: Params, images: Path, models: Path) -> Compare:
     def compare(
-        folder: Path = images, model: str = "candidate", against: str = "champion", engine: str = "auto",
-        limits: dict[str, float] | None = None, output: Path | None = None,
+        output: Path, folder: Path = images, model: str = "", against: str = "",
+        engine: str = "torch-float32", limits: dict[str, float] | None = None,
     ) -> Comparison:  # fmt: skip
-        place = output or project / "reports" / "comparison"
-        comparison = compare_models(
-            params.score.model_copy(update={"batch_size": 2, "engine": engine}),
+        return compare_models(
+            params.score.model_copy(update={"batch_size": 2, "workers": 1, "engine": engine}),
             params.limits.model_copy(update=limits or {}),
             params.registry,
-            root=project,
+            root=models,
             folder=folder,
-            model=model,
-            against=against,
-            output=place,
+            model=model or str(models / "new"),
+            against=against or str(models / "old"),
+            output=output,
             num_thumbnails=3,
         )
-        attach_comparison(params.registry, project, comparison, place)
-        return comparison
 
     return compare
 
 
-def test_a_folder_is_scored_by_both_models_and_what_changes_is_kept_and_attached(
-    compare, project: Path, registry, tmp_path: Path
-) -> None:
-    comparison = compare()
-    told = comparison.summary()
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the comparison of the two models on the images is."""
+    return tmp_path_factory.mktemp("kept") / "comparison"
+
+
+@pytest.fixture(scope="module")
+def compared(compare: Compare, kept: Path) -> Comparison:
+    return compare(kept)
+
+
+def test_a_folder_is_scored_by_both_models_and_what_changes_is_kept(compared: Comparison, kept: Path) -> None:
+    told = compared.summary()
     assert (told["num_images"], told["num_scored"], told["num_changed_flags"]) == (6, 5, 5)
     noise = told["heads"]["noise"]
     assert (noise["newly_flagged"], noise["no_longer_flagged"]) == (5, 0)
@@ -63,116 +105,99 @@ def test_a_folder_is_scored_by_both_models_and_what_changes_is_kept_and_attached
     assert noise["mean_change"] == pytest.approx(noise["mean_new"] - noise["mean_old"])
     assert noise["mean_change"] > 0.6
     assert told["heads"]["blurriness"]["mean_absolute_change"] == 0.0  # the same weights but for noise
+    assert told["same_model"] is False and "with itself" not in compared.headline()
 
-    output = project / "reports" / "comparison"
-    storage.require_sealed(output, verify=True)
-    kept = json.loads((output / "comparison.json").read_text())
-    assert [row["key"] for row in kept["not_scored"]] == ["broken.jpg"]
-    assert len(kept["largest_changes"]) == 3
-    rows = list(csv.DictReader((output / "comparison.csv").open()))
+    storage.require_sealed(kept, verify=True)
+    written = json.loads((kept / "comparison.json").read_text())
+    assert [row["key"] for row in written["not_scored"]] == ["broken.jpg"]
+    assert len(written["largest_changes"]) == 3
+    rows = list(csv.DictReader((kept / "comparison.csv").open()))
     assert [row["key"] for row in rows] == [
         "0.png", "2.png", "4.png", "album/1.png", "album/3.png", "broken.jpg"
     ]  # fmt: skip
     assert [bool(row["error_code"]) for row in rows] == [False] * 5 + [True]
     assert {row["flags_new"].split()[-1] for row in rows[:5]} == {"noise"}
-    assert "broken.jpg" in (output / "comparison.md").read_text()
-    assert Image.open(output / "largest_changes.png").width > 800
-
-    version = registry.find("candidate")
-    assert json.loads(version.tags["comparison_json"]) == told
-    client = MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
-    attached = client.download_artifacts(version.run_id, "comparison", str(tmp_path))
-    assert {path.name for path in Path(attached).iterdir()} == {
-        "comparison.json", "comparison.md", "comparison.csv", "largest_changes.png"
-    }  # fmt: skip
+    assert "broken.jpg" in (kept / "comparison.md").read_text()
+    assert Image.open(kept / "largest_changes.png").width > 800
 
 
 def test_an_image_that_crashes_or_hangs_its_decoder_is_a_row_with_its_error_code(
-    compare, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compare: Compare, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoders_obey_images(tmp_path / "site", monkeypatch)
-    folder = Path(shutil.copytree(images, tmp_path / "images"))
-    image = (folder / "0.png").read_bytes()
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    image = (images / "0.png").read_bytes()
+    (folder / "0.png").write_bytes(image)
     for behaviour in ("crash", "hang", "raise"):
         (folder / f"{behaviour}.png").write_bytes(hostile(image, behaviour))
-    told = compare(folder, limits={"max_seconds": 2.0}).summary()
-    assert (told["num_images"], told["num_scored"]) == (9, 5)
-    assert told["errors"] == {"broken": 1, "truncated": 1, "too_slow": 1, "worker_died": 1}
+    told = compare(tmp_path / "out", folder, limits={"max_seconds": 2.0}).summary()
+    assert (told["num_images"], told["num_scored"]) == (4, 1)
+    assert told["errors"] == {"broken": 1, "too_slow": 1, "worker_died": 1}
 
 
 def test_the_scores_are_those_of_each_model_at_its_own_size(
-    compare, project: Path, images: Path, params: Params, tmp_path: Path
+    compare: Compare, images: Path, models: Path, tmp_path: Path
 ) -> None:
     save_model(tmp_path / "large", make_model(1.0), image_size_px=64, facts={})
-    comparison = compare(model=str(tmp_path / "large"), engine="torch-float32")
-    for side, reference in (("new", tmp_path / "large"), ("old", "champion")):
-        alone = MultiHeadQualityInference(
-            reference, "cpu", root=project, registry=params.registry, engine="torch-float32"
-        )
-        for key, scores in zip(comparison.keys, comparison.scores[("old", "new").index(side)], strict=True):
+    comparison = compare(tmp_path / "out", model=str(tmp_path / "large"))
+    for side, reference in ((1, tmp_path / "large"), (0, models / "old")):
+        alone = MultiHeadQualityInference(reference, "cpu", engine="torch-float32")
+        for key, scores in zip(comparison.keys, comparison.scores[side], strict=True):
             expected = alone.predict(images / key)
             assert [float(score) for score in scores] == [getattr(expected, head) for head in HEADS]
 
 
-@pytest.mark.parametrize("against", ["candidate", "2"])
-def test_a_version_compared_with_itself_is_told_as_such(compare, project: Path, against: str) -> None:
-    comparison = compare(model="candidate", against=against)
+def test_a_model_compared_with_itself_is_told_as_such(compare: Compare, models: Path, tmp_path: Path) -> None:
+    comparison = compare(tmp_path / "out", against=str(models / "new"))
     assert "A model is compared with itself" in comparison.headline()
     assert comparison.summary()["num_changed_flags"] == 0
-    output = project / "reports" / "comparison"
-    assert json.loads((output / "comparison.json").read_text())["same_model"] is True
-    assert "A model is compared with itself" in (output / "comparison.md").read_text()
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["same_model"] is True
+    assert "A model is compared with itself" in (tmp_path / "out" / "comparison.md").read_text()
 
 
-def test_versions_with_other_weights_are_not_called_the_same(compare) -> None:
-    comparison = compare()
-    assert "with itself" not in comparison.headline()
-    assert comparison.summary()["same_model"] is False
-
-
-def test_a_version_is_compared_with_a_bundled_model(compare) -> None:
-    told = compare(against="bundled-compact").summary()
+def test_a_model_is_compared_with_a_bundled_one_on_the_engine_that_was_asked_for(
+    compare: Compare, tmp_path: Path
+) -> None:
+    comparison = compare(tmp_path / "out", against="bundled-compact", engine="ncnn-float32")
+    told = comparison.summary()
     assert (told["old"]["name"], told["num_scored"]) == ("bundled-compact", 5)
-
-
-def test_both_models_run_on_one_engine(compare) -> None:
-    comparison = compare()
-    assert comparison.old.engine == comparison.new.engine
-    asked = compare(engine="ncnn-float32")
-    assert (asked.old.engine, asked.new.engine) == ("ncnn-float32", "ncnn-float32")
+    assert (comparison.old.engine, comparison.new.engine) == ("ncnn-float32", "ncnn-float32")
 
 
 def test_an_interrupted_comparison_resumes_and_ends_with_the_same_files(
-    compare, project: Path, params: Params
+    compare: Compare, compared: Comparison, kept: Path, tmp_path: Path
 ) -> None:
-    compare()
-    output = project / "reports" / "comparison"
-    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    output = Path(shutil.copytree(kept, tmp_path / "out"))
     for name in ("_complete.json", "comparison.json", "new/job.json", "new/parts/part-00000.json"):
         (output / name).unlink()
-    compare()
-    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    compare(output)
+    first, second = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (kept, output)
+    )
+    assert first == second
 
 
 def test_a_file_of_weights_compares_too_and_without_thresholds_changes_of_flags_are_not_known(
-    compare, registry, tmp_path: Path
+    compare: Compare, tmp_path: Path
 ) -> None:
-    from safetensors.torch import save_file
-
     weights = tmp_path / "mine.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in make_model(0.0).state_dict().items()}, weights)
+    save_file(MultiHeadQualityAssessmentModel().state_dict(), weights)
     folder = tmp_path / "one"
     folder.mkdir()
     Image.fromarray(np.full((40, 40, 3), 90, dtype=np.uint8)).save(folder / "grey.png")
-    comparison = compare(folder, str(weights))
+    comparison = compare(tmp_path / "out", folder, str(weights), engine="auto")
+    assert comparison.old.engine == comparison.new.engine
     told = comparison.summary()
     assert (told["new"]["name"], told["new"]["version"]) == ("mine.safetensors", None)
     assert (told["num_changed_flags"], told["heads"]["noise"]["newly_flagged"]) == (None, None)
     assert "not known" in comparison.headline()
-    assert "comparison_json" not in registry.find("candidate").tags
 
 
-def test_tables_and_tar_shards_compare_as_their_images_do(compare, images: Path, tmp_path: Path) -> None:
+def test_tables_and_tar_shards_compare_as_their_images_do(
+    compare: Compare, compared: Comparison, images: Path, tmp_path: Path
+) -> None:
     files = [*sorted(images.rglob("*.png")), images / "broken.jpg"]
     tables, shards = tmp_path / "tables", tmp_path / "shards"
     tables.mkdir()
@@ -184,77 +209,75 @@ def test_tables_and_tar_shards_compare_as_their_images_do(compare, images: Path,
     with tarfile.open(shards / "a.tar", "w") as shard:
         for path, name in zip(files, names, strict=True):
             shard.add(path, name)
-    alone = compare(engine="torch-float32")
     for folder, prefix in ((tables, ""), (shards, "a.tar#")):
-        found = compare(folder, engine="torch-float32")
+        found = compare(tmp_path / f"{folder.name} out", folder)
         order = np.argsort([key.removeprefix(prefix) for key in found.keys])
-        assert [found.keys[number].removeprefix(prefix) for number in order] == sorted(alone.keys)
-        np.testing.assert_array_equal(found.scores[:, order], alone.scores[:, np.argsort(alone.keys)])
-        assert [code for code, _ in found.errors.values()] == [code for code, _ in alone.errors.values()]
+        assert [found.keys[number].removeprefix(prefix) for number in order] == sorted(compared.keys)
+        np.testing.assert_array_equal(found.scores[:, order], compared.scores[:, np.argsort(compared.keys)])
+        assert [code for code, _ in found.errors.values()] == [code for code, _ in compared.errors.values()]
 
 
-def test_what_cannot_be_compared_is_named(compare, tmp_path: Path) -> None:
+def test_what_cannot_be_compared_is_named(compare: Compare, tmp_path: Path) -> None:
     tables = tmp_path / "tables"
     tables.mkdir()
     pd.DataFrame({"a": [1]}).to_parquet(tables / "a.parquet")
     with pytest.raises(UsageError, match="no column of images"):
-        compare(tables)
-    with pytest.raises(ModelNotFoundError, match="names no version"):
-        compare(model="9")
+        compare(tmp_path / "out", tables)
 
 
-def test_a_comparison_in_which_nothing_can_be_scored_is_written_but_attached_to_no_version(
-    compare, project: Path, registry, tmp_path: Path
-) -> None:
+def test_a_comparison_in_which_nothing_can_be_scored_is_written(compare: Compare, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "bad" / name).write_text("<html>")
     (tmp_path / "bad" / "c.jpg").touch()
     words = r"None of the 3 inputs could be scored; .*not_an_image \(2 of 3\)(.|\n)*comparison\.csv"
     with pytest.raises(InputErrorsAboveLimit, match=words):
-        compare(tmp_path / "bad")
-    storage.require_sealed(project / "reports" / "comparison", verify=True)
-    assert "comparison_json" not in registry.find("candidate").tags
+        compare(tmp_path / "out", tmp_path / "bad")
+    storage.require_sealed(tmp_path / "out", verify=True)
 
 
 @pytest.mark.parametrize("name", ["1.png", "plan.json"])
-def test_a_comparison_goes_into_no_folder_with_other_files(compare, tmp_path: Path, name: str) -> None:
+def test_a_comparison_goes_into_no_folder_with_other_files(
+    compare: Compare, tmp_path: Path, name: str
+) -> None:
     output = tmp_path / "mine"
     output.mkdir()
     (output / name).write_text("mine")
     (output / ".DS_Store").write_text("x")
     with pytest.raises(UsageError, match=f"mine is not empty and holds no comparison: {name}"):
-        compare(output=output)
+        compare(output)
     assert {path.name for path in output.iterdir()} == {name, ".DS_Store"}
 
 
-def test_a_comparison_is_not_written_among_the_images_but_over_an_earlier_one(
-    compare, images: Path, tmp_path: Path
-) -> None:
+def test_a_comparison_is_not_written_among_the_images(compare: Compare, images: Path) -> None:
     with pytest.raises(UsageError, match="both input and output"):
-        compare(output=images)
+        compare(images)
     assert not (images / storage.MARKER_NAME).exists()
-    for _ in range(2):
-        compare(output=tmp_path / "new")
-    storage.require_sealed(tmp_path / "new", verify=True)
 
 
 def test_the_command_takes_the_choice_of_inputs_that_it_advises_and_prints_its_headline_once(
-    project: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    images: Path,
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(project)
-    folder = Path(shutil.copytree(images, project / "mixed"))
-    image = (folder / "0.png").read_bytes()
-    pd.DataFrame({"name": ["a"], "first": [image], "second": [image]}).to_parquet(folder / "a.parquet")
-    assert run(["compare", "mixed"]) == 2
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(PROJECT / "params.yaml", "params.yaml")
+    Path("mixed").mkdir()
+    for name in ("0.png", "broken.jpg"):
+        shutil.copyfile(images / name, f"mixed/{name}")
+    image = (images / "0.png").read_bytes()
+    pd.DataFrame({"name": ["a"], "first": [image], "second": [image]}).to_parquet("mixed/a.parquet")
+    named = ["compare", "mixed", "--model", str(models / "new"), "--against", str(models / "old")]
+    assert run(named) == 2
     assert "Choose with --image-column" in capfd.readouterr().err
-    assert run(["compare", "mixed", "--image-column", "second"]) == 2
+    assert run([*named, "--image-column", "second"]) == 2
     assert "--kind images or --kind parquet" in capfd.readouterr().err
-    assert run(["compare", "mixed", "--kind", "images"]) == 0
-    shown = "".join(capfd.readouterr())
-    assert shown.count("5 of 6 images could be scored") == 1
+    assert run([*named, "--kind", "images"]) == 0
+    assert "".join(capfd.readouterr()).count("1 of 2 images could be scored") == 1
     chosen = ["--kind", "parquet", "--image-column", "second", "--key-column", "name"]
-    assert run(["compare", "mixed", *chosen]) == 0
+    assert run([*named, *chosen]) == 0
     assert "1 of 1 images could be scored" in capfd.readouterr().out
 
 
