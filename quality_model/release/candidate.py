@@ -254,7 +254,7 @@ def attach_comparison(registry: RegistryParams, root: Path, comparison: Comparis
 
     The version gets its summary as the tag ``comparison_json``, the run its files.
     """
-    new = comparison.new.ref
+    new = comparison.new
     if new.version is None or new.name != registry.model_name:
         return
     catalogue = Registry(root, registry)
