@@ -15,6 +15,9 @@ VERDICT_NAME: Final = "verdict.json"
 EVIDENCE_NAME: Final = "evidence.json"
 """In the gate's report: the candidate's evaluation that it decided on."""
 
+DECISION_NAME: Final = "decision.json"
+"""In the record of a decision: what was decided, about which model."""
+
 
 def user_path(path: str | Path) -> Path:
     """A path that a person wrote: `~` and `~user` at its beginning are home folders, as in a shell."""

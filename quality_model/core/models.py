@@ -8,17 +8,19 @@ cannot be read without it.
 import importlib
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from quality_model import pretrained
+from quality_model.core import storage
 from quality_model.core.registry_versions import database_exists, read_version, version_folder
-from quality_model.errors import ModelNotFoundError, RegistryError
+from quality_model.errors import ModelNotFoundError, RegistryError, StorageError
 from quality_model.params import RegistryParams
 from quality_model.params_file import is_project, load_params
-from quality_model.paths import ProjectPaths, user_path
+from quality_model.paths import DECISION_NAME, ProjectPaths, user_path
 from quality_model.records import ModelRef
 
 AUTO: Final = "auto"
@@ -73,6 +75,20 @@ def find_model(reference: str | Path, root: Path, registry: RegistryParams | Non
         if path.exists() or _is_a_path(os.fspath(reference)):
             return FoundModel(ModelRef(path.name, None, None, ""), path)
     return _find_registered(os.fspath(reference), root, registry)
+
+
+def deciding_record(root: Path, weights_sha256: str) -> str | None:
+    """Name of the last record in ``state/records`` that is about a model with these weights.
+
+    None if this machine has none. A record that cannot be read is skipped: it is no fault of the scores.
+    """
+    found = []
+    for marker in ProjectPaths(root).records.glob(f"*/{storage.MARKER_NAME}"):
+        with suppress(StorageError, KeyError, TypeError):
+            decision: Any = storage.read_json(marker.with_name(DECISION_NAME))
+            if decision["model"]["sha256"] == weights_sha256:
+                found.append((str(decision["time"]), marker.parent.name))
+    return max(found)[1] if found else None
 
 
 def is_reference(text: str) -> bool:

@@ -25,7 +25,7 @@ from quality_model.core import storage
 from quality_model.core.registry_versions import database_exists
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
 from quality_model.params import RegistryParams
-from quality_model.paths import EVIDENCE_NAME, ProjectPaths
+from quality_model.paths import DECISION_NAME, EVIDENCE_NAME, ProjectPaths
 from quality_model.records import ModelRef
 from quality_model.release.gate import Row, Verdict
 from quality_model.release.registry import ModelVersion, Registry
@@ -42,7 +42,6 @@ OF_THE_CHAMPION: Final = ("baseline", "promoted", "rolled back")
 KIND: Final = "decision"
 """Of the completion marker of a record."""
 
-DECISION_NAME: Final = "decision.json"
 VERDICT_TEXT_NAME: Final = "verdict.md"
 CARD_NAME: Final = "MODEL_CARD.md"
 

@@ -20,6 +20,7 @@ from quality_model.core.decoding import Pixels
 from quality_model.core.engines import Engine
 from quality_model.core.folders import printable
 from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part, part_name
+from quality_model.core.models import deciding_record
 from quality_model.errors import CheckpointError, InputErrorsAboveLimit
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS, SCHEMA_VERSION
@@ -115,7 +116,8 @@ def score(
     with folder.locked():
         storage.sweep(output / REPORT_NAME)
         plan = begin(folder, found, limits, model, settings, overwrite=overwrite)
-        summary = _Job(folder, plan, section, limits, found.inputs, scorer).run(check)
+        decision = deciding_record(root or Path(), model.sha256)
+        summary = _Job(folder, plan, section, limits, found.inputs, scorer, decision).run(check)
     if not summary.scored:
         raise nothing_scored(summary.errors, f"The column error_detail in {output / DATA_FOLDER}")
     if summary.error_share > section.max_error_share:
@@ -147,6 +149,7 @@ class _Job:
     limits: LimitsParams
     inputs: Path
     scorer: Scorer
+    decision: str | None
 
     def run(self, check: Check | None) -> ScoreSummary:
         """Make what is not there yet, and complete the job."""
@@ -262,6 +265,7 @@ class _Job:
             {
                 "schema_version": SCHEMA_VERSION,
                 **summary.model.described(),
+                "decision": self.decision,
                 "inputs": {
                     "root": printable(str(self.inputs)),
                     "absolute_root": printable(str(self.inputs.resolve())),

@@ -173,6 +173,7 @@ def runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
         key_column: str | None = None,
         workers: int | None = None,
         figure: bool = False,
+        root: Path | None = None,
         **changes: Any,
     ) -> ScoreSummary:
         settings = {"shard_size": 7, "batch_size": 4, "workers": workers or 0, **changes}
@@ -191,6 +192,7 @@ def runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
                 overwrite=overwrite,
                 check=check,
                 choice=InputChoice(kind, image_column, key_column),
+                root=root,
             )
 
     return run

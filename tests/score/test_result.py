@@ -19,7 +19,8 @@ import pytest
 
 from quality_model.core import storage
 from quality_model.params import Params
-from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, SCALE_VERSION, SCHEMA_VERSION
+from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, SCALE_VERSION, SCHEMA_VERSION, ModelRef
+from quality_model.release.decisions import Decision, write_record
 from quality_model.score.result import SCHEMA, ScoreSummary
 
 from .conftest import IDENTITY, THRESHOLDS, encode, fill, rows_of, runner
@@ -36,6 +37,21 @@ def result(tmp_path_factory: pytest.TempPathFactory, params: Params, crops: list
         (folder / f"a{number}.jpg").write_bytes(b"no")
     runner(params, place / "OUT")(folder)
     return place / "OUT"
+
+
+def test_the_completion_marker_names_the_record_of_the_last_decision_about_the_model(
+    params: Params, crops: list[bytes], tmp_path: Path
+) -> None:
+    folder, run = fill(tmp_path / "images", crops[:1]), runner(params, tmp_path / "none")
+    run(folder, root=tmp_path)
+    assert json.loads((tmp_path / "none" / "job.json").read_text())["decision"] is None
+    records = [
+        write_record(tmp_path, Decision("promoted", f"2026-01-0{day}", ModelRef("m", None, None, sha256), ""))
+        for day, sha256 in ((2, "c" * 64), (1, "c" * 64), (3, "d" * 64))
+    ]
+    (records[1] / "decision.json").write_text("no decision")
+    run(folder, tmp_path / "some", root=tmp_path)
+    assert json.loads((tmp_path / "some" / "job.json").read_text())["decision"] == records[0].name
 
 
 READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
