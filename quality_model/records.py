@@ -34,7 +34,7 @@ SHORT_NAMES: Final[dict[Head, str]] = {
 MEANINGS: Final[dict[str, str]] = {
     "color_cast": "0 neutral, 1 a strong cast",
     "blurriness": "0 sharp, 1 heavily blurred",
-    "watermark": "0 no mark, 1 a dominant mark",
+    "watermark": "0 no watermark, 1 a dominant one",
     "noise": "0 clean, 1 very noisy",
     "overall": "1 no fault, 0 every fault at its worst",
 }
