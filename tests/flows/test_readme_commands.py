@@ -82,7 +82,7 @@ def test_the_full_configuration_is_a_valid_set_of_overrides_and_the_other_comman
 ) -> None:
     experiment, *others = commands_of("dvc")
     words = shlex.split(experiment)
-    assert "Running stage 'generate'" in run(workplace, *words, "--dry").stdout
+    assert "Queued experiment" in run(workplace, *words, "--queue").stdout
     given = [word for before, word in pairwise(words) if before == "--set-param"]
     overrides = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in given)}
     params = load_params(PROJECT / "params.yaml", overrides)

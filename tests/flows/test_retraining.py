@@ -76,9 +76,9 @@ def test_later_retrainings_change_nothing_or_are_refused_with_their_reason(copie
             # The champion itself was decided on already: the same candidate against another champion.
             "too poor": """
 from tests.flows.conftest import replace_champion_by_a_poor_one
-replace_champion_by_a_poor_one(Path())
 strict = {head: 0.999 if head == "noise" else -50.0 for head in HEADS}
 change_params(Path(), generate={"image_size": 32}, gate={"min_r2": strict})
+replace_champion_by_a_poor_one(Path())
 retrain()
 """,
         },

@@ -17,9 +17,9 @@ from quality_model.records import HEADS, OVERALL_WEIGHTS, ModelRef
 from quality_model.release.candidate import attach_comparison
 from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
-from quality_model.score import ScoringModel
 from quality_model.score.compare import FILES
 from quality_model.score.comparison import Comparison
+from quality_model.score.result import ScoringModel
 
 from .conftest import write_model
 
