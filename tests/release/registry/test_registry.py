@@ -13,12 +13,11 @@ from quality_model.core import storage
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
 from quality_model.networks.checkpoints import load_model
 from quality_model.networks.model import to_model_input
-from quality_model.records import HEADS, OVERALL_WEIGHTS, ModelRef
+from quality_model.records import HEADS, OVERALL_WEIGHTS
 from quality_model.release.candidate import attach_comparison
 from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
-from quality_model.score.compare import FILES
-from quality_model.score.comparison import Comparison
+from quality_model.score.compare import FILES, Comparison
 from quality_model.score.result import ScoringModel
 
 from .conftest import write_model
@@ -134,9 +133,7 @@ def test_a_comparison_is_attached_to_the_version_and_run_of_the_new_model_if_the
     registry, client, project, section, tmp_path, caplog
 ):
     def compared(name, version):
-        old, new = (
-            ScoringModel(ModelRef(name, number, None, "0" * 64), 32, None) for number in ("1", version)
-        )
+        old, new = (ScoringModel(name, number, None, "0" * 64, 32) for number in ("1", version))
         return Comparison("f", old, new, ["a.png"], np.full((2, 1, 4), 0.2, dtype=np.float32), {})
 
     for name in FILES:
