@@ -144,10 +144,8 @@ def score_ours(task: Task) -> Outcome:
 
     Imports, loading the model and checking the engine against float32 are not counted; starting workers is.
     """
-    import great_expectations  # noqa: F401  (imports do not count)
-
     from quality_model.core.predict import MultiHeadQualityInference
-    from quality_model.data.checks.score_checks import validate_scores
+    from quality_model.data.checks.score_checks import check_scores
     from quality_model.score.job import score
     from quality_model.score.result import ScoringModel
 
@@ -162,7 +160,7 @@ def score_ours(task: Task) -> Outcome:
         output=task.output,
         scorer=scorer,
         model=model,
-        check=validate_scores,
+        check=check_scores,
     )
     return Outcome(summary.scored, time.perf_counter() - start, {})
 
