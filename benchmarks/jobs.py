@@ -150,7 +150,7 @@ def score_ours(task: Task) -> Outcome:
     from quality_model.score.result import ScoringModel
 
     params = task.params
-    scorer = MultiHeadQualityInference(task.model, params.score.device, params.limits, for_many=True)
+    scorer = MultiHeadQualityInference(task.model, params.score.device, params.limits)
     model = ScoringModel.of(scorer)
     start = time.perf_counter()
     summary = score(

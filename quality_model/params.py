@@ -263,8 +263,7 @@ class ScoreParams(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
     """device to score on"""
     engine: Literal["auto", EngineName]
-    """what runs the network: library and dtype; auto: PyTorch on an accelerator and, for many images, on a
-    CPU with bfloat16 matrices (AMX), else ncnn"""
+    """what runs the network: library and dtype; auto: ncnn on a CPU, PyTorch on an accelerator"""
     max_error_share: Share
     """share of unreadable inputs above which the job fails, after it has written its result"""
 

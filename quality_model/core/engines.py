@@ -1,8 +1,8 @@
 """The ways to run a trained network on images, and the choice among them.
 
 A rule chooses, not a clock: the same machine always computes the same bits. On a CPU ncnn scores; on an
-accelerator PyTorch does, in bfloat16 where the device has it. So it does for many images on a CPU that
-multiplies matrices in bfloat16. Whatever is chosen must agree with the network's definition.
+accelerator PyTorch does, in bfloat16 where the device has it. Whatever is chosen must agree with the
+network's definition.
 """
 
 import ctypes
@@ -90,9 +90,7 @@ def choose_device(name: str) -> str:
     return choose_device(name).type
 
 
-def choose_engine(
-    model: "StoredModel", device: str, asked: EngineName | None = None, *, for_many: bool = False
-) -> Engine:
+def choose_engine(model: "StoredModel", device: str, asked: EngineName | None = None) -> Engine:
     """Prepare a model for scoring.
 
     Each engine scores three check images and must give what `network.reference_scores` gives, within
@@ -104,7 +102,6 @@ def choose_engine(
         model: As it was read; it is not changed.
         device: ``cpu``, ``cuda`` or ``mps``.
         asked: Use this one if it agrees; by default the rule decides.
-        for_many: Whether hundreds of images follow, so that a start of seconds pays.
 
     Raises:
         CheckpointError: Scores of the check images are not finite, or no engine agrees.
@@ -119,7 +116,7 @@ def choose_engine(
             "The model gives scores that are not finite numbers.",
             "Use another checkpoint, or train the model again.",
         )
-    for name in _candidates(device, asked, for_many):
+    for name in _candidates(device, asked):
         engine = _make(name, model, device)
         difference = float(np.abs(engine.scores(images) - expected).max())
         if difference <= LARGEST_DIFFERENCE:
@@ -140,22 +137,10 @@ def check_images(size_px: int) -> npt.NDArray[np.uint8]:
     return np.stack([gradient, noise, edges]).astype(np.uint8)
 
 
-def cpu_has_bfloat16_matrices() -> bool:
-    """Whether the processor multiplies matrices in bfloat16 (Intel AMX).
-
-    The standard network took 57 ms an image of 224 px in ncnn there, on one core, and 17 in PyTorch.
-    """
-    try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-
-
-def _candidates(device: str, asked: EngineName | None, for_many: bool) -> list[EngineName]:
+def _candidates(device: str, asked: EngineName | None) -> list[EngineName]:
     """Engines to try, the first one first."""
     if asked is None and device == "cpu":
-        gains = for_many and find_spec("torch") is not None and cpu_has_bfloat16_matrices()
-        first: list[EngineName] = ["torch-bfloat16", "ncnn-float32"] if gains else ["ncnn-float32"]
+        first: list[EngineName] = ["ncnn-float32"]
     elif asked is None and device == "cuda":
         from quality_model.core.torch_engine import cuda_has_bfloat16
 

@@ -55,8 +55,6 @@ class MultiHeadQualityInference:
         root: The project folder whose registry a reference means; by default the current one.
         registry: Registry parameters; by default those of the project's params.yaml.
         engine: What runs the network; by default the rule of `engines.choose_engine` decides.
-        for_many: Whether hundreds of images follow; the rule may then choose an engine that takes seconds
-            to start.
 
     Attributes:
         source: Which model it is.
@@ -87,7 +85,6 @@ class MultiHeadQualityInference:
         root: Path | None = None,
         registry: RegistryParams | None = None,
         engine: EngineName | None = None,
-        for_many: bool = False,
     ) -> None:
         self.device = choose_device(device)
         self._limits = limits or SAFE_LIMITS
@@ -96,7 +93,7 @@ class MultiHeadQualityInference:
             logger.info(found.decided)
         self.path = found.path
         stored = read_model(found.path)
-        self._engine = choose_engine(stored, self.device, engine, for_many=for_many)
+        self._engine = choose_engine(stored, self.device, engine)
         self.image_size_px = stored.image_size_px
         self.facts = stored.facts
         self.source = replace(

@@ -30,9 +30,6 @@ from quality_model.score.plan import Plan, Settings, begin, planned_engine, read
 from quality_model.score.reading import PlannedInput, Reading, read_images
 from quality_model.score.result import REPORT_NAME, ScoreSummary, ScoringModel, write_report
 
-MANY_FILES: Final = 500
-"""Images for which an engine that takes seconds to start pays; a tar shard or Parquet file holds many."""
-
 logger = logging.getLogger(__name__)
 
 Check = Callable[[ScoreSummary], object]
@@ -96,21 +93,15 @@ def score(
         StorageError: The disk is full, another process writes to ``output``, or a part is not of its plan.
     """
     processes.end_if_imported_again()  # before a model is loaded
-    found = survey(inputs, output, choice)
     if scorer is None or model is None:
         from quality_model.core.predict import MultiHeadQualityInference  # worker processes need none
 
         engine = planned_engine(output) if section.engine == "auto" else section.engine
         loaded = MultiHeadQualityInference(
-            section.model,
-            section.device,
-            limits,
-            root=root,
-            registry=registry,
-            engine=engine,
-            for_many=found.kind != "images" or found.num_files >= MANY_FILES,
+            section.model, section.device, limits, root=root, registry=registry, engine=engine
         )
         scorer, model = loaded, ScoringModel.of(loaded)
+    found = survey(inputs, output, choice)
     folder = JobFolder(output)
     image_columns, key_columns = found.chosen_columns
     settings = Settings(

@@ -128,21 +128,6 @@ def test_a_cpu_scores_by_ncnn_unless_another_engine_is_named_and_the_weights_sta
     assert all(np.array_equal(before[name], array) for name, array in model.weights.items())
 
 
-def test_many_images_on_a_cpu_with_bfloat16_matrices_are_scored_by_pytorch_if_it_is_installed(
-    network: Network, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = store(network, 48)
-    for has_matrices, for_many, has_torch, name in (
-        (True, True, True, "torch-bfloat16"),
-        (True, True, False, "ncnn-float32"),
-        (True, False, True, "ncnn-float32"),
-        (False, True, True, "ncnn-float32"),
-    ):
-        monkeypatch.setattr(engines, "cpu_has_bfloat16_matrices", lambda has=has_matrices: has)
-        monkeypatch.setattr(engines, "find_spec", lambda _, has=has_torch: has or None)
-        assert choose_engine(model, "cpu", for_many=for_many).name == name
-
-
 def test_an_engine_that_does_not_agree_is_not_used_and_the_log_says_so(
     network: Network, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

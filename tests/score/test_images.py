@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +14,14 @@ import psutil
 import pytest
 from PIL import Image
 
-from quality_model.core import engines, storage
+from quality_model.core import storage
 from quality_model.core.decoding import decode, resize
 from quality_model.core.folders import JOB_NAME
 from quality_model.errors import CheckpointError, InputErrorsAboveLimit, StorageError, UsageError
-from quality_model.params import Params
 from quality_model.records import FLAG_COLUMNS, HEADS, overall_score
-from quality_model.score import job
 from quality_model.score.plan import planned_engine
 
-from .conftest import IDENTITY, THRESHOLDS, MeanScorer, PerCoreScorer, bytes_of, encode, fill, rows_of
+from .conftest import IDENTITY, THRESHOLDS, MeanScorer, PerCoreScorer, bytes_of, encode, rows_of
 
 
 def test_every_image_has_a_row_with_its_own_scores(folder, run, tmp_path, limits):
@@ -246,20 +243,3 @@ def test_an_output_that_is_a_file_is_refused(folder, run, tmp_path):
     (tmp_path / "taken").write_text("x")
     with pytest.raises(StorageError, match="taken"):
         run(folder, tmp_path / "taken")
-
-
-@pytest.mark.parametrize(("most", "engine"), [(1, "torch-bfloat16"), (3, "ncnn-float32")])
-def test_a_job_of_many_images_takes_the_engine_that_pays_for_them(
-    params: Params,
-    crops: list[bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    most: int,
-    engine: str,
-) -> None:
-    monkeypatch.setattr(engines, "cpu_has_bfloat16_matrices", lambda: True)
-    monkeypatch.setattr(job, "MANY_FILES", most)
-    section = params.score.model_copy(update={"model": "bundled-compact", "device": "cpu", "workers": 1})
-    job.score(section, params.limits, inputs=fill(tmp_path / "images", crops[:2]), output=tmp_path / "OUT")
-    marker = json.loads((tmp_path / "OUT" / "job.json").read_text())
-    assert marker["model"]["engine"] == engine
