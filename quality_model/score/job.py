@@ -116,8 +116,7 @@ def score(
     with folder.locked():
         storage.sweep(output / REPORT_NAME)
         plan = begin(folder, found, limits, model, settings, overwrite=overwrite)
-        decision = deciding_record(root or Path(), model.sha256)
-        summary = _Job(folder, plan, section, limits, found.inputs, scorer, decision).run(check)
+        summary = _Job(folder, plan, section, limits, found.inputs, scorer, root or Path()).run(check)
     if not summary.scored:
         raise nothing_scored(summary.errors, f"The column error_detail in {output / DATA_FOLDER}")
     if summary.error_share > section.max_error_share:
@@ -149,7 +148,7 @@ class _Job:
     limits: LimitsParams
     inputs: Path
     scorer: Scorer
-    decision: str | None
+    root: Path
 
     def run(self, check: Check | None) -> ScoreSummary:
         """Make what is not there yet, and complete the job."""
@@ -265,7 +264,7 @@ class _Job:
             {
                 "schema_version": SCHEMA_VERSION,
                 **summary.model.described(),
-                "decision": self.decision,
+                "decision": deciding_record(self.root, plan.model.sha256),
                 "inputs": {
                     "root": printable(str(self.inputs)),
                     "absolute_root": printable(str(self.inputs.resolve())),
