@@ -30,7 +30,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 UserPath = Annotated[Path, BeforeValidator(user_path)]
 """A path among the parameters of a flow."""
 
-ArchitectureName = Literal["standard", "compact"]
+ArchitectureName = Literal["small", "standard"]
 """A variant of the network (`quality_model.core.network.ARCHITECTURES`)."""
 
 EngineName = Literal["torch-float32", "torch-bfloat16", "ncnn-float32"]
@@ -149,11 +149,13 @@ class TrainParams(Section):
     """The recipe of training."""
 
     architecture: ArchitectureName
-    """standard, or compact: a quarter of the FLOPs, for large collections"""
+    """small, or standard: the original design, with 15 times the multiplications"""
     samples: Literal["stored", "fresh"]
     """stored: the samples of the training dataset, mirrored and cropped; fresh: its images, degraded anew"""
     samples_per_epoch: Count
     """samples per epoch, if fresh"""
+    uses_per_sample: Count
+    """how often a fresh sample is used, if fresh: making one takes longer than a training step on it"""
     crops_px: tuple[Annotated[int, Field(ge=32)], ...] = Field(strict=False)
     """crop sizes in pixels, at most the image size, each for an equal share of the epochs; empty: no crops"""
     start_from: str
@@ -181,8 +183,10 @@ class TrainParams(Section):
     """epochs without a better validation loss before training stops"""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
     """dropout in the heads"""
+    loss: Literal["mse", "bce"]
+    """what is minimised: the squared error, or the cross-entropy, which minds faint degradations more"""
     loss_weights: PerHead
-    """weight of each head's MSE"""
+    """weight of each head's loss"""
     seed: Seed
     """seed of weights, order and dropout"""
     device: Literal["auto", "cpu", "cuda", "mps"]
@@ -252,7 +256,7 @@ class ScoreParams(Section):
     """How a collection is scored."""
 
     model: str
-    """model: auto (the champion, else the bundled one), bundled, bundled-compact, a registry reference
+    """model: auto (the champion, else the bundled one), bundled, bundled-standard, a registry reference
     (champion, candidate, a version number) or a checkpoint file"""
     shard_size: Count
     """inputs per output file"""
@@ -262,6 +266,9 @@ class ScoreParams(Section):
     """worker processes that read, decode and, on a CPU, score; 0: one per core, fewer for few inputs"""
     device: Literal["auto", "cpu", "cuda", "mps"]
     """device to score on"""
+    views: Literal["auto", "whole"]
+    """what the network sees of an image: auto: the views that the model was measured with; whole: the image
+    squeezed to a square, as in the original design, which is faster"""
     engine: Literal["auto", EngineName]
     """what runs the network: library and dtype; auto: ncnn on a CPU, PyTorch on an accelerator"""
     max_error_share: Share
@@ -288,6 +295,7 @@ WITHOUT_PROJECT: Final = ScoringParams(
         batch_size=16,
         workers=0,
         device="auto",
+        views="auto",
         engine="auto",
         max_error_share=1.0,
     ),

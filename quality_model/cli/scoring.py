@@ -39,6 +39,7 @@ def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bo
         params.limits,
         registry=_registry(params),
         engine=None if params.score.engine == "auto" else params.score.engine,
+        views=params.score.views,
     )
     columns = (*HEADS, "overall")
     names, sources = zip(*map(_named_source, images), strict=True)
@@ -51,6 +52,7 @@ def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bo
         workers=params.score.workers,
         window=0,
         image_size_px=model.image_size_px,
+        recipe=model.views,
         limits=params.limits,
         engine=None,
     )
@@ -105,10 +107,10 @@ def _scores(model: MultiHeadQualityInference, reading: Reading) -> QualityScores
     Raises:
         ImageError: It could not be read, or not scored.
     """
-    if reading.pixels is None:
+    if reading.views is None:
         raise ImageError(reading.error_code or "unreadable", reading.error_detail or "")
     try:
-        return model.predict(reading.pixels)
+        return model.predict_views([reading.views])[0]
     except QualityModelError:
         raise
     except Exception as error:  # the other images have scores all the same

@@ -20,11 +20,14 @@ _TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of t
 
 @command()
 @_TRAINING_SET_IN
+@folder_option("--images", _PATHS.images, "Folder of the images table that the dataset was generated from.")
 @folder_option("--output", _PATHS.model, "Folder for the trained model.")
 @folder_option("--report", _PATHS.training_report, "Folder for metrics.json, history.json and history.csv.")
 @folder_option("--checkpoints", _PATHS.checkpoints, "Folder for checkpoints, to resume an interrupted run.")
 @with_params("train")
-def train(params: Params, data_dir: Path, output: Path, report: Path, checkpoints: Path) -> None:
+def train(
+    params: Params, data_dir: Path, images: Path, output: Path, report: Path, checkpoints: Path
+) -> None:
     """Train a model on a training dataset."""
     from quality_model.core.system import retain_heap
     from quality_model.params import flatten
@@ -38,6 +41,8 @@ def train(params: Params, data_dir: Path, output: Path, report: Path, checkpoint
             params.train,
             params.registry,
             root=_ROOT,
+            images=images,
+            limits=params.limits,
             training_set=data_dir,
             output=output,
             report=report,

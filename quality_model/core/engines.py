@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.network import Activation, FoldedWeights, fold, forward, reference_scores
+from quality_model.core.network import (
+    VARIANCE_FLOOR,
+    Activation,
+    FoldedWeights,
+    fold,
+    forward,
+    reference_scores,
+    trimmed,
+)
 from quality_model.errors import CheckpointError, DeviceUnavailableError, UsageError
 from quality_model.params import ArchitectureName, EngineName
 from quality_model.records import HEADS
@@ -58,7 +66,7 @@ class Engine(Protocol):
         its neighbours nor on the number of cores.
 
         Args:
-            pixels: uint8 (N, S, S, 3) RGB.
+            pixels: uint8 (N, H, W, 3) RGB.
 
         Returns:
             float32 (N, 4), 0 absent to 1 severe, in the order of `records.HEADS`.
@@ -160,7 +168,7 @@ def _candidates(device: str, asked: EngineName | None) -> list[EngineName]:
 def _make(name: EngineName, model: "StoredModel", device: str) -> Engine:
     weights = fold(model.weights)
     if name == "ncnn-float32":
-        return NcnnEngine(*ncnn_network(weights, model.architecture))
+        return NcnnEngine(model.architecture, *ncnn_network(weights, model.architecture))
     from quality_model.core.torch_engine import TorchEngine
 
     return TorchEngine(
@@ -190,6 +198,9 @@ _FLOAT32: Final = struct.pack("<i", 0)
 _ACTIVATIONS: Final[dict[Activation, int]] = {"none": 0, "relu": 1, "sigmoid": 4}
 """Numbers of what a layer applies to its own output."""
 
+_BINARY: Final = {"add": 0, "subtract": 1, "multiply": 2}
+"""Numbers of operations on two blobs, or on a blob and a number."""
+
 
 class NcnnEngine:
     """The network run by ncnn, on one thread of the CPU; pickles as its arguments.
@@ -198,6 +209,7 @@ class NcnnEngine:
     (Lavin and Gray, arXiv 1509.09308). It stays in float32: scores differ by rounding alone.
 
     Args:
+        architecture: The network's name.
         layers: See `ncnn_network`.
         weights: See there.
     """
@@ -205,10 +217,10 @@ class NcnnEngine:
     name: Final[EngineName] = "ncnn-float32"
     is_portable: Final = True
 
-    def __init__(self, layers: str, weights: bytes) -> None:
+    def __init__(self, architecture: ArchitectureName, layers: str, weights: bytes) -> None:
         import ncnn
 
-        self._form = layers, weights
+        self._form = architecture, layers, weights
         net = ncnn.Net()
         net.opt.num_threads = 1
         # Float32 throughout, and F(4, 3) alone: F(6, 3) is slower here and rounds more.
@@ -222,7 +234,7 @@ class NcnnEngine:
                 raise ValueError("ncnn does not take the network")
         self._net = net
 
-    def __reduce__(self) -> tuple[type["NcnnEngine"], tuple[str, bytes]]:
+    def __reduce__(self) -> tuple[type["NcnnEngine"], tuple[ArchitectureName, str, bytes]]:
         return type(self), self._form
 
     def scores(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -234,10 +246,10 @@ class NcnnEngine:
         import ncnn
 
         scores = np.empty((len(pixels), len(HEADS)), dtype=np.float32)
-        for number, image in enumerate(pixels):
+        for number, image in enumerate(trimmed(self._form[0], pixels)):
             planes = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / np.float32(255.0)
             extractor = self._net.create_extractor()
-            extractor.input(_INPUT, ncnn.Mat(planes))
+            extractor.input(_INPUT, ncnn.Mat(planes).clone())  # a layer may write in place
             status, output = extractor.extract(_OUTPUT)
             if status != 0:
                 raise MemoryError(f"ncnn gave status {status}: no memory for a forward pass")
@@ -248,11 +260,11 @@ class NcnnEngine:
 def ncnn_network(weights: FoldedWeights, architecture: ArchitectureName) -> tuple[str, bytes]:
     """Write a network in ncnn's form: a text that lists layers, and the weights one after the other.
 
-    It takes float32 (3, S, S) RGB in [0, 1], and gives the four scores.
+    It takes float32 (3, H, W) RGB in [0, 1], and gives the four scores.
     """
     writer = _NcnnWriter(weights)
-    forward(architecture, _INPUT, writer)
-    return writer.text(), bytes(writer.written)
+    scores, _ = forward(architecture, _INPUT, writer)
+    return writer.text(scores), bytes(writer.written)
 
 
 class _Layer(NamedTuple):
@@ -274,18 +286,30 @@ class _NcnnWriter:
         self._layers: list[_Layer] = []
         self.written = bytearray()
 
+    def scale(self, x: str, factor: float, offset: float) -> str:
+        return self._with_number("add", self._with_number("multiply", x, factor), offset)
+
     def space_to_depth(self, x: str, patch_px: int) -> str:
         return self._add("Reorg", [x], f"0={patch_px} 1=0")
 
-    def convolution(self, x: str, name: str, *, relu: bool) -> str:
+    def convolution(
+        self,
+        x: str,
+        name: str,
+        channels: int,
+        *,
+        side: int = 3,
+        stride: int = 1,
+        norm: bool = True,
+        bias: bool = True,
+        activation: Activation = "relu",
+    ) -> str:
         weight = self._keep(name)
-        activation = _ACTIVATIONS["relu" if relu else "none"]
-        return self._add(
-            "Convolution", [x], f"0={len(weight)} 1=3 3=1 4=1 5=1 6={weight.size} 9={activation}"
-        )
+        shape = f"0={channels} 1={side} 3={stride} 4={side // 2} 5=1 6={weight.size}"
+        return self._add("Convolution", [x], f"{shape} 9={_ACTIVATIONS[activation]}")
 
     def add_relu(self, x: str, y: str) -> str:
-        return self._add("ReLU", [self._add("BinaryOp", [x, y], "0=0")])
+        return self._add("ReLU", [self._combined("add", x, y)])
 
     def max_pool(self, x: str) -> str:
         return self._add("Pooling", [x], "0=0 1=2 2=2 5=1")
@@ -293,19 +317,29 @@ class _NcnnWriter:
     def mean(self, x: str) -> str:
         return self._add("Pooling", [x], "0=1 4=1")
 
-    def linear(self, x: str, name: str, activation: Activation) -> str:
+    def deviation(self, x: str) -> str:
+        mean, mean_square = self.mean(x), self.mean(self.multiply(x, x))
+        variance = self._combined("subtract", mean_square, self.multiply(mean, mean))
+        floored = self._with_number("add", self._add("ReLU", [variance]), VARIANCE_FLOOR)
+        return self._add("UnaryOp", [floored], "0=5")
+
+    def maximum(self, x: str) -> str:
+        return self._add("Pooling", [x], "0=0 4=1")
+
+    def linear(self, x: str, name: str, features: int, activation: Activation) -> str:
         weight = self._keep(name)
-        return self._add(
-            "InnerProduct", [x], f"0={len(weight)} 1=1 2={weight.size} 9={_ACTIVATIONS[activation]}"
-        )
+        return self._add("InnerProduct", [x], f"0={features} 1=1 2={weight.size} 9={_ACTIVATIONS[activation]}")
+
+    def dropout(self, x: str) -> str:
+        return x
 
     def multiply(self, x: str, y: str) -> str:
-        return self._add("BinaryOp", [x, y], "0=2")
+        return self._combined("multiply", x, y)
 
     def concatenate(self, parts: Sequence[str]) -> str:
-        return self._add("Concat", parts, "0=0", output=_OUTPUT)
+        return self._add("Concat", parts, "0=0")
 
-    def text(self) -> str:
+    def text(self, scores: str) -> str:
         """The list of layers. ncnn demands that a blob is used once: one that is used twice is split."""
         uses = Counter(blob for layer in self._layers for blob in layer.inputs)
         lines, num_blobs, given = [f"Input {_INPUT} 0 1 {_INPUT}"], 1, Counter[str]()
@@ -314,8 +348,8 @@ class _NcnnWriter:
             for blob in layer.inputs:
                 inputs.append(f"{blob}_{given[blob]}" if uses[blob] > 1 else blob)
                 given[blob] += 1
-            name = f"{layer.kind.lower()}_{number}"
-            blobs = " ".join([*inputs, layer.output])
+            name, output = f"{layer.kind.lower()}_{number}", _OUTPUT if layer.output == scores else layer.output
+            blobs = " ".join([*inputs, output])
             lines.append(f"{layer.kind} {name} {len(inputs)} 1 {blobs} {layer.parameters}".rstrip())
             num_blobs += 1
             if (count := uses[layer.output]) > 1:
@@ -324,8 +358,14 @@ class _NcnnWriter:
                 num_blobs += count
         return "\n".join([str(_MAGIC), f"{len(lines)} {num_blobs}", *lines, ""])
 
-    def _add(self, kind: str, inputs: Sequence[str], parameters: str = "", *, output: str = "") -> str:
-        layer = _Layer(kind, inputs, output or f"b{len(self._layers)}", parameters)
+    def _combined(self, operation: str, x: str, y: str) -> str:
+        return self._add("BinaryOp", [x, y], f"0={_BINARY[operation]}")
+
+    def _with_number(self, operation: str, x: str, number: float) -> str:
+        return self._add("BinaryOp", [x], f"0={_BINARY[operation]} 1=1 2={number}")
+
+    def _add(self, kind: str, inputs: Sequence[str], parameters: str = "") -> str:
+        layer = _Layer(kind, inputs, f"b{len(self._layers)}", parameters)
         self._layers.append(layer)
         return layer.output
 

@@ -19,8 +19,10 @@ class ModelFacts(BaseModel):
 
     thresholds: dict[Head, Finite] | None = None
     """scores above which a head flags an image"""
+    thresholds_whole: dict[Head, Finite] | None = None
+    """the same for scores of the image squeezed to a square alone, where the model has other views"""
     thresholds_clean_samples: int | None = None
-    """clean samples that they are calibrated on"""
+    """clean images that they are calibrated on"""
     seen_groups: list[str] | None = None
     """digests of the groups of images that the weights have seen (`data` has their definition), sorted"""
     settings: dict[str, Any] | None = None

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from quality_model.core import storage
 from quality_model.core.model_facts import ModelFacts
 from quality_model.core.network import ARCHITECTURES, Weights, weight_shapes
+from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import CheckpointError, StorageError
 from quality_model.params import ArchitectureName
 from quality_model.paths import DESCRIPTION_NAME, user_path
@@ -63,16 +64,22 @@ class Description(BaseModel):
     architecture: ArchitectureName
     dropout: Annotated[float, Field(ge=0, lt=1)]
     image_size_px: Annotated[int, Field(ge=16, le=4096)]
+    views: ViewRecipe = SQUEEZED
     facts: ModelFacts = ModelFacts()
 
     def network(self) -> dict[str, Any]:
-        """JSON values of all but the facts, as model.json and the metadata of the weights hold them."""
+        """JSON values of all but the facts, as model.json and the metadata of the weights hold them.
+
+        The views of the original design are not stated.
+        """
+        views = {} if self.views == SQUEEZED else {"views": self.views.model_dump(mode="json")}
         return {
             "format_version": FORMAT_VERSION,
             "architecture": self.architecture,
             "dropout": self.dropout,
             "image_size_px": self.image_size_px,
             "heads": list(HEADS),
+            **views,
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -129,6 +136,7 @@ class StoredModel:
     architecture: ArchitectureName
     dropout: float
     image_size_px: int
+    views: ViewRecipe
     facts: ModelFacts
     sha256: str
     folder_sha256: str | None
@@ -219,7 +227,7 @@ def _read_folder(folder: Path) -> StoredModel:
     if stated is not None and stated.network() != described.network():
         raise CheckpointError(
             f"{path} states architecture {stated.architecture} for {stated.image_size_px} px, but "
-            f"{DESCRIPTION_NAME} {described.architecture} for {described.image_size_px} px.",
+            f"{DESCRIPTION_NAME} {described.architecture} for {described.image_size_px} px, or other views.",
             _REMEDY,
         )
     return model
@@ -322,6 +330,7 @@ def _checked(
         described.architecture,
         described.dropout,
         described.image_size_px,
+        described.views,
         described.facts,
         hashlib.sha256(data).hexdigest(),
         folder_sha256,

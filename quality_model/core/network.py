@@ -1,21 +1,20 @@
-"""The network as arithmetic over named weights: what a trained model computes, for every engine.
+"""The networks as arithmetic over named weights: what a trained model computes, for every engine.
 
-`forward` states once which layers follow each other. An engine gives it its operations: those here are
-the definition, in NumPy; `core.engines` writes ncnn's layers, `core.torch_engine` calls PyTorch.
-`networks.model` has the same network for training. Names and shapes of weights are those of the original
-design, so that its checkpoints load.
+`forward` states once which layers follow each other. Whoever computes gives it the operations: those here
+are the definition, in NumPy; `core.engines` writes an engine's layers, `core.torch_engine` and
+`networks.model`, for training, call PyTorch. Names and shapes of the weights of `standard` are those of
+the original design, so that its checkpoints load.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from quality_model.params import ArchitectureName
-from quality_model.records import HEADS
+from quality_model.records import HEADS, Head
 
 Floats = npt.NDArray[np.float32]
 Weights = Mapping[str, Floats]
@@ -26,115 +25,187 @@ FoldedWeights = Mapping[str, tuple[Floats, Floats]]
 
 Activation = Literal["none", "relu", "sigmoid"]
 
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """What distinguishes one variant of the network from another.
-
-    Attributes:
-        patch_px: Side of the squares of pixels that are stacked into channels before the first
-            level (space to depth); 1 for none.
-        widths: Channels of the four levels; each ends in a pool that halves the side.
-    """
-
-    patch_px: int
-    widths: tuple[int, ...]
-
-
-ARCHITECTURES: Final[dict[ArchitectureName, Architecture]] = {
-    "standard": Architecture(patch_px=1, widths=(32, 64, 128, 256)),
-    "compact": Architecture(patch_px=2, widths=(32, 64, 128, 192)),
-}
-
-ATTENTION_REDUCTION: Final = 4
-HEAD_WIDTHS: Final = (256, 128)
 NORM_EPSILON: Final = 1e-5
-"""Batch norm adds it to the variance; PyTorch's default."""
+"""Of every batch norm; PyTorch's default."""
+
+VARIANCE_FLOOR: Final = 1e-5
+"""Added to a variance before its root is taken, whose slope is infinite at 0."""
 
 T = TypeVar("T")
 
 
 class Operations(Protocol[T]):
-    """What an engine computes with, on its own kind of activations T; weights are named, not given."""
+    """What a network is made of. Feature maps are (C, H, W), vectors (C,); ``channels`` are those that leave."""
 
+    def scale(self, x: T, factor: float, offset: float) -> T: ...
     def space_to_depth(self, x: T, patch_px: int) -> T: ...
-    def convolution(self, x: T, name: str, *, relu: bool) -> T: ...
+    def convolution(
+        self,
+        x: T,
+        name: str,
+        channels: int,
+        *,
+        side: int = 3,
+        stride: int = 1,
+        norm: bool = True,
+        bias: bool = True,
+        activation: Activation = "relu",
+    ) -> T:
+        """A square kernel, padded by half its side with 0; then batch norm, then the activation."""
+        ...
+
     def add_relu(self, x: T, y: T) -> T: ...
     def max_pool(self, x: T) -> T: ...
     def mean(self, x: T) -> T: ...
-    def linear(self, x: T, name: str, activation: Activation) -> T: ...
+    def deviation(self, x: T) -> T:
+        """The standard deviation of each channel over the image."""
+        ...
+
+    def maximum(self, x: T) -> T: ...
+    def linear(self, x: T, name: str, features: int, activation: Activation) -> T: ...
+    def dropout(self, x: T) -> T: ...
     def multiply(self, x: T, y: T) -> T: ...
     def concatenate(self, parts: Sequence[T]) -> T: ...
 
 
-def forward(name: ArchitectureName, x: T, ops: Operations[T]) -> T:
-    """The four scores, in the order of `records.HEADS`, of what ``ops`` takes for images.
+def forward(name: ArchitectureName, x: T, ops: Operations[T]) -> tuple[T, T | None]:
+    """What a network says about an image.
 
-    Images are RGB in [0, 1]. Their side is a multiple of ``patch_px``.
+    Args:
+        name: Which network.
+        x: What ``ops`` takes for images: RGB in [0, 1], of sides that are multiples of the network's stride.
+        ops: Computes.
+
+    Returns:
+        The four scores, in the order of `records.HEADS`, and the map of watermarks: the severity in
+        each cell of 16 x 16 px, (1, H/16, W/16); None for a network without.
     """
-    architecture = ARCHITECTURES[name]
-    at = 0
-    if architecture.patch_px > 1:
-        x, at = ops.space_to_depth(x, architecture.patch_px), 1
-    for _ in architecture.widths:  # (C, H, W) -> (width, H/2, W/2)
-        x = ops.convolution(x, f"backbone.{at}.conv", relu=True)
-        y = ops.convolution(x, f"backbone.{at + 1}.conv1", relu=True)
-        y = ops.convolution(y, f"backbone.{at + 1}.conv2", relu=False)
+    return ARCHITECTURES[name].layers(x, ops)
+
+
+_STANDARD_WIDTHS: Final = (32, 64, 128, 256)
+_STANDARD_HEADS: Final = (256, 128)
+_ATTENTION_REDUCTION: Final = 4
+
+
+def _standard(x: T, ops: Operations[T]) -> tuple[T, T | None]:
+    """The original's: four levels of a residual block and a pool, channel attention, four heads."""
+    for level, width in enumerate(_STANDARD_WIDTHS):  # (C, H, W) -> (width, H/2, W/2)
+        at = 3 * level
+        x = ops.convolution(x, f"backbone.{at}.conv", width)
+        y = ops.convolution(x, f"backbone.{at + 1}.conv1", width)
+        y = ops.convolution(y, f"backbone.{at + 1}.conv2", width, activation="none")
         x = ops.max_pool(ops.add_relu(y, x))
-        at += 3
     pooled = ops.mean(x)  # (C,)
-    attention = ops.linear(pooled, "channel_attention.0", "relu")
-    attended = ops.multiply(pooled, ops.linear(attention, "channel_attention.2", "sigmoid"))
+    channels = _STANDARD_WIDTHS[-1]
+    squeezed = ops.linear(pooled, "channel_attention.0", channels // _ATTENTION_REDUCTION, "relu")
+    attended = ops.multiply(pooled, ops.linear(squeezed, "channel_attention.2", channels, "sigmoid"))
+
+    def head(name: Head) -> T:
+        y = attended
+        for place, features in zip((0, 3), _STANDARD_HEADS, strict=True):
+            y = ops.dropout(ops.linear(y, f"head_{name}.{place}", features, "relu"))
+        return ops.linear(y, f"head_{name}.6", 1, "sigmoid")
+
+    return ops.concatenate([head(name) for name in HEADS]), None
+
+
+_SMALL_LEVELS: Final = ((32, 1), (48, 2), (112, 2), (192, 1))
+"""Channels and residual blocks of each level, of which each halves the side."""
+
+_SMALL_HEAD: Final = 96
+_MAP_CHANNELS: Final = 64
+_MAP_LEVEL: Final = 2
+
+
+def _small(x: T, ops: Operations[T]) -> tuple[T, T | None]:
+    """A residual network after space to depth: 0.25 G multiply-adds for an image of 224 px.
+
+    Noise and blur show in differences of neighbours: space to depth keeps every pixel's value where an
+    average would lose them. The mean of a channel over the image says how much of something there is, its
+    deviation and maximum how unevenly: a watermark is in few places. Pixels are centred, so that the zeros
+    around an image are grey to the network, not black.
+    """
+
+    def convolution(x: T, name: str, channels: int, stride: int = 1, activation: Activation = "relu") -> T:
+        return ops.convolution(x, name, channels, stride=stride, bias=False, activation=activation)
+
+    x = ops.space_to_depth(ops.scale(x, 4.0, -2.0), 2)  # (12, H/2, W/2)
+    features: list[T] = []
+    for level, (channels, blocks) in enumerate(_SMALL_LEVELS):  # -> (channels, H/4, W/4), and so on
+        x = convolution(x, f"level{level}.enter", channels, 2)
+        for block in range(blocks):
+            y = convolution(x, f"level{level}.{block}.conv1", channels)
+            y = convolution(y, f"level{level}.{block}.conv2", channels, activation="none")
+            x = ops.add_relu(y, x)
+        features.append(x)
+    y = convolution(features[_MAP_LEVEL], "map.enter", _MAP_CHANNELS)
+    marks = ops.convolution(y, "map.leave", 1, side=1, norm=False, activation="sigmoid")
+
+    def pooled(x: T) -> T:
+        return ops.concatenate([ops.mean(x), ops.deviation(x), ops.maximum(x)])
+
+    seen = pooled(x)
     scores = []
     for head in HEADS:
-        y = ops.linear(attended, f"head_{head}.0", "relu")
-        y = ops.linear(y, f"head_{head}.3", "relu")
-        scores.append(ops.linear(y, f"head_{head}.6", "sigmoid"))
-    return ops.concatenate(scores)
+        y = ops.concatenate([seen, pooled(marks)]) if head == "watermark" else seen
+        y = ops.dropout(ops.linear(y, f"head_{head}.0", _SMALL_HEAD, "relu"))
+        scores.append(ops.linear(y, f"head_{head}.3", 1, "sigmoid"))
+    return ops.concatenate(scores), marks
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A network.
+
+    Attributes:
+        layers: From an image and the operations on it to scores and map (see `forward`).
+        stride_px: Of what the sides of an image must be multiples.
+    """
+
+    layers: Callable[..., tuple[Any, Any]]
+    stride_px: int
+
+
+ARCHITECTURES: Final[dict[ArchitectureName, Architecture]] = {
+    "small": Architecture(_small, stride_px=16),
+    "standard": Architecture(_standard, stride_px=1),
+}
+
+
+def trimmed(name: ArchitectureName, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Images, uint8 (N, H, W, 3), without what is over a multiple of the network's stride."""
+    stride_px = ARCHITECTURES[name].stride_px
+    height, width = (side // stride_px * stride_px for side in pixels.shape[1:3])
+    return pixels[:, :height, :width]
 
 
 def weight_shapes(name: ArchitectureName) -> dict[str, tuple[int, ...]]:
     """Names and shapes of every weight of an architecture's state dict."""
-    patch_px, widths = ARCHITECTURES[name].patch_px, ARCHITECTURES[name].widths
-    shapes: dict[str, tuple[int, ...]] = {"degradation_weights": (len(HEADS),)}
-
-    def convolution(conv: str, channels_in: int, channels_out: int) -> None:
-        shapes.update({f"{conv}.weight": (channels_out, channels_in, 3, 3), f"{conv}.bias": (channels_out,)})
-        norm = _norm_of(conv)
-        for kind in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{norm}.{kind}"] = (channels_out,)
-        shapes[f"{norm}.num_batches_tracked"] = ()
-
-    def perceptron(prefix: str, positions: Sequence[int], *features: int) -> None:
-        for at, (before, after) in zip(positions, pairwise(features), strict=True):
-            shapes.update({f"{prefix}.{at}.weight": (after, before), f"{prefix}.{at}.bias": (after,)})
-
-    channels, at = 3 * patch_px**2, int(patch_px > 1)
-    for width in widths:
-        convolution(f"backbone.{at}.conv", channels, width)
-        convolution(f"backbone.{at + 1}.conv1", width, width)
-        convolution(f"backbone.{at + 1}.conv2", width, width)
-        channels, at = width, at + 3
-    perceptron("channel_attention", (0, 2), channels, channels // ATTENTION_REDUCTION, channels)
-    for head in HEADS:
-        perceptron(f"head_{head}", (0, 3, 6), channels, *HEAD_WIDTHS, 1)
-    return shapes
+    recorder = _ShapeRecorder()
+    forward(name, 3, recorder)
+    return {"degradation_weights": (len(HEADS),), **recorder.shapes}
 
 
 def fold(weights: Weights) -> FoldedWeights:
     """Batch norm folded into the convolutions before it: the same function, fewer passes over memory."""
     folded = {}
     for name in (key.removesuffix(".weight") for key in weights if key.endswith(".weight")):
-        norm = _norm_of(name)
-        weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
-        if bias is None or ".bn" in name:
-            continue
-        if norm != name:
+        weight, norm = weights[f"{name}.weight"], norm_of(name)
+        if weight.ndim == 1:
+            continue  # a batch norm's own
+        bias = weights.get(f"{name}.bias", np.zeros(len(weight), np.float32))
+        if f"{norm}.running_mean" in weights:
             scale, shift, mean, inverse_std = _norm(weights, norm)
             weight = weight * (scale * inverse_std)[:, None, None, None]
             bias = (bias - mean) * inverse_std * scale + shift
         folded[name] = (weight, bias)
     return folded
+
+
+def norm_of(conv: str) -> str:
+    """The name of the batch norm behind a convolution: ``bn1`` of ``conv1``, ``enter_bn`` of ``enter``."""
+    return conv.replace("conv", "bn") if "conv" in conv else f"{conv}_bn"
 
 
 def reference_scores(
@@ -147,40 +218,108 @@ def reference_scores(
     Args:
         weights: As of `weight_shapes`.
         name: Their architecture.
-        pixels: uint8 (N, S, S, 3) RGB.
+        pixels: uint8 (N, H, W, 3) RGB.
 
     Returns:
         float32 (N, 4), in the order of `records.HEADS`; NaN where weights overflow.
     """
     ops = _NumpyOperations(weights)
-    side_px = pixels.shape[1] // ARCHITECTURES[name].patch_px * ARCHITECTURES[name].patch_px
-    planes = pixels.transpose(0, 3, 1, 2)[..., :side_px, :side_px].astype(np.float32) / np.float32(255.0)
+    planes = trimmed(name, pixels).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255.0)
     with np.errstate(all="ignore"):
-        return np.stack([forward(name, image, ops) for image in planes])
+        return np.stack([forward(name, image, ops)[0] for image in planes])
+
+
+class _ShapeRecorder:
+    """On numbers of channels: notes the shapes of the weights that each operation needs."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def scale(self, x: int, factor: float, offset: float) -> int:
+        return x
+
+    def space_to_depth(self, x: int, patch_px: int) -> int:
+        return x * patch_px**2
+
+    def convolution(
+        self,
+        x: int,
+        name: str,
+        channels: int,
+        *,
+        side: int = 3,
+        stride: int = 1,
+        norm: bool = True,
+        bias: bool = True,
+        activation: Activation = "relu",
+    ) -> int:
+        self.shapes[f"{name}.weight"] = (channels, x, side, side)
+        if bias:
+            self.shapes[f"{name}.bias"] = (channels,)
+        if norm:
+            for kind in ("weight", "bias", "running_mean", "running_var"):
+                self.shapes[f"{norm_of(name)}.{kind}"] = (channels,)
+            self.shapes[f"{norm_of(name)}.num_batches_tracked"] = ()
+        return channels
+
+    def linear(self, x: int, name: str, features: int, activation: Activation) -> int:
+        self.shapes |= {f"{name}.weight": (features, x), f"{name}.bias": (features,)}
+        return features
+
+    def concatenate(self, parts: Sequence[int]) -> int:
+        return sum(parts)
+
+    def add_relu(self, x: int, y: int) -> int:
+        return x
+
+    multiply = add_relu
+
+    def max_pool(self, x: int) -> int:
+        return x
+
+    mean = deviation = maximum = dropout = max_pool
 
 
 class _NumpyOperations:
-    """On one image: float32 (C, H, W), or (C,) after the mean."""
+    """On one image: float32 (C, H, W), or (C,) after a pool."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
+
+    def scale(self, x: Floats, factor: float, offset: float) -> Floats:
+        return x * np.float32(factor) + np.float32(offset)
 
     def space_to_depth(self, x: Floats, patch_px: int) -> Floats:
         channels, height, width = x.shape
         split = x.reshape(channels, height // patch_px, patch_px, width // patch_px, patch_px)
         return split.transpose(0, 2, 4, 1, 3).reshape(-1, height // patch_px, width // patch_px)
 
-    def convolution(self, x: Floats, name: str, *, relu: bool) -> Floats:
-        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
-        padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
-        columns = windows.transpose(0, 3, 4, 1, 2).reshape(-1, x.shape[1] * x.shape[2])
-        y = (weight.reshape(len(weight), -1) @ columns + bias[:, None]).reshape(-1, *x.shape[1:])
-        scale, shift, mean, inverse_std = (
-            part[:, None, None] for part in _norm(self._weights, _norm_of(name))
-        )
-        y = (y - mean) * inverse_std * scale + shift
-        return _activated(y, "relu" if relu else "none")
+    def convolution(
+        self,
+        x: Floats,
+        name: str,
+        channels: int,
+        *,
+        side: int = 3,
+        stride: int = 1,
+        norm: bool = True,
+        bias: bool = True,
+        activation: Activation = "relu",
+    ) -> Floats:
+        weight, half = self._weights[f"{name}.weight"], side // 2
+        padded = np.pad(x, ((0, 0), (half, half), (half, half)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))
+        windows = windows[:, ::stride, ::stride]
+        columns = windows.transpose(0, 3, 4, 1, 2).reshape(-1, windows.shape[1] * windows.shape[2])
+        y = (weight.reshape(channels, -1) @ columns).reshape(channels, *windows.shape[1:3])
+        if bias:
+            y = y + self._weights[f"{name}.bias"][:, None, None]
+        if norm:
+            scale, shift, mean, inverse_std = (
+                part[:, None, None] for part in _norm(self._weights, norm_of(name))
+            )
+            y = (y - mean) * inverse_std * scale + shift
+        return _activated(y, activation)
 
     def add_relu(self, x: Floats, y: Floats) -> Floats:
         return _activated(x + y, "relu")
@@ -195,9 +334,20 @@ class _NumpyOperations:
         mean: Floats = x.mean(axis=(1, 2))
         return mean
 
-    def linear(self, x: Floats, name: str, activation: Activation) -> Floats:
+    def deviation(self, x: Floats) -> Floats:
+        deviation: Floats = np.sqrt(x.var(axis=(1, 2)) + np.float32(VARIANCE_FLOOR))
+        return deviation
+
+    def maximum(self, x: Floats) -> Floats:
+        maximum: Floats = x.max(axis=(1, 2))
+        return maximum
+
+    def linear(self, x: Floats, name: str, features: int, activation: Activation) -> Floats:
         y: Floats = self._weights[f"{name}.weight"] @ x + self._weights[f"{name}.bias"]
         return _activated(y, activation)
+
+    def dropout(self, x: Floats) -> Floats:
+        return x
 
     def multiply(self, x: Floats, y: Floats) -> Floats:
         return x * y
@@ -211,11 +361,6 @@ def _activated(x: Floats, activation: Activation) -> Floats:
         return x
     y = np.maximum(x, 0) if activation == "relu" else 1 / (1 + np.exp(-x))
     return y.astype(np.float32, copy=False)
-
-
-def _norm_of(conv: str) -> str:
-    """The name of the batch norm behind a convolution: ``bn`` of ``conv``, ``bn1`` of ``conv1``."""
-    return conv.replace("conv", "bn")
 
 
 def _norm(weights: Weights, norm: str) -> tuple[Floats, Floats, Floats, Floats]:

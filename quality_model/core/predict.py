@@ -7,22 +7,24 @@ scores.blurriness, scores.overall, scores.flags
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from quality_model.core import decoding
+from quality_model.core import views as views_module
 from quality_model.core.decoding import Pixels
 from quality_model.core.engines import Engine, choose_device, choose_engine
 from quality_model.core.model_facts import ModelFacts
 from quality_model.core.model_files import read_model
 from quality_model.core.models import AUTO, find_model
+from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import CheckpointError, ImageError, UsageError
 from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams
 from quality_model.paths import user_path
@@ -45,8 +47,8 @@ class MultiHeadQualityInference:
 
     Args:
         model_path: ``auto``: the registry's champion, or the model that is bundled with the
-            package while there is none; ``bundled``: the latter; ``bundled-compact``: the bundled one
-            for speed; a folder or file of weights (see `model_files.read_model`); or a registry
+            package while there is none; ``bundled``: the latter; ``bundled-standard``: the bundled one of
+            the original architecture; a folder or file of weights (see `model_files.read_model`); or a registry
             reference: ``champion``, ``candidate``, a version number, ``models:/name@alias`` or
             ``models:/name/3``. A path that exists wins over a reference of the same name, but not over
             auto and bundled.
@@ -55,12 +57,14 @@ class MultiHeadQualityInference:
         root: The project folder whose registry a reference means; by default the current one.
         registry: Registry parameters; by default those of the project's params.yaml.
         engine: What runs the network; by default the rule of `engines.choose_engine` decides.
+        views: ``auto``: the views that the model was measured with; ``whole``: the image squeezed to a square.
 
     Attributes:
         source: Which model it is.
         path: Its folder or file.
         device: ``cpu``, ``cuda`` or ``mps``.
-        image_size_px: Side to which images are resized.
+        image_size_px: Side of the square that whole images are resized to, or whose area they get.
+        views: Which views of an image are scored (`core.views`).
         facts: What training kept beside the weights; all None for a bare file.
 
     Raises:
@@ -74,6 +78,7 @@ class MultiHeadQualityInference:
     path: Path
     device: str
     image_size_px: int
+    views: ViewRecipe
     facts: ModelFacts
 
     def __init__(
@@ -85,6 +90,7 @@ class MultiHeadQualityInference:
         root: Path | None = None,
         registry: RegistryParams | None = None,
         engine: EngineName | None = None,
+        views: Literal["auto", "whole"] = "auto",
     ) -> None:
         self.device = choose_device(device)
         self._limits = limits or SAFE_LIMITS
@@ -95,6 +101,8 @@ class MultiHeadQualityInference:
         stored = read_model(found.path)
         self._engine = choose_engine(stored, self.device, engine)
         self.image_size_px = stored.image_size_px
+        self.views = stored.views if views == "auto" else SQUEEZED
+        self._squeezes_another = self.views != stored.views
         self.facts = stored.facts
         self.source = replace(
             found.ref,
@@ -105,8 +113,8 @@ class MultiHeadQualityInference:
 
     @property
     def thresholds(self) -> dict[Head, float] | None:
-        """Scores above which a head flags an image; None if the model came without."""
-        return self.facts.thresholds
+        """Scores above which a head flags an image; None if the model came without, for these views."""
+        return self.facts.thresholds_whole if self._squeezes_another else self.facts.thresholds
 
     @property
     def engine_name(self) -> EngineName:
@@ -124,7 +132,7 @@ class MultiHeadQualityInference:
         Raises:
             ImageError: It cannot be read.
         """
-        return self._to_scores(self.score_pixels(self._read(image)[None]))[0]
+        return self.predict_views([self._read(image)])[0]
 
     def predict_batch(self, images: Iterable[ImageInput], *, batch_size: int = 16) -> list[QualityScores]:
         """Score images in their order, ``batch_size`` in memory at a time.
@@ -138,11 +146,29 @@ class MultiHeadQualityInference:
         scores: list[QualityScores] = []
         remaining = self._read_all(images)
         while batch := list(islice(remaining, batch_size)):
-            scores += self._to_scores(self.score_pixels(np.stack(batch)))
+            scores += self.predict_views(batch)
         return scores
 
+    def predict_views(self, images: Sequence[Sequence[Pixels]]) -> list[QualityScores]:
+        """Score images that were read already, by their views; see `score_views`."""
+        return self._to_scores(self.score_views(images))
+
+    def score_views(self, images: Sequence[Sequence[Pixels]]) -> npt.NDArray[np.float32]:
+        """Score images by their views (`views.cut`), which this model's recipe aggregates.
+
+        Args:
+            images: Of each image its views, uint8 (height, width, 3), the whole one first.
+
+        Returns:
+            float32 (N, 4) in [0, 1] (0 absent, 1 severe), in the order of `records.HEADS`.
+
+        Raises:
+            CheckpointError: A score is not a finite number.
+        """
+        return views_module.score_images(self._scored, images, self.views)
+
     def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Score images that are decoded and resized; on an accelerator in one forward pass.
+        """Score images that are decoded and squeezed; on an accelerator in one forward pass.
 
         Args:
             pixels: uint8 (N, S, S, 3) RGB, S being ``image_size_px``.
@@ -160,6 +186,9 @@ class MultiHeadQualityInference:
                 "bad_array",
                 f"dtype {pixels.dtype}, shape {pixels.shape}; expected uint8 (N, {size}, {size}, 3)",
             )
+        return self._scored(pixels)
+
+    def _scored(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         scores = self._engine.scores(pixels)
         if not np.isfinite(scores).all():
             raise CheckpointError(
@@ -175,23 +204,25 @@ class MultiHeadQualityInference:
             for row in rows
         ]
 
-    def _read_all(self, images: Iterable[ImageInput]) -> Iterator[Pixels]:
+    def _read_all(self, images: Iterable[ImageInput]) -> Iterator[list[Pixels]]:
         for position, image in enumerate(images):
             try:
                 yield self._read(image)
             except ImageError as error:
                 raise ImageError(error.reason, f"image {position}: {error.detail}") from None
 
-    def _read(self, image: ImageInput) -> Pixels:
+    def _read(self, image: ImageInput) -> list[Pixels]:
+        """The views of an image."""
         if isinstance(image, Image.Image):
             pixels = decoding.from_image(image)
         elif isinstance(image, np.ndarray):
             pixels = decoding.from_array(image)
         elif isinstance(image, str | Path):
-            pixels = decoding.decode(decoding.read_bytes(user_path(image), self._limits), self._limits)
+            data = decoding.read_bytes(user_path(image), self._limits)
+            pixels = decoding.decode(data, self._limits, shortest_px=self.views.decoded_px)
         else:
             raise UsageError(
                 f"An image cannot be a {type(image).__name__}.",
                 "Give a PIL image, an array of pixels, or a path.",
             )
-        return decoding.resize(pixels, self.image_size_px)
+        return views_module.cut(pixels, self.image_size_px, self.views).all

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quality_model.core.network import ARCHITECTURES, Activation, FoldedWeights, forward
+from quality_model.core.network import VARIANCE_FLOOR, Activation, FoldedWeights, forward, trimmed
 from quality_model.errors import DeviceUnavailableError, UsageError
 from quality_model.params import ArchitectureName, EngineName
 from quality_model.records import HEADS
@@ -158,22 +158,36 @@ class TorchEngine:
         return w.to(self._dtype, memory_format=self._memory_format), b.to(self._dtype)
 
     def _forward(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        patch_px = ARCHITECTURES[self._architecture].patch_px
-        side_px = pixels.shape[1] // patch_px * patch_px
-        batch = torch.from_numpy(np.ascontiguousarray(pixels[:, :side_px, :side_px]))
+        batch = torch.from_numpy(np.ascontiguousarray(trimmed(self._architecture, pixels)))
         with torch.inference_mode(), exact_float32():
             x = batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float().div(255.0)
             x = x.contiguous(memory_format=self._memory_format).to(self._dtype)
-            output = forward(self._architecture, x, self)
+            output, _ = forward(self._architecture, x, self)
         scores: npt.NDArray[np.float32] = output.cpu().numpy()
         return scores
+
+    # -- core.network.Operations, on batches
+
+    def scale(self, x: Tensor, factor: float, offset: float) -> Tensor:
+        return x * factor + offset
 
     def space_to_depth(self, x: Tensor, patch_px: int) -> Tensor:
         return F.pixel_unshuffle(x, patch_px)
 
-    def convolution(self, x: Tensor, name: str, *, relu: bool) -> Tensor:
-        y = F.conv2d(x, *self._weights[name], padding=1)
-        return F.relu(y, inplace=True) if relu else y
+    def convolution(
+        self,
+        x: Tensor,
+        name: str,
+        channels: int,
+        *,
+        side: int = 3,
+        stride: int = 1,
+        norm: bool = True,
+        bias: bool = True,
+        activation: Activation = "relu",
+    ) -> Tensor:
+        y = F.conv2d(x, *self._weights[name], stride=stride, padding=side // 2)
+        return F.relu(y, inplace=True) if activation == "relu" else _activated(y, activation)
 
     def add_relu(self, x: Tensor, y: Tensor) -> Tensor:
         return F.relu(x.add_(y), inplace=True)
@@ -184,15 +198,29 @@ class TorchEngine:
     def mean(self, x: Tensor) -> Tensor:
         return x.float().mean(dim=(2, 3))
 
-    def linear(self, x: Tensor, name: str, activation: Activation) -> Tensor:
-        y = F.linear(x, *self._weights[name])
-        return F.relu(y) if activation == "relu" else torch.sigmoid(y)
+    def deviation(self, x: Tensor) -> Tensor:
+        return (x.float().var(dim=(2, 3), unbiased=False) + VARIANCE_FLOOR).sqrt()
+
+    def maximum(self, x: Tensor) -> Tensor:
+        return x.amax(dim=(2, 3)).float()
+
+    def linear(self, x: Tensor, name: str, features: int, activation: Activation) -> Tensor:
+        return _activated(F.linear(x, *self._weights[name]), activation)
+
+    def dropout(self, x: Tensor) -> Tensor:
+        return x
 
     def multiply(self, x: Tensor, y: Tensor) -> Tensor:
         return x * y
 
     def concatenate(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts), dim=1)
+
+
+def _activated(x: Tensor, activation: Activation) -> Tensor:
+    if activation == "relu":
+        return F.relu(x)
+    return torch.sigmoid(x.float()) if activation == "sigmoid" else x
 
 
 @contextmanager

@@ -24,6 +24,9 @@ MANIFEST_NAME: Final = "manifest.parquet"
 TrainSamples = Literal["stored", "fresh"]
 """Whether training uses the stored samples, or degrades the clean images of the train split anew."""
 
+ViewKind = Literal["whole", "tile"]
+"""What a sample shows of its image."""
+
 
 def _fields(kind: pa.DataType, *names: str) -> list[pa.Field]:
     return [pa.field(name, kind, nullable=False) for name in names]
@@ -41,7 +44,7 @@ SCHEMA: Final = pa.schema(
     [
         *_fields(pa.string(), "sample_id", "image_id", "image_sha256", "group", "split"),
         *_fields(pa.bool_(), "is_clean"),
-        *_fields(pa.string(), "profile"),
+        *_fields(pa.string(), "profile", "view"),
         *_head_fields(),
         *_fields(pa.string(), "delivery"),
         *_fields(pa.float32(), "softness_px", "mean_brightness", "brightness_std"),
@@ -50,7 +53,7 @@ SCHEMA: Final = pa.schema(
 )
 """Columns of the manifest, a row per sample in the order of images.npy.
 
-``is_clean``: the sample is a clean image as it is, and the image was not soft already. Per head: kind,
+``view``: what the sample shows of the image (`ViewKind`). ``is_clean``: the sample is a clean image as it is, and the image was not soft already. Per head: kind,
 parameters (JSON) and position (from 0) of the degradation, null without one, and its label, 0 without one.
 ``delivery``: resizing and compression that change no label (JSON). ``softness_px``: sigma at 224 px of the
 blur that the image had before. The hash of the manifest identifies the dataset: ``pixels_sha256`` covers

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pyarrow as pa
 
-from quality_model.core import decoding
+from quality_model.core import decoding, views
 from quality_model.core.decoding import Pixels
-from quality_model.data.dataset import SCHEMA
+from quality_model.data.dataset import SCHEMA, ViewKind
 from quality_model.data.images_table import ImagesTable
 from quality_model.degrade import PROFILES, DegradedSample, SampleRandomness
 from quality_model.degrade.calibrated.point_spread import source_softness
@@ -77,10 +78,11 @@ def make_part(part: PartTask, recipe: Recipe) -> pa.Table:
     try:
         with _one_opencv_thread():
             for image, split, count in zip(images, part.splits, part.counts, strict=True):
-                clean, softness_px = _decode(image, recipe)
+                seen = _ViewsOf(_decode(image, recipe), recipe.section)
                 for number in range(count):
                     sample_id = f"{image.image_id}#{number:02d}"
                     randomness = SampleRandomness(recipe.section.seed, sample_id)
+                    view, clean, softness_px = seen.draw(number, randomness)
                     if number == 0:
                         sample = profile.keep(clean, softness_px=softness_px)
                     else:
@@ -92,6 +94,7 @@ def make_part(part: PartTask, recipe: Recipe) -> pa.Table:
                             "split": split,
                             "is_clean": number == 0 and not sample.applied,
                             "profile": recipe.section.profile,
+                            "view": view,
                             "softness_px": softness_px,
                             "image_id": image.image_id,
                             "image_sha256": image.sha256,
@@ -105,22 +108,45 @@ def make_part(part: PartTask, recipe: Recipe) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def _decode(image: CleanImage, recipe: Recipe) -> tuple[Pixels, float]:
-    """The clean image at the size of the dataset, and how soft it is (see `Profile.keep`)."""
-    size_px = recipe.section.image_size
+def _decode(image: CleanImage, recipe: Recipe) -> Pixels:
     try:
-        pixels = decoding.decode(image.data, recipe.limits)
+        return decoding.decode(image.data, recipe.limits)
     except ImageError as error:
         raise SourceError(
             f"Image {image.image_id} ({image.origin}) is listed as readable in the images table, "
             f"but does not decode: {error}.",
             "Run the download again with these limits.",
         ) from None
-    clean = decoding.resize(pixels, size_px)
-    if not PROFILES[recipe.section.profile].measures_softness:
-        return clean, 0.0
-    softness_px = source_softness(clean, enlarged_by=size_px / min(pixels.shape[:2]))
-    return clean, softness_px * REFERENCE_SIDE_PX / size_px
+
+
+class _ViewsOf:
+    """The views of one clean image that samples are made of: the whole image, squeezed to a square, and tiles."""
+
+    def __init__(self, pixels: Pixels, section: GenerateParams) -> None:
+        self._size_px = section.image_size
+        self._profile = PROFILES[section.profile]
+        self._whole = views.squeezed(pixels, self._size_px), self._size_px / min(pixels.shape[:2])
+        self._tiled = None
+        if self._profile.has_tiles:
+            seen = views.at_size_of_use(pixels, views.ViewRecipe().max_short_side_px)
+            self._tiled = seen if min(seen.shape[:2]) > self._size_px else None
+
+    def draw(self, number: int, randomness: SampleRandomness) -> tuple[ViewKind, Pixels, float]:
+        """The view of a sample of this number, and how soft it is (see `Profile.keep`).
+
+        The clean image is the whole one; of the others half are tiles, where the image has any.
+        """
+        stream = randomness.stream("view")
+        is_tile = stream.chance(0.5) and number > 0
+        view, enlarged_by = self._whole
+        if is_tile and self._tiled is not None:
+            top, left = (stream.integer(0, side - self._size_px) for side in self._tiled.shape[:2])
+            tile = self._tiled[top : top + self._size_px, left : left + self._size_px]
+            view, enlarged_by = np.ascontiguousarray(tile), 1.0
+        softness_px = 0.0
+        if self._profile.measures_softness:
+            softness_px = source_softness(view, enlarged_by=enlarged_by) * REFERENCE_SIDE_PX / self._size_px
+        return "tile" if is_tile and self._tiled is not None else "whole", view, softness_px
 
 
 def _write(file: int, recipe: Recipe, row: int, image: Pixels) -> None:

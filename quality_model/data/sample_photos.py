@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from quality_model.core import decoding, storage
+from quality_model.core import decoding, storage, views
 from quality_model.core.decoding import Pixels
 from quality_model.data.sources import SAMPLE_PHOTOS
 from quality_model.errors import ImageError, SourceError
@@ -178,7 +178,7 @@ def _below(word: int, bound: int) -> int:
 def _encode(pixels: Pixels, crop: Crop) -> bytes:
     square = pixels[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
     if crop.side > CROP_SIDE_PX:
-        square = decoding.resize(square, CROP_SIDE_PX)
+        square = views.squeezed(square, CROP_SIDE_PX)
     stream = io.BytesIO()
     Image.fromarray(square).save(stream, "PNG", compress_level=1)
     return stream.getvalue()

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from quality_model.core.decoding import Pixels
 from quality_model.degrade.randomness import SampleRandomness
 from quality_model.degrade.severity import SeverityScale
@@ -33,13 +36,16 @@ class AppliedDegradation:
 class DegradedSample:
     """A sample: pixels, uint8 (side, side, 3) RGB, and the degradations applied to them, in order.
 
-    ``delivery`` lists, as JSON values, what changed the pixels and no label: recompression and
-    slight rescaling.
+    ``delivery`` lists, as JSON values, what changed the pixels and no label: variation of the scene,
+    frames, recompression, sharpening, slight rescaling. ``watermark_map`` is the watermark's severity in
+    each cell of 16 x 16 px, float32 (side / 16, side / 16); None without a watermark, or where the profile
+    does not know it.
     """
 
     image: Pixels
     applied: tuple[AppliedDegradation, ...]
     delivery: Mapping[str, str | int | float] = field(default_factory=dict)
+    watermark_map: npt.NDArray[np.float32] | None = None
 
     @property
     def labels(self) -> tuple[float, ...]:
@@ -53,6 +59,9 @@ class Profile(ABC):
 
     name: ClassVar[str]
     """Its name in params.yaml."""
+
+    version: ClassVar[int] = 1
+    """Raised when samples change; labels keep their meaning."""
 
     kinds: ClassVar[Mapping[Head, tuple[str, ...]]]
     """Every kind that `degrade` makes."""
@@ -75,12 +84,22 @@ class Profile(ABC):
     measures_softness: ClassVar[bool] = False
     """Whether images that are already soft are labelled as blurred."""
 
+    has_tiles: ClassVar[bool] = False
+    """Whether samples show tiles of images too, not only whole ones (`core.views`)."""
+
     @abstractmethod
     def keep(self, clean: Pixels, *, softness_px: float = 0.0) -> DegradedSample:
         """The sample that is the clean image itself, uint8 (side, side, 3).
 
         ``softness_px`` is the sigma, in pixels of a 224 px image, of the blur that it already has.
         """
+
+    def look_alike(self, clean: Pixels, randomness: SampleRandomness) -> Pixels | None:
+        """A variation of a clean image, uint8 (side, side, 3), that looks like a degradation and is none.
+
+        None where the profile has no such variations.
+        """
+        return None
 
     @abstractmethod
     def degrade(

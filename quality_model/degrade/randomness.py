@@ -59,6 +59,19 @@ class Stream:
         """An integer from low to high, both included (bias below 2**-50 for ranges of this project)."""
         return low + ((int(self._bits.random_raw()) * (high - low + 1)) >> 64)
 
+    def chance(self, probability: float) -> bool:
+        """True with this probability."""
+        return self.uniform(0.0, 1.0) < probability
+
+    def log_uniform(self, low: float, high: float) -> float:
+        """A number in [low, high) whose logarithm is uniform; both above 0."""
+        return float(np.exp(self.uniform(np.log(low), np.log(high))))
+
+    def normal(self, *shape: int) -> npt.NDArray[np.float32]:
+        """Standard normal variates, float32 of this shape (see `normal_quantiles`)."""
+        bits = self.bits16(int(np.prod(shape)))
+        return normal_quantiles().take(bits, mode="wrap").reshape(shape)
+
     def choice(self, items: Sequence[T]) -> T:
         """One of the items, all equally likely."""
         return items[self.integer(0, len(items) - 1)]

@@ -11,7 +11,7 @@ cannot get worse in any way that matters. The scales are choices of this project
 
 | head | measure m | m0 | m1 | 0.25 is at | 0.5 is at | 0.75 is at |
 |---|---|---|---|---|---|---|
-| blurriness | equivalent sigma of the point-spread function, px at 224 px | 0.5 | 8 | 0.52 | 1.6 | 3.7 |
+| blurriness | equivalent sigma of the point-spread function, px of the view | 0.5 | 8 | 0.52 | 1.6 | 3.7 |
 | noise | RMS change of a channel of a pixel, grey levels of 255 | 5 | 60 | 4.5 | 13 | 29 |
 | color_cast | length of the mean shift in CIELAB's a*b* plane | 10 | 40 | 5.0 | 12 | 23 |
 | watermark | RMS colour difference (CIE 1976) over the image | 3 | 30 | 2.5 | 7.0 | 15 |
@@ -74,10 +74,15 @@ def mean_shift_ab(before: Pixels, after: Pixels) -> float:
     return float(np.hypot(*shift.reshape(-1, 2).mean(axis=0, dtype=np.float64)))
 
 
-def rms_difference(before: Lab, after: Pixels) -> float:
-    """RMS over the image of the colour difference CIE 1976; ``before`` is in CIELAB already."""
+def colour_differences(before: Lab, after: Pixels) -> npt.NDArray[np.float32]:
+    """Squared colour differences CIE 1976, float32 (height, width); ``before`` is in CIELAB already."""
     difference = to_lab(after)
     difference -= before
     lightness, a, b = np.moveaxis(np.square(difference, out=difference), 2, 0)
     # The same sum as sum(axis=2), which is slow along so short an axis.
-    return float(np.sqrt((lightness + a + b).mean(dtype=np.float64)))
+    return np.asarray(lightness + a + b)
+
+
+def rms_of(squares: npt.NDArray[np.float32]) -> float:
+    """The root of the mean of squares."""
+    return float(np.sqrt(squares.mean(dtype=np.float64)))

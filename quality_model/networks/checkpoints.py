@@ -18,6 +18,7 @@ from quality_model.core.model_files import (
     read_model,
     require_sound,
 )
+from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.paths import DESCRIPTION_NAME
 from quality_model.records import HEADS, Head
@@ -32,11 +33,15 @@ class LoadedModel:
     sha256: str
     facts: ModelFacts = field(default_factory=ModelFacts)
     folder_sha256: str | None = None
+    views: ViewRecipe = SQUEEZED
 
     @property
     def thresholds(self) -> dict[Head, float] | None:
-        """The score above which a head flags an image; None if the model came without."""
-        return self.facts.thresholds
+        """The score above which a head flags a whole image squeezed to a square, which samples are.
+
+        None if the model came without.
+        """
+        return self.facts.thresholds if self.views == SQUEEZED else self.facts.thresholds_whole
 
 
 def save_model(
@@ -45,6 +50,7 @@ def save_model(
     *,
     image_size_px: int,
     facts: ModelFacts | Mapping[str, Any],
+    views: ViewRecipe = SQUEEZED,
     half_precision: bool = False,
 ) -> dict[str, Any]:
     """Write model.safetensors, model.json and, last, the completion marker.
@@ -54,6 +60,7 @@ def save_model(
         model: On any device.
         image_size_px: Side of the images the model is meant for.
         facts: What to keep beside the weights, or JSON values that say it.
+        views: Which views of an image it scores.
         half_precision: Keep floats in 16 bits: half the bytes, and scores that differ by less
             than 0.01. Loading gives float32 either way.
 
@@ -79,6 +86,7 @@ def save_model(
         "dropout": model.dropout,
         "image_size_px": image_size_px,
         "heads": list(HEADS),
+        "views": views.model_dump(mode="json"),
         "facts": facts.to_json() if isinstance(facts, ModelFacts) else dict(facts),
     }
     description = Description.read(content, folder / DESCRIPTION_NAME)
@@ -103,5 +111,10 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     model = MultiHeadQualityAssessmentModel(stored.dropout, stored.architecture)
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in stored.weights.items()})
     return LoadedModel(
-        model.to(device).eval(), stored.image_size_px, stored.sha256, stored.facts, stored.folder_sha256
+        model.to(device).eval(),
+        stored.image_size_px,
+        stored.sha256,
+        stored.facts,
+        stored.folder_sha256,
+        stored.views,
     )

@@ -1,16 +1,13 @@
-"""The network for training: a shared residual backbone with channel attention, and four sigmoid heads.
+"""The networks for training: `core.network` computed by PyTorch, with gradients and batch statistics.
 
-The channel attention follows squeeze-and-excitation networks (Hu et al., arXiv 1709.01507).
-Parameter names and shapes of the standard architecture are those of the original design, so
-that its checkpoints load. The compact one, for scoring by the billion, first stacks squares of
-2 x 2 pixels into channels (space to depth): a quarter of the positions and every pixel's value,
-because noise and blur show in differences of neighbours.
-
-Activations are overwritten in place where no gradient needs them: the same bits, a fifth
-more images/s in training (224 px, two cores).
+Modules are made from the shapes that the definition asks for, so that layers are listed in one place.
+Activations are overwritten in place where no gradient needs them: the same bits, a fifth more images/s
+in training (standard, 224 px, two cores).
 """
 
 import copy
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,92 +16,133 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quality_model.core.model_files import DESIGN_DROPOUT
-from quality_model.core.network import ARCHITECTURES, ATTENTION_REDUCTION, HEAD_WIDTHS
+from quality_model.core.network import ARCHITECTURES, VARIANCE_FLOOR, Activation, forward, norm_of, weight_shapes
 from quality_model.params import ArchitectureName
 from quality_model.records import HEADS, OVERALL_WEIGHTS
 
-
-class ConvBlock(nn.Module):
-    """3 x 3 convolution, batch norm, ReLU: (N, in, H, W) -> (N, out, H, W)."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
-        self.bn = nn.BatchNorm2d(out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)), inplace=True)
-
-
-class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions with batch norm around an identity: (N, C, H, W) -> the same."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-        self.bn2 = nn.BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = self.bn2(self.conv2(y))
-        y += x
-        return F.relu(y, inplace=True)
+_MAP_WEIGHT: Final = 0.1
+"""Of the map's loss beside that of the scores."""
 
 
 class MultiHeadQualityAssessmentModel(nn.Module):
     """Scores four degradations of an image, each in [0, 1] (0 absent, 1 severe).
 
+    It is its own set of `core.network.Operations`, on batches: feature maps are (N, C, H, W), vectors (N, C).
+
     Args:
         dropout: Share of head activations dropped in training; no parameters depend on it.
-        architecture: One of `core.network.ARCHITECTURES`.
+        architecture: The network's name in `core.network`.
     """
 
     degradation_weights: Tensor
 
     def __init__(self, dropout: float = DESIGN_DROPOUT, architecture: ArchitectureName = "standard") -> None:
         super().__init__()
-        self.dropout = dropout
+        self.rate = dropout
         self.architecture: ArchitectureName = architecture
-        self._patch_px = ARCHITECTURES[architecture].patch_px
-        levels: list[nn.Module] = [] if self._patch_px == 1 else [nn.PixelUnshuffle(self._patch_px)]
-        channels = 3 * self._patch_px**2
-        for width in ARCHITECTURES[architecture].widths:
-            levels += [ConvBlock(channels, width), ResidualBlock(width), nn.MaxPool2d(2)]
-            channels = width
-        self.backbone = nn.Sequential(*levels)
-        squeezed = channels // ATTENTION_REDUCTION
-        self.channel_attention = nn.Sequential(
-            nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, channels), nn.Sigmoid()
-        )
-        self.head_color_cast = _head(channels, dropout)
-        self.head_blurriness = _head(channels, dropout)
-        self.head_watermark = _head(channels, dropout)
-        self.head_noise = _head(channels, dropout)
+        shapes = weight_shapes(architecture)
         self.register_buffer("degradation_weights", torch.tensor([OVERALL_WEIGHTS[head] for head in HEADS]))
+        for name in (key.removesuffix(".weight") for key in shapes if key.endswith(".weight")):
+            _add(self, name, _layer(name, shapes))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Score a batch.
 
         Args:
-            x: float (N, 3, H, W), RGB in [0, 1]; 224 x 224 by default. H and W of at least 16,
-                32 for compact, which leaves the last row or column of an odd number out.
+            x: float (N, 3, H, W), RGB in [0, 1]; 224 x 224 by default. H and W of at least 16 for
+                standard, 32 for small, which leaves out what is over a multiple of 16.
 
         Returns:
             Float tensors in [0, 1]: each head's score and ``overall`` (1 best), (N, 1);
-            ``all_scores``, (N, 4), in the order of `records.HEADS`.
+            ``all_scores``, (N, 4), in the order of `records.HEADS`; and, of a network that has it,
+            ``watermark_map``, (N, H/16, W/16), the severity in each cell.
         """
-        height, width = (side // self._patch_px * self._patch_px for side in x.shape[2:])
-        features = self.backbone(x[..., :height, :width])  # (N, C, H/16, W/16); compact: H/32, W/32
-        pooled = features.mean(dim=(2, 3))  # (N, C)
-        attended = pooled * self.channel_attention(pooled)
-        scores: dict[str, Tensor] = {
-            head: torch.sigmoid(getattr(self, f"head_{head}")(attended)) for head in HEADS
-        }
-        all_scores = torch.cat([scores[head] for head in HEADS], dim=1)
+        stride_px = ARCHITECTURES[self.architecture].stride_px
+        height, width = (side // stride_px * stride_px for side in x.shape[2:])
+        all_scores, watermarks = forward(self.architecture, x[..., :height, :width], self)
         overall = 1.0 - (all_scores * self.degradation_weights).sum(dim=1, keepdim=True)
-        return {**scores, "overall": overall, "all_scores": all_scores}
+        scores = dict(zip(HEADS, all_scores.split(1, dim=1), strict=True))
+        maps = {} if watermarks is None else {"watermark_map": watermarks[:, 0]}
+        return {**scores, "overall": overall, "all_scores": all_scores, **maps}
+
+    # -- core.network.Operations
+
+    def scale(self, x: Tensor, factor: float, offset: float) -> Tensor:
+        return x * factor + offset
+
+    def space_to_depth(self, x: Tensor, patch_px: int) -> Tensor:
+        return F.pixel_unshuffle(x, patch_px)
+
+    def convolution(
+        self,
+        x: Tensor,
+        name: str,
+        channels: int,
+        *,
+        side: int = 3,
+        stride: int = 1,
+        norm: bool = True,
+        bias: bool = True,
+        activation: Activation = "relu",
+    ) -> Tensor:
+        conv = self.get_submodule(name)
+        y = F.conv2d(x, conv.weight, conv.bias, stride=stride, padding=side // 2)
+        if norm:
+            y = self.get_submodule(norm_of(name))(y)
+        return _activated(y, activation)
+
+    def add_relu(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.relu(x.add_(y), inplace=True)
+
+    def max_pool(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2)
+
+    def mean(self, x: Tensor) -> Tensor:
+        return x.float().mean(dim=(2, 3))
+
+    def deviation(self, x: Tensor) -> Tensor:
+        return (x.float().var(dim=(2, 3), unbiased=False) + VARIANCE_FLOOR).sqrt()
+
+    def maximum(self, x: Tensor) -> Tensor:
+        return x.amax(dim=(2, 3)).float()
+
+    def linear(self, x: Tensor, name: str, features: int, activation: Activation) -> Tensor:
+        return _activated(self.get_submodule(name)(x), activation)
+
+    def dropout(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.rate, self.training)
+
+    def multiply(self, x: Tensor, y: Tensor) -> Tensor:
+        return x * y
+
+    def concatenate(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts), dim=1)
+
+
+def _layer(name: str, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+    """The module that holds the weights of this name."""
+    shape, bias = shapes[f"{name}.weight"], f"{name}.bias" in shapes
+    if len(shape) == 1:
+        return nn.BatchNorm2d(shape[0])
+    if len(shape) == 2:
+        return nn.Linear(shape[1], shape[0])
+    return nn.Conv2d(shape[1], shape[0], shape[2:], bias=bias)
+
+
+def _add(root: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer below a module, in modules without a function of their own: ``backbone.0.conv``."""
+    *path, last = name.split(".")
+    for part in path:
+        if part not in dict(root.named_children()):
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    root.add_module(last, layer)
+
+
+def _activated(x: Tensor, activation: Activation) -> Tensor:
+    if activation == "relu":
+        return F.relu(x, inplace=True)
+    return torch.sigmoid(x.float()) if activation == "sigmoid" else x
 
 
 def to_model_input(pixels: npt.NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
@@ -113,20 +151,36 @@ def to_model_input(pixels: npt.NDArray[np.uint8] | Tensor, device: torch.device)
     return batch.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div(255.0)
 
 
-def weighted_mse(scores: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over heads of weight x mean squared error, as the original design has it.
+def training_loss(
+    kind: Literal["mse", "bce"],
+    output: Mapping[str, Tensor],
+    labels: Tensor,
+    weights: Tensor,
+    maps: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What training minimises.
+
+    The squared error is the original design's. The cross-entropy of a score and a label, which is taken
+    for a probability, has its minimum at the mean label too, but its slope does not vanish near 0: faint
+    degradations count for more. A network with a map of watermarks also learns it, by cross-entropy.
 
     Args:
-        scores: float (N, heads) in [0, 1], of any float dtype; computed on in float32.
+        kind: ``mse`` or ``bce``.
+        output: Of the network.
         labels: float32 (N, heads) in [0, 1].
         weights: float32 (heads,), one weight per head.
+        maps: float32 (N, H/16, W/16) in [0, 1], the watermark's severity in each cell; None if unknown.
 
     Returns:
-        The loss, float32 (), and each head's unweighted MSE, float32 (heads,), both with
-        their gradient.
+        The loss, float32 (), with its gradient, and each head's MSE, float32 (heads,).
     """
-    per_head = (scores.float() - labels).square().mean(dim=0)
-    return (weights * per_head).mean(), per_head
+    scores = output["all_scores"].float()
+    squares = (scores - labels).square()
+    losses = squares if kind == "mse" else F.binary_cross_entropy(scores, labels, reduction="none")
+    loss = (weights * losses.mean(dim=0)).mean()
+    if maps is not None and "watermark_map" in output:
+        loss = loss + _MAP_WEIGHT * F.binary_cross_entropy(output["watermark_map"].float(), maps)
+    return loss, squares.detach().mean(dim=0)
 
 
 def multiply_adds(model: MultiHeadQualityAssessmentModel, side_px: int) -> int:
@@ -137,15 +191,3 @@ def multiply_adds(model: MultiHeadQualityAssessmentModel, side_px: int) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shapes_alone(torch.empty(1, 3, side_px, side_px, device="meta"))
     return int(counter.get_total_flops()) // 2  # it counts both
-
-
-def _head(channels: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(channels, HEAD_WIDTHS[0]),
-        nn.ReLU(),
-        nn.Dropout(dropout),
-        nn.Linear(HEAD_WIDTHS[0], HEAD_WIDTHS[1]),
-        nn.ReLU(),
-        nn.Dropout(dropout),
-        nn.Linear(HEAD_WIDTHS[1], 1),
-    )

@@ -1,8 +1,8 @@
 """The bundled models: trained weights inside the package, for images that no champion is there to score.
 
 The folder of each holds the files of a trained model (weights in half precision) with its
-MODEL_CARD.md; standard/LICENSES.md is about the training images of both. An installation
-without weights is possible: then there is no bundled model.
+MODEL_CARD.md, and LICENSES.md about its training images. An installation without weights is
+possible: then there is no bundled model.
 """
 
 from pathlib import Path
@@ -14,13 +14,13 @@ NAME: Final = "bundled"
 """Names the bundled model where a registry reference could stand, and in columns of scores."""
 
 FOLDERS: Final = {
-    NAME: Path(__file__).parent / "standard",
-    "bundled-compact": Path(__file__).parent / "compact",
+    NAME: Path(__file__).parent / "small",
+    "bundled-standard": Path(__file__).parent / "standard",
 }
 """By name, the model of each architecture."""
 
-_ALIASES: Final = {"pretrained": NAME, "pretrained-compact": "bundled-compact"}
-"""Their former names; old results use them."""
+_ALIASES: Final = {"pretrained": NAME}
+"""Former names; old results use them."""
 
 
 def bundled_name(reference: object) -> str | None:

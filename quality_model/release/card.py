@@ -187,7 +187,12 @@ def bundle_model(
         **{key: getattr(loaded.facts, key) for key in _FROM_RUN},
     }
     marker = save_model(
-        output, loaded.model, image_size_px=loaded.image_size_px, facts=facts, half_precision=True
+        output,
+        loaded.model,
+        image_size_px=loaded.image_size_px,
+        views=loaded.views,
+        facts=facts,
+        half_precision=True,
     )
     record = find_record(root, *OF_THE_GATE, model_sha256=loaded.folder_sha256)
     storage.write_text(output / CARD_NAME, card_of(output, record, image_licence=image_licence))

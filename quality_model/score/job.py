@@ -21,6 +21,7 @@ from quality_model.core.engines import Engine
 from quality_model.core.folders import printable
 from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part, part_name
 from quality_model.core.models import deciding_record
+from quality_model.core.views import ViewRecipe
 from quality_model.errors import CheckpointError, InputErrorsAboveLimit
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS, SCHEMA_VERSION
@@ -41,14 +42,18 @@ class Scorer(Protocol):
 
     Attributes:
         engine: What worker processes score with, each on its core; None if only this process
-            can, as with an accelerator: `score_pixels` then gets batches.
+            can, as with an accelerator: `score_views` then gets batches.
+        views: Which views of an image it scores.
     """
 
     @property
     def engine(self) -> Engine | None: ...
 
-    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """uint8 (N, S, S, 3) RGB -> float32 (N, 4) in [0, 1], in the order of `records.HEADS`."""
+    @property
+    def views(self) -> ViewRecipe: ...
+
+    def score_views(self, images: Sequence[Sequence[Pixels]]) -> npt.NDArray[np.float32]:
+        """The views of N images -> float32 (N, 4) in [0, 1], in the order of `records.HEADS`."""
         ...
 
 
@@ -98,7 +103,13 @@ def score(
 
         engine = planned_engine(output) if section.engine == "auto" else section.engine
         loaded = MultiHeadQualityInference(
-            section.model, section.device, limits, root=root, registry=registry, engine=engine
+            section.model,
+            section.device,
+            limits,
+            root=root,
+            registry=registry,
+            engine=engine,
+            views=section.views,
         )
         scorer, model = loaded, ScoringModel.of(loaded)
     found = survey(inputs, output, choice)
@@ -201,6 +212,7 @@ class _Job:
             workers=self.section.workers,
             window=2 * self.section.batch_size,
             image_size_px=self.plan.model.image_size_px,
+            recipe=self.scorer.views,
             limits=self.limits,
             engine=self.scorer.engine,
         )
@@ -225,25 +237,25 @@ class _Job:
                 yield one.part, part, table
 
     def _score(self, readings: Iterator[Reading], bar: Any) -> list[Reading]:
-        """The readings of a part with scores in the place of pixels.
+        """The readings of a part with scores in the place of views.
 
-        Scores come with the readings, or batch by batch of their pixels. Batches never cross a part's
+        Scores come with the readings, or batch by batch of their views. Batches never cross a part's
         border, so that they are the same after an interruption.
         """
         done: list[Reading] = []
-        batch: dict[int, Pixels] = {}  # by the place in `done`
+        batch: dict[int, list[Pixels]] = {}  # by the place in `done`
 
         def score_batch() -> None:
-            scores = self.scorer.score_pixels(np.stack(list(batch.values())))
+            scores = self.scorer.score_views(list(batch.values()))
             for place, of_one in zip(batch, _checked(scores, len(batch)), strict=True):
-                done[place] = replace(done[place], pixels=None, scores=of_one)
+                done[place] = replace(done[place], views=None, scores=of_one)
             batch.clear()
 
         for reading in readings:
             if reading.scores is not None:
                 _checked(reading.scores[None], 1)
-            if reading.pixels is not None:
-                batch[len(done)] = reading.pixels
+            if reading.views is not None:
+                batch[len(done)] = reading.views
             done.append(reading)
             if len(batch) == self.section.batch_size:
                 score_batch()

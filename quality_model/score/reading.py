@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from quality_model.core import decoding
+from quality_model.core import decoding, views
 from quality_model.core.decoding import Pixels
 from quality_model.core.engines import Engine
 from quality_model.core.processes import Failure, WorkerProcesses, num_workers
+from quality_model.core.views import ViewRecipe
 from quality_model.errors import ImageError, QualityModelError
 from quality_model.params import LimitsParams
 
@@ -47,7 +48,8 @@ class PlannedInput:
 class Reading:
     """What reading one input gave.
 
-    One of ``pixels``, uint8 (S, S, 3), ``scores``, float32 (4,), or ``error_code`` with ``error_detail``.
+    One of ``views``, each uint8 (height, width, 3), ``scores``, float32 (4,), or ``error_code`` with
+    ``error_detail``.
     ``sha256`` and ``size_bytes`` are those of the encoded bytes, None where they could not be read;
     ``width`` and ``height`` those of the image, upright, in pixels; ``format`` is Pillow's name of
     the format that was decoded.
@@ -56,7 +58,7 @@ class Reading:
     sha256: str | None = None
     width: int | None = None
     height: int | None = None
-    pixels: Pixels | None = None
+    views: list[Pixels] | None = None
     scores: npt.NDArray[np.float32] | None = None
     error_code: str | None = None
     error_detail: str | None = None
@@ -64,8 +66,12 @@ class Reading:
     format: str | None = None
 
 
-def read_image(source: Source, *, image_size_px: int, limits: LimitsParams, engine: Engine | None) -> Reading:
-    """Read, decode and resize one input, and score it, given an engine; what goes wrong is an error code.
+def read_image(
+    source: Source, *, image_size_px: int, recipe: ViewRecipe, limits: LimitsParams, engine: Engine | None
+) -> Reading:
+    """Read and decode one input, cut its views, and score them, given an engine.
+
+    What goes wrong is an error code.
 
     Raises:
         MemoryError: A fresh process may have the memory.
@@ -75,9 +81,8 @@ def read_image(source: Source, *, image_size_px: int, limits: LimitsParams, engi
     try:
         data = _encoded_bytes(source, limits)
         sha256, size_bytes = hashlib.sha256(data).hexdigest(), len(data)
-        decoded = decoding.decode_image(data, limits)
-        height, width = decoded.pixels.shape[:2]
-        pixels = decoding.resize(decoded.pixels, image_size_px)
+        decoded = decoding.decode_image(data, limits, shortest_px=recipe.decoded_px)
+        seen = views.cut(decoded.pixels, image_size_px, recipe).all
     except ImageError as error:
         return Reading(sha256, error_code=error.reason, error_detail=error.detail, size_bytes=size_bytes)
     except (QualityModelError, MemoryError):
@@ -85,8 +90,10 @@ def read_image(source: Source, *, image_size_px: int, limits: LimitsParams, engi
     except Exception as error:  # noqa: BLE001 - a reader of hostile bytes raises nearly anything
         detail = f"{type(error).__name__}: {error}"
         return Reading(sha256, error_code="broken", error_detail=detail, size_bytes=size_bytes)
-    read = Reading(sha256, width, height, pixels, size_bytes=size_bytes, format=decoded.format)
-    return read if engine is None else replace(read, pixels=None, scores=engine.scores(pixels[None])[0])
+    read = Reading(sha256, decoded.width, decoded.height, size_bytes=size_bytes, format=decoded.format)
+    if engine is None:
+        return replace(read, views=seen)
+    return replace(read, scores=views.score_images(engine.scores, [seen], recipe)[0])
 
 
 def read_images(
@@ -96,6 +103,7 @@ def read_images(
     workers: int,
     window: int,
     image_size_px: int,
+    recipe: ViewRecipe,
     limits: LimitsParams,
     engine: Engine | None,
 ) -> Generator[Reading, None, None]:
@@ -106,11 +114,11 @@ def read_images(
         num_sources: How many there are.
         workers: Processes; 0: as many as pay off.
         window: Readings that the caller takes at once.
-        image_size_px, limits, engine: As of `read_image`.
+        image_size_px, recipe, limits, engine: As of `read_image`.
     """
     count = num_workers(workers, num_sources)
     pool = WorkerProcesses(count, window=window + 2 * count, timeout_s=limits.max_seconds)
-    read = partial(read_image, image_size_px=image_size_px, limits=limits, engine=engine)
+    read = partial(read_image, image_size_px=image_size_px, recipe=recipe, limits=limits, engine=engine)
     with closing(pool.run(read, sources)) as outcomes:
         for outcome in outcomes:
             if isinstance(outcome, Failure):

@@ -19,6 +19,7 @@ from quality_model.core import storage
 from quality_model.core.figures import new_figure, save_figure
 from quality_model.core.jobs import DATA_FOLDER
 from quality_model.core.processes import FailureKind
+from quality_model.core.views import SQUEEZED
 from quality_model.errors import StorageError
 from quality_model.params import EngineName
 from quality_model.records import (
@@ -80,6 +81,7 @@ class ScoringModel(ModelRef):
     Attributes:
         image_size_px: The side it scores at.
         engine: What runs it: engines agree, but not to the last bit.
+        views: Which views of an image it scores, as JSON values; None: the image squeezed to a square.
         data_sha256: Of the training dataset, if the model's files say so.
         git_commit: Of the code that trained it, if the model's files say so.
         thresholds: A score above its head's threshold is flagged; None: nothing is.
@@ -87,6 +89,7 @@ class ScoringModel(ModelRef):
 
     image_size_px: int
     engine: EngineName | None = None
+    views: Mapping[str, Any] | None = None
     data_sha256: str | None = None
     git_commit: str | None = None
     thresholds: Mapping[Head, float] | None = None
@@ -99,6 +102,7 @@ class ScoringModel(ModelRef):
             image_size_px=loaded.image_size_px,
             thresholds=loaded.thresholds,
             engine=loaded.engine_name,
+            views=None if loaded.views == SQUEEZED else loaded.views.model_dump(mode="json"),
             data_sha256=loaded.facts.data_sha256,
             git_commit=loaded.facts.git_commit,
         )

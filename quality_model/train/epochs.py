@@ -5,6 +5,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
@@ -19,8 +20,8 @@ from quality_model.data.dataset import TrainingSet
 from quality_model.errors import TrainingError
 from quality_model.networks.checkpoints import LoadedModel
 from quality_model.networks.device import autocast, free_bytes, wait_for
-from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input, weighted_mse
-from quality_model.params import TrainParams
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input, training_loss
+from quality_model.params import LimitsParams, TrainParams
 from quality_model.records import HEADS, SHORT_NAMES, Head
 from quality_model.train.samples import Batch, StoredPixels, choose_executor, open_batches
 from quality_model.train.state import ExecutionPlan
@@ -137,6 +138,8 @@ class Run:
         device: Where.
         start: Start weights; None: random ones.
         state: A checkpoint (`to_state`), from which the run resumes; None: it starts.
+        images: Folder of the images table, of which fresh samples are made.
+        limits: What an image may be.
     """
 
     def __init__(
@@ -149,6 +152,8 @@ class Run:
         device: torch.device,
         start: LoadedModel | None,
         state: dict[str, Any] | None,
+        images: Path,
+        limits: LimitsParams,
     ) -> None:
         self._section, self._plan, self._device = section, plan, device
         self._validation_rows = validation_rows
@@ -186,7 +191,14 @@ class Run:
             self.history = [EpochReport(**plain) for plain in state["history"]]
             log.info("Resuming after epoch %d/%d", len(self.history), section.epochs)
         self._batch_sizes, self._batches = open_batches(
-            section, training_set, train_rows, self._stored, choose_executor(device), len(self.history) + 1
+            section,
+            training_set,
+            train_rows,
+            self._stored,
+            choose_executor(device),
+            len(self.history) + 1,
+            images=images,
+            limits=limits,
         )
 
     def to_state(self) -> dict[str, Any]:
@@ -265,10 +277,10 @@ class Run:
         for step, batch in enumerate(steps, start=1):
             for group in self._optimizer.param_groups:
                 group["lr"] = rate * _warmth(section, epoch - 1 + step / num_steps)
-            x, labels = self._to_device(batch)
+            x, labels, maps = self._to_device(batch)
             with autocast(self._device, self._plan.precision):
-                scores = self._forward(x)["all_scores"]
-            loss, per_head = weighted_mse(scores, labels, self._loss_weights)
+                output = self._forward(x)
+            loss, per_head = training_loss(section.loss, output, labels, self._loss_weights, maps)
             self._optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), section.gradient_clip_norm)
@@ -298,7 +310,7 @@ class Run:
         total = np.zeros(len(HEADS))
         with torch.inference_mode(), exact_float32(), autocast(self._device, self._plan.precision):
             for start in range(0, len(rows), size):
-                x, labels = self._to_device(self._stored.read(rows[start : start + size]))
+                x, labels, _ = self._to_device(self._stored.read(rows[start : start + size]))
                 difference = model(x)["all_scores"].float() - labels
                 total += (difference.cpu().numpy().astype(np.float64) ** 2).sum(axis=0)
         if not np.isfinite(total).all():
@@ -307,11 +319,12 @@ class Run:
             )
         return _by_head(total / len(rows), self._validation_labels)
 
-    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Images, float32 (n, 3, S, S) in [0, 1], and labels, float32 (n, 4)."""
-        images, labels = batch
+    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Images, float32 (n, 3, S, S) in [0, 1], labels, float32 (n, 4), and maps (see `samples.Batch`)."""
+        images, labels, maps = batch
         x = to_model_input(images, self._device).contiguous(memory_format=self._memory_format)
-        return x, torch.from_numpy(labels).to(self._device, non_blocking=True)
+        cells = None if maps is None else torch.from_numpy(maps).to(self._device, non_blocking=True)
+        return x, torch.from_numpy(labels).to(self._device, non_blocking=True), cells
 
     def _loss(self, mse: dict[Head, float]) -> float:
         weights = self._section.loss_weights.as_dict()

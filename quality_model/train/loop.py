@@ -20,7 +20,7 @@ from quality_model.data.split import stratified_subset
 from quality_model.errors import CheckpointError, TrainingError
 from quality_model.networks.checkpoints import LoadedModel
 from quality_model.networks.model import MultiHeadQualityAssessmentModel
-from quality_model.params import TrainParams
+from quality_model.params import LimitsParams, TrainParams
 from quality_model.train.epochs import EpochReport, Run, best_epoch
 from quality_model.train.state import ExecutionPlan, RunState, run_identity
 
@@ -76,6 +76,8 @@ def train(
     checkpoints: Path,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
     *,
+    images: Path,
+    limits: LimitsParams,
     start: LoadedModel | None = None,
 ) -> TrainedModel:
     """Train on the ``train`` split, stop by the ``validation`` split, return the best epoch's model.
@@ -90,6 +92,8 @@ def train(
         checkpoints: Folder for the state of unfinished runs.
         on_epoch: Called with each epoch's report once its checkpoint is durable. A resumed run
             reports the earlier epochs again first, so that a caller sees every epoch.
+        images: Folder of the images table that the dataset was generated from: fresh samples are made of it.
+        limits: What an image may be.
         start: Start weights, on any device; None: random ones. The caller finds what
             ``section.start_from`` names.
 
@@ -128,7 +132,10 @@ def train(
             len(rows),
             len(validation_rows),
         )
-        run = Run(section, training_set, rows, validation_rows, plan, device, start, state.load_latest())
+        checkpoint = state.load_latest()
+        run = Run(
+            section, training_set, rows, validation_rows, plan, device, start, checkpoint, images, limits
+        )
         resumed_from_epoch = len(run.history)
         for report in run.history:
             on_epoch(report)

@@ -5,10 +5,11 @@ whatever the number of processes that make them.
 """
 
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,22 +19,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from quality_model.core import decoding, views
 from quality_model.core.decoding import Pixels
 from quality_model.core.processes import Executor, Failure, InThisProcess, WorkerProcesses
 from quality_model.core.system import num_cores
+from quality_model.core.views import MULTIPLE_PX
 from quality_model.data.dataset import TrainingSet
-from quality_model.degrade import PROFILES, Profile, SampleRandomness
-from quality_model.degrade.randomness import Stream
+from quality_model.data.images_table import ImagesTable
+from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.errors import TrainingError
-from quality_model.params import TrainParams
+from quality_model.params import LimitsParams, TrainParams
 from quality_model.records import HEADS, REFERENCE_SIDE_PX
 from quality_model.train.variation import Crops, Indices, WatermarkBoxes, vary
 
 log = logging.getLogger(__name__)
 
 Labels = npt.NDArray[np.float32]
-Batch = tuple[npt.NDArray[np.uint8] | Tensor, Labels]
-"""Images, uint8 (n, S, S, 3), in memory or on the device, and labels, float32 (n, 4)."""
+Batch = tuple[npt.NDArray[np.uint8] | Tensor, Labels, npt.NDArray[np.float32] | None]
+"""Images, uint8 (n, S, S, 3), in memory or on the device; labels, float32 (n, 4); and where it is known the
+watermark's severity in each cell, float32 (n, S / 16, S / 16)."""
 
 _ORDER, _VARIATION = 1, 3
 """Purposes of random streams, besides those of `epochs`."""
@@ -46,6 +50,12 @@ _BATCHES_PER_WORKER: Final = 3
 
 _BATCH_WITHIN_S: Final = 300.0
 
+_BATCHES_REUSED: Final = 16
+"""Fresh batches whose samples are mixed when they are used again."""
+
+_IMAGES_KEPT: Final = 1024
+"""Decoded images that each process keeps: some 0.6 MB each of 384 x 512 px."""
+
 
 def open_batches(
     section: TrainParams,
@@ -54,16 +64,21 @@ def open_batches(
     stored: "StoredPixels",
     executor: Executor,
     first_epoch: int,
+    *,
+    images: Path,
+    limits: LimitsParams,
 ) -> tuple[list[int], Generator[Batch, None, None]]:
     """The batches of an epoch and of all later ones of a run.
 
     Args:
         section: Names the samples (``samples``), and their number.
-        training_set: The samples, or the clean images that fresh ones are made of.
+        training_set: The samples; of fresh ones only which images are clean, and in which split.
         rows: int64 (n,), those of the train split.
         stored: Reads stored samples.
         executor: Makes fresh ones.
         first_epoch: 1-based.
+        images: Folder of the images table, of which fresh ones are made.
+        limits: What an image may be.
 
     Returns:
         The sizes of an epoch's batches, and a generator of batches; close it to stop early. It raises
@@ -73,15 +88,17 @@ def open_batches(
         sizes = sizes_of_batches(len(rows), section.batch_size)
         return sizes, _stored_batches(section, training_set, rows, stored, sizes, first_epoch)
     sizes = sizes_of_batches(section.samples_per_epoch, section.batch_size)
-    return sizes, _fresh_batches(section, training_set, rows, executor, sizes, first_epoch)
+    groups = [sizes[start : start + _BATCHES_REUSED] for start in range(0, len(sizes), _BATCHES_REUSED)]
+    used = [size for group in groups for _ in range(section.uses_per_sample) for size in group]
+    return used, _fresh_batches(section, training_set, rows, images, limits, executor, first_epoch)
 
 
 def choose_executor(device: torch.device) -> Executor:
-    """Where fresh samples are made: on a CPU in this process, since training takes far longer there.
+    """Where fresh samples are made: in a process per core but the one that trains, or feeds the accelerator.
 
-    For an accelerator, in a process per core but the one that feeds it.
+    A CPU that trains is busy itself: there, half of the cores make samples.
     """
-    workers = 0 if device.type == "cpu" else num_cores() - 1
+    workers = num_cores() // 2 if device.type == "cpu" else num_cores() - 1
     if workers == 0:
         return InThisProcess()
     return WorkerProcesses(workers, _BATCHES_PER_WORKER * workers, _BATCH_WITHIN_S)
@@ -136,13 +153,13 @@ class StoredPixels:
         labels = np.array(self._set.labels[rows])
         crops = crops or Crops.whole(len(rows), self._set.image_size_px)
         if self._kept is not None:
-            return _cut(self._kept, np.searchsorted(self._rows, rows), crops), labels
+            return _cut(self._kept, np.searchsorted(self._rows, rows), crops), labels, None
         images = np.empty((len(rows), crops.side_px, crops.side_px, 3), dtype=np.uint8)
         squares = zip(rows, crops.tops, crops.lefts, crops.mirrored, strict=True)
         for place, (row, top, left, mirrored) in enumerate(squares):
             square = self._set.images[row, top : top + crops.side_px, left : left + crops.side_px]
             images[place] = square[:, ::-1] if mirrored else square
-        return images, labels
+        return images, labels, None
 
 
 def _cut(kept: Tensor, places: Indices, crops: Crops) -> Tensor:
@@ -184,41 +201,55 @@ def _stored_batches(
         for start, end in pairwise(np.cumsum([0, *sizes])):
             chosen = np.sort(order[start:end])  # sorted rows read faster
             crops = Crops.draw(len(chosen), whole_px, side_px, generator)
-            images, labels = stored.read(chosen, crops)
+            images, labels, _ = stored.read(chosen, crops)
             if boxes is not None:
                 labels[:, HEADS.index("watermark")] = boxes.labels(chosen, crops)
-            yield images, labels
+            yield images, labels, None
 
 
 class FreshBatch(NamedTuple):
-    """A batch of fresh samples to make: the clean rows, and the number of its first sample in the epoch."""
+    """A batch of fresh samples to make: ids of clean images, and the number of its first sample in the epoch."""
 
     epoch: int
     first: int
-    rows: Indices
+    image_ids: tuple[str, ...]
     side_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class FreshRecipe:
+    """What fresh samples are made of: the images table, and how large an image may be."""
+
+    images: Path
+    limits: LimitsParams
+    profile: str
+    seed: int
+    size_px: int
 
 
 def _fresh_batches(
     section: TrainParams,
     training_set: TrainingSet,
     rows: Indices,
+    images: Path,
+    limits: LimitsParams,
     executor: Executor,
-    sizes: list[int],
     first_epoch: int,
 ) -> Generator[Batch, None, None]:
-    """Clean images of the dataset, varied (`variation.vary`) and degraded anew for every sample.
+    """Views of the clean images, varied (`variation.vary`) and degraded anew for every sample.
 
     Each image comes as often as any other in an epoch, give or take one. Batches are made by the executor
-    ahead of the trainer, across the end of an epoch too.
+    ahead of the trainer, across the end of an epoch too. A sample is used ``uses_per_sample`` times: making
+    one takes longer than training on it.
     """
     manifest = training_set.manifest.iloc[rows]
-    clean = rows[manifest["is_clean"].to_numpy(dtype=bool)]
+    clean = manifest["image_id"][manifest["is_clean"]].to_numpy(dtype=object)
     if len(clean) == 0:
         raise TrainingError(
             "No image of the train split is clean, so none can be degraded anew.",
             "Use sharper or larger images, or train.samples stored.",
         )
+    sizes = sizes_of_batches(section.samples_per_epoch, section.batch_size)
 
     def batches() -> Iterator[FreshBatch]:
         for epoch in range(first_epoch, section.epochs + 1):
@@ -227,48 +258,77 @@ def _fresh_batches(
             order = np.concatenate([generator.permutation(clean) for _ in range(rounds)])
             side_px = side_of_crops(section, epoch, training_set.image_size_px)
             for start, end in pairwise(np.cumsum([0, *sizes])):
-                yield FreshBatch(epoch, int(start), order[start:end], side_px)
+                yield FreshBatch(epoch, int(start), tuple(order[start:end]), side_px)
 
-    profile = PROFILES[str(manifest["profile"].iloc[0])]
-    folder, data_sha256 = training_set.folder.absolute(), training_set.data_sha256
-    make = partial(_make_batch, folder, data_sha256, section.seed, profile, vary)
-    with closing(executor.run(make, batches())) as results:
-        for made in results:
-            if isinstance(made, Failure):
-                raise TrainingError(
-                    "Two processes ended while they made a batch of fresh samples.",
-                    "Is there enough memory? Use train.samples stored, or smaller batches.",
-                )
-            yield made
+    recipe = FreshRecipe(
+        images.absolute(),
+        limits,
+        str(manifest["profile"].iloc[0]),
+        section.seed,
+        training_set.image_size_px,
+    )
+    with closing(executor.run(partial(_make_batch, recipe), batches())) as results:
+        for epoch in range(first_epoch, section.epochs + 1):
+            generator = np.random.default_rng([section.seed, epoch, _VARIATION])
+            for start in range(0, len(sizes), _BATCHES_REUSED):
+                group = []
+                for made in islice(results, len(sizes[start : start + _BATCHES_REUSED])):
+                    if isinstance(made, Failure):
+                        raise TrainingError(
+                            "Two processes ended while they made a batch of fresh samples.",
+                            "Is there enough memory? Use train.samples stored, or smaller batches.",
+                        )
+                    group.append(made)
+                    yield made
+                for _ in range(section.uses_per_sample - 1):
+                    yield from _again(group, generator)
 
 
-def _make_batch(
-    folder: Path,
-    data_sha256: str,
-    seed: int,
-    profile: Profile,
-    vary: Callable[[Pixels, int, Stream], Pixels],
-    batch: FreshBatch,
-) -> tuple[npt.NDArray[np.uint8], Labels]:
+def _again(group: Sequence[Batch], generator: np.random.Generator) -> Iterator[Batch]:
+    """The samples of some batches once more, in other batches of the same sizes, half of them mirrored."""
+    images, labels, maps = (np.concatenate(parts) for parts in zip(*group, strict=True))  # type: ignore[arg-type]
+    order = generator.permutation(len(labels))
+    mirrored = generator.integers(0, 2, len(labels)).astype(bool)
+    for start, end in pairwise(np.cumsum([0, *(len(batch[1]) for batch in group)])):
+        chosen = order[start:end]
+        some, cells = images[chosen], maps[chosen]
+        turned = mirrored[chosen]
+        some[turned], cells[turned] = some[turned, :, ::-1], cells[turned, :, ::-1]
+        yield some, labels[chosen], cells
+
+
+def _make_batch(recipe: FreshRecipe, batch: FreshBatch) -> Batch:
     """Make a batch of fresh samples, in this process or in another one."""
-    clean = _clean_images(folder, data_sha256)
-    scale = clean.shape[1] / REFERENCE_SIDE_PX
-    images = np.empty((len(batch.rows), batch.side_px, batch.side_px, 3), dtype=np.uint8)
-    labels = np.empty((len(batch.rows), len(HEADS)), dtype=np.float32)
+    profile = PROFILES[recipe.profile]
+    scale, side, cells = recipe.size_px / REFERENCE_SIDE_PX, batch.side_px, batch.side_px // MULTIPLE_PX
+    images = np.empty((len(batch.image_ids), side, side, 3), dtype=np.uint8)
+    labels = np.empty((len(batch.image_ids), len(HEADS)), dtype=np.float32)
+    maps = np.zeros((len(batch.image_ids), cells, cells), dtype=np.float32)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the processes are the parallelism
     try:
-        for place, row in enumerate(batch.rows):
-            randomness = SampleRandomness(seed, f"fresh {batch.epoch} {batch.first + place}")
-            varied = vary(clean[row], batch.side_px, randomness.stream("variation"))
+        for place, image_id in enumerate(batch.image_ids):
+            randomness = SampleRandomness(recipe.seed, f"fresh {batch.epoch} {batch.first + place}")
+            clean = _clean_image(recipe.images, image_id, recipe.limits)
+            varied = vary(clean, side, recipe.size_px, randomness.stream("variation"))
             sample = profile.degrade(varied, randomness, scale=scale)
             images[place], labels[place] = sample.image, sample.labels
+            if sample.watermark_map is not None:
+                maps[place] = sample.watermark_map
     finally:
         cv2.setNumThreads(threads)
-    return images, labels
+    return images, labels, maps
+
+
+@lru_cache(maxsize=_IMAGES_KEPT)
+def _clean_image(images: Path, image_id: str, limits: LimitsParams) -> Pixels:
+    """A clean image at the size of use, uint8 (height, width, 3)."""
+    pixels = decoding.decode(_encoded_images(images)[image_id], limits)
+    return views.at_size_of_use(pixels, views.ViewRecipe().max_short_side_px)
 
 
 @lru_cache(maxsize=1)
-def _clean_images(folder: Path, data_sha256: str) -> npt.NDArray[np.uint8]:
-    """The memory map of a dataset's images, opened once in each process."""
-    return TrainingSet.open(folder).images
+def _encoded_images(images: Path) -> dict[str, bytes]:
+    """The bytes of all readable images of a table, read once in each process."""
+    with ImagesTable(images) as table:
+        return {image.image_id: image.data for image in table.images() if image.error_code is None}

@@ -15,13 +15,15 @@ from quality_model.core.model_facts import ModelFacts
 from quality_model.core.models import AUTO, find_model
 from quality_model.core.provenance import code_facts, dvc_data_hash
 from quality_model.core.torch_engine import choose_device
+from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.expression import without_folders
 from quality_model.data.split import SEEN_GROUPS, seen_by, seen_in_training
 from quality_model.errors import ModelNotFoundError, RegistryError
-from quality_model.evaluate.predictions import calibrate_thresholds, predict_scores
+from quality_model.evaluate.clean_images import clean_ids, read_clean, score_clean
+from quality_model.evaluate.predictions import calibrate_thresholds
 from quality_model.networks.checkpoints import LoadedModel, load_model, save_model
-from quality_model.params import RegistryParams, TrainParams
+from quality_model.params import LimitsParams, RegistryParams, TrainParams
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.train.epochs import EpochReport
 from quality_model.train.loop import TrainedModel, train
@@ -60,6 +62,8 @@ def train_candidate(
     registry: RegistryParams,
     *,
     root: Path,
+    images: Path,
+    limits: LimitsParams,
     training_set: Path,
     output: Path,
     report: Path,
@@ -73,6 +77,8 @@ def train_candidate(
         section: The recipe.
         registry: Names the model whose champion a training may start from.
         root: The project folder.
+        images: Folder of the images table that the training dataset was generated from.
+        limits: What an image may be.
         training_set: Folder of the labelled samples.
         output: Folder for model.safetensors and model.json.
         report: Folder for metrics.json, history.json and history.csv.
@@ -108,15 +114,19 @@ def train_candidate(
 
     with storage.only_maker(checkpoints):
         on_epoch(TrainingProgress(facts, ()))
-        trained = train(section, samples, checkpoints, after_epoch, start=start)
+        trained = train(
+            section, samples, checkpoints, after_epoch, images=images, limits=limits, start=start
+        )
+        recipe = start.views if start else (ViewRecipe() if section.architecture == "small" else SQUEEZED)
         save_model(
             output,
             trained.model,
             image_size_px=samples.image_size_px,
+            views=recipe,
             facts={
                 **trained.facts(),
                 **facts.to_json(),
-                **_flag_facts(section, trained, samples),
+                **_flag_facts(section, trained, samples, recipe, images, limits),
                 **_seen_facts(samples, start),
             },
         )
@@ -125,19 +135,35 @@ def train_candidate(
     return trained
 
 
-def _flag_facts(section: TrainParams, trained: TrainedModel, samples: TrainingSet) -> dict[str, Any]:
-    """``thresholds`` of the flags, calibrated on validation's clean samples; nothing without any."""
-    rows = samples.indices("validation")
-    clean = rows[samples.is_untouched[rows]]
+def _flag_facts(
+    section: TrainParams,
+    trained: TrainedModel,
+    samples: TrainingSet,
+    recipe: ViewRecipe,
+    images: Path,
+    limits: LimitsParams,
+) -> dict[str, Any]:
+    """``thresholds`` of the flags, calibrated on validation's clean images; nothing without any."""
     device = choose_device(section.device)
-    scores = predict_scores(
-        trained.model.to(device), samples.images, clean, batch_size=section.batch_size, device=device
+    clean = read_clean(
+        images,
+        clean_ids(samples, "validation"),
+        limits,
+        profile=str(samples.manifest["profile"].iloc[0]),
+        seed=section.seed,
+        shortest_px=recipe.decoded_px,
     )
-    thresholds = calibrate_thresholds(scores, section.clean_flag_share)
+    recipes = [recipe, SQUEEZED]
+    scores = score_clean(trained.model.to(device), samples.image_size_px, recipes, clean, device)
+    thresholds, whole = (calibrate_thresholds(one, section.clean_flag_share) for one in scores)
     if thresholds is None:
-        log.warning("No clean sample in the validation split: the model gets no decision thresholds.")
+        log.warning("No clean image in the validation split: the model gets no decision thresholds.")
         return {}
-    return {"thresholds": thresholds, "thresholds_clean_samples": len(clean)}
+    return {
+        "thresholds": thresholds,
+        "thresholds_whole": None if recipe == SQUEEZED else whole,
+        "thresholds_clean_samples": len(scores[0]),
+    }
 
 
 def _find_start(reference: str, registry: RegistryParams, root: Path) -> LoadedModel | None:

@@ -1,7 +1,7 @@
 """Variation of training samples: of clean images before they are degraded, and of stored samples.
 
 A clean image may be varied in every way that keeps it clean. The variations here keep greys grey, so
-none is a colour cast, and enlarge nothing, so none is a blur.
+none is a colour cast, and enlarge nothing that is large enough, so none is a blur.
 
 A stored sample is already labelled, so its variation must not change what its labels mean. It is
 mirrored, and a square is cut from it at its own scale:
@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from quality_model.core import views
 from quality_model.core.decoding import Pixels
 from quality_model.data.dataset import TrainingSet
 from quality_model.degrade.randomness import Stream
@@ -32,6 +33,11 @@ from quality_model.records import HEADS
 Indices = npt.NDArray[np.int64]
 
 _SHRUNK_SHARE: Final = 0.6
+_SMALLEST_TILE: Final = 0.6
+_SQUEEZED_SHARE: Final = 0.3
+_LONGEST_SQUEEZE: Final = 0.6
+"""Natural logarithm: width and height change by up to 1.35 against each other, as where images are squeezed."""
+
 _TURNED_SHARE: Final = 0.15
 _RECOLOURED_SHARE: Final = 0.4
 _GREYED_SHARE: Final = 0.08
@@ -52,18 +58,19 @@ _LUMA: Final = np.array([0.299, 0.587, 0.114])
 _WATERMARK: Final = HEADS.index("watermark")
 
 
-def vary(clean: Pixels, side_px: int, stream: Stream) -> Pixels:
-    """A random square of a clean image, mirrored, turned, recoloured or relit, or none of these.
+def vary(clean: Pixels, side_px: int, size_px: int, stream: Stream) -> Pixels:
+    """A random square of a random view of a clean image, mirrored, turned, recoloured, relit, or as it is.
 
     Args:
-        clean: uint8 (S, S, 3).
-        side_px: Side of the result; S or less.
+        clean: uint8 (height, width, 3), at the size of use (see `core.views`).
+        side_px: Side of the result.
+        size_px: The model's image size.
         stream: Every choice is drawn from it.
 
     Returns:
         uint8 (side_px, side_px, 3).
     """
-    image = _square(clean, side_px, stream)
+    image = _square_of_view(clean, side_px, size_px, stream)
     if stream.integer(0, 1):
         image = image[:, ::-1]
     if stream.uniform(0.0, 1.0) < _TURNED_SHARE:
@@ -84,17 +91,21 @@ def vary(clean: Pixels, side_px: int, stream: Stream) -> Pixels:
     return image
 
 
-def _square(clean: Pixels, side_px: int, stream: Stream) -> Pixels:
-    """A crop at its own scale, or a larger one, up to the whole image, shrunk to ``side_px``."""
-    whole = clean.shape[0]
-    zoom = (whole / side_px) ** stream.uniform(0.0, 1.0)
-    shrunk = stream.uniform(0.0, 1.0) < _SHRUNK_SHARE
-    side = min(whole, round(side_px * zoom)) if shrunk else side_px
-    top, left = (stream.integer(0, whole - side) for _ in range(2))
-    part = clean[top : top + side, left : left + side]
-    if side == side_px:
-        return part
-    return np.asarray(cv2.resize(part, (side_px, side_px), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+def _square_of_view(clean: Pixels, side_px: int, size_px: int, stream: Stream) -> Pixels:
+    """A square of the whole view, now and then squeezed, or of a tile, at the size of use or somewhat smaller."""
+    height, width = clean.shape[:2]
+    is_whole, squeeze = stream.chance(0.5), stream.uniform(-1.0, 1.0) if stream.chance(_SQUEEZED_SHARE) else 0.0
+    shrink = stream.uniform(_SMALLEST_TILE, 1.0) if stream.chance(_SHRUNK_SHARE) else 1.0
+    if is_whole:
+        wide, high = views.whole_size(width, height, size_px)
+        factor = np.exp(0.5 * squeeze * _LONGEST_SQUEEZE)
+        wide, high = round(wide * factor), round(high / factor)
+    else:
+        wide, high = round(width * shrink), round(height * shrink)
+    enlarge = max(1.0, side_px / min(wide, high))  # a square of this side must fit
+    view = views.resized(clean, *(max(side_px, round(side * enlarge)) for side in (wide, high)))
+    top, left = (stream.integer(0, side - side_px) for side in view.shape[:2])
+    return view[top : top + side_px, left : left + side_px]
 
 
 def _recolouring(turn_deg: float, saturation: float) -> npt.NDArray[np.float64]:

@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from quality_model.core.decoding import Pixels
+from quality_model.degrade.randomness import Stream
 
 Kernel = npt.NDArray[np.float32]
 """float32 (taps, taps), 0 or more, adds up to 1."""
 
 _SUBPIXELS: Final = 8
 _NARROW_PX: Final = 0.5
+_SHAKE_STEPS: Final = 96
 
 INTERPOLATIONS: Final = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "lanczos": cv2.INTER_LANCZOS4}
 """Ways to enlarge a low resolution again."""
@@ -84,12 +86,31 @@ def disc_kernel(radius_px: float) -> Kernel:
 
 
 def motion_kernel(length_px: float, angle_deg: float) -> Kernel:
-    """A straight path at constant speed; the weight of each point is spread over the four nearest pixels."""
-    reach = max(1, int(np.ceil(length_px / 2.0)) + 1)
-    kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
+    """A straight path at constant speed."""
     along = np.linspace(-length_px / 2.0, length_px / 2.0, max(2, int(length_px * _SUBPIXELS)))
-    x = reach + along * np.cos(np.radians(angle_deg))
-    y = reach - along * np.sin(np.radians(angle_deg))
+    return _rasterised(along * np.cos(np.radians(angle_deg)), -along * np.sin(np.radians(angle_deg)))
+
+
+def shake_kernel(sigma_px: float, stream: Stream) -> Kernel:
+    """A curved path at changing speed, as of a hand that moves while the shutter is open.
+
+    The direction drifts, and so does the speed; the path is scaled to the equivalent sigma.
+    """
+    steps = _SHAKE_STEPS
+    turning, pace = stream.uniform(0.0, 0.5), stream.uniform(0.0, 1.0)
+    heading = stream.uniform(0.0, 2.0 * np.pi) + np.cumsum(turning * stream.normal(steps).astype(np.float64))
+    speed = np.exp(pace * np.cumsum(stream.normal(steps)) / steps**0.5)
+    path = np.stack([np.cumsum(speed * np.cos(heading)), np.cumsum(speed * np.sin(heading))])
+    path -= path.mean(axis=1, keepdims=True)
+    path *= sigma_px / max(float(np.sqrt(np.square(path).sum(axis=0).mean() / 2.0)), 1e-9)
+    return _rasterised(path[0], path[1])
+
+
+def _rasterised(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Kernel:
+    """Points around 0, each spread over the four nearest pixels."""
+    reach = max(1, int(np.ceil(max(np.abs(x).max(), np.abs(y).max()))) + 1)
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
+    x, y = reach + x, reach + y
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
     for dy in (0, 1):
         for dx in (0, 1):

@@ -1,11 +1,9 @@
-"""Watermarks of many kinds: text in words, typefaces, colours, outlines, angles and sizes; logos; boxes.
+"""Watermarks as agencies, photographers and cameras make them, as overlays of colour and coverage.
 
-A watermark is drawn as an overlay of colour and coverage. Its effect on an image is measured, not
-assumed: a grey watermark on grey changes nothing. Single watermarks are wholly inside the image;
-tiles and bars run over its border, as those of real stock images do.
-
-Typefaces are the DejaVu families of the matplotlib package, laid out by Pillow's basic engine:
-the same pixels on every machine with the same locked versions.
+A watermark belongs to a whole image, of which a view may show a part: it is drawn at the image's size and
+cut by the view's border. Its effect on an image is measured, not assumed: a grey watermark on grey changes
+nothing. Some kinds are drawn at an opacity that makes a wanted effect, others at the opacity that they have
+in life: a small opaque badge is weak by the measure, and must be seen all the same.
 """
 
 from collections.abc import Callable
@@ -18,36 +16,31 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from quality_model.core.decoding import Pixels
+from quality_model.degrade.calibrated import lettering
+from quality_model.degrade.calibrated.lettering import fitted, plate, turned
 from quality_model.degrade.profile import Facts
 from quality_model.degrade.randomness import Stream
-from quality_model.degrade.seed.seed_kinds import CORNERS, Colour, font
+from quality_model.degrade.seed.seed_kinds import Colour
 
-WORDS: Final = (
-    *("SAMPLE", "PREVIEW", "DRAFT", "DEMO", "PROOF", "COPY", "WATERMARK", "CONFIDENTIAL", "DO NOT COPY"),
-    *("Stock Photo", "All rights reserved", "Photography", "Studio", "Original", "for review only", "TRIAL"),
-    *("www.example.com", "photos.example.org", "@image.daily", "#sunset", "image bank", "Archive", "Media"),
+_STAMP_INKS: Final[tuple[Colour, ...]] = (
+    *((255, 150, 40), (255, 190, 60), (255, 80, 50), (255, 230, 90), (255, 255, 255), (120, 255, 120)),
 )
-_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-_TYPEFACES: Final = (
-    *("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSans-Oblique.ttf", "DejaVuSans-BoldOblique.ttf"),
-    *("DejaVuSerif.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSerif-Italic.ttf", "DejaVuSansMono-Bold.ttf"),
-)
-TEXT_SIZES_PX: Final = (9, 72)
-"""Sizes of the type at 224 px."""
-
-KINDS: Final = ("text_tiled", "text_diagonal", "text_centred", "text_corner", "logo", "box")
-
-_LARGEST_SHARE: Final = 0.92
-"""Of the side: the most that a single watermark may take."""
+_MARGIN_SHARE: Final = 0.05
+_SMALLEST_PX: Final = 10
+"""Longest side below which nothing of a plate can be recognised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """``colour`` uint8 (side, side, 3) and ``coverage`` uint8 (side, side), 0 none to 255 full."""
+    """``colour`` uint8 (side, side, 3) and ``coverage`` uint8 (side, side), 0 none to 255 full.
+
+    ``opacity`` is what such a watermark has in life; None if any.
+    """
 
     colour: Pixels
     coverage: npt.NDArray[np.uint8]
     facts: Facts
+    opacity: float | None = None
 
     def stamp(self, pixels: Pixels, opacity: float) -> Pixels:
         """Lay it over an image: ``pixels * (1 - a) + colour * a``, a = opacity * coverage / 255."""
@@ -56,201 +49,211 @@ class Overlay:
         return np.rint(pixels + difference).astype(np.uint8)
 
 
-def draw(kind: str, side_px: int, scale: float, stream: Stream) -> Overlay:
-    """Draw a watermark for an image of ``side_px``.
+@dataclass(frozen=True, slots=True)
+class _Canvas:
+    """The whole image, a square of ``extent_px``, and the view of it, a square of ``side_px``.
+
+    ``layer`` is the view's, in RGBA.
+    """
+
+    side_px: int
+    extent_px: float
+    layer: Image.Image
+    stream: Stream
+
+    def put(self, image: Image.Image, left: float, top: float) -> None:
+        """Lay a plate at a place of the whole image, with the view somewhere over it."""
+        room = self.extent_px - self.side_px
+        starts = []
+        for at, length in ((left, image.width), (top, image.height)):
+            # Some of it is in the view, a tenth of the view at least where it is that large.
+            shown = min(length, 0.1 * self.side_px)
+            low, high = at + shown - self.side_px, at + length - shown
+            starts.append(min(max(0.0, self.stream.uniform(min(low, high), max(low, high))), room))
+        place = round(left - starts[0]), round(top - starts[1])
+        clear = Image.new("RGBA", self.layer.size)
+        clear.paste(image, place)
+        self.layer.alpha_composite(clear)
+
+
+Drawn = tuple[Facts, float | None]
+"""Parameters, and the opacity of such a watermark in life."""
+
+
+def draw(kind: str, side_px: int, extent_px: float, stream: Stream) -> Overlay:
+    """Draw a watermark for a view of ``side_px``.
 
     Args:
         kind: One of `KINDS`.
-        side_px: Side of the image.
-        scale: Pixels of this image per pixel of a 224 px image.
+        side_px: Side of the view.
+        extent_px: Side of the whole image, in pixels of the view; no less than the view's.
         stream: Every choice is drawn from it.
     """
-    return _KINDS[kind](side_px, scale, stream)
-
-
-def _text(layout: str) -> Callable[[int, float, Stream], Overlay]:
-    def draw_text(side_px: int, scale: float, stream: Stream) -> Overlay:
-        text, colour, size_px = _words(stream), _colour(stream), _size(scale, stream)
-        outline = stream.uniform(0.0, 1.0) < 0.3
-        plate = _lettering(text, stream.choice(_TYPEFACES), size_px, colour, outline)
-        angle_deg = _angle(layout, stream)
-        facts: Facts = {"text": text, "size_px": size_px, "angle_deg": angle_deg}
-        if layout == "tiled":
-            gaps = stream.uniform(0.15, 1.6), stream.uniform(0.3, 2.5)
-            layer = _tiles(plate, side_px, angle_deg, gaps, stagger=stream.uniform(0.0, 1.0) < 0.5)
-        else:
-            plate = plate.rotate(angle_deg, Image.Resampling.BILINEAR, expand=True)
-            plate = _fitted(plate, side_px * (0.6 if layout == "corner" else _LARGEST_SHARE))
-            layer = _placed(plate, side_px, *_position(layout, plate, side_px, stream))
-        return _to_overlay(layer, facts)
-
-    return draw_text
-
-
-def _angle(layout: str, stream: Stream) -> float:
-    drawn = stream.uniform(-1.0, 1.0)
-    match layout:
-        case "diagonal":
-            return 45.0 + 20.0 * drawn if stream.integer(0, 1) else -45.0 + 20.0 * drawn
-        case "tiled":
-            return 45.0 * drawn
-    return 90.0 if stream.integer(0, 11) == 0 else 6.0 * drawn
-
-
-def _position(layout: str, plate: Image.Image, side_px: int, stream: Stream) -> tuple[int, int]:
-    """Left and top of the plate, wholly inside the image."""
-    room_x, room_y = side_px - plate.width, side_px - plate.height
-    if layout == "corner":
-        margin = int(stream.uniform(0.0, 0.06) * side_px)
-        corner = stream.choice(CORNERS)
-        left = min(margin, room_x) if corner.endswith("left") else max(0, room_x - margin)
-        return left, (min(margin, room_y) if corner.startswith("upper") else max(0, room_y - margin))
-    return int(room_x * stream.uniform(0.35, 0.65)), int(room_y * stream.uniform(0.25, 0.75))
-
-
-def _logo(side_px: int, scale: float, stream: Stream) -> Overlay:
-    """A ring, disc, star, shield or bars with initials, anywhere on the image."""
-    size = int(max(12.0, stream.uniform(0.1, 0.45) * side_px))
-    first, second = _colour(stream), _colour(stream)
-    shape = stream.choice(("ring", "disc", "star", "shield", "bars"))
-    plate = Image.new("RGBA", (size, size))
-    pen = ImageDraw.Draw(plate)
-    line = max(1, size // 12)
-    middle, reach = (size - 1) / 2.0, (size - 1) / 2.0 - 1.0
-    box = (1, 1, size - 2, size - 2)
-    if shape == "ring":
-        pen.ellipse(box, outline=(*first, 255), width=line)
-    elif shape == "disc":
-        pen.ellipse(box, fill=(*first, 255))
-    elif shape == "star":
-        corners = stream.integer(4, 8) * 2
-        radii = [reach if n % 2 == 0 else reach * 0.5 for n in range(corners)]
-        turn = [2.0 * np.pi * n / corners for n in range(corners)]
-        points = [(middle + r * np.sin(t), middle - r * np.cos(t)) for r, t in zip(radii, turn, strict=True)]
-        pen.polygon(points, fill=(*first, 255))
-    elif shape == "shield":
-        pen.rounded_rectangle(box, radius=size // 5, outline=(*first, 255), width=line)
-    else:
-        for n in range(3):
-            pen.rectangle((1, 1 + n * size // 3, size - 2, n * size // 3 + size // 6), fill=(*first, 255))
-    initials = "".join(stream.choice(_LETTERS[:26]) for _ in range(stream.integer(0, 3)))
-    if initials:
-        letters = _lettering(initials, stream.choice(_TYPEFACES), max(7, size // 3), second, outline=False)
-        letters = _fitted(letters, size)
-        plate.alpha_composite(letters, ((size - letters.width) // 2, (size - letters.height) // 2))
-    plate = plate.rotate(15.0 * stream.uniform(-1.0, 1.0), Image.Resampling.BILINEAR, expand=True)
-    plate = _fitted(plate, side_px * _LARGEST_SHARE)
-    left = int((side_px - plate.width) * stream.uniform(0.0, 1.0))
-    top = int((side_px - plate.height) * stream.uniform(0.0, 1.0))
-    return _to_overlay(_placed(plate, side_px, left, top), {"shape": shape, "size_px": size})
-
-
-def _box(side_px: int, scale: float, stream: Stream) -> Overlay:
-    """A half-transparent bar across the image, or a plate, mostly with text on it."""
-    bar = stream.integer(0, 1) == 1
-    width = side_px if bar else int(side_px * stream.uniform(0.3, 0.8))
-    height = int(side_px * stream.uniform(0.08, 0.25))
-    plate = Image.new("RGBA", (width, height), (*_colour(stream), 255))
-    text = _words(stream) if stream.uniform(0.0, 1.0) < 0.75 else ""
-    if text:
-        lettering = _lettering(
-            text, stream.choice(_TYPEFACES), max(8, int(height * 0.6)), _colour(stream), outline=False
-        )
-        lettering = _fitted(lettering, min(width, 6 * height) * _LARGEST_SHARE, highest=height)
-        plate.alpha_composite(lettering, ((width - lettering.width) // 2, (height - lettering.height) // 2))
-    left = int((side_px - width) * stream.uniform(0.0, 1.0))
-    top = int((side_px - height) * stream.uniform(0.0, 1.0))
-    return _to_overlay(_placed(plate, side_px, left, top), {"text": text, "bar": int(bar)})
-
-
-def _words(stream: Stream) -> str:
-    """A phrase, sometimes with a copyright sign, a year or letters that mean nothing."""
-    pick = stream.integer(0, 9)
-    if pick <= 5:
-        return stream.choice(WORDS)
-    if pick <= 7:
-        return "".join(stream.choice(_LETTERS) for _ in range(stream.integer(3, 12)))
-    return f"© {stream.integer(1990, 2030)} {stream.choice(WORDS)}"
-
-
-def _colour(stream: Stream) -> Colour:
-    """White most often, then black, any grey, any colour."""
-    pick = stream.uniform(0.0, 1.0)
-    grey = stream.integer(0, 255)
-    if pick < 0.4:
-        return (255, 255, 255)
-    if pick < 0.55:
-        return (0, 0, 0)
-    return (grey, grey, grey) if pick < 0.7 else (grey, stream.integer(0, 255), stream.integer(0, 255))
-
-
-def _size(scale: float, stream: Stream) -> int:
-    low, high = np.log(TEXT_SIZES_PX)
-    return max(6, round(float(np.exp(stream.uniform(low, high))) * scale))
-
-
-def _lettering(text: str, typeface: str, size_px: int, colour: Colour, outline: bool) -> Image.Image:
-    """The text in RGBA, cut close."""
-    letters = font(typeface, size_px)
-    stroke = max(1, size_px // 14) if outline else 0
-    left, top, right, bottom = (round(edge) for edge in letters.getbbox(text, stroke_width=stroke))
-    plate = Image.new("RGBA", (max(1, right - left), max(1, bottom - top)), (*colour, 0))
-    dark = sum(colour) < 3 * 128
-    ImageDraw.Draw(plate).text(
-        (-left, -top),
-        text,
-        fill=(*colour, 255),
-        font=letters,
-        stroke_width=stroke,
-        stroke_fill=(255, 255, 255, 255) if dark else (0, 0, 0, 255),
-    )
-    return plate
-
-
-def _fitted(plate: Image.Image, longest: float, highest: float | None = None) -> Image.Image:
-    """Shrunk, if necessary, so that it is wholly inside the image."""
-    factor = min(1.0, longest / plate.width, (highest or longest) / plate.height)
-    if factor >= 1.0:
-        return plate
-    size = max(1, int(plate.width * factor)), max(1, int(plate.height * factor))
-    return plate.resize(size, Image.Resampling.BILINEAR)
-
-
-def _placed(plate: Image.Image, side_px: int, left: int, top: int) -> Image.Image:
-    layer = Image.new("RGBA", (side_px, side_px))
-    layer.paste(plate, (left, top))
-    return layer
-
-
-def _tiles(
-    plate: Image.Image, side_px: int, angle_deg: float, gaps: tuple[float, float], *, stagger: bool
-) -> Image.Image:
-    """The plate repeated over the whole image, the pattern turned as one."""
-    plate = _fitted(plate, side_px * _LARGEST_SHARE)
-    reach = int(np.ceil(side_px * 2**0.5))
-    layer = Image.new("RGBA", (reach, reach))
-    step_x = plate.width + max(2, int(gaps[0] * plate.height))
-    step_y = plate.height + max(2, int(gaps[1] * plate.height))
-    for row, top in enumerate(range(0, reach, step_y)):
-        shift = step_x // 2 if stagger and row % 2 else 0
-        for left in range(-shift, reach, step_x):
-            layer.paste(plate, (left, top))
-    turned = layer.rotate(angle_deg, Image.Resampling.BILINEAR)
-    start = (reach - side_px) // 2
-    return turned.crop((start, start, start + side_px, start + side_px))
-
-
-def _to_overlay(layer: Image.Image, facts: Facts) -> Overlay:
-    rgba = np.array(layer)
+    canvas = _Canvas(side_px, max(extent_px, side_px), Image.new("RGBA", (side_px, side_px)), stream)
+    facts, opacity = _KINDS[kind](canvas, stream)
+    rgba = np.array(canvas.layer)
     colour = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
-    return Overlay(colour, np.ascontiguousarray(rgba[..., 3]), facts)
+    facts = {"extent_px": canvas.extent_px, **facts}
+    return Overlay(colour, np.ascontiguousarray(rgba[..., 3]), facts, opacity)
 
 
-_KINDS: Final[dict[str, Callable[[int, float, Stream], Overlay]]] = {
-    "text_tiled": _text("tiled"),
-    "text_diagonal": _text("diagonal"),
-    "text_centred": _text("centred"),
-    "text_corner": _text("corner"),
+def _tiled(canvas: _Canvas, stream: Stream) -> Drawn:
+    """A plate repeated over the whole image, the pattern turned as one, with or without lines through it."""
+    size_px = canvas.extent_px * stream.log_uniform(0.025, 0.13)
+    one = fitted(plate(size_px, stream), 0.9 * canvas.extent_px)
+    angle_deg = stream.choice((0.0, 30.0, 45.0, -30.0, -45.0, stream.uniform(-60.0, 60.0)))
+    gaps = stream.log_uniform(0.1, 3.0), stream.log_uniform(0.2, 4.0)
+    step_x, step_y = one.width + round(gaps[0] * one.height) + 2, one.height + round(gaps[1] * one.height) + 2
+    reach = int(np.ceil(canvas.side_px * 2**0.5)) + 2
+    layer, staggered = Image.new("RGBA", (reach, reach)), stream.chance(0.5)
+    start_x, start_y = -round(stream.uniform(0.0, step_x)), -round(stream.uniform(0.0, step_y))
+    if stream.chance(0.15):
+        _hatch(layer, max(step_x, 8), one.getpixel((0, 0))[:3], stream)  # type: ignore[index]
+    for row, top in enumerate(range(start_y, reach, step_y)):
+        shift = step_x // 2 if staggered and row % 2 else 0
+        for left in range(start_x - shift, reach, step_x):
+            layer.paste(one, (left, top), one)
+    start = (reach - canvas.side_px) // 2
+    within = (start, start, start + canvas.side_px, start + canvas.side_px)
+    canvas.layer.alpha_composite(layer.rotate(angle_deg, Image.Resampling.BILINEAR).crop(within))
+    return {"size_px": size_px, "angle_deg": angle_deg}, None
+
+
+def _hatch(layer: Image.Image, step_px: int, ink: Colour, stream: Stream) -> None:
+    """Parallel lines over a layer, in one direction or two."""
+    pen, side, width = ImageDraw.Draw(layer), layer.width, stream.integer(1, 2)
+    both = stream.chance(0.5)
+    for start in range(-side, side, step_px):
+        pen.line((start, 0, start + side, side), fill=(*ink, 255), width=width)
+        if both:
+            pen.line((start + side, 0, start, side), fill=(*ink, 255), width=width)
+
+
+def _words(canvas: _Canvas, stream: Stream) -> Drawn:
+    """Large words across the image, thin ones too."""
+    width = canvas.extent_px * stream.uniform(0.3, 0.95)
+    text = lettering.words(stream)
+    one = plate(width / max(4, 0.5 * len(text)), stream, text)
+    angle_deg = stream.choice((0.0, 0.0, stream.uniform(-10.0, 10.0), stream.uniform(20.0, 50.0), -45.0, 45.0))
+    one = fitted(turned(one, angle_deg), 0.97 * canvas.extent_px)
+    room_x, room_y = canvas.extent_px - one.width, canvas.extent_px - one.height
+    canvas.put(one, room_x * stream.uniform(0.3, 0.7), room_y * stream.uniform(0.2, 0.8))
+    return {"text": text, "angle_deg": angle_deg}, None
+
+
+def _logo(canvas: _Canvas, stream: Stream) -> Drawn:
+    """A large logo, mostly in the middle."""
+    size_px = canvas.extent_px * stream.log_uniform(0.1, 0.6)
+    one = turned(lettering.logo(size_px, lettering.colour(stream), stream), 15.0 * stream.uniform(-1.0, 1.0))
+    room = canvas.extent_px - max(one.size)
+    canvas.put(one, room * stream.uniform(0.2, 0.8), room * stream.uniform(0.2, 0.8))
+    return {"size_px": size_px}, None
+
+
+def _corner(canvas: _Canvas, one: Image.Image, stream: Stream) -> None:
+    """Put a plate near a corner, the lower ones first, or the middle of the lower edge."""
+    margin = canvas.extent_px * stream.uniform(0.0, _MARGIN_SHARE)
+    right, lower = canvas.extent_px - one.width - margin, canvas.extent_px - one.height - margin
+    left = stream.choice((margin, right, right, (margin + right) / 2))
+    canvas.put(one, max(0.0, left), max(0.0, lower if stream.chance(0.75) else margin))
+
+
+def _badge(canvas: _Canvas, stream: Stream) -> Drawn:
+    """A small plate in a corner, opaque or nearly so: logo and lettering, mostly outlined or in a box."""
+    width = max(_SMALLEST_PX, canvas.extent_px * stream.log_uniform(0.05, 0.25))
+    drawn = plate(max(6.0, width / 4), stream)
+    _corner(canvas, fitted(drawn, width), stream)
+    return {"width_px": width}, stream.uniform(0.6, 1.0)
+
+
+def _signature(canvas: _Canvas, stream: Stream) -> Drawn:
+    """A name in a corner, without anything around it."""
+    text, ink = lettering.words(stream), lettering.colour(stream)
+    size_px = canvas.extent_px * stream.log_uniform(0.02, 0.1)
+    one = fitted(lettering.lettering(text, size_px, ink, stream), 0.6 * canvas.extent_px)
+    _corner(canvas, turned(one, 10.0 * stream.uniform(-1.0, 1.0) if stream.chance(0.3) else 0.0), stream)
+    return {"text": text, "size_px": size_px}, stream.uniform(0.3, 1.0)
+
+
+def _stamp(canvas: _Canvas, stream: Stream) -> Drawn:
+    """A date in a corner, in the colour of a digital display."""
+    size_px = canvas.extent_px * stream.log_uniform(0.02, 0.06)
+    text = lettering.date(stream)
+    one = lettering.lettering(text, size_px, stream.choice(_STAMP_INKS), stream)
+    _corner(canvas, fitted(one, 0.7 * canvas.extent_px), stream)
+    return {"text": text, "size_px": size_px}, stream.uniform(0.7, 1.0)
+
+
+def _strip(canvas: _Canvas, stream: Stream) -> Drawn:
+    """A bar with text on it along an edge, half-transparent. (A bar without is a letterbox.)"""
+    height = max(6, round(canvas.extent_px * stream.log_uniform(0.04, 0.16)))
+    width = round(canvas.extent_px)
+    ink = stream.choice(((0, 0, 0), (255, 255, 255), lettering.colour(stream)))
+    bar = Image.new("RGBA", (width, height), (*ink, 255))
+    text = lettering.words(stream)
+    on: Colour = (255, 255, 255) if sum(ink) < 3 * 128 else (0, 0, 0)
+    letters = fitted(lettering.lettering(text, 0.6 * height, on, stream), 0.9 * width)
+    left = round((width - letters.width) * stream.choice((0.02, 0.5, 0.98)))
+    bar.alpha_composite(letters, (max(0, left), max(0, (height - letters.height) // 2)))
+    margin = canvas.extent_px * stream.choice((0.0, 0.0, 0.05, 0.4)) * stream.uniform(0.0, 1.0)
+    top = canvas.extent_px - height - margin if stream.chance(0.8) else margin
+    canvas.put(bar, 0.0, top)
+    return {"text": text, "height_px": height}, stream.uniform(0.25, 0.95)
+
+
+def _edge(canvas: _Canvas, stream: Stream) -> Drawn:
+    """Small text along an edge, mostly upright ones."""
+    size_px = max(6.0, canvas.extent_px * stream.log_uniform(0.015, 0.045))
+    text = " ".join(lettering.words(stream) for _ in range(stream.integer(1, 2)))
+    one = fitted(lettering.lettering(text, size_px, lettering.colour(stream), stream), 0.9 * canvas.extent_px)
+    one = one.rotate(90, expand=True) if stream.chance(0.6) else one
+    margin = canvas.extent_px * 0.02 * stream.uniform(0.0, 1.0)
+    far_x, far_y = canvas.extent_px - one.width - margin, canvas.extent_px - one.height - margin
+    if one.height > one.width:
+        canvas.put(one, stream.choice((margin, far_x)), max(0.0, far_y * stream.uniform(0.0, 1.0)))
+    else:
+        canvas.put(one, max(0.0, far_x * stream.uniform(0.0, 1.0)), stream.choice((margin, far_y)))
+    return {"text": text, "size_px": size_px}, stream.uniform(0.4, 1.0)
+
+
+def _lines(canvas: _Canvas, stream: Stream) -> Drawn:
+    """Lines from corner to corner, or a net of them; a plate in the middle or not."""
+    ink, width = lettering.colour(stream), max(1, round(canvas.extent_px * stream.uniform(0.002, 0.012)))
+    extent = round(canvas.extent_px)
+    room = extent - canvas.side_px
+    left, top = round(stream.uniform(0.0, 1.0) * room), round(stream.uniform(0.0, 1.0) * room)
+    pen = ImageDraw.Draw(canvas.layer)
+    if stream.chance(0.5):
+        cross = ((0, 0, extent, extent), (0, extent, extent, 0))
+        for x0, y0, x1, y1 in cross:
+            pen.line((x0 - left, y0 - top, x1 - left, y1 - top), fill=(*ink, 255), width=width)
+    else:
+        _hatch(canvas.layer, max(10, round(extent * stream.log_uniform(0.06, 0.3))), ink, stream)
+    if stream.chance(0.6):
+        one = fitted(plate(extent * stream.log_uniform(0.04, 0.12), stream), 0.8 * extent)
+        middle = (extent - one.width) // 2 - left, (extent - one.height) // 2 - top
+        canvas.layer.paste(one, middle, one)
+    return {"line_px": width}, None
+
+
+def _several(canvas: _Canvas, stream: Stream) -> Drawn:
+    """Two or three of the others at once."""
+    kinds = stream.sample([*_SINGLE], stream.integer(2, 3))
+    for kind in kinds:
+        _SINGLE[kind](canvas, stream)
+    return {"kinds": "+".join(kinds)}, stream.uniform(0.3, 1.0) if stream.chance(0.5) else None
+
+
+_SINGLE: Final[dict[str, Callable[[_Canvas, Stream], Drawn]]] = {
+    "tiled": _tiled,
+    "words": _words,
     "logo": _logo,
-    "box": _box,
+    "badge": _badge,
+    "signature": _signature,
+    "stamp": _stamp,
+    "strip": _strip,
+    "edge": _edge,
+    "lines": _lines,
 }
+_KINDS: Final = {**_SINGLE, "several": _several}
+KINDS: Final = tuple(_KINDS)

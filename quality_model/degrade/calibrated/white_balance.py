@@ -1,4 +1,4 @@
-"""Colour casts as cameras make them: channel gains in linear light, from a wrong white point.
+"""Colour casts: channel gains in linear light, from a wrong white point; water, haze, age and toning.
 
 An image balanced for one illuminant and lit by another has each linear channel multiplied
 by a gain. Along the daylight axis the gains follow the Planckian locus (Krystek, An algorithm
@@ -36,6 +36,9 @@ LINEAR_FROM_XYZ: Final = np.array(
     ]
 )
 """XYZ to linear sRGB (IEC 61966-2-1)."""
+
+_LUMA: Final = np.array([0.299, 0.587, 0.114])
+"""Of the encoded channels (ITU-R BT.601)."""
 
 _LUMINANCE: Final = np.array([0.2126, 0.7152, 0.0722])
 """Of the linear channels (ITU-R BT.709)."""
@@ -75,6 +78,37 @@ def at_shift(path: Floats, shift_ab: float) -> Floats:
 def gains_table(gains: Floats) -> Pixels:
     """The linear channels multiplied by the gains, cut at white: a table for `recolour`, uint8 (256, 3)."""
     return np.rint(_encode(_decode(np.arange(256.0))[:, None] * gains)).astype(np.uint8)
+
+
+def veil_table(fading: Floats, veil: Floats) -> Pixels:
+    """What a body of water or air between scene and camera does, a table for `recolour`, uint8 (256, 3).
+
+    Each channel fades by ``exp(-fading)``, and ``veil``, levels of 255, is added in its place (Schechner and
+    Karpel, Clear underwater vision, CVPR 2004).
+    """
+    kept = np.exp(-fading) * (1.0 - veil / 255.0)
+    return np.clip(np.rint(np.arange(256.0)[:, None] * kept + veil), 0, 255).astype(np.uint8)
+
+
+def gamma_table(exponents: Floats, black: Floats, white: Floats) -> Pixels:
+    """A tone curve for each channel, as faded dyes leave it: a table for `recolour`, uint8 (256, 3).
+
+    Args:
+        exponents: (3,), of the encoded value.
+        black, white: (3,), levels of 255 that black and white become.
+    """
+    value = (np.arange(256.0)[:, None] / 255.0) ** exponents
+    return np.clip(np.rint(black + (white - black) * value), 0, 255).astype(np.uint8)
+
+
+def toning_table(ink: Floats, strength: float) -> Pixels:
+    """Toning of a black-and-white image: middle tones take on the colour ``ink``, (3,) in 0 to 255.
+
+    Black and white stay, as in a toned print. A table for `recolour`, uint8 (256, 3).
+    """
+    value = np.arange(256.0)[:, None] / 255.0
+    tint = (ink - ink @ _LUMA) * strength
+    return np.clip(np.rint(255.0 * value + 4.0 * value * (1.0 - value) * tint), 0, 255).astype(np.uint8)
 
 
 def _locus(mireds: Floats) -> Floats:
