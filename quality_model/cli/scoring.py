@@ -18,8 +18,8 @@ from quality_model.records import HEADS, QualityScores
 
 if TYPE_CHECKING:
     from quality_model.core.predict import MultiHeadQualityInference
-    from quality_model.params import Params, RegistryParams, ScoringParams
     from quality_model.evaluate.ratings import RatedDataset
+    from quality_model.params import Params, RegistryParams, ScoringParams
     from quality_model.score.inputs import InputChoice
     from quality_model.score.job import Check
     from quality_model.score.reading import Reading

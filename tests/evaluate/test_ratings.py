@@ -49,7 +49,7 @@ def make_spaq(folder: Path, photo: Pixels) -> Path:
     names = [f"{number:05}.jpg" for number in range(1, 6)]
     save(folder / "TestImage", names, photo)
     falling = np.linspace(90.0, 10.0, 5)
-    attributes = {name: falling for name in ("MOS", "Brightness", "Noisiness", "Sharpness")}
+    attributes = dict.fromkeys(("MOS", "Brightness", "Noisiness", "Sharpness"), falling)
     (folder / "Annotations").mkdir()
     pd.DataFrame({"Image name": names, **attributes}).to_csv(folder / SPAQ_TABLE, index=False)
     return folder
