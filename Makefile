@@ -30,7 +30,7 @@ unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
 # Without bytecode every start compiles all imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install git-check FORCE run check test torture bench lint format mlflow-ui prefect-ui service lock clean clean-all
+.PHONY: help install git-check FORCE run check test torture bench lint format real mlflow-ui prefect-ui service lock clean clean-all
 
 help: ## The targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -89,6 +89,12 @@ torture: install ## Faults with many seeds, fuzzing and a soak test (SOAK_INPUTS
 
 bench: install ## Speed against the obvious implementation: a table, in about 15 minutes
 	python -m benchmarks
+
+REAL ?= ../shared/real
+MODEL ?= bundled
+
+real: install ## How well real defects are found: REAL=FOLDER of sets, MODEL=one to test, EARLIER="others"; writes reports/real.md
+	python -m benchmarks.real "$(REAL)" --model "$(MODEL)" --earlier $(EARLIER)
 
 lint: install ## ruff, mypy, import contracts
 	ruff check .

@@ -18,6 +18,7 @@ from quality_model.records import HEADS, QualityScores
 
 if TYPE_CHECKING:
     from quality_model.core.predict import MultiHeadQualityInference
+    from quality_model.evaluate.ratings import RatedDataset
     from quality_model.params import Params, RegistryParams, ScoringParams
     from quality_model.score.inputs import InputChoice
     from quality_model.score.job import Check
@@ -162,6 +163,41 @@ def score(
     click.echo(f"Scores: {output}")
 
 
+@command()
+@click.option("--koniq", type=PATH, metavar="DIR", help="Folder of KonIQ-10k.")
+@click.option("--spaq", type=PATH, metavar="DIR", help="Folder of SPAQ.")
+@click.option("--kadid", type=PATH, metavar="DIR", help="Folder of KADID-10k.")
+@click.option("--output", type=PATH, help="Folder of the result.  [default: reports/agreement/<dataset>]")
+@click.option("--overwrite", is_flag=True, help="Replace another job's scores in the output folder.")
+@with_params("score", needs_project=False)
+def agree(
+    params: Params | ScoringParams, output: Path | None, overwrite: bool, **folders: Path | None
+) -> None:
+    """Correlate scores with human ratings of a dataset that you have (docs/gate.md)."""
+    from quality_model.evaluate import ratings
+
+    named: list[RatedDataset] = [name for name in ratings.READERS if folders[name] is not None]
+    if len(named) != 1:
+        flags = ", ".join(f"--{name}" for name in ratings.READERS)
+        raise UsageError(f"agree takes one dataset at a time, and got {len(named)}.", f"Name one: {flags}.")
+    (dataset,) = named
+    folder = folders[dataset]
+    assert folder is not None
+    output = output or ProjectPaths().reports / "agreement" / dataset
+    found = ratings.agree(
+        dataset,
+        folder,
+        params.score,
+        params.limits,
+        output=output,
+        overwrite=overwrite,
+        root=Path(),
+        registry=_registry(params),
+    )
+    click.echo(ratings.agreement_table(found))
+    click.echo(f"Agreement: {output}")
+
+
 def _check() -> Check | None:
     """The check of a job's scores, if Great Expectations is installed."""
     if find_spec("great_expectations") is None:
@@ -177,4 +213,4 @@ def _registry(params: Params | ScoringParams) -> RegistryParams | None:
     return params.registry if isinstance(params, Params) else None
 
 
-COMMANDS = [predict, score]
+COMMANDS = [predict, score, agree]
