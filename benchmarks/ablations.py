@@ -3,7 +3,7 @@
     python -m benchmarks.ablations --images data/images --work ABLATIONS
 
 Every run trains about as many samples (``num_samples`` of its result; whole images: as many
-pixels), of the compact network for its speed, from the same first weights. On test groups that no run
+pixels), of the small network, from the same first weights. On test groups that no run
 but the leaking one has seen: R2 and Spearman on calibrated labels (R2 means nothing for a head that
 was trained on others), and the worst severity sweep (other software, no labels of ours). A finished run
 is not repeated; two processes with OMP_NUM_THREADS=1 and different ablations (--only) get
@@ -44,7 +44,7 @@ CROP_PX: Final = 64
 SAMPLES_PER_EPOCH: Final = 3200
 
 RECIPE: Final[Mapping[str, Any]] = {
-    "architecture": "compact",
+    "architecture": "small",
     "samples": "fresh",
     "samples_per_epoch": SAMPLES_PER_EPOCH,
     "crops_px": (CROP_PX,),
@@ -65,7 +65,9 @@ def _plain_crop(clean: Pixels, side_px: int, stream: Stream) -> Pixels:
     return np.ascontiguousarray(clean[top : top + side_px, left : left + side_px])
 
 
-def _varied_by(vary: Callable[[Pixels, int, Stream], Pixels]) -> Callable[[], AbstractContextManager[Any]]:
+def _varied_by(
+    vary: Callable[[Pixels, int, int, Stream], Pixels],
+) -> Callable[[], AbstractContextManager[Any]]:
     return lambda: mock.patch("quality_model.train.samples.vary", vary)
 
 
@@ -143,7 +145,13 @@ def _measure(name: str, params: Params, arguments: argparse.Namespace) -> dict[s
         epochs = max(1, round(arguments.epochs * SAMPLES_PER_EPOCH / len(samples.indices("train"))))
         section = section.model_copy(update={"epochs": epochs, "patience": epochs})
     with ablation.around():
-        trained = train(section, samples, arguments.work / "checkpoints" / name)
+        trained = train(
+            section,
+            samples,
+            arguments.work / "checkpoints" / name,
+            images=arguments.images,
+            limits=params.limits,
+        )
     measured = {}
     for which, on in {"test": reference, **({"own_test": samples} if ablation.leaks else {})}.items():
         summary = evaluate(

@@ -13,6 +13,7 @@ import numpy as np
 from quality_model.core.decoding import Pixels
 from quality_model.degrade.calibrated.calibrated_plan import Plan
 from quality_model.degrade.calibrated.calibrated_profile import ORDER, CalibratedProfile, carry_out
+from quality_model.degrade.calibrated.clean_variation import Frame
 from quality_model.degrade.profile import AppliedDegradation, DegradedSample
 from quality_model.degrade.randomness import SampleRandomness, Stream
 from quality_model.degrade.seed import seed_profile
@@ -37,7 +38,12 @@ class Defective(CalibratedProfile):
     random_order: bool = False
 
     def _carry_out(
-        self, plan: Plan, clean: Pixels, randomness: SampleRandomness, softness_px: float
+        self,
+        plan: Plan,
+        clean: Pixels,
+        randomness: SampleRandomness,
+        softness_px: float,
+        frame: Frame | None,
     ) -> DegradedSample:
         image, applied = clean, list[AppliedDegradation]()
         for heads in self._turns(randomness):
@@ -49,7 +55,7 @@ class Defective(CalibratedProfile):
             elif part_plan != _NOTHING:
                 image, label = _as_seed(heads[0], image, randomness)
                 applied.append(AppliedDegradation(heads[0], "seed", {}, 0, label))
-        return DegradedSample(image, tuple(applied))
+        return DegradedSample(image if frame is None else frame(image), tuple(applied))
 
     def _turns(self, randomness: SampleRandomness) -> list[list[Head]]:
         """Heads that are degraded together, in order."""
@@ -61,9 +67,9 @@ class Defective(CalibratedProfile):
         return [list(ORDER[:place]), [self.seed_head], list(ORDER[place + 1 :])]
 
 
-def vary_enlarging(clean: Pixels, side_px: int, stream: Stream) -> Pixels:
+def vary_enlarging(clean: Pixels, side_px: int, size_px: int, stream: Stream) -> Pixels:
     """As `vary`; but half of the images were 64 px at 224 px, and were enlarged: soft, and called clean."""
-    image = vary(clean, side_px, stream)
+    image = vary(clean, side_px, size_px, stream)
     if stream.uniform(0.0, 1.0) >= _SOFT_SHARE:
         return image
     small_px = max(1, round(side_px * _SOFT_SIDE_PX / REFERENCE_SIDE_PX))

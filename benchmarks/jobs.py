@@ -117,7 +117,14 @@ def train_ours(task: Task) -> Outcome:
     # A benchmark needs no registry: it starts from a file of weights, else from random ones.
     is_file = named not in (SCRATCH, CHAMPION) and pretrained.bundled_name(named) is None
     start = load_model(Path(named), torch.device("cpu")) if is_file else None
-    trained = train(section, TrainingSet.open(task.training_set), task.output, start=start)
+    trained = train(
+        section,
+        TrainingSet.open(task.training_set),
+        task.output,
+        images=task.table,
+        limits=task.params.limits,
+        start=start,
+    )
     report = trained.history[0]
     assert report.images_per_s is not None
     count = sum(sizes_of_batches(trained.num_train, section.batch_size))

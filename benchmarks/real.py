@@ -26,7 +26,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from quality_model.core import storage, system
-from quality_model.core.decoding import decode, read_bytes, resize
+from quality_model.core.decoding import decode, read_bytes
+from quality_model.core.views import squeezed
 from quality_model.core.figures import markdown_table
 from quality_model.errors import ImageError, QualityModelError, UsageError
 from quality_model.evaluate import metrics
@@ -38,7 +39,7 @@ from quality_model.score.inputs import InputChoice
 from quality_model.score.job import score
 from quality_model.score.result import read_rows
 
-VIEWS: Final[Mapping[str, Mapping[str, Any]]] = {"whole view": {}}
+VIEWS: Final[Mapping[str, Mapping[str, Any]]] = {"all views": {}, "whole view": {"views": "whole"}}
 """Ways to score with the model under test: settings of `ScoreParams` by title, a line each."""
 
 COLUMNS: Final = ("file", "group", "head", "role", "value", "kind")
@@ -106,7 +107,7 @@ def classical_scores(folder: Path, files: Sequence[str]) -> dict[str, pd.DataFra
     limits = WITHOUT_PROJECT.limits
     for row, file in enumerate(files):
         try:
-            square = resize(decode(read_bytes(folder / file, limits), limits), REFERENCE_SIDE_PX)
+            square = squeezed(decode(read_bytes(folder / file, limits), limits), REFERENCE_SIDE_PX)
         except ImageError:
             continue
         values[row] = [(-1 if name in FALLING else 1) * calc(square) for _, name, calc in measures]

@@ -71,7 +71,7 @@ def check_bytes(data: bytes, limits: LimitsParams) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """Pixels, the format they were stored in, as Pillow names it (``JPEG``), and the image's own size, upright."""
+    """Pixels, the format they were stored in, as Pillow names it (``JPEG``), and the size of the image."""
 
     pixels: Pixels
     format: str

@@ -328,9 +328,11 @@ class _NcnnWriter:
 
     def linear(self, x: str, name: str, features: int, activation: Activation) -> str:
         weight = self._keep(name)
-        return self._add("InnerProduct", [x], f"0={features} 1=1 2={weight.size} 9={_ACTIVATIONS[activation]}")
+        return self._add(
+            "InnerProduct", [x], f"0={features} 1=1 2={weight.size} 9={_ACTIVATIONS[activation]}"
+        )
 
-    def dropout(self, x: str) -> str:
+    def drop(self, x: str) -> str:
         return x
 
     def multiply(self, x: str, y: str) -> str:
@@ -348,7 +350,10 @@ class _NcnnWriter:
             for blob in layer.inputs:
                 inputs.append(f"{blob}_{given[blob]}" if uses[blob] > 1 else blob)
                 given[blob] += 1
-            name, output = f"{layer.kind.lower()}_{number}", _OUTPUT if layer.output == scores else layer.output
+            name, output = (
+                f"{layer.kind.lower()}_{number}",
+                _OUTPUT if layer.output == scores else layer.output,
+            )
             blobs = " ".join([*inputs, output])
             lines.append(f"{layer.kind} {name} {len(inputs)} 1 {blobs} {layer.parameters}".rstrip())
             num_blobs += 1

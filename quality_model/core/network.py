@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Operations(Protocol[T]):
-    """What a network is made of. Feature maps are (C, H, W), vectors (C,); ``channels`` are those that leave."""
+    """What a network is made of. Feature maps are (C, H, W), vectors (C,); ``channels``: of the output."""
 
     def scale(self, x: T, factor: float, offset: float) -> T: ...
     def space_to_depth(self, x: T, patch_px: int) -> T: ...
@@ -63,7 +63,7 @@ class Operations(Protocol[T]):
 
     def maximum(self, x: T) -> T: ...
     def linear(self, x: T, name: str, features: int, activation: Activation) -> T: ...
-    def dropout(self, x: T) -> T: ...
+    def drop(self, x: T) -> T: ...
     def multiply(self, x: T, y: T) -> T: ...
     def concatenate(self, parts: Sequence[T]) -> T: ...
 
@@ -104,7 +104,7 @@ def _standard(x: T, ops: Operations[T]) -> tuple[T, T | None]:
     def head(name: Head) -> T:
         y = attended
         for place, features in zip((0, 3), _STANDARD_HEADS, strict=True):
-            y = ops.dropout(ops.linear(y, f"head_{name}.{place}", features, "relu"))
+            y = ops.drop(ops.linear(y, f"head_{name}.{place}", features, "relu"))
         return ops.linear(y, f"head_{name}.6", 1, "sigmoid")
 
     return ops.concatenate([head(name) for name in HEADS]), None
@@ -149,7 +149,7 @@ def _small(x: T, ops: Operations[T]) -> tuple[T, T | None]:
     scores = []
     for head in HEADS:
         y = ops.concatenate([seen, pooled(marks)]) if head == "watermark" else seen
-        y = ops.dropout(ops.linear(y, f"head_{head}.0", _SMALL_HEAD, "relu"))
+        y = ops.drop(ops.linear(y, f"head_{head}.0", _SMALL_HEAD, "relu"))
         scores.append(ops.linear(y, f"head_{head}.3", 1, "sigmoid"))
     return ops.concatenate(scores), marks
 
@@ -277,7 +277,7 @@ class _ShapeRecorder:
     def max_pool(self, x: int) -> int:
         return x
 
-    mean = deviation = maximum = dropout = max_pool
+    mean = deviation = maximum = drop = max_pool
 
 
 class _NumpyOperations:
@@ -346,7 +346,7 @@ class _NumpyOperations:
         y: Floats = self._weights[f"{name}.weight"] @ x + self._weights[f"{name}.bias"]
         return _activated(y, activation)
 
-    def dropout(self, x: Floats) -> Floats:
+    def drop(self, x: Floats) -> Floats:
         return x
 
     def multiply(self, x: Floats, y: Floats) -> Floats:

@@ -48,8 +48,8 @@ class MultiHeadQualityInference:
     Args:
         model_path: ``auto``: the registry's champion, or the model that is bundled with the
             package while there is none; ``bundled``: the latter; ``bundled-standard``: the bundled one of
-            the original architecture; a folder or file of weights (see `model_files.read_model`); or a registry
-            reference: ``champion``, ``candidate``, a version number, ``models:/name@alias`` or
+            the original architecture; a folder or file of weights (see `model_files.read_model`); or a
+            registry reference: ``champion``, ``candidate``, a version number, ``models:/name@alias`` or
             ``models:/name/3``. A path that exists wins over a reference of the same name, but not over
             auto and bundled.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -57,7 +57,7 @@ class MultiHeadQualityInference:
         root: The project folder whose registry a reference means; by default the current one.
         registry: Registry parameters; by default those of the project's params.yaml.
         engine: What runs the network; by default the rule of `engines.choose_engine` decides.
-        views: ``auto``: the views that the model was measured with; ``whole``: the image squeezed to a square.
+        views: ``auto``: those that the model was measured with; ``whole``: the image squeezed to a square.
 
     Attributes:
         source: Which model it is.

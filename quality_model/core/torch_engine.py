@@ -207,7 +207,7 @@ class TorchEngine:
     def linear(self, x: Tensor, name: str, features: int, activation: Activation) -> Tensor:
         return _activated(F.linear(x, *self._weights[name]), activation)
 
-    def dropout(self, x: Tensor) -> Tensor:
+    def drop(self, x: Tensor) -> Tensor:
         return x
 
     def multiply(self, x: Tensor, y: Tensor) -> Tensor:

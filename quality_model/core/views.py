@@ -134,7 +134,7 @@ def cut(pixels: Pixels, size_px: int, recipe: ViewRecipe) -> Views:
 
 
 def aggregate(scores: npt.NDArray[np.float32], recipe: ViewRecipe) -> npt.NDArray[np.float32]:
-    """The scores of an image, float32 (4,), from those of its views, float32 (views, 4), the whole one first."""
+    """The scores of an image, float32 (4,), from those of its views, float32 (n, 4), the whole one first."""
     if len(scores) == 1:
         only: npt.NDArray[np.float32] = scores[0]
         return only
@@ -172,7 +172,7 @@ def score_images(
 
 
 def squeezed(pixels: Pixels, size_px: int) -> Pixels:
-    """Resize to a square with the LANCZOS filter, as the original design does; uint8 (size_px, size_px, 3)."""
+    """Resize to uint8 (size_px, size_px, 3) with the LANCZOS filter, as the original design does."""
     if pixels.shape[:2] == (size_px, size_px):
         return pixels
     return np.array(Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.LANCZOS))
@@ -217,9 +217,9 @@ def _multiples(ideal_px: float, most_px: int) -> list[int]:
 def tile_boxes(pixels: Pixels, size_px: int, recipe: ViewRecipe) -> list[Box]:
     """Where the tiles of an image at the size of use are: an even spread, or the best of it.
 
-    Tiles that cover the image but for a narrow border, evenly spaced, are the candidates. Of more than ``max_tiles`` those with most
-    detail are half, the rest are spread over the others. An image that is no larger than the whole view
-    shows has none.
+    Tiles that cover the image but for a narrow border, evenly spaced, are the candidates. Of more than
+    ``max_tiles`` those with most detail are half, the rest are spread over the others. An image that is no
+    larger than the whole view shows has none.
     """
     height, width = pixels.shape[:2]
     shown = whole_size(width, height, size_px)
@@ -253,7 +253,7 @@ def _detail(pixels: Pixels) -> npt.NDArray[np.float32]:
     """Mean absolute difference of neighbours in green, in cells of 4 rows: (height / 4, width / 4)."""
     rows = pixels[::_DETAIL_STEP, :, 1].astype(np.int16)
     steps = np.abs(np.diff(rows, axis=1))[:, : (rows.shape[1] - 1) // _DETAIL_STEP * _DETAIL_STEP]
-    return steps.reshape(len(rows), -1, _DETAIL_STEP).mean(axis=2, dtype=np.float32)
+    return np.asarray(steps.reshape(len(rows), -1, _DETAIL_STEP).mean(axis=2), dtype=np.float32)
 
 
 def _mean_within(detail: npt.NDArray[np.float32], box: Box) -> float:

@@ -53,8 +53,9 @@ SCHEMA: Final = pa.schema(
 )
 """Columns of the manifest, a row per sample in the order of images.npy.
 
-``view``: what the sample shows of the image (`ViewKind`). ``is_clean``: the sample is a clean image as it is, and the image was not soft already. Per head: kind,
-parameters (JSON) and position (from 0) of the degradation, null without one, and its label, 0 without one.
+``view``: what the sample shows of the image (`ViewKind`). ``is_clean``: the sample is a clean image as it
+is, and the image was not soft already. Per head: kind, parameters (JSON) and position (from 0) of the
+degradation, null without one, and its label, 0 without one.
 ``delivery``: resizing and compression that change no label (JSON). ``softness_px``: sigma at 224 px of the
 blur that the image had before. The hash of the manifest identifies the dataset: ``pixels_sha256`` covers
 images.npy, and labels.npy is made from the label columns.

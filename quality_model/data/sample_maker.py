@@ -120,7 +120,7 @@ def _decode(image: CleanImage, recipe: Recipe) -> Pixels:
 
 
 class _ViewsOf:
-    """The views of one clean image that samples are made of: the whole image, squeezed to a square, and tiles."""
+    """The views of a clean image that samples are made of: the whole image, squeezed, and tiles."""
 
     def __init__(self, pixels: Pixels, section: GenerateParams) -> None:
         self._size_px = section.image_size

@@ -7,7 +7,7 @@ in training (standard, 224 px, two cores).
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quality_model.core.model_files import DESIGN_DROPOUT
-from quality_model.core.network import ARCHITECTURES, VARIANCE_FLOOR, Activation, forward, norm_of, weight_shapes
+from quality_model.core.network import (
+    ARCHITECTURES,
+    VARIANCE_FLOOR,
+    Activation,
+    forward,
+    norm_of,
+    weight_shapes,
+)
 from quality_model.params import ArchitectureName
 from quality_model.records import HEADS, OVERALL_WEIGHTS
 
@@ -38,7 +45,7 @@ class MultiHeadQualityAssessmentModel(nn.Module):
 
     def __init__(self, dropout: float = DESIGN_DROPOUT, architecture: ArchitectureName = "standard") -> None:
         super().__init__()
-        self.rate = dropout
+        self.dropout = dropout
         self.architecture: ArchitectureName = architecture
         shapes = weight_shapes(architecture)
         self.register_buffer("degradation_weights", torch.tensor([OVERALL_WEIGHTS[head] for head in HEADS]))
@@ -61,7 +68,7 @@ class MultiHeadQualityAssessmentModel(nn.Module):
         height, width = (side // stride_px * stride_px for side in x.shape[2:])
         all_scores, watermarks = forward(self.architecture, x[..., :height, :width], self)
         overall = 1.0 - (all_scores * self.degradation_weights).sum(dim=1, keepdim=True)
-        scores = dict(zip(HEADS, all_scores.split(1, dim=1), strict=True))
+        scores = {head: all_scores[:, at : at + 1] for at, head in enumerate(HEADS)}
         maps = {} if watermarks is None else {"watermark_map": watermarks[:, 0]}
         return {**scores, "overall": overall, "all_scores": all_scores, **maps}
 
@@ -85,7 +92,7 @@ class MultiHeadQualityAssessmentModel(nn.Module):
         bias: bool = True,
         activation: Activation = "relu",
     ) -> Tensor:
-        conv = self.get_submodule(name)
+        conv: Any = self.get_submodule(name)
         y = F.conv2d(x, conv.weight, conv.bias, stride=stride, padding=side // 2)
         if norm:
             y = self.get_submodule(norm_of(name))(y)
@@ -109,8 +116,8 @@ class MultiHeadQualityAssessmentModel(nn.Module):
     def linear(self, x: Tensor, name: str, features: int, activation: Activation) -> Tensor:
         return _activated(self.get_submodule(name)(x), activation)
 
-    def dropout(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.rate, self.training)
+    def drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
 
     def multiply(self, x: Tensor, y: Tensor) -> Tensor:
         return x * y
@@ -126,7 +133,7 @@ def _layer(name: str, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
         return nn.BatchNorm2d(shape[0])
     if len(shape) == 2:
         return nn.Linear(shape[1], shape[0])
-    return nn.Conv2d(shape[1], shape[0], shape[2:], bias=bias)
+    return nn.Conv2d(shape[1], shape[0], shape[2], bias=bias)
 
 
 def _add(root: nn.Module, name: str, layer: nn.Module) -> None:

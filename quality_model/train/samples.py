@@ -208,7 +208,7 @@ def _stored_batches(
 
 
 class FreshBatch(NamedTuple):
-    """A batch of fresh samples to make: ids of clean images, and the number of its first sample in the epoch."""
+    """A batch of fresh samples to make: ids of clean images, and the number of the first sample."""
 
     epoch: int
     first: int
@@ -286,7 +286,7 @@ def _fresh_batches(
 
 def _again(group: Sequence[Batch], generator: np.random.Generator) -> Iterator[Batch]:
     """The samples of some batches once more, in other batches of the same sizes, half of them mirrored."""
-    images, labels, maps = (np.concatenate(parts) for parts in zip(*group, strict=True))  # type: ignore[arg-type]
+    images, labels, maps = (np.concatenate(parts) for parts in zip(*group, strict=True))
     order = generator.permutation(len(labels))
     mirrored = generator.integers(0, 2, len(labels)).astype(bool)
     for start, end in pairwise(np.cumsum([0, *(len(batch[1]) for batch in group)])):

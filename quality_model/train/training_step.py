@@ -114,9 +114,7 @@ def train_candidate(
 
     with storage.only_maker(checkpoints):
         on_epoch(TrainingProgress(facts, ()))
-        trained = train(
-            section, samples, checkpoints, after_epoch, images=images, limits=limits, start=start
-        )
+        trained = train(section, samples, checkpoints, after_epoch, images=images, limits=limits, start=start)
         recipe = start.views if start else (ViewRecipe() if section.architecture == "small" else SQUEEZED)
         save_model(
             output,

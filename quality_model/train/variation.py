@@ -36,7 +36,7 @@ _SHRUNK_SHARE: Final = 0.6
 _SMALLEST_TILE: Final = 0.6
 _SQUEEZED_SHARE: Final = 0.3
 _LONGEST_SQUEEZE: Final = 0.6
-"""Natural logarithm: width and height change by up to 1.35 against each other, as where images are squeezed."""
+"""Natural logarithm: width and height change by up to 1.35 against each other, as if squeezed."""
 
 _TURNED_SHARE: Final = 0.15
 _RECOLOURED_SHARE: Final = 0.4
@@ -92,9 +92,10 @@ def vary(clean: Pixels, side_px: int, size_px: int, stream: Stream) -> Pixels:
 
 
 def _square_of_view(clean: Pixels, side_px: int, size_px: int, stream: Stream) -> Pixels:
-    """A square of the whole view, now and then squeezed, or of a tile, at the size of use or somewhat smaller."""
+    """A square of the whole view, now and then squeezed, or of a tile, at the size of use or smaller."""
     height, width = clean.shape[:2]
-    is_whole, squeeze = stream.chance(0.5), stream.uniform(-1.0, 1.0) if stream.chance(_SQUEEZED_SHARE) else 0.0
+    is_whole = stream.chance(0.5)
+    squeeze = stream.uniform(-1.0, 1.0) if stream.chance(_SQUEEZED_SHARE) else 0.0
     shrink = stream.uniform(_SMALLEST_TILE, 1.0) if stream.chance(_SHRUNK_SHARE) else 1.0
     if is_whole:
         wide, high = views.whole_size(width, height, size_px)

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from quality_model.core.decoding import Pixels
 from quality_model.degrade import noise
-from quality_model.degrade.calibrated import watermark_overlay, white_balance
 from quality_model.degrade.calibrated import point_spread as psf
+from quality_model.degrade.calibrated import watermark_overlay, white_balance
 from quality_model.degrade.calibrated.camera import Camera
 from quality_model.degrade.calibrated.watermark_overlay import Overlay
 from quality_model.degrade.profile import Facts
@@ -32,7 +32,7 @@ DRAWN_SEVERITIES: Final = (0.05, 1.0)
 """Range of the severity that is aimed at; the label is the severity that is measured."""
 
 _SKEW: Final = 1.5
-"""A uniform number to this power is the place in that range: faint degradations are more frequent, as in life."""
+"""A uniform number to this power is the place in that range: most degradations are faint, as in life."""
 
 COUNTS: Final = (0, 0, 1, 1, 1, 1, 2, 2, 3, 4)
 """Numbers of degradations, all equally likely: mostly one, as in life."""
@@ -151,7 +151,7 @@ class Watermark:
     rms_difference: float
 
     def opacity(self, opaque_difference: float) -> float:
-        """Opacity in life, or what makes about the difference, given that which the opaque watermark makes."""
+        """Opacity in life, or what makes about the difference, given that of the opaque watermark."""
         if self.overlay.opacity is not None:
             return self.overlay.opacity
         return min(1.0, max(_FAINTEST_OPACITY, self.rms_difference / max(opaque_difference, 1e-6)))
@@ -244,7 +244,7 @@ def _gradient(side_px: int, stream: Stream) -> Mask:
     y, x = np.mgrid[0:side_px, 0:side_px].astype(np.float32) / side_px - 0.5
     angle, steepness = stream.uniform(0.0, 2.0 * np.pi), stream.log_uniform(1.0, 6.0)
     along = np.cos(angle) * x + np.sin(angle) * y - stream.uniform(-0.35, 0.35)
-    return np.clip(0.5 + steepness * along, 0.0, 1.0)[..., None].astype(np.float32)
+    return np.asarray(np.clip(0.5 + steepness * along, 0.0, 1.0)[..., None], dtype=np.float32)
 
 
 def _subject(side_px: int, stream: Stream) -> Mask:

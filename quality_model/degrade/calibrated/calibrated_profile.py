@@ -76,7 +76,14 @@ class CalibratedProfile(Profile):
         "watermark": watermark_overlay.KINDS,
         "noise": ("gaussian", "luminance", "salt_and_pepper", "poisson", "speckle", "camera"),
     }
-    shares: ClassVar[Mapping[str, int]] = {"defocus": 3, "shake": 2, "camera": 5, "tiled": 2, "badge": 2, "words": 2}
+    shares: ClassVar[Mapping[str, int]] = {
+        "defocus": 3,
+        "shake": 2,
+        "camera": 5,
+        "tiled": 2,
+        "badge": 2,
+        "words": 2,
+    }
     source_kinds: ClassVar[Mapping[Head, tuple[str, ...]]] = {"blurriness": ("soft_source",)}
     label_ranges: ClassVar[Mapping[Head, tuple[float, float]]] = dict.fromkeys(HEADS, (0.0, 1.0))
     scales: ClassVar[Mapping[Head, SeverityScale]] = SCALES
@@ -106,7 +113,7 @@ class CalibratedProfile(Profile):
         plan = calibrated_plan.draw_plan(randomness, drawn, side_px=side_px, scale=scale)
         varied, scene = clean_variation.scene(clean, randomness.stream("scene"))
         frame, framed = clean_variation.frame(randomness.stream("frame"), side_px)
-        sample = self._carry_out(plan, varied, softness_px, frame)
+        sample = self._carry_out(plan, varied, randomness, softness_px, frame)
         image, delivery = deliver(sample.image, randomness.stream("delivery"))
         delivery = {"scene": scene, "frame": framed, **delivery}
         known = {name: value for name, value in delivery.items() if value != ""}
@@ -119,7 +126,12 @@ class CalibratedProfile(Profile):
         return lay(clean) if lay else clean_variation.scene(clean, stream, share=1.0)[0]
 
     def _carry_out(
-        self, plan: Plan, clean: Pixels, softness_px: float, frame: clean_variation.Frame | None
+        self,
+        plan: Plan,
+        clean: Pixels,
+        randomness: SampleRandomness,
+        softness_px: float,
+        frame: clean_variation.Frame | None,
     ) -> DegradedSample:
         """The degradations, after they are drawn and before the delivery; a benchmark replaces it."""
         return carry_out(plan, clean, softness_px=softness_px, frame=frame)
@@ -179,7 +191,8 @@ def _severity_map(differences: npt.NDArray[np.float32]) -> npt.NDArray[np.float3
     height, width = (side // CELL_PX * CELL_PX for side in differences.shape)
     cells = differences[:height, :width].reshape(height // CELL_PX, CELL_PX, width // CELL_PX, CELL_PX)
     scale, rms = SCALES["watermark"], np.sqrt(cells.mean(axis=(1, 3)))
-    return np.minimum(1.0, np.log1p(rms / scale.knee) / np.log1p(scale.worst / scale.knee)).astype(np.float32)
+    severity = np.log1p(rms / scale.knee) / np.log1p(scale.worst / scale.knee)
+    return np.asarray(np.minimum(1.0, severity), dtype=np.float32)
 
 
 def _soft_source(softness_px: float) -> dict[Head, tuple[str, Facts]]:
@@ -231,7 +244,9 @@ def deliver(pixels: Pixels, stream: Stream) -> tuple[Pixels, Facts]:
         smooth = cv2.GaussianBlur(pixels, (0, 0), radius_px)
         pixels = np.asarray(cv2.addWeighted(pixels, 1.0 + amount, smooth, -amount, 0.0), dtype=np.uint8)
     if recompressed < RECOMPRESSED_SHARE:
-        facts |= {"quality": quality, "format": "WEBP"} if webp else {"quality": quality, "sampling": sampling}
+        facts |= (
+            {"quality": quality, "format": "WEBP"} if webp else {"quality": quality, "sampling": sampling}
+        )
         pixels = _recompress(pixels, quality, None if webp else sampling)
     return pixels, facts
 

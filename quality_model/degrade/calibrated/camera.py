@@ -1,4 +1,4 @@
-"""Noise as cameras deliver it: made on the sensor, then demosaiced, balanced, tone-mapped and partly denoised.
+"""Noise as cameras deliver it: made on the sensor, demosaiced, balanced, tone-mapped and partly denoised.
 
 Photons and read-out disturb linear light at the sites of a colour filter array. Interpolation spreads what is
 at one site over its neighbours, white balance and colour matrix amplify and mix channels, the tone curve
@@ -91,7 +91,7 @@ class Camera:
         return noise / max(float(np.sqrt(np.square(noise).mean(dtype=np.float64))), 1e-9)
 
     def _developed(self, pixels: Pixels, stream: Stream) -> Floats:
-        light, slope = (np.asarray(cv2.LUT(pixels, curve)) for curve in _curves())
+        light, slope = (np.asarray(cv2.LUT(pixels, curve), np.float32) for curve in _curves())
         sites = self._sites(light, stream)
         planes = np.zeros_like(light)
         planes[::2, ::2, 0] = sites[::2, ::2] * self.red_gain
@@ -101,17 +101,17 @@ class Camera:
         for channel, kernel in enumerate((_SQUARE, _CROSS, _SQUARE)):
             planes[..., channel] = cv2.filter2D(planes[..., channel], -1, kernel)
         matrix = self.mixing * _MATRIX + (1.0 - self.mixing) * np.eye(3, dtype=np.float32)
-        return self._denoised(np.asarray(cv2.transform(planes, matrix)) * slope)
+        return self._denoised(np.asarray(cv2.transform(planes, matrix), np.float32) * slope)
 
     def _sites(self, light: Floats, stream: Stream) -> Floats:
         """Noise at the sites of the array, in linear light: float32 (h, w)."""
         seen = light[..., 1].copy()
         seen[::2, ::2], seen[1::2, 1::2] = light[::2, ::2, 0], light[1::2, 1::2, 2]
         variance = self.shot_share * seen + (1.0 - self.shot_share)
-        return np.sqrt(variance) * stream.normal(*seen.shape)
+        return np.asarray(np.sqrt(variance) * stream.normal(*seen.shape), dtype=np.float32)
 
     def _denoised(self, noise: Floats) -> Floats:
-        luma = np.asarray(cv2.transform(noise, _LUMA))[..., None]
+        luma = np.asarray(cv2.transform(noise, _LUMA), np.float32)[..., None]
         colour = noise - luma
         if self.luma_sigma_px > 0:
             luma = _smooth(luma, self.luma_sigma_px)

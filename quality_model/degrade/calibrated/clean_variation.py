@@ -5,7 +5,7 @@ with cut-out objects, silhouettes, graphic patterns, black and white, other tone
 editors put around an image: frames, letterbox bars, rounded corners.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import cv2
@@ -43,12 +43,12 @@ def frame(stream: Stream, side_px: int, *, share: float = FRAME_SHARE) -> tuple[
     weight = covered[..., None].astype(np.float32)
 
     def lay(pixels: Pixels) -> Pixels:
-        return np.rint(pixels + (ink - pixels) * weight).astype(np.uint8)
+        return np.asarray(np.rint(pixels + (ink - pixels) * weight), dtype=np.uint8)
 
     return lay, kind
 
 
-def _pick(kinds: "dict[str, tuple[float, Callable[..., object]]]", stream: Stream) -> str:
+def _pick(kinds: Mapping[str, tuple[float, Callable[..., object]]], stream: Stream) -> str:
     """A kind, by its weight."""
     weights = [weight for weight, _ in kinds.values()]
     drawn = stream.uniform(0.0, sum(weights))
@@ -82,7 +82,8 @@ def _toned(clean: Pixels, stream: Stream) -> Pixels:
 
 def _sign(clean: Pixels, stream: Stream) -> Pixels:
     """Text and logos that belong to the scene: on surfaces of it, in perspective, under its light."""
-    side, image = clean.shape[0], clean.astype(np.float32)
+    side = clean.shape[0]
+    image: Floats = clean.astype(np.float32)
     light = np.asarray(cv2.GaussianBlur(image.mean(axis=2), (0, 0), side / 12.0))[..., None] / 140.0
     for _ in range(stream.integer(1, 3)):
         size_px = stream.log_uniform(10.0, side / 3.0)
@@ -102,9 +103,9 @@ def _sign(clean: Pixels, stream: Stream) -> Pixels:
         warp = cv2.getPerspectiveTransform(corners, placed)
         seen = np.asarray(cv2.warpPerspective(board, warp, (side, side), flags=cv2.INTER_AREA))
         cover = seen[..., 3:] / 255.0
-        image = image * (1.0 - cover) + seen[..., :3] * np.clip(light, 0.2, 1.4)
+        image = np.asarray(image * (1.0 - cover) + seen[..., :3] * np.clip(light, 0.2, 1.4), np.float32)
     soft = np.asarray(cv2.GaussianBlur(np.clip(image, 0, 255), (0, 0), stream.uniform(0.25, 0.5)))
-    return np.rint(soft).astype(np.uint8)
+    return np.asarray(np.rint(soft), dtype=np.uint8)
 
 
 def _on_board(letters: Floats, stream: Stream) -> Floats:
@@ -160,7 +161,7 @@ def _cut_out(clean: Pixels, stream: Stream) -> Pixels:
         moved = np.roll(mask[..., 0], (stream.integer(0, side // 12), stream.integer(0, side // 12)), (0, 1))
         shadow = np.asarray(cv2.GaussianBlur(moved, (0, 0), side * stream.uniform(0.01, 0.06)))
         ground = ground * (1.0 - stream.uniform(0.1, 0.5) * shadow[..., None])
-    return np.rint(clean * mask + ground * (1.0 - mask)).astype(np.uint8)
+    return np.asarray(np.rint(clean * mask + ground * (1.0 - mask)), dtype=np.uint8)
 
 
 def _silhouette(clean: Pixels, stream: Stream) -> Pixels:
@@ -173,10 +174,11 @@ def _silhouette(clean: Pixels, stream: Stream) -> Pixels:
         dark = cv2.GaussianBlur(brightness, (0, 0), 1.0) < np.quantile(brightness, stream.uniform(0.2, 0.6))
         mask = np.asarray(cv2.GaussianBlur(dark.astype(np.float32), (0, 0), 0.6))
     for _ in range(stream.integer(0, 5)):
-        ends = [(round(stream.uniform(0.0, side)), round(stream.uniform(0.0, side))) for _ in range(2)]
-        mask = np.asarray(cv2.line(mask.copy(), *ends, 1.0, stream.integer(1, 5), cv2.LINE_AA))
+        first, second = ([round(stream.uniform(0.0, side)) for _ in "xy"] for _ in range(2))
+        line = cv2.line(mask.copy(), first, second, 1.0, stream.integer(1, 5), cv2.LINE_AA)
+        mask = np.asarray(line, np.float32)
     ink = clean * np.float32(stream.uniform(0.0, 0.15))
-    return np.rint(sky * (1.0 - mask[..., None]) + ink * mask[..., None]).astype(np.uint8)
+    return np.asarray(np.rint(sky * (1.0 - mask[..., None]) + ink * mask[..., None]), dtype=np.uint8)
 
 
 def _pattern(clean: Pixels, stream: Stream) -> Pixels:
@@ -198,30 +200,34 @@ def _pattern(clean: Pixels, stream: Stream) -> Pixels:
     inside = _band(wave, share, width)
     if kind in ("grid", "checks", "dots"):
         other = _band(v / period % 1.0, share, width)
-        inside = {"grid": np.maximum(inside, other), "checks": abs(inside - other), "dots": inside * other}[kind]
+        inside = {"grid": np.maximum(inside, other), "checks": abs(inside - other), "dots": inside * other}[
+            kind
+        ]
     both = (0.0, 255.0) if stream.chance(0.4) else (stream.uniform(0, 255), stream.uniform(0, 255))
-    first = np.full(3, both[0]) if stream.chance(0.6) else np.array([stream.uniform(0, 255) for _ in range(3)])
+    first = (
+        np.full(3, both[0]) if stream.chance(0.6) else np.array([stream.uniform(0, 255) for _ in range(3)])
+    )
     drawn = first * (1.0 - inside[..., None]) + both[1] * inside[..., None]
     if stream.chance(0.4):  # only one of the colours, over the scene
         drawn = clean * (1.0 - inside[..., None]) + first * inside[..., None]
     mask = _shape(side, stream)[..., None] if stream.chance(0.6) else np.ones((side, side, 1), np.float32)
     light = np.asarray(cv2.GaussianBlur(clean.mean(axis=2), (0, 0), side / 10.0))[..., None] / 128.0
     lit = np.clip(drawn * (np.clip(light, 0.4, 1.3) if stream.chance(0.6) else 1.0), 0, 255)
-    return np.rint(clean * (1.0 - mask) + lit * mask).astype(np.uint8)
+    return np.asarray(np.rint(clean * (1.0 - mask) + lit * mask), dtype=np.uint8)
 
 
 def _band(wave: Floats, share: float, width: Floats) -> Floats:
     """1 where a wave of period 1 is below ``share``, with a soft edge of ``width``; float32."""
     distance = np.minimum(np.minimum(wave, share - wave), 1.0)
     distance = np.maximum(distance, wave - 1.0)
-    return np.clip(distance / np.maximum(width, 1e-3) + 0.5, 0.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(distance / np.maximum(width, 1e-3) + 0.5, 0.0, 1.0), dtype=np.float32)
 
 
 def _one_colour(clean: Pixels, stream: Stream) -> Pixels:
     """A ground and nothing else, or nearly."""
     ground = _ground(clean.shape[0], stream)
     share = stream.choice((0.0, 0.0, stream.uniform(0.0, 0.1)))
-    return np.rint(ground * (1.0 - share) + clean * share).astype(np.uint8)
+    return np.asarray(np.rint(ground * (1.0 - share) + clean * share), dtype=np.uint8)
 
 
 _SCENES: Final[dict[str, tuple[float, Callable[[Pixels, Stream], Pixels]]]] = {

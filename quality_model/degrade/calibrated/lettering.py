@@ -13,16 +13,67 @@ from quality_model.degrade.randomness import Stream
 from quality_model.degrade.seed.seed_kinds import Colour
 
 _NOUNS: Final = (
-    *("Photo", "Photos", "Images", "Stock", "Studio", "Gallery", "Press", "Media", "Agency", "Archive", "Art"),
-    *("Pixel", "Light", "Vista", "Market", "News", "Travel", "Realty", "Motors", "Wedding", "Portrait", "View"),
-    *("Nature", "Design", "Bank", "Shop", "Store", "Works", "Express", "Daily", "World", "Home", "Film", "Lens"),
+    *(
+        "Photo",
+        "Photos",
+        "Images",
+        "Stock",
+        "Studio",
+        "Gallery",
+        "Press",
+        "Media",
+        "Agency",
+        "Archive",
+        "Art",
+    ),
+    *(
+        "Pixel",
+        "Light",
+        "Vista",
+        "Market",
+        "News",
+        "Travel",
+        "Realty",
+        "Motors",
+        "Wedding",
+        "Portrait",
+        "View",
+    ),
+    *(
+        "Nature",
+        "Design",
+        "Bank",
+        "Shop",
+        "Store",
+        "Works",
+        "Express",
+        "Daily",
+        "World",
+        "Home",
+        "Film",
+        "Lens",
+    ),
 )
 _NOTICES: Final = (
     *("SAMPLE", "PREVIEW", "DRAFT", "DEMO", "PROOF", "COPY", "WATERMARK", "CONFIDENTIAL", "DO NOT COPY"),
     *("All rights reserved", "for review only", "TRIAL", "Sold", "Copyright", "Not for sale", "Evaluation"),
 )
 _NAMES: Final = (
-    *("Anna", "Mark", "Lena", "Jonas", "Maria", "Ivan", "Chloe", "Omar", "Nora", "Paul", "Ella", "Hugo", "Kim"),
+    *(
+        "Anna",
+        "Mark",
+        "Lena",
+        "Jonas",
+        "Maria",
+        "Ivan",
+        "Chloe",
+        "Omar",
+        "Nora",
+        "Paul",
+        "Ella",
+        "Hugo",
+        "Kim",
+    ),
     *("Weber", "Moreau", "Novak", "Rossi", "Larsen", "Silva", "Tanaka", "Olsen", "Haddad", "Costa", "Berg"),
 )
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
@@ -75,7 +126,7 @@ def colour(stream: Stream) -> Colour:
 
 
 def lettering(text: str, size_px: float, ink: Colour, stream: Stream) -> Image.Image:
-    """Text in a typeface drawn at random, now and then words of another script instead, or an outline alone."""
+    """Text in a random typeface; now and then words of another script instead, or an outline alone."""
     typeface = assets.typeface(stream.choice(assets.typefaces()), max(6, round(size_px)))
     foreign, hollow = stream.chance(_FOREIGN_SHARE), stream.chance(0.06)
     other = stream.choice(assets.lettering())
@@ -97,8 +148,10 @@ def lettering(text: str, size_px: float, ink: Colour, stream: Stream) -> Image.I
 def logo(size_px: float, ink: Colour, stream: Stream) -> Image.Image:
     """A logo in one colour."""
     side = max(6, round(size_px))
-    mask = Image.fromarray(stream.choice(assets.logos()))
-    return plate_of(mask.resize((side, side), Image.Resampling.BOX if side < 96 else Image.Resampling.BILINEAR), ink)
+    mask = Image.fromarray(assets.logos()[stream.integer(0, len(assets.logos()) - 1)])
+    return plate_of(
+        mask.resize((side, side), Image.Resampling.BOX if side < 96 else Image.Resampling.BILINEAR), ink
+    )
 
 
 def plate(size_px: float, stream: Stream, text: str | None = None) -> Image.Image:
@@ -125,7 +178,9 @@ def plate(size_px: float, stream: Stream, text: str | None = None) -> Image.Imag
     if effect < 0.3:
         return _outlined(result, max(1, round(size_px / 22)), other)
     if effect < 0.4:
-        box = stream.choice((other, other, (stream.integer(0, 255), stream.integer(0, 255), stream.integer(0, 255))))
+        box = stream.choice(
+            (other, other, (stream.integer(0, 255), stream.integer(0, 255), stream.integer(0, 255)))
+        )
         return _boxed(result, round(size_px * stream.uniform(0.15, 0.5)), box, stream)
     if effect < 0.47:
         return _embossed(result, max(1, round(size_px / 24)))

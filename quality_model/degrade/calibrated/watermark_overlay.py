@@ -108,7 +108,7 @@ def _tiled(canvas: _Canvas, stream: Stream) -> Drawn:
     layer, staggered = Image.new("RGBA", (reach, reach)), stream.chance(0.5)
     start_x, start_y = -round(stream.uniform(0.0, step_x)), -round(stream.uniform(0.0, step_y))
     if stream.chance(0.15):
-        _hatch(layer, max(step_x, 8), one.getpixel((0, 0))[:3], stream)  # type: ignore[index]
+        _hatch(layer, max(step_x, 8), lettering.colour(stream), stream)
     for row, top in enumerate(range(start_y, reach, step_y)):
         shift = step_x // 2 if staggered and row % 2 else 0
         for left in range(start_x - shift, reach, step_x):
@@ -134,7 +134,9 @@ def _words(canvas: _Canvas, stream: Stream) -> Drawn:
     width = canvas.extent_px * stream.uniform(0.3, 0.95)
     text = lettering.words(stream)
     one = plate(width / max(4, 0.5 * len(text)), stream, text)
-    angle_deg = stream.choice((0.0, 0.0, stream.uniform(-10.0, 10.0), stream.uniform(20.0, 50.0), -45.0, 45.0))
+    angle_deg = stream.choice(
+        (0.0, 0.0, stream.uniform(-10.0, 10.0), stream.uniform(20.0, 50.0), -45.0, 45.0)
+    )
     one = fitted(turned(one, angle_deg), 0.97 * canvas.extent_px)
     room_x, room_y = canvas.extent_px - one.width, canvas.extent_px - one.height
     canvas.put(one, room_x * stream.uniform(0.3, 0.7), room_y * stream.uniform(0.2, 0.8))

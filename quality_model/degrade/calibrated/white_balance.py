@@ -98,7 +98,7 @@ def gamma_table(exponents: Floats, black: Floats, white: Floats) -> Pixels:
         black, white: (3,), levels of 255 that black and white become.
     """
     value = (np.arange(256.0)[:, None] / 255.0) ** exponents
-    return np.clip(np.rint(black + (white - black) * value), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(black + (white - black) * value), 0, 255), dtype=np.uint8)
 
 
 def toning_table(ink: Floats, strength: float) -> Pixels:

@@ -1,0 +1,201 @@
+"""Rebuild the bundled model where the folder of scenes is present (docs/results.md has the whole recipe).
+
+    python recipes/bundled_model.py prepare ../shared/scenes build/scenes
+    (cd build && quality-model download ..., generate ..., train ...: the commands that `prepare` prints)
+    python recipes/bundled_model.py finish build/models/candidate build/scenes/held_out build/finished
+    quality-model ship --model build/finished --output quality_model/pretrained/small
+
+`prepare` copies the scenes whose licence is permissive, without those that the audit says are not clean:
+they are trained on. Scenes of all other licences are held out: on them `finish` chooses how the scores of
+the views become the image's, and sets the thresholds.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from quality_model.core import decoding, views
+from quality_model.core.decoding import Pixels
+from quality_model.core.engines import choose_engine
+from quality_model.core.model_files import read_model
+from quality_model.core.views import MULTIPLE_PX, SQUEEZED, HeadRule, ViewRecipe
+from quality_model.degrade import PROFILES, SampleRandomness
+from quality_model.evaluate.predictions import calibrate_thresholds
+from quality_model.networks.checkpoints import load_model, save_model
+from quality_model.params import WITHOUT_PROJECT
+from quality_model.records import HEADS, Head
+
+LARGE_DEFECTS: Final = ("clear", "strong")
+FLAGGED_SHARE: Final = 0.02
+SEED: Final = 2026
+LEAST_LABEL: Final = 0.15
+"""Severity from which a degradation should be found, where rules are compared."""
+
+Floats = npt.NDArray[np.float32]
+
+
+def prepare(scenes: Path, output: Path) -> None:
+    """Copy scenes into ``output``/train and ``output``/held_out, and count their sources."""
+    with (scenes / "audit_train.csv").open() as file:
+        defects = {
+            row["file"]
+            for row in csv.DictReader(file)
+            if row["defect"] != "none" and row["severity"] in LARGE_DEFECTS
+        }
+    sources: dict[str, Counter[tuple[str, str]]] = {"train": Counter(), "held_out": Counter()}
+    with (scenes / "scenes.csv").open() as file:
+        for row in csv.DictReader(file):
+            if not row["file"].startswith("train/") or row["file"] in defects:
+                continue
+            part = "train" if row["licence_class"] == "permissive" else "held_out"
+            (output / part).mkdir(parents=True, exist_ok=True)
+            shutil.copy(scenes / row["file"], output / part / Path(row["file"]).name)
+            sources[part][row["repository"], row["licence"]] += 1
+    table = {
+        part: [
+            {"repository": name, "licence": licence, "scenes": count}
+            for (name, licence), count in sorted(found.items())
+        ]
+        for part, found in sources.items()
+    }
+    (output / "sources.json").write_text(json.dumps(table, indent=1) + "\n")
+    print({part: sum(found.values()) for part, found in sources.items()})
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of the views of images: ``whole`` (4,), ``tiles`` (t, 4) and labels (4,) of each."""
+
+    whole: list[Floats]
+    tiles: list[Floats]
+    labels: Floats
+
+
+def finish(model: Path, held_out: Path, output: Path) -> None:
+    """Choose views and aggregates on held-out scenes, set the thresholds, and save the model with them."""
+    stored = read_model(model)
+    engine = choose_engine(stored, "cpu")
+    size_px = stored.image_size_px
+    scenes = sorted(held_out.iterdir())
+    clean = list(_clean(scenes))
+    degraded = list(_degraded(scenes))
+    best: tuple[float, ViewRecipe, list[str]] | None = None
+    for tile_px, max_tiles in ((224, 4), (224, 2), (128, 4), (128, 2)):
+        recipe = ViewRecipe(tile_px=tile_px, max_tiles=max_tiles)
+        good = _score(engine.scores, size_px, recipe, [(pixels, np.zeros(4, np.float32)) for pixels in clean])
+        bad = _score(engine.scores, size_px, recipe, degraded)
+        rules, lines, total = {}, [], 0.0
+        for head in HEADS:
+            found, rule = max(
+                ((_found_share(good, bad, head, rule), rule) for rule in _rules()), key=lambda pair: pair[0]
+            )
+            rules[head], total = rule, total + found[0] + found[1]
+            lines.append(
+                f"{tile_px} px, {max_tiles}: {head} AUC {found[0]:.3f}, found {found[1]:.3f}: {rule}"
+            )
+        print("\n".join(lines), flush=True)
+        if best is None or total > best[0] + 0.01:
+            best = total, recipe.model_copy(update={"heads": rules}), lines
+    assert best is not None
+    recipe = best[1]
+    loaded = load_model(model, torch.device("cpu"))
+    facts = loaded.facts.to_json()
+    for key, one in (("thresholds", recipe), ("thresholds_whole", SQUEEZED)):
+        scores = np.stack(
+            [
+                views.score_images(engine.scores, [views.cut(pixels, size_px, one).all], one)[0]
+                for pixels in clean
+            ]
+        )
+        facts[key] = calibrate_thresholds(scores, FLAGGED_SHARE)
+        print(key, facts[key])
+    facts["thresholds_clean_samples"] = len(clean)
+    save_model(output, loaded.model, image_size_px=size_px, views=recipe, facts=facts)
+    print("Views:", recipe)
+
+
+def _rules() -> Iterator[HeadRule]:
+    for tiles, whole in product((0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.3, 0.5, 0.7, 1.0)):
+        yield HeadRule(tiles=tiles, whole=whole)
+    for tiles in (0.5, 0.75, 1.0):
+        yield HeadRule(tiles=tiles, whole=0.0, highest=True)
+
+
+def _found_share(good: Scored, bad: Scored, head: Head, rule: HeadRule) -> tuple[float, float]:
+    """AUC, and the share of degraded images that are found where 2 % of the clean ones are flagged."""
+    at = HEADS.index(head)
+    recipe = ViewRecipe(heads=dict.fromkeys(HEADS, rule))
+
+    def aggregated(scored: Scored) -> Floats:
+        pairs = zip(scored.whole, scored.tiles, strict=True)
+        return np.array([views.aggregate(np.concatenate([w[None], t]), recipe)[at] for w, t in pairs])
+
+    clean = np.concatenate([aggregated(good), aggregated(bad)[bad.labels[:, at] == 0]])
+    found = aggregated(bad)[bad.labels[:, at] >= LEAST_LABEL]
+    ranks = np.searchsorted(np.sort(clean), found, side="left") / len(clean)
+    threshold = np.quantile(aggregated(good), 1.0 - FLAGGED_SHARE)
+    return float(ranks.mean()), float((found > threshold).mean())
+
+
+def _score(score, size_px: int, recipe: ViewRecipe, images: list[tuple[Pixels, Floats]]) -> Scored:  # type: ignore[no-untyped-def]
+    whole, tiles = [], []
+    for pixels, _ in images:
+        seen = views.cut(pixels, size_px, recipe)
+        whole.append(score(seen.whole[None])[0])
+        tiles.append(score(np.stack(seen.tiles)) if seen.tiles else np.empty((0, 4), np.float32))
+    return Scored(whole, tiles, np.array([labels for _, labels in images]))
+
+
+def _read(path: Path) -> Pixels:
+    return decoding.decode(path.read_bytes(), WITHOUT_PROJECT.limits)
+
+
+def _square(pixels: Pixels) -> Pixels:
+    side = min(pixels.shape[:2]) // MULTIPLE_PX * MULTIPLE_PX
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+
+
+def _clean(scenes: list[Path]) -> Iterator[Pixels]:
+    """Every scene as it is, and a variation of it that is no degradation."""
+    for path in scenes:
+        pixels = _read(path)
+        yield pixels
+        varied = PROFILES["calibrated"].look_alike(_square(pixels), SampleRandomness(SEED, path.name))
+        if varied is not None:
+            yield varied
+
+
+def _degraded(scenes: list[Path]) -> Iterator[tuple[Pixels, Floats]]:
+    for path in scenes:
+        randomness = SampleRandomness(SEED, f"degraded {path.name}")
+        sample = PROFILES["calibrated"].degrade(_square(_read(path)), randomness, scale=1.0)
+        yield sample.image, np.array(sample.labels, np.float32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    first = commands.add_parser("prepare")
+    first.add_argument("scenes", type=Path)
+    first.add_argument("output", type=Path)
+    last = commands.add_parser("finish")
+    for name in ("model", "held_out", "output"):
+        last.add_argument(name, type=Path)
+    arguments = vars(parser.parse_args())
+    {"prepare": prepare, "finish": finish}[arguments.pop("command")](**arguments)
+
+
+if __name__ == "__main__":
+    main()
