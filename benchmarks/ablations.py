@@ -59,9 +59,9 @@ INVERSE_VARIANCE: Final = {"color_cast": 1.1, "blurriness": 0.85, "watermark": 1
 DESIGN_WEIGHTS: Final = {"color_cast": 1.0, "blurriness": 1.0, "watermark": 1.5, "noise": 1.0}
 
 
-def _plain_crop(clean: Pixels, side_px: int, stream: Stream) -> Pixels:
-    """A crop, and nothing varied."""
-    top, left = (stream.integer(0, clean.shape[0] - side_px) for _ in range(2))
+def _plain_crop(clean: Pixels, side_px: int, size_px: int, stream: Stream) -> Pixels:
+    """A square at its own scale, and nothing else."""
+    top, left = (stream.integer(0, length - side_px) for length in clean.shape[:2])
     return np.ascontiguousarray(clean[top : top + side_px, left : left + side_px])
 
 

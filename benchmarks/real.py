@@ -27,8 +27,8 @@ import pandas as pd
 
 from quality_model.core import storage, system
 from quality_model.core.decoding import decode, read_bytes
-from quality_model.core.views import squeezed
 from quality_model.core.figures import markdown_table
+from quality_model.core.views import squeezed
 from quality_model.errors import ImageError, QualityModelError, UsageError
 from quality_model.evaluate import metrics
 from quality_model.evaluate.baselines import CLASSICAL

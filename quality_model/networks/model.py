@@ -137,13 +137,20 @@ def _layer(name: str, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
 
 
 def _add(root: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put a layer below a module, in modules without a function of their own: ``backbone.0.conv``."""
+    """Put a layer below a module by its name, such as ``backbone.0.conv``; numbers are places in a sequence."""
     *path, last = name.split(".")
-    for part in path:
+    for part, inner in zip(path, [*path[1:], last], strict=True):
         if part not in dict(root.named_children()):
-            root.add_module(part, nn.Module())
+            _place(root, part, nn.Sequential() if inner.isdigit() else nn.Module())
         root = root.get_submodule(part)
-    root.add_module(last, layer)
+    _place(root, last, layer)
+
+
+def _place(parent: nn.Module, name: str, child: nn.Module) -> None:
+    if isinstance(parent, nn.Sequential):
+        for skipped in range(len(parent), int(name)):  # what has no weights: activations, pools
+            parent.add_module(str(skipped), nn.Identity())
+    parent.add_module(name, child)
 
 
 def _activated(x: Tensor, activation: Activation) -> Tensor:
@@ -158,6 +165,22 @@ def to_model_input(pixels: npt.NDArray[np.uint8] | Tensor, device: torch.device)
     return batch.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div(255.0)
 
 
+def weighted_mse(scores: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over heads of weight x mean squared error, as the original design has it.
+
+    Args:
+        scores: float (N, heads) in [0, 1], of any float dtype; computed on in float32.
+        labels: float32 (N, heads) in [0, 1].
+        weights: float32 (heads,), one weight per head.
+
+    Returns:
+        The loss, float32 (), and each head's unweighted MSE, float32 (heads,), both with
+        their gradient.
+    """
+    per_head = (scores.float() - labels).square().mean(dim=0)
+    return (weights * per_head).mean(), per_head
+
+
 def training_loss(
     kind: Literal["mse", "bce"],
     output: Mapping[str, Tensor],
@@ -167,7 +190,7 @@ def training_loss(
 ) -> tuple[Tensor, Tensor]:
     """What training minimises.
 
-    The squared error is the original design's. The cross-entropy of a score and a label, which is taken
+    The squared error is the original design's (`weighted_mse`). The cross-entropy of a score and a label, which is taken
     for a probability, has its minimum at the mean label too, but its slope does not vanish near 0: faint
     degradations count for more. A network with a map of watermarks also learns it, by cross-entropy.
 
@@ -182,12 +205,13 @@ def training_loss(
         The loss, float32 (), with its gradient, and each head's MSE, float32 (heads,).
     """
     scores = output["all_scores"].float()
-    squares = (scores - labels).square()
-    losses = squares if kind == "mse" else F.binary_cross_entropy(scores, labels, reduction="none")
-    loss = (weights * losses.mean(dim=0)).mean()
+    loss, per_head = weighted_mse(scores, labels, weights)
+    if kind == "bce":
+        losses = F.binary_cross_entropy(scores, labels, reduction="none")
+        loss = (weights * losses.mean(dim=0)).mean()
     if maps is not None and "watermark_map" in output:
         loss = loss + _MAP_WEIGHT * F.binary_cross_entropy(output["watermark_map"].float(), maps)
-    return loss, squares.detach().mean(dim=0)
+    return loss, per_head.detach()
 
 
 def multiply_adds(model: MultiHeadQualityAssessmentModel, side_px: int) -> int:

@@ -42,7 +42,7 @@ def place(tmp_path: Path, photo: Pixels, monkeypatch: pytest.MonkeyPatch) -> Pat
 @pytest.fixture
 def predict(capfd: pytest.CaptureFixture[str]) -> Predict:
     def predict(*arguments: str) -> Done:
-        code = run(["predict", "--model", "pretrained-compact", *arguments])
+        code = run(["predict", "--model", "bundled", *arguments])
         return Done(code, *capfd.readouterr())
 
     return predict

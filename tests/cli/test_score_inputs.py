@@ -11,7 +11,7 @@ from PIL import Image
 from quality_model.cli import run
 from quality_model.core.decoding import Pixels
 
-QUICK = ["--model", "pretrained-compact", "--workers", "1"]
+QUICK = ["--model", "bundled", "--workers", "1"]
 
 
 @pytest.fixture

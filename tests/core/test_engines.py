@@ -25,7 +25,7 @@ GOLDEN_SCORES: dict[ArchitectureName, list[list[float]]] = {
         [0.47019, 0.54283, 0.63538, 0.65294],
         [0.48670, 0.56701, 0.62411, 0.58663],
     ],
-    "compact": [
+    "small": [
         [0.64712, 0.69608, 0.67968, 0.63281],
         [0.68380, 0.66296, 0.59908, 0.54995],
         [0.57041, 0.60577, 0.60221, 0.57835],
@@ -48,7 +48,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return stored
 
 
-@pytest.fixture(scope="module", params=["standard", "compact"])
+@pytest.fixture(scope="module", params=["standard", "small"])
 def network(request: pytest.FixtureRequest) -> Network:
     """A network whose scores differ, with batch statistics as of a trained one."""
     torch.manual_seed(3)

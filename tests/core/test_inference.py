@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from quality_model import MultiHeadQualityInference, QualityScores
-from quality_model.core import decoding, storage
+from quality_model.core import storage, views
 from quality_model.core.decoding import Pixels
 from quality_model.errors import CheckpointError, ImageError, UsageError
 from quality_model.networks.checkpoints import load_model, save_model
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, crops: list[Pixels]) -> Pat
     """An untrained model whose scores differ from image to image."""
     torch.manual_seed(11)
     model = MultiHeadQualityAssessmentModel()
-    images = np.stack([decoding.resize(crop, SIZE_PX) for crop in crops])
+    images = np.stack([views.squeezed(crop, SIZE_PX) for crop in crops])
     for _ in range(20):  # batch norm learns what images are like
         model(to_model_input(images, torch.device("cpu")))
     for head in HEADS:
@@ -160,7 +160,7 @@ def test_limits_hold_for_files(folder: Path, params: Params, tmp_path: Path) -> 
 def test_pixels_of_a_batch_become_an_array_of_scores(
     inference: MultiHeadQualityInference, crops: list[Pixels]
 ) -> None:
-    pixels = np.stack([decoding.resize(crop, SIZE_PX) for crop in crops])
+    pixels = np.stack([views.squeezed(crop, SIZE_PX) for crop in crops])
     scores = inference.score_pixels(pixels)
     assert scores.shape == (3, 4)
     assert scores.dtype == np.float32

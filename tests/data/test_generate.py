@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from quality_model.core.decoding import resize
+from quality_model.core.views import squeezed as resize
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.generate import CALIBRATION_SAMPLES, generate
 from quality_model.degrade import PROFILES, SampleRandomness

@@ -28,7 +28,7 @@ SMALL: Final = {
     "source": {"dataset": "./photos", "num_images": ORIGINAL_PHOTOS},
     "generate": {"profile": "seed", "samples_per_image": 2, "image_size": 32, "workers": 1},
     "train": {
-        "architecture": "compact",
+        "architecture": "small",
         "start_from": "scratch",
         "samples": "stored",
         "epochs": 2,

@@ -23,7 +23,7 @@ from quality_model.release.publish import publish, try_publish
 
 from .conftest import PROJECT
 
-MODEL = ("--model", "pretrained-compact", "--engine", "torch-float32")
+MODEL = ("--model", "bundled", "--engine", "torch-float32")
 COMMAND = (sys.executable, "-m", "quality_model")
 NAME = "ü日.jpg"
 ENDS_WITHIN_S = 240

@@ -112,7 +112,7 @@ def test_a_tilde_in_the_paths_of_a_deployment_is_the_home_folder(
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Path:
     """A project with images and broken files, beside a folder from which its flows are started."""
-    quick = {"score": {"workers": 1, "model": "pretrained-compact", "engine": "torch-float32"}}
+    quick = {"score": {"workers": 1, "model": "bundled", "engine": "torch-float32"}}
     project = small_project(tmp_path_factory.mktemp("scoring") / "project", quick)
     for folder, name in ((project, "right"), (project.with_name("elsewhere"), "wrong")):
         (folder / "mine").mkdir(parents=True)

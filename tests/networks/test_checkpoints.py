@@ -68,17 +68,17 @@ def test_saving_twice_gives_the_same_bytes(folder: Path, tmp_path: Path, model: 
 
 
 def test_a_model_is_replaced_by_the_next_one_of_another_architecture(folder: Path) -> None:
-    compact = Network(architecture="compact").eval()
+    small = Network(architecture="small").eval()
     thresholds = {"noise": 0.5, "color_cast": 0.25, "blurriness": 0, "watermark": 0.75}
-    save_model(folder, compact, image_size_px=64, facts={"thresholds": thresholds})
+    save_model(folder, small, image_size_px=64, facts={"thresholds": thresholds})
     loaded = load_model(folder, CPU)
-    assert (loaded.model.architecture, loaded.image_size_px) == ("compact", 64)
+    assert (loaded.model.architecture, loaded.image_size_px) == ("small", 64)
     assert loaded.thresholds == thresholds
-    assert_same_weights(compact, loaded.model)
+    assert_same_weights(small, loaded.model)
 
 
 def test_what_training_kept_is_kept_when_a_model_is_saved_again(tmp_path: Path, folder: Path) -> None:
-    for name in ("standard", "compact"):
+    for name in ("standard", "small"):
         bundled = Path(pretrained.__file__).parent / name
         loaded = load_model(bundled, CPU)
         save_model(tmp_path / name, loaded.model, image_size_px=loaded.image_size_px, facts=loaded.facts)
@@ -101,9 +101,9 @@ def test_the_file_of_weights_alone_keeps_its_architecture_and_image_size(
     bare = load_model((folder / "model.safetensors").rename(tmp_path / "weights.safetensors"), CPU)
     assert_same_weights(model, bare.model)
     assert (bare.image_size_px, bare.model.dropout, bare.facts.to_json()) == (96, 0.2, {})
-    save_model(tmp_path / "c", Network(architecture="compact"), image_size_px=64, facts={})
-    compact = load_model((tmp_path / "c" / "model.safetensors").rename(tmp_path / "c.safetensors"), CPU)
-    assert (compact.model.architecture, compact.image_size_px) == ("compact", 64)
+    save_model(tmp_path / "c", Network(architecture="small"), image_size_px=64, facts={})
+    small = load_model((tmp_path / "c" / "model.safetensors").rename(tmp_path / "c.safetensors"), CPU)
+    assert (small.model.architecture, small.image_size_px) == ("small", 64)
     assert caplog.text == ""
 
 
@@ -162,7 +162,7 @@ def test_half_precision_takes_less_than_five_megabytes(tmp_path: Path, model: Ne
     assert not (tmp_path / "large").exists()
 
 
-@pytest.mark.parametrize("architecture", ["standard", "compact"])
+@pytest.mark.parametrize("architecture", ["standard", "small"])
 def test_the_names_and_shapes_that_are_checked_are_those_of_the_network(
     architecture: ArchitectureName,
 ) -> None:
@@ -289,7 +289,7 @@ def test_a_pt_file_without_a_state_dict_is_refused(tmp_path: Path, content: obje
         ("format_version", 2, "format version 2"),
         ("format_version", None, "does not describe"),
         ("architecture", "SmallModel", "SmallModel"),
-        ("architecture", "compact", "of another architecture than compact"),
+        ("architecture", "small", "of another architecture than small"),
         ("heads", ["noise"], "heads"),
         ("image_size_px", "large", "image_size_px"),
         ("image_size_px", -5, "image_size_px"),

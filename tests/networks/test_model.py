@@ -1,5 +1,6 @@
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from quality_model.networks.model import (
     MultiHeadQualityAssessmentModel,
     multiply_adds,
     to_model_input,
+    training_loss,
     weighted_mse,
 )
 from quality_model.records import HEADS, OVERALL_WEIGHTS
@@ -24,9 +26,9 @@ def model() -> MultiHeadQualityAssessmentModel:
 
 
 @pytest.fixture(scope="module")
-def compact() -> MultiHeadQualityAssessmentModel:
+def small() -> MultiHeadQualityAssessmentModel:
     torch.manual_seed(1)
-    return MultiHeadQualityAssessmentModel(architecture="compact").eval()
+    return MultiHeadQualityAssessmentModel(architecture="small").eval()
 
 
 def design_shapes() -> dict[str, tuple[int, ...]]:
@@ -70,29 +72,30 @@ def test_its_parameters_and_the_names_and_shapes_of_its_state_are_those_of_the_d
 @pytest.mark.parametrize(
     ("batch", "height", "width"), [(1, 224, 224), (2, 16, 16), (2, 33, 47), (1, 57, 130)]
 )
-def test_images_of_any_size_get_the_six_outputs(
+def test_images_of_any_size_get_the_six_outputs_and_from_small_a_map_of_watermarks(
     model: MultiHeadQualityAssessmentModel,
-    compact: MultiHeadQualityAssessmentModel,
+    small: MultiHeadQualityAssessmentModel,
     batch: int,
     height: int,
     width: int,
 ) -> None:
-    for network in (model, compact) if height >= 32 else (model,):
+    for network in (model, small) if height >= 32 else (model,):
         with torch.inference_mode():
             output = network(torch.rand(batch, 3, height, width))
         assert {name: tuple(t.shape) for name, t in output.items()} == {
             **dict.fromkeys(HEADS, (batch, 1)),
             "overall": (batch, 1),
             "all_scores": (batch, 4),
+            **({"watermark_map": (batch, height // 16, width // 16)} if network is small else {}),
         }
         assert all(((scores >= 0) & (scores <= 1)).all() for scores in output.values())
 
 
-def test_the_compact_one_takes_a_quarter_of_the_arithmetic_or_less(
-    model: MultiHeadQualityAssessmentModel, compact: MultiHeadQualityAssessmentModel
+def test_small_takes_a_fourteenth_of_the_arithmetic_or_less(
+    model: MultiHeadQualityAssessmentModel, small: MultiHeadQualityAssessmentModel
 ) -> None:
-    assert multiply_adds(compact, 224) <= multiply_adds(model, 224) / 4
-    assert sum(p.numel() for p in compact.parameters()) == 1_719_572
+    assert multiply_adds(small, 224) <= min(0.3e9, multiply_adds(model, 224) / 14)
+    assert sum(p.numel() for p in small.parameters()) == 1_765_605
 
 
 def test_arithmetic_is_counted_as_by_hand(model: MultiHeadQualityAssessmentModel) -> None:
@@ -105,9 +108,9 @@ def test_arithmetic_is_counted_as_by_hand(model: MultiHeadQualityAssessmentModel
     assert multiply_adds(model, 224) == by_hand
 
 
-def test_the_compact_one_sees_every_pixel(compact: MultiHeadQualityAssessmentModel) -> None:
+def test_small_sees_every_pixel(small: MultiHeadQualityAssessmentModel) -> None:
     image = torch.rand(1, 3, 32, 32, requires_grad=True)
-    torch.autograd.backward(compact(image)["all_scores"].sum())
+    torch.autograd.backward(small(image)["all_scores"].sum())
     assert image.grad is not None
     assert (image.grad.abs().amax(dim=(0, 1)) > 0).float().mean() > 0.9  # a pool skips some
 
@@ -168,6 +171,30 @@ def test_the_loss_is_the_mean_over_heads_of_weight_times_mse() -> None:
     torch.autograd.backward(loss)
     assert scores.grad is not None
     assert scores.grad[:, 0].tolist() == [0.0, 0.0]  # of weight zero
+
+
+def test_the_cross_entropy_is_least_at_the_labels_and_minds_faint_degradations_more() -> None:
+    labels, weights = torch.tensor([[0.1, 0.1, 0.1, 0.1]]), torch.tensor([1.0, 0.0, 0.0, 0.0])
+
+    def slope(kind: Literal["mse", "bce"], score: float) -> float:
+        scores = torch.full((1, 4), score, requires_grad=True)
+        loss, per_head = training_loss(kind, {"all_scores": scores}, labels, weights)
+        assert per_head.tolist() == pytest.approx([(score - 0.1) ** 2] * 4)
+        torch.autograd.backward(loss)
+        assert scores.grad is not None
+        return float(scores.grad[0, 0])
+
+    assert slope("bce", 0.1) == pytest.approx(0.0, abs=1e-6) == slope("mse", 0.1)
+    assert abs(slope("bce", 0.02) / slope("bce", 0.5)) > 5 * abs(slope("mse", 0.02) / slope("mse", 0.5))
+
+
+def test_a_map_of_watermarks_is_learned_where_it_is_known() -> None:
+    output = {"all_scores": torch.full((1, 4), 0.5), "watermark_map": torch.full((1, 2, 2), 0.5)}
+    labels, weights = torch.full((1, 4), 0.5), torch.ones(4)
+    without, _ = training_loss("mse", output, labels, weights)
+    known, _ = training_loss("mse", output, labels, weights, torch.zeros(1, 2, 2))
+    assert without.item() == 0.0
+    assert known.item() == pytest.approx(0.1 * np.log(2.0))
 
 
 def test_scores_in_bfloat16_are_compared_in_float32_and_nan_shows_in_the_loss() -> None:

@@ -109,7 +109,7 @@ def test_the_package_carries_the_folders_of_the_bundled_models() -> None:
     assert carried == set(pretrained.FOLDERS.values())
 
 
-@pytest.mark.parametrize(("name", "architecture"), [("bundled", "standard"), ("bundled-compact", "compact")])
+@pytest.mark.parametrize(("name", "architecture"), [("bundled", "standard"), ("bundled-standard", "small")])
 def test_what_is_bundled_is_complete_and_loads(name: str, architecture: str) -> None:
     folder = pretrained.pretrained_folder(name)
     assert folder is not None

@@ -35,7 +35,7 @@ Compare = Callable[..., Comparison]
 def make_model(noise_bias: float) -> MultiHeadQualityAssessmentModel:
     """Random weights, the same each time; its noise score is below 0.2 for a bias of -3, above 0.8 for 3."""
     torch.manual_seed(7)
-    model = MultiHeadQualityAssessmentModel(architecture="compact")
+    model = MultiHeadQualityAssessmentModel(architecture="small")
     with torch.no_grad():
         model.head_noise[6].bias.fill_(noise_bias)
     return model.eval()
@@ -159,9 +159,9 @@ def test_a_model_compared_with_itself_is_told_as_such(compare: Compare, models: 
 def test_a_model_is_compared_with_a_bundled_one_on_the_engine_that_was_asked_for(
     compare: Compare, tmp_path: Path
 ) -> None:
-    comparison = compare(tmp_path / "out", against="bundled-compact", engine="ncnn-float32")
+    comparison = compare(tmp_path / "out", against="bundled-standard", engine="ncnn-float32")
     told = comparison.summary()
-    assert (told["old"]["name"], told["num_scored"]) == ("bundled-compact", 5)
+    assert (told["old"]["name"], told["num_scored"]) == ("bundled-standard", 5)
     assert (comparison.old.engine, comparison.new.engine) == ("ncnn-float32", "ncnn-float32")
 
 

@@ -168,5 +168,5 @@ def section(params: Params) -> TrainParams:
     """Three epochs of three steps on whole stored samples; the rest as committed."""
     small = {"epochs": 3, "batch_size": 8, "device": "cpu", "precision": "float32", "crops_px": ()}
     plain = {"samples": "stored", "warmup_epochs": 0.0, "weight_average": 0.0, "start_from": "scratch"}
-    plain |= {"learning_rate": 0.001, "dropout": 0.3, "architecture": "compact"}
+    plain |= {"learning_rate": 0.001, "dropout": 0.3, "architecture": "small"}
     return params.train.model_copy(update=small | plain)

@@ -36,7 +36,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
 @pytest.fixture(scope="module")
 def recipe(section: TrainParams) -> TrainParams:
     """In float32, so that a device is compared with a CPU and not a dtype with another one."""
-    values = {"epochs": EPOCHS, "patience": EPOCHS, "architecture": "compact", "batch_size": 8}
+    values = {"epochs": EPOCHS, "patience": EPOCHS, "architecture": "small", "batch_size": 8}
     return section.model_copy(update=values)
 
 

@@ -242,7 +242,7 @@ def start(tmp_path: Path) -> Callable[[int], Path]:
     def _start(seed: int) -> Path:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = MultiHeadQualityAssessmentModel(0.1, "compact")
+            model = MultiHeadQualityAssessmentModel(0.1, "small")
         folder = tmp_path / f"start {seed}"
         save_model(folder, model, image_size_px=32, facts={})
         return folder
@@ -278,7 +278,7 @@ def test_start_weights_must_be_of_the_same_architecture(
     training_set: TrainingSet, section: TrainParams, start: Callable[[int], Path], tmp_path: Path
 ) -> None:
     standard = with_values(section, architecture="standard")
-    with pytest.raises(CheckpointError, match=r"of architecture compact, but train.architecture is standard"):
+    with pytest.raises(CheckpointError, match=r"of architecture small, but train.architecture is standard"):
         train(standard, training_set, tmp_path / "checkpoints", start=load_model(start(5), CPU))
     assert not (tmp_path / "checkpoints").exists()
 

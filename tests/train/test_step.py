@@ -31,7 +31,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> Trai
 def step(params: Params, samples: TrainingSet) -> Step:
     """The function in a project folder, for one epoch, with some parameters of training changed."""
     small = {"epochs": 1, "device": "cpu", "precision": "float32", "samples": "stored"}
-    small |= {"architecture": "compact", "start_from": "scratch"}
+    small |= {"architecture": "small", "start_from": "scratch"}
 
     def step(
         project: Path,
@@ -107,9 +107,9 @@ def test_an_interrupted_training_resumes_after_another_one_which_is_refused_whil
 def test_a_training_starts_from_the_named_weights_and_has_seen_what_they_have(
     step: Step, tmp_path: Path
 ) -> None:
-    bundled = pretrained.FOLDERS["bundled-compact"]
-    step(tmp_path, start_from="bundled-compact")
-    assert started_from(tmp_path) == f"bundled-compact@{hash_of(bundled)}"
+    bundled = pretrained.FOLDERS["bundled-standard"]
+    step(tmp_path, start_from="bundled-standard")
+    assert started_from(tmp_path) == f"bundled-standard@{hash_of(bundled)}"
     seen = storage.read_json(bundled / "model.json")["facts"]["seen_groups"]
     assert set(seen) < set(facts_of(tmp_path)["seen_groups"])
 

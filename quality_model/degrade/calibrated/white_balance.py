@@ -87,7 +87,7 @@ def veil_table(fading: Floats, veil: Floats) -> Pixels:
     Karpel, Clear underwater vision, CVPR 2004).
     """
     kept = np.exp(-fading) * (1.0 - veil / 255.0)
-    return np.clip(np.rint(np.arange(256.0)[:, None] * kept + veil), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(np.arange(256.0)[:, None] * kept + veil), 0, 255), dtype=np.uint8)
 
 
 def gamma_table(exponents: Floats, black: Floats, white: Floats) -> Pixels:
@@ -108,7 +108,7 @@ def toning_table(ink: Floats, strength: float) -> Pixels:
     """
     value = np.arange(256.0)[:, None] / 255.0
     tint = (ink - ink @ _LUMA) * strength
-    return np.clip(np.rint(255.0 * value + 4.0 * value * (1.0 - value) * tint), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(255.0 * value + 4.0 * value * (1.0 - value) * tint), 0, 255), np.uint8)
 
 
 def _locus(mireds: Floats) -> Floats:

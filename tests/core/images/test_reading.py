@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quality_model.core import decoding
+from quality_model.core import decoding, views
 from quality_model.errors import ImageError, ParameterError
 from tests.core.images.encoding import FORMATS, encode, png, reason_of
 from tests.users import ordinary_user
@@ -34,7 +34,7 @@ def test_lossy_formats_decode_close_to_the_original(small, limits, kind):
 def test_a_decoded_image_is_contiguous_and_writable(small, limits):
     for pixels in (
         decoding.decode(encode(small, "PNG"), limits),
-        decoding.resize(decoding.decode(encode(small, "PNG"), limits), 32),
+        views.squeezed(decoding.decode(encode(small, "PNG"), limits), 32),
     ):
         assert pixels.dtype == np.uint8
         assert pixels.flags.c_contiguous
@@ -148,7 +148,7 @@ def test_damaged_exif_does_not_cost_the_image(small, limits, exif):
 def test_one_pixel_is_an_image(limits):
     data = encode(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG")
     assert decoding.decode(data, limits).tolist() == [[[1, 2, 3]]]
-    assert (decoding.resize(decoding.decode(data, limits), 224) == [1, 2, 3]).all()
+    assert (views.squeezed(decoding.decode(data, limits), 224) == [1, 2, 3]).all()
 
 
 def test_files_that_cannot_be_read_say_why(limits, tmp_path):
@@ -222,9 +222,9 @@ def test_arrays_of_another_kind_are_refused(array):
 
 
 def test_resizing_gives_a_square_and_leaves_one_of_that_size_alone(small):
-    square = decoding.resize(small, 48)
+    square = views.squeezed(small, 48)
     assert square.shape == (48, 48, 3)
-    assert decoding.resize(square, 48) is square
+    assert views.squeezed(square, 48) is square
 
 
 @pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (2**31 - 1, 2**31 - 1), (200_000_000, 1)])

@@ -80,7 +80,7 @@ def finish_training(root: Path, origin: ModelFacts, *, epochs: int = 3, seed: in
     history = [epoch(number) for number in range(1, epochs + 1)]
     summary = {"best_epoch": epochs, "epochs_run": epochs, "validation_loss": history[-1].validation_loss}
     torch.manual_seed(seed)
-    network = MultiHeadQualityAssessmentModel(architecture="compact")
+    network = MultiHeadQualityAssessmentModel(architecture="small")
     marker = save_model(paths.model, network, image_size_px=32, facts={**summary, **origin.to_json()})
     storage.write_json(paths.training_report / "metrics.json", summary)
     rows = [report.to_dict(timings=False) for report in history]

@@ -215,7 +215,7 @@ def test_a_model_of_the_same_training_that_is_other_bytes_becomes_the_runs_model
 
 
 def test_a_model_of_an_earlier_release_becomes_a_run_too(project, section):
-    network = MultiHeadQualityAssessmentModel(architecture="compact")
+    network = MultiHeadQualityAssessmentModel(architecture="small")
     for number, facts in enumerate(({}, {"settings": {}, "data_sha256": "5" * 64}), start=1):
         folder = project / f"old {number}"
         save_model(folder, network, image_size_px=32, facts=facts)

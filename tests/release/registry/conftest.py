@@ -24,7 +24,7 @@ def write_model(folder: Path, seed: int, facts: Mapping[str, Any]) -> Path:
     """A model folder with random weights for images of 32 px."""
     torch.manual_seed(seed)
     save_model(
-        folder, MultiHeadQualityAssessmentModel(architecture="compact"), image_size_px=SIZE_PX, facts=facts
+        folder, MultiHeadQualityAssessmentModel(architecture="small"), image_size_px=SIZE_PX, facts=facts
     )
     return folder
 
