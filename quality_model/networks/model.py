@@ -137,7 +137,7 @@ def _layer(name: str, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
 
 
 def _add(root: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put a layer below a module by its name, such as ``backbone.0.conv``; numbers are places in a sequence."""
+    """Put a layer in its place by its name, such as ``backbone.0.conv``: numbers are places in a sequence."""
     *path, last = name.split(".")
     for part, inner in zip(path, [*path[1:], last], strict=True):
         if part not in dict(root.named_children()):
@@ -190,9 +190,10 @@ def training_loss(
 ) -> tuple[Tensor, Tensor]:
     """What training minimises.
 
-    The squared error is the original design's (`weighted_mse`). The cross-entropy of a score and a label, which is taken
-    for a probability, has its minimum at the mean label too, but its slope does not vanish near 0: faint
-    degradations count for more. A network with a map of watermarks also learns it, by cross-entropy.
+    The squared error is the original design's (`weighted_mse`). The cross-entropy of a score and a label,
+    which is taken for a probability, has its minimum at the mean label too, but its slope does not vanish
+    near 0: faint degradations count for more. A network with a map of watermarks also learns it, by
+    cross-entropy.
 
     Args:
         kind: ``mse`` or ``bce``.

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quality_model.core.decoding import Pixels, resize
+from quality_model.core.decoding import Pixels
+from quality_model.core.views import squeezed as resize
 from quality_model.degrade import noise
 from quality_model.degrade.calibrated import point_spread as psf
 from quality_model.degrade.calibrated import watermark_overlay

@@ -7,7 +7,8 @@ from itertools import count
 import numpy as np
 import pytest
 
-from quality_model.core.decoding import Pixels, resize
+from quality_model.core.decoding import Pixels
+from quality_model.core.views import squeezed as resize
 from quality_model.degrade import PROFILES, AppliedDegradation, DegradedSample, SampleRandomness
 from quality_model.degrade.calibrated.calibrated_plan import Plan, draw_plan
 from quality_model.degrade.calibrated.calibrated_profile import carry_out

@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from quality_model.core.decoding import Pixels, resize
+from quality_model.core.decoding import Pixels
+from quality_model.core.views import squeezed as resize
 from quality_model.degrade import PROFILES, AppliedDegradation, DegradedSample, SampleRandomness
 from quality_model.records import HEADS
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quality_model.core.decoding import Pixels, resize
+from quality_model.core.decoding import Pixels
+from quality_model.core.views import squeezed as resize
 from quality_model.degrade import severity
 from quality_model.degrade.calibrated.point_spread import blur, edge_sigma, gaussian_kernel, source_softness
 from quality_model.degrade.severity import SCALES

@@ -81,7 +81,8 @@ def test_what_training_kept_is_kept_when_a_model_is_saved_again(tmp_path: Path, 
     for name in ("standard", "small"):
         bundled = Path(pretrained.__file__).parent / name
         loaded = load_model(bundled, CPU)
-        save_model(tmp_path / name, loaded.model, image_size_px=loaded.image_size_px, facts=loaded.facts)
+        size_px, views = loaded.image_size_px, loaded.views
+        save_model(tmp_path / name, loaded.model, image_size_px=size_px, views=views, facts=loaded.facts)
         told = json.loads((bundled / "model.json").read_text())
         assert json.loads((tmp_path / name / "model.json").read_text()) == told
         assert told["architecture"] == name

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from quality_model.core import storage
-from quality_model.core.decoding import decode, resize
+from quality_model.core.decoding import decode
 from quality_model.core.folders import JOB_NAME
+from quality_model.core.views import squeezed as resize
 from quality_model.errors import CheckpointError, InputErrorsAboveLimit, StorageError, UsageError
 from quality_model.records import FLAG_COLUMNS, HEADS, overall_score
 from quality_model.score.plan import planned_engine

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from quality_model.core import storage
-from quality_model.core.decoding import Pixels, resize
+from quality_model.core.decoding import Pixels
+from quality_model.core.views import squeezed as resize
 from quality_model.data.dataset import TrainingSet
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.params import Params, TrainParams

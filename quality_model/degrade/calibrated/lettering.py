@@ -76,6 +76,10 @@ _NAMES: Final = (
     ),
     *("Weber", "Moreau", "Novak", "Rossi", "Larsen", "Silva", "Tanaka", "Olsen", "Haddad", "Costa", "Berg"),
 )
+_CYRILLIC: Final = (
+    *("Фото", "Образец", "Студия", "Галерея", "Новости", "Копия", "Архив", "Только просмотр", "Агентство"),
+    *("Свадебный фотограф", "Пример", "Снимок", "Каталог", "Природа", "Реклама", "Мастерская"),
+)
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 _ENDINGS: Final = (".com", ".net", ".org", ".de", ".ru", ".cn", ".fr", ".co.uk", ".info", "")
 
@@ -127,7 +131,11 @@ def colour(stream: Stream) -> Colour:
 
 def lettering(text: str, size_px: float, ink: Colour, stream: Stream) -> Image.Image:
     """Text in a random typeface; now and then words of another script instead, or an outline alone."""
-    typeface = assets.typeface(stream.choice(assets.typefaces()), max(6, round(size_px)))
+    name = stream.choice(assets.typefaces())
+    typeface = assets.typeface(name, max(6, round(size_px)))
+    if assets.CYRILLIC in name:  # it has no other letters, and no digits
+        text = stream.choice(_CYRILLIC)
+        text = stream.choice((text, text.upper(), text.lower()))
     foreign, hollow = stream.chance(_FOREIGN_SHARE), stream.chance(0.06)
     other = stream.choice(assets.lettering())
     if foreign:

@@ -23,6 +23,9 @@ Masks = npt.NDArray[np.uint8]
 PACK: Final = Path(__file__).with_name("watermark_assets.zip")
 PACK_SHA256: Final = "c43a53948cdfd14c34a23d75da0e9752ffa3f643e93816ebed310f70dd9e9f1c"
 
+CYRILLIC: Final = "-cyrillic-"
+"""In the name of a typeface: it has the Russian alphabet and the space alone. Others have the Latin one."""
+
 _TYPEFACES: Final = "typefaces/"
 _LOGO_PX: Final = 96
 
