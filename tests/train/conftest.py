@@ -1,5 +1,6 @@
 """Small training datasets, one learnt in a few steps and one of degraded photographs, and a finished run."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -11,14 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
 from quality_model.core.views import squeezed as resize
 from quality_model.data.dataset import TrainingSet
+from quality_model.data.images_table import TABLE_NAME, ImagesWriter
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.params import Params, TrainParams
-from quality_model.records import HEADS
+from quality_model.records import HEADS, CleanImage
 from quality_model.train import EpochReport, TrainedModel, train
 
 SIZE_PX = 32
@@ -105,6 +108,23 @@ def write_training_set(
     return write_dataset(folder, images, labels, columns)
 
 
+def images_of(folder: Path) -> Path:
+    """Where the images table of a dataset's photographs is."""
+    return folder.with_name("images")
+
+
+def write_images(folder: Path, images: list[Pixels]) -> None:
+    """Write a table of images, named by their numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ImagesWriter(folder / TABLE_NAME) as writer:
+        for number, pixels in enumerate(images):
+            data = io.BytesIO()
+            Image.fromarray(pixels).save(data, "PNG")
+            name, side_px = str(number), len(pixels)
+            writer.write(CleanImage(name, name, name, "", data.getvalue(), side_px, side_px, None))
+    storage.seal(folder, [TABLE_NAME], rows=len(images))
+
+
 def write_photographs(folder: Path, photo: Pixels, profile: str = "calibrated") -> TrainingSet:
     """Write ten photographs of 40 px, each clean, then degraded four times; two are for validation."""
     images, labels, rows = [], [], []
@@ -128,6 +148,7 @@ def write_photographs(folder: Path, photo: Pixels, profile: str = "calibrated") 
                     "watermark_parameters": json.dumps(dict(watermark[0])) if watermark else None,
                 }
             )
+    write_images(images_of(folder), images[::5])
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     return write_dataset(folder, np.stack(images), np.array(labels, dtype=np.float32), columns)
 

@@ -20,12 +20,12 @@ from quality_model.degrade.calibrated.calibrated_profile import carry_out
 from quality_model.degrade.randomness import Stream
 from quality_model.degrade.severity import SCALES, mean_shift_ab, rms_difference, to_lab
 from quality_model.errors import TrainingError
-from quality_model.params import TrainParams
+from quality_model.params import WITHOUT_PROJECT, TrainParams
 from quality_model.records import HEADS
 from quality_model.train.samples import Batch, StoredPixels, open_batches
 from quality_model.train.variation import Crops, WatermarkBoxes, vary
 
-from .conftest import PHOTO_PX, write_dataset, write_photographs
+from .conftest import PHOTO_PX, images_of, write_dataset, write_photographs
 
 CPU = torch.device("cpu")
 CROP_PX = 32
@@ -54,7 +54,11 @@ def opened(
 ) -> tuple[list[int], Generator[Batch, None, None]]:
     rows = dataset.indices("train")
     stored = StoredPixels(dataset, rows, CPU, 0)
-    return open_batches(section, dataset, rows, stored, executor or InThisProcess(), first_epoch)
+    made = images_of(dataset.folder)
+    where = executor or InThisProcess()
+    return open_batches(
+        section, dataset, rows, stored, where, first_epoch, images=made, limits=WITHOUT_PROJECT.limits
+    )
 
 
 def epoch_of(
@@ -62,24 +66,25 @@ def epoch_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """All images and labels of an epoch, for a run that resumes there."""
     sizes, batches = opened(section, dataset, executor, epoch)
-    images, labels = zip(*islice(batches, len(sizes)), strict=True)
+    images, labels, _ = zip(*islice(batches, len(sizes)), strict=True)
     batches.close()
     assert [len(batch) for batch in images] == [len(batch) for batch in labels] == sizes
     return np.concatenate(images), np.concatenate(labels)
 
 
 class Recorder:
-    """An executor that makes nothing, and remembers the rows of each task."""
+    """An executor that makes nothing, and remembers the images of each task."""
 
     def __init__(self, outcome: Any = None) -> None:
-        self.rows: list[int] = []
+        self.image_ids: list[str] = []
         self._outcome = outcome
 
     def run(self, function: Callable[..., Any], tasks: Iterable[Any]) -> Generator[Any, None, None]:
         for task in tasks:
-            self.rows += task.rows.tolist()
-            count, side_px = len(task.rows), task.side_px
-            empty = np.zeros((count, side_px, side_px, 3), np.uint8), np.zeros((count, 4), np.float32)
+            self.image_ids += task.image_ids
+            count, side_px = len(task.image_ids), task.side_px
+            cells = np.zeros((count, side_px // 16, side_px // 16), np.float32)
+            empty = np.zeros((count, side_px, side_px, 3), np.uint8), np.zeros((count, 4), np.float32), cells
             yield self._outcome or empty
 
 
@@ -93,8 +98,8 @@ def test_the_samples_depend_on_seed_and_epoch_alone(
     for epoch in (1, 2, 3):  # a run that resumes at an epoch sees what an undisturbed one sees
         images, labels = epoch_of(section, photographs, epoch)
         part = whole_run[(epoch - 1) * num_batches : epoch * num_batches]
-        assert np.array_equal(images, np.concatenate([batch for batch, _ in part]))
-        assert np.array_equal(labels, np.concatenate([batch for _, batch in part]))
+        assert np.array_equal(images, np.concatenate([batch for batch, _, _ in part]))
+        assert np.array_equal(labels, np.concatenate([batch for _, batch, _ in part]))
     first = epoch_of(section, photographs, 1)[0]
     assert not np.array_equal(first, epoch_of(section, photographs, 2)[0])
     assert not np.array_equal(first, epoch_of(with_values(section, seed=43), photographs, 1)[0])
@@ -214,8 +219,8 @@ def test_pixels_kept_on_a_device_are_those_on_disk(photographs: TrainingSet) -> 
         (rows[1:3], None),
         (np.sort(rows), Crops.draw(5, PHOTO_PX, 17, np.random.default_rng(2))),
     ):
-        images, labels = kept.read(some, crops)
-        expected_images, expected_labels = on_disk.read(some, crops)
+        images, labels, _ = kept.read(some, crops)
+        expected_images, expected_labels, _ = on_disk.read(some, crops)
         assert isinstance(images, torch.Tensor)
         assert isinstance(expected_images, np.ndarray)
         assert images.dtype == torch.uint8
@@ -228,9 +233,8 @@ def test_fresh_samples_are_the_same_bytes_from_any_number_of_processes(
 ) -> None:
     here = list(opened(fresh, photographs, first_epoch=3)[1])
     there = list(opened(fresh, photographs, WorkerProcesses(2, 3, 120.0), 3)[1])
-    for (images, labels), (others, other_labels) in zip(here, there, strict=True):
-        assert np.array_equal(images, others)
-        assert np.array_equal(labels, other_labels)
+    for batch, other in zip(here, there, strict=True):
+        assert all(np.array_equal(*pair) for pair in zip(batch, other, strict=True))
 
 
 def test_an_epoch_has_as_many_fresh_samples_as_requested_each_made_once_of_clean_images_equally_often(
@@ -243,9 +247,40 @@ def test_an_epoch_has_as_many_fresh_samples_as_requested_each_made_once_of_clean
     assert len({image.tobytes() for image in images}) == 30
     recorder = Recorder()
     epoch_of(with_values(fresh, samples_per_epoch=20), photographs, 1, recorder)
-    counts = Counter(recorder.rows)
-    assert set(counts) == set(range(0, 40, 5))  # the clean row of each image of the train split
+    counts = Counter(recorder.image_ids)
+    assert set(counts) == {str(number) for number in range(8)}  # the images of the train split
     assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_a_sample_that_is_used_again_is_mirrored_or_not_and_keeps_its_labels_and_its_map(
+    fresh: TrainParams, photographs: TrainingSet
+) -> None:
+    sizes, batches = opened(with_values(fresh, uses_per_sample=3), photographs)
+    epoch = list(islice(batches, len(sizes)))
+    batches.close()
+    assert sizes == [4, 4, 4] * 3
+    made: dict[bytes, tuple[bytes, bytes]] = {}
+    for images, labels, maps in epoch[:3]:
+        for image, label, cells in zip(images, labels, maps, strict=True):
+            made[image.tobytes()] = label.tobytes(), cells.tobytes()
+            turned = np.ascontiguousarray(image[:, ::-1])
+            made[turned.tobytes()] = label.tobytes(), np.ascontiguousarray(cells[:, ::-1]).tobytes()
+    for use in (epoch[3:6], epoch[6:]):
+        found = [
+            (made[image.tobytes()], (label.tobytes(), cells.tobytes()))
+            for images, labels, maps in use
+            for image, label, cells in zip(images, labels, maps, strict=True)
+        ]
+        assert all(expected == got for expected, got in found)
+        assert len(found) == 12
+    assert not np.array_equal(epoch[3][0], epoch[6][0])
+
+
+def test_fresh_samples_need_the_images_table(fresh: TrainParams, photographs: TrainingSet) -> None:
+    rows = photographs.indices("train")
+    stored = StoredPixels(photographs, rows, CPU, 0)
+    with pytest.raises(TrainingError, match="images table"):
+        open_batches(fresh, photographs, rows, stored, InThisProcess(), 1, images=None, limits=None)
 
 
 def test_a_batch_that_cannot_be_made_stops_training(fresh: TrainParams, photographs: TrainingSet) -> None:
@@ -274,7 +309,7 @@ def test_a_variation_keeps_sharp_edges_sharp_greys_grey_and_its_input_as_it_is(s
     edge.setflags(write=False)
     seen = 0
     for number in NUMBERS:
-        image = vary(edge, side_px, Stream(f"{number}"))
+        image = vary(edge, side_px, 64, Stream(f"{number}"))
         assert image.shape == (side_px, side_px, 3)
         assert image.dtype == np.uint8
         assert np.array_equal(image, np.repeat(image[..., :1], 3, axis=2))
@@ -288,9 +323,9 @@ def test_a_variation_keeps_sharp_edges_sharp_greys_grey_and_its_input_as_it_is(s
 
 def test_variations_are_many_the_same_for_the_same_stream_and_seldom_black_and_white(photo: Pixels) -> None:
     clean = photo[:64, 200:264]
-    varied = [vary(clean, 48, Stream(f"{number}")) for number in range(300)]
+    varied = [vary(clean, 48, 64, Stream(f"{number}")) for number in range(300)]
 
     assert len({image.tobytes() for image in varied}) > 0.9 * len(varied)
-    assert np.array_equal(vary(clean, 48, Stream("7")), varied[7])
+    assert np.array_equal(vary(clean, 48, 64, Stream("7")), varied[7])
     grey = sum(bool(np.all(image == image[..., :1])) for image in varied)
     assert 0.04 * len(varied) < grey < 0.15 * len(varied)

@@ -43,6 +43,8 @@ def step(params: Params, samples: TrainingSet) -> Step:
             section,
             params.registry,
             root=project,
+            images=project / "images",
+            limits=params.limits,
             training_set=samples.folder,
             output=project / "model",
             report=project / "report",

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 SURPRISING: Final = 1e-6
 """A sound dataset fails an expectation that depends on chance with less than this probability."""
 
-MILD: Final = 0.4
-SEVERE: Final = 0.4
-"""A tenth of the labels of every kind is at most, and a tenth at least, this severe."""
+MILD: Final = 0.6
+SEVERE: Final = 0.2
+"""A tenth of the labels of every kind is at most, and a tenth at least, this severe. Some kinds are weak by
+nature, as a badge in a corner, and some never faint, as a bar with text."""
 
 _ENOUGH_FOR_A_RANGE: Final = 60
 """Samples of a kind for a meaningful tenth."""
@@ -52,7 +53,7 @@ def validate_training_set(
     not all made (see `generate`), it is the share among the images that have all their samples.
 
     If the profile's labels are functions of a measure, every label is compared with the formula,
-    and every kind must cover the same range of labels: labels mean the same for every kind.
+    and no kind may be severe only, or faint only.
 
     Args:
         section: Limits.
@@ -173,8 +174,8 @@ def clean_share_limits(
 def _kinds(manifest: "pd.DataFrame", profile: Profile, generate: GenerateParams) -> "pd.DataFrame":
     """Samples per kind, for the kinds that chance alone cannot leave out, and the range of their labels.
 
-    Of n samples with a head, one of k equally frequent kinds is absent with probability
-    (1 - 1/k)^n. A drawn sample has the head with a probability of at least (1 - u) / 4,
+    Of n samples with a head, a kind of share s is absent with probability (1 - s)^n. A drawn sample
+    has the head with a probability of at least (1 - u) / 4,
     because the profile leaves only a share u untouched.
     """
     import pandas as pd
@@ -185,8 +186,9 @@ def _kinds(manifest: "pd.DataFrame", profile: Profile, generate: GenerateParams)
     for head, kinds in profile.kinds.items():
         labels = manifest.groupby(f"{head}_kind")[f"{head}_label"]
         counts = labels.size()
-        by_head = int(counts.sum()) >= samples_for_certainty(1 / len(kinds))
-        by_dataset = num_drawn >= samples_for_certainty(least_share / len(kinds))
+        rarest = 1 / sum(profile.shares.get(kind, 1) for kind in kinds)
+        by_head = int(counts.sum()) >= samples_for_certainty(rarest)
+        by_dataset = num_drawn >= samples_for_certainty(least_share * rarest)
         if by_head or by_dataset:
             for kind in kinds:
                 samples = int(counts.get(kind, 0))
