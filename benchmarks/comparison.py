@@ -21,6 +21,7 @@ NUM_IMAGES: Final = {"generate": 1000, "train": 12, "score": 200}
 
 _TRAINING: Final = {
     "train.architecture": "standard",
+    "train.loss": "mse",
     "train.samples": "stored",
     "train.crops_px": [],
     "train.epochs": 1,

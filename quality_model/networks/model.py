@@ -27,6 +27,8 @@ from quality_model.core.network import (
 from quality_model.params import ArchitectureName
 from quality_model.records import HEADS, OVERALL_WEIGHTS
 
+_LEAST_PROBABILITY: Final = 1e-7
+
 _MAP_WEIGHT: Final = 0.1
 """Of the map's loss beside that of the scores."""
 
@@ -208,11 +210,16 @@ def training_loss(
     scores = output["all_scores"].float()
     loss, per_head = weighted_mse(scores, labels, weights)
     if kind == "bce":
-        losses = F.binary_cross_entropy(scores, labels, reduction="none")
-        loss = (weights * losses.mean(dim=0)).mean()
+        loss = (weights * _cross_entropy(scores, labels).mean(dim=0)).mean()
     if maps is not None and "watermark_map" in output:
-        loss = loss + _MAP_WEIGHT * F.binary_cross_entropy(output["watermark_map"].float(), maps)
+        loss = loss + _MAP_WEIGHT * _cross_entropy(output["watermark_map"].float(), maps).mean()
     return loss, per_head.detach()
+
+
+def _cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Of each score; a label that is not a number shows in it, where PyTorch's function would stop."""
+    present, absent = (p.clamp_min(_LEAST_PROBABILITY).log() for p in (scores, 1.0 - scores))
+    return -(labels * present + (1.0 - labels) * absent)
 
 
 def multiply_adds(model: MultiHeadQualityAssessmentModel, side_px: int) -> int:

@@ -75,7 +75,8 @@ def test_both_sides_train_on_the_same_batches_and_mean_the_same_by_loss(
     network.load(model.state_dict())
     save_model(tmp_path / "start", model, image_size_px=32, facts={})
     monkeypatch.setattr("benchmarks.obvious.network.Network", lambda dropout: network)
-    same = {"start_from": str(tmp_path / "start"), "learning_rate": 1e-30, "dropout": 0.0}
+    same = {"start_from": str(tmp_path / "start"), "learning_rate": 1e-30, "dropout": 0.0, "loss": "mse"}
+    same["architecture"] = "standard"
     plain = {"weight_average": 0.0, "warmup_epochs": 0.0, "precision": "float32"}
     task = task_of(tmp_path, photo, **same, **plain, batch_size=batch_size)
     ours, obvious = train_ours(task), train_obvious(task)

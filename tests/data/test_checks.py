@@ -237,7 +237,7 @@ WHOLE: list[Failed] = [
 
 def spoil_formula(manifest: pd.DataFrame) -> pd.DataFrame:
     """Labels that do not follow from their measure, and a kind that is never severe."""
-    row = next(row for row in with_head(manifest, "noise") if manifest.loc[row, "noise_kind"] != "speckle")
+    row = next(row for row in with_head(manifest, "noise") if manifest.loc[row, "noise_kind"] != "camera")
     manifest.loc[row, "noise_label"] = 0.123
     row = with_head(manifest, "color_cast")[0]
     facts = json.loads(manifest.loc[row, "color_cast_parameters"])
@@ -249,7 +249,7 @@ def spoil_formula(manifest: pd.DataFrame) -> pd.DataFrame:
     row = manifest.index[manifest["blurriness_kind"].isna() & manifest["noise_kind"].notna()][-1]
     manifest.loc[row, "softness_px"] = 2.0  # soft, and not labelled so
     scale = PROFILES["calibrated"].scales["noise"]
-    for number, row in enumerate(manifest.index[manifest["noise_kind"] == "speckle"]):
+    for number, row in enumerate(manifest.index[manifest["noise_kind"] == "camera"]):
         measure = 1.0 + number / 100
         manifest.loc[row, "noise_parameters"] = json.dumps({"rms_levels": measure})
         manifest.loc[row, "noise_label"] = scale.severity(measure)
@@ -261,7 +261,7 @@ FORMULA: list[Failed] = [
     ("samples.color_cast_off_formula", "expect_column_values_to_not_be_null", "sample_id"),
     ("samples.in_profile_order", "expect_column_values_to_be_in_set", "in_profile_order False"),
     ("samples.softness_unlabelled", "expect_column_values_to_be_between", "softness_unlabelled 0.5"),
-    ("kinds.high_label", "expect_column_values_to_be_between", "kind speckle"),
+    ("kinds.high_label", "expect_column_values_to_be_between", "kind camera"),
 ]
 
 

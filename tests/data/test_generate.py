@@ -253,5 +253,5 @@ def test_the_manifest_says_how_samples_were_delivered(table, section, limits, tm
     delivered = dataset.manifest["delivery"].map(json.loads)
     assert any(delivered[dataset.is_untouched])
     assert not any(delivered[dataset.manifest["is_clean"]])
-    assert 0.7 < np.mean([bool(facts) for facts in delivered[1::6]]) < 1.0
+    assert np.mean([bool(facts) for facts in delivered[1::6]]) > 0.7
     assert {"factor", "quality", "sampling", "scene"} <= {name for facts in delivered for name in facts}

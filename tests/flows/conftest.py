@@ -90,7 +90,7 @@ def replace_champion_by_a_poor_one(project: Path) -> str:
     model = MultiHeadQualityAssessmentModel()
     with torch.no_grad():
         for head in (model.head_color_cast, model.head_blurriness, model.head_watermark, model.head_noise):
-            head[6].bias.fill_(3.0)
+            head[-1].bias.fill_(3.0)
     folder = project / "models" / "poor"
     facts = {"seen_groups": [], "thresholds": each_head(0.5)}
     save_model(folder, model.eval(), image_size_px=params.generate.image_size, facts=facts)

@@ -37,7 +37,7 @@ def make_model(noise_bias: float) -> MultiHeadQualityAssessmentModel:
     torch.manual_seed(7)
     model = MultiHeadQualityAssessmentModel(architecture="small")
     with torch.no_grad():
-        model.head_noise[6].bias.fill_(noise_bias)
+        model.head_noise[-1].bias.fill_(noise_bias)
     return model.eval()
 
 

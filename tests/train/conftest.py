@@ -51,7 +51,9 @@ class FinishedRun:
         return Path(shutil.copytree(self.checkpoints, target, ignore=shutil.ignore_patterns("epoch-*")))
 
 
-def interrupt(section: TrainParams, training_set: TrainingSet, checkpoints: Path, *, after: int) -> None:
+def interrupt(
+    section: TrainParams, training_set: TrainingSet, checkpoints: Path, *, after: int, **options: Any
+) -> None:
     """Train until an epoch is reported."""
 
     def stop(report: EpochReport) -> None:
@@ -59,7 +61,7 @@ def interrupt(section: TrainParams, training_set: TrainingSet, checkpoints: Path
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        train(section, training_set, checkpoints, stop)
+        train(section, training_set, checkpoints, stop, **options)
 
 
 def assert_same_bits(one: TrainedModel, other: TrainedModel) -> None:

@@ -18,7 +18,7 @@ from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.degrade.calibrated.calibrated_plan import Plan, draw_plan
 from quality_model.degrade.calibrated.calibrated_profile import carry_out
 from quality_model.degrade.randomness import Stream
-from quality_model.degrade.severity import SCALES, mean_shift_ab, rms_difference, to_lab
+from quality_model.degrade.severity import SCALES, colour_differences, mean_shift_ab, rms_of, to_lab
 from quality_model.errors import TrainingError
 from quality_model.params import WITHOUT_PROJECT, TrainParams
 from quality_model.records import HEADS
@@ -172,7 +172,8 @@ def test_the_watermark_label_of_a_crop_is_that_of_what_the_crop_shows(photo: Pix
         crops = Crops.draw(60, 96, 56, np.random.default_rng(seed))
         cut = zip(made, windows(crops), boxes.labels(rows, crops), strict=True)
         for (clean, image, _), window, found in cut:
-            expected = SCALES["watermark"].severity(rms_difference(to_lab(clean[window]), image[window]))
+            rms = rms_of(colour_differences(to_lab(clean[window]), image[window]))
+            expected = SCALES["watermark"].severity(rms)
             errors.append(abs(found - expected))
             rest = np.ones((96, 96), bool)
             rest[window] = False
@@ -303,7 +304,7 @@ def test_samples_that_the_dataset_lacks_are_refused(
 
 @pytest.mark.parametrize("side_px", [32, 64])
 def test_a_variation_keeps_sharp_edges_sharp_greys_grey_and_its_input_as_it_is(side_px: int) -> None:
-    """Shrunk, an edge has at most one pixel between black and white; enlarged, it would have more."""
+    """Shrunk, an edge has at most two pixels between black and white; enlarged, it would have more."""
     edge = np.zeros((64, 64, 3), dtype=np.uint8)
     edge[:, 31:] = 255
     edge.setflags(write=False)
@@ -317,7 +318,7 @@ def test_a_variation_keeps_sharp_edges_sharp_greys_grey_and_its_input_as_it_is(s
             between = ((lines > 0) & (lines < 255)).sum(axis=1)
             if lines.min(axis=1).max() == 0 and lines.max(axis=1).min() == 255:  # lines across the edge
                 seen += 1
-                assert between.max() <= 1
+                assert between.max() <= 2
     assert seen > len(NUMBERS) / 2
 
 

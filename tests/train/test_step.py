@@ -110,7 +110,7 @@ def test_a_training_starts_from_the_named_weights_and_has_seen_what_they_have(
     step: Step, tmp_path: Path
 ) -> None:
     bundled = pretrained.FOLDERS["bundled-standard"]
-    step(tmp_path, start_from="bundled-standard")
+    step(tmp_path, start_from="bundled-standard", architecture="standard")
     assert started_from(tmp_path) == f"bundled-standard@{hash_of(bundled)}"
     seen = storage.read_json(bundled / "model.json")["facts"]["seen_groups"]
     assert set(seen) < set(facts_of(tmp_path)["seen_groups"])
@@ -120,7 +120,7 @@ def test_a_training_starts_from_the_champion_or_the_last_known_one_or_the_bundle
     step: Step, project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundled = hash_of(pretrained.FOLDERS["bundled"])
-    from_champion = {"start_from": "champion", "architecture": "standard"}
+    from_champion = {"start_from": "champion", "architecture": "small"}
     step(project, **from_champion)
     assert started_from(project) == f"champion@{bundled}"
     registry = Registry(project, params.registry)

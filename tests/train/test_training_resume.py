@@ -14,12 +14,12 @@ import torch
 
 from quality_model.core import storage
 from quality_model.data.dataset import TrainingSet
-from quality_model.params import TrainParams
+from quality_model.params import WITHOUT_PROJECT, TrainParams
 from quality_model.train import EpochReport, TrainedModel, train
 from quality_model.train.state import RunState, run_identity
 from tests.hostile import Canary
 
-from .conftest import FinishedRun, assert_same_bits, interrupt
+from .conftest import FinishedRun, assert_same_bits, images_of, interrupt
 
 CPU = torch.device("cpu")
 
@@ -76,10 +76,12 @@ def test_a_resumed_run_on_fresh_samples_with_averaged_weights_ends_as_if_undistu
     photographs: TrainingSet, section: TrainParams, tmp_path: Path
 ) -> None:
     values = {"samples": "fresh", "samples_per_epoch": 12, "batch_size": 4, "crops_px": (32,), "epochs": 2}
+    values["uses_per_sample"] = 2
     averaged = section.model_copy(update={**values, "weight_average": 0.9})
-    undisturbed = train(averaged, photographs, tmp_path / "one")
-    interrupt(averaged, photographs, tmp_path / "two", after=1)
-    resumed = train(averaged, photographs, tmp_path / "two")
+    images = {"images": images_of(photographs.folder), "limits": WITHOUT_PROJECT.limits}
+    undisturbed = train(averaged, photographs, tmp_path / "one", **images)  # type: ignore[arg-type]
+    interrupt(averaged, photographs, tmp_path / "two", after=1, **images)
+    resumed = train(averaged, photographs, tmp_path / "two", **images)  # type: ignore[arg-type]
     assert resumed.resumed_from_epoch == 1
     assert_same_run(resumed, undisturbed)
 
