@@ -165,13 +165,14 @@ class MultiHeadQualityInference:
         Raises:
             CheckpointError: A score is not a finite number.
         """
-        return views_module.score_images(self._scored, images, self.views)
+        return views_module.score_images(self.score_pixels, images, self.views)
 
     def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Score images that are decoded and squeezed; on an accelerator in one forward pass.
+        """Score views of one shape, each by itself; on an accelerator in one forward pass.
 
         Args:
-            pixels: uint8 (N, S, S, 3) RGB, S being ``image_size_px``.
+            pixels: uint8 (N, H, W, 3) RGB, as `views.cut` makes them; squares of ``image_size_px`` where
+                the image is squeezed to one.
 
         Returns:
             float32 (N, 4) in [0, 1] (0 absent, 1 severe), in the order of `records.HEADS`.
@@ -181,14 +182,12 @@ class MultiHeadQualityInference:
             CheckpointError: A score is not a finite number.
         """
         size = self.image_size_px
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3):
+        shape = (size, size, 3) if self.views.squeezed else (*pixels.shape[1:3], 3)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != shape:
+            sides = f"{size}, {size}" if self.views.squeezed else "height, width"
             raise ImageError(
-                "bad_array",
-                f"dtype {pixels.dtype}, shape {pixels.shape}; expected uint8 (N, {size}, {size}, 3)",
+                "bad_array", f"dtype {pixels.dtype}, shape {pixels.shape}; expected uint8 (N, {sides}, 3)"
             )
-        return self._scored(pixels)
-
-    def _scored(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         scores = self._engine.scores(pixels)
         if not np.isfinite(scores).all():
             raise CheckpointError(

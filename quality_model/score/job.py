@@ -21,7 +21,7 @@ from quality_model.core.engines import Engine
 from quality_model.core.folders import printable
 from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part, part_name
 from quality_model.core.models import deciding_record
-from quality_model.core.views import ViewRecipe
+from quality_model.core.views import score_images
 from quality_model.errors import CheckpointError, InputErrorsAboveLimit
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS, SCHEMA_VERSION
@@ -42,18 +42,14 @@ class Scorer(Protocol):
 
     Attributes:
         engine: What worker processes score with, each on its core; None if only this process
-            can, as with an accelerator: `score_views` then gets batches.
-        views: Which views of an image it scores.
+            can, as with an accelerator: `score_pixels` then gets batches.
     """
 
     @property
     def engine(self) -> Engine | None: ...
 
-    @property
-    def views(self) -> ViewRecipe: ...
-
-    def score_views(self, images: Sequence[Sequence[Pixels]]) -> npt.NDArray[np.float32]:
-        """The views of N images -> float32 (N, 4) in [0, 1], in the order of `records.HEADS`."""
+    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """uint8 (N, H, W, 3) RGB -> float32 (N, 4) in [0, 1], in the order of `records.HEADS`."""
         ...
 
 
@@ -212,7 +208,7 @@ class _Job:
             workers=self.section.workers,
             window=2 * self.section.batch_size,
             image_size_px=self.plan.model.image_size_px,
-            recipe=self.scorer.views,
+            recipe=self.plan.model.recipe,
             limits=self.limits,
             engine=self.scorer.engine,
         )
@@ -246,7 +242,8 @@ class _Job:
         batch: dict[int, list[Pixels]] = {}  # by the place in `done`
 
         def score_batch() -> None:
-            scores = self.scorer.score_views(list(batch.values()))
+            images = list(batch.values())
+            scores = score_images(self.scorer.score_pixels, images, self.plan.model.recipe)
             for place, of_one in zip(batch, _checked(scores, len(batch)), strict=True):
                 done[place] = replace(done[place], views=None, scores=of_one)
             batch.clear()

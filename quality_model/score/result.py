@@ -19,7 +19,7 @@ from quality_model.core import storage
 from quality_model.core.figures import new_figure, save_figure
 from quality_model.core.jobs import DATA_FOLDER
 from quality_model.core.processes import FailureKind
-from quality_model.core.views import SQUEEZED
+from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import StorageError
 from quality_model.params import EngineName
 from quality_model.records import (
@@ -106,6 +106,11 @@ class ScoringModel(ModelRef):
             data_sha256=loaded.facts.data_sha256,
             git_commit=loaded.facts.git_commit,
         )
+
+    @property
+    def recipe(self) -> ViewRecipe:
+        """Which views of an image it scores."""
+        return SQUEEZED if self.views is None else ViewRecipe.model_validate(self.views)
 
     @property
     def title(self) -> str:

@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from PIL import Image
 from quality_model.core.decoding import Pixels
 from quality_model.core.jobs import LOCK_NAME
 from quality_model.core.processes import InThisProcess
-from quality_model.core.views import SQUEEZED, score_images
 from quality_model.params import Params
 from quality_model.records import Head
 from quality_model.score import reading, result
@@ -32,13 +31,9 @@ class MeanScorer:
     """Scores by the mean of each channel and of all: a function of the pixels, as a model is."""
 
     engine: Any = None
-    views = SQUEEZED
 
     def __init__(self) -> None:
         self.batches: list[int] = []
-
-    def score_views(self, images: Sequence[Sequence[Pixels]]) -> npt.NDArray[np.float32]:
-        return score_images(self.score_pixels, images, self.views)
 
     def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         self.batches.append(len(pixels))

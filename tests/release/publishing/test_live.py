@@ -49,7 +49,7 @@ def test_a_training_is_seen_running_epoch_by_epoch_with_the_load_of_the_machine(
     with LiveMirror(project, section) as on_epoch:
         on_epoch(progress(0))
         run = run_in(server.uri, lambda run: "system/cpu_utilization_percentage" in run.data.metrics, "live")
-        assert run.data.params["train.architecture"] == "standard"
+        assert run.data.params["train.architecture"] == "small"
         for count in (1, 2):
             on_epoch(progress(count))
             run = run_in(
