@@ -112,7 +112,7 @@ def test_the_hash_follows_the_values_and_not_the_layout(tmp_path: Path, params: 
 
 def test_flat_names_lead_back_to_the_values(params: Params) -> None:
     flat = flatten(params)
-    assert flat["train.loss_weights.watermark"] == 1.3
+    assert flat["train.loss_weights.watermark"] == 1.5
     assert load_params(COMMITTED, {k: v for k, v in flat.items() if not isinstance(v, list)}) == params
 
 

@@ -47,12 +47,12 @@ def test_the_committed_retraining_starts_from_the_champions_weights_at_its_size_
     assert committed["generate"]["image_size"] == 224
     assert committed["train"]["start_from"] == "champion"
     facts = json.loads((project / "models" / "candidate" / "model.json").read_text())["facts"]
-    bundled = json.loads((PROJECT / "quality_model/pretrained/standard/_complete.json").read_text())
+    bundled = json.loads((PROJECT / "quality_model/pretrained/small/_complete.json").read_text())
     assert facts["settings"]["train.start_from"] == f"champion@{bundled['files'][0]['sha256'][:12]}"
     assert len(facts["seen_groups"]) >= 58
 
 
-def test_the_last_table_shows_the_images_with_faults_first_and_flags_the_heads_of_their_faults(
+def test_the_last_table_shows_the_images_with_faults_first_each_highest_on_the_head_of_its_fault(
     ended: tuple[Path, str],
 ) -> None:
     lines = ended[1].splitlines()
@@ -62,4 +62,10 @@ def test_the_last_table_shows_the_images_with_faults_first_and_flags_the_heads_o
     assert [*rows][-6:] == sorted([*rows][-6:], key=lambda key: -worst[key])
     assert set([*rows][:8]) == {key for key in rows if "-" in key}
     for fault, head in (("cast", 0), ("blurred", 1), ("watermark", 2), ("noise", 3)):
-        assert all(cells[head].endswith("*") for key, cells in rows.items() if fault in key), fault
+        for key, cells in rows.items():
+            if fault in key:
+                scores = [float(cell.rstrip("*")) for cell in cells[:4]]
+                assert scores.index(max(scores)) == head, key
+    flagged = {key for key, cells in rows.items() if any(cell.endswith("*") for cell in cells[:4])}
+    assert len(flagged) >= 5
+    assert flagged <= {key for key in rows if "-" in key}
