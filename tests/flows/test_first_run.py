@@ -29,11 +29,11 @@ def test_the_bundled_model_stays_champion_if_the_evidence_is_too_little_and_the_
     ended: tuple[Path, str], run: Run
 ) -> None:
     project, printed = ended
-    assert "Retraining: Version 1 stays champion: too little evidence that the new model is better" in printed
+    assert "Retraining: Version 1 stays champion: " in printed
     assert outcomes(project) == [("baseline", "1"), ("refused", None)]
     verdict = json.loads((project / "reports" / "gate" / "verdict.json").read_text())
     (row,) = (row for row in verdict["rows"] if row["rule"] == "unseen_groups")
-    assert "hubble_deep_field" in row["reason"]  # the bundled model was trained on it
+    assert row["reason"].endswith("5 are needed")  # the bundled model was trained on none of them
     assert verdict["champion"]["version"] == "1"
     changed = run(project, "git", "status", "--porcelain").stdout.split()[1::2]
     assert set(changed) <= {"dvc.lock"}
