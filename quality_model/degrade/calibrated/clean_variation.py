@@ -88,7 +88,7 @@ def _sign(clean: Pixels, stream: Stream) -> Pixels:
     for _ in range(stream.integer(1, 3)):
         size_px = stream.log_uniform(10.0, side / 3.0)
         board = np.asarray(lettering.plate(size_px, stream)).astype(np.float32)
-        if stream.chance(0.65):
+        if stream.chance(0.92):  # without one it would look like a watermark
             board = _on_board(board, stream)
         height, width = board.shape[:2]
         zoom = stream.log_uniform(0.2, 1.3) * side / max(height, width)
@@ -231,7 +231,7 @@ def _one_colour(clean: Pixels, stream: Stream) -> Pixels:
 
 
 _SCENES: Final[dict[str, tuple[float, Callable[[Pixels, Stream], Pixels]]]] = {
-    "sign": (0.32, _sign),
+    "sign": (0.26, _sign),
     "black_and_white": (0.14, _black_and_white),
     "tone_curve": (0.14, _toned),
     "cut_out": (0.12, _cut_out),

@@ -5,7 +5,6 @@ A plate is an RGBA image cut close. Typefaces and logos are those of `watermark_
 
 from typing import Final
 
-import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from quality_model.degrade.calibrated import watermark_assets as assets
@@ -162,6 +161,30 @@ def logo(size_px: float, ink: Colour, stream: Stream) -> Image.Image:
     )
 
 
+def emblem(size_px: float, ink: Colour, stream: Stream) -> Image.Image:
+    """A ring, a disc, a frame or a shield with initials in it."""
+    side = max(12, round(size_px))
+    mask, line = Image.new("L", (side, side)), max(1, round(side * stream.uniform(0.03, 0.12)))
+    pen, box = ImageDraw.Draw(mask), (0, 0, side - 1, side - 1)
+    shape = stream.choice(("ring", "ring", "disc", "frame", "diamond"))
+    if shape == "ring":
+        pen.ellipse(box, outline=255, width=line)
+    elif shape == "disc":
+        pen.ellipse(box, fill=255)
+    elif shape == "frame":
+        pen.rounded_rectangle(box, round(side * stream.uniform(0.0, 0.3)), outline=255, width=line)
+    else:
+        half = side / 2
+        pen.polygon([(half, 0), (side - 1, half), (half, side - 1), (0, half)], outline=255, width=line)
+    initials = "".join(stream.choice(_LETTERS) for _ in range(stream.integer(1, 3))).upper()
+    letters = fitted(lettering(initials, 0.5 * side, ink, stream), 0.62 * side).getchannel("A")
+    place = (side - letters.width) // 2, (side - letters.height) // 2
+    inside = Image.new("L", (side, side))
+    inside.paste(letters, place)
+    combine = ImageChops.subtract if shape == "disc" else ImageChops.lighter
+    return plate_of(combine(mask, inside), ink)
+
+
 def plate(size_px: float, stream: Stream, text: str | None = None) -> Image.Image:
     """Lettering of this size, with or without a logo, or a logo; with or without shadow, outline or a box.
 
@@ -274,8 +297,3 @@ def turned(image: Image.Image, angle_deg: float) -> Image.Image:
     if abs(angle_deg) < 0.5:
         return image
     return image.rotate(angle_deg, Image.Resampling.BILINEAR, expand=True)
-
-
-def to_array(image: Image.Image) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-    """uint8 (height, width, 4), RGBA."""
-    return np.array(image)

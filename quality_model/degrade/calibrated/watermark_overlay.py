@@ -144,9 +144,10 @@ def _words(canvas: _Canvas, stream: Stream) -> Drawn:
 
 
 def _logo(canvas: _Canvas, stream: Stream) -> Drawn:
-    """A large logo, mostly in the middle."""
+    """A large logo or emblem, mostly in the middle."""
     size_px = canvas.extent_px * stream.log_uniform(0.1, 0.6)
-    one = turned(lettering.logo(size_px, lettering.colour(stream), stream), 15.0 * stream.uniform(-1.0, 1.0))
+    make = lettering.emblem if stream.chance(0.45) else lettering.logo
+    one = turned(make(size_px, lettering.colour(stream), stream), 15.0 * stream.uniform(-1.0, 1.0))
     room = canvas.extent_px - max(one.size)
     canvas.put(one, room * stream.uniform(0.2, 0.8), room * stream.uniform(0.2, 0.8))
     return {"size_px": size_px}, None
