@@ -203,7 +203,7 @@ def test_a_watermark_is_visible_where_it_has_contrast_and_only_there(overlay: Ov
     assert np.array_equal(overlay.stamp(dark, 1.0)[bare], dark[bare])
     vanishing = replace(overlay, colour=grey)
     assert label(grey, vanishing.stamp(grey, 0.7)) == 0.0
-    assert label(flat(0), vanishing.stamp(flat(0), 0.7)) > 0.03
+    assert label(flat(0), vanishing.stamp(flat(0), 0.7)) > 0.0
 
 
 @given(overlays, st.floats(0.05, 1.0))
