@@ -31,6 +31,7 @@ from quality_model.core.engines import choose_engine
 from quality_model.core.model_files import read_model
 from quality_model.core.views import MULTIPLE_PX, SQUEEZED, HeadRule, ViewRecipe
 from quality_model.degrade import PROFILES, SampleRandomness
+from quality_model.evaluate.clean_images import central_square
 from quality_model.evaluate.predictions import calibrate_thresholds
 from quality_model.networks.checkpoints import load_model, save_model
 from quality_model.params import WITHOUT_PROJECT
@@ -164,18 +165,14 @@ def _read(path: Path) -> Pixels:
     return decoding.decode(path.read_bytes(), WITHOUT_PROJECT.limits)
 
 
-def _square(pixels: Pixels) -> Pixels:
-    side = min(pixels.shape[:2]) // MULTIPLE_PX * MULTIPLE_PX
-    top, left = ((length - side) // 2 for length in pixels.shape[:2])
-    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
-
-
 def _clean(scenes: list[Path]) -> Iterator[Pixels]:
     """Every scene as it is, and a variation of it that is no degradation."""
     for path in scenes:
         pixels = _read(path)
         yield pixels
-        varied = PROFILES["calibrated"].look_alike(_square(pixels), SampleRandomness(SEED, path.name))
+        varied = PROFILES["calibrated"].look_alike(
+            central_square(pixels, multiple_px=MULTIPLE_PX), SampleRandomness(SEED, path.name)
+        )
         if varied is not None:
             yield varied
 
@@ -183,7 +180,9 @@ def _clean(scenes: list[Path]) -> Iterator[Pixels]:
 def _degraded(scenes: list[Path]) -> Iterator[tuple[Pixels, Floats]]:
     for path in scenes:
         randomness = SampleRandomness(SEED, f"degraded {path.name}")
-        sample = PROFILES["calibrated"].degrade(_square(_read(path)), randomness, scale=1.0)
+        sample = PROFILES["calibrated"].degrade(
+            central_square(_read(path), multiple_px=MULTIPLE_PX), randomness, scale=1.0
+        )
         yield sample.image, np.array(sample.labels, np.float32)
 
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from quality_model.core.network import (
     VARIANCE_FLOOR,
     Activation,
+    Convolution,
     FoldedWeights,
     fold,
     forward,
@@ -292,21 +293,10 @@ class _NcnnWriter:
     def space_to_depth(self, x: str, patch_px: int) -> str:
         return self._add("Reorg", [x], f"0={patch_px} 1=0")
 
-    def convolution(
-        self,
-        x: str,
-        name: str,
-        channels: int,
-        *,
-        side: int = 3,
-        stride: int = 1,
-        norm: bool = True,
-        bias: bool = True,
-        activation: Activation = "relu",
-    ) -> str:
-        weight = self._keep(name)
-        shape = f"0={channels} 1={side} 3={stride} 4={side // 2} 5=1 6={weight.size}"
-        return self._add("Convolution", [x], f"{shape} 9={_ACTIVATIONS[activation]}")
+    def convolution(self, x: str, conv: Convolution) -> str:
+        weight = self._keep(conv.name)
+        shape = f"0={conv.channels} 1={conv.side} 3={conv.stride} 4={conv.side // 2} 5=1 6={weight.size}"
+        return self._add("Convolution", [x], f"{shape} 9={_ACTIVATIONS[conv.activation]}")
 
     def add_relu(self, x: str, y: str) -> str:
         return self._add("ReLU", [self._combined("add", x, y)])
@@ -350,10 +340,8 @@ class _NcnnWriter:
             for blob in layer.inputs:
                 inputs.append(f"{blob}_{given[blob]}" if uses[blob] > 1 else blob)
                 given[blob] += 1
-            name, output = (
-                f"{layer.kind.lower()}_{number}",
-                _OUTPUT if layer.output == scores else layer.output,
-            )
+            name = f"{layer.kind.lower()}_{number}"
+            output = _OUTPUT if layer.output == scores else layer.output
             blobs = " ".join([*inputs, output])
             lines.append(f"{layer.kind} {name} {len(inputs)} 1 {blobs} {layer.parameters}".rstrip())
             num_blobs += 1

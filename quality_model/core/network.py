@@ -34,24 +34,36 @@ VARIANCE_FLOOR: Final = 1e-5
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution with a square kernel, and what follows it.
+
+    Attributes:
+        name: Of its weights.
+        channels: Of its output.
+        side: Of the kernel.
+        stride: Positions from one output to the next.
+        norm: Whether a batch norm follows.
+        bias: Whether it has a bias of its own.
+        activation: What comes last.
+    """
+
+    name: str
+    channels: int
+    side: int = 3
+    stride: int = 1
+    norm: bool = True
+    bias: bool = True
+    activation: Activation = "relu"
+
+
 class Operations(Protocol[T]):
     """What a network is made of. Feature maps are (C, H, W), vectors (C,); ``channels``: of the output."""
 
     def scale(self, x: T, factor: float, offset: float) -> T: ...
     def space_to_depth(self, x: T, patch_px: int) -> T: ...
-    def convolution(
-        self,
-        x: T,
-        name: str,
-        channels: int,
-        *,
-        side: int = 3,
-        stride: int = 1,
-        norm: bool = True,
-        bias: bool = True,
-        activation: Activation = "relu",
-    ) -> T:
-        """A square kernel, padded by half its side with 0; then batch norm, then the activation."""
+    def convolution(self, x: T, conv: Convolution) -> T:
+        """Padded by half its side with 0; then the batch norm, then the activation."""
         ...
 
     def add_relu(self, x: T, y: T) -> T: ...
@@ -92,9 +104,9 @@ def _standard(x: T, ops: Operations[T]) -> tuple[T, T | None]:
     """The original's: four levels of a residual block and a pool, channel attention, four heads."""
     for level, width in enumerate(_STANDARD_WIDTHS):  # (C, H, W) -> (width, H/2, W/2)
         at = 3 * level
-        x = ops.convolution(x, f"backbone.{at}.conv", width)
-        y = ops.convolution(x, f"backbone.{at + 1}.conv1", width)
-        y = ops.convolution(y, f"backbone.{at + 1}.conv2", width, activation="none")
+        x = ops.convolution(x, Convolution(f"backbone.{at}.conv", width))
+        y = ops.convolution(x, Convolution(f"backbone.{at + 1}.conv1", width))
+        y = ops.convolution(y, Convolution(f"backbone.{at + 1}.conv2", width, activation="none"))
         x = ops.max_pool(ops.add_relu(y, x))
     pooled = ops.mean(x)  # (C,)
     channels = _STANDARD_WIDTHS[-1]
@@ -128,7 +140,8 @@ def _small(x: T, ops: Operations[T]) -> tuple[T, T | None]:
     """
 
     def convolution(x: T, name: str, channels: int, stride: int = 1, activation: Activation = "relu") -> T:
-        return ops.convolution(x, name, channels, stride=stride, bias=False, activation=activation)
+        conv = Convolution(name, channels, stride=stride, bias=False, activation=activation)
+        return ops.convolution(x, conv)
 
     x = ops.space_to_depth(ops.scale(x, 4.0, -2.0), 2)  # (12, H/2, W/2)
     features: list[T] = []
@@ -140,7 +153,7 @@ def _small(x: T, ops: Operations[T]) -> tuple[T, T | None]:
             x = ops.add_relu(y, x)
         features.append(x)
     y = convolution(features[_MAP_LEVEL], "map.enter", _MAP_CHANNELS)
-    marks = ops.convolution(y, "map.leave", 1, side=1, norm=False, activation="sigmoid")
+    marks = ops.convolution(y, Convolution("map.leave", 1, side=1, norm=False, activation="sigmoid"))
 
     def pooled(x: T) -> T:
         return ops.concatenate([ops.mean(x), ops.deviation(x), ops.maximum(x)])
@@ -241,26 +254,15 @@ class _ShapeRecorder:
     def space_to_depth(self, x: int, patch_px: int) -> int:
         return x * patch_px**2
 
-    def convolution(
-        self,
-        x: int,
-        name: str,
-        channels: int,
-        *,
-        side: int = 3,
-        stride: int = 1,
-        norm: bool = True,
-        bias: bool = True,
-        activation: Activation = "relu",
-    ) -> int:
-        self.shapes[f"{name}.weight"] = (channels, x, side, side)
-        if bias:
-            self.shapes[f"{name}.bias"] = (channels,)
-        if norm:
+    def convolution(self, x: int, conv: Convolution) -> int:
+        self.shapes[f"{conv.name}.weight"] = (conv.channels, x, conv.side, conv.side)
+        if conv.bias:
+            self.shapes[f"{conv.name}.bias"] = (conv.channels,)
+        if conv.norm:
             for kind in ("weight", "bias", "running_mean", "running_var"):
-                self.shapes[f"{norm_of(name)}.{kind}"] = (channels,)
-            self.shapes[f"{norm_of(name)}.num_batches_tracked"] = ()
-        return channels
+                self.shapes[f"{norm_of(conv.name)}.{kind}"] = (conv.channels,)
+            self.shapes[f"{norm_of(conv.name)}.num_batches_tracked"] = ()
+        return conv.channels
 
     def linear(self, x: int, name: str, features: int, activation: Activation) -> int:
         self.shapes |= {f"{name}.weight": (features, x), f"{name}.bias": (features,)}
@@ -294,32 +296,21 @@ class _NumpyOperations:
         split = x.reshape(channels, height // patch_px, patch_px, width // patch_px, patch_px)
         return split.transpose(0, 2, 4, 1, 3).reshape(-1, height // patch_px, width // patch_px)
 
-    def convolution(
-        self,
-        x: Floats,
-        name: str,
-        channels: int,
-        *,
-        side: int = 3,
-        stride: int = 1,
-        norm: bool = True,
-        bias: bool = True,
-        activation: Activation = "relu",
-    ) -> Floats:
-        weight, half = self._weights[f"{name}.weight"], side // 2
+    def convolution(self, x: Floats, conv: Convolution) -> Floats:
+        weight, half = self._weights[f"{conv.name}.weight"], conv.side // 2
         padded = np.pad(x, ((0, 0), (half, half), (half, half)))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))
-        windows = windows[:, ::stride, ::stride]
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (conv.side, conv.side), axis=(1, 2))
+        windows = windows[:, :: conv.stride, :: conv.stride]
         columns = windows.transpose(0, 3, 4, 1, 2).reshape(-1, windows.shape[1] * windows.shape[2])
-        y = (weight.reshape(channels, -1) @ columns).reshape(channels, *windows.shape[1:3])
-        if bias:
-            y = y + self._weights[f"{name}.bias"][:, None, None]
-        if norm:
+        y = (weight.reshape(conv.channels, -1) @ columns).reshape(conv.channels, *windows.shape[1:3])
+        if conv.bias:
+            y = y + self._weights[f"{conv.name}.bias"][:, None, None]
+        if conv.norm:
             scale, shift, mean, inverse_std = (
-                part[:, None, None] for part in _norm(self._weights, norm_of(name))
+                part[:, None, None] for part in _norm(self._weights, norm_of(conv.name))
             )
             y = (y - mean) * inverse_std * scale + shift
-        return _activated(y, activation)
+        return _activated(y, conv.activation)
 
     def add_relu(self, x: Floats, y: Floats) -> Floats:
         return _activated(x + y, "relu")

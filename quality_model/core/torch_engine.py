@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quality_model.core.network import VARIANCE_FLOOR, Activation, FoldedWeights, forward, trimmed
+from quality_model.core.network import (
+    VARIANCE_FLOOR,
+    Activation,
+    Convolution,
+    FoldedWeights,
+    forward,
+    trimmed,
+)
 from quality_model.errors import DeviceUnavailableError, UsageError
 from quality_model.params import ArchitectureName, EngineName
 from quality_model.records import HEADS
@@ -118,7 +125,48 @@ def read_pickle(data: bytes) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-class TorchEngine:
+class TorchOperations:
+    """Those of `core.network.Operations` that have no weights, on batches: (N, C, H, W) and (N, C).
+
+    Activations are overwritten in place where no gradient needs them.
+    """
+
+    def scale(self, x: Tensor, factor: float, offset: float) -> Tensor:
+        return x * factor + offset
+
+    def space_to_depth(self, x: Tensor, patch_px: int) -> Tensor:
+        return F.pixel_unshuffle(x, patch_px)
+
+    def add_relu(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.relu(x.add_(y), inplace=True)
+
+    def max_pool(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2)
+
+    def mean(self, x: Tensor) -> Tensor:
+        return x.float().mean(dim=(2, 3))
+
+    def deviation(self, x: Tensor) -> Tensor:
+        return (x.float().var(dim=(2, 3), unbiased=False) + VARIANCE_FLOOR).sqrt()
+
+    def maximum(self, x: Tensor) -> Tensor:
+        return x.amax(dim=(2, 3)).float()
+
+    def multiply(self, x: Tensor, y: Tensor) -> Tensor:
+        return x * y
+
+    def concatenate(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts), dim=1)
+
+
+def activated(x: Tensor, activation: Activation) -> Tensor:
+    """What an activation makes of a result that nothing else needs; a sigmoid is computed in float32."""
+    if activation == "relu":
+        return F.relu(x, inplace=True)
+    return torch.sigmoid(x.float()) if activation == "sigmoid" else x
+
+
+class TorchEngine(TorchOperations):
     """A network on a device of PyTorch.
 
     Args:
@@ -166,61 +214,17 @@ class TorchEngine:
         scores: npt.NDArray[np.float32] = output.cpu().numpy()
         return scores
 
-    # -- core.network.Operations, on batches
+    # -- what `core.network.Operations` asks besides
 
-    def scale(self, x: Tensor, factor: float, offset: float) -> Tensor:
-        return x * factor + offset
-
-    def space_to_depth(self, x: Tensor, patch_px: int) -> Tensor:
-        return F.pixel_unshuffle(x, patch_px)
-
-    def convolution(
-        self,
-        x: Tensor,
-        name: str,
-        channels: int,
-        *,
-        side: int = 3,
-        stride: int = 1,
-        norm: bool = True,
-        bias: bool = True,
-        activation: Activation = "relu",
-    ) -> Tensor:
-        y = F.conv2d(x, *self._weights[name], stride=stride, padding=side // 2)
-        return F.relu(y, inplace=True) if activation == "relu" else _activated(y, activation)
-
-    def add_relu(self, x: Tensor, y: Tensor) -> Tensor:
-        return F.relu(x.add_(y), inplace=True)
-
-    def max_pool(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(x, 2)
-
-    def mean(self, x: Tensor) -> Tensor:
-        return x.float().mean(dim=(2, 3))
-
-    def deviation(self, x: Tensor) -> Tensor:
-        return (x.float().var(dim=(2, 3), unbiased=False) + VARIANCE_FLOOR).sqrt()
-
-    def maximum(self, x: Tensor) -> Tensor:
-        return x.amax(dim=(2, 3)).float()
+    def convolution(self, x: Tensor, conv: Convolution) -> Tensor:
+        y = F.conv2d(x, *self._weights[conv.name], stride=conv.stride, padding=conv.side // 2)
+        return activated(y, conv.activation)
 
     def linear(self, x: Tensor, name: str, features: int, activation: Activation) -> Tensor:
-        return _activated(F.linear(x, *self._weights[name]), activation)
+        return activated(F.linear(x, *self._weights[name]), activation)
 
     def drop(self, x: Tensor) -> Tensor:
         return x
-
-    def multiply(self, x: Tensor, y: Tensor) -> Tensor:
-        return x * y
-
-    def concatenate(self, parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(parts), dim=1)
-
-
-def _activated(x: Tensor, activation: Activation) -> Tensor:
-    if activation == "relu":
-        return F.relu(x)
-    return torch.sigmoid(x.float()) if activation == "sigmoid" else x
 
 
 @contextmanager

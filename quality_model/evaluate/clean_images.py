@@ -48,12 +48,17 @@ def read_clean(
                 continue
             pixels = decoding.decode(image.data, limits, shortest_px=shortest_px)
             yield pixels
-            side = min(pixels.shape[:2])
-            top, left = ((length - side) // 2 for length in pixels.shape[:2])
-            square = np.ascontiguousarray(pixels[top : top + side, left : left + side])
-            varied = PROFILES[profile].look_alike(square, SampleRandomness(seed, f"clean {image.image_id}"))
+            randomness = SampleRandomness(seed, f"clean {image.image_id}")
+            varied = PROFILES[profile].look_alike(central_square(pixels), randomness)
             if varied is not None:
                 yield varied
+
+
+def central_square(pixels: Pixels, *, multiple_px: int = 1) -> Pixels:
+    """The largest square in the middle of an image whose side is such a multiple; uint8 (side, side, 3)."""
+    side = min(pixels.shape[:2]) // multiple_px * multiple_px
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
 
 
 def score_clean(

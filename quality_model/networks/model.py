@@ -6,7 +6,7 @@ in training (standard, 224 px, two cores).
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -18,12 +18,13 @@ from torch.nn import functional as F
 from quality_model.core.model_files import DESIGN_DROPOUT
 from quality_model.core.network import (
     ARCHITECTURES,
-    VARIANCE_FLOOR,
     Activation,
+    Convolution,
     forward,
     norm_of,
     weight_shapes,
 )
+from quality_model.core.torch_engine import TorchOperations, activated
 from quality_model.params import ArchitectureName
 from quality_model.records import HEADS, OVERALL_WEIGHTS
 
@@ -33,7 +34,7 @@ _MAP_WEIGHT: Final = 0.1
 """Of the map's loss beside that of the scores."""
 
 
-class MultiHeadQualityAssessmentModel(nn.Module):
+class MultiHeadQualityAssessmentModel(nn.Module, TorchOperations):
     """Scores four degradations of an image, each in [0, 1] (0 absent, 1 severe).
 
     It is its own set of `core.network.Operations`, on batches: feature maps are (N, C, H, W), vectors (N, C).
@@ -74,58 +75,20 @@ class MultiHeadQualityAssessmentModel(nn.Module):
         maps = {} if watermarks is None else {"watermark_map": watermarks[:, 0]}
         return {**scores, "overall": overall, "all_scores": all_scores, **maps}
 
-    # -- core.network.Operations
+    # -- what `core.network.Operations` asks besides
 
-    def scale(self, x: Tensor, factor: float, offset: float) -> Tensor:
-        return x * factor + offset
-
-    def space_to_depth(self, x: Tensor, patch_px: int) -> Tensor:
-        return F.pixel_unshuffle(x, patch_px)
-
-    def convolution(
-        self,
-        x: Tensor,
-        name: str,
-        channels: int,
-        *,
-        side: int = 3,
-        stride: int = 1,
-        norm: bool = True,
-        bias: bool = True,
-        activation: Activation = "relu",
-    ) -> Tensor:
-        conv: Any = self.get_submodule(name)
-        y = F.conv2d(x, conv.weight, conv.bias, stride=stride, padding=side // 2)
-        if norm:
-            y = self.get_submodule(norm_of(name))(y)
-        return _activated(y, activation)
-
-    def add_relu(self, x: Tensor, y: Tensor) -> Tensor:
-        return F.relu(x.add_(y), inplace=True)
-
-    def max_pool(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(x, 2)
-
-    def mean(self, x: Tensor) -> Tensor:
-        return x.float().mean(dim=(2, 3))
-
-    def deviation(self, x: Tensor) -> Tensor:
-        return (x.float().var(dim=(2, 3), unbiased=False) + VARIANCE_FLOOR).sqrt()
-
-    def maximum(self, x: Tensor) -> Tensor:
-        return x.amax(dim=(2, 3)).float()
+    def convolution(self, x: Tensor, conv: Convolution) -> Tensor:
+        layer: Any = self.get_submodule(conv.name)
+        y = F.conv2d(x, layer.weight, layer.bias, stride=conv.stride, padding=conv.side // 2)
+        if conv.norm:
+            y = self.get_submodule(norm_of(conv.name))(y)
+        return activated(y, conv.activation)
 
     def linear(self, x: Tensor, name: str, features: int, activation: Activation) -> Tensor:
-        return _activated(self.get_submodule(name)(x), activation)
+        return activated(self.get_submodule(name)(x), activation)
 
     def drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
-
-    def multiply(self, x: Tensor, y: Tensor) -> Tensor:
-        return x * y
-
-    def concatenate(self, parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(parts), dim=1)
 
 
 def _layer(name: str, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
@@ -153,12 +116,6 @@ def _place(parent: nn.Module, name: str, child: nn.Module) -> None:
         for skipped in range(len(parent), int(name)):  # what has no weights: activations, pools
             parent.add_module(str(skipped), nn.Identity())
     parent.add_module(name, child)
-
-
-def _activated(x: Tensor, activation: Activation) -> Tensor:
-    if activation == "relu":
-        return F.relu(x, inplace=True)
-    return torch.sigmoid(x.float()) if activation == "sigmoid" else x
 
 
 def to_model_input(pixels: npt.NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
