@@ -43,7 +43,6 @@ _RECOLOURED_SHARE: Final = 0.4
 _GREYED_SHARE: Final = 0.08
 """Of all images, among the recoloured: black and white, which are rare in collections of photographs."""
 
-_SWAPPED_SHARE: Final = 0.05
 _RELIT_SHARE: Final = 0.5
 
 # Mild: a cast is recognised by the colours that scenes usually have, so these must survive.
@@ -51,7 +50,6 @@ HUE_TURN_DEG: Final = 20.0
 SATURATIONS: Final = (0.4, 1.3)
 GAMMAS: Final = (0.65, 1.5)
 
-_ORDERS: Final = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 _LUMA: Final = np.array([0.299, 0.587, 0.114])
 """Of the encoded channels (ITU-R BT.601)."""
 
@@ -75,8 +73,6 @@ def vary(clean: Pixels, side_px: int, size_px: int, stream: Stream) -> Pixels:
         image = image[:, ::-1]
     if stream.uniform(0.0, 1.0) < _TURNED_SHARE:
         image = np.rot90(image, stream.integer(1, 3))
-    if stream.uniform(0.0, 1.0) < _SWAPPED_SHARE:
-        image = image[..., stream.choice(_ORDERS)]
     image = np.ascontiguousarray(image)
     recoloured = stream.uniform(0.0, 1.0)
     if recoloured < _RECOLOURED_SHARE:

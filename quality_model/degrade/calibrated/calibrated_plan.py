@@ -31,11 +31,11 @@ Mask = npt.NDArray[np.float32]
 DRAWN_SEVERITIES: Final = (0.05, 1.0)
 """Range of the severity that is aimed at; the label is the severity that is measured."""
 
-_SKEW: Final = 1.5
-"""A uniform number to this power is the place in that range: most degradations are faint, as in life."""
+_SKEW: Final = 1.2
+"""A uniform number to this power is the place in that range: more are faint than strong, as in life."""
 
-COUNTS: Final = (0, 0, 1, 1, 1, 1, 2, 2, 3, 4)
-"""Numbers of degradations, all equally likely: mostly one, as in life."""
+COUNTS: Final = (0, 1, 1, 1, 2, 2, 2, 3, 3, 4)
+"""Numbers of degradations, all equally likely: more than in life, because a network learns from those."""
 
 SEEN_SHARE: Final = 0.25
 """Of a view's pixels: as many may be sharper than the sigma that a blur counts with."""

@@ -80,9 +80,10 @@ class CalibratedProfile(Profile):
         "defocus": 3,
         "shake": 2,
         "camera": 5,
-        "tiled": 2,
+        "tiled": 3,
         "badge": 2,
-        "words": 2,
+        "words": 3,
+        "logo": 2,
     }
     source_kinds: ClassVar[Mapping[Head, tuple[str, ...]]] = {"blurriness": ("soft_source",)}
     label_ranges: ClassVar[Mapping[Head, tuple[float, float]]] = dict.fromkeys(HEADS, (0.0, 1.0))
