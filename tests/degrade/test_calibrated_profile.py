@@ -82,7 +82,7 @@ def test_most_samples_have_one_degradation_and_every_head_is_equally_frequent(
 
     assert np.abs(counts - [0.2, 0.4, 0.2, 0.1, 0.1]).max() < 4.5 * np.sqrt(0.24 / NUM_SAMPLES)
     assert np.abs(heads - 0.375).max() < 4.5 * np.sqrt(0.24 / NUM_SAMPLES)
-    assert CALIBRATED.untouched_share == 0.2
+    assert CALIBRATED.untouched_share == 0.1
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -89,6 +89,7 @@ class CalibratedProfile(Profile):
     label_ranges: ClassVar[Mapping[Head, tuple[float, float]]] = dict.fromkeys(HEADS, (0.0, 1.0))
     scales: ClassVar[Mapping[Head, SeverityScale]] = SCALES
     order: ClassVar[tuple[Head, ...] | None] = ORDER
+    untouched_share: ClassVar[float] = calibrated_plan.COUNTS.count(0) / len(calibrated_plan.COUNTS)
     measures_softness: ClassVar[bool] = True
     has_tiles: ClassVar[bool] = True
 
