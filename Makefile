@@ -100,6 +100,7 @@ lint: install ## ruff, mypy, import contracts
 	ruff check .
 	ruff format --check .
 	mypy
+	mypy recipes
 	lint-imports --no-cache
 
 format: install ## Let ruff fix what it can

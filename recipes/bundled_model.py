@@ -195,8 +195,11 @@ def main() -> None:
     last = commands.add_parser("finish")
     for name in ("model", "held_out", "output"):
         last.add_argument(name, type=Path)
-    arguments = vars(parser.parse_args())
-    {"prepare": prepare, "finish": finish}[arguments.pop("command")](**arguments)
+    arguments = parser.parse_args()
+    if arguments.command == "prepare":
+        prepare(arguments.scenes, arguments.output)
+    else:
+        finish(arguments.model, arguments.held_out, arguments.output)
 
 
 if __name__ == "__main__":
