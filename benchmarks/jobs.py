@@ -151,13 +151,13 @@ def score_ours(task: Task) -> Outcome:
 
     Imports, loading the model and checking the engine against float32 are not counted; starting workers is.
     """
-    from quality_model.core.predict import MultiHeadQualityInference
+    from quality_model.core.predict import Scorer
     from quality_model.data.checks.score_checks import check_scores
     from quality_model.score.job import score
     from quality_model.score.result import ScoringModel
 
     params = task.params
-    scorer = MultiHeadQualityInference(task.model, params.score.device, params.limits)
+    scorer = Scorer(task.model, params.score.device, params.limits)
     model = ScoringModel.of(scorer)
     start = time.perf_counter()
     summary = score(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quality_model.core.predict import MultiHeadQualityInference as MultiHeadQualityInference
+    from quality_model.core.predict import Scorer as Scorer
+    from quality_model.errors import ImageError as ImageError
     from quality_model.networks.model import (
         MultiHeadQualityAssessmentModel as MultiHeadQualityAssessmentModel,
     )
@@ -15,16 +17,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "ImageError",
     "MultiHeadQualityAssessmentModel",
     "MultiHeadQualityInference",
     "QualityScores",
+    "Scorer",
     "__version__",
 ]
 
 _HOMES = {
+    "ImageError": "quality_model.errors",
     "MultiHeadQualityAssessmentModel": "quality_model.networks.model",
     "MultiHeadQualityInference": "quality_model.core.predict",
     "QualityScores": "quality_model.records",
+    "Scorer": "quality_model.core.predict",
 }
 
 
@@ -34,3 +40,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,7 +17,7 @@ from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS, QualityScores
 
 if TYPE_CHECKING:
-    from quality_model.core.predict import MultiHeadQualityInference
+    from quality_model.core.predict import Scorer
     from quality_model.evaluate.ratings import RatedDataset
     from quality_model.params import Params, RegistryParams, ScoringParams
     from quality_model.score.inputs import InputChoice
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 @with_params("score", needs_project=False)
 def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bool) -> None:
     """Print the scores of IMAGES (0 absent, 1 severe), the overall score (1 best) and the flags."""
-    from quality_model.core.predict import MultiHeadQualityInference
+    from quality_model.core.predict import Scorer
     from quality_model.score.reading import read_images
 
-    model = MultiHeadQualityInference(
+    model = Scorer(
         params.score.model,
         params.score.device,
         params.limits,
@@ -102,7 +102,7 @@ def _named_source(text: str) -> tuple[str, Path | ImageError]:
     return name, path
 
 
-def _scores(model: MultiHeadQualityInference, reading: Reading) -> QualityScores:
+def _scores(model: Scorer, reading: Reading) -> QualityScores:
     """The scores of an image that was read.
 
     Raises:

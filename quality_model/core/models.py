@@ -54,7 +54,7 @@ def find_model(reference: str | Path, root: Path, registry: RegistryParams | Non
     """Find the model that a name means.
 
     Args:
-        reference: See `predict.MultiHeadQualityInference`.
+        reference: See `predict.Scorer`.
         root: The project folder whose registry a reference means.
         registry: Registry parameters; by default those of the project's params.yaml.
 

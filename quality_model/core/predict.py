@@ -1,17 +1,23 @@
 """Scoring images with a trained model, from Python.
 
-from quality_model import MultiHeadQualityInference
-
-scores = MultiHeadQualityInference().predict("holiday.jpg")
-scores.blurriness, scores.overall, scores.flags
+>>> import numpy as np
+>>> from quality_model import Scorer
+>>> scorer = Scorer("bundled")
+>>> noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+>>> "noise" in scorer.predict(noise).flags
+True
+>>> grey, missing = scorer.predict_batch([np.full((64, 96), 128), "missing.jpg"], errors="return")
+>>> grey.noise < 0.2, missing.reason
+(True, 'missing')
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +36,14 @@ from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, Regi
 from quality_model.paths import user_path
 from quality_model.records import HEADS, Head, ModelRef, QualityScores, flagged_heads, overall_score
 
-ImageInput = Image.Image | npt.NDArray[Any] | str | Path
-"""A PIL image; uint8 (height, width, 3) RGB or (height, width) grey; or the path of an image.
+if TYPE_CHECKING:
+    import torch
 
-Arrays of other integers or floats follow `decoding.from_array`.
+ImageInput: TypeAlias = "Image.Image | npt.NDArray[Any] | torch.Tensor | bytes | str | Path"
+"""A PIL image; uint8 (height, width, 3) RGB or (height, width) grey; a tensor, (3, height, width) or
+(1, height, width), as torchvision makes them; an encoded image; or the path of one.
+
+Arrays and tensors of other integers or floats follow `decoding.from_array`.
 """
 
 SAFE_LIMITS: Final = WITHOUT_PROJECT.limits
@@ -42,7 +52,7 @@ SAFE_LIMITS: Final = WITHOUT_PROJECT.limits
 logger = logging.getLogger(__name__)
 
 
-class MultiHeadQualityInference:
+class Scorer:
     """A trained model that scores images.
 
     Args:
@@ -134,20 +144,48 @@ class MultiHeadQualityInference:
         """
         return self.predict_views([self._read(image)])[0]
 
-    def predict_batch(self, images: Iterable[ImageInput], *, batch_size: int = 16) -> list[QualityScores]:
+    @overload
+    def predict_batch(
+        self, images: Iterable[ImageInput], *, batch_size: int = ..., errors: Literal["raise"] = ...
+    ) -> list[QualityScores]: ...
+
+    @overload
+    def predict_batch(
+        self, images: Iterable[ImageInput], *, batch_size: int = ..., errors: Literal["return"]
+    ) -> list[QualityScores | ImageError]: ...
+
+    def predict_batch(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        batch_size: int = 16,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> list[QualityScores] | list[QualityScores | ImageError]:
         """Score images in their order, ``batch_size`` in memory at a time.
+
+        Args:
+            images: Any iterable of them.
+            batch_size: At least 1.
+            errors: ``return``: in the place of an image that cannot be read is the ImageError.
 
         Raises:
             ImageError: One cannot be read; the detail starts with its position, from 0.
-            UsageError: ``batch_size`` is below 1.
+            UsageError: ``batch_size`` is below 1, or there is no such way with errors.
         """
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}.", "Give at least 1.")
-        scores: list[QualityScores] = []
-        remaining = self._read_all(images)
-        while batch := list(islice(remaining, batch_size)):
-            scores += self.predict_views(batch)
-        return scores
+        if errors not in ("raise", "return"):
+            raise UsageError(f"errors is {errors!r}.", "Give 'raise' or 'return'.")
+        results: list[QualityScores | ImageError] = []
+        remaining = iter(images)
+        while batch := [self._try(image) for image in islice(remaining, batch_size)]:
+            for position, view in enumerate(batch, start=len(results)):
+                if isinstance(view, ImageError) and errors == "raise":
+                    raise ImageError(view.reason, f"image {position}: {view.detail}")
+            readable = [views for views in batch if not isinstance(views, ImageError)]
+            scores = iter(self.predict_views(readable) if readable else [])
+            results += [views if isinstance(views, ImageError) else next(scores) for views in batch]
+        return results
 
     def predict_views(self, images: Sequence[Sequence[Pixels]]) -> list[QualityScores]:
         """Score images that were read already, by their views; see `score_views`."""
@@ -203,12 +241,11 @@ class MultiHeadQualityInference:
             for row in rows
         ]
 
-    def _read_all(self, images: Iterable[ImageInput]) -> Iterator[list[Pixels]]:
-        for position, image in enumerate(images):
-            try:
-                yield self._read(image)
-            except ImageError as error:
-                raise ImageError(error.reason, f"image {position}: {error.detail}") from None
+    def _try(self, image: ImageInput) -> list[Pixels] | ImageError:
+        try:
+            return self._read(image)
+        except ImageError as error:
+            return error
 
     def _read(self, image: ImageInput) -> list[Pixels]:
         """The views of an image."""
@@ -216,12 +253,25 @@ class MultiHeadQualityInference:
             pixels = decoding.from_image(image)
         elif isinstance(image, np.ndarray):
             pixels = decoding.from_array(image)
-        elif isinstance(image, str | Path):
-            data = decoding.read_bytes(user_path(image), self._limits)
+        elif isinstance(image, bytes | str | Path):
+            data = image if isinstance(image, bytes) else decoding.read_bytes(user_path(image), self._limits)
             pixels = decoding.decode(data, self._limits, shortest_px=self.views.decoded_px)
+        elif "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor):
+            pixels = decoding.from_array(_channels_last(image.detach().cpu().numpy()))
         else:
             raise UsageError(
                 f"An image cannot be a {type(image).__name__}.",
-                "Give a PIL image, an array of pixels, or a path.",
+                "Give a PIL image, an array of pixels, a tensor, the bytes of a file, or a path.",
             )
         return views_module.cut(pixels, self.image_size_px, self.views).all
+
+
+def _channels_last(planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(3, height, width) as (height, width, 3), (1, height, width) as (height, width)."""
+    if planes.ndim == 3 and planes.shape[0] in (1, 3):
+        return planes[0] if planes.shape[0] == 1 else np.ascontiguousarray(planes.transpose(1, 2, 0))
+    raise ImageError("bad_array", f"a tensor of shape {planes.shape}; expected (3, height, width)")
+
+
+MultiHeadQualityInference = Scorer
+"""The name that the original design gave it."""

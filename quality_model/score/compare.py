@@ -21,7 +21,7 @@ from quality_model.core import processes, storage
 from quality_model.core.decoding import Pixels
 from quality_model.core.figures import image_grid, markdown_table, new_figure, save_figure, text_table
 from quality_model.core.folders import input_path
-from quality_model.core.predict import MultiHeadQualityInference
+from quality_model.core.predict import Scorer
 from quality_model.core.processes import Failure, WorkerProcesses, num_workers
 from quality_model.errors import InputErrorsAboveLimit, StorageError, UsageError
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
@@ -292,9 +292,7 @@ def compare_models(
     if folder.resolve() == output.resolve():
         raise UsageError(f"{folder} is both input and output.", "Choose another output folder.")
     require_own(output, (*FILES, *SIDES, storage.MARKER_NAME), "comparison")
-    load = partial(
-        MultiHeadQualityInference, device=section.device, limits=limits, root=root, registry=registry
-    )
+    load = partial(Scorer, device=section.device, limits=limits, root=root, registry=registry)
     new = load(model, engine=None if section.engine == "auto" else section.engine)
     old = load(against, engine=new.engine_name)  # so that no flag changes by what two engines differ by
     storage.unseal(output)

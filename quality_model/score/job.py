@@ -95,10 +95,10 @@ def score(
     """
     processes.end_if_imported_again()  # before a model is loaded
     if scorer is None or model is None:
-        from quality_model.core.predict import MultiHeadQualityInference  # worker processes need none
+        from quality_model.core.predict import Scorer  # worker processes need none
 
         engine = planned_engine(output) if section.engine == "auto" else section.engine
-        loaded = MultiHeadQualityInference(
+        loaded = Scorer(
             section.model,
             section.device,
             limits,

@@ -35,7 +35,7 @@ from quality_model.records import (
 from quality_model.score.reading import Reading
 
 if TYPE_CHECKING:
-    from quality_model.core.predict import MultiHeadQualityInference
+    from quality_model.core.predict import Scorer
 
 REPORT_NAME: Final = "report"
 SUMMARY_NAME: Final = f"{REPORT_NAME}/summary.json"
@@ -95,7 +95,7 @@ class ScoringModel(ModelRef):
     thresholds: Mapping[Head, float] | None = None
 
     @classmethod
-    def of(cls, loaded: "MultiHeadQualityInference") -> Self:
+    def of(cls, loaded: "Scorer") -> Self:
         """What scoring needs to know of a model that is loaded."""
         return cls(
             **asdict(loaded.source),

@@ -1,3 +1,4 @@
+import doctest
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from quality_model import MultiHeadQualityInference, QualityScores
+import quality_model
+from quality_model import MultiHeadQualityInference, QualityScores, Scorer
 from quality_model.core import storage, views
 from quality_model.core.decoding import Pixels
 from quality_model.errors import CheckpointError, ImageError, UsageError
@@ -54,13 +56,15 @@ def assert_close(one: QualityScores, other: QualityScores) -> None:
     assert numbers(one) == pytest.approx(numbers(other), abs=1e-5)
 
 
-def test_a_path_a_pil_image_and_an_array_of_one_image_score_the_same(
+def test_a_path_bytes_a_pil_image_an_array_and_a_tensor_of_one_image_score_the_same(
     inference: MultiHeadQualityInference, crops: list[Pixels], tmp_path: Path
 ) -> None:
     path = tmp_path / "crop.png"
     Image.fromarray(crops[1]).save(path)
-    scores = [inference.predict(given) for given in (path, str(path), Image.open(path), crops[1])]
-    assert scores == [scores[0]] * 4
+    planes = torch.tensor(crops[1]).permute(2, 0, 1)
+    ways = path, str(path), path.read_bytes(), Image.open(path), crops[1], planes, planes / 255.0
+    scores = [inference.predict(given) for given in ways]
+    assert scores == [scores[0]] * len(ways)
     assert (inference.thresholds, scores[0].flags) == (None, ())
 
 
@@ -134,8 +138,10 @@ def test_images_of_any_shape_and_mode_get_scores_and_the_same_bits_again(
 def test_what_is_no_image_is_refused(inference: MultiHeadQualityInference) -> None:
     with pytest.raises(ImageError, match="bad_array"):
         inference.predict(np.zeros((8, 8, 4), np.uint8))
-    with pytest.raises(UsageError, match="bytes"):
-        inference.predict(b"\x89PNG")  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="not_an_image"):
+        inference.predict(b"\x89PNG")
+    with pytest.raises(UsageError, match="dict"):
+        inference.predict({})  # type: ignore[arg-type]
     for batch_size in (0, -1):
         with pytest.raises(UsageError, match="batch_size"):
             inference.predict_batch([], batch_size=batch_size)
@@ -148,6 +154,30 @@ def test_an_unreadable_image_in_a_batch_is_named_by_its_position(
     with pytest.raises(ImageError, match="image 2") as caught:
         inference.predict_batch([crops[0], crops[1], tmp_path / "page.jpg"], batch_size=1)
     assert caught.value.reason == "not_an_image"
+
+
+def test_errors_are_returned_in_the_place_of_their_images(
+    inference: MultiHeadQualityInference, crops: list[Pixels], tmp_path: Path
+) -> None:
+    missing = tmp_path / "missing.jpg"
+    images = [crops[0], missing, b"no image", crops[1], torch.zeros(4, 50, 50)]
+    for batch_size in (1, 2, 16):
+        found = inference.predict_batch(images, batch_size=batch_size, errors="return")
+        assert found[0] == inference.predict(crops[0])
+        assert found[3] == inference.predict(crops[1])
+        reasons = [one.reason for one in found if isinstance(one, ImageError)]
+        assert reasons == ["missing", "not_an_image", "bad_array"]
+    with pytest.raises(UsageError, match="'ignore'"):
+        inference.predict_batch(crops, errors="ignore")  # type: ignore[call-overload]
+
+
+def test_the_package_lists_its_names_and_its_example_holds() -> None:
+    assert {"Scorer", "QualityScores", "ImageError"} <= {*dir(quality_model)}
+    assert Scorer is MultiHeadQualityInference
+    import quality_model.core.predict as module
+
+    done = doctest.testmod(module)
+    assert (done.failed, done.attempted) == (0, 7)
 
 
 def test_limits_hold_for_files(folder: Path, params: Params, tmp_path: Path) -> None:
