@@ -44,7 +44,35 @@ def _without_clicks_ending() -> Iterator[None]:
         raise _BrokenPipe from error
 
 
+GROUPS: Final = {
+    "Score": ("predict", "score"),
+    "Look": ("trace", "compare", "agree"),
+    "Train": (
+        *("list-datasets", "download", "validate-images", "generate", "generate-hf"),
+        *("validate-training-set", "export-samples", "train", "evaluate"),
+    ),
+    "Registry": ("gate", "register", "promote", "rollback", "history"),
+    "Maintain": ("publish",),
+}
+"""The commands in the order of their use, as ``--help`` lists them."""
+
+_EXAMPLES: Final = (
+    ("quality-model predict photo.jpg", "a table of its scores"),
+    ("quality-model score my-images", "scores of a whole folder"),
+    ("quality-model trace scores/my-images", "which model they are of"),
+)
+
+
 class _Commands(click.Group):
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        widest = max(len(name) for names in GROUPS.values() for name in names)
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                lines = [(name, self.commands[name].get_short_help_str(100)) for name in names]
+                formatter.write_dl([(name.ljust(widest), line) for name, line in lines])
+        with formatter.section("Examples"):
+            formatter.write_dl(_EXAMPLES, col_max=40)
+
     def make_context(self, *arguments: Any, **named: Any) -> click.Context:
         with _without_clicks_ending():  # --help is written here
             return super().make_context(*arguments, **named)

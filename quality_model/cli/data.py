@@ -40,7 +40,7 @@ def list_datasets() -> None:
 @folder_option("--output", _PATHS.images, "Folder for the clean images.")
 @with_params("source")
 def download(params: Params, output: Path) -> None:
-    """Fetch clean images from a preset, a Hugging Face dataset or a folder."""
+    """Fetch clean images from a preset, a hub or a folder."""
     _download(params, output)
 
 
@@ -61,7 +61,10 @@ def validate_images(params: Params, data_dir: Path, output: Path) -> None:
 @folder_option("--output", _PATHS.training_set, "Folder for the training dataset.")
 @with_params("generate")
 def generate(params: Params, data_dir: Path, output: Path) -> None:
-    """Degrade clean images into a labelled training dataset, as train.samples needs it."""
+    """Degrade clean images into a training dataset.
+
+    It has the labelled samples that train.samples asks for.
+    """
     _generate(params, data_dir, output)
 
 
@@ -99,7 +102,7 @@ def validate_training_set(params: Params, data_dir: Path, output: Path) -> None:
     help="Folder for PNGs.",
 )
 def export_samples(data_dir: Path, split: Split, count: int, output: Path) -> None:
-    """Write samples of the training dataset as PNG files, to look at or to score."""
+    """Write samples of the training dataset as PNG files."""
     from quality_model.data.dataset import export_samples
 
     written = export_samples(data_dir, split=split, count=count, output=output)

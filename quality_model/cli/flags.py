@@ -50,9 +50,11 @@ class _Command(click.Command):
         self._params, self._is_made = params, False
 
 
-def command(name: str | None = None) -> Callable[[Callable[..., Any]], click.Command]:
+def command(
+    name: str | None = None, *, hidden: bool = False
+) -> Callable[[Callable[..., Any]], click.Command]:
     """`click.command` for a function with `with_params`, which is its innermost decorator."""
-    return click.command(name, cls=_Command)
+    return click.command(name, cls=_Command, hidden=hidden)
 
 
 def folder_option(name: str, default: Path, text: str) -> Callable[[F], F]:

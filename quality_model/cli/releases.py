@@ -33,7 +33,10 @@ _VERDICT = folder_option("--report", _PATHS.gate_report, "Folder of the verdict.
 @_VERDICT
 @with_params("evaluate")
 def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
-    """Decide whether a candidate may become champion; exit code 3 if not."""
+    """Decide whether a candidate may become champion.
+
+    Exit code 3 if not.
+    """
     from quality_model.release.candidate import judge_candidate
 
     verdict = judge_candidate(
@@ -61,7 +64,10 @@ def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
 @_VERDICT
 @with_params()
 def register(params: Params, model: Path, report: Path) -> None:
-    """Register a candidate that passed the gate, under the alias `candidate`."""
+    """Register a candidate that passed the gate.
+
+    It gets the alias `candidate`.
+    """
     from quality_model.release.candidate import register_candidate
 
     registered = register_candidate(params.registry, root=_ROOT, model=model, report=report).model
@@ -96,7 +102,10 @@ def compare(
     thumbnails: int,
     choice: InputChoice,
 ) -> None:
-    """Show how the scores and flags of the images in FOLDER differ between two models."""
+    """Show where two models score images differently.
+
+    FOLDER is a folder of images, or another collection that `score` takes.
+    """
     from quality_model.release.candidate import attach_comparison
     from quality_model.score.compare import compare_models
 
@@ -123,7 +132,10 @@ def compare(
 @_REASON
 @with_params()
 def promote(params: Params, version: str, reason: str) -> None:
-    """Make VERSION (a number, `candidate` or `bundled`) the champion."""
+    """Make a version the champion.
+
+    VERSION is a number, `candidate` or `bundled`.
+    """
     from quality_model.release.champion import promote_by_hand
 
     promoted = promote_by_hand(
@@ -136,7 +148,10 @@ def promote(params: Params, version: str, reason: str) -> None:
 @_REASON
 @with_params()
 def rollback(params: Params, reason: str) -> None:
-    """Make the previous champion, or the bundled model, the champion again."""
+    """Make the previous champion the champion again.
+
+    If there is none, the bundled model.
+    """
     from quality_model.release.champion import roll_back
 
     version = roll_back(params.registry, root=_ROOT, reason=reason)
@@ -158,7 +173,10 @@ def history(params: Params) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @with_params(needs_project=False)
 def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
-    """Show the model, run, dataset, commit and gate decision behind SCORES, a Parquet file or a result."""
+    """Show the model, data and decision behind scores.
+
+    SCORES is a result, or a Parquet file of one.
+    """
     from quality_model.params import Params
     from quality_model.release.trace import trace as trace_scores
 
@@ -170,12 +188,15 @@ def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
     click.echo(found.table())
 
 
-@command()
+@command(hidden=True)
 @folder_option("--model", _PATHS.model, "Folder of the trained model.")
 @folder_option("--output", _BUNDLED, "Folder for the bundled model.")
 @click.option("--image-licence", help="Licence of the training images, for the card.")
 def ship(model: Path, output: Path, image_licence: str | None) -> None:
-    """Make a trained model the bundled one: in half precision, free of machine details, with a card."""
+    """Make a trained model the bundled one.
+
+    For those who release this package: in half precision, free of machine details, with a card.
+    """
     from quality_model.release.card import bundle_model
 
     written = bundle_model(model, output, root=_ROOT, image_licence=image_licence)

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @with_params("score", needs_project=False)
 def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bool) -> None:
-    """Print the scores of IMAGES (0 absent, 1 severe), the overall score (1 best) and the flags."""
+    """Print the scores and flags of a few images.
+
+    0: absent, 1: severe; the overall score is 1 for an image without a fault.
+    """
     from quality_model.core.predict import Scorer
     from quality_model.score.reading import read_images
 
@@ -135,7 +138,10 @@ def score(
     overwrite: bool,
     choice: InputChoice,
 ) -> None:
-    """Score INPUTS: a folder of images, Parquet files, or tar shards."""
+    """Score a collection into Parquet; resumes.
+
+    INPUTS is a folder of images, Parquet files, or tar shards.
+    """
     from quality_model.core.folders import input_path
     from quality_model.score import job
 
@@ -173,7 +179,10 @@ def score(
 def agree(
     params: Params | ScoringParams, output: Path | None, overwrite: bool, **folders: Path | None
 ) -> None:
-    """Correlate scores with human ratings of a dataset that you have (docs/gate.md)."""
+    """Correlate scores with human ratings of a dataset.
+
+    You need the dataset: see docs/gate.md.
+    """
     from quality_model.evaluate import ratings
 
     named: list[RatedDataset] = [name for name in ratings.READERS if folders[name] is not None]

@@ -84,7 +84,10 @@ def evaluate(params: Params, data_dir: Path, model: Path, history: Path, output:
 @command()
 @with_params()
 def publish(params: Params) -> None:
-    """Mirror finished models and decisions into MLflow, for example after its server was down."""
+    """Mirror finished models and decisions into MLflow.
+
+    It may be repeated at any time, for example after the server was down.
+    """
     from quality_model.release.publish import finished_folders, publish
 
     folders = finished_folders(_ROOT)

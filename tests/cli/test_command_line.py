@@ -1,5 +1,6 @@
 """The command line as a user meets it: flags, help, errors and exit codes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from quality_model.cli import cli, run
+from quality_model.cli import GROUPS, cli, run
 from quality_model.cli.flags import command, with_params
 from quality_model.errors import ParameterError
 from quality_model.params import Params
@@ -59,6 +60,33 @@ def test_a_tilde_that_the_shell_did_not_expand_is_the_home_folder(tmp_path, monk
     assert user_path("~/a") == tmp_path / "a"
     assert user_path("~nobody-of-nowhere/a") == Path("~nobody-of-nowhere/a")
     assert user_path("a/~/b") == Path("a/~/b")
+
+
+def test_the_help_lists_each_command_once_in_the_order_of_use_and_briefly() -> None:
+    shown = CliRunner().invoke(cli, ["--help"]).output
+    listed = [name for names in GROUPS.values() for name in names]
+    assert sorted(listed) == sorted(name for name, command in cli.commands.items() if not command.hidden)
+    places = [shown.index(f"\n{title}:") for title in GROUPS]
+    assert places == sorted(places)
+    for name in listed:
+        brief = cli.commands[name].get_short_help_str(1000)
+        assert len(brief) < 60
+        assert f"{name} " in shown
+        assert brief in shown
+    assert "ship" not in shown
+
+
+def test_a_shell_can_complete_commands_and_options() -> None:
+    def completed(line: str) -> str:
+        asked = {"_QUALITY_MODEL_COMPLETE": "bash_complete", "COMP_WORDS": line}
+        asked["COMP_CWORD"] = str(len(line.split()) - 1)
+        code = "from quality_model.cli import main; main()"
+        return subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True
+        ).stdout
+
+    assert completed("quality-model sc").split() == ["plain,score"]
+    assert "plain,--views" in completed("quality-model score --v").split()
 
 
 def test_every_command_has_a_help_text() -> None:
