@@ -37,6 +37,12 @@ EngineName = Literal["torch-float32", "torch-bfloat16", "ncnn-float32"]
 """The library that runs a network, and the dtype it computes in."""
 
 
+MeasureSet = Literal["file", "exposure", "borders", "blocking", "hash", "reencoding"]
+"""Measures that are computed together (`quality_model.core.measures`)."""
+
+MeasureChoice = Literal["none", "cheap", "all", MeasureSet]
+
+
 class Section(BaseModel):
     """A frozen part of params.yaml that rejects unknown keys.
 
@@ -271,6 +277,8 @@ class ScoreParams(Section):
     squeezed to a square, as in the original design, which is faster"""
     engine: Literal["auto", EngineName]
     """what runs the network: library and dtype; auto: ncnn on a CPU, PyTorch on an accelerator"""
+    measures: tuple[MeasureChoice, ...] = Field(min_length=1, strict=False)
+    """columns beside the scores (docs/results-format.md), as a list of sets; cheap: those that cost little"""
     max_error_share: Share
     """share of unreadable inputs above which the job fails, after it has written its result"""
 
@@ -297,6 +305,7 @@ WITHOUT_PROJECT: Final = ScoringParams(
         device="auto",
         views="auto",
         engine="auto",
+        measures=("cheap",),
         max_error_share=1.0,
     ),
 )

@@ -53,7 +53,7 @@ IMAGE_COLUMNS: Final = (
 )  # fmt: skip
 """Names of columns that hold encoded images, most likely first."""
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Version of the columns of scores and of the layout of a scoring result (docs/results-format.md)."""
 
 SCALE_VERSION: Final = "1"

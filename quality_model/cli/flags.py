@@ -163,17 +163,21 @@ def _field_option(name: str, owners: list[str]) -> click.Option:
     section = _section_type(owners[0])
     info = section.model_fields[name]
     keys = ", ".join(f"{owner}.{name}" for owner in owners)
-    choices = [choice for part in _parts(info.annotation) for choice in get_args(part)]
+    choices = _choices(info.annotation)
+    between = "," if get_origin(info.annotation) is tuple else "|"
     return click.Option(
         [f"--{name.replace('_', '-')}", _destination(name)],
-        metavar="|".join(choices) or _metavar(info.annotation),
+        metavar=between.join(choices) or _metavar(info.annotation),
         help=f"{section.descriptions().get(name, '')} [params: {keys}]",
     )
 
 
 def _field_value(section: str, name: str, text: str) -> Any:
-    """The value of a flag: parsed as YAML where a number is expected, otherwise the text itself."""
-    parts = _parts(_section_type(section).model_fields[name].annotation)
+    """The value of a flag: parsed as YAML where a number is expected, parted at commas where a list is."""
+    annotation = _section_type(section).model_fields[name].annotation
+    if get_origin(annotation) is tuple:
+        return text.replace(" ", "").split(",")
+    parts = _parts(annotation)
     if not any(part in (int, float) for part in parts):
         return text
     from quality_model.params_file import parse_yaml
@@ -218,7 +222,16 @@ def _parts(annotation: Any) -> list[Any]:
     return [part for part in get_args(annotation) or (annotation,) if part is not NoneType]
 
 
+def _choices(annotation: Any) -> list[str]:
+    """The values of a choice, or of the items of a list of them."""
+    if get_origin(annotation) is Literal:
+        return [choice for part in get_args(annotation) for choice in (_choices(part) or [part])]
+    return [choice for part in get_args(annotation) for choice in _choices(part)]
+
+
 def _is_plain(annotation: Any) -> bool:
+    if get_origin(annotation) is tuple:
+        return bool(_choices(annotation))
     return all(part in (int, float, str) or get_origin(part) is Literal for part in _parts(annotation))
 
 

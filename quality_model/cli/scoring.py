@@ -34,6 +34,7 @@ def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bo
 
     0: absent, 1: severe; the overall score is 1 for an image without a fault.
     """
+    from quality_model.core.measures import chosen_sets
     from quality_model.core.predict import Scorer
     from quality_model.score.reading import read_images
 
@@ -59,6 +60,7 @@ def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bo
         recipe=model.views,
         limits=params.limits,
         engine=None,
+        measure=chosen_sets(params.score.measures) if as_json else (),
     )
     unreadable = 0
     for reading, name in zip(readings, names, strict=True):
@@ -70,7 +72,7 @@ def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bo
             click.echo(json.dumps(problem) if as_json else f"{name:{width}}  {error}")
             continue
         if as_json:
-            click.echo(json.dumps({"path": name, **scores.to_dict()}))
+            click.echo(json.dumps({"path": name, **scores.to_dict(), **(reading.measures or {})}))
         else:
             cells = (f"{getattr(scores, column):10.3f}" for column in columns)
             click.echo("  ".join([f"{name:{width}}", *cells, ", ".join(scores.flags) or "-"]))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from quality_model.core.pixels import SIGNIFICANT_BITS, is_deep_color, srgb_pixels
 from quality_model.core.pixels import Pixels as Pixels
@@ -71,12 +71,16 @@ def check_bytes(data: bytes, limits: LimitsParams) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """Pixels, the format they were stored in, as Pillow names it (``JPEG``), and the size of the image."""
+    """Pixels, the format they were stored in, as Pillow names it (``JPEG``), and the size of the image.
+
+    ``luminance_table`` is the quantisation table of a JPEG file's first component, (64,) row by row, or None.
+    """
 
     pixels: Pixels
     format: str
     width: int
     height: int
+    luminance_table: tuple[int, ...] | None = None
 
 
 def decode(data: bytes, limits: LimitsParams, *, shortest_px: int | None = None) -> Pixels:
@@ -140,7 +144,15 @@ def _decode(
         image.load()
         pixels = _upright(srgb_pixels(image, deep_color=deep_color), image)
         width, height = size if (pixels.shape[0] > pixels.shape[1]) == (size[1] > size[0]) else size[::-1]
-        return DecodedImage(pixels, image.format or "", width, height)
+        return DecodedImage(pixels, image.format or "", width, height, _luminance_table(image))
+
+
+def _luminance_table(image: Image.Image) -> tuple[int, ...] | None:
+    """Damaged headers may name a table that the file does not define."""
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or not image.layer:
+        return None
+    table = image.quantization.get(image.layer[0][3])
+    return None if table is None else tuple(table)
 
 
 def from_image(image: Image.Image) -> Pixels:

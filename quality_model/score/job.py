@@ -20,6 +20,7 @@ from quality_model.core.decoding import Pixels
 from quality_model.core.engines import Engine
 from quality_model.core.folders import printable
 from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part, part_name
+from quality_model.core.measures import chosen_sets, measures_of
 from quality_model.core.models import deciding_record
 from quality_model.core.views import score_images
 from quality_model.errors import CheckpointError, InputErrorsAboveLimit
@@ -29,7 +30,7 @@ from quality_model.score import result
 from quality_model.score.inputs import NO_CHOICE, InputChoice, sources_of, survey
 from quality_model.score.plan import Plan, Settings, begin, planned_engine, read_plan
 from quality_model.score.reading import PlannedInput, Reading, read_images
-from quality_model.score.result import REPORT_NAME, ScoreSummary, ScoringModel, write_report
+from quality_model.score.result import REPORT_NAME, Range, ScoreSummary, ScoringModel, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,7 @@ def score(
         formats=limits.formats,
         image_columns=image_columns,
         key_columns=key_columns,
+        measures=chosen_sets(section.measures),
     )
     with folder.locked():
         storage.sweep(output / REPORT_NAME)
@@ -161,6 +163,7 @@ class _Job:
         """Make what is not there yet, and complete the job."""
         plan, folder = self.plan, self.folder
         summary = ScoreSummary(folder.folder, plan.model, plan.skipped, plan.num_inputs, plan.num_parts)
+        summary.measured = {each.name: Range() for each in measures_of(plan.settings.measures)}
         parts: dict[int, Part] = {}
         todo: list[_Todo] = []
         for number in range(plan.num_parts):
@@ -211,6 +214,7 @@ class _Job:
             recipe=self.plan.model.recipe,
             limits=self.limits,
             engine=self.scorer.engine,
+            measure=self.plan.settings.measures,
         )
         bar = tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty())
         with bar, closing(sources), closing(readings):

@@ -23,7 +23,7 @@ from quality_model.core import folders, storage
 from quality_model.core.folders import JOB_NAME, PLAN_NAME, is_result, is_system
 from quality_model.core.jobs import DATA_FOLDER, JobFolder, part_name
 from quality_model.errors import CorruptError, StorageError, UsageError
-from quality_model.params import EngineName, LimitsParams
+from quality_model.params import EngineName, LimitsParams, MeasureSet
 from quality_model.records import SCALE_VERSION, SCHEMA_VERSION
 from quality_model.score.inputs import Kind, Survey, list_inputs, repeated_hashes
 from quality_model.score.reading import PlannedInput
@@ -62,6 +62,8 @@ class Settings(BaseModel):
     image_columns: tuple[str, ...] = ()
     key_columns: tuple[str, ...] = ()
     """the columns of Parquet files that were chosen"""
+    measures: tuple[MeasureSet, ...] = ()
+    """the sets of measures beside the scores"""
     schema_version: int = SCHEMA_VERSION
     scale_version: str = SCALE_VERSION
 

@@ -4,7 +4,7 @@ Worker processes import this module alone, without PyArrow.
 """
 
 import hashlib
-from collections.abc import Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,12 +15,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from quality_model.core import decoding, views
-from quality_model.core.decoding import Pixels
+from quality_model.core.decoding import DecodedImage, Pixels
 from quality_model.core.engines import Engine
+from quality_model.core.measures import MEASURED_PX, MeasuredImage, Values
+from quality_model.core.measures import measure as measure_image
 from quality_model.core.processes import Failure, WorkerProcesses, num_workers
 from quality_model.core.views import ViewRecipe
 from quality_model.errors import ImageError, QualityModelError
-from quality_model.params import LimitsParams
+from quality_model.params import LimitsParams, MeasureSet
 
 Source = Path | bytes | ImageError
 """An image file to read, encoded bytes that were read, or why there are none."""
@@ -52,7 +54,7 @@ class Reading:
     ``error_detail``.
     ``sha256`` and ``size_bytes`` are those of the encoded bytes, None where they could not be read;
     ``width`` and ``height`` those of the image, upright, in pixels; ``format`` is Pillow's name of
-    the format that was decoded.
+    the format that was decoded; ``measures`` are those that were asked for, None with an error.
     """
 
     sha256: str | None = None
@@ -64,12 +66,19 @@ class Reading:
     error_detail: str | None = None
     size_bytes: int | None = None
     format: str | None = None
+    measures: Values | None = None
 
 
 def read_image(
-    source: Source, *, image_size_px: int, recipe: ViewRecipe, limits: LimitsParams, engine: Engine | None
+    source: Source,
+    *,
+    image_size_px: int,
+    recipe: ViewRecipe,
+    limits: LimitsParams,
+    engine: Engine | None,
+    measure: Collection[MeasureSet] = (),
 ) -> Reading:
-    """Read and decode one input, cut its views, and score them, given an engine.
+    """Read and decode one input, measure it, cut its views, and score them, given an engine.
 
     What goes wrong is an error code.
 
@@ -83,6 +92,7 @@ def read_image(
         sha256, size_bytes = hashlib.sha256(data).hexdigest(), len(data)
         decoded = decoding.decode_image(data, limits, shortest_px=recipe.decoded_px)
         seen = views.cut(decoded.pixels, image_size_px, recipe).all
+        measured = _measured(data, decoded, recipe, limits, measure)
     except ImageError as error:
         return Reading(sha256, error_code=error.reason, error_detail=error.detail, size_bytes=size_bytes)
     except (QualityModelError, MemoryError):
@@ -90,7 +100,12 @@ def read_image(
     except Exception as error:  # noqa: BLE001 - a reader of hostile bytes raises nearly anything
         detail = f"{type(error).__name__}: {error}"
         return Reading(sha256, error_code="broken", error_detail=detail, size_bytes=size_bytes)
-    read = Reading(sha256, decoded.width, decoded.height, size_bytes=size_bytes, format=decoded.format)
+    read = Reading(
+        *(sha256, decoded.width, decoded.height),
+        size_bytes=size_bytes,
+        format=decoded.format,
+        measures=measured,
+    )
     if engine is None:
         return replace(read, views=seen)
     return replace(read, scores=views.score_images(engine.scores, [seen], recipe)[0])
@@ -106,6 +121,7 @@ def read_images(
     recipe: ViewRecipe,
     limits: LimitsParams,
     engine: Engine | None,
+    measure: Collection[MeasureSet] = (),
 ) -> Generator[Reading, None, None]:
     """Give the readings of `read_image` in order, made in worker processes with a time limit.
 
@@ -114,17 +130,39 @@ def read_images(
         num_sources: How many there are.
         workers: Processes; 0: as many as pay off.
         window: Readings that the caller takes at once.
-        image_size_px, recipe, limits, engine: As of `read_image`.
+        image_size_px, recipe, limits, engine, measure: As of `read_image`.
     """
     count = num_workers(workers, num_sources)
     pool = WorkerProcesses(count, window=window + 2 * count, timeout_s=limits.max_seconds)
-    read = partial(read_image, image_size_px=image_size_px, recipe=recipe, limits=limits, engine=engine)
+    read = partial(
+        read_image,
+        image_size_px=image_size_px,
+        recipe=recipe,
+        limits=limits,
+        engine=engine,
+        measure=measure,
+    )
     with closing(pool.run(read, sources)) as outcomes:
         for outcome in outcomes:
             if isinstance(outcome, Failure):
                 yield Reading(error_code=outcome.kind, error_detail=outcome.detail)
             else:
                 yield outcome
+
+
+def _measured(
+    data: bytes,
+    decoded: DecodedImage,
+    recipe: ViewRecipe,
+    limits: LimitsParams,
+    sets: Collection[MeasureSet],
+) -> Values:
+    """Some measures of an image; it is decoded once more where its views need another size."""
+    if not sets:
+        return {}
+    if recipe.decoded_px != MEASURED_PX and min(decoded.width, decoded.height) >= 2 * MEASURED_PX:
+        decoded = decoding.decode_image(data, limits, shortest_px=MEASURED_PX)
+    return measure_image(MeasuredImage.of(decoded, len(data)), sets)
 
 
 def read_thumbnail(source: Source, *, side_px: int, limits: LimitsParams) -> Pixels | None:

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from quality_model.core import storage
-from quality_model.core.figures import new_figure, save_figure
 from quality_model.core.jobs import DATA_FOLDER
+from quality_model.core.measures import MEASURES
 from quality_model.core.processes import FailureKind
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import StorageError
@@ -42,8 +42,6 @@ SUMMARY_NAME: Final = f"{REPORT_NAME}/summary.json"
 FIGURE_NAME: Final = f"{REPORT_NAME}/summary.png"
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS: Final = 10_000
-_BARS: Final = 50
-_CODES: Final = 10
 
 SCORE_COLUMNS: Final = (*HEADS, "overall", "worst_score")
 METADATA_PREFIX: Final = "quality_model."
@@ -62,6 +60,7 @@ SCHEMA: Final = pa.schema(
         ("worst_head", pa.string()),
         ("worst_score", pa.float32()),
         *[(name, pa.bool_()) for name in FLAG_COLUMNS.values()],
+        *[(each.name, pa.type_for_alias(each.dtype)) for each in MEASURES],
         ("error_code", pa.string()),
         ("error_detail", pa.string()),
         ("model_name", pa.string()),
@@ -71,7 +70,8 @@ SCHEMA: Final = pa.schema(
         ("schema_version", pa.int32()),
     ]
 )
-"""The columns of a part (docs/results-format.md). Scores are null exactly where ``error_code`` is not."""
+"""The columns of a part (docs/results-format.md). Scores are null exactly where ``error_code`` is not;
+measures also where they were not asked for, or an image has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,8 @@ def make_table(
     columns["worst_head"] = pa.array(np.array(HEADS)[scores.argmax(axis=1)], pa.string(), mask=failed)
     for name in ("sha256", "size_bytes", "width", "height", "format", "error_code", "error_detail"):
         columns[name] = [getattr(reading, name) for reading in readings]
+    for name in (each.name for each in MEASURES):
+        columns[name] = [(reading.measures or {}).get(name) for reading in readings]
     for head, name in FLAG_COLUMNS.items():
         limit = (model.thresholds or {}).get(head)
         flags = None if limit is None else by_name[head].astype(np.float64) > limit
@@ -229,6 +231,7 @@ class ScoreSummary:
         elapsed_s, images_per_s: Of this run alone.
         inputs: ``scored`` + the sum of ``errors``.
         ranges: Smallest and largest value per column of scores; None without scores.
+        measured: The same per measure that was asked for.
         histograms: int64 (10000,) per head and overall: scores in bins of equal width from 0 to 1.
     """
 
@@ -243,6 +246,7 @@ class ScoreSummary:
     images_per_s: float = 0.0
     inputs: int = 0
     ranges: dict[str, Range] = field(default_factory=lambda: dict.fromkeys(SCORE_COLUMNS, Range()))
+    measured: dict[str, Range] = field(default_factory=dict)
     histograms: dict[str, npt.NDArray[np.int64]] = field(
         default_factory=lambda: {name: np.zeros(_BINS, dtype=np.int64) for name in (*HEADS, "overall")}
     )
@@ -255,6 +259,7 @@ class ScoreSummary:
         self._errors.update(table["error_code"].drop_null().to_pylist())
         self._flags.update({head: pc.sum(table[name]).as_py() or 0 for head, name in FLAG_COLUMNS.items()})
         self.ranges = {name: old.extended(table[name]) for name, old in self.ranges.items()}
+        self.measured = {name: old.extended(table[name]) for name, old in self.measured.items()}
         for name, counts in self.histograms.items():
             values = table[name].drop_null().to_numpy()
             bins = np.minimum((values.astype(np.float64) * _BINS).astype(np.int64), _BINS - 1)
@@ -339,43 +344,10 @@ def write_report(summary: ScoreSummary) -> tuple[str, ...]:
     storage.write_json(summary.output / SUMMARY_NAME, values)
     if find_spec("matplotlib") is None:
         return (SUMMARY_NAME,)
-    _write_figure(summary, summary.output / FIGURE_NAME)
+    from quality_model.score.histograms import draw
+
+    draw(summary, summary.output / FIGURE_NAME)
     return SUMMARY_NAME, FIGURE_NAME
-
-
-def _write_figure(summary: ScoreSummary, path: Path) -> None:
-    """Draw the histogram of each score, on a logarithmic axis of counts, and its threshold as a PNG file."""
-    figure = new_figure(12, 6.4)
-    figure.suptitle(f"{summary.scored} images scored by {summary.model.title}")
-    axes = figure.subplots(2, 3)
-    edges = np.linspace(0.0, 1.0, _BARS + 1)
-    lines: dict[str, float] = dict((summary.model.thresholds or {}).items())
-    for axis, (name, counts) in zip(axes.flat, summary.histograms.items(), strict=False):
-        axis.stairs(counts.reshape(_BARS, -1).sum(axis=1), edges, fill=True)
-        axis.set_title(name)
-        if name in lines:
-            axis.axvline(lines[name], color="firebrick", linestyle="--", label=f"threshold {lines[name]:.3g}")
-            axis.legend(fontsize="small")
-        axis.set_xlabel(MEANINGS[name])
-        axis.set_ylabel("images")
-        axis.set_xlim(0, 1)
-        axis.set_xticks((0.0, 0.5, 1.0))
-        axis.set_yscale("symlog", linthresh=1)  # logarithmic from 1 on, and 0 has a place
-        axis.set_ylim(bottom=0)
-    errors = list(summary.errors.items())[:_CODES]
-    last = axes.flat[-1]
-    last.set_title("not scored, by error code" if errors else "every input was scored")
-    if errors:
-        last.barh(range(len(errors)), [count for _, count in errors], color="lightsteelblue")
-        for place, (code, count) in enumerate(errors):
-            last.annotate(f" {code}: {count}", (0, place), va="center")
-        last.set_yticks([])
-        last.invert_yaxis()
-        last.set_xlabel("inputs")
-        last.locator_params(axis="x", nbins=4, integer=True)
-    else:
-        last.set_axis_off()
-    save_figure(figure, path)
 
 
 def worst_first(output: Path, count: int = 20) -> Iterator[str]:

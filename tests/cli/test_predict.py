@@ -98,6 +98,23 @@ def test_good_images_end_with_success(place, predict):
     assert 0 <= json.loads(done.stdout)["overall"] <= 1
 
 
+def test_json_lines_have_the_measures_that_were_asked_for_as_columns_of_a_result_have_them(place, predict):
+    done = predict("--json", "--measures", "file, hash", "0.png")
+    row = json.loads(done.stdout)
+    width, height = Image.open(place / "0.png").size
+    assert row["aspect_ratio"] == width / height
+    assert row["bits_per_pixel"] == 8 * (place / "0.png").stat().st_size / (width * height)
+    assert row["jpeg_quality"] is None
+    assert isinstance(row["phash"], int) and "entropy" not in row
+    assert "phash" not in json.loads(predict("--json", "--measures", "none", "0.png").stdout)
+
+
+def test_a_measure_that_there_is_not_is_refused_with_those_that_there_are(place, predict):
+    done = predict("--measures", "sharpness", "0.png")
+    assert done.returncode == 2
+    assert "score.measures" in done.stderr and "sharpness" in done.stderr and "'hash'" in done.stderr
+
+
 def test_folders_and_urls_are_rows_without_credentials_and_a_folder_says_how_to_score_it(place, predict):
     done = predict("https://bob:hunter2@host/a.jpg?token=s3cret", "https:/bob:hunter2@host/b.jpg", ".")
     _, *lines = done.stdout.splitlines()

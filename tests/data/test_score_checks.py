@@ -25,6 +25,7 @@ def summary(tmp_path: Path) -> ScoreSummary:
         parts=1,
         inputs=5,
         ranges={"blurriness": Range(0.0, 0.7, 1), "noise": Range(0.25, 1.0, 1)},
+        measured={"entropy": Range(0.0, 8.0, 1), "phash": Range(-(2**63), 7, 1), "blocking": Range(nulls=5)},
         _errors=Counter(empty=1),
     )
 
@@ -39,7 +40,8 @@ def test_a_sound_job_has_the_same_outcomes_with_and_without_great_expectations(
 ) -> None:
     if nothing_scored:
         ranges = {"noise": Range(None, None, 5)}
-        summary = replace(summary, _errors=Counter(empty=5), ranges=ranges)
+        measured = {"entropy": Range(None, None, 5)}
+        summary = replace(summary, _errors=Counter(empty=5), ranges=ranges, measured=measured)
     validate_scores(summary)
     validated = report(summary)
     assert (summary.output / "report" / "docs" / "index.html").exists()
@@ -57,6 +59,9 @@ def test_a_sound_job_has_the_same_outcomes_with_and_without_great_expectations(
         ({"ranges": {"noise": Range(-0.1, 0.5, 1)}}, "No score is below 0."),
         ({"ranges": {"noise": Range(0.1, 1.5, 1)}}, "No score is above 1."),
         ({"ranges": {"noise": Range(0.1, 0.5, 2)}}, "null exactly where there is an error code"),
+        ({"measured": {"entropy": Range(0.0, 8.5, 1)}}, "Every measure is within its range."),
+        ({"measured": {"jpeg_quality": Range(0, 90, 1)}}, "Every measure is within its range."),
+        ({"measured": {"entropy": Range(1.0, 2.0, 0)}}, "A measure is null where there is an error code."),
     ],
 )
 def test_what_is_out_of_place_is_named_with_pages(

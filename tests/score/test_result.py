@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from quality_model.core import storage
+from quality_model.core.measures import MEASURES
 from quality_model.params import Params
 from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, SCALE_VERSION, SCHEMA_VERSION, ModelRef
 from quality_model.release.decisions import Decision, write_record
-from quality_model.score.result import SCHEMA, ScoreSummary
+from quality_model.score.result import SCHEMA, ScoreSummary, read_rows
 
-from .conftest import IDENTITY, THRESHOLDS, encode, fill, rows_of, runner
+from .conftest import IDENTITY, THRESHOLDS, MeanScorer, PerCoreScorer, encode, fill, rows_of, runner
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "results-format.md"
 
@@ -186,3 +187,57 @@ def test_a_result_that_breaks_its_contract_gets_no_completion_marker(folder, run
     assert not (tmp_path / "scores" / "job.json").exists()
     assert run(folder).parts_before == 3
     assert (tmp_path / "scores" / "job.json").exists()
+
+
+def test_a_row_has_the_measures_that_were_asked_for_and_null_for_the_others_and_for_errors(
+    folder, run, tmp_path
+):
+    (folder / "z.jpg").write_bytes(b"no")
+    run(folder, measures=("file", "hash"))
+    output = tmp_path / "scores"
+    rows = rows_of(output)
+    read = rows[rows["error_code"].isna()]
+    assert set(read["jpeg_quality"]) == {75}
+    assert read["bits_per_pixel"].tolist() == pytest.approx(8 * read["size_bytes"] / (64 * 48))
+    assert read["phash"].nunique() > 10
+    asked = ["aspect_ratio", "bits_per_pixel", "jpeg_quality", "phash"]
+    assert rows[[each.name for each in MEASURES if each.name not in asked]].isna().all(axis=None)
+    assert rows[rows["error_code"].notna()][asked].isna().all(axis=None)
+    settings = json.loads((output / "job.json").read_text())["settings"]
+    assert settings["measures"] == ["file", "hash"]
+
+
+def test_measures_are_the_same_whoever_scores(folder, run, tmp_path):
+    for name, scorer in (("here", MeanScorer()), ("per core", PerCoreScorer())):
+        run(folder, tmp_path / name, scorer=scorer, measures=("all",))
+    names = [each.name for each in MEASURES]
+    here = rows_of(tmp_path / "here")[names]
+    assert here.equals(rows_of(tmp_path / "per core")[names])
+    assert here.drop(columns="blocking").notna().all(axis=None)
+
+
+def test_near_duplicates_are_found_in_a_result_by_the_distance_that_the_document_names(photo, run, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, data in {
+        "a.jpg": encode(photo),
+        "b.webp": encode(photo[::2, ::2], "WEBP"),
+        "c.png": encode(photo[:256, 256:], "PNG"),
+    }.items():
+        (tmp_path / "in" / name).write_bytes(data)
+    run(tmp_path / "in")
+    query = """
+        select a.key, b.key from rows a join rows b
+        on a.key < b.key and bit_count(xor(a.phash, b.phash)) <= 6
+    """
+    source = f"with rows as (from read_parquet('{tmp_path / 'scores' / 'data'}/*.parquet'))"
+    assert duckdb.sql(source + query).fetchall() == [("a.jpg", "b.webp")]
+
+
+def test_rows_of_the_first_version_are_read_with_those_of_this_one(result, tmp_path):
+    table = pq.read_table(result / "data" / "part-00003.parquet")
+    measures = [each.name for each in MEASURES]
+    (tmp_path / "data").mkdir()
+    pq.write_table(table.drop_columns(measures), tmp_path / "data" / "part-00000.parquet")
+    assert read_rows(tmp_path, ["key", "noise", "is_noisy"]).num_rows == table.num_rows
+    both = pa.dataset.dataset([pa.dataset.dataset(result / "data"), pa.dataset.dataset(tmp_path / "data")])
+    assert both.to_table()["phash"].null_count >= table.num_rows

@@ -163,6 +163,7 @@ def other_model(**changes: str) -> ScoringModel:
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "shard size": ({"shard_size": 5}, "shard_size was 7 and is 5"),
+    "measures": ({"measures": ("none",)}, "measures was .*'hash'.* and is \\(\\)"),
     "batch size": ({"batch_size": 2}, "batch_size was 4 and is 2"),
     "limit": ({"limits": {"max_pixels": 9999}}, "max_pixels was 100000000 and is 9999"),
     "model version": (

@@ -3,8 +3,9 @@
 import math
 from typing import Any
 
+from quality_model.core.measures import MEASURES, Measure
 from quality_model.data.checks.expectations import Expectation, Table, accept, among, between, validate
-from quality_model.score.result import REPORT_NAME, ScoreSummary
+from quality_model.score.result import REPORT_NAME, Range, ScoreSummary
 
 
 def validate_scores(summary: ScoreSummary) -> None:
@@ -60,4 +61,25 @@ def _expected(summary: ScoreSummary) -> list[tuple[str, dict[str, list[Any]], li
         between("highest", 0.0, 1.0, "No score is above 1."),
         among("misplaced_nulls", [0], "A score is null exactly where there is an error code."),
     ]
-    return [("job", job, of_job), ("columns", columns, of_columns)]
+    tables = [("job", job, of_job), ("columns", columns, of_columns)]
+    if summary.measured:
+        asked = [each for each in MEASURES if each.name in summary.measured]
+        measured: dict[str, list[Any]] = {
+            "measure": [each.name for each in asked],
+            "out_of_range": [_is_outside(summary.measured[each.name], each) for each in asked],
+            "missing_nulls": [max(0, num_errors - summary.measured[each.name].nulls) for each in asked],
+        }
+        of_measures = [
+            among("out_of_range", [0], "Every measure is within its range."),
+            among("missing_nulls", [0], "A measure is null where there is an error code."),
+        ]
+        tables.append(("measures", measured, of_measures))
+    return tables
+
+
+def _is_outside(found: Range, measure: Measure) -> int:
+    """1 if a value is not in the range of its measure, or not a number; else 0."""
+    if found.low is None or found.high is None:
+        return 0
+    high = math.inf if measure.high is None else measure.high
+    return int(not measure.low <= found.low <= found.high <= high)
