@@ -23,7 +23,7 @@ from benchmarks.images import find_photographs
 from quality_model.core.decoding import decode_image
 from quality_model.core.measures import MEASURED_PX, MeasuredImage, chosen_sets
 from quality_model.core.measures import measure as measures_of
-from quality_model.core.predict import SAFE_LIMITS, MultiHeadQualityInference
+from quality_model.core.predict import SAFE_LIMITS, Scorer
 from quality_model.params import MeasureChoice
 from quality_model.score.reading import read_image
 
@@ -54,9 +54,7 @@ def encoded(photographs: Sequence[Path], count: int, size_px: tuple[int, int]) -
     return files
 
 
-def measure(
-    model: MultiHeadQualityInference, images: Sequence[bytes], size_px: tuple[int, int], repetitions: int
-) -> Cost:
+def measure(model: Scorer, images: Sequence[bytes], size_px: tuple[int, int], repetitions: int) -> Cost:
     """Time one size."""
     every = chosen_sets(["all"])
     choices: tuple[MeasureChoice, ...] = ("none", *every, "cheap", "all")
@@ -133,7 +131,7 @@ def _distance(one: int, other: int) -> int:
 def main(photographs: Path | None, count: int, repetitions: int) -> None:
     """Print the CPU time that each set of measures adds to scoring with the bundled model."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    model = MultiHeadQualityInference("bundled", "cpu")
+    model = Scorer("bundled", "cpu")
     paths = find_photographs(photographs)
     costs = [measure(model, encoded(paths, count, size), size, repetitions) for size in _SIZES_PX]
     names = list(costs[0].extra_ms)

@@ -127,7 +127,7 @@ MEASURES: Final = (
 """Every measure, in the order of the columns."""
 
 COSTLY: Final[frozenset[MeasureSet]] = frozenset({"reencoding", "blocking"})
-"""Sets that are measured only when they are asked for; docs/performance.md has the cost of each."""
+"""Sets that are measured only when they are asked for; `benchmarks.measures` has the cost of each."""
 
 
 @dataclass(frozen=True)
