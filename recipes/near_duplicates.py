@@ -13,21 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core import decoding
-from quality_model.core.decoding import Pixels
+from quality_model.core.decoding import decode_image
+from quality_model.core.measures import MEASURED_PX, MeasuredImage, of_hash
 from quality_model.errors import ImageError
 from quality_model.params import WITHOUT_PROJECT
 
 MOST_BITS: Final = 6
 """Of 64. Unrelated photographs differ in 32 on average, with a standard deviation of 4."""
-
-SIDE_PX: Final = 32
-KEPT: Final = 8
-"""Lowest frequencies in each direction that the hash keeps."""
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 Hashes = npt.NDArray[np.uint64]
@@ -39,22 +34,6 @@ class Pair(NamedTuple):
     seen: Path
     judged: Path
     bits: int
-
-
-def perceptual_hash(pixels: Pixels) -> int:
-    """64 bits: whether each low frequency of a small grey image is above the median of them.
-
-    The hash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010),
-    section 3.2.1: the discrete cosine transform of 32 x 32 px, its lowest 8 x 8 coefficients without the
-    mean's row and column.
-
-    Args:
-        pixels: uint8 (height, width, 3) RGB.
-    """
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
-    low = cv2.dct(small.astype(np.float32))[1 : KEPT + 1, 1 : KEPT + 1].ravel()
-    return int.from_bytes(np.packbits(low > np.median(low)).tobytes())
 
 
 def find_pairs(seen: Path, judged: list[Path]) -> Iterator[Pair]:
@@ -73,13 +52,13 @@ def _hashed(folder: Path) -> tuple[list[Path], Hashes]:
     paths, hashes = [], []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
         try:
-            pixels = decoding.decode(path.read_bytes(), WITHOUT_PROJECT.limits, shortest_px=2 * SIDE_PX)
+            decoded = decode_image(path.read_bytes(), WITHOUT_PROJECT.limits, shortest_px=MEASURED_PX)
         except ImageError as error:
             print(f"{path} is left out: {error}", file=sys.stderr)
             continue
         paths.append(path)
-        hashes.append(perceptual_hash(pixels))
-    return paths, np.array(hashes, dtype=np.uint64)
+        hashes.append(of_hash(MeasuredImage.of(decoded, 0))["phash"])
+    return paths, np.array(hashes, dtype=np.int64).view(np.uint64)
 
 
 def main() -> int:
