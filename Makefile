@@ -131,7 +131,7 @@ lock: ## Resolve the lock files again (needs uv; UV_FLAGS=--upgrade for newer ve
 	@mkdir -p build
 	cat requirements.lock requirements-dev.lock > build/resolved.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
-	  $(UV_FLAGS) --extra dev pyproject.toml -o build/resolved.lock
+	  $(UV_FLAGS) --extra all --extra dev pyproject.toml -o build/resolved.lock
 	$(PYTHON) .ci/locks.py build/resolved.lock
 
 # Of scores/ only what the flows named after a time: other results belong to the user.

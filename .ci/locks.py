@@ -1,15 +1,16 @@
 """Write the lock files from one resolution of all dependencies: ``python .ci/locks.py RESOLUTION...``.
 
-RESOLUTION is what ``uv pip compile --extra dev --generate-hashes`` writes; ``make lock`` calls this.
+RESOLUTION is what ``uv pip compile --extra all --extra dev --generate-hashes`` writes; ``make lock`` calls this.
 
-requirements.lock      what the project needs at runtime: [project.dependencies] and what they need
+requirements.lock      what the project needs at runtime: its dependencies, those of all extras but dev, and what they need
 requirements-dev.lock  the rest: tools of development
-packages.yaml          the versions of [project.dependencies], for the stages of dvc.yaml
+packages.yaml          the versions of what is declared for runtime, for the stages of dvc.yaml
 """
 
 import re
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +22,10 @@ def main(resolution: str, pyproject: str) -> dict[str, str]:
     """Contents of the three files by name."""
     starts = [pin.start() for pin in _PIN.finditer(resolution)]
     blocks = [resolution[a:b] for a, b in zip(starts, [*starts[1:], len(resolution)], strict=True)]
-    direct = {_normal(entry) for entry in tomllib.loads(pyproject)["project"]["dependencies"]}
+    project = tomllib.loads(pyproject)["project"]
+    extras = project.get("optional-dependencies", {})
+    declared = [*project["dependencies"], *chain(*(extras[name] for name in extras if name != "dev"))]
+    direct = {_normal(entry) for entry in declared} - {_normal(project["name"])}
     names = [_normal(block) for block in blocks]
     if missing := direct - set(names):
         raise SystemExit(f"Not in the resolution: {', '.join(sorted(missing))}. Run `make lock`.")

@@ -3,6 +3,7 @@
     QualityModelError            exit code 1
     |-- UsageError               2   a flag, a parameter, a name
     |   |-- ParameterError           params.yaml or an override
+    |   |-- MissingExtraError        a package that an extra brings
     |   `-- DeviceUnavailableError   a device that is not here
     |-- GateRefusedError         3   the candidate may not become champion
     |-- InputErrorsAboveLimit    4   more unreadable inputs than the job allows
@@ -74,6 +75,10 @@ class UsageError(QualityModelError):
 
 class ParameterError(UsageError):
     """A key or value of params.yaml, or of an override, that is not allowed."""
+
+
+class MissingExtraError(UsageError):
+    """A package is not installed; the message names the extra that brings it."""
 
 
 class DeviceUnavailableError(UsageError):

@@ -148,7 +148,7 @@ def run(arguments: list[str] | None) -> int:
             raise
         log.debug("The reader closed the output.", exc_info=broken)
         return EXIT_READER_GONE
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (ModuleNotFoundError, OSError, MemoryError, RuntimeError) as error:
         refusal = _refusal_of_the_system(error)
         if refusal is None:
             raise
@@ -162,8 +162,14 @@ def _fail(shown: QualityModelError, error: BaseException) -> int:
     return shown.exit_code
 
 
-def _refusal_of_the_system(error: OSError | MemoryError | RuntimeError) -> QualityModelError | None:
+def _refusal_of_the_system(
+    error: ModuleNotFoundError | OSError | MemoryError | RuntimeError,
+) -> QualityModelError | None:
     """A refusal of the system as a user-facing error; None if only a bug explains it."""
+    if isinstance(error, ModuleNotFoundError):
+        from quality_model.extras import missing_extra
+
+        return missing_extra(error)
     if isinstance(error, MemoryError) or _is_of_the_device(error):
         return MemoryExhaustedError(
             "There is not enough memory.", "Use fewer workers, smaller batches, or lower limits.max_pixels."

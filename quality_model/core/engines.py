@@ -30,6 +30,7 @@ from quality_model.core.network import (
     trimmed,
 )
 from quality_model.errors import CheckpointError, DeviceUnavailableError, UsageError
+from quality_model.extras import install_command
 from quality_model.params import ArchitectureName, EngineName
 from quality_model.records import HEADS
 
@@ -90,7 +91,7 @@ def choose_device(name: str) -> str:
     if not has_torch and name in ("cuda", "mps"):
         raise DeviceUnavailableError(
             f"Device {name!r} needs PyTorch, which is not installed.",
-            "Install it (pip install torch), or use cpu.",
+            f"Install it ({install_command('train')}), or use cpu.",
         )
     if name not in ("auto", "cuda", "mps"):
         raise UsageError(f"There is no device {name!r}.", "Use auto, cpu, cuda or mps.")
@@ -160,7 +161,7 @@ def _candidates(device: str, asked: EngineName | None) -> list[EngineName]:
         if asked is not None and asked != "ncnn-float32":
             raise UsageError(
                 f"Engine {asked} needs PyTorch, which is not installed.",
-                "Install it (pip install torch), or use score.engine: auto.",
+                f"Install it ({install_command('train')}), or use score.engine: auto.",
             )
         return first
     return list(dict.fromkeys([*first, "torch-float32"]))

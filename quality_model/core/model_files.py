@@ -23,6 +23,7 @@ from quality_model.core.model_facts import ModelFacts
 from quality_model.core.network import ARCHITECTURES, Weights, weight_shapes
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import CheckpointError, StorageError
+from quality_model.extras import install_command
 from quality_model.params import ArchitectureName
 from quality_model.paths import DESCRIPTION_NAME, user_path
 from quality_model.records import HEADS, OVERALL_WEIGHTS
@@ -279,7 +280,7 @@ def _parse_pickle(data: bytes, path: Path) -> dict[str, npt.NDArray[Any]]:
     if find_spec("torch") is None:
         raise CheckpointError(
             f"{path} is read by PyTorch, which is not installed.",
-            "Install it (pip install torch), or convert the file to safetensors where it is.",
+            f"Install it ({install_command('train')}), or convert the file to safetensors where it is.",
         )
     from quality_model.core.torch_engine import read_pickle
 

@@ -120,12 +120,13 @@ def load_photograph(package: str, file: str, limits: LimitsParams) -> Pixels:
 
     Raises:
         SourceError: The photograph is missing, or is not readable.
+        ModuleNotFoundError: The package is not installed.
     """
     distribution = _DISTRIBUTIONS[package]
     remedy = f"Install {distribution} again, or use a local folder: --dataset ./images"
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise SourceError(f"{distribution} is not installed.", remedy)
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
     path = Path(next(iter(spec.submodule_search_locations))) / file
     try:
         return decoding.decode(decoding.read_bytes(path, limits), limits)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from quality_model.errors import QualityModelError
+from quality_model.extras import missing_extra
 from quality_model.params import RegistryParams
 from quality_model.release.mlflow_connection import connect, tracking_uri
 from quality_model.release.publish import publish_progress
@@ -103,6 +104,8 @@ class LiveMirror:
         try:
             run_id = publish_progress(facts, progress.history, root=root, registry=registry, status=status)
         except Exception as error:
+            if isinstance(error, ModuleNotFoundError):
+                error = missing_extra(error) or error
             said = error.problem if isinstance(error, QualityModelError) else repr(error)
             level = logging.DEBUG if self._has_warned else logging.WARNING
             log.log(level, "%s The training continues; MLflow shows it once it answers again.", said)

@@ -23,6 +23,7 @@ from quality_model.core.model_facts import ModelFacts
 from quality_model.core.model_files import read_description
 from quality_model.core.registry_versions import MODEL_FOLDER
 from quality_model.errors import CorruptError, IncompleteError, RegistryError, StorageError
+from quality_model.extras import missing_extra
 from quality_model.params import RegistryParams, values_sha256
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.release import decisions
@@ -134,7 +135,11 @@ def try_publish(folder: Path, *, root: Path, registry: RegistryParams, **reports
         return publish(folder, root=root, registry=registry, **reports)
     except (RegistryError, StorageError) as error:
         log.warning("%s Nothing is lost: run `quality-model publish` later.", error.problem)
-        return None
+    except ModuleNotFoundError as error:
+        if (missing := missing_extra(error)) is None:
+            raise
+        log.warning("MLflow does not show this. %s", missing)
+    return None
 
 
 def publish_progress(

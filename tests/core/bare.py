@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from quality_model.extras import EXTRAS
+
 PROJECT: Final = Path(__file__).resolve().parents[2]
 
-ABSENT: Final = (
-    "datasets", "dvc", "great_expectations", "matplotlib", "mlflow", "pandas", "prefect", "requests", "scipy",
-    "skimage", "sklearn", "sqlalchemy", "torch", "torchvision",
-)  # fmt: skip
+ABSENT: Final = (*(module for modules in EXTRAS.values() for module in modules), "requests")
+"""Modules that scoring does not import; ncnn brings requests, for its model zoo."""
 
 _SITECUSTOMIZE: Final = f"""
 import importlib.machinery

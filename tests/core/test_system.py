@@ -102,6 +102,7 @@ def test_threads_of_numeric_libraries_keep_to_a_quota_unless_they_are_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     for cores, given, expected in ((2, "5", "5"), (2, None, "2"), (64, None, None)):
         monkeypatch.setattr(system, "num_cores", lambda cores=cores: cores)
         monkeypatch.delenv("OMP_NUM_THREADS")
@@ -109,3 +110,7 @@ def test_threads_of_numeric_libraries_keep_to_a_quota_unless_they_are_set(
             monkeypatch.setenv("OMP_NUM_THREADS", given)
         limit_threads()
         assert os.environ.get("OMP_NUM_THREADS") == expected
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    limit_threads()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
