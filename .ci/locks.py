@@ -1,8 +1,8 @@
 """Write the lock files from one resolution of all dependencies: ``python .ci/locks.py RESOLUTION...``.
 
-RESOLUTION is what ``uv pip compile --extra all --extra dev --generate-hashes`` writes; ``make lock`` calls this.
+RESOLUTION is what ``uv pip compile --generate-hashes`` writes for all extras; ``make lock`` calls this.
 
-requirements.lock      what the project needs at runtime: its dependencies, those of all extras but dev, and what they need
+requirements.lock      what runs: dependencies, those of all extras but dev, and what they need
 requirements-dev.lock  the rest: tools of development
 packages.yaml          the versions of what is declared for runtime, for the stages of dvc.yaml
 """

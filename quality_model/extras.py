@@ -1,6 +1,6 @@
 """The extras of the package: which one brings the package that an import needs.
 
-Scoring needs none of them. Where an import fails, `missing_extra` turns it into one line that names the extra.
+Scoring needs none of them. Where an import fails, `missing_extra` makes one line that names the extra.
 """
 
 from typing import Final
@@ -9,7 +9,17 @@ from quality_model.errors import MissingExtraError
 
 EXTRAS: Final = {
     "train": (
-        *("cv2", "datasets", "fsspec", "huggingface_hub", "matplotlib", "pandas", "scipy", "skimage", "sklearn"),
+        *(
+            "cv2",
+            "datasets",
+            "fsspec",
+            "huggingface_hub",
+            "matplotlib",
+            "pandas",
+            "scipy",
+            "skimage",
+            "sklearn",
+        ),
         *("torch", "torchvision", "scikit-image", "scikit-learn"),
     ),
     "workflow": (

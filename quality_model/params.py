@@ -88,7 +88,7 @@ class LimitsParams(Section):
     max_bytes: Count
     """maximum bytes of an encoded image"""
     formats: tuple[str, ...] = Field(min_length=1, strict=False)
-    """formats that are read, as Pillow names them"""
+    """formats that are read, as Pillow names them; HEIF needs the extra `formats`"""
     max_seconds: Positive
     """timeout for reading one image, in seconds; after two timeouts its error code is too_slow"""
 
@@ -294,7 +294,7 @@ WITHOUT_PROJECT: Final = ScoringParams(
     limits=LimitsParams(
         max_pixels=100_000_000,
         max_bytes=100_000_000,
-        formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM"),
+        formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000", "HEIF"),
         max_seconds=60.0,
     ),
     score=ScoreParams(

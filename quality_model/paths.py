@@ -6,6 +6,9 @@ from typing import Final
 DESCRIPTION_NAME: Final = "model.json"
 """In a model's folder: how to rebuild the network, the image size, and facts about the training."""
 
+CARD_NAME: Final = "MODEL_CARD.md"
+"""In the folder of a bundled model, and in the gate's report: the model's card."""
+
 HISTORY_NAME: Final = "history.json"
 """In a training's report: the measures of each epoch."""
 

@@ -51,6 +51,7 @@ def bare_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, 
         "ship": ["--output", "shipped"],
         "predict": ["none.jpg"],
         "score": ["images"],
+        "export": ["--onnx", "model.onnx"],
     }
     code = (
         "import contextlib, io\n"
@@ -72,7 +73,10 @@ def test_a_command_that_needs_an_extra_names_it_in_one_line(bare_runs: dict[str,
     for name in set(cli.commands) - WORKS_BARE - {"export-samples"}:
         code, said = bare_runs[name]
         assert code == 2 and said.count("\n") == 1, (name, said)
-        assert said.startswith("Error: This needs ") and any(said.endswith(line) for line in lines), (name, said)
+        assert said.startswith("Error: This needs ") and any(said.endswith(line) for line in lines), (
+            name,
+            said,
+        )
 
 
 def test_scoring_and_looking_at_scores_ask_for_no_extra(bare_runs: dict[str, tuple[int, str]]) -> None:

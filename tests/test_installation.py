@@ -21,12 +21,14 @@ from quality_model.records import HEADS
 PROJECT = Path(__file__).resolve().parents[1]
 LARGEST_MB = 400
 PACKAGES = {
-    *("click", "filelock", "ncnn", "numpy", "pillow", "pyarrow", "pydantic", "ruamel.yaml", "safetensors", "tqdm"),
+    *("click", "filelock", "ncnn", "numpy", "pillow", "pyarrow", "pydantic", "ruamel.yaml", "safetensors"),
     *("annotated-types", "pydantic-core", "typing-extensions", "typing-inspection"),  # of pydantic
-    *("portalocker", "requests", "certifi", "charset-normalizer", "idna", "urllib3"),  # of ncnn
+    *("portalocker", "requests", "tqdm", "certifi", "charset-normalizer", "idna", "urllib3"),  # of ncnn
     "quality-model",
 }  # fmt: skip
-NO_INDEX = re.compile(r"No matching distribution found|Could not find a version|connection (error|broken)", re.I)
+NO_INDEX = re.compile(
+    r"No matching distribution found|Could not find a version|connection (error|broken)", re.I
+)
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
@@ -53,7 +55,9 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with the wheel and its dependencies, in the versions of the lock file."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
-    pins = re.findall(r"^[a-z0-9][^\\\n]*==[^\\\n]+", (PROJECT / "requirements.lock").read_text(), re.MULTILINE)
+    pins = re.findall(
+        r"^[a-z0-9][^\\\n]*==[^\\\n]+", (PROJECT / "requirements.lock").read_text(), re.MULTILINE
+    )
     (folder / "constraints.txt").write_text("\n".join(pins))
     constraints = ["-c", str(folder / "constraints.txt")]
     done = pip("--python", str(folder / "bin" / "python"), "install", *constraints, str(wheel))

@@ -51,7 +51,7 @@ GROUPS: Final = {
         *("list-datasets", "download", "validate-images", "generate", "generate-hf"),
         *("validate-training-set", "export-samples", "train", "evaluate"),
     ),
-    "Registry": ("gate", "register", "promote", "rollback", "history"),
+    "Registry": ("gate", "register", "promote", "rollback", "history", "export"),
     "Maintain": ("publish",),
 }
 """The commands in the order of their use, as ``--help`` lists them."""

@@ -1,4 +1,4 @@
-"""Commands of the registry: gate, register, compare, promote, rollback, history, trace, ship."""
+"""Commands of the registry: gate, register, compare, promote, rollback, history, trace, export, ship."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from quality_model.cli.flags import PATH, command, folder_option, with_input_choice, with_params
 from quality_model.errors import GateRefusedError
-from quality_model.paths import ProjectPaths
+from quality_model.paths import CARD_NAME, ProjectPaths
 
 if TYPE_CHECKING:
     from quality_model.params import Params, ScoringParams
@@ -188,6 +188,37 @@ def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
     click.echo(found.table())
 
 
+@command()
+@click.option("--onnx", type=PATH, required=True, metavar="FILE", help="The ONNX file to write.")
+@click.option(
+    "--model",
+    default="auto",
+    show_default=True,
+    help="bundled, champion, a version, or a path; auto: the champion if there is one, else bundled.",
+)
+def export(onnx: Path, model: str) -> None:
+    """Write a model as one ONNX file.
+
+    The file scores the whole image, as --views whole does; docs/onnx.md shows how to use it.
+    """
+    from dataclasses import replace
+
+    from quality_model.core.model_files import read_model
+    from quality_model.core.models import find_model
+    from quality_model.core.onnx_file import write_onnx
+
+    found = find_model(model, _ROOT)
+    stored = read_model(found.path)
+    ref = replace(
+        found.ref,
+        version=found.ref.version or stored.facts.version,
+        run_id=found.ref.run_id or stored.facts.run_id,
+    )
+    card = found.path / CARD_NAME
+    write_onnx(stored, ref, onnx, card=card.read_text(encoding="utf-8") if card.is_file() else None)
+    click.echo(f"{ref.name} version {ref.version}: {onnx} ({onnx.stat().st_size} bytes).")
+
+
 @command(hidden=True)
 @folder_option("--model", _PATHS.model, "Folder of the trained model.")
 @folder_option("--output", _BUNDLED, "Folder for the bundled model.")
@@ -204,4 +235,4 @@ def ship(model: Path, output: Path, image_licence: str | None) -> None:
     click.echo(f"The bundled model: {output}: {files}.")
 
 
-COMMANDS = [gate, register, compare, promote, rollback, history, trace, ship]
+COMMANDS = [gate, register, compare, promote, rollback, history, trace, export, ship]

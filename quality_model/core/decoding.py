@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -26,10 +27,12 @@ from quality_model.core.pixels import SIGNIFICANT_BITS, is_deep_color, srgb_pixe
 from quality_model.core.pixels import Pixels as Pixels
 from quality_model.core.pixels import from_array as from_array
 from quality_model.errors import ImageError, ParameterError
+from quality_model.extras import install_command
 from quality_model.params import LimitsParams
 
 SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo", ".ppm", ".pgm"}
+    | {".avif", ".jp2", ".j2k", ".heic", ".heif"}
 )
 """File names that count as images when a folder is listed."""
 
@@ -112,6 +115,8 @@ def decode_image(data: bytes, limits: LimitsParams, *, shortest_px: int | None =
         except UnidentifiedImageError:
             if "TIFF" in readers and _is_unsupported_tiff(data):
                 raise ImageError("unsupported", "a TIFF whose kind of samples is not read") from None
+            if "HEIF" in limits.formats and "HEIF" not in readers and _is_heic(data):
+                raise ImageError("unsupported", f"HEIC is read with: {install_command('formats')}") from None
             raise ImageError("not_an_image", "no allowed format recognises these bytes") from None
         except Image.DecompressionBombError as error:
             raise ImageError("too_many_pixels", str(error)) from None
@@ -142,6 +147,8 @@ def _decode(
             shrink = shortest_px / min(size)
             image.draft(None, (math.ceil(size[0] * shrink), math.ceil(size[1] * shrink)))
         image.load()
+        if image.width * image.height > limits.max_pixels:  # a HEIC's header and its pixels may differ
+            raise ImageError("too_many_pixels", f"more than {limits.max_pixels} once it is decoded")
         pixels = _upright(srgb_pixels(image, deep_color=deep_color), image)
         width, height = size if (pixels.shape[0] > pixels.shape[1]) == (size[1] > size[0]) else size[::-1]
         return DecodedImage(pixels, image.format or "", width, height, _luminance_table(image))
@@ -233,9 +240,19 @@ _pillow = _Pillow()
 
 @lru_cache(maxsize=8)
 def _readers(formats: tuple[str, ...]) -> tuple[str, ...]:
-    """Pillow's readers for some formats. MPO has none of its own: JPEG's reads its first image."""
+    """Pillow's readers for some formats, without HEIF's where its package is not installed.
+
+    MPO has none of its own: JPEG's reads its first image.
+    """
     readers = tuple(dict.fromkeys("JPEG" if name == "MPO" else name for name in formats))
     Image.init()
+    if "HEIF" in readers:
+        if find_spec("pi_heif") is None:
+            readers = tuple(name for name in readers if name != "HEIF")
+        else:
+            from pi_heif import register_heif_opener
+
+            register_heif_opener()
     if unknown := [name for name in readers if name not in Image.OPEN]:
         raise ParameterError(
             f"limits.formats names {', '.join(unknown)}, which Pillow does not read.",
@@ -258,6 +275,19 @@ def _is_unsupported_tiff(data: bytes) -> bool:
     except Exception:
         return False
     return False
+
+
+def _is_heic(data: bytes) -> bool:
+    """Whether bytes begin as a HEIC does: the brands of ISO/IEC 23008-12, annex B."""
+    return data[4:8] == b"ftyp" and data[8:12] in (
+        b"heic",
+        b"heix",
+        b"heim",
+        b"heis",
+        b"hevc",
+        b"mif1",
+        b"msf1",
+    )
 
 
 def _significant_bits(data: bytes) -> int:

@@ -94,7 +94,7 @@ def read_version(root: Path, name: str, alias: str | None, number: str | None) -
         ) from None
     raise RegistryError(
         "Only MLflow reads this registry's database.",
-        f"Install it ({install_command('workflow')}), or name a checkpoint file or the bundled model: bundled.",
+        f"Install it ({install_command('workflow')}), or name a checkpoint file, or bundled.",
     )
 
 
@@ -145,7 +145,7 @@ def _ask_database(path: Path, name: str, alias: str | None, number: str | None) 
     except sqlite3.Error as error:
         raise RegistryError(
             f"{path} cannot be read as a registry: {error}.",
-            f"Install MLflow ({install_command('workflow')}), or name a checkpoint file or the bundled model: bundled.",
+            f"Install MLflow ({install_command('workflow')}), or name a checkpoint file, or bundled.",
         ) from None
     if row is None:
         return None
@@ -212,7 +212,7 @@ def _download(address: str, location: str, folder: Path) -> None:
     if not (location.startswith(_PROXY) and address.startswith(_HTTP)):
         raise RegistryError(
             f"The files of the model are at {location}, which only MLflow can read.",
-            f"Install it ({install_command('workflow')}), or serve the artifacts with mlflow server --serve-artifacts.",
+            f"Install it ({install_command('workflow')}), or run the server with --serve-artifacts.",
         )
     place = f"{location.removeprefix(_PROXY).strip('/')}/{MODEL_FOLDER}"
     partial = folder.parent / f".partial-{uuid.uuid4().hex[:12]}-{folder.name}"

@@ -141,9 +141,9 @@ def num_cores(root: Path = Path("/")) -> int:
 def limit_threads() -> None:
     """Let numeric libraries start no more threads than a CPU quota pays for.
 
-    They know the affinity but not the quota. NumPy's OpenBLAS gets one thread: our matrices are small, and beside
-    other work its threads wait for each other far longer than they compute (docs/performance.md). Call it before
-    they are imported; worker processes inherit it. What the environment says already stays.
+    They know the affinity but not the quota. NumPy's OpenBLAS gets one thread: our matrices are small, and
+    beside other work its threads wait for each other longer than they compute (docs/install.md). Call it
+    before they are imported; worker processes inherit it. What the environment says already stays.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if num_cores() < _num_allowed():

@@ -19,7 +19,7 @@ from quality_model.records import CleanImage
 _logger = logging.getLogger(__name__)
 
 SUFFIXES_NOT_READ: Final = frozenset(
-    {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".raw", ".cr2", ".nef", ".arw", ".dng"}
+    {".jxl", ".jpx", ".jxr", ".svg", ".psd", ".raw", ".cr2", ".nef", ".arw", ".dng"}
 )
 """Names of images in formats that `images` does not decode: they are reported."""
 

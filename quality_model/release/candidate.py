@@ -12,12 +12,11 @@ from quality_model.core.models import is_reference
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import GateRefusedError, RegistryError, UsageError
 from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, values_sha256
-from quality_model.paths import DECISION_NAME, EVIDENCE_NAME, VERDICT_NAME, ProjectPaths
+from quality_model.paths import CARD_NAME, DECISION_NAME, EVIDENCE_NAME, VERDICT_NAME, ProjectPaths
 from quality_model.records import ModelRef
 from quality_model.release.card import card_of
 from quality_model.release.champion import ensure_baseline
 from quality_model.release.decisions import (
-    CARD_NAME,
     OF_THE_GATE,
     VERDICT_TEXT_NAME,
     Decision,

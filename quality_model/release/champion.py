@@ -16,9 +16,9 @@ from quality_model.errors import (
     NoEarlierChampionError,
 )
 from quality_model.params import EvaluateParams, GateParams, RegistryParams
+from quality_model.paths import CARD_NAME
 from quality_model.records import ModelRef
 from quality_model.release.decisions import (
-    CARD_NAME,
     Action,
     Decision,
     decisions_of,

@@ -25,7 +25,7 @@ from quality_model.core import storage
 from quality_model.core.registry_versions import database_exists
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
 from quality_model.params import RegistryParams
-from quality_model.paths import DECISION_NAME, EVIDENCE_NAME, ProjectPaths
+from quality_model.paths import CARD_NAME, DECISION_NAME, EVIDENCE_NAME, ProjectPaths
 from quality_model.records import ModelRef
 from quality_model.release.gate import Row, Verdict
 from quality_model.release.registry import ModelVersion, Registry
@@ -43,7 +43,6 @@ KIND: Final = "decision"
 """Of the completion marker of a record."""
 
 VERDICT_TEXT_NAME: Final = "verdict.md"
-CARD_NAME: Final = "MODEL_CARD.md"
 
 _CUT: Final = f"\n\n(The rest is in {CARD_NAME}, among the files of the run.)\n"
 _TAG_PREFIX: Final = "decision."

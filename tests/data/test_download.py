@@ -45,12 +45,12 @@ def test_every_file_is_a_row_or_a_counted_duplicate(folder, source, limits, tmp_
 
 
 def test_unsupported_formats_are_counted_and_named(folder, source, limits, tmp_path, encoded, caplog):
-    for name in ("a.heic", "b.HEIC", "c.dng", "notes.txt"):
+    for name in ("a.jxl", "b.JXL", "c.dng", "notes.txt"):
         (folder / name).write_bytes(encoded[0])
     with caplog.at_level(logging.WARNING):
         summary = download(source(dataset=str(folder), num_images=10), limits, tmp_path / "out")
     assert summary.not_read == 3
-    assert "unsupported formats: 1 x .dng, 2 x .heic" in caplog.text
+    assert "unsupported formats: 1 x .dng, 2 x .jxl" in caplog.text
 
 
 def test_the_completion_marker_has_the_summary_and_the_request(folder, source, limits, tmp_path):

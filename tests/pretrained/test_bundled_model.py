@@ -104,7 +104,7 @@ def test_scoring_works_where_nothing_but_its_own_packages_is_installed(
     assert done.returncode == 0, done.stderr
     *refusals, printed, code_of_predict = done.stdout.splitlines()[:5]
     assert (refusals, code_of_predict) == (["2", "2", "8"], "0")
-    assert done.stderr.count('quality-model[train]') == 3
+    assert done.stderr.count("quality-model[train]") == 3
     expected = MultiHeadQualityInference("bundled", "cpu").predict(photo[:200, :200])
     row = json.loads(printed)
     assert list(row) == ["path", *HEADS, "overall", "flags"]

@@ -25,8 +25,9 @@ from quality_model.errors import (
     StorageError,
 )
 from quality_model.params import RegistryParams
+from quality_model.paths import CARD_NAME
 from quality_model.release.champion import ensure_baseline, roll_back
-from quality_model.release.decisions import CARD_NAME, finished_records, read_decisions
+from quality_model.release.decisions import finished_records, read_decisions
 from quality_model.release.registry import Registry
 from tests.release.registry.conftest import SIZE_PX, promote
 
