@@ -17,8 +17,8 @@ from benchmarks.images import find_photographs, write_images
 from benchmarks.machine import describe
 from quality_model import pretrained
 from quality_model.params import WITHOUT_PROJECT
+from quality_model.paths import CARD_NAME
 from quality_model.records import HEADS
-from quality_model.release.decisions import CARD_NAME
 from quality_model.score.job import score
 
 README: Final = Path(__file__).resolve().parent.parent / "README.md"

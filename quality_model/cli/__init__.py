@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
-EXIT_READER_GONE = 128 + signal.SIGPIPE
+EXIT_READER_GONE = 128 + 13  # SIGPIPE, which Windows does not have
 
 _OF_THE_SYSTEM: Final = frozenset(
     {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE}

@@ -160,6 +160,9 @@ def start_process(function: Callable[..., None], *arguments: Any) -> SpawnProces
         )
     process = multiprocessing.get_context("spawn").Process(target=function, args=arguments, daemon=True)
     with _one_at_a_time, _only_scripts_that_exist():
+        if sys.platform == "win32":  # which has neither; _serve ignores Ctrl-C
+            process.start()
+            return process
         resource_tracker.ensure_running()  # starting it unblocks the signal
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -318,7 +321,9 @@ def _outcome(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any]:
 
 
 def _limit_sending(connection: Connection, within_s: float) -> None:
-    """Let sending to a process that no longer reads fail instead of blocking for ever."""
+    """Let sending to a process that no longer reads fail instead of blocking; a pipe of Windows cannot."""
+    if sys.platform == "win32":
+        return
     with socket.socket(fileno=os.dup(connection.fileno())) as channel:
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(within_s), 0))
 

@@ -290,7 +290,9 @@ def file_sha256(path: Path) -> str:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make renames and removals in ``folder`` survive a power cut."""
+    """Make renames and removals in ``folder`` survive a power cut; Windows opens no folder."""
+    if sys.platform == "win32":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -110,6 +110,8 @@ def say(message: str) -> None:
 
 def reader_is_gone() -> bool:
     """Whether nobody reads what is written to stdout or stderr, as behind ``| head -1``."""
+    if not hasattr(select, "poll"):  # Windows: the write has failed, and nothing else says why
+        return True
     poll = select.poll()
     for number in (1, 2):
         poll.register(number, select.POLLOUT)
