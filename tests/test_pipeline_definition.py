@@ -28,7 +28,7 @@ DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployment
 # the release keeps a record beside it; the weights that a training starts from are named in the model.
 CHANGES_NO_VALUE = (
     *("__init__.py", "__main__.py", "cli/", "release/", "pretrained/"),
-    *("errors.py", "params.py", "params_file.py", "paths.py"),
+    *("errors.py", "extras.py", "params.py", "params_file.py", "paths.py"),
     *("core/__init__.py", "core/jobs.py", "core/model_facts.py", "core/models.py", "core/processes.py"),
     *("core/registry_versions.py", "core/storage.py", "core/system.py"),
 )
@@ -36,7 +36,7 @@ CHANGES_NO_VALUE = (
 DISTRIBUTIONS = packages_distributions()
 
 # Packages that change no value: a lock between processes, the types of facts and a progress bar.
-NOT_COMPUTING = {"filelock", "pydantic", "tqdm"}
+NOT_COMPUTING = {"filelock", "pi-heif", "pydantic", "tqdm"}
 
 DISTRIBUTIONS = packages_distributions()
 
