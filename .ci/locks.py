@@ -1,8 +1,8 @@
 """Write the lock files from one resolution of all dependencies: ``python .ci/locks.py RESOLUTION...``.
 
-RESOLUTION is what ``uv pip compile --generate-hashes`` writes for all extras; ``make lock`` calls this.
+RESOLUTION is what ``uv pip compile --generate-hashes`` writes for the extras all and dev; see ``make lock``.
 
-requirements.lock      what runs: dependencies, those of all extras but dev, and what they need
+requirements.lock      what runs: dependencies, those of the extra `all`, and what they need
 requirements-dev.lock  the rest: tools of development
 packages.yaml          the versions of what is declared for runtime, for the stages of dvc.yaml
 """
@@ -24,8 +24,9 @@ def main(resolution: str, pyproject: str) -> dict[str, str]:
     blocks = [resolution[a:b] for a, b in zip(starts, [*starts[1:], len(resolution)], strict=True)]
     project = tomllib.loads(pyproject)["project"]
     extras = project.get("optional-dependencies", {})
-    declared = [*project["dependencies"], *chain(*(extras[name] for name in extras if name != "dev"))]
-    direct = {_normal(entry) for entry in declared} - {_normal(project["name"])}
+    of_all = re.findall(r"[\w-]+", "".join(extras.get("all", [])).partition("[")[2])
+    declared = [*project["dependencies"], *chain(*(extras[name] for name in of_all))]
+    direct = {_normal(entry) for entry in declared}
     names = [_normal(block) for block in blocks]
     if missing := direct - set(names):
         raise SystemExit(f"Not in the resolution: {', '.join(sorted(missing))}. Run `make lock`.")
