@@ -51,7 +51,7 @@ def retrain(project: UserPath = Path(), compare_on: UserPath | None = None) -> E
     promoted = False
     while not promoted:  # a champion that changed meanwhile is compared with, too
         decision = release.judge(
-            params.evaluate, params.gate, params.registry, params.train.loss_weights, paths
+            params.evaluate, params.gate, params.registry, params.train.loss_weights, params.limits, paths
         )
         if not decision.passed:
             return _said(Ending("refused", decision.verdict.ending(), AFTER_A_REFUSAL))

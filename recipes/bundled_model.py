@@ -124,7 +124,7 @@ def finish(model: Path, held_out: Path, output: Path) -> None:
         )
         facts[key] = calibrate_thresholds(scores, FLAGGED_SHARE)
         print(key, facts[key])
-    facts["thresholds_clean_samples"] = len(clean)
+    facts |= {"thresholds_clean_samples": len(clean), "thresholds_of_images": True}
     save_model(output, loaded.model, image_size_px=size_px, views=recipe, facts=facts)
     print("Views:", recipe)
 
@@ -174,7 +174,7 @@ def _clean(scenes: list[Path]) -> Iterator[Pixels]:
             central_square(pixels, multiple_px=MULTIPLE_PX), SampleRandomness(SEED, path.name)
         )
         if varied is not None:
-            yield varied
+            yield varied.pixels
 
 
 def _degraded(scenes: list[Path]) -> Iterator[tuple[Pixels, Floats]]:

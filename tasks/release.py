@@ -7,7 +7,15 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
-from quality_model.params import EvaluateParams, GateParams, GenerateParams, Params, PerHead, RegistryParams
+from quality_model.params import (
+    EvaluateParams,
+    GateParams,
+    GenerateParams,
+    LimitsParams,
+    Params,
+    PerHead,
+    RegistryParams,
+)
 from quality_model.paths import ProjectPaths
 from quality_model.release import candidate, champion
 from quality_model.release.decisions import Decision
@@ -49,6 +57,7 @@ def judge(
     gate: GateParams,
     registry: RegistryParams,
     loss_weights: PerHead,
+    limits: LimitsParams,
     paths: ProjectPaths,
 ) -> Decision:
     """Let the gate decide on the candidate."""
@@ -61,6 +70,8 @@ def judge(
         model=paths.model,
         report=paths.gate_report,
         loss_weights=loss_weights,
+        images=paths.images,
+        limits=limits,
     )
     get_run_logger().info("%s\n%s", decision.verdict.table(), decision.verdict.summary())
     create_markdown_artifact(decision.verdict.markdown(), key="gate", description="The gate's reasons")

@@ -29,10 +29,11 @@ _VERDICT = folder_option("--report", _PATHS.gate_report, "Folder of the verdict.
 
 @command()
 @folder_option("--data-dir", _PATHS.training_set, "Folder of the training dataset, for its test split.")
+@folder_option("--images", _PATHS.images, "Folder of the images table that the dataset was generated from.")
 @_MODEL_OR_VERSION
 @_VERDICT
 @with_params("evaluate")
-def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
+def gate(params: Params, data_dir: Path, images: Path, model: Path, report: Path) -> None:
     """Decide whether a candidate may become champion.
 
     Exit code 3 if not.
@@ -48,6 +49,8 @@ def gate(params: Params, data_dir: Path, model: Path, report: Path) -> None:
         model=model,
         report=report,
         loss_weights=params.train.loss_weights,
+        images=images,
+        limits=params.limits,
     ).verdict
     click.echo(verdict.table())
     if not verdict.passed:

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 _PATHS = ProjectPaths()
 _ROOT = Path()
 _TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of the training dataset.")
+_IMAGES_IN = folder_option(
+    "--images", _PATHS.images, "Folder of the images table that the dataset was generated from."
+)
 
 
 @command()
 @_TRAINING_SET_IN
-@folder_option("--images", _PATHS.images, "Folder of the images table that the dataset was generated from.")
+@_IMAGES_IN
 @folder_option("--output", _PATHS.model, "Folder for the trained model.")
 @folder_option("--report", _PATHS.training_report, "Folder for metrics.json, history.json and history.csv.")
 @folder_option("--checkpoints", _PATHS.checkpoints, "Folder for checkpoints, to resume an interrupted run.")
@@ -57,10 +60,11 @@ def train(
 @command()
 @_TRAINING_SET_IN
 @folder_option("--model", _PATHS.model, "Folder or file of the model.")
+@_IMAGES_IN
 @folder_option("--history", _PATHS.training_report, "Folder of the training's report.")
 @folder_option("--output", _PATHS.evaluation_report, "Folder for measures and figures.")
 @with_params("evaluate")
-def evaluate(params: Params, data_dir: Path, model: Path, history: Path, output: Path) -> None:
+def evaluate(params: Params, data_dir: Path, model: Path, images: Path, history: Path, output: Path) -> None:
     """Evaluate a model on the test split."""
     from quality_model.evaluate.step import evaluate_candidate, summary_table
     from quality_model.release.publish import try_publish
@@ -72,6 +76,8 @@ def evaluate(params: Params, data_dir: Path, model: Path, history: Path, output:
         history=history if (history / HISTORY_NAME).exists() else None,
         output=output,
         loss_weights=params.train.loss_weights,
+        images=images,
+        limits=params.limits,
     )
     if model.is_dir():
         try_publish(

@@ -23,6 +23,8 @@ class ModelFacts(BaseModel):
     """the same for scores of the image squeezed to a square alone, where the model has other views"""
     thresholds_clean_samples: int | None = None
     """clean images that they are calibrated on"""
+    thresholds_of_images: bool | None = None
+    """whether those are whole images and look-alikes, with all views; else clean samples of the dataset"""
     seen_groups: list[str] | None = None
     """digests of the groups of images that the weights have seen (`data` has their definition), sorted"""
     settings: dict[str, Any] | None = None

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,13 @@ class DegradedSample:
         return tuple(found.get(head, 0.0) for head in HEADS)
 
 
+class LookAlike(NamedTuple):
+    """What looks like a degradation and is none: pixels, uint8 (side, side, 3), and its kind."""
+
+    pixels: Pixels
+    kind: str
+
+
 class Profile(ABC):
     """A way to degrade images and to label the result."""
 
@@ -97,8 +104,8 @@ class Profile(ABC):
         ``softness_px`` is the sigma, in pixels of a 224 px image, of the blur that it already has.
         """
 
-    def look_alike(self, clean: Pixels, randomness: SampleRandomness) -> Pixels | None:
-        """A variation of a clean image, uint8 (side, side, 3), that looks like a degradation and is none.
+    def look_alike(self, clean: Pixels, randomness: SampleRandomness) -> LookAlike | None:
+        """A variation of a clean image, uint8 (side, side, 3), and its kind.
 
         None where the profile has no such variations.
         """

@@ -160,12 +160,21 @@ class Baseline(_Facts):
     lead: Estimate
 
 
-class CleanFlags(_Facts):
-    """The model's threshold for a head, None if it has none, and the share of clean images above it."""
+class FlaggedShare(_Facts):
+    """The share of some clean images that a head flags, by `metrics.Bootstrap.share`."""
 
-    threshold: float | None
     num_images: Count
     flagged_share: Portion
+
+
+class CleanFlags(FlaggedShare):
+    """Of all clean images, and of slices with enough of them, by name.
+
+    ``threshold`` is the model's for the head, None if it has none.
+    """
+
+    threshold: float | None
+    slices: dict[str, FlaggedShare] = {}
 
 
 class Sweep(_Facts):
@@ -239,6 +248,8 @@ class Evaluated(_Stored):
         num_counted_groups: Groups that count as evidence; 0 where a model has seen all of them, and the
             figures are for information only.
         excluded_groups: Groups that count in no figure, because a model has seen them in training.
+        flags_of: What the clean flags are of: whole ``images`` with all views of the model, look-alikes among
+            them, as thresholds are set; or clean ``samples`` of the dataset, each one squeezed view.
         loss: Mean over heads of loss weight times MSE.
         heads: By head.
         sweeps: By name.
@@ -252,6 +263,7 @@ class Evaluated(_Stored):
     num_groups: Count
     num_counted_groups: Count
     excluded_groups: tuple[str, ...]
+    flags_of: Literal["images", "samples"] = "samples"
     loss: float
     heads: Annotated[dict[Head, HeadEvidence], AfterValidator(_every_head)]
     sweeps: dict[str, Sweep]

@@ -40,12 +40,14 @@ from quality_model.data.split import stratified_subset
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
 from quality_model.evaluate.baselines import baseline_rows, predict_baselines
+from quality_model.evaluate.clean_images import CleanScores
 from quality_model.evaluate.evidence import (
     FORMAT_VERSION,
     Baseline,
     CleanFlags,
     Estimate,
     Evaluated,
+    FlaggedShare,
     HeadEvidence,
     Slice,
     SmallSlice,
@@ -65,11 +67,14 @@ Mask = npt.NDArray[np.bool_]
 Score = Callable[[Pixels], Floats]
 """uint8 (n, S, S, 3) to scores (n, 4) in [0, 1], in the order of `HEADS`."""
 
-MEASURES_VERSION: Final = 3
+MEASURES_VERSION: Final = 4
 """Raised with every change of a sweep, of a baseline or of what a figure means: older evidence is stale."""
 
 FEWEST_SAMPLES: Final = 5
 """A finer slice with fewer has no measures."""
+
+FEWEST_IMAGES: Final = 20
+"""A slice of clean images with fewer has no share of flags."""
 
 TOLERANCE: Final = 0.005
 """A score that falls by less counts as level: half of what two decimals show."""
@@ -100,6 +105,7 @@ def evaluate(
     *,
     loss_weights: PerHead,
     excluded_groups: Collection[str] = (),
+    clean_scores: CleanScores | None = None,
 ) -> Evaluation:
     """Score the test split, measure the scores, and gather the evidence on the split's clean images.
 
@@ -111,6 +117,7 @@ def evaluate(
         excluded_groups: Groups of the split that count in no figure (see `data.split`). If they are
             all there is, the figures are of all groups, and ``num_counted_groups`` is 0: they are for
             information and no evidence.
+        clean_scores: Of the split's clean images, for their flags; by default the clean samples'.
 
     Raises:
         UsageError: The test or the train split has no samples.
@@ -137,6 +144,8 @@ def evaluate(
     )
     groups = chosen["group"].to_numpy()
     sweeps = {sweep: measure_sweep(sweep, found, groups, bootstrap) for sweep, found in scores.items()}
+    flagged_by = clean_scores or _clean_samples(clean)
+    thresholds = loaded.facts.thresholds if flagged_by.of_images else loaded.thresholds
     heads = {}
     for head in HEADS:
         slices = _measure_slices(bootstrap, predictions, training, head)
@@ -146,7 +155,7 @@ def evaluate(
             slices=slices,
             r2_beside_baselines=metrics.measure(beside[f"{head}_label"], beside[f"{head}_score"])["r2"],
             baselines=_measure_baselines(bootstrap, beside, baselines[head], head),
-            clean_flags=measure_flags(bootstrap, clean, (loaded.thresholds or {}).get(head), head),
+            clean_flags=measure_flags(bootstrap, flagged_by, thresholds, head),
             rise=worst_movement(scores, groups, bootstrap, degraded=head, moved=head),
             cross_talk={
                 other: worst_movement(scores, groups, bootstrap, degraded=other, moved=head)
@@ -168,6 +177,7 @@ def evaluate(
         num_groups=len(counted),
         num_counted_groups=len(counted - {*excluded_groups}),
         excluded_groups=tuple(sorted(excluded_groups)),
+        flags_of="images" if flagged_by.of_images else "samples",
         loss=float(np.mean(errors * [weights[head] for head in HEADS])),
         heads=heads,
         sweeps={sweep.name: found for sweep, found in sweeps.items()},
@@ -279,18 +289,31 @@ def _measure(bootstrap: Bootstrap, table: pd.DataFrame, training: pd.DataFrame, 
     )
 
 
+def _clean_samples(clean: pd.DataFrame) -> CleanScores:
+    scores = clean[[f"{head}_score" for head in HEADS]].to_numpy()
+    return CleanScores(False, [scores], [*clean["group"]])
+
+
 def measure_flags(
-    bootstrap: Bootstrap, clean: pd.DataFrame, threshold: float | None, head: Head
+    bootstrap: Bootstrap, clean: CleanScores, thresholds: Mapping[Head, float] | None, head: Head
 ) -> CleanFlags:
     """The share of clean images that a head flags; not defined without images or a threshold.
 
-    An image counts once as it is, and once for each of its samples to which nothing was added, which are
-    recompressed or rescaled.
+    A slice of fewer than `FEWEST_IMAGES` is left out. An image counts as it is, and as a look-alike. Of
+    the dataset's samples those count to which nothing was added, recompressed and rescaled ones too.
     """
-    flagged = np.full(len(clean), np.nan) if threshold is None else clean[f"{head}_score"] > threshold
-    return CleanFlags(
-        threshold=threshold, num_images=len(clean), flagged_share=bootstrap.mean(flagged, clean["group"])
-    )
+    threshold, groups = (thresholds or {}).get(head), np.array(clean.groups)
+    scores = clean.scores[0][:, HEADS.index(head)].astype(np.float64)
+    flagged = scores > (np.inf if threshold is None else threshold)
+
+    def of(mask: Mask) -> FlaggedShare:
+        own = () if threshold is None else flagged[mask]
+        share = bootstrap.share(own, groups[mask])
+        return FlaggedShare(num_images=int(mask.sum()), flagged_share=share)
+
+    slices = {name: of(mask) for name, mask in clean.slice_masks().items() if mask.sum() >= FEWEST_IMAGES}
+    every = of(np.ones(len(scores), dtype=bool))
+    return CleanFlags(**dict(every), threshold=threshold, slices=slices)
 
 
 def _measure_baselines(

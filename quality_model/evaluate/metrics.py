@@ -89,6 +89,22 @@ class Bootstrap:
         resampled = [weights @ numbers / weights.sum(axis=1) for weights in self._weights(groups)]
         return self._estimate(float(numbers.mean()), resampled, groups)
 
+    def share(self, is_member: npt.ArrayLike, groups: npt.ArrayLike) -> Estimate:
+        """A share of independent cases, bool (n,): an interval that is honest where none or all are members.
+
+        Its ends are those of the binomial interval (Clopper and Pearson, Biometrika 26, 1934), or of the
+        bootstrap where that is wider, because cases of one group are alike.
+        """
+        from scipy.stats import binomtest
+
+        found = self.mean(np.asarray(is_member, dtype=np.float64), groups)
+        if found.low is None or found.high is None:
+            return found
+        members = np.asarray(is_member, dtype=bool)
+        exact = binomtest(int(members.sum()), len(members)).proportion_ci(self.confidence)
+        ends = {"low": min(found.low, float(exact.low)), "high": max(found.high, float(exact.high))}
+        return found.model_copy(update=ends)
+
     def lead(
         self, labels: npt.ArrayLike, scores: npt.ArrayLike, others: npt.ArrayLike, groups: npt.ArrayLike
     ) -> Estimate:

@@ -22,6 +22,7 @@ from quality_model.data.dataset import TrainingSet
 from quality_model.data.split import seen_by, seen_test_groups
 from quality_model.errors import StorageError, UsageError
 from quality_model.evaluate import metrics, plots
+from quality_model.evaluate.clean_images import has_images, score_clean
 from quality_model.evaluate.evidence import (
     FORMAT_VERSION,
     AgainstChampion,
@@ -31,7 +32,7 @@ from quality_model.evaluate.evidence import (
 )
 from quality_model.evaluate.measure import Evaluation, bootstrap_of, evaluate, measuring, score_split
 from quality_model.networks.checkpoints import LoadedModel, load_model
-from quality_model.params import EvaluateParams, PerHead
+from quality_model.params import EvaluateParams, LimitsParams, PerHead
 from quality_model.paths import HISTORY_NAME
 from quality_model.records import HEADS, Head
 
@@ -48,6 +49,8 @@ def evaluate_candidate(
     history: Path | None,
     output: Path,
     loss_weights: PerHead,
+    images: Path | None,
+    limits: LimitsParams,
 ) -> Evaluation:
     """Measure a model on the test split, with the evidence that the gate asks for.
 
@@ -59,6 +62,9 @@ def evaluate_candidate(
         output: Folder for metrics.json (the summary), evaluation.json (all of it), predictions.csv and
             figures/.
         loss_weights: Weight of each head in the loss.
+        images: Folder of the images table that the dataset was generated from; where it is missing, clean
+            flags are those of the dataset's clean samples (`clean_images.score_clean`).
+        limits: What an image may be.
 
     Raises:
         CheckpointError: The model does not load.
@@ -71,7 +77,7 @@ def evaluate_candidate(
     excluded = seen_test_groups([loaded.facts], samples)
     if excluded:
         log.warning("Test groups that the model or its start weights have seen: %s.", ", ".join(excluded))
-    evaluation = evaluate(section, loaded, samples, loss_weights=loss_weights, excluded_groups=excluded)
+    evaluation = _evaluate(section, loaded, samples, loss_weights, images, limits, excluded)
     storage.sweep(output)
     write_evaluation(evaluation, output)
     figures = plots.evaluation_figures(evaluation, samples.images)
@@ -80,6 +86,38 @@ def evaluate_candidate(
     for name, figure in figures.items():
         save_figure(figure, output / "figures" / f"{name}.png")
     return evaluation
+
+
+def _evaluate(
+    section: EvaluateParams,
+    loaded: LoadedModel,
+    samples: TrainingSet,
+    loss_weights: PerHead,
+    images: Path | None,
+    limits: LimitsParams,
+    excluded: Sequence[str],
+) -> Evaluation:
+    """See `measure.evaluate`: clean flags are those of whole images, if they are there."""
+    clean = score_clean(
+        loaded.model,
+        samples,
+        "test",
+        [loaded.views],
+        images=images,
+        limits=limits,
+        seed=section.seed,
+        batch_size=section.batch_size,
+        device=choose_device(section.device),
+        excluded_groups=excluded,
+    )
+    return evaluate(
+        section,
+        loaded,
+        samples,
+        loss_weights=loss_weights,
+        excluded_groups=excluded,
+        clean_scores=clean,
+    )
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
@@ -137,6 +175,8 @@ def gather_evidence(
     *,
     loss_weights: PerHead,
     evaluation: Path,
+    images: Path | None,
+    limits: LimitsParams,
 ) -> Evidence:
     """Measure candidate and champion on the test split.
 
@@ -147,6 +187,8 @@ def gather_evidence(
         champion: None if there is none.
         loss_weights: Weight of each head in the loss.
         evaluation: Folder of the evaluation's report, which is reused if it is about the same.
+        images: Folder of the images table, see `evaluate_candidate`.
+        limits: What an image may be.
 
     Raises:
         UsageError: The test split has no samples.
@@ -155,8 +197,8 @@ def gather_evidence(
     excluded = seen_test_groups([side.facts for side in sides.values()], samples)
     measured = known_evaluation(section, evaluation, samples.data_sha256, candidate.folder_sha256, excluded)
     ours = None
-    if measured is None:
-        evaluated = evaluate(section, candidate, samples, loss_weights=loss_weights, excluded_groups=excluded)
+    if measured is None or (measured.flags_of == "samples" and has_images(images)):
+        evaluated = _evaluate(section, candidate, samples, loss_weights, images, limits, excluded)
         measured, ours = evaluated.measured, evaluated.predictions
     compared = None
     if champion is not None:

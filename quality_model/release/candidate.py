@@ -11,7 +11,14 @@ from quality_model.core.model_files import read_description
 from quality_model.core.models import is_reference
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import GateRefusedError, RegistryError, UsageError
-from quality_model.params import EvaluateParams, GateParams, PerHead, RegistryParams, values_sha256
+from quality_model.params import (
+    EvaluateParams,
+    GateParams,
+    LimitsParams,
+    PerHead,
+    RegistryParams,
+    values_sha256,
+)
 from quality_model.paths import CARD_NAME, DECISION_NAME, EVIDENCE_NAME, VERDICT_NAME, ProjectPaths
 from quality_model.records import ModelRef
 from quality_model.release.card import card_of
@@ -49,6 +56,8 @@ def judge_candidate(
     model: Path | str,
     report: Path,
     loss_weights: PerHead,
+    images: Path | None,
+    limits: LimitsParams,
 ) -> Decision:
     """Score the candidate and the champion on the same test set, and let the gate decide.
 
@@ -65,6 +74,8 @@ def judge_candidate(
         model: Folder of the candidate, or a reference to a version of the registry.
         report: Folder for evidence.json, verdict.json and verdict.md, for people.
         loss_weights: Weight of each head in the loss.
+        images: Folder of the images table that the dataset was generated from, for clean flags.
+        limits: What an image may be.
 
     Raises:
         CheckpointError: The candidate does not load.
@@ -109,6 +120,8 @@ def judge_candidate(
             load_model(champion.path, device) if champion else None,
             loss_weights=loss_weights,
             evaluation=ProjectPaths(root).evaluation_report,
+            images=images,
+            limits=limits,
         )
         verdict, facts = decide(gate, evidence), read_description(folder).facts
         own = ModelRef(registry.model_name, None, run_id, weights_sha256(folder))

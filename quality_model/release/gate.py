@@ -221,9 +221,10 @@ def cross_talk(section: GateParams, evidence: Evidence) -> Iterator[Row]:
 def clean_flags(section: GateParams, evidence: Evidence) -> Iterator[Row]:
     """Each head flags at most this share of the clean images, at the threshold kept with the model."""
     for head, found in evidence.candidate.heads.items():
-        flags, what, limits = found.clean_flags, "share of clean images flagged", section.max_clean_flags
+        flags, limits = found.clean_flags, section.max_clean_flags
+        what = f"share of {flags.num_images} clean {evidence.candidate.flags_of} flagged"
         if flags.threshold is None:
-            what = "the model's threshold for flags is missing, so the share of clean images flagged"
+            what = f"the model's threshold for flags is missing, so the {what}"
         yield _row(section, limits, head, "clean_flags", what, flags.flagged_share, at_most=True)
 
 

@@ -20,8 +20,8 @@ from quality_model.data.dataset import TrainingSet
 from quality_model.data.expression import without_folders
 from quality_model.data.split import SEEN_GROUPS, seen_by, seen_in_training
 from quality_model.errors import ModelNotFoundError, RegistryError
-from quality_model.evaluate.clean_images import clean_ids, read_clean, score_clean
-from quality_model.evaluate.predictions import calibrate_thresholds, predict_scores
+from quality_model.evaluate.clean_images import score_clean
+from quality_model.evaluate.predictions import calibrate_thresholds
 from quality_model.networks.checkpoints import LoadedModel, load_model, save_model
 from quality_model.params import LimitsParams, RegistryParams, TrainParams
 from quality_model.paths import HISTORY_NAME, ProjectPaths
@@ -145,36 +145,29 @@ def _flag_facts(
 
     Without the images table there are thresholds for whole images alone, from the dataset's clean samples.
     """
-    device = choose_device(section.device)
-    if not (images / storage.MARKER_NAME).exists():
-        rows = samples.indices("validation")
-        clean_rows = rows[samples.is_untouched[rows]]
-        size, model = section.batch_size, trained.model.to(device)
-        whole = calibrate_thresholds(
-            predict_scores(model, samples.images, clean_rows, batch_size=size, device=device),
-            section.clean_flag_share,
-        )
-        log.warning("%s is no images table: the thresholds are for whole images alone.", images)
-        name = "thresholds" if recipe == SQUEEZED else "thresholds_whole"
-        return {} if whole is None else {name: whole, "thresholds_clean_samples": len(clean_rows)}
-    clean = read_clean(
-        images,
-        clean_ids(samples, "validation"),
-        limits,
-        profile=str(samples.manifest["profile"].iloc[0]),
+    clean = score_clean(
+        trained.model,
+        samples,
+        "validation",
+        [recipe, SQUEEZED],
+        images=images,
+        limits=limits,
         seed=section.seed,
-        shortest_px=recipe.decoded_px,
+        batch_size=section.batch_size,
+        device=choose_device(section.device),
     )
-    recipes = [recipe, SQUEEZED]
-    scores = score_clean(trained.model.to(device), samples.image_size_px, recipes, clean, device)
-    thresholds, whole = (calibrate_thresholds(one, section.clean_flag_share) for one in scores)
-    if thresholds is None:
+    if not clean.groups:
         log.warning("No clean image in the validation split: the model gets no decision thresholds.")
         return {}
+    found = [calibrate_thresholds(scores, section.clean_flag_share) for scores in clean.scores]
+    thresholds, whole = found if clean.of_images else (None, *found)
+    if recipe == SQUEEZED:
+        thresholds, whole = thresholds or whole, None
     return {
         "thresholds": thresholds,
-        "thresholds_whole": None if recipe == SQUEEZED else whole,
-        "thresholds_clean_samples": len(scores[0]),
+        "thresholds_whole": whole,
+        "thresholds_clean_samples": len(clean.groups),
+        "thresholds_of_images": clean.of_images,
     }
 
 

@@ -237,8 +237,8 @@ def test_look_alikes_are_other_images_of_the_same_size_and_the_seed_profile_has_
     for number in range(40):
         varied = CALIBRATED.look_alike(clean, SampleRandomness(3, f"{number}"))
         assert varied is not None
-        assert (varied.shape, varied.dtype) == (clean.shape, np.uint8)
-        assert not np.array_equal(varied, clean)
+        assert (varied.pixels.shape, varied.pixels.dtype) == (clean.shape, np.uint8)
+        assert varied.kind and not np.array_equal(varied.pixels, clean)
     assert PROFILES["seed"].look_alike(clean, SampleRandomness(3, "0")) is None
 
 

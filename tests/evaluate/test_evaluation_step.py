@@ -40,7 +40,7 @@ def section(params: Params) -> EvaluateParams:
 
 
 @pytest.fixture
-def gather(section: EvaluateParams, training_set: TrainingSet, tmp_path: Path) -> Gather:
+def gather(section: EvaluateParams, params: Params, training_set: TrainingSet, tmp_path: Path) -> Gather:
     """The evidence about a model whose scores are the labels plus 0.25, with the report of an evaluation."""
 
     def gather(champion: LoadedModel | None) -> Evidence:
@@ -51,6 +51,8 @@ def gather(section: EvaluateParams, training_set: TrainingSet, tmp_path: Path) -
             champion,
             loss_weights=PerHead(**dict.fromkeys(HEADS, 1.0)),
             evaluation=tmp_path,
+            images=None,
+            limits=params.limits,
         )
 
     return gather
@@ -71,6 +73,8 @@ def test_an_evaluation_leaves_measures_and_figures_and_excludes_what_the_model_h
         history=tmp_path / "training",
         output=tmp_path / "report",
         loss_weights=params.train.loss_weights,
+        images=None,
+        limits=params.limits,
     ).measured
     assert (found.excluded_groups, found.num_groups) == (("g03",), 4)
     sha256 = storage.sealed_sha256(tmp_path / "model")

@@ -1,16 +1,20 @@
 """The evaluation of a model on a split."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
+from quality_model.evaluate.clean_images import CleanScores
 from quality_model.evaluate.evidence import Slice
 from quality_model.evaluate.measure import (
     FEWEST_SAMPLES,
@@ -138,7 +142,9 @@ def test_clean_images_show_what_a_head_answers_where_there_is_nothing_to_find(to
         assert found.clean.measures.mse.value == pytest.approx(0.0625)
         assert (found.clean.measures.r2.value, found.clean.measures.spearman.low) == (None, None)
         share = found.clean_flags.flagged_share
-        assert (share.value, share.low, share.high) == (float(THRESHOLDS[head] < 0.25),) * 3
+        is_flagged = THRESHOLDS[head] < 0.25
+        assert (share.value, share.high if is_flagged else share.low) == (float(is_flagged),) * 2
+        assert share.low is not None and share.high is not None and share.low < share.high
         assert found.clean_flags.num_images == found.clean.num_samples
 
 
@@ -252,9 +258,43 @@ def test_sources_are_slices_and_a_manifest_without_a_statistic_has_no_such_slice
 
 
 def test_the_share_of_flagged_images_has_an_interval_over_groups(section: EvaluateParams) -> None:
-    clean = pd.DataFrame({"noise_score": [0.1, 0.6, 0.1, 0.1], "group": ["a", "a", "b", "b"]})
     bootstrap = replace(bootstrap_of(section), samples=200)
-    flags = measure_flags(bootstrap, clean, 0.5, "noise")
-    assert (flags.num_images, flags.flagged_share.value) == (4, 0.25)
-    assert (flags.flagged_share.low, flags.flagged_share.high) == (0.0, 0.5)
-    assert measure_flags(bootstrap, clean[:0], 0.5, "noise").flagged_share.value is None
+    flags = measure_flags(bootstrap, clean_scores([0.1, 0.6, 0.1, 0.1], "aabb"), {"noise": 0.5}, "noise")
+    assert (flags.num_images, flags.flagged_share.value, flags.slices) == (4, 0.25, {})
+    assert flags.flagged_share.low == 0.0
+    assert flags.flagged_share.high == pytest.approx(scipy.stats.beta.ppf(0.95, 2, 3))  # of 4, one
+    nothing = measure_flags(bootstrap, clean_scores([], ""), {"noise": 0.5}, "noise").flagged_share
+    assert (nothing.value, nothing.high) == (None, None)
+
+
+def test_where_no_image_is_flagged_the_interval_still_says_how_many_could_be(section: EvaluateParams) -> None:
+    clean = clean_scores([0.1] * 100, [str(number) for number in range(100)])
+    share = measure_flags(bootstrap_of(section), clean, {"noise": 0.5}, "noise").flagged_share
+    assert (share.value, share.low) == (0.0, 0.0)
+    assert share.high == pytest.approx(1 - 0.05 ** (1 / 100))  # the 90 % interval leaves 5 % above
+
+
+def test_images_that_are_flagged_together_widen_the_interval(section: EvaluateParams) -> None:
+    scores, exact = [0.9] * 20 + [0.1] * 180, scipy.stats.beta.ppf(0.95, 21, 180)
+    in_tens = [str(number // 20) for number in range(200)]
+    for groups, is_wider in ((in_tens, True), ([str(number) for number in range(200)], False)):
+        flags = measure_flags(bootstrap_of(section), clean_scores(scores, groups), {"noise": 0.5}, "noise")
+        assert ((flags.flagged_share.high or 0.0) > exact + 0.05) == is_wider
+
+
+def test_slices_of_clean_images_have_shares_of_their_own_if_they_are_large_enough(
+    section: EvaluateParams,
+) -> None:
+    slices = [("as it is", "night")] * 19 + [("as it is",)] + [("look-alike",)] * 20
+    clean = clean_scores([0.1] * 20 + [0.9] * 20, [str(number) for number in range(40)], slices)
+    found = measure_flags(bootstrap_of(section), clean, {"noise": 0.5}, "noise").slices
+    assert {name: (one.num_images, one.flagged_share.value) for name, one in found.items()} == {
+        "as it is": (20, 0.0),
+        "look-alike": (20, 1.0),
+    }
+
+
+def clean_scores(noise: Sequence[float], groups: Sequence[str], slices: Any = ()) -> CleanScores:
+    scores = np.zeros((len(noise), len(HEADS)), np.float32)
+    scores[:, HEADS.index("noise")] = noise
+    return CleanScores(True, [scores], [*groups], slices)

@@ -82,6 +82,26 @@ def test_each_head_has_its_meaning_threshold_interval_baseline_sweep_and_cross_t
     assert "\n\n\n" not in card and card.endswith("\n")
 
 
+def test_the_card_says_how_thresholds_were_set_and_what_share_of_which_clean_images_is_flagged() -> None:
+    changes: dict[str, Any] = {"flags_of": "images"}
+    for head in HEADS:
+        night = {"num_images": 25, "flagged_share": estimate(0.08, 0.01, 0.26)}
+        changes[f"heads.{head}.clean_flags.slices"] = {"night": night, "look-alike: sign": night}
+    facts = {"thresholds_clean_samples": 640, "thresholds_of_images": True}
+    settings = {**DESCRIPTION["facts"]["settings"], "train.clean_flag_share": 0.02}
+    known = {**DESCRIPTION, "facts": {**DESCRIPTION["facts"], **facts, "settings": settings}}
+    card = model_card(known, evidence(changes).candidate, None)
+    assert line(card, "Each threshold").endswith(
+        "at most 2% of 640 clean validation images, whole ones and look-alikes with all views."
+    )
+    assert line(card, "Whole images of the `test` split with all views of the model")
+    assert line(card, "| night | 25 |").count(" 8.0% [1.0, 26.0] |") == len(HEADS)
+    assert line(card, "| look-alike: sign | 25 |") and line(card, "| all | 100 | 1.0% [1.0, 1.0] |")
+    of_samples = model_card(DESCRIPTION, measured(), None)
+    assert line(of_samples, "Clean samples of the dataset, each seen as one squeezed view")
+    assert line(of_samples, "a share (missing) of missing clean validation images.")
+
+
 def test_the_card_names_verdict_origin_recipe_and_licences(card: str) -> None:
     assert card.startswith(
         "# Model card: quality-model version 4\n\nA convolutional network, architecture `standard`"

@@ -27,7 +27,7 @@ from quality_model.core.decoding import Pixels
 from quality_model.degrade.calibrated import calibrated_plan, clean_variation, watermark_overlay
 from quality_model.degrade.calibrated.calibrated_plan import Plan
 from quality_model.degrade.calibrated.point_spread import INTERPOLATIONS
-from quality_model.degrade.profile import AppliedDegradation, DegradedSample, Facts, Profile
+from quality_model.degrade.profile import AppliedDegradation, DegradedSample, Facts, LookAlike, Profile
 from quality_model.degrade.randomness import SampleRandomness, Stream
 from quality_model.degrade.severity import (
     SCALES,
@@ -121,11 +121,11 @@ class CalibratedProfile(Profile):
         known = {name: value for name, value in delivery.items() if value != ""}
         return DegradedSample(image, sample.applied, known, sample.watermark_map)
 
-    def look_alike(self, clean: Pixels, randomness: SampleRandomness) -> Pixels:
+    def look_alike(self, clean: Pixels, randomness: SampleRandomness) -> LookAlike:
         """See `Profile.look_alike`: a variation of the scene, or a frame."""
         stream = randomness.stream("scene")
-        lay, _ = clean_variation.frame(stream, clean.shape[0], share=0.3)
-        return lay(clean) if lay else clean_variation.scene(clean, stream, share=1.0)[0]
+        lay, kind = clean_variation.frame(stream, clean.shape[0], share=0.3)
+        return LookAlike(*((lay(clean), kind) if lay else clean_variation.scene(clean, stream, share=1.0)))
 
     def _carry_out(
         self,

@@ -80,7 +80,12 @@ def model(project: Path, samples: TrainingSet) -> Path:
 
 @pytest.fixture
 def judge(
-    project: Path, section: RegistryParams, evaluate: EvaluateParams, samples: TrainingSet, model: Path
+    project: Path,
+    params: Params,
+    section: RegistryParams,
+    evaluate: EvaluateParams,
+    samples: TrainingSet,
+    model: Path,
 ) -> Judge:
     """Let the gate decide on the candidate."""
 
@@ -94,6 +99,8 @@ def judge(
             model=model,
             report=ProjectPaths(project).gate_report,
             loss_weights=per_head(1.0),
+            images=None,
+            limits=params.limits,
         )
 
     return judge
