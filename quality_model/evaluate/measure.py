@@ -40,14 +40,13 @@ from quality_model.data.split import stratified_subset
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
 from quality_model.evaluate.baselines import baseline_rows, predict_baselines
+from quality_model.evaluate.clean_flags import clean_samples, measure_flags
 from quality_model.evaluate.clean_images import CleanScores
 from quality_model.evaluate.evidence import (
     FORMAT_VERSION,
     Baseline,
-    CleanFlags,
     Estimate,
     Evaluated,
-    FlaggedShare,
     HeadEvidence,
     Slice,
     SmallSlice,
@@ -72,9 +71,6 @@ MEASURES_VERSION: Final = 4
 
 FEWEST_SAMPLES: Final = 5
 """A finer slice with fewer has no measures."""
-
-FEWEST_IMAGES: Final = 20
-"""A slice of clean images with fewer has no share of flags."""
 
 TOLERANCE: Final = 0.005
 """A score that falls by less counts as level: half of what two decimals show."""
@@ -144,7 +140,7 @@ def evaluate(
     )
     groups = chosen["group"].to_numpy()
     sweeps = {sweep: measure_sweep(sweep, found, groups, bootstrap) for sweep, found in scores.items()}
-    flagged_by = clean_scores or _clean_samples(clean)
+    flagged_by = clean_scores or clean_samples(clean)
     thresholds = loaded.facts.thresholds if flagged_by.of_images else loaded.thresholds
     heads = {}
     for head in HEADS:
@@ -287,33 +283,6 @@ def _measure(bootstrap: Bootstrap, table: pd.DataFrame, training: pd.DataFrame, 
         mean_score=float(scores.mean()) if len(table) else None,
         measures=bootstrap.measures(labels, scores, table["group"], constant=constant),
     )
-
-
-def _clean_samples(clean: pd.DataFrame) -> CleanScores:
-    scores = clean[[f"{head}_score" for head in HEADS]].to_numpy()
-    return CleanScores(False, [scores], [*clean["group"]])
-
-
-def measure_flags(
-    bootstrap: Bootstrap, clean: CleanScores, thresholds: Mapping[Head, float] | None, head: Head
-) -> CleanFlags:
-    """The share of clean images that a head flags; not defined without images or a threshold.
-
-    A slice of fewer than `FEWEST_IMAGES` is left out. An image counts as it is, and as a look-alike. Of
-    the dataset's samples those count to which nothing was added, recompressed and rescaled ones too.
-    """
-    threshold, groups = (thresholds or {}).get(head), np.array(clean.groups)
-    scores = clean.scores[0][:, HEADS.index(head)].astype(np.float64)
-    flagged = scores > (np.inf if threshold is None else threshold)
-
-    def of(mask: Mask) -> FlaggedShare:
-        own = () if threshold is None else flagged[mask]
-        share = bootstrap.share(own, groups[mask])
-        return FlaggedShare(num_images=int(mask.sum()), flagged_share=share)
-
-    slices = {name: of(mask) for name, mask in clean.slice_masks().items() if mask.sum() >= FEWEST_IMAGES}
-    every = of(np.ones(len(scores), dtype=bool))
-    return CleanFlags(**dict(every), threshold=threshold, slices=slices)
 
 
 def _measure_baselines(

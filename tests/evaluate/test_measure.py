@@ -14,6 +14,7 @@ import scipy.stats
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
+from quality_model.evaluate.clean_flags import measure_flags
 from quality_model.evaluate.clean_images import CleanScores
 from quality_model.evaluate.evidence import Slice
 from quality_model.evaluate.measure import (
@@ -21,7 +22,6 @@ from quality_model.evaluate.measure import (
     Evaluation,
     bootstrap_of,
     evaluate,
-    measure_flags,
     slices_of,
 )
 from quality_model.evaluate.step import summary_table, write_evaluation
