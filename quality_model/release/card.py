@@ -5,7 +5,7 @@ called missing. The headings follow Mitchell et al., "Model Cards for Model Repo
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader
 
 from quality_model.core import storage
 from quality_model.data.expression import without_folders
-from quality_model.evaluate.evidence import Estimate, Evaluated, Evidence
+from quality_model.evaluate.evidence import Estimate, Evaluated, Evidence, FlaggedShare
 from quality_model.params import values_sha256
 from quality_model.paths import CARD_NAME, DESCRIPTION_NAME, EVIDENCE_NAME
 from quality_model.records import HEADS, MEANINGS
@@ -124,8 +124,9 @@ def model_card(
 def _flag_shares(evaluated: Evaluated) -> list[tuple[str, int, list[Estimate]]]:
     """Of all clean images, and of each slice: its name, the number of its images and each head's share."""
     found = [evaluated.heads[head].clean_flags for head in HEADS]
-    rows = [("all", found), *((name, [one.slices[name] for one in found]) for name in found[0].slices)]
-    return [(name, of[0].num_images, [one.flagged_share for one in of]) for name, of in rows]
+    rows: dict[str, Sequence[FlaggedShare]] = {"all": found}
+    rows |= {name: [one.slices[name] for one in found] for name in found[0].slices}
+    return [(name, of[0].num_images, [one.flagged_share for one in of]) for name, of in rows.items()]
 
 
 class _Missing(ChainableUndefined):
