@@ -37,6 +37,7 @@ _SYSTEM_NAMES: Final = frozenset(
 )  # fmt: skip
 _ESCAPED = re.compile(rb"\\(\\|x[0-9a-f]{2})")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_WEB = re.compile(r"https?://", re.IGNORECASE)
 _BASE64 = re.compile(r"data:image/[\w.+-]+[;,]|/9j/[\w+/]{12}|iVBORw0KGgo|R0lGOD[dl]h|UklGR[\w+/]{3}")
 
 
@@ -75,7 +76,7 @@ def walk(
         OSError: ``folder`` itself cannot be listed.
     """
     if not folder.is_dir():
-        yield _stat(folder, folder.name)
+        yield file_facts(folder, folder.name)
         return
     skipped = Counter() if skipped is None else skipped
     entries, num_system = _entries(folder)
@@ -96,7 +97,7 @@ def walk(
             skipped[EARLIER_RESULTS] += 1
             continue
         if not entry.is_folder:
-            yield _stat(path, name)
+            yield file_facts(path, name)
             continue
         identity = _identity(path)
         if identity is not None and identity in entered:
@@ -171,7 +172,7 @@ def inside(folder: Path, name: str) -> Path:
     if is_base64_image(name):
         raise ImageError("base64_text", "the image is base64 text; store the bytes themselves")
     if _URL.match(name):
-        raise ImageError("url", "the image is named by a URL; URLs are not fetched")
+        raise ImageError("url", "the image is named by a URL, which only --allow-download fetches")
     try:
         root, path = _real(folder), _real(folder / name)
     except ValueError as error:  # a null character
@@ -179,6 +180,11 @@ def inside(folder: Path, name: str) -> Path:
     if not path.is_relative_to(root):
         raise ImageError("outside_folder", "the path leaves the folder of the file that names it")
     return path
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is an address that can be fetched."""
+    return _WEB.match(name) is not None
 
 
 def is_base64_image(text: str) -> bool:
@@ -292,9 +298,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _stat(path: Path, name: str) -> ListedFile:
+def file_facts(path: Path, name: str) -> ListedFile:
+    """A file under this name; one that cannot be looked at has length and time -1."""
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return ListedFile(name, -1, -1)
     return ListedFile(name, found.st_size, found.st_mtime_ns)

@@ -6,10 +6,11 @@
 | ``data/part-00000.parquet``, ... | whole parts alone: each is moved there when it is written |
 | ``parts/part-00000.json``, ... | the completion marker of each part |
 | ``job.json`` | the completion marker of the job, written last |
+| ``update/`` | parts that an update has made, until it is complete and they are moved to ``data`` |
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from quality_model.errors import CorruptError, IncompleteError, StorageError
 LOCK_NAME: Final = ".lock"
 DATA_FOLDER: Final = "data"
 MARKERS_FOLDER: Final = "parts"
+UPDATE_FOLDER: Final = "update"
 _BUSY_AFTER_S: Final = 1.0
 
 
@@ -66,7 +68,7 @@ class JobFolder:
             StorageError: Another process works there.
         """
         with storage.locked(self.folder / LOCK_NAME, timeout_s=_BUSY_AFTER_S):
-            for place in (self.folder, self.folder / MARKERS_FOLDER):
+            for place in (self.folder, self.folder / MARKERS_FOLDER, self.folder / UPDATE_FOLDER):
                 storage.sweep(place)
             yield
 
@@ -89,7 +91,13 @@ class JobFolder:
         return plan
 
     def write_part(
-        self, number: int, data: bytes, *, rows: int, errors: Mapping[str, int] | None = None
+        self,
+        number: int,
+        data: bytes,
+        *,
+        rows: int,
+        errors: Mapping[str, int] | None = None,
+        for_update: bool = False,
     ) -> Part:
         """Write a part, then its completion marker.
 
@@ -98,9 +106,11 @@ class JobFolder:
             data: The part's file.
             rows: Rows in it.
             errors: How many of its rows have each error code.
+            for_update: It is moved to the others by `publish_parts`.
         """
         name = part_name(number)
-        with storage.staged(self.folder / name, beside=self.folder / Path(name).name) as temporary:
+        path = self._update_path(number) if for_update else self.folder / name
+        with storage.staged(path, beside=self.folder / path.name) as temporary:
             temporary.write_bytes(data)
         part = Part(
             name, rows, len(data), hashlib.sha256(data).hexdigest(), dict(sorted((errors or {}).items()))
@@ -118,7 +128,8 @@ class JobFolder:
         Raises:
             StorageError: The system cannot read it.
         """
-        path = self.folder / part_name(number)
+        path = self._update_path(number)
+        path = path if path.exists() else self.folder / part_name(number)
         try:
             part = Part(**storage.read_json(self.folder / _marker_name(number)))
             data = path.read_bytes()
@@ -128,6 +139,45 @@ class JobFolder:
             raise storage.explain(error, path) from error
         is_whole = (part.rows, part.bytes) == (rows, len(data)) and isinstance(part.errors, dict)
         return (part, data) if is_whole and part.sha256 == hashlib.sha256(data).hexdigest() else None
+
+    def publish_parts(self, numbers: Iterable[int]) -> None:
+        """Move parts of an update to the others; those that are there already stay."""
+        for number in numbers:
+            if self._update_path(number).exists():
+                storage.move(self._update_path(number), self.folder / part_name(number))
+
+    def release_other_files(self) -> None:
+        """Let the completion marker verify the parts alone, so that files beside them can be replaced."""
+        facts = self.completion()
+        if facts is None:
+            return
+        parts = [entry for entry in facts.pop("files") if entry["name"].startswith(f"{DATA_FOLDER}/")]
+        rows = facts.pop("rows")
+        facts.pop("sha256")
+        hashed = {entry["name"]: entry["sha256"] for entry in parts}
+        storage.seal(self.folder, list(hashed), rows=rows, hashed=hashed, marker_name=JOB_NAME, **facts)
+
+    def keep_parts(self, numbers: Collection[int]) -> None:
+        """Remove all parts but these, their completion markers, and the folder of an update."""
+        kept = {Path(part_name(number)).stem for number in numbers}
+        for folder in (UPDATE_FOLDER, DATA_FOLDER, MARKERS_FOLDER):
+            for path in (self.folder / folder).glob("part-*"):
+                if path.stem not in kept:
+                    path.unlink()
+        with suppress(OSError):
+            (self.folder / UPDATE_FOLDER).rmdir()
+
+    def next_number(self) -> int:
+        """A number above that of each part there is."""
+        found = [
+            int(path.stem.removeprefix("part-"))
+            for folder in (UPDATE_FOLDER, DATA_FOLDER, MARKERS_FOLDER)
+            for path in (self.folder / folder).glob("part-*")
+        ]
+        return max(found, default=-1) + 1
+
+    def _update_path(self, number: int) -> Path:
+        return self.folder / UPDATE_FOLDER / Path(part_name(number)).name
 
     def reopen(self) -> None:
         """Remove the completion marker of the job before its files change."""
@@ -158,7 +208,11 @@ class JobFolder:
 
     def remove_parts(self) -> None:
         """Remove all parts and their completion markers."""
-        for folder, pattern in ((DATA_FOLDER, "part-*.parquet"), (MARKERS_FOLDER, "part-*.json")):
+        for folder, pattern in (
+            (DATA_FOLDER, "part-*.parquet"),
+            (UPDATE_FOLDER, "part-*.parquet"),
+            (MARKERS_FOLDER, "part-*.json"),
+        ):
             for path in (self.folder / folder).glob(pattern):
                 path.unlink()
             with suppress(OSError):  # what a user put there stays

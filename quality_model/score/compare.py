@@ -26,9 +26,10 @@ from quality_model.core.processes import Failure, WorkerProcesses, num_workers
 from quality_model.errors import InputErrorsAboveLimit, StorageError, UsageError
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS, SHORT_NAMES, Head
+from quality_model.score.fetch import fetched
 from quality_model.score.inputs import NO_CHOICE, InputChoice, sources_of
 from quality_model.score.job import nothing_scored, score
-from quality_model.score.plan import find_inputs, require_own
+from quality_model.score.plan import find_inputs, open_plan, require_own
 from quality_model.score.reading import read_thumbnail
 from quality_model.score.result import ScoringModel, read_rows
 
@@ -386,7 +387,9 @@ def _read_thumbnails(
     workers = num_workers(section.workers, len(inputs))
     pool = WorkerProcesses(workers, window=2 * workers, timeout_s=limits.max_seconds)
     read = partial(read_thumbnail, side_px=_THUMBNAIL_PX, limits=limits)
-    sources = sources_of(inputs, folder)
+    plan = open_plan(output / "new")
+    assert plan is not None
+    sources = fetched(sources_of(inputs, folder, plan.kind), None, limits)
     with closing(sources), closing(pool.run(read, sources)) as outcomes:
         images = [None if isinstance(outcome, Failure) else outcome for outcome in outcomes]
     return dict(zip(numbers, images, strict=True))

@@ -2,26 +2,28 @@
 
 import hashlib
 import logging
-from array import array
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection as Names
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from quality_model.core import folders
 from quality_model.core.decoding import SUFFIXES
-from quality_model.core.folders import ListedFile, file_name, printable
+from quality_model.core.folders import ListedFile, file_name, is_url, printable
 from quality_model.errors import ImageError, UsageError
 from quality_model.params import LimitsParams
+from quality_model.score.keys import hashes_of, is_in, repeated_hashes
 from quality_model.score.parquet_input import Columns, RowReader, choose_columns, list_keys
-from quality_model.score.reading import PlannedInput, Source
+from quality_model.score.reading import PlannedInput, Source, Url
+from quality_model.score.selection import Collection, OnePath, Selection, shown_suffix
 from quality_model.score.tar_input import MemberReader, list_members
+from quality_model.score.zip_input import ZipReader, list_zip_members
 
-Kind = Literal["images", "tar", "parquet"]
+Kind = Literal["images", "tar", "zip", "parquet", "arrow"]
+TABLES: Final = ("parquet", "arrow")
+"""Kinds whose columns decide whether a file is an input."""
 
 TAR_SUFFIXES: Final = (
     ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst",
@@ -30,12 +32,18 @@ TAR_SUFFIXES: Final = (
 _NAMES: Final[dict[Kind, tuple[str, str]]] = {
     "images": ("image", "images"),
     "tar": ("tar shard", "tar shards"),
+    "zip": ("zip archive", "zip archives"),
     "parquet": ("Parquet file", "Parquet files"),
+    "arrow": ("Arrow file", "Arrow files"),
 }
+_BY_SUFFIX: Final[tuple[Kind, ...]] = ("zip", "parquet", "arrow")
+_FILES: Final[tuple[Kind, ...]] = ("images", "tar", "zip")
+_ARCHIVES: Final = {"tar": list_members, "zip": list_zip_members}
 _SUFFIXES_NAMED: Final = 5
 _SUPPORTED: Final = (
-    f"Inputs are image files ({', '.join(sorted(SUFFIXES))}), tar shards ({', '.join(TAR_SUFFIXES)})"
-    " and Parquet files with a column of images, or a folder of one of these."
+    f"Inputs are image files ({', '.join(sorted(SUFFIXES))}), tar shards ({', '.join(TAR_SUFFIXES)}),"
+    " zip archives, and Parquet or Arrow files with a column of images; a folder or several of one of these;"
+    " or a list of paths: @list, a CSV file, or - for standard input."
 )
 
 _log = logging.getLogger(__name__)
@@ -68,7 +76,7 @@ class Survey:
     they are. ``columns`` are those of each Parquet file, by its printable name.
     """
 
-    inputs: Path
+    inputs: Collection
     output: Path
     kind: Kind
     num_files: int
@@ -79,7 +87,11 @@ class Survey:
     @property
     def base(self) -> Path:
         """The folder that the names of files are relative to."""
-        return self.inputs if self.inputs.is_dir() else self.inputs.parent
+        return self.inputs.base
+
+    def kind_in(self, name: str) -> Kind | None:
+        """The kind of a file of the collection."""
+        return kind_in(self.inputs, name, self.kind)
 
     @property
     def chosen_columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -106,7 +118,7 @@ class Fingerprint:
         return self._hash.hexdigest()
 
 
-def survey(inputs: Path, output: Path, choice: InputChoice = NO_CHOICE) -> Survey:
+def survey(inputs: Path | Selection, output: Path, choice: InputChoice = NO_CHOICE) -> Survey:
     """Look at the collection and decide what its inputs are.
 
     Hidden and system files, earlier results and whatever is in ``output`` are no inputs.
@@ -114,7 +126,7 @@ def survey(inputs: Path, output: Path, choice: InputChoice = NO_CHOICE) -> Surve
     images are not in the file itself, beside other Parquet files those without a column of images.
 
     Args:
-        inputs: A folder, or one file.
+        inputs: A folder, one file, or a selection.
         output: Folder of the result.
         choice: What to score, if the inputs leave a choice.
 
@@ -123,51 +135,46 @@ def survey(inputs: Path, output: Path, choice: InputChoice = NO_CHOICE) -> Surve
             score in it, several kinds and none was named, or no such column.
         CorruptError: Parquet files are all there is, and not one can be read.
     """
-    inputs = folders.input_path(inputs)
-    if not inputs.exists():
-        raise UsageError(f"{inputs} is not there.", "Name a folder, a Parquet file or a tar shard.")
-    if inputs.resolve() == output.resolve():
-        raise UsageError(f"{inputs} is both input and output.", "Choose another output folder.")
-    if (result := folders.result_of(inputs)) is not None:
-        raise UsageError(
-            f"{inputs} is an earlier result of this tool, or a part of one ({result}).",
-            "Name the images that were scored.",
-        )
-    listing = _list(inputs, output, choice.kind)
-    base = inputs if inputs.is_dir() else inputs.parent
+    collection = collection_of(inputs)
+    if isinstance(collection, OnePath):
+        _require_input(collection.path, output)
+    listing = _list(collection, output, choice.kind)
     columns = {}
-    if listing.counts("parquet") and choice.kind in (None, "parquet"):
-        alone = choice.kind == "parquet" or not (listing.counts("images") or listing.counts("tar"))
-        paths = {printable(file.name): base / file.name for file in listing.parquet if not file.is_folder}
+    if choice.kind in (None, *TABLES) and (tables := listing.tables_of(choice.kind)):
+        alone = choice.kind is not None or not any(map(listing.counts, _FILES))
         columns = choose_columns(
-            paths, choice.image_column, choice.key_column, alone=alone, skipped=listing.skipped
+            {name: collection.base / file.name for name, file in tables.items()},
+            choice.image_column,
+            choice.key_column,
+            alone=alone,
+            skipped=listing.skipped,
         )
-    kind = choice.kind or _only_kind(inputs, listing, has_tables=bool(columns))
+    kind = choice.kind or _only_kind(collection.title, listing, columns)
     if not listing.counts(kind):
         others = listing.described() or "nothing to score"
-        raise UsageError(f"{inputs} holds no {_NAMES[kind][1]}, but {others}.", _SUPPORTED)
-    if kind != "parquet" and (choice.image_column or choice.key_column):
+        raise UsageError(f"{collection.title} holds no {_NAMES[kind][1]}, but {others}.", _SUPPORTED)
+    if kind not in TABLES and (choice.image_column or choice.key_column):
         raise UsageError(
             f"{'--image-column' if choice.image_column else '--key-column'} names a column of Parquet files;"
             f" the inputs are {_NAMES[kind][1]}.",
             "Leave it out, or choose with --kind parquet.",
         )
     for other, suffixes in listing.suffixes.items():
-        if other != kind and not (other == "parquet" and choice.kind is None):
+        if other != kind and not (other in TABLES and choice.kind is None):
             listing.skipped.update(suffixes)
     fingerprint = listing.fingerprints[kind]
-    if kind == "parquet":
-        for file in listing.parquet:
+    if kind in TABLES:
+        for file in listing.tables:
             if file.is_folder or printable(file.name) in columns:
                 fingerprint.add(file)
     return Survey(
-        inputs=inputs,
+        inputs=collection,
         output=output,
         kind=kind,
         num_files=fingerprint.num_files,
         fingerprint=fingerprint.hexdigest(),
         skipped=dict(sorted(listing.skipped.items())),
-        columns=columns if kind == "parquet" else {},
+        columns=columns if kind in TABLES else {},
     )
 
 
@@ -183,52 +190,70 @@ def list_inputs(found: Survey, limits: LimitsParams, skipped: Counter[str]) -> I
         CorruptError: A Parquet file cannot be read.
     """
     tables = []
-    is_file = not found.inputs.is_dir()  # of the kind that was chosen, whatever its name
-    for file in folders.walk(found.inputs, leave_out=found.output):
-        name = printable(file.name)
+    for file in found.inputs.walk(found.output):
+        name, path = printable(file.name), found.base / file.name
         if file.problem is not None:
             yield PlannedInput(name, error_code=file.problem.reason, error_detail=file.problem.detail)
-        elif not is_file and (
-            name not in found.columns if found.columns else kind_of(file.name) != found.kind
-        ):
+        elif name not in found.columns if found.columns else found.kind_in(file.name) != found.kind:
             continue
         elif found.kind == "images":
-            yield PlannedInput(name)
-        elif found.kind == "tar":
-            yield from list_members(found.base / file.name, name, limits, skipped)
+            yield PlannedInput(name, num_bytes=file.num_bytes, mtime_ns=file.mtime_ns)
+        elif found.kind in _ARCHIVES:
+            for member in _ARCHIVES[found.kind](path, name, limits, skipped):
+                yield replace(member, mtime_ns=file.mtime_ns)
         elif (problem := found.columns[name].problem) is not None:
             yield PlannedInput(name, error_code="unreadable_rows", error_detail=problem)
         else:
-            tables.append((name, found.base / file.name, found.columns[name]))
+            tables.append((file, path, found.columns[name]))
     yield from _list_rows(tables)
 
 
-def sources_of(inputs: Iterable[PlannedInput], collection: Path) -> Generator[Source, None, None]:
-    """Give the source of each input of a collection, a folder or one file, in order."""
-    base = collection if collection.is_dir() else collection.parent
-    rows, members = RowReader(), MemberReader()
+def sources_of(
+    inputs: Iterable[PlannedInput], collection: Path | Selection, kind: Kind
+) -> Generator[Source | Url, None, None]:
+    """Give the source of each input of a collection whose files are of one kind, in order."""
+    base = collection_of(collection).base
+    rows, members, zipped = RowReader(), MemberReader(), ZipReader()
     try:
         for planned in inputs:
             if planned.error_code is not None:
                 yield ImageError(planned.error_code, planned.error_detail or "")
             elif planned.file is None:
-                yield base / file_name(planned.key)
+                name = file_name(planned.key)
+                yield Url(name) if is_url(name) else base / name
             elif planned.columns:
-                file = base / file_name(planned.file)
-                yield rows.read(file, planned.file, planned.at, planned.columns)
+                yield rows.read(base / file_name(planned.file), planned.file, planned.at, planned.columns)
             else:
-                yield members.read(base / file_name(planned.file), planned.at, planned.num_bytes)
+                archive = zipped if kind == "zip" else members
+                yield archive.read(base / file_name(planned.file), planned.at, planned.num_bytes)
     finally:
         members.close()
+        zipped.close()
 
 
-def repeated_hashes(hashes: "array[int]") -> tuple[set[int], npt.NDArray[np.int64]]:
-    """Those hashes of keys that occur more than once, and all of them once, sorted."""
-    values, counts = np.unique(np.frombuffer(hashes, dtype=np.int64), return_counts=True)
-    return set(values[counts > 1].tolist()), values
+def collection_of(inputs: Path | Selection) -> Collection:
+    """What can be walked for what was named.
+
+    Raises:
+        UsageError: It is a URL or empty.
+    """
+    return inputs if isinstance(inputs, Selection) else OnePath(folders.input_path(inputs))
 
 
-def _list_rows(files: Sequence[tuple[str, Path, Columns]]) -> Iterator[PlannedInput]:
+def _require_input(path: Path, output: Path) -> None:
+    """Refuse a path that is not there, the output itself, and an earlier result."""
+    if not path.exists():
+        raise UsageError(f"{path} is not there.", "Name a folder, a Parquet file or a tar shard.")
+    if path.resolve() == output.resolve():
+        raise UsageError(f"{path} is both input and output.", "Choose another output folder.")
+    if (result := folders.result_of(path)) is not None:
+        raise UsageError(
+            f"{path} is an earlier result of this tool, or a part of one ({result}).",
+            "Name the images that were scored.",
+        )
+
+
+def _list_rows(files: Sequence[tuple[ListedFile, Path, Columns]]) -> Iterator[PlannedInput]:
     """List the rows of Parquet files; no two keys are the same.
 
     A row's key is its value in the key column, or ``file#row`` where there is none, it cannot be read, or it
@@ -237,41 +262,36 @@ def _list_rows(files: Sequence[tuple[str, Path, Columns]]) -> Iterator[PlannedIn
     Memory holds eight bytes for each row, and the keys that occur twice in one file.
 
     Raises:
-        CorruptError: See `parquet_input.open_parquet`.
+        CorruptError: See `table_files.open_table`.
     """
     damaged: set[str] = set()
 
     def rows(in_front: bool) -> Iterator[PlannedInput]:
-        for name, path, columns in files:
+        for file, path, columns in files:
+            name = printable(file.name)
             for row, key in enumerate(list_keys(path, name, columns.key, damaged)):
                 if key is None:
                     key = f"{name}#{row}"
                 elif in_front:
                     key = f"{name}#{key}"
-                yield PlannedInput(key, name, row, columns=columns.images)
-
-    def hashes(in_front: bool) -> "array[int]":
-        return array("q", (hash(row.key) for row in rows(in_front)))
+                yield PlannedInput(
+                    key, name, row, file.num_bytes, columns=columns.images, mtime_ns=file.mtime_ns
+                )
 
     has_keys = any(columns.key is not None for _, _, columns in files)
-    if not has_keys or not repeated_hashes(hashes(False))[0]:
+    if not has_keys or not repeated_hashes(hashes_of(row.key for row in rows(False)))[0]:
         yield from rows(False)
         return
     _log.warning("Keys occur twice: each gets the name of its file in front, as in file.parquet#key.")
-    repeated, taken = repeated_hashes(hashes(True))
+    repeated, taken = repeated_hashes(hashes_of(row.key for row in rows(True)))
     times_seen: Counter[str] = Counter()
     for row in rows(True):
         unique = key = row.key
         if hash(key) in repeated:
             times_seen[key] += 1
-            while times_seen[key] > 1 and _is_in(taken, unique := f"{key}#{times_seen[key]}"):
+            while times_seen[key] > 1 and is_in(taken, unique := f"{key}#{times_seen[key]}"):
                 times_seen[key] += 1
         yield replace(row, key=unique)
-
-
-def _is_in(hashes: npt.NDArray[np.int64], key: str) -> bool:
-    place = int(np.searchsorted(hashes, hash(key)))
-    return place < len(hashes) and int(hashes[place]) == hash(key)
 
 
 def kind_of(name: str) -> Kind | None:
@@ -279,9 +299,19 @@ def kind_of(name: str) -> Kind | None:
     lowered = name.lower()
     if folders.suffix(name) in SUFFIXES:
         return "images"
-    if lowered.endswith(".parquet"):
-        return "parquet"
+    for kind in _BY_SUFFIX:
+        if lowered.endswith(f".{kind}"):
+            return kind
     return "tar" if lowered.endswith(TAR_SUFFIXES) else None
+
+
+def kind_in(collection: Collection, name: str, kind: Kind | None) -> Kind | None:
+    """The kind of a file of a collection: that of its name; named itself, what was chosen, or an image."""
+    if not collection.is_folder:
+        return kind or kind_of(name)
+    if isinstance(collection, Selection):
+        return "images" if is_url(name) else kind_of(name) or "images"
+    return kind_of(name)
 
 
 class _Listing:
@@ -291,7 +321,8 @@ class _Listing:
         self.fingerprints: dict[Kind, Fingerprint] = {kind: Fingerprint() for kind in _NAMES}
         self.suffixes: dict[Kind, Counter[str]] = {kind: Counter() for kind in _NAMES}
         self.first: dict[Kind, str] = {}
-        self.parquet: list[ListedFile] = []  # their columns decide which are inputs
+        self.tables: list[ListedFile] = []  # their columns decide which are inputs
+        self.table_kinds: dict[str, Kind] = {}
         self.num_closed = 0
         self.skipped: Counter[str] = Counter()
 
@@ -299,20 +330,31 @@ class _Listing:
         if file.is_folder:
             self.num_closed += 1
         elif kind is None:
-            self.skipped[_shown_suffix(file.name)] += 1
+            self.skipped[shown_suffix(file.name)] += 1
         else:
-            self.suffixes[kind][_shown_suffix(file.name)] += 1
+            self.suffixes[kind][shown_suffix(file.name)] += 1
             self.first.setdefault(kind, printable(file.name))
-        if file.is_folder or kind == "parquet":
-            self.parquet.append(file)
+        if file.is_folder or kind in TABLES:
+            self.tables.append(file)
+            if kind is not None:
+                self.table_kinds[printable(file.name)] = kind
         for one, fingerprint in self.fingerprints.items():
-            if one != "parquet" and (file.is_folder or kind == one):
+            if one not in TABLES and (file.is_folder or kind == one):
                 fingerprint.add(file)
+
+    def is_of(self, name: str, kind: Kind) -> bool:
+        """Whether a table is of this kind."""
+        return self.table_kinds.get(name) == kind
+
+    def tables_of(self, kind: Kind | None) -> dict[str, ListedFile]:
+        """Tables of a kind, or all, by printable name."""
+        named = {printable(file.name): file for file in self.tables if not file.is_folder}
+        return {name: file for name, file in named.items() if kind is None or self.is_of(name, kind)}
 
     def counts(self, kind: Kind) -> int:
         return self.suffixes[kind].total()
 
-    def described(self, kinds: Collection[Kind] = tuple(_NAMES)) -> str:
+    def described(self, kinds: Names[Kind] = tuple(_NAMES)) -> str:
         """What there is of these kinds, with an example of each."""
         return ", ".join(
             f"{self.counts(kind)} {_NAMES[kind][self.counts(kind) != 1]} (such as {self.first[kind]})"
@@ -321,35 +363,31 @@ class _Listing:
         )
 
 
-def _list(inputs: Path, output: Path, kind: Kind | None) -> _Listing:
+def _list(collection: Collection, output: Path, kind: Kind | None) -> _Listing:
     listing = _Listing()
-    if not inputs.is_dir():
-        (file,) = folders.walk(inputs)
-        kind = kind or kind_of(file.name)
-        if kind is None:
-            raise UsageError(
-                f"{inputs} is no image, tar shard or Parquet file by its name.",
-                f"{_SUPPORTED} Archives of other kinds have to be unpacked; lists of files are not read.",
-            )
-        listing.add(file, kind)
-        return listing
+    if not collection.is_folder and kind_in(collection, next(collection.walk()).name, kind) is None:
+        raise UsageError(
+            f"{collection.title} is no image, archive or table by its name.",
+            f"{_SUPPORTED} Archives of other kinds have to be unpacked; name a list as @list.",
+        )
     try:
-        for file in folders.walk(inputs, leave_out=output, skipped=listing.skipped):
-            listing.add(file, kind_of(file.name))
+        for file in collection.walk(output, listing.skipped):
+            listing.add(file, kind_in(collection, file.name, kind))
     except OSError as error:
-        raise UsageError(f"{inputs} cannot be listed: {error.strerror}.", "Check its permissions.") from None
+        raise UsageError(
+            f"{collection.title} cannot be listed: {error.strerror}.", "Check its permissions."
+        ) from None
     return listing
 
 
-def _only_kind(inputs: Path, listing: _Listing, *, has_tables: bool) -> Kind:
+def _only_kind(title: str, listing: _Listing, tables: Names[str]) -> Kind:
     """The one kind that the inputs are of.
 
     Raises:
         UsageError: There is none, or several.
     """
-    present: list[Kind] = [kind for kind in ("images", "tar") if listing.counts(kind)]
-    if has_tables:
-        present.append("parquet")
+    present: list[Kind] = [kind for kind in _FILES if listing.counts(kind)]
+    present += [kind for kind in TABLES if any(listing.is_of(name, kind) for name in tables)]
     if not present:
         counts = listing.skipped.most_common()
         suffixes = [(name, count) for name, count in counts if not name or name.startswith(".")]
@@ -359,19 +397,13 @@ def _only_kind(inputs: Path, listing: _Listing, *, has_tables: bool) -> Kind:
         named += [f"{count} x {name}" for name, count in counts if (name, count) not in suffixes]
         details = f" ({', '.join(named)})" if named else ""
         raise UsageError(
-            f"{inputs} holds nothing to score: no image, no Parquet file and no tar shard"
+            f"{title} holds nothing to score: no image, no Parquet file and no tar shard"
             f" among its {sum(count for _, count in suffixes)} files{details}.",
             _SUPPORTED,
         )
     if len(present) > 1:
         raise UsageError(
-            f"{inputs} holds inputs of several kinds: {listing.described(present)}.",
+            f"{title} holds inputs of several kinds: {listing.described(present)}.",
             f"Choose with {' or '.join(f'--kind {kind}' for kind in present)}, or name a sub-folder.",
         )
     return present[0]
-
-
-def _shown_suffix(name: str) -> str:
-    """The suffix as text that can be written anywhere, on one line."""
-    suffix = printable(folders.suffix(name))
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in suffix)

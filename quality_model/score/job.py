@@ -26,11 +26,13 @@ from quality_model.core.views import score_images
 from quality_model.errors import CheckpointError, InputErrorsAboveLimit
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS, SCHEMA_VERSION
-from quality_model.score import result
-from quality_model.score.inputs import NO_CHOICE, InputChoice, sources_of, survey
-from quality_model.score.plan import Plan, Settings, begin, planned_engine, read_plan
+from quality_model.score import result, update
+from quality_model.score.fetch import DownloadRules, fetched
+from quality_model.score.inputs import NO_CHOICE, InputChoice, collection_of, sources_of, survey
+from quality_model.score.plan import Plan, Settings, begin, planned_engine
 from quality_model.score.reading import PlannedInput, Reading, read_images
 from quality_model.score.result import REPORT_NAME, Range, ScoreSummary, ScoringModel, write_report
+from quality_model.score.selection import Selection
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +60,12 @@ def score(
     section: ScoreParams,
     limits: LimitsParams,
     *,
-    inputs: Path,
+    inputs: Path | Selection,
     output: Path,
     choice: InputChoice = NO_CHOICE,
+    download: DownloadRules | None = None,
     overwrite: bool = False,
+    verify: bool = False,
     check: Check | None = None,
     root: Path | None = None,
     registry: RegistryParams | None = None,
@@ -71,14 +75,19 @@ def score(
     """Score a collection: a row for every input, with scores or with an error code.
 
     An interrupted job resumes at its first unfinished part and ends with the bytes of an undisturbed one;
-    a complete one is not done again. Inputs with an error code of `result.NOT_FINAL` are read again.
+    a complete one is not done again, but updated if its inputs have changed: what is new or changed is
+    scored, what is gone is dropped, and until that is complete the earlier result stays. Inputs with an error
+    code of `result.NOT_FINAL` are read again.
 
     Args:
         section: Model, sizes, workers, and the share of errors that is allowed.
         limits: What an image may be.
-        inputs: A folder of images (recursive), Parquet files or tar shards, or one file.
+        inputs: A folder (recursive) of images, tables or archives; one file; or a selection of several, lists
+            or URLs.
         output: Folder of the result; docs/results-format.md describes it.
         choice: What to score, if the inputs leave a choice.
+        download: How URLs are fetched; without it they are not.
+        verify: Decide by the bytes of an input, not by length and time, whether it has changed.
         overwrite: Remove the result of another job from ``output``; this job's own is kept.
         check: What it raises leaves the result incomplete.
         root: The project folder, whose registry ``section.model`` means; by default the current one.
@@ -124,8 +133,8 @@ def score(
     )
     with folder.locked():
         storage.sweep(output / REPORT_NAME)
-        plan = begin(folder, found, limits, model, settings, overwrite=overwrite)
-        summary = _Job(folder, plan, section, limits, found.inputs, scorer, root or Path()).run(check)
+        plan = begin(folder, found, limits, model, settings, overwrite=overwrite, verify=verify)
+        summary = _Job(folder, plan, section, limits, inputs, scorer, root or Path(), download).run(check)
     if not summary.scored:
         raise nothing_scored(summary.errors, f"The column error_detail in {output / DATA_FOLDER}")
     if summary.error_share > section.max_error_share:
@@ -155,26 +164,35 @@ class _Job:
     plan: Plan
     section: ScoreParams
     limits: LimitsParams
-    inputs: Path
+    inputs: Path | Selection
     scorer: Scorer
     root: Path
+    download: DownloadRules | None
 
     def run(self, check: Check | None) -> ScoreSummary:
         """Make what is not there yet, and complete the job."""
         plan, folder = self.plan, self.folder
-        summary = ScoreSummary(folder.folder, plan.model, plan.skipped, plan.num_inputs, plan.num_parts)
+        summary = ScoreSummary(
+            folder.folder,
+            plan.model,
+            plan.skipped,
+            plan.num_inputs,
+            plan.num_parts,
+            changes=plan.counts or {},
+        )
         summary.measured = {each.name: Range() for each in measures_of(plan.settings.measures)}
+        again = result.NOT_FINAL | ({"url"} if self.download else set())
         parts: dict[int, Part] = {}
         todo: list[_Todo] = []
-        for number in range(plan.num_parts):
-            if (finished := folder.read_part(number, rows=plan.rows_of(number))) is None:
-                todo.append(_Todo(number, range(plan.rows_of(number)), None))
+        for number, rows in plan.rows_of_parts.items():
+            if (finished := folder.read_part(number, rows=rows)) is None:
+                todo.append(_Todo(number, range(rows), None))
                 continue
             part, data = finished
-            keys = [planned.key for planned in read_plan(folder.folder, number)]
+            keys = [planned.key for planned in plan.inputs_of(folder.folder, number)]
             table = result.from_parquet(data, folder.folder / part_name(number), keys=keys)
             codes = enumerate(table["error_code"].to_pylist())
-            if retried := [row for row, code in codes if code in result.NOT_FINAL]:
+            if retried := [row for row, code in codes if code in again]:
                 todo.append(_Todo(number, retried, table))
                 summary.retried += len(retried)
             else:
@@ -184,7 +202,8 @@ class _Job:
         if todo:
             started = time.monotonic()
             num_inputs = sum(len(one.rows) for one in todo)
-            folder.reopen()
+            if not plan.is_update:  # the earlier result stays until this one is complete
+                folder.reopen()
             for number, part, table in self._make(todo, num_inputs):
                 parts[number] = part
                 summary.add(table)
@@ -192,21 +211,27 @@ class _Job:
             summary.images_per_s = num_inputs / max(summary.elapsed_s, 1e-9)
         completion = folder.completion() or {}
         if completion.get("plan_sha256") != plan.plan_sha256:
-            self._complete([part for _, part in sorted(parts.items())], summary, check)
+            self._complete([parts[number] for number in plan.rows_of_parts], summary, check)
         return summary
+
+    @property
+    def _place(self) -> Path:
+        """The folder or file; of a selection, what its names are relative to."""
+        return self.inputs if isinstance(self.inputs, Path) else self.inputs.base
 
     def _make(self, todo: list[_Todo], num_inputs: int) -> Iterator[tuple[int, Part, pa.Table]]:
         """Make parts, in order, each written before the next one begins."""
         from tqdm import tqdm
 
         def planned(one: _Todo) -> list[PlannedInput]:
-            inputs = read_plan(self.folder.folder, one.part)
+            inputs = self.plan.inputs_of(self.folder.folder, one.part)
             return [inputs[row] for row in one.rows]
 
         logger.info("Scoring %d inputs in %d parts.", num_inputs, len(todo))
-        sources = sources_of((each for one in todo for each in planned(one)), self.inputs)
+        sources = sources_of((each for one in todo for each in planned(one)), self.inputs, self.plan.kind)
+        read = fetched(sources, self.download, self.limits)
         readings = read_images(
-            sources,
+            read,
             num_sources=num_inputs,
             workers=self.section.workers,
             window=2 * self.section.batch_size,
@@ -217,7 +242,7 @@ class _Job:
             measure=self.plan.settings.measures,
         )
         bar = tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty())
-        with bar, closing(sources), closing(readings):
+        with bar, closing(sources), closing(read), closing(readings):
             for one in todo:
                 started = time.monotonic()
                 scored = self._score(islice(readings, len(one.rows)), bar)
@@ -227,11 +252,15 @@ class _Job:
                     table = result.replace_rows(one.table, one.rows, table)
                 errors = Counter(table["error_code"].drop_null().to_pylist())
                 part = self.folder.write_part(
-                    one.part, result.to_parquet(table), rows=table.num_rows, errors=errors
+                    one.part,
+                    result.to_parquet(table),
+                    rows=table.num_rows,
+                    errors=errors,
+                    for_update=self.plan.is_update,
                 )
                 logger.info(
                     "Part %d of %d: %d inputs, %d scored, %.1f images/s.",
-                    *(one.part + 1, self.plan.num_parts, part.rows, part.rows - part.num_errors),
+                    *(one.part + 1, max(self.plan.rows_of_parts) + 1, part.rows, part.rows - part.num_errors),
                     len(one.rows) / max(time.monotonic() - started, 1e-9),
                 )
                 yield one.part, part, table
@@ -268,9 +297,12 @@ class _Job:
     def _complete(self, parts: list[Part], summary: ScoreSummary, check: Check | None) -> None:
         """Write the summary, have it checked, then write the completion marker."""
         plan = self.plan
+        if plan.is_update:
+            self.folder.release_other_files()
         report = write_report(summary)
         if check is not None:
             check(summary)
+        self.folder.publish_parts(plan.rows_of_parts)
         self.folder.complete(
             parts,
             report,
@@ -279,8 +311,8 @@ class _Job:
                 **summary.model.described(),
                 "decision": deciding_record(self.root, plan.model.sha256),
                 "inputs": {
-                    "root": printable(str(self.inputs)),
-                    "absolute_root": printable(str(self.inputs.resolve())),
+                    "root": printable(collection_of(self.inputs).title),
+                    "absolute_root": printable(str(self._place.resolve())),
                     "kind": plan.kind,
                     "num_files": plan.num_files,
                     "num_inputs": plan.num_inputs,
@@ -296,6 +328,7 @@ class _Job:
                 ],
             },
         )
+        update.finish(self.folder)
 
 
 def _checked(scores: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
@@ -310,8 +343,10 @@ def _checked(scores: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.floa
 
 
 _REMEDIES: Final = {
-    "missing": "Are the paths right, and relative to the file that lists them? Addresses (https://, s3://)"
-    " are not read: download the images first.",
+    "missing": "Are the paths right, and relative to the file that lists them?",
+    "url": "Fetch them with --allow-download; addresses of other kinds (s3://) have to be downloaded first.",
+    "download_refused": "Do the addresses lead to images? Private ones need --allow-private.",
+    "download_failed": "Run the same command again when the servers answer.",
     "base64_text": "Decode the text and store the bytes in a binary column.",
     "not_an_image": "Are these images, in a format that limits.formats names?",
     "no_permission": "Let this user read the files.",

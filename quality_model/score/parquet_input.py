@@ -1,8 +1,6 @@
-"""Parquet files of images: which columns hold images and keys, how rows are called, and their values."""
+"""Tables of images: which columns hold images and keys, how rows are called, and their values."""
 
 import logging
-import os
-import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import types as kinds
 
 from quality_model.core import folders
 from quality_model.errors import CorruptError, ImageError, UsageError
 from quality_model.records import IMAGE_COLUMNS
+from quality_model.score.reading import Source, Url
+from quality_model.score.table_files import TableFile, first_line, open_table
 
 PATH_COLUMNS: Final = (
     "image", "img", "photo", "picture", "file", "bytes", "data", "path", "images", "image_path", "file_path",
@@ -44,27 +43,6 @@ class Columns:
     images: tuple[str, ...] = ()
     key: str | None = None
     problem: str | None = None
-
-
-def open_parquet(path: Path, name: str) -> pq.ParquetFile:
-    """Open a file.
-
-    Raises:
-        CorruptError: It is no Parquet file, or its footer is cut; the message names it.
-    """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
-            raise OSError("it is a folder, a pipe or a device")
-        source: Any = path
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:  # PyArrow takes such a name as bytes
-            source = pa.OSFile(os.fsencode(path))
-        return pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        raise CorruptError(
-            f"{name} cannot be read as Parquet: {_first_line(error)}", "Replace it or move it away."
-        ) from None
 
 
 def choose_columns(
@@ -98,12 +76,12 @@ def choose_columns(
     images: dict[str, tuple[str, ...]] = {}
     for name, path in files.items():
         try:
-            opened = open_parquet(path, name)
+            opened = open_table(path, name)
         except CorruptError as unreadable:
             problems[name] = unreadable
             continue
         with opened as file:
-            schema = file.schema_arrow.remove_metadata()
+            schema = file.schema.remove_metadata()
             types = schemas[name] = shared.setdefault(schema, {field.name: field.type for field in schema})
             if image_column is None and (found := _columns_of_bytes(file, types, name)):
                 if found[0].lower() not in IMAGE_COLUMNS and found not in images.values():
@@ -150,19 +128,19 @@ def list_keys(path: Path, name: str, column: str | None, damaged: set[str]) -> I
     ``damaged`` collects the files whose column cannot be read: each is logged once.
 
     Raises:
-        CorruptError: See `open_parquet`.
+        CorruptError: See `table_files.open_table`.
     """
-    with open_parquet(path, name) as file:
-        place = None if column is None else _place(file.schema_arrow.names, column)
+    with open_table(path, name) as file:
+        place = None if column is None else _place(file.schema.names, column)
         if place is None:
-            yield from (None for _ in range(file.metadata.num_rows))
+            yield from (None for _ in range(sum(file.rows_of_groups)))
             return
         for row, values in enumerate(_rows(file, [place[0]], 0, _KEYS_AT_ONCE)):
             if not isinstance(values, Exception):
                 yield _key(values[0], place[1])
                 continue
             if name not in damaged:
-                problem = f"its column {column} cannot be read from row {row} on ({_first_line(values)})"
+                problem = f"its column {column} cannot be read from row {row} on ({first_line(values)})"
                 _log.warning("%s: %s: these rows get their numbers as keys.", name, problem)
             damaged.add(name)
             yield None
@@ -173,9 +151,9 @@ class RowReader:
 
     def __init__(self) -> None:
         self._at: tuple[Path, Sequence[str], int] | None = None
-        self._rows: Iterator[bytes | Path | ImageError] = iter(())
+        self._rows: Iterator[Source | Url] = iter(())
 
-    def read(self, path: Path, name: str, row: int, columns: Sequence[str]) -> bytes | Path | ImageError:
+    def read(self, path: Path, name: str, row: int, columns: Sequence[str]) -> Source | Url:
         """Give a row's encoded bytes, the path of its image, or why it has neither."""
         if self._at != (path, columns, row):
             self._rows = _images(path, name, row, columns)
@@ -183,36 +161,38 @@ class RowReader:
         return next(self._rows, ImageError("unreadable_rows", f"{name} no longer has this row"))
 
 
-def _images(path: Path, name: str, first: int, columns: Sequence[str]) -> Iterator[bytes | Path | ImageError]:
+def _images(path: Path, name: str, first: int, columns: Sequence[str]) -> Iterator[Source | Url]:
     """The image of each row from ``first`` on: in the first of the columns that is not null there."""
     try:
-        file = open_parquet(path, name)
+        file = open_table(path, name)
     except CorruptError as error:
         while True:
             yield ImageError("unreadable_rows", error.problem)
     with file:
-        places = [place for column in columns if (place := _place(file.schema_arrow.names, column))]
+        places = [place for column in columns if (place := _place(file.schema.names, column))]
         if len(places) < len(columns):
             return
         for values in _rows(file, [top for top, _ in places], first, _IMAGES_AT_ONCE):
             if isinstance(values, Exception):
-                yield ImageError("unreadable_rows", _first_line(values))
+                yield ImageError("unreadable_rows", first_line(values))
             else:
                 yield _image(values, [fields for _, fields in places], path.parent)
 
 
-def _image(values: Sequence[Any], places: Sequence[Sequence[str]], folder: Path) -> bytes | Path | ImageError:
+def _image(values: Sequence[Any], places: Sequence[Sequence[str]], folder: Path) -> Source | Url:
     try:
         for value, fields in zip(values, places, strict=True):
             content = content_of(value, fields)
             if isinstance(content, bytes):
                 return content
+            if content and folders.is_url(content):
+                return Url(content)
             if content:
                 return folders.inside(folder, content)
     except ImageError as error:
         return error
     except (ValueError, OverflowError) as error:
-        return ImageError("unreadable_rows", f"the value cannot be read: {_first_line(error)}")
+        return ImageError("unreadable_rows", f"the value cannot be read: {first_line(error)}")
     return ImageError("missing", "the row holds neither bytes nor a path")
 
 
@@ -230,16 +210,16 @@ def _key(value: Any, fields: Sequence[str]) -> str | None:
 
 
 def _rows(
-    file: pq.ParquetFile, columns: Sequence[str], first: int, batch_size: int
+    file: TableFile, columns: Sequence[str], first: int, batch_size: int
 ) -> Iterator[tuple[Any, ...] | Exception]:
     """Each row's scalars in some columns, from row ``first`` on; what went wrong for one that is damaged."""
     begin = 0
-    for group in range(file.num_row_groups):
-        end = begin + file.metadata.row_group(group).num_rows
+    for group, num_rows in enumerate(file.rows_of_groups):
+        end = begin + num_rows
         row = begin
         try:
             if end > first:
-                for batch in file.iter_batches(batch_size, row_groups=[group], columns=columns):
+                for batch in file.batches(group, columns, batch_size):
                     at = [batch.schema.get_all_field_indices(column)[0] for column in columns]
                     for values in zip(*(batch.column(number) for number in at), strict=True):
                         if row >= first:
@@ -288,7 +268,7 @@ def _leaf(value: Any, fields: Sequence[str]) -> Any:
     return None
 
 
-def _columns_of_bytes(file: pq.ParquetFile, types: Mapping[str, Any], name: str) -> tuple[str, ...]:
+def _columns_of_bytes(file: TableFile, types: Mapping[str, Any], name: str) -> tuple[str, ...]:
     """The columns that hold encoded images: by their names, else by the first bytes of their first rows.
 
     Of several with usual names, those that begin as images come first, those that are null there
@@ -298,7 +278,7 @@ def _columns_of_bytes(file: pq.ParquetFile, types: Mapping[str, Any], name: str)
         UsageError: Several columns without a usual name hold images.
     """
     holding = [column for column in types if _holds(types[column]) == "bytes"]
-    named = _by_name(IMAGE_COLUMNS, holding)
+    named = named_columns(IMAGE_COLUMNS, holding)
     if len(named) == 1 or not holding:
         return tuple(named)
     begins = {column: _begins_as_image(file, column) for column in named or holding}
@@ -313,12 +293,12 @@ def _columns_of_bytes(file: pq.ParquetFile, types: Mapping[str, Any], name: str)
 
 def _column_of_names(types: Mapping[str, Any]) -> str | None:
     """The column that names images, else one that should hold them and is null throughout."""
-    found = _by_name(PATH_COLUMNS, [column for column in types if _holds(types[column]) == "path"])
-    empty = _by_name(IMAGE_COLUMNS, [column for column in types if _holds(types[column]) == "nothing"])
+    found = named_columns(PATH_COLUMNS, [column for column in types if _holds(types[column]) == "path"])
+    empty = named_columns(IMAGE_COLUMNS, [column for column in types if _holds(types[column]) == "nothing"])
     return next(iter([*found, *empty]), None)
 
 
-def _by_name(names: Sequence[str], columns: Sequence[str]) -> list[str]:
+def named_columns(names: Sequence[str], columns: Sequence[str]) -> list[str]:
     """Those columns that are called by one of the names, in the order of the names."""
     known = [column for column in columns if column.lower() in names]
     return sorted(known, key=lambda column: names.index(column.lower()))
@@ -378,7 +358,7 @@ def _unwrapped(kind: Any) -> Any:
     return kind
 
 
-def _begins_as_image(file: pq.ParquetFile, column: str) -> bool | None:
+def _begins_as_image(file: TableFile, column: str) -> bool | None:
     """Whether one of the first values is an encoded image, by its first bytes; None if all are null."""
     has_bytes = None
     for values in islice(_rows(file, [column], 0, _SAMPLE_ROWS), _SAMPLE_ROWS):
@@ -393,7 +373,3 @@ def _begins_as_image(file: pq.ParquetFile, column: str) -> bool | None:
                 return True
             has_bytes = has_bytes if not data else False
     return has_bytes
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ planned, with which model and settings. A job that resumes must find all three a
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -21,20 +21,23 @@ from pydantic import BaseModel, ConfigDict
 
 from quality_model.core import folders, storage
 from quality_model.core.folders import JOB_NAME, PLAN_NAME, is_result, is_system
-from quality_model.core.jobs import DATA_FOLDER, JobFolder, part_name
+from quality_model.core.jobs import DATA_FOLDER, UPDATE_FOLDER, JobFolder, part_name
 from quality_model.errors import CorruptError, StorageError, UsageError
 from quality_model.params import EngineName, LimitsParams, MeasureSet
 from quality_model.records import SCALE_VERSION, SCHEMA_VERSION
-from quality_model.score.inputs import Kind, Survey, list_inputs, repeated_hashes
+from quality_model.score.inputs import Kind, Survey, list_inputs
+from quality_model.score.keys import repeated_hashes
 from quality_model.score.reading import PlannedInput
 from quality_model.score.result import FIGURE_NAME, REPORT_NAME, SUMMARY_NAME, ScoringModel
 
 TABLE_NAME: Final = "plan.parquet"
+UPDATE_NAME, UPDATE_TABLE_NAME = "update.json", "update.parquet"
+"""The plan of an update, until it is complete."""
 _REPORT_FILES: Final = (SUMMARY_NAME, FIGURE_NAME, f"{REPORT_NAME}/validation.json")
 _EARLIER_LAYOUT: Final = ("shard-*.parquet", "shard-*.json", "summary.json", "summary.png")
 _START_AGAIN: Final = "Choose another output folder, or replace this result with --overwrite."
 
-_SCHEMA: Final = pa.schema(
+SCHEMA: Final = pa.schema(
     {
         "key": pa.string(),
         "file": pa.string(),
@@ -43,6 +46,7 @@ _SCHEMA: Final = pa.schema(
         "error_code": pa.string(),
         "error_detail": pa.string(),
         "columns": pa.list_(pa.string()),
+        "mtime_ns": pa.int64(),
     }
 )
 """The columns of the plan, which are the fields of `PlannedInput`."""
@@ -77,6 +81,8 @@ class Plan:
     """A planned job, as plan.json describes it.
 
     ``fingerprint`` covers name, length and time of change of every input file, ``plan_sha256`` plan.parquet.
+    Of a result that was updated, ``parts`` has the rows of each part by its number, and ``counts`` says what
+    the update found; ``is_update`` marks the plan of an update that is not complete.
     """
 
     kind: Kind
@@ -87,26 +93,52 @@ class Plan:
     plan_sha256: str
     model: ScoringModel
     settings: Settings
+    parts: Mapping[str, int] | None = None
+    counts: Mapping[str, int] | None = None
+    is_update: bool = False
+
+    @property
+    def rows_of_parts(self) -> dict[int, int]:
+        """Inputs of each part, by its number, in the order of the row groups of the plan."""
+        if self.parts is not None:
+            return {int(number): rows for number, rows in self.parts.items()}
+        size = self.settings.shard_size
+        starts = range(0, self.num_inputs, size)
+        return {number: min(size, self.num_inputs - start) for number, start in enumerate(starts)}
 
     @property
     def num_parts(self) -> int:
-        return -(-self.num_inputs // self.settings.shard_size)
+        return len(self.rows_of_parts)
 
-    def rows_of(self, part: int) -> int:
-        """Inputs of a part; the last may have fewer than the others."""
-        return min(self.settings.shard_size, self.num_inputs - part * self.settings.shard_size)
+    def table_path(self, output: Path) -> Path:
+        return output / (UPDATE_TABLE_NAME if self.is_update else TABLE_NAME)
+
+    def inputs_of(self, output: Path, part: int) -> list[PlannedInput]:
+        """The inputs of one part, in order."""
+        with pq.ParquetFile(self.table_path(output)) as file:
+            return inputs_from(file.read_row_group(list(self.rows_of_parts).index(part)))
+
+    def write(self, output: Path) -> None:
+        """Write plan.json, or update.json; the table comes first."""
+        facts = {**asdict(self), "settings": self.settings.to_json()}
+        del facts["is_update"]
+        facts = {name: value for name, value in facts.items() if value is not None}
+        storage.write_json(output / (UPDATE_NAME if self.is_update else PLAN_NAME), facts)
+
+    def has_same_inputs(self, found: Survey) -> bool:
+        """Whether the files are those that were planned."""
+        return (self.kind, self.fingerprint) == (found.kind, found.fingerprint)
 
     def require_same(self, found: Survey, model: ScoringModel, settings: Settings) -> None:
-        """Refuse to resume a job whose inputs, model or settings have changed.
+        """Refuse to resume a job whose kind of inputs, model or settings have changed.
 
         Raises:
             UsageError: Names each change.
         """
         was, now = _decisive(self.model, self.settings), _decisive(model, settings)
         changes = [f"{key} was {was[key]!r} and is {now[key]!r}" for key in now if was[key] != now[key]]
-        if (self.kind, self.fingerprint) != (found.kind, found.fingerprint):
-            files = f"{self.num_files} {self.kind} files then, {found.num_files} {found.kind} files now"
-            changes.append(f"the inputs changed ({files})")
+        if self.kind != found.kind:
+            changes.append(f"the kind of inputs was {self.kind!r} and is {found.kind!r}")
         if changes:
             raise UsageError(
                 "The output folder holds the scores of another job: " + "; ".join(changes) + ".", _START_AGAIN
@@ -125,23 +157,32 @@ def begin(
     settings: Settings,
     *,
     overwrite: bool,
+    verify: bool = False,
 ) -> Plan:
     """Resume the job of a folder if it is this one; plan a new one if it has none.
 
+    If its inputs have changed, and they alone, the plan is one of an update.
+
     Args:
         overwrite: Plan a new one, too, if it is another; what that left is then removed.
+        verify: Decide by the bytes of an input whether it has changed.
 
     Raises:
         UsageError: The folder holds another job or other files, there is no input, or two have the same key.
         CorruptError: The plan in the folder is damaged, or a Parquet file cannot be read.
     """
+    from quality_model.score import update  # which needs plans
+
     output = job.folder
-    plan, num_parts = None, None
+    plan, pending, numbers = None, None, None
     try:
-        plan = open_plan(output)
+        update.finish(job)
+        plan, pending = open_plan(output), update.open_pending(output)
         if plan is not None:
-            num_parts = plan.num_parts
+            numbers = {*plan.rows_of_parts, *(pending.rows_of_parts if pending else ())}
             plan.require_same(found, model, settings)
+            if overwrite and not plan.has_same_inputs(found):
+                plan = None
     except (UsageError, CorruptError):
         if not overwrite:
             raise
@@ -149,12 +190,20 @@ def begin(
     else:
         if plan is None:
             require_own(output, (TABLE_NAME,), "scoring job")
-    if others := _foreign_parts(output, num_parts):
+    if others := _foreign_parts(output, numbers):
         raise UsageError(
             f"{output / DATA_FOLDER} is for score rows alone and holds {', '.join(others[:3])}.",
             "Move that away, or choose another output folder.",
         )
-    return plan or _make(job, found, limits, model, settings)
+    if plan is None:
+        return _make(job, found, limits, model, settings)
+    if pending is not None and not verify and pending.has_same_inputs(found):
+        return pending
+    if pending is not None or (output / UPDATE_FOLDER).exists():
+        update.discard(job, plan)
+    if plan.has_same_inputs(found) and not verify:
+        return plan
+    return update.make(job, plan, found, limits, verify=verify)
 
 
 def open_plan(output: Path) -> Plan | None:
@@ -172,15 +221,13 @@ def open_plan(output: Path) -> Plan | None:
             "Choose another output folder, or replace the result with --overwrite. `trace` still reads it.",
         )
     try:
-        values = JobFolder(output).read_plan() or {}
-        model, settings = ScoringModel(**values["model"]), Settings(**values["settings"])
-        plan = Plan(**{**values, "model": model, "settings": settings})
+        plan = plan_from(JobFolder(output).read_plan() or {})
     except (TypeError, KeyError, ValueError, CorruptError):
         raise CorruptError(f"{output / PLAN_NAME} is not a plan of this release.", _START_AGAIN) from None
     table = output / TABLE_NAME
     if not table.exists() or storage.file_sha256(table) != plan.plan_sha256:
         raise CorruptError(f"{table} is not the plan that {PLAN_NAME} describes.", _START_AGAIN)
-    if not pq.read_schema(table).equals(_SCHEMA):
+    if not pq.read_schema(table).equals(SCHEMA):
         raise CorruptError(f"{table} is a plan of another release.", _START_AGAIN)
     return plan
 
@@ -200,16 +247,20 @@ def planned_engine(output: Path) -> EngineName | None:
     return None if plan is None else plan.model.engine
 
 
-def read_plan(output: Path, part: int) -> list[PlannedInput]:
-    """The inputs of one part, in order."""
-    with pq.ParquetFile(output / TABLE_NAME) as file:
-        return _inputs(file.read_row_group(part))
+def plan_from(values: Mapping[str, Any], *, is_update: bool = False) -> Plan:
+    """The plan that JSON values describe.
+
+    Raises:
+        TypeError, KeyError, ValueError: They describe none of this release.
+    """
+    model, settings = ScoringModel(**values["model"]), Settings(**values["settings"])
+    return Plan(**{**values, "model": model, "settings": settings, "is_update": is_update})
 
 
 def find_inputs(output: Path, keys: list[str]) -> list[PlannedInput]:
     """The inputs of a job that have some keys, in the order of ``keys``."""
     table = pq.read_table(output / TABLE_NAME)
-    return _inputs(table.take(pc.index_in(pa.array(keys, pa.string()), table["key"])))
+    return inputs_from(table.take(pc.index_in(pa.array(keys, pa.string()), table["key"])))
 
 
 def require_own(output: Path, names: Collection[str], kind: str) -> None:
@@ -218,7 +269,7 @@ def require_own(output: Path, names: Collection[str], kind: str) -> None:
     Raises:
         UsageError: Names what it holds; ``kind`` is what it does not hold.
     """
-    has_rows_alone = (output / DATA_FOLDER).is_dir() and not _foreign_parts(output, 0)
+    has_rows_alone = (output / DATA_FOLDER).is_dir() and not _foreign_parts(output, ())
     known = {*names, DATA_FOLDER} if has_rows_alone else names
     others = sorted(
         path.name for path in output.glob("*") if not (is_system(path.name) or path.name in known)
@@ -230,15 +281,15 @@ def require_own(output: Path, names: Collection[str], kind: str) -> None:
         )
 
 
-def _foreign_parts(output: Path, num_parts: int | None) -> list[str]:
-    """What is in the folder of score rows beside so many parts (None: any number) and hidden files.
+def _foreign_parts(output: Path, numbers: Collection[int] | None) -> list[str]:
+    """What is in the folder of score rows beside these parts (None: any) and hidden files.
 
     Anyone who reads that folder as a dataset skips hidden files alone.
     """
     names = {path.name for path in (output / DATA_FOLDER).glob("*") if not path.name.startswith(".")}
-    if num_parts is None:
+    if numbers is None:
         return sorted(name for name in names if not Path(name).match("part-*.parquet"))
-    return sorted(names - {Path(part_name(number)).name for number in range(num_parts)})
+    return sorted(names - {Path(part_name(number)).name for number in numbers})
 
 
 def _make(
@@ -248,14 +299,9 @@ def _make(
     skipped = Counter(found.skipped)
     planned = list_inputs(found, limits, skipped)
     with storage.staged(job.folder / TABLE_NAME) as temporary:
-        num_inputs = _write(temporary, planned, settings.shard_size)
+        num_inputs = write_inputs(temporary, planned, settings.shard_size)
         if not num_inputs:
-            counts = ", ".join(f"{count} x {name or 'no suffix'}" for name, count in sorted(skipped.items()))
-            raise UsageError(
-                f"{found.inputs} holds nothing to score: "
-                + (f"its files hold no image (skipped: {counts})." if counts else "its files are empty."),
-                "Name a folder or file with images.",
-            )
+            raise nothing_to_score(found, skipped)
         _clear(job)  # it is sure now that there will be a plan
     plan = Plan(
         kind=found.kind,
@@ -267,8 +313,18 @@ def _make(
         model=model,
         settings=settings,
     )
-    job.write_plan({**asdict(plan), "settings": settings.to_json()})
+    plan.write(job.folder)
     return plan
+
+
+def nothing_to_score(found: Survey, skipped: Mapping[str, int]) -> UsageError:
+    """The error of a collection without inputs."""
+    counts = ", ".join(f"{count} x {name or 'no suffix'}" for name, count in sorted(skipped.items()))
+    return UsageError(
+        f"{found.inputs.title} holds nothing to score: "
+        + (f"its files hold no image (skipped: {counts})." if counts else "its files are empty."),
+        "Name a folder or file with images.",
+    )
 
 
 def _clear(job: JobFolder) -> None:
@@ -287,26 +343,27 @@ def _clear(job: JobFolder) -> None:
     shutil.rmtree(output / REPORT_NAME / "docs", ignore_errors=True)
     with suppress(OSError):
         (output / REPORT_NAME).rmdir()
-    for name in (PLAN_NAME, JOB_NAME):
+    for name in (UPDATE_NAME, UPDATE_TABLE_NAME, PLAN_NAME, JOB_NAME):
         storage.remove(output / name)
 
 
-def _inputs(table: pa.Table) -> list[PlannedInput]:
+def inputs_from(table: pa.Table) -> list[PlannedInput]:
+    """The inputs that rows of a plan describe."""
     return [PlannedInput(**{**row, "columns": tuple(row["columns"])}) for row in table.to_pylist()]
 
 
-def _write(path: Path, planned: Iterator[PlannedInput], shard_size: int) -> int:
+def write_inputs(path: Path, planned: Iterator[PlannedInput], shard_size: int) -> int:
     """Write the table of the plan, a row group per part, and give the number of inputs.
 
     Raises:
         UsageError: Two inputs have the same key: found first by hash, then, of the suspects, by the keys.
     """
     hashes = array("q")
-    with pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         while rows := list(islice(planned, shard_size)):
-            columns = {name: [getattr(row, name) for row in rows] for name in _SCHEMA.names}
+            columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
             hashes.extend(map(hash, columns["key"]))
-            writer.write_table(pa.table(columns, schema=_SCHEMA), row_group_size=shard_size)
+            writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=shard_size)
     suspects, _ = repeated_hashes(hashes)
     first: dict[str, str] = {}
     with pq.ParquetFile(path) as file:

@@ -29,11 +29,20 @@ Source = Path | bytes | ImageError
 
 
 @dataclass(frozen=True, slots=True)
+class Url:
+    """An address to fetch; worker processes get what was fetched."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedInput:
     """One input.
 
-    ``key`` is its path or key, unique in the job. ``file`` is the Parquet file or tar shard that holds it
-    (None for an image file), ``at`` the row or the offset there, ``columns`` the columns of images there.
+    ``key`` is its path, URL or key, unique in the job. ``file`` is the table or archive that holds it
+    (None for an image file), ``at`` the row, the offset or the place there, ``columns`` the columns of
+    images there. ``num_bytes`` is the length of the image, or of the table that holds it; ``mtime_ns`` when
+    the file was changed: an input with other values than before is scored again.
     ``error_code`` and ``error_detail`` say why it cannot be read, where the listing knows.
     """
 
@@ -44,6 +53,7 @@ class PlannedInput:
     error_code: str | None = None
     error_detail: str | None = None
     columns: tuple[str, ...] = ()
+    mtime_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,8 @@ _BINS: Final = 10_000
 
 SCORE_COLUMNS: Final = (*HEADS, "overall", "worst_score")
 METADATA_PREFIX: Final = "quality_model."
-NOT_FINAL: Final[frozenset[str]] = frozenset(get_args(FailureKind))
-"""Error codes that depend on the machine at that time: such inputs are read again."""
+NOT_FINAL: Final[frozenset[str]] = frozenset({*get_args(FailureKind), "download_failed"})
+"""Error codes that depend on machine and network at that time: such inputs are read again."""
 
 SCHEMA: Final = pa.schema(
     [
@@ -228,6 +228,7 @@ class ScoreSummary:
         planned: Inputs of the plan.
         parts, parts_before: Parts of the result; those that an earlier run finished.
         retried: Inputs of finished parts that were read again, because their error codes were not final.
+        changes: What the last update found: inputs that are new, changed, removed, unchanged.
         elapsed_s, images_per_s: Of this run alone.
         inputs: ``scored`` + the sum of ``errors``.
         ranges: Smallest and largest value per column of scores; None without scores.
@@ -242,6 +243,7 @@ class ScoreSummary:
     parts: int
     parts_before: int = 0
     retried: int = 0
+    changes: Mapping[str, int] = field(default_factory=dict)
     elapsed_s: float = 0.0
     images_per_s: float = 0.0
     inputs: int = 0
@@ -310,6 +312,8 @@ class ScoreSummary:
             f"{self.inputs} inputs: {self.scored} scored, {self.inputs - self.scored} with an error code,"
             f" in {self.parts} parts ({self.parts_before} from an earlier run).",
         ]
+        if self.changes:
+            lines.append("Last update: " + ", ".join(f"{n} {what}" for what, n in self.changes.items()) + ".")
         if self.retried:
             lines.append(
                 f"Retried: {self.retried} inputs of the earlier run, which a worker crashed on or which were"

