@@ -73,12 +73,40 @@ def with_input_choice(command: Callable[..., Any]) -> Callable[..., Any]:
 
     for option in (
         click.option("--key-column", help="Key column of Parquet files."),
-        click.option("--image-column", help="Image column of Parquet files; dots select fields of structs."),
+        click.option("--image-column", help="Image column of tables; dots select fields of structs."),
         click.option(
             "--kind",
-            type=click.Choice(["images", "tar", "parquet"]),
+            type=click.Choice(["images", "tar", "zip", "parquet", "arrow"]),
             help="What to score, if the inputs are of several kinds.",
         ),
+    ):
+        wrapper = option(wrapper)
+    return wrapper
+
+
+def with_download(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Pass ``download``, a `score.fetch.DownloadRules`, or None where a user does not allow it."""
+
+    @functools.wraps(command)
+    def wrapper(allow_download: bool, allow_private: bool, per_host: int, **values: Any) -> Any:
+        if not allow_download:
+            if allow_private:
+                raise UsageError("--allow-private means nothing without --allow-download.", "Give both.")
+            return command(download=None, **values)
+        from quality_model.score.fetch import DownloadRules
+
+        return command(download=DownloadRules(allow_private, per_host), **values)
+
+    for option in (
+        click.option(
+            "--per-host",
+            type=click.IntRange(1, 16),
+            default=4,
+            show_default=True,
+            help="Most downloads from one host at a time.",
+        ),
+        click.option("--allow-private", is_flag=True, help="Fetch from private addresses too."),
+        click.option("--allow-download", is_flag=True, help="Fetch images that are named by URLs."),
     ):
         wrapper = option(wrapper)
     return wrapper

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import PATH, command, with_input_choice, with_params
+from quality_model.cli.flags import PATH, command, with_download, with_input_choice, with_params
 from quality_model.errors import ImageError, InputErrorsAboveLimit, QualityModelError, UsageError, redacted
 from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS, QualityScores
@@ -20,22 +21,29 @@ if TYPE_CHECKING:
     from quality_model.core.predict import Scorer
     from quality_model.evaluate.ratings import RatedDataset
     from quality_model.params import Params, RegistryParams, ScoringParams
+    from quality_model.score.fetch import DownloadRules
     from quality_model.score.inputs import InputChoice
     from quality_model.score.job import Check
-    from quality_model.score.reading import Reading
+    from quality_model.score.reading import Reading, Url
+    from quality_model.score.selection import Selection
 
 
 @command()
 @click.argument("images", metavar="IMAGES", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@with_download
 @with_params("score", needs_project=False)
-def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bool) -> None:
+def predict(
+    params: Params | ScoringParams, images: tuple[str, ...], as_json: bool, download: DownloadRules | None
+) -> None:
     """Print the scores and flags of a few images.
 
-    0: absent, 1: severe; the overall score is 1 for an image without a fault.
+    IMAGES are files, globs, @list, a CSV file, or - for a list from standard input. 0: absent, 1: severe; the
+    overall score is 1 for an image without a fault.
     """
     from quality_model.core.measures import chosen_sets
     from quality_model.core.predict import Scorer
+    from quality_model.score.fetch import fetched
     from quality_model.score.reading import read_images
 
     model = Scorer(
@@ -47,7 +55,8 @@ def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bo
         views=params.score.views,
     )
     columns = (*HEADS, "overall")
-    names, sources = zip(*map(_named_source, images), strict=True)
+    names, named = _named_sources(images, may_fetch=download is not None)
+    sources = list(fetched(named, download, params.limits))
     width = max(map(len, names))
     if not as_json:
         click.echo("  ".join([" " * width, *(f"{column:>10}" for column in columns), "flags"]))
@@ -85,9 +94,35 @@ def predict(params: Params | ScoringParams, images: tuple[str, ...], as_json: bo
             if isinstance(source, ImageError) and source.reason == "not_a_file"
         ]
         raise InputErrorsAboveLimit(
-            f"{unreadable} of {len(images)} images could not be scored.",
+            f"{unreadable} of {len(names)} images could not be scored.",
             f"Score the images of a folder with: quality-model score {folders[0]}" if folders else "",
         )
+
+
+def _named_sources(
+    arguments: tuple[str, ...], *, may_fetch: bool
+) -> tuple[list[str], list[Path | ImageError | Url]]:
+    """Names to print and what to read, of arguments that may be lists and globs."""
+    from quality_model.core.folders import is_url, printable
+    from quality_model.score.reading import Url
+    from quality_model.score.selection import Selection, is_selection
+
+    found: list[tuple[str, Path | ImageError | Url]] = []
+    for text in arguments:
+        if is_url(text) or not is_selection([text]):
+            is_fetched = may_fetch and is_url(text)
+            found.append((redacted(text), Url(text)) if is_fetched else _named_source(text))
+            continue
+        chosen = Selection([text])
+        for file in chosen.walk():
+            if is_url(file.name):
+                found.append((redacted(file.name), Url(file.name)))
+            else:
+                found.append((printable(file.name), file.problem or chosen.base / file.name))
+    if not found:
+        raise UsageError("There is no image in the list.", "A list has a path a line.")
+    names, sources = zip(*found, strict=True)
+    return list(names), list(sources)
 
 
 def _named_source(text: str) -> tuple[str, Path | ImageError]:
@@ -100,7 +135,7 @@ def _named_source(text: str) -> tuple[str, Path | ImageError]:
         path = input_path(text)
     except UsageError:
         address = re.sub(r"^([^:/]+:)/(?!/)", r"\1//", text)
-        return printable(redacted(address)), ImageError("url", "URLs are not fetched: download the image")
+        return printable(redacted(address)), ImageError("url", "URLs are fetched with --allow-download alone")
     name = printable(str(path))
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on a name that is too long
         return name, ImageError("not_a_file", "it is a folder: use `score`")
@@ -124,36 +159,42 @@ def _scores(model: Scorer, reading: Reading) -> QualityScores:
 
 
 @command()
-@click.argument("inputs", metavar="INPUTS")
+@click.argument("inputs", metavar="INPUTS", nargs=-1, required=True)
 @click.option(
     "--output",
     type=PATH,
     help="Folder of the result; the same one resumes an interrupted job.  [default: scores/<name>]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace another job's result in the output folder.")
+@click.option("--verify", is_flag=True, help="Find changed images by their bytes, not by length and time.")
+@click.option("--estimate", "only_estimate", is_flag=True, help="Say what a job will take and flag.")
+@with_download
 @with_input_choice
 @with_params("score", needs_project=False)
 def score(
     params: Params | ScoringParams,
-    inputs: str,
+    inputs: tuple[str, ...],
     output: Path | None,
     overwrite: bool,
+    verify: bool,
+    only_estimate: bool,
+    download: DownloadRules | None,
     choice: InputChoice,
 ) -> None:
     """Score a collection into Parquet; resumes.
 
-    INPUTS is a folder of images, Parquet files, or tar shards.
+    INPUTS: a folder, files, or globs of images, tar or zip archives, Parquet or Arrow files; or a list of
+    paths and URLs: @list, a CSV file, or - for standard input. After INPUTS changed, the same command scores
+    what is new or changed and drops what is gone.
     """
     from quality_model.core.folders import input_path
     from quality_model.score import job
 
-    folder = input_path(inputs)
-    place = folder.resolve()
-    output = (
-        input_path(output)
-        if output
-        else ProjectPaths().scores / (place.name if place.is_dir() else place.stem)
-    )
+    folder, choice = _collection(inputs, choice)
+    output = input_path(output) if output else ProjectPaths().scores / _default_name(folder)
+    if only_estimate:
+        _print_estimate(params, folder, output, choice, download)
+        return
 
     summary = job.score(
         params.score,
@@ -162,6 +203,8 @@ def score(
         inputs=folder,
         output=output,
         overwrite=overwrite,
+        verify=verify,
+        download=download,
         registry=_registry(params),
         check=_check(),
         choice=choice,
@@ -169,6 +212,64 @@ def score(
     for line in summary.lines():
         click.echo(line)
     click.echo(f"Scores: {output}")
+
+
+def _collection(arguments: tuple[str, ...], choice: InputChoice) -> tuple[Path | Selection, InputChoice]:
+    """What arguments name; the column of a CSV file is a matter of the list, not of what it lists."""
+    from quality_model.core.folders import input_path
+    from quality_model.score.selection import Selection, has_tables, is_selection
+
+    if not is_selection(arguments):
+        return input_path(arguments[0]), choice
+    if not has_tables(arguments):
+        return Selection(arguments), choice
+    return Selection(arguments, choice.image_column), replace(choice, image_column=None)
+
+
+def _default_name(inputs: Path | Selection) -> str:
+    """The name of a result: that of the one folder, file or list."""
+    if isinstance(inputs, Path):
+        place = inputs.resolve()
+        return place.name if place.is_dir() else place.stem
+    name = Path(inputs.arguments[0].removeprefix("@")).stem
+    if len(inputs.arguments) > 1 or re.search(r"[*?\[]", name) or name in ("", "-"):
+        raise UsageError(f"The result of {inputs.title} has no name of its own.", "Name it with --output.")
+    return name
+
+
+def _print_estimate(
+    params: Params | ScoringParams,
+    inputs: Path | Selection,
+    output: Path,
+    choice: InputChoice,
+    download: DownloadRules | None,
+) -> None:
+    from quality_model.core.predict import Scorer
+    from quality_model.score.estimate import estimate
+    from quality_model.score.result import ScoringModel
+
+    engine = None if params.score.engine == "auto" else params.score.engine
+    scorer = Scorer(
+        params.score.model,
+        params.score.device,
+        params.limits,
+        registry=_registry(params),
+        engine=engine,
+        views=params.score.views,
+    )
+    model = ScoringModel.of(scorer)
+    found = estimate(
+        params.score,
+        params.limits,
+        inputs=inputs,
+        output=output,
+        model=model,
+        scorer=scorer,
+        choice=choice,
+        download=download,
+    )
+    for line in [f"Model: {model.title}.", *found.lines()]:
+        click.echo(line)
 
 
 @command()

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Collection as Names
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -14,8 +14,8 @@ from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import ListedFile, file_name, is_url, printable
 from quality_model.errors import ImageError, UsageError
 from quality_model.params import LimitsParams
-from quality_model.score.keys import hashes_of, is_in, repeated_hashes
-from quality_model.score.parquet_input import Columns, RowReader, choose_columns, list_keys
+from quality_model.score.keys import list_rows
+from quality_model.score.parquet_input import Columns, RowReader, choose_columns
 from quality_model.score.reading import PlannedInput, Source, Url
 from quality_model.score.selection import Collection, OnePath, Selection, shown_suffix
 from quality_model.score.tar_input import MemberReader, list_members
@@ -205,7 +205,7 @@ def list_inputs(found: Survey, limits: LimitsParams, skipped: Counter[str]) -> I
             yield PlannedInput(name, error_code="unreadable_rows", error_detail=problem)
         else:
             tables.append((file, path, found.columns[name]))
-    yield from _list_rows(tables)
+    yield from list_rows(tables)
 
 
 def sources_of(
@@ -251,47 +251,6 @@ def _require_input(path: Path, output: Path) -> None:
             f"{path} is an earlier result of this tool, or a part of one ({result}).",
             "Name the images that were scored.",
         )
-
-
-def _list_rows(files: Sequence[tuple[ListedFile, Path, Columns]]) -> Iterator[PlannedInput]:
-    """List the rows of Parquet files; no two keys are the same.
-
-    A row's key is its value in the key column, or ``file#row`` where there is none, it cannot be read, or it
-    is the image itself as base64 text. Where a key occurs twice in the collection, every key gets its file in
-    front, ``file#key``; one that occurs twice in one file then gets its number behind, ``file#key#2``.
-    Memory holds eight bytes for each row, and the keys that occur twice in one file.
-
-    Raises:
-        CorruptError: See `table_files.open_table`.
-    """
-    damaged: set[str] = set()
-
-    def rows(in_front: bool) -> Iterator[PlannedInput]:
-        for file, path, columns in files:
-            name = printable(file.name)
-            for row, key in enumerate(list_keys(path, name, columns.key, damaged)):
-                if key is None:
-                    key = f"{name}#{row}"
-                elif in_front:
-                    key = f"{name}#{key}"
-                yield PlannedInput(
-                    key, name, row, file.num_bytes, columns=columns.images, mtime_ns=file.mtime_ns
-                )
-
-    has_keys = any(columns.key is not None for _, _, columns in files)
-    if not has_keys or not repeated_hashes(hashes_of(row.key for row in rows(False)))[0]:
-        yield from rows(False)
-        return
-    _log.warning("Keys occur twice: each gets the name of its file in front, as in file.parquet#key.")
-    repeated, taken = repeated_hashes(hashes_of(row.key for row in rows(True)))
-    times_seen: Counter[str] = Counter()
-    for row in rows(True):
-        unique = key = row.key
-        if hash(key) in repeated:
-            times_seen[key] += 1
-            while times_seen[key] > 1 and is_in(taken, unique := f"{key}#{times_seen[key]}"):
-                times_seen[key] += 1
-        yield replace(row, key=unique)
 
 
 def kind_of(name: str) -> Kind | None:

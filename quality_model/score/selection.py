@@ -212,6 +212,11 @@ def is_selection(arguments: Sequence[str]) -> bool:
     return not os.path.lexists(only) and glob.has_magic(only)
 
 
+def has_tables(arguments: Sequence[str]) -> bool:
+    """Whether one of the arguments is a CSV or TSV file."""
+    return any(argument.lower().endswith(_TABLES) for argument in arguments)
+
+
 def is_input(name: str) -> bool:
     """Whether a file in a folder is an input, by its name."""
     from quality_model.score.inputs import kind_of
