@@ -114,7 +114,8 @@ def estimate(
     sample.sort(key=lambda one: one[0])
     read = list(fetched(sources_of((one for _, one in sample), inputs, found.kind), download, limits))
     engine = getattr(scorer, "engine")  # noqa: B009 - a protocol of `job`, which imports more than this
-    recipe, done, scores, errors = model.recipe, [time.monotonic()], [], Counter()
+    recipe, done, scores = model.recipe, [time.monotonic()], []
+    errors: Counter[str] = Counter()
     readings = read_images(
         read,
         num_sources=len(read),

@@ -181,8 +181,6 @@ def begin(
         if plan is not None:
             numbers = {*plan.rows_of_parts, *(pending.rows_of_parts if pending else ())}
             plan.require_same(found, model, settings)
-            if overwrite and not plan.has_same_inputs(found):
-                plan = None
     except (UsageError, CorruptError):
         if not overwrite:
             raise
@@ -195,7 +193,7 @@ def begin(
             f"{output / DATA_FOLDER} is for score rows alone and holds {', '.join(others[:3])}.",
             "Move that away, or choose another output folder.",
         )
-    if plan is None:
+    if plan is None or (overwrite and not plan.has_same_inputs(found)):
         return _make(job, found, limits, model, settings)
     if pending is not None and not verify and pending.has_same_inputs(found):
         return pending
