@@ -64,14 +64,14 @@ def test_kind_and_columns_are_named_by_flags(d, capsys):
     [
         ("s3://bucket/a//b/", "s3://bucket/a//b/"),
         ("file:///tmp/x", "file:///tmp/x is a URL"),
-        ("d/a.zip", "d/a.zip is no image, tar shard or Parquet file"),
-        ("d/list.txt", "lists of files are not read"),
+        ("d/a.7z", "d/a.7z is no image, archive or table"),
+        ("d/list.txt", "name a list as @list"),
         ("nowhere", "nowhere is not there"),
         ("", "The path is empty"),
     ],
 )
 def test_what_cannot_be_an_input_is_refused_in_a_line_or_two(d, capsys, given, shown):
-    for name in ("a.zip", "list.txt"):
+    for name in ("a.7z", "list.txt"):
         (d / name).write_bytes(b"x")
     assert score(given, "--output", "out") == 2
     message = capsys.readouterr().err

