@@ -125,7 +125,8 @@ class _ViewsOf:
     def __init__(self, pixels: Pixels, section: GenerateParams) -> None:
         self._size_px = section.image_size
         self._profile = PROFILES[section.profile]
-        self._whole = views.squeezed(pixels, self._size_px), self._size_px / min(pixels.shape[:2])
+        self._whole = views.squeezed(pixels, self._size_px)
+        self._whole_softness_px = self._softness_px(self._whole, self._size_px / min(pixels.shape[:2]))
         self._tiled = None
         if self._profile.has_tiles:
             seen = views.at_size_of_use(pixels, views.ViewRecipe().max_short_side_px)
@@ -138,15 +139,17 @@ class _ViewsOf:
         """
         stream = randomness.stream("view")
         is_tile = stream.chance(0.5) and number > 0
-        view, enlarged_by = self._whole
-        if is_tile and self._tiled is not None:
-            top, left = (stream.integer(0, side - self._size_px) for side in self._tiled.shape[:2])
-            tile = self._tiled[top : top + self._size_px, left : left + self._size_px]
-            view, enlarged_by = np.ascontiguousarray(tile), 1.0
-        softness_px = 0.0
-        if self._profile.measures_softness:
-            softness_px = source_softness(view, enlarged_by=enlarged_by) * REFERENCE_SIDE_PX / self._size_px
-        return "tile" if is_tile and self._tiled is not None else "whole", view, softness_px
+        if not is_tile or self._tiled is None:
+            return "whole", self._whole, self._whole_softness_px
+        top, left = (stream.integer(0, side - self._size_px) for side in self._tiled.shape[:2])
+        tile = np.ascontiguousarray(self._tiled[top : top + self._size_px, left : left + self._size_px])
+        return "tile", tile, self._softness_px(tile, 1.0)
+
+    def _softness_px(self, view: Pixels, enlarged_by: float) -> float:
+        """See `source_softness`, in pixels of a 224 px image; 0 where the profile does not ask."""
+        if not self._profile.measures_softness:
+            return 0.0
+        return source_softness(view, enlarged_by=enlarged_by) * REFERENCE_SIDE_PX / self._size_px
 
 
 def _write(file: int, recipe: Recipe, row: int, image: Pixels) -> None:

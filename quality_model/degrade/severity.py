@@ -63,9 +63,16 @@ SCALES: Final[dict[Head, SeverityScale]] = {
 }
 
 
+_UNIT_LEVELS: Final = np.arange(256, dtype=np.float32) / np.float32(255.0)
+
+
 def to_lab(pixels: npt.NDArray[np.generic]) -> Lab:
     """sRGB, 0 to 255, (height, width, 3), to CIELAB. Computed in float32: OpenCV rounds uint8 to units."""
-    return np.asarray(cv2.cvtColor(pixels.astype(np.float32) / np.float32(255.0), cv2.COLOR_RGB2LAB))
+    if pixels.dtype == np.uint8:
+        scaled = cv2.LUT(pixels, _UNIT_LEVELS)
+    else:
+        scaled = pixels.astype(np.float32) / np.float32(255.0)
+    return np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB))
 
 
 def mean_shift_ab(before: Pixels, after: Pixels) -> float:

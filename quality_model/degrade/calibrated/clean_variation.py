@@ -84,7 +84,7 @@ def _sign(clean: Pixels, stream: Stream) -> Pixels:
     """Text and logos that belong to the scene: on surfaces of it, in perspective, under its light."""
     side = clean.shape[0]
     image: Floats = clean.astype(np.float32)
-    light = np.asarray(cv2.GaussianBlur(image.mean(axis=2), (0, 0), side / 12.0))[..., None] / 140.0
+    light = _light(clean, np.float32, side / 12.0) / 140.0
     for _ in range(stream.integer(1, 3)):
         size_px = stream.log_uniform(10.0, side / 3.0)
         board = np.asarray(lettering.plate(size_px, stream)).astype(np.float32)
@@ -106,6 +106,13 @@ def _sign(clean: Pixels, stream: Stream) -> Pixels:
         image = np.asarray(image * (1.0 - cover) + seen[..., :3] * np.clip(light, 0.2, 1.4), np.float32)
     soft = np.asarray(cv2.GaussianBlur(np.clip(image, 0, 255), (0, 0), stream.uniform(0.25, 0.5)))
     return np.asarray(np.rint(soft), dtype=np.uint8)
+
+
+def _light(clean: Pixels, dtype: npt.DTypeLike, sigma_px: float) -> npt.NDArray[np.floating]:
+    """The scene's light where it falls, in levels: the smoothed mean of the channels, (side, side, 1)."""
+    red, green, blue = cv2.split(clean)
+    mean = (red.astype(np.uint16) + green + blue).astype(dtype) / np.asarray(3, dtype)
+    return np.asarray(cv2.GaussianBlur(mean, (0, 0), sigma_px))[..., None]
 
 
 def _on_board(letters: Floats, stream: Stream) -> Floats:
@@ -211,8 +218,9 @@ def _pattern(clean: Pixels, stream: Stream) -> Pixels:
     if stream.chance(0.4):  # only one of the colours, over the scene
         drawn = clean * (1.0 - inside[..., None]) + first * inside[..., None]
     mask = _shape(side, stream)[..., None] if stream.chance(0.6) else np.ones((side, side, 1), np.float32)
-    light = np.asarray(cv2.GaussianBlur(clean.mean(axis=2), (0, 0), side / 10.0))[..., None] / 128.0
-    lit = np.clip(drawn * (np.clip(light, 0.4, 1.3) if stream.chance(0.6) else 1.0), 0, 255)
+    if stream.chance(0.6):
+        drawn = drawn * np.clip(_light(clean, np.float64, side / 10.0) / 128.0, 0.4, 1.3)
+    lit = np.clip(drawn, 0, 255)
     return np.asarray(np.rint(clean * (1.0 - mask) + lit * mask), dtype=np.uint8)
 
 
