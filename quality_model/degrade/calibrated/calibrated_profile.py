@@ -27,6 +27,7 @@ from quality_model.core.decoding import Pixels
 from quality_model.degrade.calibrated import calibrated_plan, clean_variation, watermark_overlay
 from quality_model.degrade.calibrated.calibrated_plan import Plan
 from quality_model.degrade.calibrated.point_spread import INTERPOLATIONS
+from quality_model.degrade.calibrated.watermark_overlay import Overlay
 from quality_model.degrade.profile import AppliedDegradation, DegradedSample, Facts, LookAlike, Profile
 from quality_model.degrade.randomness import SampleRandomness, Stream
 from quality_model.degrade.severity import (
@@ -172,12 +173,12 @@ def carry_out(
     if frame is not None:
         image, without = frame(image), {head: frame(other) for head, other in without.items()}
     if plan.watermark is not None:
-        overlay, lab = plan.watermark.overlay, to_lab(image)
-        opaque = rms_of(colour_differences(lab, overlay.stamp(image, 1.0)))
+        overlay, before = plan.watermark.overlay, image
+        opaque = rms_of(_differences(before, overlay.stamp(image, 1.0), overlay))
         opacity = plan.watermark.opacity(opaque)
         image = overlay.stamp(image, opacity)
         without = {head: overlay.stamp(other, opacity) for head, other in without.items()}
-        differences = colour_differences(lab, image)
+        differences = _differences(before, image, overlay)
         facts = {**overlay.facts, "opacity": opacity, "rms_difference": rms_of(differences)}
         found["watermark"] = plan.watermark.kind, facts | _box(overlay.coverage)
         watermark_map = _severity_map(differences)
@@ -186,6 +187,15 @@ def carry_out(
     if "noise" in without:
         found["noise"][1]["rms_levels"] = _rms_levels(without["noise"], image)
     return DegradedSample(image, _labelled(found), watermark_map=watermark_map)
+
+
+def _differences(before: Pixels, after: Pixels, overlay: Overlay) -> npt.NDArray[np.float32]:
+    """Squared colour differences that a watermark makes, float32 (H, W): 0 where it is not."""
+    differences = np.zeros(before.shape[:2], np.float32)
+    if overlay.coverage.any():
+        within = overlay.covered
+        differences[within] = colour_differences(to_lab(before[within]), after[within])
+    return differences
 
 
 def _severity_map(differences: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

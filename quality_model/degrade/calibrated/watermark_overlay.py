@@ -44,9 +44,18 @@ class Overlay:
 
     def stamp(self, pixels: Pixels, opacity: float) -> Pixels:
         """Lay it over an image: ``pixels * (1 - a) + colour * a``, a = opacity * coverage / 255."""
-        weight = self.coverage.astype(np.float32) * np.float32(opacity / 255.0)
-        difference = (self.colour.astype(np.float32) - pixels) * weight[..., None]
-        return np.rint(pixels + difference).astype(np.uint8)
+        result = pixels.copy()
+        part, seen = result[self.covered], pixels[self.covered]
+        weight = self.coverage[self.covered].astype(np.float32) * np.float32(opacity / 255.0)
+        difference = (self.colour[self.covered].astype(np.float32) - seen) * weight[..., None]
+        part[...] = np.rint(seen + difference)
+        return result
+
+    @property
+    def covered(self) -> tuple[slice, slice]:
+        """Rows and columns outside of which nothing is covered."""
+        left, top, width, height = cv2.boundingRect(self.coverage)
+        return slice(top, top + height), slice(left, left + width)
 
 
 @dataclass(frozen=True, slots=True)
