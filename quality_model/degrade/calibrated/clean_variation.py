@@ -84,7 +84,7 @@ def _sign(clean: Pixels, stream: Stream) -> Pixels:
     """Text and logos that belong to the scene: on surfaces of it, in perspective, under its light."""
     side = clean.shape[0]
     image: Floats = clean.astype(np.float32)
-    light = _light(clean, np.float32, side / 12.0) / 140.0
+    light = np.clip(_light(clean, np.float32, side / 12.0) / 140.0, 0.2, 1.4)
     for _ in range(stream.integer(1, 3)):
         size_px = stream.log_uniform(10.0, side / 3.0)
         board = np.asarray(lettering.plate(size_px, stream)).astype(np.float32)
@@ -103,7 +103,7 @@ def _sign(clean: Pixels, stream: Stream) -> Pixels:
         warp = cv2.getPerspectiveTransform(corners, placed)
         seen = np.asarray(cv2.warpPerspective(board, warp, (side, side), flags=cv2.INTER_AREA))
         cover = seen[..., 3:] / 255.0
-        image = np.asarray(image * (1.0 - cover) + seen[..., :3] * np.clip(light, 0.2, 1.4), np.float32)
+        image = np.asarray(image * (1.0 - cover) + seen[..., :3] * light, np.float32)
     soft = np.asarray(cv2.GaussianBlur(np.clip(image, 0, 255), (0, 0), stream.uniform(0.25, 0.5)))
     return np.asarray(np.rint(soft), dtype=np.uint8)
 

@@ -131,7 +131,6 @@ def colour(stream: Stream) -> Colour:
 def lettering(text: str, size_px: float, ink: Colour, stream: Stream) -> Image.Image:
     """Text in a random typeface; now and then words of another script instead, or an outline alone."""
     name = stream.choice(assets.typefaces())
-    typeface = assets.typeface(name, max(6, round(size_px)))
     if assets.CYRILLIC in name:  # it has no other letters, and no digits
         text = stream.choice(_CYRILLIC)
         text = stream.choice((text, text.upper(), text.lower()))
@@ -141,6 +140,7 @@ def lettering(text: str, size_px: float, ink: Colour, stream: Stream) -> Image.I
         height = max(6, round(size_px))
         width = max(1, round(other.shape[1] * height / other.shape[0]))
         return plate_of(Image.fromarray(other).resize((width, height), Image.Resampling.BILINEAR), ink)
+    typeface = assets.typeface(name, max(6, round(size_px)))
     stroke = max(1, round(size_px / 18)) if hollow else 0
     left, top, right, bottom = (round(edge) for edge in typeface.getbbox(text, stroke_width=stroke))
     mask = Image.new("L", (max(1, right - left), max(1, bottom - top)))
