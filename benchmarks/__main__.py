@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import comparison, growth, machine
+from benchmarks import comparison, growth, machine, worker_memory
 from benchmarks.jobs import JOBS
 from benchmarks.start_up import measure as measure_start_up
 from quality_model.core import system
@@ -25,13 +25,19 @@ _SAMPLES = (2000, 20_000)
 @click.option(
     "--model",
     type=click.Path(path_type=Path, exists=True),
-    help="Model to score with; by default random weights at 224 px.",
+    help="Model to score with; by default the bundled one.",
+)
+@click.option(
+    "--cleanvision",
+    type=click.Path(path_type=Path, exists=True),
+    help="A Python that has CleanVision, for score-whole.",
 )
 @click.option("--workers", default=0, show_default=True, help="Processes of ours; 0: one per core.")
 @click.option("--compare/--no-compare", default=True, show_default=True, help="Compare the two sides.")
 @click.option(
     "--start-up/--no-start-up", default=True, show_default=True, help="Time commands from the shell."
 )
+@click.option("--memory/--no-memory", default=True, show_default=True, help="Of a scoring worker.")
 @click.option("--growth", "growing", is_flag=True, help="Also measure 1,000 to 100,000 images; slow.")
 @click.option("--growth-most", default=_GROWTH[-1], show_default=True, help="Stop growing there.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for every figure.")
@@ -42,6 +48,8 @@ def main(
     images: int | None,
     photographs: Path | None,
     model: Path | None,
+    cleanvision: Path | None,
+    memory: bool,
     workers: int,
     compare: bool,
     start_up: bool,
@@ -62,13 +70,24 @@ def main(
         folder = Path(temporary)
         found = []
         for job in chosen if compare else ():
-            count = images or comparison.NUM_IMAGES[job]
-            task = comparison.prepare(job, folder / job, count=count, photographs=photographs, model=model)
+            if job == "score-whole" and not cleanvision:
+                click.echo("score-whole is left out: --cleanvision names no Python.\n")
+                continue
+            task = comparison.prepare(
+                job,
+                folder / job,
+                count=images or comparison.NUM_IMAGES[job],
+                photographs=photographs,
+                model=model,
+                cleanvision=cleanvision,
+            )
             found.append(comparison.compare(job, comparison.with_workers(task, workers), repetitions))
         if found:
             _say(comparison.table(found))
             _say(comparison.facts(found))
             kept["jobs"] = [one.to_dict() for one in found]
+        if memory:
+            _say(worker_memory.table(folder / "memory", photographs, model))
         if start_up:
             kept["start_up"] = _start_up(folder / "start-up", model, repetitions)
         if growing:
@@ -91,8 +110,8 @@ def _growth(folder: Path, model: Path | None, workers: int, jobs: list[str], mos
     task = comparison.prepare("score", folder, count=64, photographs=None, model=model)
     task = comparison.with_workers(task, workers)
     counts = [count for count in _GROWTH if count <= most]
-    grown = [*growth.measure(task, [job for job in jobs if job != "train"], counts)]
-    if "generate" in jobs:
+    grown = [*growth.measure(task, [job for job in jobs if job in ("generate-seed", "score")], counts)]
+    if "generate-seed" in jobs:
         grown += growth.memory_of_generation(task, [count for count in _SAMPLES if count <= most])
     _say(["| ours | images | each | peak memory |", "|---|---|---|---|", *(one.line() for one in grown)])
     return [{"job": one.job, "images": one.num_images, "seconds": one.repetition.elapsed_s} for one in grown]

@@ -7,23 +7,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.images import find_photographs, write_images
+from benchmarks.images import LARGE_PX, SIZE_PX, find_photographs, write_images
 from benchmarks.jobs import JOBS, SIDES, Side, Task
 from benchmarks.repetition import Repetition, repeat
+from quality_model import pretrained
 from quality_model.data.download import download
 from quality_model.data.generate import generate
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
 from quality_model.params_file import load_params
 
-NUM_IMAGES: Final = {"generate": 1000, "train": 12, "score": 200}
+NUM_IMAGES: Final = {
+    **{"generate-seed": 1000, "generate-calibrated": 400, "train": 100},
+    **{"score": 600, "score-12mp": 48, "score-whole": 1000},
+}
 """Clean images by default: enough that starting processes takes a small share, few enough to repeat."""
 
 _TRAINING: Final = {
-    "train.architecture": "standard",
-    "train.loss": "mse",
-    "train.samples": "stored",
-    "train.crops_px": [],
+    "train.architecture": "small",
+    "train.samples": "fresh",
+    "train.samples_per_epoch": 1600,
+    "train.crops_px": [128],
     "train.epochs": 1,
     "train.batch_size": 16,
     "train.weight_average": 0.0,
@@ -50,6 +52,10 @@ class Comparison:
         speeds = [one.images_per_s for one in self.repetitions[side]]
         return (max(speeds) - min(speeds)) / self.speed(side)
 
+    def cpu_ms(self, side: Side) -> float:
+        """Median of the milliseconds of all cores that an image takes."""
+        return 1000.0 * statistics.median(one.cpu_s / one.num_images for one in self.repetitions[side])
+
     @property
     def ratio(self) -> float:
         return self.speed("ours") / self.speed("obvious")
@@ -63,6 +69,7 @@ class Comparison:
                 side: {
                     "images_per_s": self.speed(side),
                     "spread": self.spread(side),
+                    "cpu_ms": self.cpu_ms(side),
                     "peak_memory_mb": max(one.peak_memory_mb for one in found),
                     "num_images": found[0].num_images,
                     "elapsed_s": [one.elapsed_s for one in found],
@@ -83,29 +90,39 @@ def compare(job: str, task: Task, repetitions: int) -> Comparison:
     return Comparison(job, found)
 
 
-def prepare(job: str, folder: Path, *, count: int, photographs: Path | None, model: Path | None) -> Task:
+def prepare(
+    job: str,
+    folder: Path,
+    *,
+    count: int,
+    photographs: Path | None,
+    model: Path | None,
+    cleanvision: Path | None = None,
+) -> Task:
     """Make what a job needs in ``folder``: images, and from them a table, a training dataset or a model."""
     task = Task(
         params_file=Path("params.yaml").resolve(),
         images=folder / "images",
         table=folder / "table",
         training_set=folder / "training",
-        model=model or folder / "model",
+        model=model or pretrained.FOLDERS[next(iter(pretrained.FOLDERS))],
         output=folder / "output",
-        overrides={"generate.profile": "seed", "generate.image_size": 224, **_TRAINING},
+        overrides={"generate.image_size": 224, **_TRAINING},
+        cleanvision=cleanvision,
     )
     assert job in JOBS
-    write_images(task.images, count, find_photographs(photographs))
-    if job == "score":
-        if model is None:
-            network = MultiHeadQualityAssessmentModel().eval()
-            save_model(task.model, network, image_size_px=224, facts={})
+    task.overrides["generate.profile"] = "seed" if job == "generate-seed" else "calibrated"
+    task.overrides["score.views"] = "whole" if job == "score-whole" else "auto"
+    size_px = LARGE_PX if job == "score-12mp" else SIZE_PX
+    write_images(task.images, count, find_photographs(photographs), size_px=size_px)
+    if job.startswith("score"):
         return task
     overrides = {"source.dataset": str(task.images), "source.num_images": count}
     params = load_params(task.params_file, {**task.overrides, **overrides})
     download(params.source, params.limits, task.table)
     if job == "train":
-        generate(params.generate, params.limits, task.table, task.training_set)
+        params = load_params(task.params_file, {**task.overrides, "generate.samples_per_image": 1})
+        generate(params.generate, params.limits, task.table, task.training_set, train_samples="fresh")
     return task
 
 
@@ -116,14 +133,19 @@ def with_workers(task: Task, workers: int) -> Task:
 
 def table(comparisons: Sequence[Comparison]) -> Iterator[str]:
     """Lines of a Markdown table."""
-    yield "| job | obvious images/s | ours | ratio | spread | peak memory, obvious | ours |"
-    yield "|---|---|---|---|---|---|---|"
+    yield (
+        "| job | obvious images/s | ours | ratio | spread | core-ms an image, obvious | ours | ratio "
+        "| peak memory, obvious | ours |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for one in comparisons:
         spread = " / ".join(f"{one.spread(side):.0%}" for side in SIDES)
         memory = [max(r.peak_memory_mb for r in one.repetitions[side]) for side in SIDES]
+        cpu_ms = [one.cpu_ms(side) for side in SIDES]
         yield (
             f"| {one.job} | {one.speed('obvious'):.3g} | {one.speed('ours'):.3g} | {one.ratio:.2f} "
-            f"| {spread} | {memory[0]:.0f} MB | {memory[1]:.0f} MB |"
+            f"| {spread} | {cpu_ms[0]:.3g} | {cpu_ms[1]:.3g} | {cpu_ms[0] / cpu_ms[1]:.2f} "
+            f"| {memory[0]:.0f} MB | {memory[1]:.0f} MB |"
         )
 
 

@@ -14,7 +14,11 @@ from quality_model.core import storage
 from quality_model.data.images_table import TABLE_NAME, ImagesWriter
 from quality_model.records import CleanImage
 
-_SMALL: Final = {"generate.image_size": 32, "generate.samples_per_image": 1}
+_SMALL: Final = {
+    "generate.profile": "seed",
+    "generate.image_size": 32,
+    "generate.samples_per_image": 1,
+}
 """Samples so small that 200,000 fit on a disk; what is asked is whether the cost of one stays the same."""
 
 
@@ -40,12 +44,12 @@ def measure(task: Task, jobs: Sequence[str], counts: Sequence[int]) -> Iterator[
         for count in counts:
             folder = task.output.parent / f"growth-{job}-{count}"
             grown = replace(task, images=folder / "images", table=folder / "table", output=folder / "output")
-            if job == "generate":
+            if job == "generate-seed":
                 grown = replace(grown, overrides={**task.overrides, **_SMALL})
                 _write_table(grown.table, count, files)
             else:
                 link_images(grown.images, count, files)
-            titled = "generate, 2 samples each, 32 px" if job == "generate" else job
+            titled = "generate, 2 samples each, 32 px" if job == "generate-seed" else job
             yield Growth(titled, count, repeat(job, "ours", grown))
             shutil.rmtree(folder)
 
@@ -59,10 +63,10 @@ def memory_of_generation(task: Task, counts: Sequence[int]) -> Iterator[Growth]:
             task,
             table=folder / "table",
             output=folder / "output",
-            overrides={**task.overrides, "generate.samples_per_image": 9},
+            overrides={**task.overrides, "generate.profile": "seed", "generate.samples_per_image": 9},
         )
         _write_table(grown.table, count // 10, files)
-        yield Growth("generate, 10 samples each", count // 10, repeat("generate", "ours", grown))
+        yield Growth("generate, 10 samples each", count // 10, repeat("generate-seed", "ours", grown))
         shutil.rmtree(folder)
 
 

@@ -12,12 +12,15 @@ from quality_model.core.decoding import SUFFIXES
 from quality_model.data.sample_photos import PHOTOGRAPHS
 
 SIZE_PX: Final = (500, 375)
+LARGE_PX: Final = (4000, 3000)
 _QUALITY: Final = 90
 _SHORTEST_SHARE: Final = 0.6
 """Of the largest window that fits: how much of it a crop takes at the least."""
 
 
-def write_images(folder: Path, count: int, photographs: Sequence[Path], seed: int = 1) -> None:
+def write_images(
+    folder: Path, count: int, photographs: Sequence[Path], seed: int = 1, size_px: tuple[int, int] = SIZE_PX
+) -> None:
     """Write ``count`` different JPEG files, NNNNNN.jpg: random windows of the photographs in turn."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(seed)
@@ -27,12 +30,12 @@ def write_images(folder: Path, count: int, photographs: Sequence[Path], seed: in
         if path not in opened:
             opened[path] = Image.open(path).convert("RGB")
         photograph = opened[path]
-        largest = min(photograph.width / SIZE_PX[0], photograph.height / SIZE_PX[1])
+        largest = min(photograph.width / size_px[0], photograph.height / size_px[1])
         scale = largest * random.uniform(_SHORTEST_SHARE, 1.0)
-        width, height = SIZE_PX[0] * scale, SIZE_PX[1] * scale
+        width, height = size_px[0] * scale, size_px[1] * scale
         left = random.uniform(0.0, photograph.width - width)
         top = random.uniform(0.0, photograph.height - height)
-        window = photograph.resize(SIZE_PX, Image.Resampling.LANCZOS, (left, top, left + width, top + height))
+        window = photograph.resize(size_px, Image.Resampling.LANCZOS, (left, top, left + width, top + height))
         window.save(folder / f"{number:06d}.jpg", quality=_QUALITY)
 
 

@@ -1,5 +1,7 @@
-"""The three jobs, both ways. A repetition runs one of these functions in a process of its own."""
+"""The jobs, both ways. A repetition runs one of these functions in a process of its own."""
 
+import os
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ class Task:
 
     ``images`` is a folder of JPEG files, ``table`` the same images as an images table,
     ``training_set`` a training dataset made of some, ``model`` a model's folder, ``output`` a
-    folder that is not there yet, ``overrides`` change params.yaml.
+    folder that is not there yet, ``overrides`` change params.yaml, ``cleanvision`` is a Python that has it.
     """
 
     params_file: Path
@@ -29,6 +31,7 @@ class Task:
     model: Path
     output: Path
     overrides: dict[str, Any]
+    cleanvision: Path | None = None
 
     @property
     def params(self) -> Params:
@@ -37,10 +40,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Number of images, the seconds that they took (without imports), and other figures."""
+    """Number of images, the seconds that they took (without imports), and other figures.
+
+    ``cpu_s`` are the seconds of all cores, worker processes included from their start: they hardly depend
+    on what else the machine does.
+    """
 
     num_images: int
     elapsed_s: float
+    cpu_s: float
     facts: dict[str, float]
 
     @property
@@ -48,19 +56,35 @@ class Outcome:
         return self.num_images / self.elapsed_s
 
 
+class Clock:
+    """Runs from when it is made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter(), self._cpu_s()
+
+    def outcome(self, count: int, **facts: float) -> Outcome:
+        elapsed_s, cpu_s = time.perf_counter() - self._start[0], self._cpu_s() - self._start[1]
+        return Outcome(count, elapsed_s, cpu_s, facts)
+
+    @staticmethod
+    def _cpu_s() -> float:
+        return sum(os.times()[:4])
+
+
 def generate_obvious(task: Task) -> Outcome:
-    from benchmarks.obvious.generation import generate
+    from benchmarks.obvious import calibrated, generation
 
     section = task.params.generate
-    start = time.perf_counter()
-    count = generate(
+    make = generation.generate if section.profile == "seed" else calibrated.generate
+    clock = Clock()
+    count = make(
         task.images,
         task.output,
         samples_per_image=section.samples_per_image,
         side_px=section.image_size,
         seed=section.seed,
     )
-    return Outcome(count, time.perf_counter() - start, {})
+    return clock.outcome(count)
 
 
 def generate_ours(task: Task) -> Outcome:
@@ -68,26 +92,33 @@ def generate_ours(task: Task) -> Outcome:
     from quality_model.data.generate import generate
 
     params = task.params
-    start = time.perf_counter()
+    clock = Clock()
     summary = generate(params.generate, params.limits, task.table, task.output)
-    return Outcome(summary.samples, time.perf_counter() - start, {})
+    return clock.outcome(summary.samples)
 
 
 def train_obvious(task: Task) -> Outcome:
     import torch
 
-    from benchmarks.obvious.network import Network
-    from benchmarks.obvious.training import train_epoch
+    from benchmarks.obvious.network import Network, SmallNetwork
+    from benchmarks.obvious.training import FreshSamples, train_epoch, train_fresh
     from quality_model.data.dataset import TrainingSet
     from quality_model.train.samples import shuffled, sizes_of_batches
 
     section = task.params.train
+    if section.samples == "fresh":
+        fresh = FreshSamples(task.images, section.samples_per_epoch, section.crops_px[0])
+        small = SmallNetwork(section.dropout)
+        clock = Clock()
+        rate = section.learning_rate
+        loss = train_fresh(small, fresh, batch_size=section.batch_size, learning_rate=rate)
+        return clock.outcome(len(fresh), train_loss=loss)
     samples = TrainingSet.open(task.training_set).indices("train")
     # The batches of ours: of its first epoch, without a lone last sample.
     count = sum(sizes_of_batches(len(samples), section.batch_size))
     rows = shuffled(samples, section.seed, 1)[:count].tolist()
     network = Network(section.dropout)
-    start = time.perf_counter()
+    clock = Clock()
     loss = train_epoch(
         network,
         task.training_set,
@@ -98,7 +129,7 @@ def train_obvious(task: Task) -> Outcome:
         gradient_clip_norm=section.gradient_clip_norm,
         loss_weights=torch.tensor([*section.loss_weights.as_dict().values()]),
     )
-    return Outcome(count, time.perf_counter() - start, {"train_loss": loss})
+    return clock.outcome(count, train_loss=loss)
 
 
 def train_ours(task: Task) -> Outcome:
@@ -117,6 +148,7 @@ def train_ours(task: Task) -> Outcome:
     # A benchmark needs no registry: it starts from a file of weights, else from random ones.
     is_file = named not in (SCRATCH, CHAMPION) and pretrained.bundled_name(named) is None
     start = load_model(Path(named), torch.device("cpu")) if is_file else None
+    clock = Clock()
     trained = train(
         section,
         TrainingSet.open(task.training_set),
@@ -127,23 +159,60 @@ def train_ours(task: Task) -> Outcome:
     )
     report = trained.history[0]
     assert report.images_per_s is not None
-    count = sum(sizes_of_batches(trained.num_train, section.batch_size))
-    return Outcome(count, count / report.images_per_s, {"train_loss": report.train_loss})
+    samples = section.samples_per_epoch if section.samples == "fresh" else trained.num_train
+    count = sum(sizes_of_batches(samples, section.batch_size))
+    cpu_s = clock.outcome(count).cpu_s
+    return Outcome(count, count / report.images_per_s, cpu_s, {"train_loss": report.train_loss})
 
 
 def score_obvious(task: Task) -> Outcome:
-    import torch
-
+    """The original's predictor: its network, the whole image squeezed, one after the other."""
     from benchmarks.obvious.network import Network
     from benchmarks.obvious.scoring import score
-    from quality_model.networks.checkpoints import load_model
 
-    loaded = load_model(task.model, torch.device("cpu"))
-    network = Network(loaded.model.dropout)
-    network.load(loaded.model.state_dict())
+    network = Network(dropout=0.3)
+    clock = Clock()
+    return clock.outcome(score(network, task.images, task.output, side_px=224))
+
+
+def decode_alone(task: Task) -> Outcome:
+    """Pillow's decoding in as many threads as there are cores; it lets them run at a time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from PIL import Image
+
+    from quality_model.core.system import num_cores
+
+    def decode(path: Path) -> None:
+        Image.open(path).convert("RGB")
+
+    paths = sorted(task.images.glob("*.jpg"))
+    clock = Clock()
+    with ThreadPoolExecutor(num_cores()) as threads:
+        list(threads.map(decode, paths))
+    return clock.outcome(len(paths))
+
+
+_CLEANVISION: Final = """
+import sys, time
+from cleanvision import Imagelab
+if __name__ == "__main__":
     start = time.perf_counter()
-    count = score(network, task.images, task.output, side_px=loaded.image_size_px)
-    return Outcome(count, time.perf_counter() - start, {})
+    lab = Imagelab(data_path=sys.argv[1])
+    lab.find_issues(verbose=False)
+    print(len(lab.issues), time.perf_counter() - start)
+"""
+
+
+def score_cleanvision(task: Task) -> Outcome:
+    """All of CleanVision's default checks, in its own Python. Its CPU seconds include imports."""
+    script = task.output.with_name("with_cleanvision.py")
+    script.write_text(_CLEANVISION)
+    clock = Clock()
+    command = [str(task.cleanvision), str(script), str(task.images)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    count, elapsed_s = done.stdout.split()[-2:]
+    return Outcome(int(count), float(elapsed_s), clock.outcome(0).cpu_s, {})
 
 
 def score_ours(task: Task) -> Outcome:
@@ -156,24 +225,28 @@ def score_ours(task: Task) -> Outcome:
     from quality_model.score.job import score
     from quality_model.score.result import ScoringModel
 
-    params = task.params
-    scorer = Scorer(task.model, params.score.device, params.limits)
+    section, limits = task.params.score, task.params.limits
+    scorer = Scorer(task.model, section.device, limits, views=section.views)
     model = ScoringModel.of(scorer)
-    start = time.perf_counter()
+    clock = Clock()
     summary = score(
-        params.score,
-        params.limits,
+        section,
+        limits,
         inputs=task.images,
         output=task.output,
         scorer=scorer,
         model=model,
         check=check_scores,
     )
-    return Outcome(summary.scored, time.perf_counter() - start, {})
+    return clock.outcome(summary.scored)
 
 
 JOBS: Final[dict[str, dict[Side, Callable[[Task], Outcome]]]] = {
-    "generate": {"obvious": generate_obvious, "ours": generate_ours},
+    "generate-seed": {"obvious": generate_obvious, "ours": generate_ours},
+    "generate-calibrated": {"obvious": generate_obvious, "ours": generate_ours},
     "train": {"obvious": train_obvious, "ours": train_ours},
     "score": {"obvious": score_obvious, "ours": score_ours},
+    "score-12mp": {"obvious": decode_alone, "ours": score_ours},
+    "score-whole": {"obvious": score_cleanvision, "ours": score_ours},
 }
+"""What each is measured against: docs/performance.md."""

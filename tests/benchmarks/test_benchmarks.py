@@ -11,8 +11,9 @@ from benchmarks.ablations import num_trained
 from benchmarks.comparison import Comparison, facts, table
 from benchmarks.images import find_photographs, write_images
 from benchmarks.jobs import Task, train_obvious, train_ours
+from benchmarks.obvious import calibrated
 from benchmarks.obvious.generation import generate
-from benchmarks.obvious.network import Network
+from benchmarks.obvious.network import Network, SmallNetwork
 from benchmarks.repetition import Repetition
 from quality_model.core.decoding import Pixels
 from quality_model.degrade.seed.seed_profile import STRENGTHS
@@ -32,6 +33,33 @@ def test_the_obvious_network_gives_the_scores_of_the_library() -> None:
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
         assert torch.allclose(network.eval()(images), model(images)["all_scores"], atol=1e-6)
+
+
+def test_the_obvious_small_network_has_the_layers_of_the_library() -> None:
+    model = MultiHeadQualityAssessmentModel(architecture="small")
+    obvious = SmallNetwork(dropout=0.1)
+    shapes, expected = (
+        sorted(tuple(one.shape) for one in network.parameters()) for network in (obvious, model)
+    )
+    assert shapes == expected
+    scores, marks = obvious.eval()(torch.rand(2, 3, 64, 96))
+    assert (scores.shape, marks.shape) == ((2, 4), (2, 4, 6))
+
+
+def test_the_obvious_calibrated_generation_labels_degraded_samples_and_leaves_clean_ones(
+    tmp_path: Path,
+) -> None:
+    write_images(tmp_path / "images", 4, find_photographs(None))
+    made = calibrated.generate(
+        tmp_path / "images", tmp_path / "set", samples_per_image=10, side_px=96, seed=1
+    )
+
+    images, labels = np.load(tmp_path / "set" / "images.npy"), np.load(tmp_path / "set" / "labels.npy")
+    assert made == len(images) == len(labels) == 4 * 11
+    assert images.shape[1:] == (96, 96, 3)
+    assert not labels[::11].any()
+    assert ((labels >= 0) & (labels <= 1)).all()
+    assert (labels > 0).any(axis=0).all()
 
 
 def test_the_obvious_generation_makes_files_of_the_same_shape_with_labels_of_the_same_ranges(
@@ -103,9 +131,11 @@ def test_an_ablation_counts_the_samples_it_was_trained_on(
 
 def test_the_table_shows_medians_their_ratio_and_their_spread() -> None:
     def runs(*seconds: float) -> list[Repetition]:
-        return [Repetition(100, one, {"train_loss": one / 100}, 50.0) for one in seconds]
+        return [Repetition(100, one, 2 * one, {"train_loss": one / 100}, 50.0) for one in seconds]
 
-    found = [Comparison("generate", {"obvious": runs(10, 20, 40), "ours": runs(1, 1, 2)})]
-    assert [*table(found)][-1] == "| generate | 5 | 100 | 20.00 | 150% / 50% | 50 MB | 50 MB |"
-    expected = "generate, train_loss: obvious 0.2000 (0.1000 to 0.4000), ours 0.0100 (0.0100 to 0.0200)"
+    found = [Comparison("generate-seed", {"obvious": runs(10, 20, 40), "ours": runs(1, 1, 2)})]
+    assert [*table(found)][-1] == (
+        "| generate-seed | 5 | 100 | 20.00 | 150% / 50% | 400 | 20 | 20.00 | 50 MB | 50 MB |"
+    )
+    expected = "generate-seed, train_loss: obvious 0.2000 (0.1000 to 0.4000), ours 0.0100 (0.0100 to 0.0200)"
     assert [*facts(found)] == [expected]
