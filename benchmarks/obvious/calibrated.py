@@ -146,7 +146,7 @@ def blurred(image: Floats, blur: Blur) -> Floats:
     """By OpenCV's filter, which is hard to do without; by Pillow's resizing for a low resolution."""
     if blur.kernel is None:
         return blur.apply(to_uint8(image)).astype(np.float64)
-    soft = np.asarray(cv2.filter2D(image, -1, blur.kernel, borderType=cv2.BORDER_REPLICATE))
+    soft = cv2.filter2D(image, -1, blur.kernel, borderType=cv2.BORDER_REPLICATE).astype(np.float64)
     return soft if blur.depth is None else image + (soft - image) * blur.depth
 
 

@@ -69,7 +69,7 @@ _UNIT_LEVELS: Final = np.arange(256, dtype=np.float32) / np.float32(255.0)
 def to_lab(pixels: npt.NDArray[np.generic]) -> Lab:
     """sRGB, 0 to 255, (height, width, 3), to CIELAB. Computed in float32: OpenCV rounds uint8 to units."""
     if pixels.dtype == np.uint8:
-        scaled = cv2.LUT(pixels, _UNIT_LEVELS)
+        scaled = cv2.LUT(pixels.view(np.uint8), _UNIT_LEVELS)
     else:
         scaled = pixels.astype(np.float32) / np.float32(255.0)
     return np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB))
