@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 
 from quality_model.errors import ImageError
-from quality_model.score import fetch
+from quality_model.score import downloads
 from quality_model.score.fetch import DownloadRules, fetched
 from quality_model.score.reading import Url
 
@@ -102,7 +102,7 @@ def server() -> Iterator[str]:
 @pytest.fixture
 def get(server, params, monkeypatch):
     """Fetch paths of the server: bytes or error codes."""
-    monkeypatch.setattr(fetch, "_FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(downloads, "_FIRST_WAIT_S", 0.01)
 
     def get(*paths: str, rules: DownloadRules = ALLOWED, **limits: float) -> list[bytes | str]:
         found = fetched(
@@ -136,26 +136,26 @@ def test_private_addresses_are_refused_before_anything_is_asked(get, server, par
 
 def test_a_redirect_to_a_private_address_is_refused(server, params, monkeypatch):
     """The server itself counts as public here, its redirect leads to another port of this machine."""
-    check = fetch._require_public
+    check = downloads._require_public
     port = server.rpartition(":")[2]
-    monkeypatch.setattr(fetch, "_require_public", lambda address: check(address) if asked[0] else None)
+    monkeypatch.setattr(downloads, "_require_public", lambda address: check(address) if asked[0] else None)
     asked = [False]
-    send = fetch._Adapter.send
+    send = downloads._Adapter.send
 
     def watched(self, request, *arguments, **options):
         asked[0] = f":{port}/" not in request.url
         return send(self, request, *arguments, **options)
 
-    monkeypatch.setattr(fetch._Adapter, "send", watched)
+    monkeypatch.setattr(downloads._Adapter, "send", watched)
     (found,) = fetched([Url(f"{server}/inside")], DownloadRules(), params.limits)
     assert (found.reason, "private" in found.detail) == ("download_refused", True)
 
 
 def test_a_name_that_changes_its_address_after_the_check_is_refused(get, monkeypatch):
     public = [(2, 1, 6, "", ("93.184.215.14", 0))]
-    real = fetch.socket.getaddrinfo
+    real = downloads.socket.getaddrinfo
     monkeypatch.setattr(
-        fetch.socket,
+        downloads.socket,
         "getaddrinfo",
         lambda host, port, *a, **k: public if port is None else real(host, port, *a, **k),
     )
