@@ -20,7 +20,7 @@ SMALLER = {
     "--epochs 50": "--epochs 1",
     "--samples-per-image 5": "--samples-per-image 3",
 }
-INSTALLATION = ("make install", ". .venv/bin/activate")
+INSTALLATION = ("make install", "pip install .")
 ELSEWHERE = {
     "make run": "the fixture `trained` runs the flow behind it",
     "make test": "is running",

@@ -278,9 +278,9 @@ def test_a_comparison_that_was_written_among_images_does_not_make_them_a_result(
 
 
 def test_a_folder_with_nothing_to_score_says_which_suffixes_its_files_have(tmp_path):
-    for name in ("1.heic", "2.HEIC", "3.avif", "README"):
+    for name in ("1.xcf", "2.XCF", "3.psd", "README"):
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(UsageError, match=r"among its 4 files \(2 x \.heic, 1 x \.avif, 1 x no suffix\)"):
+    with pytest.raises(UsageError, match=r"among its 4 files \(2 x \.xcf, 1 x \.psd, 1 x no suffix\)"):
         survey(tmp_path, NOWHERE)
 
 
