@@ -56,7 +56,7 @@ class FreshSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
 def train_fresh(
     network: SmallNetwork, samples: FreshSamples, *, batch_size: int, learning_rate: float
 ) -> float:
-    """One pass over fresh samples; returns the mean loss of the scores."""
+    """One pass over fresh samples, by cross-entropy; returns the mean squared error of the scores."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)
     total = 0.0
     network.train()
@@ -67,7 +67,7 @@ def train_fresh(
         torch.autograd.backward(loss + 0.1 * nn.functional.binary_cross_entropy(marks, cells))
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        total += loss.item() * len(labels)
+        total += ((scores - labels) ** 2).mean().item() * len(labels)
     return total / len(samples)
 
 
