@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.decoding import Pixels
+from quality_model.core.pixels import Pixels
 from quality_model.degrade.randomness import SampleRandomness
 from quality_model.degrade.severity import SeverityScale
 from quality_model.records import HEADS, Head
@@ -66,9 +66,6 @@ class Profile(ABC):
 
     name: ClassVar[str]
     """Its name in params.yaml."""
-
-    version: ClassVar[int] = 1
-    """Raised when samples change; labels keep their meaning."""
 
     kinds: ClassVar[Mapping[Head, tuple[str, ...]]]
     """Every kind that `degrade` makes."""

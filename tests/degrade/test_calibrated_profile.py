@@ -268,7 +268,7 @@ def test_a_plain_image_can_be_degraded_and_stays_as_it_is(profile: str, level: i
 
 
 def test_the_samples_of_a_seed_never_change(photo: Pixels) -> None:
-    """If this fails, older datasets can no longer be generated again: raise the profile's version.
+    """If this fails, older datasets can no longer be generated again: change the profile's name.
 
     What is drawn is the same everywhere. Pixels and labels are the same bytes on one machine; the
     vector instructions of another may round the last digit otherwise, hence the tolerances.

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.decoding import Pixels
+from quality_model.core.pixels import Pixels
 from quality_model.degrade.calibrated import calibrated_plan, clean_variation, watermark_overlay
 from quality_model.degrade.calibrated.calibrated_plan import Plan
 from quality_model.degrade.calibrated.point_spread import INTERPOLATIONS
@@ -70,7 +70,6 @@ class CalibratedProfile(Profile):
     """Severities measured on the view (see the module)."""
 
     name: ClassVar[str] = "calibrated"
-    version: ClassVar[int] = 2
     kinds: ClassVar[Mapping[Head, tuple[str, ...]]] = {
         "color_cast": ("daylight", "tint", "mixed", "veil", "mixed_light", "water", "aged", "toned"),
         "blurriness": ("gaussian", "box", "motion", "disc", "low_resolution", "defocus", "shake"),
