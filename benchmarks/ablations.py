@@ -32,7 +32,7 @@ from quality_model.degrade import PROFILES
 from quality_model.degrade.profile import Profile
 from quality_model.degrade.randomness import Stream
 from quality_model.evaluate.measure import evaluate
-from quality_model.networks.checkpoints import LoadedModel
+from quality_model.networks.model import LoadedModel
 from quality_model.params import Params, PerHead, TrainParams
 from quality_model.params_file import load_params
 from quality_model.records import HEADS

@@ -33,7 +33,7 @@ from quality_model.core.views import MULTIPLE_PX, SQUEEZED, HeadRule, ViewRecipe
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.evaluate.clean_images import central_square
 from quality_model.evaluate.predictions import calibrate_thresholds
-from quality_model.networks.checkpoints import load_model, save_model
+from quality_model.networks.model import load_model, save_model
 from quality_model.params import WITHOUT_PROJECT
 from quality_model.records import HEADS, Head
 

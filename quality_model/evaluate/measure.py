@@ -56,7 +56,7 @@ from quality_model.evaluate.evidence import (
 from quality_model.evaluate.metrics import Bootstrap, Floats
 from quality_model.evaluate.predictions import predict_scores, predictions_table
 from quality_model.evaluate.sweeps import SWEEPS, SeveritySweep
-from quality_model.networks.checkpoints import LoadedModel
+from quality_model.networks.model import LoadedModel
 from quality_model.params import EvaluateParams, PerHead
 from quality_model.records import HEADS, Head
 

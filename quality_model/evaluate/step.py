@@ -31,7 +31,7 @@ from quality_model.evaluate.evidence import (
     Evidence,
 )
 from quality_model.evaluate.measure import Evaluation, bootstrap_of, evaluate, measuring, score_split
-from quality_model.networks.checkpoints import LoadedModel, load_model
+from quality_model.networks.model import LoadedModel, load_model
 from quality_model.params import EvaluateParams, LimitsParams, PerHead
 from quality_model.paths import HISTORY_NAME
 from quality_model.records import HEADS, Head

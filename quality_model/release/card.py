@@ -183,7 +183,7 @@ def bundle_model(
     """
     import torch
 
-    from quality_model.networks.checkpoints import load_model, save_model
+    from quality_model.networks.model import load_model, save_model
 
     loaded = load_model(model, torch.device("cpu"))
     settings = loaded.facts.settings

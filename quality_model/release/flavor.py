@@ -80,7 +80,7 @@ class PyfuncModel:
     def __init__(self, folder: Path) -> None:
         import torch
 
-        from quality_model.networks.checkpoints import load_model
+        from quality_model.networks.model import load_model
 
         self._device = torch.device("cpu")
         self._model = load_model(folder, self._device).model

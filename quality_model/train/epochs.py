@@ -15,12 +15,15 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from quality_model.core.torch_engine import exact_float32
+from quality_model.core.torch_engine import autocast, exact_float32, free_bytes, wait_for
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import TrainingError
-from quality_model.networks.checkpoints import LoadedModel
-from quality_model.networks.device import autocast, free_bytes, wait_for
-from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input, training_loss
+from quality_model.networks.model import (
+    LoadedModel,
+    MultiHeadQualityAssessmentModel,
+    to_model_input,
+    training_loss,
+)
 from quality_model.params import LimitsParams, TrainParams
 from quality_model.records import HEADS, SHORT_NAMES, Head
 from quality_model.train.samples import Batch, StoredPixels, choose_executor, open_batches

@@ -18,8 +18,7 @@ from quality_model.core.torch_engine import choose_device
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.split import stratified_subset
 from quality_model.errors import CheckpointError, TrainingError
-from quality_model.networks.checkpoints import LoadedModel
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import LoadedModel, MultiHeadQualityAssessmentModel
 from quality_model.params import LimitsParams, TrainParams
 from quality_model.train.epochs import EpochReport, Run, best_epoch
 from quality_model.train.state import ExecutionPlan, RunState, run_identity

@@ -23,11 +23,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from quality_model.core import storage
 from quality_model.core.provenance import code_sha256
-from quality_model.core.torch_engine import Precision
+from quality_model.core.torch_engine import (
+    MemoryFormat,
+    Precision,
+    can_compile,
+    choose_memory_format,
+    choose_precision,
+)
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import StorageError
-from quality_model.networks.checkpoints import LoadedModel
-from quality_model.networks.device import MemoryFormat, can_compile, choose_memory_format, choose_precision
+from quality_model.networks.model import LoadedModel
 from quality_model.params import TrainParams
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from quality_model.data.split import SEEN_GROUPS, seen_by, seen_in_training
 from quality_model.errors import ModelNotFoundError, RegistryError
 from quality_model.evaluate.clean_images import score_clean
 from quality_model.evaluate.predictions import calibrate_thresholds
-from quality_model.networks.checkpoints import LoadedModel, load_model, save_model
+from quality_model.networks.model import LoadedModel, load_model, save_model
 from quality_model.params import LimitsParams, RegistryParams, TrainParams
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.train.epochs import EpochReport

@@ -11,8 +11,12 @@ from quality_model import MultiHeadQualityInference, QualityScores, Scorer
 from quality_model.core import storage, views
 from quality_model.core.decoding import Pixels
 from quality_model.errors import CheckpointError, ImageError, UsageError
-from quality_model.networks.checkpoints import load_model, save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input
+from quality_model.networks.model import (
+    MultiHeadQualityAssessmentModel,
+    load_model,
+    save_model,
+    to_model_input,
+)
 from quality_model.params import Params
 from quality_model.records import HEADS
 

@@ -23,8 +23,7 @@ from quality_model.evaluate.step import (
     known_evaluation,
     require_size,
 )
-from quality_model.networks.checkpoints import LoadedModel, save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import LoadedModel, MultiHeadQualityAssessmentModel, save_model
 from quality_model.params import EvaluateParams, Params, PerHead
 from quality_model.records import HEADS
 from tests.evaluate.conftest import SIZE_PX, ReadsLabels, answering

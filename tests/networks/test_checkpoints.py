@@ -14,8 +14,8 @@ from quality_model.core import storage
 from quality_model.core.model_files import MODEL_FILES
 from quality_model.core.network import weight_shapes
 from quality_model.errors import CheckpointError
-from quality_model.networks.checkpoints import load_model, save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel as Network
+from quality_model.networks.model import load_model, save_model
 from quality_model.params import ArchitectureName
 from tests.hostile import Canary
 

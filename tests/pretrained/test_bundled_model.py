@@ -145,8 +145,7 @@ def test_the_table_of_predict_has_a_column_of_flags(bundled: Path, image: Path) 
 def test_predict_says_when_a_model_has_no_thresholds(image: Path, tmp_path: Path) -> None:
     import torch
 
-    from quality_model.networks.checkpoints import save_model
-    from quality_model.networks.model import MultiHeadQualityAssessmentModel
+    from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 
     torch.manual_seed(1)
     save_model(tmp_path / "bare", MultiHeadQualityAssessmentModel(), image_size_px=32, facts={})

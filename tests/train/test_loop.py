@@ -11,8 +11,7 @@ import torch
 
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import CheckpointError, DeviceUnavailableError, TrainingError
-from quality_model.networks.checkpoints import load_model, save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, load_model, save_model
 from quality_model.params import TrainParams
 from quality_model.records import HEADS
 from quality_model.train import EpochReport, TrainedModel, train
