@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.model_facts import ModelFacts
-from quality_model.data.expression import JOINT
+from quality_model.core.provenance import ModelFacts
 from quality_model.errors import SourceError
-from quality_model.records import Split
+from quality_model.records import JOINT, Split
 
 if TYPE_CHECKING:
     import pandas as pd

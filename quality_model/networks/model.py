@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quality_model.core import storage
-from quality_model.core.model_facts import ModelFacts
 from quality_model.core.model_files import (
     DESIGN_DROPOUT,
     FORMAT_VERSION,
@@ -38,6 +37,7 @@ from quality_model.core.network import (
     norm_of,
     weight_shapes,
 )
+from quality_model.core.provenance import ModelFacts
 from quality_model.core.torch_engine import TorchOperations, activated
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.params import ArchitectureName

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,10 @@ from quality_model.networks.model import (
 from quality_model.params import LimitsParams, TrainParams
 from quality_model.records import HEADS, SHORT_NAMES, Head
 from quality_model.train.samples import Batch, StoredPixels, choose_executor, open_batches
-from quality_model.train.state import ExecutionPlan
 from quality_model.train.variation import Indices
+
+if TYPE_CHECKING:
+    from quality_model.train.loop import ExecutionPlan
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +153,7 @@ class Run:
         training_set: TrainingSet,
         train_rows: Indices,
         validation_rows: Indices,
-        plan: ExecutionPlan,
+        plan: "ExecutionPlan",
         device: torch.device,
         start: LoadedModel | None,
         state: dict[str, Any] | None,

@@ -11,13 +11,11 @@ import torch
 
 from quality_model import pretrained
 from quality_model.core import storage
-from quality_model.core.model_facts import ModelFacts
 from quality_model.core.models import AUTO, find_model
-from quality_model.core.provenance import code_facts, dvc_data_hash
+from quality_model.core.provenance import ModelFacts, code_facts, dvc_data_hash
 from quality_model.core.torch_engine import choose_device
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.data.dataset import TrainingSet
-from quality_model.data.expression import without_folders
 from quality_model.data.split import SEEN_GROUPS, seen_by, seen_in_training
 from quality_model.errors import ModelNotFoundError, RegistryError
 from quality_model.evaluate.clean_images import score_clean
@@ -25,9 +23,9 @@ from quality_model.evaluate.predictions import calibrate_thresholds
 from quality_model.networks.model import LoadedModel, load_model, save_model
 from quality_model.params import LimitsParams, RegistryParams, TrainParams
 from quality_model.paths import HISTORY_NAME, ProjectPaths
+from quality_model.records import without_folders
 from quality_model.train.epochs import EpochReport
-from quality_model.train.loop import TrainedModel, train
-from quality_model.train.state import RunState, run_identity
+from quality_model.train.loop import RunState, TrainedModel, run_identity, train
 
 log = logging.getLogger(__name__)
 

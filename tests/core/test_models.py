@@ -13,8 +13,7 @@ from mlflow import MlflowClient
 from quality_model import MultiHeadQualityInference, pretrained
 from quality_model.core import storage
 from quality_model.core.model_files import WEIGHTS_NAME, read_model
-from quality_model.core.models import find_model, is_reference, parse_reference
-from quality_model.core.registry_versions import read_version, version_folder
+from quality_model.core.models import find_model, is_reference, parse_reference, read_version, version_folder
 from quality_model.errors import CheckpointError, CorruptError, ModelNotFoundError, RegistryError
 from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.params import Params, RegistryParams

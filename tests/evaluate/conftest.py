@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quality_model.core.model_facts import ModelFacts
+from quality_model.core.provenance import ModelFacts
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.split import group_digest
 from quality_model.networks.model import LoadedModel

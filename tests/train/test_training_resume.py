@@ -16,7 +16,7 @@ from quality_model.core import storage
 from quality_model.data.dataset import TrainingSet
 from quality_model.params import WITHOUT_PROJECT, TrainParams
 from quality_model.train import EpochReport, TrainedModel, train
-from quality_model.train.state import RunState, run_identity
+from quality_model.train.loop import RunState, run_identity
 from tests.hostile import Canary
 
 from .conftest import FinishedRun, assert_same_bits, images_of, interrupt
@@ -163,7 +163,7 @@ def test_checkpoints_of_another_recipe_or_other_code_are_not_used_and_the_log_sa
     words: str,
 ) -> None:
     if not change:
-        monkeypatch.setattr("quality_model.train.state.code_sha256", lambda *code: "0" * 64)
+        monkeypatch.setattr("quality_model.train.loop.code_sha256", lambda *code: "0" * 64)
     other = run_identity(section.model_copy(update=change), training_set, None)
     with caplog.at_level(logging.INFO, logger="quality_model.train"):
         assert RunState(undisturbed.checkpoints, other).load_latest() is None
