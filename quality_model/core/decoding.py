@@ -26,8 +26,7 @@ from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedI
 from quality_model.core.pixels import SIGNIFICANT_BITS, is_deep_color, srgb_pixels
 from quality_model.core.pixels import Pixels as Pixels
 from quality_model.core.pixels import from_array as from_array
-from quality_model.errors import ImageError, ParameterError
-from quality_model.extras import install_command
+from quality_model.errors import ImageError, ParameterError, install_command
 from quality_model.params import LimitsParams
 
 SUFFIXES: Final = frozenset(

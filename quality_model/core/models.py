@@ -25,8 +25,13 @@ from urllib.request import Request, urlopen
 from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.core.model_files import MODEL_FILES
-from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError, StorageError
-from quality_model.extras import install_command
+from quality_model.errors import (
+    CorruptError,
+    ModelNotFoundError,
+    RegistryError,
+    StorageError,
+    install_command,
+)
 from quality_model.params import RegistryParams
 from quality_model.params_file import is_project, load_params
 from quality_model.paths import ARTIFACTS_NAME, DATABASE_NAME, MODEL_FOLDER, ProjectPaths, user_path
