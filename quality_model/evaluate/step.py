@@ -18,8 +18,7 @@ import pandas as pd
 from quality_model.core import storage
 from quality_model.core.figures import save_figure, text_table
 from quality_model.core.torch_engine import choose_device
-from quality_model.data.dataset import TrainingSet
-from quality_model.data.split import seen_by, seen_test_groups
+from quality_model.data.dataset import TrainingSet, seen_by, seen_test_groups
 from quality_model.errors import StorageError, UsageError
 from quality_model.evaluate import metrics, plots
 from quality_model.evaluate.clean_images import has_images, score_clean

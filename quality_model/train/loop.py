@@ -37,8 +37,7 @@ from quality_model.core.torch_engine import (
     choose_memory_format,
     choose_precision,
 )
-from quality_model.data.dataset import TrainingSet
-from quality_model.data.split import stratified_subset
+from quality_model.data.dataset import TrainingSet, stratified_subset
 from quality_model.errors import CheckpointError, StorageError, TrainingError
 from quality_model.networks.model import LoadedModel, MultiHeadQualityAssessmentModel
 from quality_model.params import LimitsParams, TrainParams

@@ -15,8 +15,7 @@ from quality_model.core.models import AUTO, find_model
 from quality_model.core.provenance import ModelFacts, code_facts, dvc_data_hash
 from quality_model.core.torch_engine import choose_device
 from quality_model.core.views import SQUEEZED, ViewRecipe
-from quality_model.data.dataset import TrainingSet
-from quality_model.data.split import SEEN_GROUPS, seen_by, seen_in_training
+from quality_model.data.dataset import SEEN_GROUPS, TrainingSet, seen_by, seen_in_training
 from quality_model.errors import ModelNotFoundError, RegistryError
 from quality_model.evaluate.clean_images import score_clean
 from quality_model.evaluate.predictions import calibrate_thresholds

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quality_model.core.provenance import ModelFacts
-from quality_model.data.split import (
+from quality_model.data.dataset import (
     group_digest,
     seen_by,
     seen_in_training,

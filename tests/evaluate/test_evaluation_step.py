@@ -11,8 +11,7 @@ from PIL import Image
 
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
-from quality_model.data.dataset import TrainingSet
-from quality_model.data.split import SEEN_GROUPS, group_digest
+from quality_model.data.dataset import SEEN_GROUPS, TrainingSet, group_digest
 from quality_model.errors import UsageError
 from quality_model.evaluate.evidence import Evaluated, Evidence
 from quality_model.evaluate.measure import measuring

@@ -9,8 +9,7 @@ import pytest
 
 from quality_model import pretrained
 from quality_model.core import storage
-from quality_model.data.dataset import TrainingSet
-from quality_model.data.split import seen_in_training
+from quality_model.data.dataset import TrainingSet, seen_in_training
 from quality_model.errors import StorageError
 from quality_model.params import Params, flatten
 from quality_model.release.publish import publish
