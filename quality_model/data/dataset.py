@@ -1,10 +1,10 @@
 """The training dataset on disk: pixels and labels as memory maps, the manifest, and samples as PNG files.
 
-It is split into train, validation and test by groups. A model keeps digests of the images that it was trained
-on or selected by, including those of the weights it started from. A test group among them is no evidence about
-the model. A digest does not reveal a user's folder. There are two kinds. An image is identified by its encoded
-bytes, wherever it is. A group of several images is also identified by the names of its source and of itself,
-because other crops of a photograph have other bytes.
+It is split into train, validation and test by groups. A model keeps digests of the images that it was
+trained on or selected by, including those of the weights it started from. A test group among them is no
+evidence about the model. A digest does not reveal a user's folder. There are two kinds. An image is
+identified by its encoded bytes, wherever it is. A group of several images is also identified by the names of
+its source and of itself, because other crops of a photograph have other bytes.
 """
 
 import hashlib

@@ -11,7 +11,7 @@ import torch
 
 from quality_model import pretrained
 from quality_model.core import storage
-from quality_model.core.models import AUTO, find_model
+from quality_model.core.models import AUTO, CHAMPION, find_model
 from quality_model.core.provenance import ModelFacts, code_facts, dvc_data_hash
 from quality_model.core.torch_engine import choose_device
 from quality_model.core.views import SQUEEZED, ViewRecipe
@@ -33,9 +33,6 @@ _LASTING: Final = ("source.", "generate.", "train.")
 
 SCRATCH: Final = "scratch"
 """What ``train.start_from`` calls random weights."""
-
-CHAMPION: Final = "champion"
-"""What ``train.start_from`` calls the champion's weights, which are the bundled ones while there is none."""
 
 _LAST_CHAMPION: Final = "last-champion.json"
 _HASH_DIGITS: Final = 12
@@ -179,7 +176,7 @@ def _find_start(reference: str, registry: RegistryParams, root: Path) -> LoadedM
     """
     if reference == SCRATCH:
         return None
-    if reference != CHAMPION:
+    if reference != CHAMPION:  # whose weights are the bundled ones while there is none
         return load_model(find_model(reference, root, registry).path, torch.device("cpu"))
     known = ProjectPaths(root).state / _LAST_CHAMPION
     try:

@@ -179,12 +179,15 @@ def carry_out(
         without = {head: overlay.stamp(other, opacity) for head, other in without.items()}
         differences = _differences(before, image, overlay)
         facts = {**overlay.facts, "opacity": opacity, "rms_difference": rms_of(differences)}
-        found["watermark"] = plan.watermark.kind, facts | _box(overlay.coverage)
+        left, top, width, height = (int(edge) for edge in cv2.boundingRect(overlay.coverage))
+        box = {"left_px": left, "top_px": top, "width_px": width, "height_px": height}  # for labels of crops
+        found["watermark"] = plan.watermark.kind, facts | box
         watermark_map = _severity_map(differences)
     if "color_cast" in without:
         found["color_cast"][1]["shift_ab"] = mean_shift_ab(without["color_cast"], image)
     if "noise" in without:
-        found["noise"][1]["rms_levels"] = _rms_levels(without["noise"], image)
+        change = image.astype(np.float32) - without["noise"]
+        found["noise"][1]["rms_levels"] = rms_of(np.square(change))
     return DegradedSample(image, _labelled(found), watermark_map=watermark_map)
 
 
@@ -220,17 +223,6 @@ def _labelled(found: Mapping[Head, tuple[str, Facts]]) -> tuple[AppliedDegradati
         label = SCALES[head].severity(float(facts[SCALES[head].measure]))
         applied.append(AppliedDegradation(head, kind, facts, position, label))
     return tuple(applied)
-
-
-def _box(coverage: Pixels) -> Facts:
-    """Where the watermark is, in pixels of the sample; a crop's label is computed from it."""
-    left, top, width, height = (int(edge) for edge in cv2.boundingRect(coverage))
-    return {"left_px": left, "top_px": top, "width_px": width, "height_px": height}
-
-
-def _rms_levels(without: Pixels, final: Pixels) -> float:
-    difference = final.astype(np.float32) - without
-    return float(np.sqrt(np.square(difference).mean(dtype=np.float64)))
 
 
 def deliver(pixels: Pixels, stream: Stream) -> tuple[Pixels, Facts]:
