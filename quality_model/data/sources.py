@@ -83,7 +83,7 @@ def open_source(section: "SourceParams", limits: "LimitsParams", *, root: Path =
     if path_like:
         folder = root / user_path(value)
         if folder.is_dir():
-            from quality_model.data.local_folder import LocalFolder
+            from quality_model.data.download import LocalFolder
 
             return LocalFolder(section, limits, folder)
         if folder.exists():

@@ -127,14 +127,6 @@ def test_lengths_scale_with_the_size_of_the_image() -> None:
                 assert abs(of_small.parameters[name] - max(1, quarter)) <= 0.5
 
 
-def test_the_clean_sample_is_the_image_itself_with_labels_of_0(photo: Pixels) -> None:
-    sample = SEED.keep(photo)
-
-    assert np.array_equal(sample.image, photo)
-    assert sample.applied == ()
-    assert sample.labels == (0.0, 0.0, 0.0, 0.0)
-
-
 def test_the_samples_of_a_seed_never_change(photo: Pixels) -> None:
     """If this fails, older datasets can no longer be generated again: change the profile's name."""
     clean = resize(photo, 224)

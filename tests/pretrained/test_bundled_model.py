@@ -63,7 +63,7 @@ def test_a_folder_of_that_name_is_not_taken_for_the_bundled_model(
         assert MultiHeadQualityInference(f"./{name}", device="cpu").path == Path(name)
 
 
-@pytest.mark.parametrize("named", ["auto", "bundled", "pretrained", "bundled"])
+@pytest.mark.parametrize("named", ["auto", "bundled", "pretrained"])
 def test_an_installation_without_weights_says_so(no_weights: None, elsewhere: Path, named: str) -> None:
     with pytest.raises(ModelNotFoundError, match=r"no bundled weights") as caught:
         MultiHeadQualityInference(named, device="cpu")

@@ -61,17 +61,6 @@ def test_a_killed_process_resumes_and_ends_as_if_undisturbed(
     assert_same_run(trained, undisturbed.trained)
 
 
-def test_a_run_stopped_after_every_epoch_ends_as_if_undisturbed(
-    training_set: TrainingSet, section: TrainParams, undisturbed: FinishedRun, tmp_path: Path
-) -> None:
-    checkpoints = undisturbed.copy_plan(tmp_path / "checkpoints")
-    for epoch in (1, 2, 3):
-        interrupt(section, training_set, checkpoints, after=epoch)
-    trained = train(section, training_set, checkpoints)
-    assert trained.resumed_from_epoch == 3
-    assert_same_run(trained, undisturbed.trained)
-
-
 def test_a_resumed_run_on_fresh_samples_with_averaged_weights_ends_as_if_undisturbed(
     photographs: TrainingSet, section: TrainParams, tmp_path: Path
 ) -> None:
