@@ -29,14 +29,7 @@ from quality_model.core.model_files import (
     read_model,
     require_sound,
 )
-from quality_model.core.network import (
-    ARCHITECTURES,
-    Activation,
-    Convolution,
-    forward,
-    norm_of,
-    weight_shapes,
-)
+from quality_model.core.network import ARCHITECTURES, Activation, Convolution, forward, norm_of, weight_shapes
 from quality_model.core.provenance import ModelFacts
 from quality_model.core.torch_engine import TorchOperations, activated
 from quality_model.core.views import SQUEEZED, ViewRecipe

@@ -223,11 +223,7 @@ def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_without_mlflow_a_server_is_asked_over_rest_and_the_files_are_fetched_once(
-    server: str,
-    project: Path,
-    folders: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    server: str, project: Path, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = MlflowClient(tracking_uri=server, registry_uri=server)
     register(client, folders, None, tmp_path)

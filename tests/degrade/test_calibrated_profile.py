@@ -145,10 +145,7 @@ def test_noise_is_labelled_by_its_change_of_the_pixels_for_every_kind(clean: Pix
 
 def test_a_watermark_hides_a_part_of_the_noise_and_of_the_cast_under_it(photo: Pixels, clean: Pixels) -> None:
     image = photo[:96, 150:246]
-    for head, kind, measure in (
-        ("noise", "gaussian", "rms_levels"),
-        ("color_cast", "daylight", "shift_ab"),
-    ):
+    for head, kind, measure in (("noise", "gaussian", "rms_levels"), ("color_cast", "daylight", "shift_ab")):
         kinds = {head: kind, "watermark": "strip"}
         marked = [of(degraded(image, number, kinds), head).parameters[measure] for number in range(8)]
         bare = [

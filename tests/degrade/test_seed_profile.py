@@ -13,12 +13,7 @@ from quality_model.records import HEADS
 
 SEED = PROFILES["seed"]
 
-RANGES = {
-    "color_cast": (0.1, 0.5),
-    "blurriness": (0.1, 1.0),
-    "watermark": (0.1, 0.5),
-    "noise": (0.1, 1.0),
-}
+RANGES = {"color_cast": (0.1, 0.5), "blurriness": (0.1, 1.0), "watermark": (0.1, 0.5), "noise": (0.1, 1.0)}
 
 NUM_SAMPLES = 3600
 TINY = np.full((4, 4, 3), 128, dtype=np.uint8)

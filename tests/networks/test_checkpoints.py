@@ -309,8 +309,7 @@ def test_a_description_of_something_else_is_refused(folder: Path, key: str, valu
 
 
 @pytest.mark.parametrize(
-    "thresholds",
-    [{"noise": "high"}, {"noise": True}, {"noise": float("nan")}, {"sharpness": 0.5}, [0.5] * 4],
+    "thresholds", [{"noise": "high"}, {"noise": True}, {"noise": float("nan")}, {"sharpness": 0.5}, [0.5] * 4]
 )
 def test_thresholds_that_are_not_understood_are_neither_saved_nor_loaded(
     folder: Path, model: Network, thresholds: object

@@ -33,9 +33,7 @@ def step(params: Params, samples: TrainingSet) -> Step:
     small |= {"architecture": "small", "start_from": "scratch"}
 
     def step(
-        project: Path,
-        on_epoch: Callable[[TrainingProgress], None] = lambda progress: None,
-        **changes: object,
+        project: Path, on_epoch: Callable[[TrainingProgress], None] = lambda progress: None, **changes: object
     ) -> TrainedModel:
         section = params.train.model_copy(update={**small, **changes})
         return train_candidate(

@@ -140,11 +140,7 @@ class CalibratedProfile(Profile):
 
 
 def carry_out(
-    plan: Plan,
-    clean: Pixels,
-    *,
-    softness_px: float = 0.0,
-    frame: clean_variation.Frame | None = None,
+    plan: Plan, clean: Pixels, *, softness_px: float = 0.0, frame: clean_variation.Frame | None = None
 ) -> DegradedSample:
     """Degrade an image, uint8 (side, side, 3), as the plan says, and label it by the measured effects."""
     image = clean
