@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from quality_model.core.pixels import Pixels
 from quality_model.degrade.profile import Facts
-from quality_model.degrade.randomness import Stream, normal_quantiles, poisson_quantiles
+from quality_model.degrade.randomness import Stream, poisson_quantiles
 
 Floats = npt.NDArray[np.float32]
 
@@ -50,10 +50,7 @@ def gaussian(
     Returns:
         uint8 (height, width, 3).
     """
-    height, width = pixels.shape[:2]
-    channels = 3 if coloured else 1
-    field = normal_quantiles().take(stream.bits16(height * width * channels), mode="wrap")
-    field = field.reshape(height, width, channels)
+    field = stream.normal(*pixels.shape[:2], 3 if coloured else 1)
     if grain_sigma_px > 0:
         smooth = cv2.GaussianBlur(field, (0, 0), grain_sigma_px, borderType=cv2.BORDER_REFLECT)
         field = (smooth.reshape(field.shape) / max(float(smooth.std()), 1e-6)).astype(np.float32)
@@ -64,8 +61,7 @@ def gaussian(
 
 def speckle(pixels: Pixels, relative_std: float, stream: Stream) -> Pixels:
     """Multiply each channel of each pixel by a normal variate of mean 1; uint8 (height, width, 3)."""
-    bits = stream.bits16(pixels.size).reshape(pixels.shape)
-    factor = 1.0 + np.float32(relative_std) * normal_quantiles().take(bits, mode="wrap")
+    factor = 1.0 + np.float32(relative_std) * stream.normal(*pixels.shape)
     return np.clip(np.rint(pixels * factor), 0, 255).astype(np.uint8)
 
 

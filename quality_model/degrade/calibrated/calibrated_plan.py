@@ -262,8 +262,7 @@ def _draw_noise(kind: str, std: float, stream: Stream) -> Noise:
         return Noise(kind, min(std, most), 0.0, stream, Camera.draw(stream), filtered)
     grain_px = 0.0
     if kind in ("gaussian", "luminance"):
-        grainy = stream.uniform(0.0, 1.0) < _GRAINY_SHARE
-        grain_px = stream.uniform(*_GRAIN_SIGMAS_PX) if grainy else 0.0
+        grain_px = stream.uniform(*_GRAIN_SIGMAS_PX) if stream.chance(_GRAINY_SHARE) else 0.0
     return Noise(kind, std, grain_px, stream)
 
 

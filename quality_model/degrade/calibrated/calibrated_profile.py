@@ -243,22 +243,13 @@ def deliver(pixels: Pixels, stream: Stream) -> tuple[Pixels, Facts]:
         smooth = cv2.GaussianBlur(pixels, (0, 0), radius_px)
         pixels = np.asarray(cv2.addWeighted(pixels, 1.0 + amount, smooth, -amount, 0.0), dtype=np.uint8)
     if recompressed < RECOMPRESSED_SHARE:
-        facts |= (
-            {"quality": quality, "format": "WEBP"} if webp else {"quality": quality, "sampling": sampling}
-        )
-        pixels = _recompress(pixels, quality, None if webp else sampling)
+        facts |= {"quality": quality} | ({"format": "WEBP"} if webp else {"sampling": sampling})
+        in_jpeg = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLINGS[sampling]]
+        suffix, options = (".webp", [cv2.IMWRITE_WEBP_QUALITY, quality]) if webp else (".jpg", in_jpeg)
+        done, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+        assert done
+        pixels = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
     return pixels, facts
-
-
-def _recompress(pixels: Pixels, quality: int, sampling: str | None) -> Pixels:
-    """As JPEG with this sampling of colours, or without one as WebP."""
-    suffix, options = ".webp", [cv2.IMWRITE_WEBP_QUALITY, quality]
-    if sampling is not None:
-        suffix = ".jpg"
-        options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLINGS[sampling]]
-    done, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
-    assert done
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
 
 
 def _rescale(pixels: Pixels, factor: float, down: int, up: int) -> Pixels:
