@@ -15,8 +15,8 @@ from quality_model.degrade import seed
 from quality_model.degrade.calibrated.calibrated_plan import Plan
 from quality_model.degrade.calibrated.calibrated_profile import ORDER, CalibratedProfile, carry_out
 from quality_model.degrade.calibrated.clean_variation import Frame
-from quality_model.degrade.profile import AppliedDegradation, DegradedSample
 from quality_model.degrade.randomness import SampleRandomness, Stream
+from quality_model.degrade.severity import AppliedDegradation, DegradedSample
 from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head
 from quality_model.train.variation import vary
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quality_model.core.pixels import Pixels
-from quality_model.degrade.profile import Facts
 from quality_model.degrade.randomness import Stream, poisson_quantiles
+from quality_model.degrade.severity import Facts
 
 Floats = npt.NDArray[np.float32]
 

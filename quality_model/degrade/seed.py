@@ -23,8 +23,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from quality_model.core.pixels import Pixels
 from quality_model.degrade import casts, noise
-from quality_model.degrade.profile import AppliedDegradation, DegradedSample, Facts, Profile
 from quality_model.degrade.randomness import SampleRandomness, Stream
+from quality_model.degrade.severity import AppliedDegradation, DegradedSample, Facts, Profile
 from quality_model.errors import QualityModelError
 from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head
 

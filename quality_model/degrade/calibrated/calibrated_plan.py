@@ -19,9 +19,8 @@ from quality_model.degrade.calibrated import point_spread as psf
 from quality_model.degrade.calibrated import watermark_overlay
 from quality_model.degrade.calibrated.watermark_overlay import Overlay
 from quality_model.degrade.noise import Camera
-from quality_model.degrade.profile import Facts
 from quality_model.degrade.randomness import SampleRandomness, Stream
-from quality_model.degrade.severity import SCALES, mean_shift_ab
+from quality_model.degrade.severity import SCALES, Facts, mean_shift_ab
 from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head
 
 Mask = npt.NDArray[np.float32]

@@ -28,10 +28,14 @@ from quality_model.degrade.calibrated import calibrated_plan, clean_variation, w
 from quality_model.degrade.calibrated.calibrated_plan import Plan
 from quality_model.degrade.calibrated.point_spread import INTERPOLATIONS
 from quality_model.degrade.calibrated.watermark_overlay import Overlay
-from quality_model.degrade.profile import AppliedDegradation, DegradedSample, Facts, LookAlike, Profile
 from quality_model.degrade.randomness import SampleRandomness, Stream
 from quality_model.degrade.severity import (
     SCALES,
+    AppliedDegradation,
+    DegradedSample,
+    Facts,
+    LookAlike,
+    Profile,
     SeverityScale,
     colour_differences,
     mean_shift_ab,
