@@ -16,7 +16,7 @@ from quality_model import MultiHeadQualityInference, pretrained
 from quality_model.cli import cli
 from quality_model.core.decoding import Pixels
 from quality_model.core.storage import file_sha256
-from quality_model.errors import CheckpointError, ModelNotFoundError, ParameterError
+from quality_model.errors import CheckpointError, ModelNotFoundError
 from quality_model.records import FLAG_COLUMNS, HEADS
 from tests.core.bare import ABSENT, bare_python
 
@@ -178,8 +178,3 @@ def test_a_new_user_scores_a_folder_outside_any_project_and_traces_its_scores(
     assert json.loads((out / "report" / "validation.json").read_text())["passed"]
     shown = json.loads(command("trace", str(out), "--json").stdout)
     assert (shown["model_name"], shown["data_sha256"], shown["run_id"]) == ("bundled", "e" * 64, "0123abcd")
-
-
-def test_a_file_of_parameters_that_was_named_must_be_there(bundled: Path, image: Path) -> None:
-    with pytest.raises(ParameterError, match=r"params\.yaml cannot be read"):
-        command("predict", str(image), "--params", "params.yaml")
