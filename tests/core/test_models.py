@@ -206,8 +206,10 @@ def test_without_mlflow_a_local_champion_scores(
 def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of MLflow's server in a thread of this process; it keeps the files of models itself."""
     from mlflow.server import app, constants
+    from mlflow.tracking._tracking_service import utils
     from werkzeug.serving import make_server
 
+    monkeypatch.setattr(utils, "_tracking_uri", None)  # which the server sets for the whole process
     monkeypatch.setenv(constants.BACKEND_STORE_URI_ENV_VAR, f"sqlite:///{project / 'mlflow.db'}")
     monkeypatch.setenv(constants.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/")
     monkeypatch.setenv(constants.ARTIFACTS_DESTINATION_ENV_VAR, str(project / "mlartifacts"))
