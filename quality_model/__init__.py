@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         MultiHeadQualityAssessmentModel as MultiHeadQualityAssessmentModel,
     )
     from quality_model.records import QualityScores as QualityScores
+    from quality_model.score.stream import iter_scores as iter_scores
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "QualityScores",
     "Scorer",
     "__version__",
+    "iter_scores",
 ]
 
 _HOMES = {
@@ -31,6 +33,7 @@ _HOMES = {
     "MultiHeadQualityInference": "quality_model.core.predict",
     "QualityScores": "quality_model.records",
     "Scorer": "quality_model.core.predict",
+    "iter_scores": "quality_model.score.stream",
 }
 
 

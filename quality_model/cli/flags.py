@@ -85,7 +85,7 @@ def with_input_choice(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def with_download(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Pass ``download``, a `score.fetch.DownloadRules`, or None where a user does not allow it."""
+    """Pass ``download``, a `score.reading.DownloadRules`, or None where a user does not allow it."""
 
     @functools.wraps(command)
     def wrapper(allow_download: bool, allow_private: bool, per_host: int, **values: Any) -> Any:
@@ -93,7 +93,7 @@ def with_download(command: Callable[..., Any]) -> Callable[..., Any]:
             if allow_private:
                 raise UsageError("--allow-private means nothing without --allow-download.", "Give both.")
             return command(download=None, **values)
-        from quality_model.score.fetch import DownloadRules
+        from quality_model.score.reading import DownloadRules
 
         return command(download=DownloadRules(allow_private, per_host), **values)
 

@@ -204,20 +204,11 @@ def export(onnx: Path, model: str) -> None:
 
     The file scores the whole image, as --views whole does; docs/onnx.md shows how to use it.
     """
-    from dataclasses import replace
-
-    from quality_model.core.model_files import read_model
-    from quality_model.core.models import find_model
     from quality_model.core.onnx_file import write_onnx
+    from quality_model.core.predict import open_model
 
-    found = find_model(model, _ROOT)
-    stored = read_model(found.path)
-    ref = replace(
-        found.ref,
-        version=found.ref.version or stored.facts.version,
-        run_id=found.ref.run_id or stored.facts.run_id,
-    )
-    card = found.path / CARD_NAME
+    ref, path, stored = open_model(model, _ROOT)
+    card = path / CARD_NAME
     write_onnx(stored, ref, onnx, card=card.read_text(encoding="utf-8") if card.is_file() else None)
     click.echo(f"{ref.name} version {ref.version}: {onnx} ({onnx.stat().st_size} bytes).")
 

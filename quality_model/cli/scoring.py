@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,10 +20,9 @@ if TYPE_CHECKING:
     from quality_model.core.predict import Scorer
     from quality_model.evaluate.ratings import RatedDataset
     from quality_model.params import Params, RegistryParams, ScoringParams
-    from quality_model.score.fetch import DownloadRules
     from quality_model.score.inputs import InputChoice
     from quality_model.score.job import Check
-    from quality_model.score.reading import Reading, Url
+    from quality_model.score.reading import DownloadRules, Reading, Url
     from quality_model.score.selection import Selection
 
 
@@ -43,17 +41,9 @@ def predict(
     """
     from quality_model.core.measures import chosen_sets
     from quality_model.core.predict import Scorer
-    from quality_model.score.fetch import fetched
-    from quality_model.score.reading import read_images
+    from quality_model.score.reading import fetched, read_images
 
-    model = Scorer(
-        params.score.model,
-        params.score.device,
-        params.limits,
-        registry=_registry(params),
-        engine=None if params.score.engine == "auto" else params.score.engine,
-        views=params.score.views,
-    )
+    model = Scorer.from_params(params.score, params.limits, registry=_registry(params))
     columns = (*HEADS, "overall")
     names, named = _named_sources(images, may_fetch=download is not None)
     sources = list(fetched(named, download, params.limits))
@@ -189,8 +179,9 @@ def score(
     """
     from quality_model.core.folders import input_path
     from quality_model.score import job
+    from quality_model.score.inputs import named_inputs
 
-    folder, choice = _collection(inputs, choice)
+    folder, choice = named_inputs(inputs, choice)
     output = input_path(output) if output else ProjectPaths().scores / _default_name(folder)
     if only_estimate:
         _print_estimate(params, folder, output, choice, download)
@@ -212,18 +203,6 @@ def score(
     for line in summary.lines():
         click.echo(line)
     click.echo(f"Scores: {output}")
-
-
-def _collection(arguments: tuple[str, ...], choice: InputChoice) -> tuple[Path | Selection, InputChoice]:
-    """What arguments name; the column of a CSV file is a matter of the list, not of what it lists."""
-    from quality_model.core.folders import input_path
-    from quality_model.score.selection import Selection, has_tables, is_selection
-
-    if not is_selection(arguments):
-        return input_path(arguments[0]), choice
-    if not has_tables(arguments):
-        return Selection(arguments), choice
-    return Selection(arguments, choice.image_column), replace(choice, image_column=None)
 
 
 def _default_name(inputs: Path | Selection) -> str:
@@ -248,15 +227,7 @@ def _print_estimate(
     from quality_model.score.estimate import estimate
     from quality_model.score.result import ScoringModel
 
-    engine = None if params.score.engine == "auto" else params.score.engine
-    scorer = Scorer(
-        params.score.model,
-        params.score.device,
-        params.limits,
-        registry=_registry(params),
-        engine=engine,
-        views=params.score.views,
-    )
+    scorer = Scorer.from_params(params.score, params.limits, registry=_registry(params))
     model = ScoringModel.of(scorer)
     found = estimate(
         params.score,

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +27,12 @@ from quality_model.core import decoding
 from quality_model.core import views as views_module
 from quality_model.core.decoding import Pixels
 from quality_model.core.engines import Engine, choose_device, choose_engine
-from quality_model.core.model_files import read_model
+from quality_model.core.model_files import StoredModel, read_model
 from quality_model.core.models import AUTO, find_model
 from quality_model.core.provenance import ModelFacts
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import CheckpointError, ImageError, UsageError
-from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams
+from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams, ScoreParams
 from quality_model.paths import user_path
 from quality_model.records import HEADS, Head, ModelRef, QualityScores, flagged_heads, overall_score
 
@@ -72,6 +72,7 @@ class Scorer:
     Attributes:
         source: Which model it is.
         path: Its folder or file.
+        limits: What an image file may be.
         device: ``cpu``, ``cuda`` or ``mps``.
         image_size_px: Side of the square that whole images are resized to, or whose area they get.
         views: Which views of an image are scored (`core.views`).
@@ -86,6 +87,7 @@ class Scorer:
 
     source: ModelRef
     path: Path
+    limits: LimitsParams
     device: str
     image_size_px: int
     views: ViewRecipe
@@ -103,22 +105,33 @@ class Scorer:
         views: Literal["auto", "whole"] = "auto",
     ) -> None:
         self.device = choose_device(device)
-        self._limits = limits or SAFE_LIMITS
-        found = find_model(model_path, root or Path(), registry)
-        if found.decided:
-            logger.info(found.decided)
-        self.path = found.path
-        stored = read_model(found.path)
+        self.limits = limits or SAFE_LIMITS
+        self.source, self.path, stored = open_model(model_path, root or Path(), registry)
         self._engine = choose_engine(stored, self.device, engine)
         self.image_size_px = stored.image_size_px
         self.views = stored.views if views == "auto" else SQUEEZED
         self._squeezes_another = self.views != stored.views
         self.facts = stored.facts
-        self.source = replace(
-            found.ref,
-            version=found.ref.version or stored.facts.version,
-            run_id=found.ref.run_id or stored.facts.run_id,
-            sha256=stored.sha256,
+
+    @classmethod
+    def from_params(
+        cls,
+        section: ScoreParams,
+        limits: LimitsParams,
+        *,
+        root: Path | None = None,
+        registry: RegistryParams | None = None,
+        engine: EngineName | None = None,
+    ) -> Self:
+        """The model that ``section`` names; ``engine`` is used where it says ``auto``."""
+        return cls(
+            section.model,
+            section.device,
+            limits,
+            root=root,
+            registry=registry,
+            engine=engine if section.engine == "auto" else section.engine,
+            views=section.views,
         )
 
     @property
@@ -189,7 +202,7 @@ class Scorer:
 
     def predict_views(self, images: Sequence[Sequence[Pixels]]) -> list[QualityScores]:
         """Score images that were read already, by their views; see `score_views`."""
-        return self._to_scores(self.score_views(images))
+        return self.as_scores(self.score_views(images))
 
     def score_views(self, images: Sequence[Sequence[Pixels]]) -> npt.NDArray[np.float32]:
         """Score images by their views (`views.cut`), which this model's recipe aggregates.
@@ -234,7 +247,8 @@ class Scorer:
             )
         return scores
 
-    def _to_scores(self, scores: npt.NDArray[np.float32]) -> list[QualityScores]:
+    def as_scores(self, scores: npt.NDArray[np.float32]) -> list[QualityScores]:
+        """Scores of `score_views` as records, with the overall score and this model's flags."""
         rows = [dict(zip(HEADS, map(float, row), strict=True)) for row in scores]
         return [
             QualityScores(**row, overall=overall_score(row), flags=flagged_heads(row, self.thresholds))
@@ -254,8 +268,8 @@ class Scorer:
         elif isinstance(image, np.ndarray):
             pixels = decoding.from_array(image)
         elif isinstance(image, bytes | str | Path):
-            data = image if isinstance(image, bytes) else decoding.read_bytes(user_path(image), self._limits)
-            pixels = decoding.decode(data, self._limits, shortest_px=self.views.decoded_px)
+            data = image if isinstance(image, bytes) else decoding.read_bytes(user_path(image), self.limits)
+            pixels = decoding.decode(data, self.limits, shortest_px=self.views.decoded_px)
         elif "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor):
             pixels = decoding.from_array(_channels_last(image.detach().cpu().numpy()))
         else:
@@ -264,6 +278,27 @@ class Scorer:
                 "Give a PIL image, an array of pixels, a tensor, the bytes of a file, or a path.",
             )
         return views_module.cut(pixels, self.image_size_px, self.views).all
+
+
+def open_model(
+    reference: str | Path, root: Path, registry: RegistryParams | None = None
+) -> tuple[ModelRef, Path, StoredModel]:
+    """The model that a name means (`Scorer`): which it is, its folder or file, and its content.
+
+    Raises:
+        CheckpointError, ModelNotFoundError, RegistryError: As of `Scorer`.
+    """
+    found = find_model(reference, root, registry)
+    if found.decided:
+        logger.info(found.decided)
+    stored = read_model(found.path)
+    ref = replace(
+        found.ref,
+        version=found.ref.version or stored.facts.version,
+        run_id=found.ref.run_id or stored.facts.run_id,
+        sha256=stored.sha256,
+    )
+    return ref, found.path, stored
 
 
 def _channels_last(planes: npt.NDArray[Any]) -> npt.NDArray[Any]:

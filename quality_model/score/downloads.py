@@ -1,4 +1,4 @@
-"""The requests behind `fetch`: threads, connections that are used again, and whom they may ask."""
+"""The requests behind `reading.fetched`: threads, connections that are used again, and whom they may ask."""
 
 import ipaddress
 import logging
@@ -19,8 +19,7 @@ from urllib3.exceptions import HTTPError
 
 from quality_model.errors import ImageError, redacted
 from quality_model.params import LimitsParams
-from quality_model.score.fetch import THREADS, DownloadRules
-from quality_model.score.reading import Source
+from quality_model.score.reading import THREADS, DownloadRules, Source
 
 _ATTEMPTS: Final = 3
 _MAX_REDIRECTS: Final = 5
@@ -30,7 +29,6 @@ _FIRST_WAIT_S: Final = 0.5
 _SILENT_S: Final = 15.0
 _CHUNK_BYTES: Final = 1 << 16
 _AT_ANOTHER_TIME: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-
 
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # what fails is a row
 

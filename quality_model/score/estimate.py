@@ -12,12 +12,17 @@ from typing import Final
 
 import numpy as np
 
-from quality_model.core.views import score_images
 from quality_model.params import LimitsParams, ScoreParams
 from quality_model.records import HEADS, Head
-from quality_model.score.fetch import DownloadRules, fetched
 from quality_model.score.inputs import NO_CHOICE, InputChoice, Kind, list_inputs, sources_of, survey
-from quality_model.score.reading import PlannedInput, read_images
+from quality_model.score.reading import (
+    DownloadRules,
+    PlannedInput,
+    Scorer,
+    fetched,
+    read_images,
+    with_scores,
+)
 from quality_model.score.result import ScoringModel
 from quality_model.score.selection import Selection
 
@@ -78,7 +83,7 @@ def estimate(
     inputs: Path | Selection,
     output: Path,
     model: ScoringModel,
-    scorer: object,
+    scorer: Scorer,
     choice: InputChoice = NO_CHOICE,
     download: DownloadRules | None = None,
 ) -> Estimate:
@@ -90,7 +95,7 @@ def estimate(
     Args:
         section, limits, inputs, output, choice, download: As of `job.score`; ``output`` is only left out.
         model: What it says of the scores and thresholds.
-        scorer: Scores pixels (`job.Scorer`).
+        scorer: Scores pixels.
 
     Raises:
         UsageError: There is nothing to score.
@@ -113,8 +118,7 @@ def estimate(
             sample[place] = (number, planned)
     sample.sort(key=lambda one: one[0])
     read = list(fetched(sources_of((one for _, one in sample), inputs, found.kind), download, limits))
-    engine = getattr(scorer, "engine")  # noqa: B009 - a protocol of `job`, which imports more than this
-    recipe, done, scores = model.recipe, [time.monotonic()], []
+    done, scores = [time.monotonic()], []
     errors: Counter[str] = Counter()
     readings = read_images(
         read,
@@ -122,18 +126,16 @@ def estimate(
         workers=section.workers,
         window=section.batch_size,
         image_size_px=model.image_size_px,
-        recipe=recipe,
+        recipe=model.recipe,
         limits=limits,
-        engine=engine,
+        engine=scorer.engine,
     )
     with closing(readings):
-        for reading in readings:
+        for reading in with_scores(readings, scorer, model.recipe, batch_size=1):
             if reading.error_code is not None:
                 errors[reading.error_code] += 1
             elif reading.scores is not None:
                 scores.append(reading.scores)
-            elif reading.views is not None:
-                scores.append(score_images(scorer.score_pixels, [reading.views], recipe)[0])  # type: ignore[attr-defined]
             done.append(time.monotonic())
     limit = model.thresholds or {}
     flags = np.array(scores, dtype=np.float64).reshape(-1, len(HEADS))

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Collection as Names
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -17,7 +17,14 @@ from quality_model.params import LimitsParams
 from quality_model.score.keys import list_rows
 from quality_model.score.parquet_input import Columns, RowReader, choose_columns
 from quality_model.score.reading import PlannedInput, Source, Url
-from quality_model.score.selection import Collection, OnePath, Selection, shown_suffix
+from quality_model.score.selection import (
+    Collection,
+    OnePath,
+    Selection,
+    has_tables,
+    is_selection,
+    shown_suffix,
+)
 from quality_model.score.tar_input import MemberReader, list_members
 from quality_model.score.zip_input import ZipReader, list_zip_members
 
@@ -67,6 +74,23 @@ class InputChoice:
 NO_CHOICE: Final = InputChoice()
 
 
+def named_inputs(
+    arguments: Sequence[str], choice: InputChoice = NO_CHOICE
+) -> tuple[Path | Selection, InputChoice]:
+    """What arguments of the command `score` name, and what to score of it.
+
+    The column of a CSV file is a matter of the list, not of what it lists.
+
+    Raises:
+        UsageError: One is a URL and the only one, is empty, or names a list that is not there.
+    """
+    if not is_selection(arguments):
+        return folders.input_path(arguments[0]), choice
+    if not has_tables(arguments):
+        return Selection(arguments), choice
+    return Selection(arguments, choice.image_column), replace(choice, image_column=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What a look at the collection found.
@@ -77,7 +101,7 @@ class Survey:
     """
 
     inputs: Collection
-    output: Path
+    output: Path | None
     kind: Kind
     num_files: int
     fingerprint: str
@@ -118,7 +142,7 @@ class Fingerprint:
         return self._hash.hexdigest()
 
 
-def survey(inputs: Path | Selection, output: Path, choice: InputChoice = NO_CHOICE) -> Survey:
+def survey(inputs: Path | Selection, output: Path | None, choice: InputChoice = NO_CHOICE) -> Survey:
     """Look at the collection and decide what its inputs are.
 
     Hidden and system files, earlier results and whatever is in ``output`` are no inputs.
@@ -127,7 +151,7 @@ def survey(inputs: Path | Selection, output: Path, choice: InputChoice = NO_CHOI
 
     Args:
         inputs: A folder, one file, or a selection.
-        output: Folder of the result.
+        output: Folder of the result; None without one.
         choice: What to score, if the inputs leave a choice.
 
     Raises:
@@ -240,11 +264,11 @@ def collection_of(inputs: Path | Selection) -> Collection:
     return inputs if isinstance(inputs, Selection) else OnePath(folders.input_path(inputs))
 
 
-def _require_input(path: Path, output: Path) -> None:
+def _require_input(path: Path, output: Path | None) -> None:
     """Refuse a path that is not there, the output itself, and an earlier result."""
     if not path.exists():
         raise UsageError(f"{path} is not there.", "Name a folder, a Parquet file or a tar shard.")
-    if path.resolve() == output.resolve():
+    if output is not None and path.resolve() == output.resolve():
         raise UsageError(f"{path} is both input and output.", "Choose another output folder.")
     if (result := folders.result_of(path)) is not None:
         raise UsageError(
@@ -322,7 +346,7 @@ class _Listing:
         )
 
 
-def _list(collection: Collection, output: Path, kind: Kind | None) -> _Listing:
+def _list(collection: Collection, output: Path | None, kind: Kind | None) -> _Listing:
     listing = _Listing()
     if not collection.is_folder and kind_in(collection, next(collection.walk()).name, kind) is None:
         raise UsageError(

@@ -6,54 +6,33 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from quality_model.core import processes, storage
-from quality_model.core.decoding import Pixels
-from quality_model.core.engines import Engine
 from quality_model.core.folders import printable
 from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part, part_name
 from quality_model.core.measures import chosen_sets, measures_of
 from quality_model.core.provenance import deciding_record
-from quality_model.core.views import score_images
-from quality_model.errors import CheckpointError, InputErrorsAboveLimit
+from quality_model.errors import InputErrorsAboveLimit
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
-from quality_model.records import HEADS, SCHEMA_VERSION
+from quality_model.records import SCHEMA_VERSION
 from quality_model.score import result, update
-from quality_model.score.fetch import DownloadRules, fetched
-from quality_model.score.inputs import NO_CHOICE, InputChoice, collection_of, sources_of, survey
+from quality_model.score.inputs import NO_CHOICE, InputChoice, collection_of, survey
 from quality_model.score.plan import Plan, Settings, begin, planned_engine
-from quality_model.score.reading import PlannedInput, Reading, read_images
+from quality_model.score.reading import DownloadRules, PlannedInput, Scorer, with_scores
 from quality_model.score.result import REPORT_NAME, Range, ScoreSummary, ScoringModel, write_report
 from quality_model.score.selection import Selection
+from quality_model.score.stream import read_inputs
 
 logger = logging.getLogger(__name__)
 
 Check = Callable[[ScoreSummary], object]
 """Looks at the summary of a job before its completion marker is written; may raise."""
-
-
-class Scorer(Protocol):
-    """What scoring needs of a model.
-
-    Attributes:
-        engine: What worker processes score with, each on its core; None if only this process
-            can, as with an accelerator: `score_pixels` then gets batches.
-    """
-
-    @property
-    def engine(self) -> Engine | None: ...
-
-    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """uint8 (N, H, W, 3) RGB -> float32 (N, 4) in [0, 1], in the order of `records.HEADS`."""
-        ...
 
 
 def score(
@@ -105,18 +84,10 @@ def score(
     """
     processes.end_if_imported_again()  # before a model is loaded
     if scorer is None or model is None:
-        from quality_model.core.predict import Scorer  # worker processes need none
+        from quality_model.core.predict import Scorer as Model  # worker processes need none
 
-        engine = planned_engine(output) if section.engine == "auto" else section.engine
-        loaded = Scorer(
-            section.model,
-            section.device,
-            limits,
-            root=root,
-            registry=registry,
-            engine=engine,
-            views=section.views,
-        )
+        engine = planned_engine(output) if section.engine == "auto" else None
+        loaded = Model.from_params(section, limits, root=root, registry=registry, engine=engine)
         scorer, model = loaded, ScoringModel.of(loaded)
     found = survey(inputs, output, choice)
     folder = JobFolder(output)
@@ -228,10 +199,11 @@ class _Job:
             return [inputs[row] for row in one.rows]
 
         logger.info("Scoring %d inputs in %d parts.", num_inputs, len(todo))
-        sources = sources_of((each for one in todo for each in planned(one)), self.inputs, self.plan.kind)
-        read = fetched(sources, self.download, self.limits)
-        readings = read_images(
-            read,
+        readings = read_inputs(
+            (each for one in todo for each in planned(one)),
+            self.inputs,
+            self.plan.kind,
+            self.download,
             num_sources=num_inputs,
             workers=self.section.workers,
             window=2 * self.section.batch_size,
@@ -242,10 +214,17 @@ class _Job:
             measure=self.plan.settings.measures,
         )
         bar = tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty())
-        with bar, closing(sources), closing(read), closing(readings):
+        with bar, closing(readings):
             for one in todo:
                 started = time.monotonic()
-                scored = self._score(islice(readings, len(one.rows)), bar)
+                # Batches never cross a part's border, so that they are the same after an interruption.
+                of_part = islice(readings, len(one.rows))
+                scored = []
+                for reading in with_scores(
+                    of_part, self.scorer, self.plan.model.recipe, self.section.batch_size
+                ):
+                    scored.append(reading)
+                    bar.update(1)
                 keys = [each.key for each in planned(one)]
                 table = result.make_table(keys, scored, self.plan.model, self.plan.plan_sha256)
                 if one.table is not None:
@@ -264,35 +243,6 @@ class _Job:
                     len(one.rows) / max(time.monotonic() - started, 1e-9),
                 )
                 yield one.part, part, table
-
-    def _score(self, readings: Iterator[Reading], bar: Any) -> list[Reading]:
-        """The readings of a part with scores in the place of views.
-
-        Scores come with the readings, or batch by batch of their views. Batches never cross a part's
-        border, so that they are the same after an interruption.
-        """
-        done: list[Reading] = []
-        batch: dict[int, list[Pixels]] = {}  # by the place in `done`
-
-        def score_batch() -> None:
-            images = list(batch.values())
-            scores = score_images(self.scorer.score_pixels, images, self.plan.model.recipe)
-            for place, of_one in zip(batch, _checked(scores, len(batch)), strict=True):
-                done[place] = replace(done[place], views=None, scores=of_one)
-            batch.clear()
-
-        for reading in readings:
-            if reading.scores is not None:
-                _checked(reading.scores[None], 1)
-            if reading.views is not None:
-                batch[len(done)] = reading.views
-            done.append(reading)
-            if len(batch) == self.section.batch_size:
-                score_batch()
-            bar.update(1)
-        if batch:
-            score_batch()
-        return done
 
     def _complete(self, parts: list[Part], summary: ScoreSummary, check: Check | None) -> None:
         """Write the summary, have it checked, then write the completion marker."""
@@ -329,17 +279,6 @@ class _Job:
             },
         )
         update.finish(self.folder)
-
-
-def _checked(scores: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
-    """The scores of so many images, once they are such."""
-    if scores.shape != (count, len(HEADS)) or not bool(np.all((scores >= 0) & (scores <= 1))):
-        raise CheckpointError(
-            f"The model gave {count} images scores of shape {scores.shape} from {scores.min()} to"
-            f" {scores.max()}; expected {len(HEADS)} each, in [0, 1].",
-            "Its weights are damaged or not of this network; score with another model.",
-        )
-    return scores
 
 
 _REMEDIES: Final = {

@@ -1,14 +1,18 @@
 """From a planned input to a score: its encoded bytes, its pixels, and what went wrong with them.
 
-Worker processes import this module alone, without PyArrow.
+Worker processes import this module alone, without PyArrow. URLs are fetched only when a user asked: threads
+fetch some ahead of the inputs that are read.
 """
 
 import hashlib
-from collections.abc import Collection, Generator, Iterable
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +25,12 @@ from quality_model.core.measures import MEASURED_PX, MeasuredImage, Values
 from quality_model.core.measures import measure as measure_image
 from quality_model.core.processes import Failure, WorkerProcesses, num_workers
 from quality_model.core.views import ViewRecipe
-from quality_model.errors import ImageError, QualityModelError
+from quality_model.errors import CheckpointError, ImageError, QualityModelError
 from quality_model.params import LimitsParams, MeasureSet
+from quality_model.records import HEADS
+
+THREADS: Final = 16
+"""That fetch URLs."""
 
 Source = Path | bytes | ImageError
 """An image file to read, encoded bytes that were read, or why there are none."""
@@ -33,6 +41,21 @@ class Url:
     """An address to fetch; worker processes get what was fetched."""
 
     address: str
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadRules:
+    """How a user allows addresses to be fetched.
+
+    Attributes:
+        allow_private: Also from this machine and its network.
+        per_host: Most requests to one host at a time.
+        pause_s: Least seconds between the starts of two requests to one host.
+    """
+
+    allow_private: bool = False
+    per_host: int = 4
+    pause_s: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +100,50 @@ class Reading:
     size_bytes: int | None = None
     format: str | None = None
     measures: Values | None = None
+
+
+class Scorer(Protocol):
+    """What scoring needs of a model.
+
+    Attributes:
+        engine: What worker processes score with, each on its core; None if only this process
+            can, as with an accelerator: `score_pixels` then gets batches.
+    """
+
+    @property
+    def engine(self) -> Engine | None: ...
+
+    def score_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """uint8 (N, H, W, 3) RGB -> float32 (N, 4) in [0, 1], in the order of `records.HEADS`."""
+        ...
+
+
+def fetched(
+    sources: Iterable[Source | Url], rules: DownloadRules | None, limits: LimitsParams
+) -> Generator[Source, None, None]:
+    """Put what was fetched in the place of each URL, in order; without rules, an error code.
+
+    What goes wrong is one, too: ``download_refused`` for what the other side or a rule denies,
+    ``download_failed`` for what may work at another time, which the same command tries again.
+    """
+    if rules is None:
+        for source in sources:
+            refused = ImageError("url", "URLs are fetched with --allow-download alone")
+            yield refused if isinstance(source, Url) else source
+        return
+    from quality_model.score.downloads import Downloads  # requests takes a tenth of a second to import
+
+    def done(source: Source | Future[Source]) -> Source:
+        return source.result() if isinstance(source, Future) else source
+
+    pending: deque[Source | Future[Source]] = deque()
+    with closing(Downloads(rules, limits)) as downloads:
+        for source in sources:
+            pending.append(downloads.start(source.address) if isinstance(source, Url) else source)
+            while pending and (len(pending) >= 2 * THREADS or not isinstance(pending[0], Future)):
+                yield done(pending.popleft())
+        while pending:
+            yield done(pending.popleft())
 
 
 def read_image(
@@ -158,6 +225,46 @@ def read_images(
                 yield Reading(error_code=outcome.kind, error_detail=outcome.detail)
             else:
                 yield outcome
+
+
+def with_scores(
+    readings: Iterable[Reading], scorer: Scorer, recipe: ViewRecipe, batch_size: int
+) -> Iterator[Reading]:
+    """Put scores in the place of views, those of ``batch_size`` images at a time; other readings stay.
+
+    Raises:
+        CheckpointError: A score is not in [0, 1].
+    """
+    batch: list[Reading] = []
+    num_images = 0
+    for reading in readings:
+        batch.append(reading)
+        num_images += reading.views is not None
+        if num_images in (0, batch_size):
+            yield from _scored(batch, scorer, recipe)
+            batch, num_images = [], 0
+    yield from _scored(batch, scorer, recipe)
+
+
+def _scored(batch: Sequence[Reading], scorer: Scorer, recipe: ViewRecipe) -> Iterator[Reading]:
+    images = [reading.views for reading in batch if reading.views is not None]
+    scores = iter(_checked(views.score_images(scorer.score_pixels, images, recipe)) if images else ())
+    for reading in batch:
+        if reading.views is not None:
+            reading = replace(reading, views=None, scores=next(scores))
+        elif reading.scores is not None:
+            _checked(reading.scores[None])
+        yield reading
+
+
+def _checked(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if scores.shape != (len(scores), len(HEADS)) or not bool(np.all((scores >= 0) & (scores <= 1))):
+        raise CheckpointError(
+            f"The model gave {len(scores)} images scores of shape {scores.shape} from {scores.min()} to"
+            f" {scores.max()}; expected {len(HEADS)} each, in [0, 1].",
+            "Its weights are damaged or not of this network; score with another model.",
+        )
+    return scores
 
 
 def _measured(

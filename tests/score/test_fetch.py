@@ -11,8 +11,7 @@ import pytest
 
 from quality_model.errors import ImageError
 from quality_model.score import downloads
-from quality_model.score.fetch import DownloadRules, fetched
-from quality_model.score.reading import Url
+from quality_model.score.reading import DownloadRules, Url, fetched
 
 ALLOWED = DownloadRules(allow_private=True, pause_s=0.0)
 
