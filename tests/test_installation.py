@@ -96,7 +96,8 @@ def test_the_installed_program_gives_the_scores_of_this_checkout(
         shutil.copyfile(PROJECT / "params.yaml", tmp_path / "params.yaml")
     (tmp_path / "images").mkdir()
     Image.fromarray(photo).save(tmp_path / "images" / "a.png")
-    row = json.loads(quality_model(environment, tmp_path, "predict", "images/a.png", "--json"))
+    printed = quality_model(environment, tmp_path, "predict", "images/a.png", "--json")
+    (row,) = json.loads(printed)["images"]
     quality_model(environment, tmp_path, "score", "images", "--output", "scores/mine")
     (scored,) = pq.read_table(tmp_path / "scores" / "mine" / "data").to_pylist()
     expected = Scorer("bundled", "cpu").predict(photo)

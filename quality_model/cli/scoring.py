@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from quality_model.cli.flags import PATH, command, with_download, with_input_choice, with_params
 from quality_model.errors import ImageError, InputErrorsAboveLimit, QualityModelError, UsageError, redacted
 from quality_model.paths import ProjectPaths
-from quality_model.records import HEADS, QualityScores
+from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION, QualityScores
 
 if TYPE_CHECKING:
     from quality_model.core.predict import Scorer
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 @command()
 @click.argument("images", metavar="IMAGES", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @with_download
 @with_params("score", needs_project=False)
 def predict(
@@ -61,23 +62,24 @@ def predict(
         engine=None,
         measure=chosen_sets(params.score.measures) if as_json else (),
     )
-    unreadable = 0
+    rows = []
     for reading, name in zip(readings, names, strict=True):
-        try:
-            scores = _scores(model, reading)
-        except ImageError as error:
-            unreadable += 1
-            problem = {"path": name, "error_code": error.reason, "error_detail": error.detail}
-            click.echo(json.dumps(problem) if as_json else f"{name:{width}}  {error}")
-            continue
+        scores = _scores(model, reading)
+        rows.append(_json_row(name, reading, scores))
         if as_json:
-            click.echo(json.dumps({"path": name, **scores.to_dict(), **(reading.measures or {})}))
+            continue
+        if isinstance(scores, ImageError):
+            click.echo(f"{name:{width}}  {scores}")
         else:
             cells = (f"{getattr(scores, column):10.3f}" for column in columns)
             click.echo("  ".join([f"{name:{width}}", *cells, ", ".join(scores.flags) or "-"]))
+    if as_json:
+        of_model = {**asdict(model.source), "scale_version": SCALE_VERSION}
+        facts = {"schema_version": SCHEMA_VERSION, "model": of_model, "thresholds": model.thresholds}
+        click.echo(json.dumps({**facts, "images": rows}))
     if model.thresholds is None:
         click.echo("Nothing is flagged: the model has no thresholds.", err=True)
-    if unreadable:
+    if unreadable := sum(row["error_code"] is not None for row in rows):
         folders = [
             name
             for name, source in zip(names, sources, strict=True)
@@ -132,20 +134,31 @@ def _named_source(text: str) -> tuple[str, Path | ImageError]:
     return name, path
 
 
-def _scores(model: Scorer, reading: Reading) -> QualityScores:
-    """The scores of an image that was read.
-
-    Raises:
-        ImageError: It could not be read, or not scored.
-    """
+def _scores(model: Scorer, reading: Reading) -> QualityScores | ImageError:
+    """The scores of an image that was read, or why there are none."""
     if reading.views is None:
-        raise ImageError(reading.error_code or "unreadable", reading.error_detail or "")
+        return ImageError(reading.error_code or "unreadable", reading.error_detail or "")
     try:
         return model.predict_views([reading.views])[0]
     except QualityModelError:
         raise
-    except Exception as error:  # the other images have scores all the same
-        raise ImageError("not_scored", f"{type(error).__name__}: {error}") from error
+    except Exception as error:  # noqa: BLE001 - the other images have scores all the same
+        return ImageError("not_scored", f"{type(error).__name__}: {error}")
+
+
+def _json_row(name: str, reading: Reading, scores: QualityScores | ImageError) -> dict[str, Any]:
+    """An image of the JSON document (docs/results-format.md): the same keys with scores and with an error."""
+    failed = scores if isinstance(scores, ImageError) else None
+    known = ("sha256", "size_bytes", "width", "height", "format")
+    return {
+        "path": name,
+        **{key: getattr(reading, key) for key in known},
+        **dict.fromkeys((*HEADS, "overall", "flags")),
+        **({} if isinstance(scores, ImageError) else scores.to_dict()),
+        **(reading.measures or {}),
+        "error_code": failed and failed.reason,
+        "error_detail": failed and failed.detail,
+    }
 
 
 @command()

@@ -1,10 +1,15 @@
 """`predict` as a user meets it: a row for every image, whatever it does to its decoder."""
 
+import hashlib
+import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -12,6 +17,8 @@ from PIL import Image
 
 from quality_model.cli import run
 from quality_model.core.decoding import Pixels
+from quality_model.core.predict import Scorer
+from quality_model.records import SCALE_VERSION
 from tests.hostile import decoders_obey_images, hostile
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -70,11 +77,11 @@ def test_every_image_that_cannot_be_scored_is_a_row_in_its_place_and_the_others_
         "2.png": None,
     }
     done = predict("--json", "--set", "limits.max_seconds=3", *expected)
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {row["path"]: row.get("error_code") for row in rows} == expected
+    rows = json.loads(done.stdout)["images"]
+    assert {row["path"]: row["error_code"] for row in rows} == expected
     assert [row["path"] for row in rows] == list(expected)
-    assert all(("overall" in row) == ("error_code" not in row) for row in rows)
-    assert all(row["error_detail"] for row in rows if "error_code" in row)
+    assert all((row["overall"] is None) == (row["error_code"] is not None) for row in rows)
+    assert all((row["error_detail"] is None) == (row["error_code"] is None) for row in rows)
     assert done.returncode == 4
     assert "10 of 13 images could not be scored" in done.stderr
     assert "quality-model score folder" in done.stderr
@@ -95,18 +102,75 @@ def test_the_table_has_its_lines_in_the_order_of_the_arguments(place, predict):
 def test_good_images_end_with_success(place, predict):
     done = predict("--json", "0.png")
     assert done.returncode == 0, done.stderr
-    assert 0 <= json.loads(done.stdout)["overall"] <= 1
+    assert 0 <= json.loads(done.stdout)["images"][0]["overall"] <= 1
 
 
-def test_json_lines_have_the_measures_that_were_asked_for_as_columns_of_a_result_have_them(place, predict):
+def keys_in_the_document_of_json(heading: str) -> list[str]:
+    """The first cells of a table of docs/results-format.md."""
+    text = (PROJECT / "docs" / "results-format.md").read_text().split("## JSON of `predict`")[1]
+    lines = text.split(heading)[1].split("\n\n")[0].splitlines()[2:]
+    return [name for line in lines for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+
+
+def test_the_json_document_says_which_model_judged_and_what_each_file_was(place, predict):
+    data = (place / "0.png").read_bytes()
+    (place / "page.jpg").write_text("<html>")
+    done = predict("--json", "--measures", "none", "nowhere.jpg", "0.png", "page.jpg")
+    document = json.loads(done.stdout)
+    scorer = Scorer("bundled", "cpu")
+    assert list(document) == keys_in_the_document_of_json("| key | content |")
+    assert document["model"] == {**asdict(scorer.source), "scale_version": SCALE_VERSION}
+    assert list(document["model"]) == ["name", "version", "run_id", "sha256", "scale_version"]
+    assert document["thresholds"] == scorer.thresholds
+    missing, scored, unreadable = document["images"]
+    keys = keys_in_the_document_of_json("| key of an image | content |")
+    assert [list(row) for row in (missing, scored, unreadable)] == [keys] * 3
+    assert (scored["path"], scored["error_code"], scored["error_detail"]) == ("0.png", None, None)
+    assert (scored["sha256"], scored["size_bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert (scored["width"], scored["height"], scored["format"]) == (120, 90, "PNG")
+    assert scored["flags"] == list(scorer.predict(data).flags)
+    assert {name for name, value in missing.items() if value is not None} == {
+        "path",
+        "error_code",
+        "error_detail",
+    }
+    assert (missing["error_code"], unreadable["error_code"]) == ("missing", "not_an_image")
+    assert (unreadable["size_bytes"], unreadable["width"], unreadable["flags"]) == (6, None, None)
+    assert done.returncode == 4
+
+
+def test_the_json_document_is_whole_where_nothing_can_be_read(place, predict):
+    done = predict("--json", "nowhere.jpg", "https://host/a.jpg")
+    rows = json.loads(done.stdout)["images"]
+    assert [row["error_code"] for row in rows] == ["missing", "url"]
+    assert done.returncode == 4
+
+
+def test_the_json_document_of_a_list_from_standard_input_has_its_paths(place, predict, monkeypatch):
+    for text, code, paths in (
+        (b"1.png\nnowhere.jpg\n", 4, ["1.png", "nowhere.jpg"]),
+        (b"2.png\0", 0, ["2.png"]),
+    ):
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+        done = predict("--json", "-")
+        assert [row["path"] for row in json.loads(done.stdout)["images"]] == paths
+        assert done.returncode == code
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
+    done = predict("--json", "-")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_the_json_document_has_the_measures_that_were_asked_for_as_columns_of_a_result_have_them(
+    place, predict
+):
     done = predict("--json", "--measures", "file, hash", "0.png")
-    row = json.loads(done.stdout)
+    (row,) = json.loads(done.stdout)["images"]
     width, height = Image.open(place / "0.png").size
     assert row["aspect_ratio"] == width / height
     assert row["bits_per_pixel"] == 8 * (place / "0.png").stat().st_size / (width * height)
     assert row["jpeg_quality"] is None
     assert isinstance(row["phash"], int) and "entropy" not in row
-    assert "phash" not in json.loads(predict("--json", "--measures", "none", "0.png").stdout)
+    assert "phash" not in json.loads(predict("--json", "--measures", "none", "0.png").stdout)["images"][0]
 
 
 def test_a_measure_that_there_is_not_is_refused_with_those_that_there_are(place, predict):

@@ -185,9 +185,8 @@ def test_the_champion_scores_a_folder_names_itself_in_every_row_and_predicts_the
     scored = rows[rows["error_code"].isna()].set_index("key")
     images = [f"samples/{key}" for key in scored.index]
     printed = command(copied, "predict", "--json", *images)
-    lines = [line for line in printed.splitlines() if line.startswith("{")]
-    for line, key in zip(lines, scored.index, strict=True):
-        predicted = json.loads(line)
+    (document,) = [line for line in printed.splitlines() if line.startswith("{")]
+    for predicted, key in zip(json.loads(document)["images"], scored.index, strict=True):
         assert predicted["path"] == f"samples/{key}"
         for head in (*HEADS, "overall"):
             assert predicted[head] == pytest.approx(scored.loc[key, head], abs=0.01)

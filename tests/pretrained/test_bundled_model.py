@@ -106,8 +106,7 @@ def test_scoring_works_where_nothing_but_its_own_packages_is_installed(
     assert (refusals, code_of_predict) == (["2", "2", "8"], "0")
     assert done.stderr.count("quality-model[train]") == 3
     expected = MultiHeadQualityInference("bundled", "cpu").predict(photo[:200, :200])
-    row = json.loads(printed)
-    assert list(row)[:7] == ["path", *HEADS, "overall", "flags"]
+    (row,) = json.loads(printed)["images"]
     (scored,) = pd.read_parquet(elsewhere / "out" / "data").to_dict("records")
     for head in HEADS:
         assert row[head] == scored[head] == getattr(expected, head)
@@ -166,7 +165,8 @@ def test_a_new_user_scores_a_folder_outside_any_project_and_traces_its_scores(
     assert f"Model: bundled version {version}." in result.stdout
     out = Path("scores") / folder
     bad, good = pd.read_parquet(out / "data").itertuples()
-    assert good.key == json.loads(command("predict", str(odd), "--json").stdout)["path"].split("/")[-1]
+    document = json.loads(command("predict", str(odd), "--json").stdout)
+    assert good.key == Path(document["images"][0]["path"]).name
     assert good.key == "caf\\xe9.png"
     assert (good.model_name, good.model_version, good.model_run_id) == ("bundled", version, "0123abcd")
     flagged = {head: getattr(good, column) for head, column in FLAG_COLUMNS.items()}
