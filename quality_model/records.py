@@ -14,6 +14,9 @@ Head = Literal["color_cast", "blurriness", "watermark", "noise"]
 HEADS: Final[tuple[Head, ...]] = ("color_cast", "blurriness", "watermark", "noise")
 """The heads in the order of labels.npy's columns and of the model's ``all_scores``."""
 
+SCORE_COLUMNS: Final = (*HEADS, "overall", "worst_score")
+"""The columns of scores in a result and in the pipelines of others."""
+
 OVERALL_WEIGHTS: Final[dict[Head, float]] = {
     "color_cast": 0.2,
     "blurriness": 0.3,

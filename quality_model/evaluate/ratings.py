@@ -25,10 +25,10 @@ from quality_model.errors import UsageError
 from quality_model.evaluate.evidence import Estimate
 from quality_model.evaluate.metrics import Bootstrap
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
-from quality_model.records import Head
+from quality_model.records import SCORE_COLUMNS, Head
 from quality_model.score.inputs import InputChoice
 from quality_model.score.job import score
-from quality_model.score.result import SCORE_COLUMNS, read_rows
+from quality_model.score.result import read_rows
 
 RatedDataset = Literal["koniq", "spaq", "kadid"]
 

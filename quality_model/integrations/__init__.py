@@ -9,9 +9,7 @@ from typing import Any
 
 from quality_model.core.predict import ImageInput, Scorer
 from quality_model.errors import ImageError, UsageError
-from quality_model.records import HEADS, QualityScores
-
-NAMES = (*HEADS, "overall", "worst_score")
+from quality_model.records import HEADS, SCORE_COLUMNS, QualityScores
 
 
 @dataclass
@@ -67,6 +65,6 @@ class Limits:
 def scores_of(result: QualityScores | ImageError) -> dict[str, float]:
     """Plain numbers by name: the four heads, ``overall`` and ``worst_score``; NaN for what has no scores."""
     if isinstance(result, ImageError):
-        return dict.fromkeys(NAMES, float("nan"))
+        return dict.fromkeys(SCORE_COLUMNS, float("nan"))
     values = {name: value for name, value in asdict(result).items() if name in (*HEADS, "overall")}
     return {**values, "worst_score": max(values[head] for head in HEADS)}

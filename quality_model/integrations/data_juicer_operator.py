@@ -15,9 +15,10 @@ from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
 
 from quality_model.errors import UsageError
-from quality_model.integrations import NAMES, Limits, scores_of
+from quality_model.integrations import Limits, scores_of
+from quality_model.records import SCORE_COLUMNS
 
-KEYS = {name: f"quality_{name}" for name in NAMES}
+KEYS = {name: f"quality_{name}" for name in SCORE_COLUMNS}
 """In a sample's statistics: the scores of its images, in their order."""
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from quality_model.core.predict import ImageInput
 from quality_model.errors import ImageError
-from quality_model.integrations import NAMES, Limits, scores_of
+from quality_model.integrations import Limits, scores_of
+from quality_model.records import SCORE_COLUMNS
 
 
 @dataclass
@@ -29,7 +30,7 @@ class ScoreColumns(Limits):
         results = self.score([_image(value) for value in batch[self.image_column]])
         rows = [scores_of(result) for result in results]
         codes = [result.reason if isinstance(result, ImageError) else None for result in results]
-        return {name: [row[name] for row in rows] for name in NAMES} | {"error_code": codes}
+        return {name: [row[name] for row in rows] for name in SCORE_COLUMNS} | {"error_code": codes}
 
 
 def _image(value: Any) -> ImageInput:

@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection as Names
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -14,6 +15,7 @@ from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import ListedFile, file_name, is_url, printable
 from quality_model.errors import ImageError, UsageError
 from quality_model.params import LimitsParams
+from quality_model.score.archives import ArchiveReader, list_members
 from quality_model.score.keys import list_rows
 from quality_model.score.parquet_input import Columns, RowReader, choose_columns
 from quality_model.score.reading import PlannedInput, Source, Url
@@ -25,8 +27,6 @@ from quality_model.score.selection import (
     is_selection,
     shown_suffix,
 )
-from quality_model.score.tar_input import MemberReader, list_members
-from quality_model.score.zip_input import ZipReader, list_zip_members
 
 Kind = Literal["images", "tar", "zip", "parquet", "arrow"]
 TABLES: Final = ("parquet", "arrow")
@@ -45,7 +45,6 @@ _NAMES: Final[dict[Kind, tuple[str, str]]] = {
 }
 _BY_SUFFIX: Final[tuple[Kind, ...]] = ("zip", "parquet", "arrow")
 _FILES: Final[tuple[Kind, ...]] = ("images", "tar", "zip")
-_ARCHIVES: Final = {"tar": list_members, "zip": list_zip_members}
 _SUFFIXES_NAMED: Final = 5
 _SUPPORTED: Final = (
     f"Inputs are image files ({', '.join(sorted(SUFFIXES))}), tar shards ({', '.join(TAR_SUFFIXES)}),"
@@ -222,8 +221,8 @@ def list_inputs(found: Survey, limits: LimitsParams, skipped: Counter[str]) -> I
             continue
         elif found.kind == "images":
             yield PlannedInput(name, num_bytes=file.num_bytes, mtime_ns=file.mtime_ns)
-        elif found.kind in _ARCHIVES:
-            for member in _ARCHIVES[found.kind](path, name, limits, skipped):
+        elif found.kind == "tar" or found.kind == "zip":
+            for member in list_members(path, name, found.kind, limits, skipped):
                 yield replace(member, mtime_ns=file.mtime_ns)
         elif (problem := found.columns[name].problem) is not None:
             yield PlannedInput(name, error_code="unreadable_rows", error_detail=problem)
@@ -237,8 +236,8 @@ def sources_of(
 ) -> Generator[Source | Url, None, None]:
     """Give the source of each input of a collection whose files are of one kind, in order."""
     base = collection_of(collection).base
-    rows, members, zipped = RowReader(), MemberReader(), ZipReader()
-    try:
+    rows = RowReader()
+    with closing(ArchiveReader("zip" if kind == "zip" else "tar")) as members:
         for planned in inputs:
             if planned.error_code is not None:
                 yield ImageError(planned.error_code, planned.error_detail or "")
@@ -248,11 +247,7 @@ def sources_of(
             elif planned.columns:
                 yield rows.read(base / file_name(planned.file), planned.file, planned.at, planned.columns)
             else:
-                archive = zipped if kind == "zip" else members
-                yield archive.read(base / file_name(planned.file), planned.at, planned.num_bytes)
-    finally:
-        members.close()
-        zipped.close()
+                yield members.read(base / file_name(planned.file), planned.at, planned.num_bytes)
 
 
 def collection_of(inputs: Path | Selection) -> Collection:

@@ -29,6 +29,7 @@ from quality_model.records import (
     OVERALL_WEIGHTS,
     SCALE_VERSION,
     SCHEMA_VERSION,
+    SCORE_COLUMNS,
     Head,
     ModelRef,
 )
@@ -43,7 +44,6 @@ FIGURE_NAME: Final = f"{REPORT_NAME}/summary.png"
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS: Final = 10_000
 
-SCORE_COLUMNS: Final = (*HEADS, "overall", "worst_score")
 METADATA_PREFIX: Final = "quality_model."
 NOT_FINAL: Final[frozenset[str]] = frozenset({*get_args(FailureKind), "download_failed"})
 """Error codes that depend on machine and network at that time: such inputs are read again."""
@@ -315,10 +315,7 @@ class ScoreSummary:
         if self.changes:
             lines.append("Last update: " + ", ".join(f"{n} {what}" for what, n in self.changes.items()) + ".")
         if self.retried:
-            lines.append(
-                f"Retried: {self.retried} inputs of the earlier run, which a worker crashed on or which were"
-                " too slow."
-            )
+            lines.append(f"Retried: {self.retried} inputs of the earlier run, whose errors were not final.")
         lines += [f"  {count} x {code}" for code, count in self.errors.items()]
         if self.skipped:
             files = ", ".join(f"{count} x {name or '(no suffix)'}" for name, count in self.skipped.items())

@@ -21,7 +21,7 @@ from quality_model.evaluate.ratings import (
     read_koniq,
     read_spaq,
 )
-from quality_model.score.result import SCORE_COLUMNS
+from quality_model.records import SCORE_COLUMNS
 
 KONIQ_TABLE = "koniq10k_scores_and_distributions.csv"
 SPAQ_TABLE = "Annotations/MOS and Image attribute scores.csv"

@@ -1,5 +1,6 @@
 """URLs against a server of this machine: each is an image or an error code; some are asked again."""
 
+import hashlib
 import threading
 import time
 from collections import Counter
@@ -7,11 +8,16 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from quality_model.cli import run
 from quality_model.errors import ImageError
 from quality_model.score import downloads
 from quality_model.score.reading import DownloadRules, Url, fetched
+
+from .conftest import rows_of
 
 ALLOWED = DownloadRules(allow_private=True, pause_s=0.0)
 
@@ -21,6 +27,8 @@ class Handler(BaseHTTPRequestHandler):
 
     seen: ClassVar[Counter[str]] = Counter()
     busy = most_busy = 0
+    image = b""
+    is_slow = True
     lock = threading.Lock()
 
     def log_message(self, *_: object) -> None:
@@ -75,12 +83,17 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b"half")
             self.close_connection = True
-        elif what == "drip":
+        elif what == "image" or (what == "slow" and not self.is_slow):
+            self.answer(200, self.image)
+        elif what in ("drip", "slow"):
             self.send_response(200)
             self.send_header("Content-Length", "1000")
             self.end_headers()
             for _ in range(100):
-                self.wfile.write(b"x")
+                try:
+                    self.wfile.write(b"x")
+                except ConnectionError:
+                    return
                 time.sleep(0.1)
         else:
             self.answer(200, b"again")
@@ -90,6 +103,7 @@ class Handler(BaseHTTPRequestHandler):
 def server() -> Iterator[str]:
     Handler.seen = Counter()
     Handler.busy = Handler.most_busy = 0
+    Handler.is_slow = True
     serving = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
@@ -201,3 +215,46 @@ def test_a_host_gets_at_most_so_many_requests_at_once_and_a_pause_between_them(g
     started = time.monotonic()
     get(*(f"ok/{number}" for number in range(6)), rules=DownloadRules(allow_private=True, pause_s=0.1))
     assert time.monotonic() - started > 0.5
+
+
+def test_a_parquet_column_of_urls_is_scored_and_a_slow_host_costs_its_rows_until_it_answers(
+    server, crops, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(downloads, "_FIRST_WAIT_S", 0.01)
+    monkeypatch.chdir(tmp_path)
+    Handler.image = crops[0]
+    slow = server.replace("127.0.0.1", "localhost")  # another host, by its name
+    urls = [f"{server}/image/0", f"{server}/gone", f"{slow}/slow", f"{server}/image/1?token=s3cret", None]
+    pq.write_table(pa.table({"id": list("abcde"), "image_url": urls}), "urls.parquet")
+    command = ["score", "urls.parquet", "--output", "out", "--model", "bundled", "--workers", "1"]
+    command += ["--max-error-share", "1", "--set", "limits.max_seconds=2"]
+
+    def codes(*flags: str) -> dict[str, str]:
+        assert run([*command, *flags]) == (0 if "--allow-private" in flags else 4)
+        rows = rows_of(tmp_path / "out")
+        assert all((rows["overall"] >= 0) == rows["error_code"].isna())
+        return dict(zip(rows["key"], rows["error_code"].fillna("scored"), strict=True))
+
+    assert codes() == dict.fromkeys("abcd", "url") | {"e": "missing"}
+    assert Handler.seen.total() == 0
+    first = {"a": "scored", "b": "download_refused", "c": "download_failed", "d": "scored", "e": "missing"}
+    assert codes("--allow-download", "--allow-private") == first
+    assert (Handler.seen["/gone"], Handler.seen["/slow"]) == (1, 3)
+    details = rows_of(tmp_path / "out").set_index("key")["error_detail"]
+    assert ("404" in details["b"], "longer than 2 s" in details["c"]) == (True, True)
+    shas = rows_of(tmp_path / "out").set_index("key")["sha256"]
+    assert shas["a"] == shas["d"] == hashlib.sha256(crops[0]).hexdigest()
+
+    Handler.is_slow = False
+    assert codes("--allow-download", "--allow-private") == first | {"c": "scored"}
+    assert (Handler.seen["/slow"], Handler.seen["/image/0"], Handler.seen["/gone"]) == (4, 1, 1)
+    assert "s3cret" not in "".join(capsys.readouterr())
+
+
+def test_a_column_of_urls_on_private_addresses_is_refused_by_default(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table({"url": [f"{server}/image/0"]}), "urls.parquet")
+    command = ["score", "urls.parquet", "--output", "out", "--model", "bundled", "--workers", "1"]
+    assert run([*command, "--allow-download"]) == 4
+    assert list(rows_of(tmp_path / "out")["error_code"]) == ["download_refused"]
+    assert Handler.seen.total() == 0

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from quality_model.errors import UsageError
-from quality_model.score import tar_input
+from quality_model.score import archives
 
 from .conftest import Interrupted, outcome, rows_of
 
@@ -188,7 +188,7 @@ def damaged_shards(crops: list[bytes]) -> dict[str, tuple[bytes, set[str]]]:
 def test_a_damaged_shard_gives_what_was_readable_and_a_row_with_an_error_code(
     run, shards, tmp_path, crops, monkeypatch
 ):
-    monkeypatch.setattr(tar_input, "MAX_ZERO_BYTES", 16 << 20)
+    monkeypatch.setattr(archives, "MAX_ZERO_BYTES", 16 << 20)
     expected = damaged_shards(crops)
     for name, (data, _) in expected.items():
         (shards / name).write_bytes(data)

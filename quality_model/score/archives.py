@@ -1,4 +1,4 @@
-"""Tar shards: which members are images, and their bytes, without extracting anything."""
+"""Tar and zip archives: which members are images, and their bytes, without extracting anything."""
 
 import bz2
 import gzip
@@ -8,12 +8,14 @@ import os
 import re
 import stat
 import tarfile
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final, Literal, cast
 
 import pyarrow as pa
 
@@ -22,6 +24,8 @@ from quality_model.core.folders import SYSTEM_FILES, is_system, printable, suffi
 from quality_model.errors import ImageError
 from quality_model.params import LimitsParams
 from quality_model.score.reading import PlannedInput
+
+ArchiveKind = Literal["tar", "zip"]
 
 MAX_HEADER_BYTES: Final = 1 << 20
 """More than any honest member header holds; a hostile one could ask for gigabytes."""
@@ -33,54 +37,136 @@ _MAX_XZ_BYTES: Final = 256 << 20
 """Memory for unpacking; `xz -9` needs a quarter of it, a hostile shard could ask for gigabytes."""
 
 _CHUNK_BYTES: Final = 1 << 20
-
+_ENCRYPTED: Final = 0x1
+_SKIPPED: Final = {"tar": "members of tar shards", "zip": "members of zip archives"}
+_LINK: Final = ("link_in_archive", "links inside archives are not followed")
 _BROKEN: Final = (
-    tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, LookupError, ArithmeticError,
-    RecursionError, MemoryError,
+    tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError,
+    LookupError, ArithmeticError, RuntimeError, MemoryError,
 )  # fmt: skip
+
+_Member = tuple[str, int, int, tuple[str, str] | None]
+"""A member's name, its place, its length, and what is wrong with it as error code and detail."""
 
 
 def list_members(
-    path: Path, shard: str, limits: LimitsParams, skipped: Counter[str]
+    path: Path, archive: str, kind: ArchiveKind, limits: LimitsParams, skipped: Counter[str]
 ) -> Iterator[PlannedInput]:
-    """Read the headers of a tar shard; the key of an image is ``shard#member``.
+    """List the images in an archive, in the order of its headers or directory; keys are ``archive#member``.
 
-    Names stay text: nothing is extracted. A repeated name gets its number appended. Archives
-    that follow one another, and zero blocks anywhere, are read as one archive. What is wrong
-    with the shard itself comes last, under the name of the shard.
+    Names stay text, wherever they lead. A repeated name gets its number appended. Tar archives that follow
+    one another, and zero blocks anywhere, are read as one. What is wrong with the archive itself comes last,
+    under its name.
 
     Args:
-        path: A tar archive, compressed or not, whatever its name.
-        shard: Its printable name.
-        limits: A member with more than ``max_bytes`` gets a reason.
+        path: A tar archive, compressed or not, or a zip archive, whatever its name.
+        archive: Its printable name.
+        kind: Which of them.
+        limits: A member with more than ``max_bytes`` gets an error code and is never unpacked.
         skipped: Counts members that are not images, and hidden and system files.
     """
     times_seen: Counter[str] = Counter()
     try:
-        with _open(path) as stream:
-            for info in _headers(stream):
-                if info.isdir():
-                    continue
-                if any(is_system(part) for part in info.name.split("/")):
+        with closing(_ARCHIVES[kind](path)) as opened:
+            for name, at, num_bytes, problem in opened.members():
+                if any(is_system(part) for part in name.split("/")):
                     skipped[SYSTEM_FILES] += 1
-                    continue
-                if suffix(info.name) not in SUFFIXES:
-                    skipped["members of tar shards"] += 1
-                    continue
-                key = f"{shard}#{unique_name(printable(info.name), times_seen)}"
-                yield PlannedInput(key, shard, info.offset_data, info.size, *_member_problem(info, limits))
+                elif suffix(name) not in SUFFIXES:
+                    skipped[_SKIPPED[kind]] += 1
+                else:
+                    if num_bytes > limits.max_bytes and problem is None:
+                        problem = "too_many_bytes", f"{num_bytes} bytes, at most {limits.max_bytes}"
+                    elif not num_bytes and problem is None:
+                        problem = "empty", "the member has no bytes"
+                    key = f"{archive}#{_unique_name(printable(name), times_seen)}"
+                    yield PlannedInput(key, archive, at, num_bytes, *(problem or ()))
     except (ImageError, *_BROKEN) as error:
-        problem = _problem(path, error)
-        yield PlannedInput(shard, shard, error_code=problem.reason, error_detail=problem.detail)
+        found = _problem(path, error)
+        yield PlannedInput(archive, archive, error_code=found.reason, error_detail=found.detail)
+
+
+class ArchiveReader:
+    """Reads members by their places, forwards: an archive is opened, and a compressed one unpacked, once."""
+
+    def __init__(self, kind: ArchiveKind) -> None:
+        self._kind = kind
+        self._path: Path | None = None
+        self._opened: _Tar | _Zip | None = None
+
+    def read(self, path: Path, at: int, num_bytes: int) -> bytes | ImageError:
+        """Give one member's bytes, or why they cannot be read: the archive changed or is damaged."""
+        try:
+            if self._opened is None or path != self._path:
+                self.close()
+                self._opened, self._path = _ARCHIVES[self._kind](path), path
+            data = self._opened.read(at, num_bytes)
+        except (ImageError, *_BROKEN) as error:
+            if self._kind == "tar":  # its stream is somewhere; a zip's directory need not be read again
+                self.close()
+            return _problem(path, error)
+        if len(data) < num_bytes:
+            return ImageError("truncated", f"the archive ends after {len(data)} of {num_bytes} bytes")
+        return data
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = None
+
+
+class _Zip:
+    """``at`` is a member's place in the directory, which is read once."""
+
+    def __init__(self, path: Path) -> None:
+        _require_file(path)
+        self._archive = zipfile.ZipFile(path)
+        self.close = self._archive.close
+
+    def members(self) -> Iterator[_Member]:
+        for at, info in enumerate(self._archive.infolist()):
+            problem = None
+            if info.flag_bits & _ENCRYPTED:
+                problem = "encrypted", "the member is encrypted"
+            elif stat.S_ISLNK(info.external_attr >> 16):
+                problem = _LINK
+            if not info.is_dir():
+                yield info.filename, at, info.file_size, problem
+
+    def read(self, at: int, num_bytes: int) -> bytes:
+        info = self._archive.infolist()[at]
+        if info.file_size != num_bytes:
+            raise ImageError("broken_archive", "the archive changed since it was listed")
+        with self._archive.open(info) as member:
+            return member.read(num_bytes + 1)
+
+
+class _Tar:
+    """``at`` is the offset of a member's bytes in the unpacked archive."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = _open_tar(path)
+        self.close = self._stream.close
+
+    def members(self) -> Iterator[_Member]:
+        for info in _headers(self._stream):
+            problem = None
+            if info.issym() or info.islnk():
+                problem = _LINK
+            elif not info.isreg() or info.issparse():
+                problem = "not_a_file", "the member is not an ordinary file"
+            if not info.isdir():
+                yield info.name, info.offset_data, info.size, problem
+
+    def read(self, at: int, num_bytes: int) -> bytes:
+        self._stream.seek(at)
+        return self._stream.read(num_bytes)
+
+
+_ARCHIVES: Final[dict[ArchiveKind, type[_Tar] | type[_Zip]]] = {"tar": _Tar, "zip": _Zip}
 
 
 def _headers(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
-    """The headers of all archives in a stream, one archive after another.
-
-    Raises:
-        ImageError: ``broken_archive``: the shard does not end with an end mark and zeros.
-        Errors of `_BROKEN`: It cannot be read any further.
-    """
+    """The headers of all archives in a stream, which has to end with an end mark and zeros."""
     place = 0
     ended = False
     while True:
@@ -108,12 +194,7 @@ def _headers(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
 
 
 def _skip_zeros(stream: IO[bytes]) -> tuple[int, bytes]:
-    """Read blocks of zeros, some at a time.
-
-    Returns:
-        The number of zeros in whole blocks (all of them at the end of the stream), and the block behind
-        them; empty at the end.
-    """
+    """The number of zeros in whole blocks (at the end of the stream all), and the block behind them."""
     zeros = 0
     while zeros < MAX_ZERO_BYTES:
         chunk = stream.read(_CHUNK_BYTES if zeros else tarfile.BLOCKSIZE)
@@ -127,7 +208,7 @@ def _skip_zeros(stream: IO[bytes]) -> tuple[int, bytes]:
     return zeros, b"more"
 
 
-def unique_name(name: str, times_seen: Counter[str]) -> str:
+def _unique_name(name: str, times_seen: Counter[str]) -> str:
     """The name, with a number that no other member's name ends in if it was seen before."""
     times_seen[name] += 1
     if times_seen[name] == 1:
@@ -136,34 +217,6 @@ def unique_name(name: str, times_seen: Counter[str]) -> str:
         times_seen[name] += 1
     times_seen[numbered] += 1
     return numbered
-
-
-class MemberReader:
-    """Reads members by offset; reading forwards, a compressed shard is unpacked once."""
-
-    def __init__(self) -> None:
-        self._path: Path | None = None
-        self._stream: IO[bytes] | None = None
-
-    def read(self, path: Path, offset: int, num_bytes: int) -> bytes | ImageError:
-        """Give one member's bytes, or why they cannot be read: the shard changed or is damaged."""
-        try:
-            if self._stream is None or path != self._path:
-                self.close()
-                self._stream, self._path = _open(path), path
-            self._stream.seek(offset)
-            data = self._stream.read(num_bytes)
-        except (ImageError, *_BROKEN) as error:
-            self.close()
-            return _problem(path, error)
-        if len(data) < num_bytes:
-            return ImageError("truncated", f"the shard ends after {len(data)} of {num_bytes} bytes")
-        return data
-
-    def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = None
 
 
 class _Headers(io.RawIOBase):
@@ -182,17 +235,6 @@ class _Headers(io.RawIOBase):
 
     def tell(self) -> int:
         return self._stream.tell()
-
-
-def _member_problem(info: tarfile.TarInfo, limits: LimitsParams) -> tuple[str, str] | tuple[()]:
-    """Why a member cannot be read, as error code and detail."""
-    if info.issym() or info.islnk():
-        return "link_in_archive", "links inside archives are not followed"
-    if not info.isreg() or info.issparse():
-        return "not_a_file", "the member is not an ordinary file"
-    if info.size > limits.max_bytes:
-        return "too_many_bytes", f"{info.size} bytes, at most {limits.max_bytes}"
-    return () if info.size else ("empty", "the member has no bytes")
 
 
 class _Unpacked(io.RawIOBase):
@@ -266,10 +308,9 @@ class _Streams:
         self._file.close()
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open_tar(path: Path) -> IO[bytes]:
     """Open the archive inside a shard: its first bytes, not its name, say how it is compressed."""
-    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
-        raise ImageError("not_a_file", "it is a folder, a pipe or a device")
+    _require_file(path)
     stream = path.open("rb")
     first = stream.read(10)
     start: Callable[[], Any]
@@ -289,8 +330,13 @@ def _open(path: Path) -> IO[bytes]:
     return cast(IO[bytes], io.BufferedReader(_Unpacked(start)))
 
 
+def _require_file(path: Path) -> None:
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+        raise ImageError("not_a_file", "it is a folder, a pipe or a device")
+
+
 def _problem(path: Path, error: Exception) -> ImageError:
-    """Why a shard, or a part of it, cannot be read."""
+    """Why an archive, or a part of it, cannot be read."""
     if isinstance(error, ImageError):
         return error
     if isinstance(error, FileNotFoundError):
