@@ -10,7 +10,7 @@ from flows.retrain import Ending, retrain
 from flows.score import score
 from quality_model.params_file import load_params
 from quality_model.paths import ProjectPaths
-from quality_model.score.result import ScoreSummary, worst_first
+from quality_model.score.summary import ScoreSummary, worst_first
 from tasks import examples
 from tasks.ending import run_by_hand
 

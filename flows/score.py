@@ -10,8 +10,8 @@ from quality_model.core.folders import input_path
 from quality_model.params import UserPath
 from quality_model.params_file import load_params
 from quality_model.paths import ProjectPaths
-from quality_model.score.inputs import Kind
-from quality_model.score.result import ScoreSummary
+from quality_model.score.selection import Kind
+from quality_model.score.summary import ScoreSummary
 from tasks import scoring
 
 

@@ -9,8 +9,9 @@ from prefect.logging import get_run_logger
 from quality_model.data.checks.score_checks import validate_scores
 from quality_model.params import LimitsParams, ScoreParams
 from quality_model.score import job
-from quality_model.score.inputs import InputChoice, Kind
-from quality_model.score.result import ScoreSummary
+from quality_model.score.inputs import InputChoice
+from quality_model.score.selection import Kind
+from quality_model.score.summary import ScoreSummary
 from tasks.failures import can_heal
 
 

@@ -17,7 +17,7 @@ from quality_model.errors import ParameterError, UsageError
 from quality_model.paths import ProjectPaths, user_path
 
 if TYPE_CHECKING:
-    from quality_model.params import ScoringParams, Section
+    from quality_model.params import Params, RegistryParams, ScoringParams, Section
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -185,6 +185,13 @@ def with_params(
         return wrapper
 
     return decorate
+
+
+def registry_of(params: "Params | ScoringParams") -> "RegistryParams | None":
+    """The registry of a project; None outside one."""
+    from quality_model.params import Params
+
+    return params.registry if isinstance(params, Params) else None
 
 
 def _field_option(name: str, owners: list[str]) -> click.Option:

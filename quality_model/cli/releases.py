@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import PATH, command, folder_option, with_input_choice, with_params
+from quality_model.cli.flags import PATH, command, folder_option, registry_of, with_input_choice, with_params
 from quality_model.errors import GateRefusedError
 from quality_model.paths import CARD_NAME, ProjectPaths
 
@@ -180,11 +180,9 @@ def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
 
     SCORES is a result, or a Parquet file of one.
     """
-    from quality_model.params import Params
     from quality_model.release.trace import trace as trace_scores
 
-    registry = params.registry if isinstance(params, Params) else None
-    found = trace_scores(registry, root=_ROOT, path=scores)
+    found = trace_scores(registry_of(params), root=_ROOT, path=scores)
     if as_json:
         click.echo(json.dumps(found.to_dict(), ensure_ascii=False))
         return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quality_model.cli.flags import PATH, command, with_download, with_input_choice, with_params
+from quality_model.cli.flags import PATH, command, registry_of, with_download, with_input_choice, with_params
 from quality_model.errors import ImageError, InputErrorsAboveLimit, QualityModelError, UsageError, redacted
 from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION, QualityScores
@@ -20,7 +20,7 @@ from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION, QualityS
 if TYPE_CHECKING:
     from quality_model.core.predict import Scorer
     from quality_model.evaluate.ratings import RatedDataset
-    from quality_model.params import Params, RegistryParams, ScoringParams
+    from quality_model.params import Params, ScoringParams
     from quality_model.score.inputs import InputChoice
     from quality_model.score.job import Check
     from quality_model.score.reading import DownloadRules, Reading, Url
@@ -44,7 +44,7 @@ def predict(
     from quality_model.core.predict import Scorer
     from quality_model.score.reading import fetched, read_images
 
-    model = Scorer.from_params(params.score, params.limits, registry=_registry(params))
+    model = Scorer.from_params(params.score, params.limits, registry=registry_of(params))
     columns = (*HEADS, "overall")
     names, named = _named_sources(images, may_fetch=download is not None)
     sources = list(fetched(named, download, params.limits))
@@ -209,7 +209,7 @@ def score(
         overwrite=overwrite,
         verify=verify,
         download=download,
-        registry=_registry(params),
+        registry=registry_of(params),
         check=_check(),
         choice=choice,
     )
@@ -237,22 +237,20 @@ def _print_estimate(
     download: DownloadRules | None,
 ) -> None:
     from quality_model.core.predict import Scorer
-    from quality_model.score.estimate import estimate
     from quality_model.score.result import ScoringModel
+    from quality_model.score.stream import estimate
 
-    scorer = Scorer.from_params(params.score, params.limits, registry=_registry(params))
-    model = ScoringModel.of(scorer)
+    scorer = Scorer.from_params(params.score, params.limits, registry=registry_of(params))
     found = estimate(
         params.score,
         params.limits,
         inputs=inputs,
         output=output,
-        model=model,
         scorer=scorer,
         choice=choice,
         download=download,
     )
-    for line in [f"Model: {model.title}.", *found.lines()]:
+    for line in [f"Model: {ScoringModel.of(scorer).title}.", *found.lines()]:
         click.echo(line)
 
 
@@ -288,7 +286,7 @@ def agree(
         output=output,
         overwrite=overwrite,
         root=Path(),
-        registry=_registry(params),
+        registry=registry_of(params),
     )
     click.echo(ratings.agreement_table(found))
     click.echo(f"Agreement: {output}")
@@ -301,12 +299,6 @@ def _check() -> Check | None:
     from quality_model.data.checks.score_checks import check_scores
 
     return check_scores
-
-
-def _registry(params: Params | ScoringParams) -> RegistryParams | None:
-    from quality_model.params import Params
-
-    return params.registry if isinstance(params, Params) else None
 
 
 COMMANDS = [predict, score, agree]

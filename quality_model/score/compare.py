@@ -1,7 +1,4 @@
-"""What would change if one model took another's place: two scoring jobs, joined by their inputs.
-
-The model in place is called old, the one that would come new, and a change is new - old.
-"""
+"""What would change if a new model took an old one's place: two scoring jobs, joined by their inputs."""
 
 import csv
 import io
@@ -56,9 +53,9 @@ _CELLS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class HeadChange:
-    """How one head's scores and flags change; None where nothing was scored.
+    """How one head's scores and flags change (``largest_change`` is signed).
 
-    ``largest_change`` is signed. The counts of flags are None where a model has no threshold for the head.
+    None where nothing was scored, or a model has no threshold for the head.
     """
 
     mean_old: float | None = None
@@ -78,10 +75,8 @@ class Comparison:
     """Two models on the images of one folder.
 
     Attributes:
-        folder: Its name.
-        old, new: The models.
         keys: Of the inputs that both models scored.
-        scores: float32 (2, N, 4): those of the old model, then of the new one, in the order of ``keys``.
+        scores: float32 (2, N, 4): of the old model, then of the new one, in the order of ``keys``.
         errors: Error code and detail of each other input, by key.
     """
 
@@ -104,10 +99,9 @@ class Comparison:
     @property
     def flags(self) -> npt.NDArray[np.bool_]:
         """bool (2, N, 4): what each model flags; nothing where it has no threshold."""
-        limits = [
-            [(model.thresholds or {}).get(head, np.inf) for head in HEADS] for model in (self.old, self.new)
-        ]
-        flagged: npt.NDArray[np.bool_] = self.scores.astype(np.float64) > np.array(limits)[:, None, :]
+        models = (self.old.thresholds or {}, self.new.thresholds or {})
+        limits = np.array([[limit.get(head, np.inf) for head in HEADS] for limit in models])
+        flagged: npt.NDArray[np.bool_] = self.scores.astype(np.float64) > limits[:, None, :]
         return flagged
 
     @property
@@ -129,12 +123,9 @@ class Comparison:
         counts: dict[str, int] = {}
         if all(head in (model.thresholds or {}) for model in (self.old, self.new)):
             was, now = self.flags[:, :, number]
-            counts = {
-                "flagged_old": int(was.sum()),
-                "flagged_new": int(now.sum()),
-                "newly_flagged": int((now & ~was).sum()),
-                "no_longer_flagged": int((was & ~now).sum()),
-            }
+            by_name = {"flagged_old": was, "flagged_new": now}
+            by_name |= {"newly_flagged": now & ~was, "no_longer_flagged": was & ~now}
+            counts = {name: int(flagged.sum()) for name, flagged in by_name.items()}
         return HeadChange(
             mean_old=float(old.mean()),
             mean_new=float(new.mean()),
@@ -145,10 +136,10 @@ class Comparison:
             **counts,
         )
 
-    def largest(self, count: int) -> list[int]:
-        """Numbers in ``keys`` of the images whose scores change most, the most changed first."""
+    def largest(self, count: int) -> dict[int, float]:
+        """The largest changes of a score, the largest first, by the image's number in ``keys``."""
         changes = np.abs(self.scores[1] - self.scores[0]).max(axis=1, initial=0.0)
-        return [int(number) for number in np.argsort(-changes, kind="stable")[:count]]
+        return {int(number): float(changes[number]) for number in np.argsort(-changes, kind="stable")[:count]}
 
     def summary(self) -> dict[str, Any]:
         """JSON values, without rows."""
@@ -170,33 +161,29 @@ class Comparison:
         return {
             **self.summary(),
             "not_scored": [
-                {"key": key, "error_code": code, "error_detail": detail}
-                for key, (code, detail) in self.errors.items()
+                dict(zip(("key", "error_code", "error_detail"), (key, *error), strict=True))
+                for key, error in self.errors.items()
             ],
             "largest_changes": [
                 {
                     "key": self.keys[number],
-                    "change": float(np.abs(self.scores[1, number] - self.scores[0, number]).max()),
+                    "change": change,
                     **{
                         side: dict(zip(HEADS, scores[number].tolist(), strict=True))
                         for side, scores in zip(SIDES, self.scores, strict=True)
                     },
                 }
-                for number in self.largest(count)
+                for number, change in self.largest(count).items()
             ],
         }
 
     def headline(self) -> str:
         """How many images would change their flags, and whether the two models are one."""
-        changed = self.num_changed_flags
-        if changed is not None:
-            changes = f"{changed} of them would change their flags"
-        elif not self.keys:
+        changes = "Changes of flags are not known, because not both models have a threshold for every head"
+        if not self.keys:
             changes = "Nothing can be said"
-        else:
-            changes = (
-                "Changes of flags are not known, because not both models have a threshold for every head"
-            )
+        elif self.num_changed_flags is not None:
+            changes = f"{self.num_changed_flags} of them would change their flags"
         weights = self.new.sha256[:12]
         same = f"A model is compared with itself: both have the weights with sha256 {weights}.\n"
         return (same if self.is_of_one_model else "") + (
@@ -239,13 +226,11 @@ class Comparison:
         return text.getvalue()
 
     def _cells(self) -> list[list[str]]:
-        def shown(value: float | None, how: str) -> str:
-            return "-" if value is None else f"{value:{how}}"
-
-        changes = {head: self.change(head) for head in HEADS}
+        rows: dict[str, dict[str, Any]] = {head: asdict(self.change(head)) for head in HEADS}
+        formats = _CELLS.values()
         return [
-            [head, *(shown(getattr(change, name), how) for name, how in _CELLS.values())]
-            for head, change in changes.items()
+            [head, *("-" if row[name] is None else f"{row[name]:{how}}" for name, how in formats)]
+            for head, row in rows.items()
         ]
 
 
@@ -264,28 +249,20 @@ def compare_models(
 ) -> Comparison:
     """Score a folder with two models and keep what would change if one took the other's place.
 
-    Each model scores as `score` does, into a folder of its own below ``output``; an interrupted comparison
-    resumes there.
+    Each model scores as `score` does, with the same engine, into a folder of its own below ``output``; an
+    interrupted comparison resumes there.
 
     Args:
-        section: Workers, device and engine, which is the same for both.
-        limits: What an image may be.
-        registry: Names the registered model.
-        root: The project folder, whose registry a reference means.
+        section, limits, registry, root, choice: As of `score`.
         folder: What `score` would take.
-        model: The new model: a registry reference, or a folder or file of weights.
-        against: The old one.
+        model, against: The new and the old one (`predict.Scorer`).
         output: Folder for `FILES` and the two results.
         num_thumbnails: Images that are shown.
-        choice: What to score, if the folder leaves a choice.
 
     Raises:
-        UsageError: It holds nothing to score, or ``output`` holds other files.
         InputErrorsAboveLimit: No image could be scored: the comparison is written.
-        CorruptError: A Parquet file cannot be read.
-        ModelNotFoundError, CheckpointError: A model is not available.
-        RegistryError: The registry does not answer.
         StorageError: The result could not be written, or the inputs changed between the two jobs.
+        UsageError, CorruptError, ModelNotFoundError, CheckpointError, RegistryError: As of `score`.
     """
     processes.end_if_imported_again()
     folder = input_path(folder)
@@ -325,12 +302,7 @@ def compare_models(
 
 
 def draw_largest(comparison: Comparison, thumbnails: Mapping[int, Pixels | None], path: Path) -> None:
-    """Draw the largest changes, each with the old and the new score of every head, as a PNG file.
-
-    Args:
-        thumbnails: uint8 (height, width, 3) by the image's number in ``keys``, in the order to show.
-        path: The file. A star marks a score that its model flags.
-    """
+    """Draw the largest changes as a PNG file: ``thumbnails`` by the image's number in ``keys``, in order."""
     num_rows = max(1, -(-len(thumbnails) // _COLUMNS))
     figure = new_figure(3.0 * _COLUMNS, 0.8 + 3.5 * num_rows)
     figure.suptitle(
@@ -358,11 +330,7 @@ def draw_largest(comparison: Comparison, thumbnails: Mapping[int, Pixels | None]
 
 
 def _join(folder: str, output: Path, old: ScoringModel, new: ScoringModel) -> Comparison:
-    """Join the two scoring results in ``output`` by their inputs.
-
-    Raises:
-        StorageError: They are not of the same inputs.
-    """
+    """Join the two scoring results in ``output`` by their inputs."""
     tables = [read_rows(output / name, ["key", *HEADS, "error_code", "error_detail"]) for name in SIDES]
     keys = tables[0]["key"]
     if keys != tables[1]["key"]:
@@ -381,7 +349,7 @@ def _read_thumbnails(
     comparison: Comparison, output: Path, folder: Path, section: ScoreParams, limits: LimitsParams, count: int
 ) -> dict[int, Pixels | None]:
     """Small images of the largest changes, read again in worker processes."""
-    numbers = comparison.largest(count)
+    numbers = list(comparison.largest(count))
     inputs = find_inputs(output / "new", [comparison.keys[number] for number in numbers])
     workers = num_workers(section.workers, len(inputs))
     pool = WorkerProcesses(workers, window=2 * workers, timeout_s=limits.max_seconds)

@@ -4,11 +4,11 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Collection as Names
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final
 
 from quality_model.core import folders
 from quality_model.core.decoding import SUFFIXES
@@ -16,25 +16,22 @@ from quality_model.core.folders import ListedFile, file_name, is_url, printable
 from quality_model.errors import ImageError, UsageError
 from quality_model.params import LimitsParams
 from quality_model.score.archives import ArchiveReader, list_members
-from quality_model.score.keys import list_rows
-from quality_model.score.parquet_input import Columns, RowReader, choose_columns
+from quality_model.score.columns import choose_columns
 from quality_model.score.reading import PlannedInput, Source, Url
 from quality_model.score.selection import (
+    TAR_SUFFIXES,
     Collection,
+    Kind,
     OnePath,
     Selection,
     has_tables,
     is_selection,
     shown_suffix,
 )
+from quality_model.score.tables import Columns, RowReader, list_rows
 
-Kind = Literal["images", "tar", "zip", "parquet", "arrow"]
 TABLES: Final = ("parquet", "arrow")
 """Kinds whose columns decide whether a file is an input."""
-
-TAR_SUFFIXES: Final = (
-    ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst",
-)  # fmt: skip
 
 _NAMES: Final[dict[Kind, tuple[str, str]]] = {
     "images": ("image", "images"),
@@ -43,7 +40,6 @@ _NAMES: Final[dict[Kind, tuple[str, str]]] = {
     "parquet": ("Parquet file", "Parquet files"),
     "arrow": ("Arrow file", "Arrow files"),
 }
-_BY_SUFFIX: Final[tuple[Kind, ...]] = ("zip", "parquet", "arrow")
 _FILES: Final[tuple[Kind, ...]] = ("images", "tar", "zip")
 _SUFFIXES_NAMED: Final = 5
 _SUPPORTED: Final = (
@@ -108,15 +104,6 @@ class Survey:
     columns: dict[str, Columns]
 
     @property
-    def base(self) -> Path:
-        """The folder that the names of files are relative to."""
-        return self.inputs.base
-
-    def kind_in(self, name: str) -> Kind | None:
-        """The kind of a file of the collection."""
-        return kind_in(self.inputs, name, self.kind)
-
-    @property
     def chosen_columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The columns of images and of keys that were chosen: a job that resumes must choose the same."""
         chosen = self.columns.values()
@@ -125,33 +112,12 @@ class Survey:
         return tuple(sorted(images)), tuple(sorted(keys))
 
 
-class Fingerprint:
-    """A running hash over the files of a listing."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self.num_files = 0
-
-    def add(self, file: ListedFile) -> None:
-        line = f"{printable(file.name)}\0{file.num_bytes}\0{file.mtime_ns}\n"
-        self._hash.update(line.encode())
-        self.num_files += 1
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
-
-
 def survey(inputs: Path | Selection, output: Path | None, choice: InputChoice = NO_CHOICE) -> Survey:
     """Look at the collection and decide what its inputs are.
 
     Hidden and system files, earlier results and whatever is in ``output`` are no inputs.
     Parquet files that hold no images are metadata: beside images or tar shards those whose
     images are not in the file itself, beside other Parquet files those without a column of images.
-
-    Args:
-        inputs: A folder, one file, or a selection.
-        output: Folder of the result; None without one.
-        choice: What to score, if the inputs leave a choice.
 
     Raises:
         UsageError: No such path, ``inputs`` and ``output`` are one, an earlier result, nothing to
@@ -185,17 +151,16 @@ def survey(inputs: Path | Selection, output: Path | None, choice: InputChoice = 
     for other, suffixes in listing.suffixes.items():
         if other != kind and not (other in TABLES and choice.kind is None):
             listing.skipped.update(suffixes)
-    fingerprint = listing.fingerprints[kind]
     if kind in TABLES:
-        for file in listing.tables:
+        for file, _ in listing.tables:
             if file.is_folder or printable(file.name) in columns:
-                fingerprint.add(file)
+                listing.take(file, kind)
     return Survey(
         inputs=collection,
         output=output,
         kind=kind,
-        num_files=fingerprint.num_files,
-        fingerprint=fingerprint.hexdigest(),
+        num_files=listing.num_files[kind],
+        fingerprint=listing.hashes[kind].hexdigest(),
         skipped=dict(sorted(listing.skipped.items())),
         columns=columns if kind in TABLES else {},
     )
@@ -204,20 +169,17 @@ def survey(inputs: Path | Selection, output: Path | None, choice: InputChoice = 
 def list_inputs(found: Survey, limits: LimitsParams, skipped: Counter[str]) -> Iterator[PlannedInput]:
     """The inputs of a collection in the order of a job.
 
-    Args:
-        found: What a look at it found.
-        limits: What an image may be.
-        skipped: Counts what in tar shards is skipped.
+    ``skipped`` counts what in archives is skipped.
 
     Raises:
         CorruptError: A Parquet file cannot be read.
     """
-    tables = []
+    tables, kind_in = [], found.inputs.kind_in
     for file in found.inputs.walk(found.output):
-        name, path = printable(file.name), found.base / file.name
+        name, path = printable(file.name), found.inputs.base / file.name
         if file.problem is not None:
             yield PlannedInput(name, error_code=file.problem.reason, error_detail=file.problem.detail)
-        elif name not in found.columns if found.columns else found.kind_in(file.name) != found.kind:
+        elif not (name in found.columns if found.columns else kind_in(file.name, found.kind) == found.kind):
             continue
         elif found.kind == "images":
             yield PlannedInput(name, num_bytes=file.num_bytes, mtime_ns=file.mtime_ns)
@@ -231,8 +193,18 @@ def list_inputs(found: Survey, limits: LimitsParams, skipped: Counter[str]) -> I
     yield from list_rows(tables)
 
 
+def nothing_to_score(found: Survey, skipped: Mapping[str, int]) -> UsageError:
+    """The error of a collection without inputs."""
+    counts = ", ".join(f"{count} x {name or 'no suffix'}" for name, count in sorted(skipped.items()))
+    return UsageError(
+        f"{found.inputs.title} holds nothing to score: "
+        + (f"its files hold no image (skipped: {counts})." if counts else "its files are empty."),
+        "Name a folder or file with images.",
+    )
+
+
 def sources_of(
-    inputs: Iterable[PlannedInput], collection: Path | Selection, kind: Kind
+    inputs: Iterable[PlannedInput], collection: Path | Collection, kind: Kind
 ) -> Generator[Source | Url, None, None]:
     """Give the source of each input of a collection whose files are of one kind, in order."""
     base = collection_of(collection).base
@@ -250,13 +222,9 @@ def sources_of(
                 yield members.read(base / file_name(planned.file), planned.at, planned.num_bytes)
 
 
-def collection_of(inputs: Path | Selection) -> Collection:
-    """What can be walked for what was named.
-
-    Raises:
-        UsageError: It is a URL or empty.
-    """
-    return inputs if isinstance(inputs, Selection) else OnePath(folders.input_path(inputs))
+def collection_of(inputs: Path | Collection) -> Collection:
+    """What can be walked for what was named."""
+    return OnePath(folders.input_path(inputs)) if isinstance(inputs, Path) else inputs
 
 
 def _require_input(path: Path, output: Path | None) -> None:
@@ -272,37 +240,21 @@ def _require_input(path: Path, output: Path | None) -> None:
         )
 
 
-def kind_of(name: str) -> Kind | None:
-    """The kind of a file, by its name; None: not an input."""
-    lowered = name.lower()
-    if folders.suffix(name) in SUFFIXES:
-        return "images"
-    for kind in _BY_SUFFIX:
-        if lowered.endswith(f".{kind}"):
-            return kind
-    return "tar" if lowered.endswith(TAR_SUFFIXES) else None
-
-
-def kind_in(collection: Collection, name: str, kind: Kind | None) -> Kind | None:
-    """The kind of a file of a collection: that of its name; named itself, what was chosen, or an image."""
-    if not collection.is_folder:
-        return kind or kind_of(name)
-    if isinstance(collection, Selection):
-        return "images" if is_url(name) else kind_of(name) or "images"
-    return kind_of(name)
-
-
+@dataclass(slots=True)
 class _Listing:
-    """The files of a walk by kind: counts by suffix, the first of each, and what was skipped."""
+    """The files of a walk by kind: counts by suffix, the first of each, and what was skipped.
 
-    def __init__(self) -> None:
-        self.fingerprints: dict[Kind, Fingerprint] = {kind: Fingerprint() for kind in _NAMES}
-        self.suffixes: dict[Kind, Counter[str]] = {kind: Counter() for kind in _NAMES}
-        self.first: dict[Kind, str] = {}
-        self.tables: list[ListedFile] = []  # their columns decide which are inputs
-        self.table_kinds: dict[str, Kind] = {}
-        self.num_closed = 0
-        self.skipped: Counter[str] = Counter()
+    ``hashes`` cover name, length and time of change of the files of a kind; the columns of ``tables`` decide
+    whether these are inputs.
+    """
+
+    hashes: dict[Kind, Any] = field(default_factory=lambda: {kind: hashlib.sha256() for kind in _NAMES})
+    num_files: Counter[Kind] = field(default_factory=Counter)
+    suffixes: dict[Kind, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in _NAMES})
+    first: dict[Kind, str] = field(default_factory=dict)
+    tables: list[tuple[ListedFile, Kind | None]] = field(default_factory=list)
+    num_closed: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
 
     def add(self, file: ListedFile, kind: Kind | None) -> None:
         if file.is_folder:
@@ -313,21 +265,23 @@ class _Listing:
             self.suffixes[kind][shown_suffix(file.name)] += 1
             self.first.setdefault(kind, printable(file.name))
         if file.is_folder or kind in TABLES:
-            self.tables.append(file)
-            if kind is not None:
-                self.table_kinds[printable(file.name)] = kind
-        for one, fingerprint in self.fingerprints.items():
-            if one not in TABLES and (file.is_folder or kind == one):
-                fingerprint.add(file)
+            self.tables.append((file, kind))
+        for one in _FILES:
+            if file.is_folder or kind == one:
+                self.take(file, one)
 
-    def is_of(self, name: str, kind: Kind) -> bool:
-        """Whether a table is of this kind."""
-        return self.table_kinds.get(name) == kind
+    def take(self, file: ListedFile, kind: Kind) -> None:
+        """Count a file as an input of a kind."""
+        self.hashes[kind].update(f"{printable(file.name)}\0{file.num_bytes}\0{file.mtime_ns}\n".encode())
+        self.num_files[kind] += 1
 
     def tables_of(self, kind: Kind | None) -> dict[str, ListedFile]:
         """Tables of a kind, or all, by printable name."""
-        named = {printable(file.name): file for file in self.tables if not file.is_folder}
-        return {name: file for name, file in named.items() if kind is None or self.is_of(name, kind)}
+        return {
+            printable(file.name): file
+            for file, its_kind in self.tables
+            if its_kind is not None and kind in (None, its_kind)
+        }
 
     def counts(self, kind: Kind) -> int:
         return self.suffixes[kind].total()
@@ -343,14 +297,14 @@ class _Listing:
 
 def _list(collection: Collection, output: Path | None, kind: Kind | None) -> _Listing:
     listing = _Listing()
-    if not collection.is_folder and kind_in(collection, next(collection.walk()).name, kind) is None:
+    if not collection.is_folder and collection.kind_in(next(collection.walk()).name, kind) is None:
         raise UsageError(
             f"{collection.title} is no image, archive or table by its name.",
             f"{_SUPPORTED} Archives of other kinds have to be unpacked; name a list as @list.",
         )
     try:
         for file in collection.walk(output, listing.skipped):
-            listing.add(file, kind_in(collection, file.name, kind))
+            listing.add(file, collection.kind_in(file.name, kind))
     except OSError as error:
         raise UsageError(
             f"{collection.title} cannot be listed: {error.strerror}.", "Check its permissions."
@@ -365,7 +319,7 @@ def _only_kind(title: str, listing: _Listing, tables: Names[str]) -> Kind:
         UsageError: There is none, or several.
     """
     present: list[Kind] = [kind for kind in _FILES if listing.counts(kind)]
-    present += [kind for kind in TABLES if any(listing.is_of(name, kind) for name in tables)]
+    present += [kind for kind in TABLES if not listing.tables_of(kind).keys().isdisjoint(tables)]
     if not present:
         counts = listing.skipped.most_common()
         suffixes = [(name, count) for name, count in counts if not name or name.startswith(".")]

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import pyarrow as pa
 
-from quality_model.core import processes, storage
+from quality_model.core import predict, processes, storage
 from quality_model.core.folders import printable
 from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part, part_name
 from quality_model.core.measures import chosen_sets, measures_of
@@ -25,9 +25,10 @@ from quality_model.score import result, update
 from quality_model.score.inputs import NO_CHOICE, InputChoice, collection_of, survey
 from quality_model.score.plan import Plan, Settings, begin, planned_engine
 from quality_model.score.reading import DownloadRules, PlannedInput, Scorer, with_scores
-from quality_model.score.result import REPORT_NAME, Range, ScoreSummary, ScoringModel, write_report
+from quality_model.score.result import ScoringModel
 from quality_model.score.selection import Selection
 from quality_model.score.stream import read_inputs
+from quality_model.score.summary import REPORT_NAME, Range, ScoreSummary, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -84,10 +85,8 @@ def score(
     """
     processes.end_if_imported_again()  # before a model is loaded
     if scorer is None or model is None:
-        from quality_model.core.predict import Scorer as Model  # worker processes need none
-
         engine = planned_engine(output) if section.engine == "auto" else None
-        loaded = Model.from_params(section, limits, root=root, registry=registry, engine=engine)
+        loaded = predict.Scorer.from_params(section, limits, root=root, registry=registry, engine=engine)
         scorer, model = loaded, ScoringModel.of(loaded)
     found = survey(inputs, output, choice)
     folder = JobFolder(output)
@@ -148,7 +147,7 @@ class _Job:
             plan.model,
             plan.skipped,
             plan.num_inputs,
-            plan.num_parts,
+            len(plan.rows_of_parts),
             changes=plan.counts or {},
         )
         summary.measured = {each.name: Range() for each in measures_of(plan.settings.measures)}
@@ -169,7 +168,7 @@ class _Job:
             else:
                 parts[number] = part
                 summary.add(table)
-        summary.parts_before = plan.num_parts - sum(one.table is None for one in todo)
+        summary.parts_before = len(plan.rows_of_parts) - sum(one.table is None for one in todo)
         if todo:
             started = time.monotonic()
             num_inputs = sum(len(one.rows) for one in todo)

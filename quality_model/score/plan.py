@@ -25,10 +25,11 @@ from quality_model.core.jobs import DATA_FOLDER, UPDATE_FOLDER, JobFolder, part_
 from quality_model.errors import CorruptError, StorageError, UsageError
 from quality_model.params import EngineName, LimitsParams, MeasureSet
 from quality_model.records import SCALE_VERSION, SCHEMA_VERSION
-from quality_model.score.inputs import Kind, Survey, list_inputs
-from quality_model.score.keys import repeated_hashes
-from quality_model.score.reading import PlannedInput
-from quality_model.score.result import FIGURE_NAME, REPORT_NAME, SUMMARY_NAME, ScoringModel
+from quality_model.score.inputs import Survey, list_inputs, nothing_to_score
+from quality_model.score.reading import PlannedInput, repeated_hashes
+from quality_model.score.result import ScoringModel
+from quality_model.score.selection import Kind
+from quality_model.score.summary import FIGURE_NAME, REPORT_NAME, SUMMARY_NAME
 
 TABLE_NAME: Final = "plan.parquet"
 UPDATE_NAME, UPDATE_TABLE_NAME = "update.json", "update.parquet"
@@ -39,14 +40,10 @@ _START_AGAIN: Final = "Choose another output folder, or replace this result with
 
 SCHEMA: Final = pa.schema(
     {
-        "key": pa.string(),
-        "file": pa.string(),
-        "at": pa.int64(),
-        "num_bytes": pa.int64(),
-        "error_code": pa.string(),
-        "error_detail": pa.string(),
-        "columns": pa.list_(pa.string()),
-        "mtime_ns": pa.int64(),
+        **dict.fromkeys(("key", "file"), pa.string()),
+        **dict.fromkeys(("at", "num_bytes"), pa.int64()),
+        **dict.fromkeys(("error_code", "error_detail"), pa.string()),
+        **{"columns": pa.list_(pa.string()), "mtime_ns": pa.int64()},
     }
 )
 """The columns of the plan, which are the fields of `PlannedInput`."""
@@ -106,10 +103,6 @@ class Plan:
         starts = range(0, self.num_inputs, size)
         return {number: min(size, self.num_inputs - start) for number, start in enumerate(starts)}
 
-    @property
-    def num_parts(self) -> int:
-        return len(self.rows_of_parts)
-
     def table_path(self, output: Path) -> Path:
         return output / (UPDATE_TABLE_NAME if self.is_update else TABLE_NAME)
 
@@ -135,7 +128,11 @@ class Plan:
         Raises:
             UsageError: Names each change.
         """
-        was, now = _decisive(self.model, self.settings), _decisive(model, settings)
+
+        def decisive(model: ScoringModel, settings: Settings) -> dict[str, Any]:
+            return {**dict(settings), **{f"model {name}": value for name, value in asdict(model).items()}}
+
+        was, now = decisive(self.model, self.settings), decisive(model, settings)
         changes = [f"{key} was {was[key]!r} and is {now[key]!r}" for key in now if was[key] != now[key]]
         if self.kind != found.kind:
             changes.append(f"the kind of inputs was {self.kind!r} and is {found.kind!r}")
@@ -143,10 +140,6 @@ class Plan:
             raise UsageError(
                 "The output folder holds the scores of another job: " + "; ".join(changes) + ".", _START_AGAIN
             )
-
-
-def _decisive(model: ScoringModel, settings: Settings) -> dict[str, Any]:
-    return {**dict(settings), **{f"model {name}": value for name, value in asdict(model).items()}}
 
 
 def begin(
@@ -163,9 +156,8 @@ def begin(
 
     If its inputs have changed, and they alone, the plan is one of an update.
 
-    Args:
-        overwrite: Plan a new one, too, if it is another; what that left is then removed.
-        verify: Decide by the bytes of an input whether it has changed.
+    ``overwrite`` plans a new one, too, if it is another, and removes what that left; ``verify`` decides by
+    the bytes of an input whether it has changed.
 
     Raises:
         UsageError: The folder holds another job or other files, there is no input, or two have the same key.
@@ -208,8 +200,7 @@ def open_plan(output: Path) -> Plan | None:
     """Read the plan of the job in ``output``; None if it has none.
 
     Raises:
-        UsageError: ``output`` holds a result of an earlier release.
-        CorruptError: plan.json or plan.parquet is not what was written.
+        UsageError, CorruptError: It is of an earlier release, or not what was written.
     """
     if not folders.is_result(output):
         return None
@@ -231,7 +222,7 @@ def open_plan(output: Path) -> Plan | None:
 
 
 def _has_earlier_layout(folder: Path) -> bool:
-    """Whether a folder is a result of the layout with shard-*.parquet, whose plan was job.json."""
+    """Whether a folder is a result with shard-*.parquet, whose plan was job.json."""
     job = folders.result_facts(folder / JOB_NAME)
     return bool(job) and "schema_version" not in job and not (folder / PLAN_NAME).exists()
 
@@ -246,11 +237,7 @@ def planned_engine(output: Path) -> EngineName | None:
 
 
 def plan_from(values: Mapping[str, Any], *, is_update: bool = False) -> Plan:
-    """The plan that JSON values describe.
-
-    Raises:
-        TypeError, KeyError, ValueError: They describe none of this release.
-    """
+    """The plan that JSON values describe; TypeError, KeyError or ValueError if none of this release."""
     model, settings = ScoringModel(**values["model"]), Settings(**values["settings"])
     return Plan(**{**values, "model": model, "settings": settings, "is_update": is_update})
 
@@ -262,11 +249,7 @@ def find_inputs(output: Path, keys: list[str]) -> list[PlannedInput]:
 
 
 def require_own(output: Path, names: Collection[str], kind: str) -> None:
-    """Refuse a folder that holds anything beside these names, whole parts, and what systems leave anywhere.
-
-    Raises:
-        UsageError: Names what it holds; ``kind`` is what it does not hold.
-    """
+    """Refuse a folder that holds more than these names, whole parts, and what systems leave anywhere."""
     has_rows_alone = (output / DATA_FOLDER).is_dir() and not _foreign_parts(output, ())
     known = {*names, DATA_FOLDER} if has_rows_alone else names
     others = sorted(
@@ -313,16 +296,6 @@ def _make(
     )
     plan.write(job.folder)
     return plan
-
-
-def nothing_to_score(found: Survey, skipped: Mapping[str, int]) -> UsageError:
-    """The error of a collection without inputs."""
-    counts = ", ".join(f"{count} x {name or 'no suffix'}" for name, count in sorted(skipped.items()))
-    return UsageError(
-        f"{found.inputs.title} holds nothing to score: "
-        + (f"its files hold no image (skipped: {counts})." if counts else "its files are empty."),
-        "Name a folder or file with images.",
-    )
 
 
 def _clear(job: JobFolder) -> None:

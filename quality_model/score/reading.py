@@ -5,6 +5,7 @@ fetch some ahead of the inputs that are read.
 """
 
 import hashlib
+from array import array
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -77,6 +78,17 @@ class PlannedInput:
     error_detail: str | None = None
     columns: tuple[str, ...] = ()
     mtime_ns: int = 0
+
+
+def hashes_of(keys: Iterable[str]) -> "array[int]":
+    """The hash of each key, int64; those of one process can be compared."""
+    return array("q", map(hash, keys))
+
+
+def repeated_hashes(hashes: "array[int]") -> tuple[set[int], npt.NDArray[np.int64]]:
+    """Those hashes of keys that occur more than once, and all of them once, sorted."""
+    values, counts = np.unique(np.frombuffer(hashes, dtype=np.int64), return_counts=True)
+    return set(values[counts > 1].tolist()), values
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +214,7 @@ def read_images(
 ) -> Generator[Reading, None, None]:
     """Give the readings of `read_image` in order, made in worker processes with a time limit.
 
-    Args:
-        sources: What to read.
-        num_sources: How many there are.
-        workers: Processes; 0: as many as pay off.
-        window: Readings that the caller takes at once.
-        image_size_px, recipe, limits, engine, measure: As of `read_image`.
+    ``workers`` is 0 for as many as pay off, ``window`` how many readings the caller takes at once.
     """
     count = num_workers(workers, num_sources)
     pool = WorkerProcesses(count, window=window + 2 * count, timeout_s=limits.max_seconds)

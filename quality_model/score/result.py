@@ -1,21 +1,16 @@
-"""A scoring result: its rows, and what they add up to (docs/results-format.md)."""
+"""The rows of a scoring result, and the model that they name (docs/results-format.md)."""
 
 import io
 import json
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from quality_model.core import storage
 from quality_model.core.jobs import DATA_FOLDER
 from quality_model.core.measures import MEASURES
 from quality_model.core.processes import FailureKind
@@ -25,11 +20,9 @@ from quality_model.params import EngineName
 from quality_model.records import (
     FLAG_COLUMNS,
     HEADS,
-    MEANINGS,
     OVERALL_WEIGHTS,
     SCALE_VERSION,
     SCHEMA_VERSION,
-    SCORE_COLUMNS,
     Head,
     ModelRef,
 )
@@ -38,11 +31,6 @@ from quality_model.score.reading import Reading
 if TYPE_CHECKING:
     from quality_model.core.predict import Scorer
 
-REPORT_NAME: Final = "report"
-SUMMARY_NAME: Final = f"{REPORT_NAME}/summary.json"
-FIGURE_NAME: Final = f"{REPORT_NAME}/summary.png"
-QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-_BINS: Final = 10_000
 
 METADATA_PREFIX: Final = "quality_model."
 NOT_FINAL: Final[frozenset[str]] = frozenset({*get_args(FailureKind), "download_failed"})
@@ -126,16 +114,9 @@ class ScoringModel(ModelRef):
 def make_table(
     keys: Sequence[str], readings: Sequence[Reading], model: ScoringModel, plan_sha256: str
 ) -> pa.Table:
-    """Make rows.
+    """Make a table of `SCHEMA`, a row for each reading: scores and the flags of the model, or an error code.
 
-    Args:
-        keys: One per input.
-        readings: One per input: its scores, or an error code.
-        model: Named in each row; its thresholds decide what is flagged.
-        plan_sha256: Of the job's plan.
-
-    Returns:
-        A table of `SCHEMA`. Its metadata is what a reader needs to know of the job, each value as JSON.
+    Its metadata is what a reader needs to know of the job, each value as JSON.
     """
     failed = np.array([reading.scores is None for reading in readings], dtype=bool)
     scores = np.zeros((len(keys), len(HEADS)), dtype=np.float32)
@@ -202,168 +183,3 @@ def replace_rows(table: pa.Table, rows: Sequence[int], new: pa.Table) -> pa.Tabl
 def read_rows(output: Path, columns: Collection[str]) -> pa.Table:
     """Some columns of a complete result, in the order of its plan."""
     return pq.read_table(output / DATA_FOLDER, columns=list(columns))
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Smallest and largest value of a column, None without values, and how many values are null."""
-
-    low: float | None = None
-    high: float | None = None
-    nulls: int = 0
-
-    def extended(self, column: pa.ChunkedArray) -> "Range":
-        """The range of these values and those of a column."""
-        values = [self.low, self.high, *pc.min_max(column).as_py().values()]
-        known = [value for value in values if value is not None]
-        return Range(min(known, default=None), max(known, default=None), self.nulls + column.null_count)
-
-
-@dataclass(slots=True)
-class ScoreSummary:
-    """The outcome of a job, added up part by part in memory that does not grow with them.
-
-    Attributes:
-        skipped: Files that are not inputs, by suffix or by what they are.
-        planned: Inputs of the plan.
-        parts, parts_before: Parts of the result; those that an earlier run finished.
-        retried: Inputs of finished parts that were read again, because their error codes were not final.
-        changes: What the last update found: inputs that are new, changed, removed, unchanged.
-        elapsed_s, images_per_s: Of this run alone.
-        inputs: ``scored`` + the sum of ``errors``.
-        ranges: Smallest and largest value per column of scores; None without scores.
-        measured: The same per measure that was asked for.
-        histograms: int64 (10000,) per head and overall: scores in bins of equal width from 0 to 1.
-    """
-
-    output: Path
-    model: ScoringModel
-    skipped: dict[str, int]
-    planned: int
-    parts: int
-    parts_before: int = 0
-    retried: int = 0
-    changes: Mapping[str, int] = field(default_factory=dict)
-    elapsed_s: float = 0.0
-    images_per_s: float = 0.0
-    inputs: int = 0
-    ranges: dict[str, Range] = field(default_factory=lambda: dict.fromkeys(SCORE_COLUMNS, Range()))
-    measured: dict[str, Range] = field(default_factory=dict)
-    histograms: dict[str, npt.NDArray[np.int64]] = field(
-        default_factory=lambda: {name: np.zeros(_BINS, dtype=np.int64) for name in (*HEADS, "overall")}
-    )
-    _errors: Counter[str] = field(default_factory=Counter)
-    _flags: Counter[str] = field(default_factory=Counter)
-
-    def add(self, table: pa.Table) -> None:
-        """Add the rows of a part (see `SCHEMA`)."""
-        self.inputs += table.num_rows
-        self._errors.update(table["error_code"].drop_null().to_pylist())
-        self._flags.update({head: pc.sum(table[name]).as_py() or 0 for head, name in FLAG_COLUMNS.items()})
-        self.ranges = {name: old.extended(table[name]) for name, old in self.ranges.items()}
-        self.measured = {name: old.extended(table[name]) for name, old in self.measured.items()}
-        for name, counts in self.histograms.items():
-            values = table[name].drop_null().to_numpy()
-            bins = np.minimum((values.astype(np.float64) * _BINS).astype(np.int64), _BINS - 1)
-            counts += np.bincount(bins, minlength=_BINS)
-
-    @property
-    def scored(self) -> int:
-        return self.inputs - self._errors.total()
-
-    @property
-    def errors(self) -> dict[str, int]:
-        """Inputs per error code, most frequent first."""
-        return dict(sorted(self._errors.items(), key=lambda entry: (-entry[1], entry[0])))
-
-    @property
-    def flagged(self) -> dict[str, int]:
-        """Per head that has a threshold, the images above it."""
-        return {head: self._flags[head] for head in HEADS if head in (self.model.thresholds or {})}
-
-    @property
-    def quantiles(self) -> dict[str, dict[str, float]]:
-        """Per head and overall, the quantiles of the scores to within 0.0001; none without scores."""
-        if not self.scored:
-            return {}
-        found = {}
-        for name, counts in self.histograms.items():
-            ranks = [max(1, share * self.scored) for share in QUANTILES]
-            middles = (np.searchsorted(np.cumsum(counts), ranks) + 0.5) / _BINS
-            found[name] = {
-                f"{share:g}": round(float(middle), 5)
-                for share, middle in zip(QUANTILES, middles, strict=True)
-            }
-        return found
-
-    @property
-    def error_share(self) -> float:
-        """Share of the inputs that could not be scored."""
-        return (self.inputs - self.scored) / self.inputs if self.inputs else 0.0
-
-    def counts(self) -> dict[str, Any]:
-        """JSON values that depend on inputs and model alone: the same after any interruption."""
-        return {"scored": self.scored, "errors": self.errors, "flagged": self.flagged}
-
-    def lines(self) -> list[str]:
-        """The summary for a console."""
-        lines = [
-            f"Model: {self.model.title}.",
-            f"{self.inputs} inputs: {self.scored} scored, {self.inputs - self.scored} with an error code,"
-            f" in {self.parts} parts ({self.parts_before} from an earlier run).",
-        ]
-        if self.changes:
-            lines.append("Last update: " + ", ".join(f"{n} {what}" for what, n in self.changes.items()) + ".")
-        if self.retried:
-            lines.append(f"Retried: {self.retried} inputs of the earlier run, whose errors were not final.")
-        lines += [f"  {count} x {code}" for code, count in self.errors.items()]
-        if self.skipped:
-            files = ", ".join(f"{count} x {name or '(no suffix)'}" for name, count in self.skipped.items())
-            lines.append(f"Skipped, not inputs: {files}.")
-        if self.elapsed_s > 0:
-            lines.append(f"{self.images_per_s:.1f} images/s, {self.elapsed_s:.1f} s.")
-        for name, values in self.quantiles.items():
-            lines.append(
-                f"  {name:<10} median {values['0.5']:.3f}, 5 to 95 % {values['0.05']:.3f} to"
-                f" {values['0.95']:.3f}   ({MEANINGS[name]})"
-            )
-        counts = ", ".join(f"{count} x {head}" for head, count in self.flagged.items())
-        lines.append(f"Flagged: {counts}." if counts else "Nothing is flagged: the model has no thresholds.")
-        return lines
-
-
-def write_report(summary: ScoreSummary) -> tuple[str, ...]:
-    """Write the report of a job, with a figure if matplotlib is installed; give the files' names."""
-    values = {
-        **summary.model.described(),
-        "inputs": summary.inputs,
-        **summary.counts(),
-        "skipped": summary.skipped,
-        "parts": summary.parts,
-        "quantiles": summary.quantiles,
-    }
-    storage.write_json(summary.output / SUMMARY_NAME, values)
-    if find_spec("matplotlib") is None:
-        return (SUMMARY_NAME,)
-    from quality_model.score.histograms import draw
-
-    draw(summary, summary.output / FIGURE_NAME)
-    return SUMMARY_NAME, FIGURE_NAME
-
-
-def worst_first(output: Path, count: int = 20) -> Iterator[str]:
-    """Lines for a terminal: a heading, and the ``count`` images with the highest score of any head.
-
-    A score above its head's threshold is followed by ``*``; an input without scores shows its error code.
-    """
-    columns = ["key", *HEADS, "overall", "worst_score", "error_code", *FLAG_COLUMNS.values()]
-    table = read_rows(output, columns)
-    worst = table.sort_by([("worst_score", "descending"), ("key", "ascending")]).slice(0, count).to_pylist()
-    width = max((len(row["key"]) for row in worst), default=0)
-    yield "  ".join([f"{'image':{width}}", *(f"{head:>10}" for head in HEADS), f"{'overall':>7}"])
-    for row in worst:
-        if row["error_code"] is not None:
-            yield f"{row['key']:{width}}  {row['error_code']}"
-            continue
-        cells = (f"{row[head]:9.2f}{'*' if row[flag] else ' '}" for head, flag in FLAG_COLUMNS.items())
-        yield "  ".join([f"{row['key']:{width}}", *cells, f"{row['overall']:7.2f}"])

@@ -15,40 +15,37 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Final, Protocol
+from typing import IO, ClassVar, Final, Literal
 
 from quality_model.core import folders
+from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import ListedFile, is_url, printable
 from quality_model.errors import ImageError, UsageError
-from quality_model.score.keys import hashes_of, repeated_hashes
-from quality_model.score.parquet_input import PATH_COLUMNS, named_columns
+from quality_model.score.columns import PATH_COLUMNS, named_columns
+from quality_model.score.reading import hashes_of, repeated_hashes
+
+Kind = Literal["images", "tar", "zip", "parquet", "arrow"]
+
+TAR_SUFFIXES: Final = (
+    ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst",
+)  # fmt: skip
 
 STDIN: Final = "-"
 LISTED_TWICE: Final = "listed more than once"
+_BY_SUFFIX: Final[dict[str, Kind]] = {".zip": "zip", ".parquet": "parquet", ".arrow": "arrow"}
 _TABLES: Final = (".csv", ".tsv")
 _MAX_NAME_BYTES: Final = 1 << 20
 _OTHER_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
-class Collection(Protocol):
-    """Files with names, which are relative to ``base``; ``title`` is what to call it in a message."""
-
-    @property
-    def base(self) -> Path: ...
-
-    @property
-    def title(self) -> str: ...
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether the suffix of a file says what it is, and whether it is an input."""
-        ...
-
-    def walk(
-        self, leave_out: Path | None = None, skipped: Counter[str] | None = None
-    ) -> Iterator[ListedFile]:
-        """See `folders.walk`."""
-        ...
+def kind_of(name: str) -> Kind | None:
+    """The kind of a file, by its name; None: not an input."""
+    suffix = folders.suffix(name)
+    if suffix in SUFFIXES:
+        return "images"
+    if suffix in _BY_SUFFIX:
+        return _BY_SUFFIX[suffix]
+    return "tar" if name.lower().endswith(TAR_SUFFIXES) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +64,17 @@ class OnePath:
 
     @property
     def is_folder(self) -> bool:
+        """Whether the suffix of a file says what it is, and whether it is an input."""
         return self.path.is_dir()
+
+    def kind_in(self, name: str, chosen: Kind | None) -> Kind | None:
+        """The kind of a file: that of its name, or what was chosen for one that was named itself."""
+        return kind_of(name) if self.is_folder else chosen or kind_of(name)
 
     def walk(
         self, leave_out: Path | None = None, skipped: Counter[str] | None = None
     ) -> Iterator[ListedFile]:
+        """See `folders.walk`."""
         return folders.walk(self.path, leave_out=leave_out, skipped=skipped)
 
 
@@ -91,7 +94,7 @@ class Selection:
 
     arguments: Sequence[str]
     column: str | None = None
-    is_folder: bool = True
+    is_folder: ClassVar = True
     _stdin: IO[bytes] | None = field(default=None, repr=False)
     _repeated: set[int] | None = field(default=None, repr=False)
 
@@ -112,6 +115,10 @@ class Selection:
     def title(self) -> str:
         shown = ", ".join(self.arguments[:3]) + (", ..." if len(self.arguments) > 3 else "")
         return "standard input" if shown == STDIN else shown
+
+    def kind_in(self, name: str, chosen: Kind | None) -> Kind | None:
+        """The kind of a file: that of its name, or an image."""
+        return "images" if is_url(name) else kind_of(name) or "images"
 
     def walk(
         self, leave_out: Path | None = None, skipped: Counter[str] | None = None
@@ -159,7 +166,7 @@ class Selection:
         prefix = "" if name == "." else f"{name.rstrip('/')}/"
         try:
             for file in folders.walk(path, leave_out=leave_out, skipped=skipped):
-                if file.is_folder or is_input(file.name):
+                if file.is_folder or kind_of(file.name):
                     yield ListedFile(prefix + file.name, file.num_bytes, file.mtime_ns, file.problem)
                 else:
                     skipped[shown_suffix(file.name)] += 1
@@ -204,6 +211,10 @@ class Selection:
             yield from _lines(handle)
 
 
+Collection = OnePath | Selection
+"""Files with names, which are relative to ``base``; ``title`` is what to call it in a message."""
+
+
 def is_selection(arguments: Sequence[str]) -> bool:
     """Whether arguments are more than one folder or one file that is a collection itself."""
     (only,) = arguments if len(arguments) == 1 else [None]
@@ -215,13 +226,6 @@ def is_selection(arguments: Sequence[str]) -> bool:
 def has_tables(arguments: Sequence[str]) -> bool:
     """Whether one of the arguments is a CSV or TSV file."""
     return any(argument.lower().endswith(_TABLES) for argument in arguments)
-
-
-def is_input(name: str) -> bool:
-    """Whether a file in a folder is an input, by its name."""
-    from quality_model.score.inputs import kind_of
-
-    return kind_of(name) is not None
 
 
 def shown_suffix(name: str) -> str:

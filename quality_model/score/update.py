@@ -29,7 +29,7 @@ from quality_model.core.jobs import JobFolder, part_name
 from quality_model.errors import CorruptError, ImageError, IncompleteError
 from quality_model.params import LimitsParams
 from quality_model.score import result
-from quality_model.score.inputs import Survey, list_inputs, sources_of
+from quality_model.score.inputs import Survey, list_inputs, nothing_to_score, sources_of
 from quality_model.score.plan import (
     SCHEMA,
     TABLE_NAME,
@@ -37,12 +37,10 @@ from quality_model.score.plan import (
     UPDATE_TABLE_NAME,
     Plan,
     inputs_from,
-    nothing_to_score,
     plan_from,
     write_inputs,
 )
 from quality_model.score.reading import Source, Url
-from quality_model.score.selection import OnePath, Selection
 
 _LISTING_NAME = ".partial-listing.parquet"
 _KEPT_FROM = 0.5
@@ -115,7 +113,6 @@ def make(job: JobFolder, plan: Plan, found: Survey, limits: LimitsParams, *, ver
     Args:
         plan: Of the result.
         found: The inputs as they are.
-        limits: What an image may be.
         verify: Compare the SHA-256 of each input with that of its row, in place of length and time.
 
     Returns:
@@ -270,14 +267,12 @@ def _read(job: JobFolder, plan: Plan, number: int) -> pa.Table | None:
 
 def _hash_inputs(listing: Path, found: Survey, limits: LimitsParams) -> npt.NDArray[np.int64]:
     """int64 (N,): the hash of the SHA-256 of each input, as of a row without one where it cannot be read."""
-    collection = found.inputs.path if isinstance(found.inputs, OnePath) else found.inputs
-    assert isinstance(collection, Path | Selection)
     hashes = array("q")
     with pq.ParquetFile(listing) as file:
         planned = (
             one for group in range(file.num_row_groups) for one in inputs_from(file.read_row_group(group))
         )
-        with closing(sources_of(planned, collection, found.kind)) as sources:
+        with closing(sources_of(planned, found.inputs, found.kind)) as sources:
             hashes.extend(hash(_sha256(source, limits)) for source in sources)
     return np.frombuffer(hashes, np.int64)
 

@@ -11,7 +11,7 @@ import pytest
 
 from quality_model.data.checks.score_checks import check_scores, validate_scores
 from quality_model.errors import ValidationError
-from quality_model.score.result import Range, ScoreSummary
+from quality_model.score.summary import Range, ScoreSummary
 
 
 @pytest.fixture

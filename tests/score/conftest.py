@@ -18,11 +18,12 @@ from quality_model.core.jobs import LOCK_NAME
 from quality_model.core.processes import InThisProcess
 from quality_model.params import Params
 from quality_model.records import Head
-from quality_model.score import reading, result
-from quality_model.score.inputs import InputChoice, Kind
+from quality_model.score import reading, summary
+from quality_model.score.inputs import InputChoice
 from quality_model.score.job import score
-from quality_model.score.result import ScoreSummary, ScoringModel
-from quality_model.score.selection import Selection
+from quality_model.score.result import ScoringModel
+from quality_model.score.selection import Kind, Selection
+from quality_model.score.summary import ScoreSummary
 
 THRESHOLDS: dict[Head, float] = {"color_cast": 0.5, "blurriness": 0.4, "watermark": 0.3, "noise": 1.0}
 IDENTITY = ScoringModel("grey", "3", "a1b2", "c" * 64, image_size_px=32, thresholds=THRESHOLDS)
@@ -183,7 +184,7 @@ def runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
             if workers is None:
                 patch.setattr(reading, "WorkerProcesses", lambda *_, **__: InThisProcess())
             if not figure:
-                patch.setattr(result, "find_spec", lambda _: None)
+                patch.setattr(summary, "find_spec", lambda _: None)
             return score(
                 params.score.model_copy(update=settings),
                 params.limits.model_copy(update=limits or {}),

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 
-from quality_model.score.estimate import SAMPLE_SIZE, estimate, wilson
+from quality_model import Scorer
+from quality_model.score.result import ScoringModel
+from quality_model.score.stream import SAMPLE_SIZE, estimate, wilson
 
-from .conftest import IDENTITY, MeanScorer, rows_of
+from .conftest import rows_of
 
 
 def test_a_small_collection_is_counted_whole_and_nothing_is_written(folder, params, run, tmp_path):
+    scorer = Scorer("bundled", "cpu")
     section = params.score.model_copy(update={"workers": 1})
     before = sorted(tmp_path.rglob("*"))
     found = estimate(
@@ -16,13 +19,12 @@ def test_a_small_collection_is_counted_whole_and_nothing_is_written(folder, para
         params.limits,
         inputs=folder,
         output=tmp_path / "scores",
-        model=IDENTITY,
-        scorer=MeanScorer(),
+        scorer=scorer,
     )
     assert sorted(tmp_path.rglob("*")) == before
     assert (found.kind, found.num_inputs, found.sampled) == ("images", 20, 20)
     assert found.num_bytes == sum(path.stat().st_size for path in folder.rglob("*.jpg"))
-    run(folder)
+    run(folder, scorer=scorer, model=ScoringModel.of(scorer))
     share = (rows_of(tmp_path / "scores")["is_blurry"]).mean()
     low, high = found.flagged["blurriness"]
     assert low <= share <= high

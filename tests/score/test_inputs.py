@@ -15,7 +15,8 @@ from quality_model.core import storage
 from quality_model.core.folders import file_name, input_path, inside, printable, walk
 from quality_model.data.download import list_images
 from quality_model.errors import ImageError, SourceError, UsageError
-from quality_model.score.inputs import InputChoice, Kind, kind_of, survey
+from quality_model.score.inputs import InputChoice, survey
+from quality_model.score.selection import Kind, kind_of
 
 NOWHERE = Path("no-such-output")
 PROJECT = Path(__file__).resolve().parents[2]
@@ -132,7 +133,7 @@ def test_one_file_is_a_collection_too(tmp_path, name):
         table(tmp_path / name, image=[b"x"])
     (tmp_path / "other.jpg").write_bytes(b"x")
     found = survey(tmp_path / name, NOWHERE)
-    assert (found.num_files, found.base) == (1, tmp_path)
+    assert (found.num_files, found.inputs.base) == (1, tmp_path)
 
 
 def test_nothing_to_score_is_an_error_that_says_what_counts(tmp_path):

@@ -22,7 +22,8 @@ from quality_model.core.measures import MEASURES
 from quality_model.params import Params
 from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, SCALE_VERSION, SCHEMA_VERSION, ModelRef
 from quality_model.release.decisions import Decision, write_record
-from quality_model.score.result import SCHEMA, ScoreSummary, read_rows
+from quality_model.score.result import SCHEMA, read_rows
+from quality_model.score.summary import ScoreSummary
 
 from .conftest import IDENTITY, THRESHOLDS, MeanScorer, PerCoreScorer, encode, fill, rows_of, runner
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from quality_model.core.measures import MEASURES, Measure
 from quality_model.data.checks.expectations import Expectation, Table, accept, among, between, validate
-from quality_model.score.result import REPORT_NAME, Range, ScoreSummary
+from quality_model.score.summary import REPORT_NAME, Range, ScoreSummary
 
 
 def validate_scores(summary: ScoreSummary) -> None:
