@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,12 +41,13 @@ def predict(
     IMAGES are files, globs, @list, a CSV file, or - for a list from standard input. 0: absent, 1: severe; the
     overall score is 1 for an image without a fault.
     """
-    from quality_model.core.measures import chosen_sets
+    from quality_model.core.measures import chosen_sets, measures_of
     from quality_model.core.predict import Scorer
     from quality_model.score.reading import fetched, read_images
 
     model = Scorer.from_params(params.score, params.limits, registry=registry_of(params))
     columns = (*HEADS, "overall")
+    measures = chosen_sets(params.score.measures) if as_json else ()
     names, named = _named_sources(images, may_fetch=download is not None)
     sources = list(fetched(named, download, params.limits))
     width = max(map(len, names))
@@ -60,12 +62,13 @@ def predict(
         recipe=model.views,
         limits=params.limits,
         engine=None,
-        measure=chosen_sets(params.score.measures) if as_json else (),
+        measure=measures,
     )
     rows = []
     for reading, name in zip(readings, names, strict=True):
         scores = _scores(model, reading)
-        rows.append(_json_row(name, reading, scores))
+        measured = {each.name: (reading.measures or {}).get(each.name) for each in measures_of(measures)}
+        rows.append(_json_row(name, reading, scores, measured))
         if as_json:
             continue
         if isinstance(scores, ImageError):
@@ -146,7 +149,9 @@ def _scores(model: Scorer, reading: Reading) -> QualityScores | ImageError:
         return ImageError("not_scored", f"{type(error).__name__}: {error}")
 
 
-def _json_row(name: str, reading: Reading, scores: QualityScores | ImageError) -> dict[str, Any]:
+def _json_row(
+    name: str, reading: Reading, scores: QualityScores | ImageError, measured: Mapping[str, Any]
+) -> dict[str, Any]:
     """An image of the JSON document (docs/results-format.md): the same keys with scores and with an error."""
     failed = scores if isinstance(scores, ImageError) else None
     known = ("sha256", "size_bytes", "width", "height", "format")
@@ -155,7 +160,7 @@ def _json_row(name: str, reading: Reading, scores: QualityScores | ImageError) -
         **{key: getattr(reading, key) for key in known},
         **dict.fromkeys((*HEADS, "overall", "flags")),
         **({} if isinstance(scores, ImageError) else scores.to_dict()),
-        **(reading.measures or {}),
+        **measured,
         "error_code": failed and failed.reason,
         "error_detail": failed and failed.detail,
     }

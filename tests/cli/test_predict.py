@@ -142,6 +142,8 @@ def test_the_json_document_says_which_model_judged_and_what_each_file_was(place,
 def test_the_json_document_is_whole_where_nothing_can_be_read(place, predict):
     done = predict("--json", "nowhere.jpg", "https://host/a.jpg")
     rows = json.loads(done.stdout)["images"]
+    (good,) = json.loads(predict("--json", "0.png").stdout)["images"]
+    assert [list(row) for row in rows] == [list(good)] * 2
     assert [row["error_code"] for row in rows] == ["missing", "url"]
     assert done.returncode == 4
 
