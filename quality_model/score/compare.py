@@ -136,10 +136,10 @@ class Comparison:
             **counts,
         )
 
-    def largest(self, count: int) -> dict[int, float]:
-        """The largest changes of a score, the largest first, by the image's number in ``keys``."""
+    def largest(self, count: int) -> list[int]:
+        """Numbers in ``keys`` of the images whose scores change most, the most changed first."""
         changes = np.abs(self.scores[1] - self.scores[0]).max(axis=1, initial=0.0)
-        return {int(number): float(changes[number]) for number in np.argsort(-changes, kind="stable")[:count]}
+        return [int(number) for number in np.argsort(-changes, kind="stable")[:count]]
 
     def summary(self) -> dict[str, Any]:
         """JSON values, without rows."""
@@ -167,13 +167,13 @@ class Comparison:
             "largest_changes": [
                 {
                     "key": self.keys[number],
-                    "change": change,
+                    "change": float(np.abs(self.scores[1, number] - self.scores[0, number]).max()),
                     **{
                         side: dict(zip(HEADS, scores[number].tolist(), strict=True))
                         for side, scores in zip(SIDES, self.scores, strict=True)
                     },
                 }
-                for number, change in self.largest(count).items()
+                for number in self.largest(count)
             ],
         }
 
@@ -349,7 +349,7 @@ def _read_thumbnails(
     comparison: Comparison, output: Path, folder: Path, section: ScoreParams, limits: LimitsParams, count: int
 ) -> dict[int, Pixels | None]:
     """Small images of the largest changes, read again in worker processes."""
-    numbers = list(comparison.largest(count))
+    numbers = comparison.largest(count)
     inputs = find_inputs(output / "new", [comparison.keys[number] for number in numbers])
     workers = num_workers(section.workers, len(inputs))
     pool = WorkerProcesses(workers, window=2 * workers, timeout_s=limits.max_seconds)
