@@ -279,6 +279,8 @@ class ScoreParams(Section):
     """what runs the network: library and dtype; auto: ncnn on a CPU, PyTorch on an accelerator"""
     measures: tuple[MeasureChoice, ...] = Field(min_length=1, strict=False)
     """columns beside the scores (docs/results-format.md), as a list of sets; cheap: those that cost little"""
+    intervals: bool
+    """add columns with an interval around each score (docs/results-format.md)"""
     max_error_share: Share
     """share of unreadable inputs above which the job fails, after it has written its result"""
 
@@ -306,6 +308,7 @@ WITHOUT_PROJECT: Final = ScoringParams(
         views="auto",
         engine="auto",
         measures=("cheap",),
+        intervals=False,
         max_error_share=1.0,
     ),
 )

@@ -1,11 +1,45 @@
 """What training keeps beside the weights of a model."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
 
-from quality_model.params import Finite
-from quality_model.records import Head
+from quality_model.params import Finite, Share
+from quality_model.records import HEADS, Head
+
+
+class HeadIntervals(BaseModel):
+    """How far a head's score may be from the severity, by the bin that the score is in."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    edges: list[Finite]
+    """where the next bin begins, rising"""
+    half_widths: Annotated[list[Share], Field(min_length=1)]
+    """of the interval around a score, one for each bin: one more than edges"""
+
+
+class Intervals(BaseModel):
+    """Prediction intervals around scores (`evaluate.predictions.calibrate_intervals`)."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    confidence: Share
+    """share of images of the calibration's kind whose severity is within"""
+    num_images: int
+    """that they are calibrated on"""
+    heads: dict[Head, HeadIntervals]
+
+    def of(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The ends of each score's interval, float32 (2, n, 4) in [0, 1], of scores float32 (n, 4)."""
+        widths = np.empty_like(scores)
+        for at, head in enumerate(HEADS):
+            found = self.heads[head]
+            places = np.searchsorted(found.edges, scores[:, at], side="right")
+            widths[:, at] = np.array(found.half_widths)[places]
+        return np.clip(np.stack([scores - widths, scores + widths]), 0.0, 1.0)
 
 
 class ModelFacts(BaseModel):
@@ -25,6 +59,8 @@ class ModelFacts(BaseModel):
     """clean images that they are calibrated on"""
     thresholds_of_images: bool | None = None
     """whether those are whole images and look-alikes, with all views; else clean samples of the dataset"""
+    intervals: Intervals | None = None
+    """around scores of all the model's views"""
     seen_groups: list[str] | None = None
     """digests of the groups of images that the weights have seen (`data` has their definition), sorted"""
     settings: dict[str, Any] | None = None
@@ -71,4 +107,5 @@ class ModelFacts(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values of what is known."""
-        return {name: value for name, value in self if value is not None}
+        values = {name: value for name, value in self if value is not None}
+        return values | ({"intervals": self.intervals.model_dump(mode="json")} if self.intervals else {})

@@ -117,7 +117,7 @@ def score(
             engine=engine,
             views=section.views,
         )
-        scorer, model = loaded, ScoringModel.of(loaded)
+        scorer, model = loaded, ScoringModel.of(loaded, intervals=section.intervals)
     found = survey(inputs, output, choice)
     folder = JobFolder(output)
     image_columns, key_columns = found.chosen_columns
@@ -190,7 +190,8 @@ class _Job:
                 continue
             part, data = finished
             keys = [planned.key for planned in plan.inputs_of(folder.folder, number)]
-            table = result.from_parquet(data, folder.folder / part_name(number), keys=keys)
+            path = folder.folder / part_name(number)
+            table = result.from_parquet(data, path, keys=keys, schema=plan.model.schema)
             codes = enumerate(table["error_code"].to_pylist())
             if retried := [row for row, code in codes if code in again]:
                 todo.append(_Todo(number, retried, table))
