@@ -9,19 +9,28 @@ The intervals are percentile bootstrap intervals (Efron and Tibshirani, An Intro
 so resampling them one by one would promise too much.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.evaluate.evidence import Estimate, Measures
+from quality_model.core.model_facts import Intervals
+from quality_model.evaluate.evidence import CleanFlags, Coverage, Estimate, FlaggedShare, Measures
+from quality_model.evaluate.whole_images import CleanScores, DegradedScores
+from quality_model.records import HEADS, Head
 
 Floats = npt.NDArray[np.float64]
 
 SMALLEST_DEFINED_SHARE: Final = 0.9
 """An interval needs this share of the resamples to define its measure; else it is None."""
+
+FEWEST_IMAGES: Final = 20
+"""A slice of clean images with fewer has no share of flags."""
+
+ROUNDING: Final = 1e-6
+"""How far beyond its interval a label still counts as within, for float32."""
 
 _FEWEST_GROUPS: Final = 2
 _CELLS_AT_ONCE: Final = 2_000_000
@@ -195,3 +204,42 @@ def _variance(mean: Any, mean_square: Any, values: Floats) -> Floats:
     variance = np.asarray(mean_square - mean**2, dtype=np.float64)
     least = np.inf if np.ptp(values) == 0.0 else 1e-10 * np.var(values)
     return np.where(variance > least, variance, np.nan)
+
+
+def measure_flags(
+    bootstrap: Bootstrap, clean: CleanScores, thresholds: Mapping[Head, float] | None, head: Head
+) -> CleanFlags:
+    """The share of clean images that a head flags; not defined without images or a threshold.
+
+    A slice of fewer than `FEWEST_IMAGES` is left out. An image counts as it is, and as a look-alike. Of
+    the dataset's samples those count to which nothing was added, recompressed and rescaled ones too.
+    """
+    threshold, groups = (thresholds or {}).get(head), np.array(clean.groups)
+    scores = clean.scores[0][:, HEADS.index(head)].astype(np.float64)
+    flagged = scores > (np.inf if threshold is None else threshold)
+
+    def of(mask: npt.NDArray[np.bool_]) -> FlaggedShare:
+        own = () if threshold is None else flagged[mask]
+        share = bootstrap.share(own, groups[mask])
+        return FlaggedShare(num_images=int(mask.sum()), flagged_share=share)
+
+    slices = {name: of(mask) for name, mask in clean.slice_masks().items() if mask.sum() >= FEWEST_IMAGES}
+    every = of(np.ones(len(scores), dtype=bool))
+    return CleanFlags(**dict(every), threshold=threshold, slices=slices)
+
+
+def measure_coverage(
+    bootstrap: Bootstrap, degraded: DegradedScores, intervals: Intervals | None, head: Head
+) -> Coverage | None:
+    """The share of images whose label is within the interval around the score; None without intervals."""
+    if intervals is None or not len(degraded.scores):
+        return None
+    low, high = intervals.of(degraded.scores)[..., HEADS.index(head)]
+    labels = degraded.labels[:, HEADS.index(head)]
+    covered = (low - ROUNDING <= labels) & (labels <= high + ROUNDING)
+    return Coverage(
+        confidence=intervals.confidence,
+        num_images=len(labels),
+        covered_share=bootstrap.share(covered, degraded.groups),
+        mean_width=float((high - low).mean()),
+    )

@@ -22,7 +22,6 @@ from quality_model.data.dataset import TrainingSet
 from quality_model.data.split import seen_by, seen_test_groups
 from quality_model.errors import StorageError, UsageError
 from quality_model.evaluate import metrics, plots
-from quality_model.evaluate.clean_images import has_images, score_clean
 from quality_model.evaluate.evidence import (
     FORMAT_VERSION,
     AgainstChampion,
@@ -31,6 +30,7 @@ from quality_model.evaluate.evidence import (
     Evidence,
 )
 from quality_model.evaluate.measure import Evaluation, bootstrap_of, evaluate, measuring, score_split
+from quality_model.evaluate.whole_images import has_images, score_whole_images
 from quality_model.networks.checkpoints import LoadedModel, load_model
 from quality_model.params import EvaluateParams, LimitsParams, PerHead
 from quality_model.paths import HISTORY_NAME
@@ -63,7 +63,7 @@ def evaluate_candidate(
             figures/.
         loss_weights: Weight of each head in the loss.
         images: Folder of the images table that the dataset was generated from; where it is missing, clean
-            flags are those of the dataset's clean samples (`clean_images.score_clean`).
+            flags and the coverage of intervals are those of the dataset's samples (`whole_images`).
         limits: What an image may be.
 
     Raises:
@@ -97,8 +97,8 @@ def _evaluate(
     limits: LimitsParams,
     excluded: Sequence[str],
 ) -> Evaluation:
-    """See `measure.evaluate`: clean flags are those of whole images, if they are there."""
-    clean = score_clean(
+    """See `measure.evaluate`: clean flags and coverage are of whole images, if they are there."""
+    scored = score_whole_images(
         loaded.model,
         samples,
         "test",
@@ -106,17 +106,11 @@ def _evaluate(
         images=images,
         limits=limits,
         seed=section.seed,
-        batch_size=section.batch_size,
         device=choose_device(section.device),
         excluded_groups=excluded,
     )
     return evaluate(
-        section,
-        loaded,
-        samples,
-        loss_weights=loss_weights,
-        excluded_groups=excluded,
-        clean_scores=clean,
+        section, loaded, samples, loss_weights=loss_weights, excluded_groups=excluded, scored=scored
     )
 
 
@@ -136,6 +130,7 @@ _COLUMNS: Final = {
     "worst sweep": ("worst_sweep_spearman", 3),
     "cross-talk": ("largest_cross_talk", 3),
     "clean flags": ("clean_flag_share", 3),
+    "covered": ("interval_coverage", 3),
     "R2": ("r2", 3),
 }
 """Name in the summary and digits, by title."""
