@@ -331,17 +331,34 @@ class Champion(_Facts):
     heads: Annotated[dict[Head, AgainstChampion], AfterValidator(_every_head)]
 
 
+class RealDefects(_Facts):
+    """How well a head's scores separate images with real defects from clean ones."""
+
+    num_bad: Count
+    num_clean: Count
+    auc: Portion
+
+
+class RealEvidence(_Facts):
+    """The candidate on a folder of images with real defects; ``problem`` says why there are no figures."""
+
+    problem: str | None
+    heads: dict[Head, RealDefects]
+
+
 class Evidence(_Stored):
     """What the gate decides by.
 
     Attributes:
         candidate: Its evaluation.
         champion: None if there is none.
+        real: Of the candidate; None if it was not asked for.
         silent_models: ``candidate`` and ``champion``, if they do not say what they have seen in training.
     """
 
     candidate: Evaluated
     champion: Champion | None
+    real: RealEvidence | None = None
     silent_models: tuple[str, ...]
 
 

@@ -128,6 +128,30 @@ class Bootstrap:
         resampled = [lead(weights) for weights in self._weights(groups)]
         return self._estimate(value if np.isfinite(value) else None, resampled, groups)
 
+    def auc(self, scores: npt.ArrayLike, is_bad: npt.ArrayLike, groups: npt.ArrayLike) -> Estimate:
+        """The area under the ROC curve: the share of (bad, clean) pairs in order, a tie being half a pair.
+
+        Source: Hanley and McNeil, The meaning and use of the area under a ROC curve, Radiology 143, 1982.
+        Around 1 the interval has no width.
+
+        Args:
+            scores: (n,), of any unit, higher where worse.
+            is_bad: bool (n,).
+            groups: (n,).
+        """
+        values, bad = np.asarray(scores, dtype=np.float64), np.asarray(is_bad, dtype=bool)
+        first, second = values[bad][:, None], values[~bad]
+        wins = (first > second) + 0.5 * (first == second)
+        if not wins.size or not np.isfinite(values).all():
+            return self._estimate(None, [], groups)
+
+        def area(weights: Floats) -> Floats:
+            pairs = weights[:, bad].sum(axis=1) * weights[:, ~bad].sum(axis=1)
+            with np.errstate(invalid="ignore"):  # a resample may be without bad or clean ones
+                return np.asarray(((weights[:, bad] @ wins) * weights[:, ~bad]).sum(axis=1) / pairs)
+
+        return self._estimate(float(wins.mean()), [area(one) for one in self._weights(groups)], groups)
+
     def _weights(self, groups: npt.ArrayLike) -> Iterator[Floats]:
         """How often each resample has each sample, (part, n), some resamples at a time."""
         names, index = np.unique(np.asarray(groups), return_inverse=True)

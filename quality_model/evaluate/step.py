@@ -30,10 +30,11 @@ from quality_model.evaluate.evidence import (
     Evidence,
 )
 from quality_model.evaluate.measure import Evaluation, bootstrap_of, evaluate, measuring, score_split
+from quality_model.evaluate.real_defects import measure_real_defects
 from quality_model.evaluate.whole_images import has_images, score_whole_images
 from quality_model.networks.checkpoints import LoadedModel, load_model
-from quality_model.params import EvaluateParams, LimitsParams, PerHead
-from quality_model.paths import HISTORY_NAME
+from quality_model.params import EvaluateParams, LimitsParams, PerHead, RealParams
+from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.records import HEADS, Head
 
 log = logging.getLogger(__name__)
@@ -172,6 +173,8 @@ def gather_evidence(
     evaluation: Path,
     images: Path | None,
     limits: LimitsParams,
+    real: RealParams | None = None,
+    root: Path = Path(),
 ) -> Evidence:
     """Measure candidate and champion on the test split.
 
@@ -184,6 +187,8 @@ def gather_evidence(
         evaluation: Folder of the evaluation's report, which is reused if it is about the same.
         images: Folder of the images table, see `evaluate_candidate`.
         limits: What an image may be.
+        real: Names a folder of real defects, on which the candidate is measured too, and heads.
+        root: The project folder, below which that folder is.
 
     Raises:
         UsageError: The test split has no samples.
@@ -203,10 +208,21 @@ def gather_evidence(
         compared = Champion(
             split="test", data_sha256=samples.data_sha256, heads=compare_scores(section, ours, theirs)
         )
+    found = None
+    if real is not None:
+        found = measure_real_defects(
+            ProjectPaths(root).place(Path(real.folder)),
+            [*real.min_auc],
+            candidate,
+            bootstrap_of(section),
+            limits=limits,
+            device=choose_device(section.device),
+        )
     return Evidence(
         format_version=FORMAT_VERSION,
         candidate=measured,
         champion=compared,
+        real=found,
         silent_models=tuple(name for name, side in sides.items() if seen_by(side.facts, samples) is None),
     )
 

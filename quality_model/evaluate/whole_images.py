@@ -8,7 +8,7 @@ what intervals cover, on those of the test split.
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -123,13 +123,7 @@ def score_whole_images(
     model.to(device)
     profile, size_px = PROFILES[str(manifest["profile"].iloc[0])], training_set.image_size_px
 
-    def score(pixels: Pixels, recipe: ViewRecipe) -> Scores:
-        def score_views(seen: Pixels) -> Scores:
-            return predict_scores(model, seen, np.arange(len(seen)), batch_size=len(seen), device=device)
-
-        scores: Scores = views.score_images(score_views, [views.cut(pixels, size_px, recipe).all], recipe)[0]
-        return scores
-
+    score = image_scorer(model, size_px, device)
     clean: list[list[Scores]] = [[] for _ in recipes]
     scores, labels = [], []
     groups: list[str] = []
@@ -153,6 +147,27 @@ def score_whole_images(
         DegradedScores(_rows(scores), _rows(labels), sources),
         of_images=True,
     )
+
+
+def image_scorer(
+    model: torch.nn.Module, size_px: int, device: torch.device
+) -> Callable[[Pixels, ViewRecipe], Scores]:
+    """What scores an image, uint8 (height, width, 3), by a recipe: float32 (4,), in the order of `HEADS`.
+
+    Args:
+        model: On ``device``.
+        size_px: Its image size.
+        device: To score on.
+    """
+
+    def score_views(seen: Pixels) -> Scores:
+        return predict_scores(model, seen, np.arange(len(seen)), batch_size=len(seen), device=device)
+
+    def score(pixels: Pixels, recipe: ViewRecipe) -> Scores:
+        seen = views.cut(pixels, size_px, recipe).all
+        return np.asarray(views.score_images(score_views, [seen], recipe)[0])
+
+    return score
 
 
 def scored_samples(predictions: pd.DataFrame) -> ScoredImages:
