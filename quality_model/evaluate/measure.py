@@ -27,6 +27,7 @@ the other heads move.
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -55,9 +56,9 @@ from quality_model.evaluate.evidence import (
 from quality_model.evaluate.metrics import Bootstrap, Floats, measure_coverage, measure_flags
 from quality_model.evaluate.predictions import predict_scores, predictions_table
 from quality_model.evaluate.sweeps import SWEEPS, SeveritySweep
-from quality_model.evaluate.whole_images import ScoredImages, scored_samples
+from quality_model.evaluate.whole_images import score_whole_images, scored_samples
 from quality_model.networks.checkpoints import LoadedModel
-from quality_model.params import EvaluateParams, PerHead
+from quality_model.params import WITHOUT_PROJECT, EvaluateParams, LimitsParams, PerHead
 from quality_model.records import HEADS, Head
 
 _log = logging.getLogger(__name__)
@@ -101,7 +102,8 @@ def evaluate(
     *,
     loss_weights: PerHead,
     excluded_groups: Collection[str] = (),
-    scored: ScoredImages | None = None,
+    images: Path | None = None,
+    limits: LimitsParams = WITHOUT_PROJECT.limits,
 ) -> Evaluation:
     """Score the test split, measure the scores, and gather the evidence on the split's clean images.
 
@@ -113,7 +115,7 @@ def evaluate(
         excluded_groups: Groups of the split that count in no figure (see `data.split`). If they are
             all there is, the figures are of all groups, and ``num_counted_groups`` is 0: they are for
             information and no evidence.
-        scored: The split's whole images, for flags and intervals; by default its samples.
+        images, limits: As of `score_whole_images`: flags and intervals are measured there, or on samples.
 
     Raises:
         UsageError: The test or the train split has no samples.
@@ -140,7 +142,17 @@ def evaluate(
     )
     groups = chosen["group"].to_numpy()
     sweeps = {sweep: measure_sweep(sweep, found, groups, bootstrap) for sweep, found in scores.items()}
-    scored = scored or scored_samples(predictions)
+    scored = score_whole_images(
+        loaded.model,
+        training_set,
+        "test",
+        [loaded.views],
+        images=images,
+        limits=limits,
+        seed=seed,
+        device=choose_device(section.device),
+        excluded_groups=excluded_groups,
+    ) or scored_samples(predictions)
     thresholds = loaded.facts.thresholds if scored.of_images else loaded.thresholds
     intervals = loaded.facts.intervals if scored.of_images or loaded.views == SQUEEZED else None
     heads = {}
@@ -161,7 +173,6 @@ def evaluate(
                 if other != head
             },
         )
-    weights = loss_weights.as_dict()
     errors = np.array([heads[head].all.measures.mse.value for head in HEADS], dtype=np.float64)
     _log.info("Evaluated %d samples of the split test.", len(predictions))
     counted = {*predictions["group"]}
@@ -176,7 +187,7 @@ def evaluate(
         num_counted_groups=len(counted - {*excluded_groups}),
         excluded_groups=tuple(sorted(excluded_groups)),
         flags_of="images" if scored.of_images else "samples",
-        loss=float(np.mean(errors * [weights[head] for head in HEADS])),
+        loss=float(np.mean(errors * [*loss_weights.as_dict().values()])),
         heads=heads,
         sweeps={sweep.name: found for sweep, found in sweeps.items()},
     )

@@ -31,7 +31,7 @@ from quality_model.evaluate.evidence import (
 )
 from quality_model.evaluate.measure import Evaluation, bootstrap_of, evaluate, measuring, score_split
 from quality_model.evaluate.real_defects import measure_real_defects
-from quality_model.evaluate.whole_images import has_images, score_whole_images
+from quality_model.evaluate.whole_images import has_images
 from quality_model.networks.checkpoints import LoadedModel, load_model
 from quality_model.params import EvaluateParams, LimitsParams, PerHead, RealParams
 from quality_model.paths import HISTORY_NAME, ProjectPaths
@@ -78,7 +78,15 @@ def evaluate_candidate(
     excluded = seen_test_groups([loaded.facts], samples)
     if excluded:
         log.warning("Test groups that the model or its start weights have seen: %s.", ", ".join(excluded))
-    evaluation = _evaluate(section, loaded, samples, loss_weights, images, limits, excluded)
+    evaluation = evaluate(
+        section,
+        loaded,
+        samples,
+        loss_weights=loss_weights,
+        excluded_groups=excluded,
+        images=images,
+        limits=limits,
+    )
     storage.sweep(output)
     write_evaluation(evaluation, output)
     figures = plots.evaluation_figures(evaluation, samples.images)
@@ -87,32 +95,6 @@ def evaluate_candidate(
     for name, figure in figures.items():
         save_figure(figure, output / "figures" / f"{name}.png")
     return evaluation
-
-
-def _evaluate(
-    section: EvaluateParams,
-    loaded: LoadedModel,
-    samples: TrainingSet,
-    loss_weights: PerHead,
-    images: Path | None,
-    limits: LimitsParams,
-    excluded: Sequence[str],
-) -> Evaluation:
-    """See `measure.evaluate`: clean flags and coverage are of whole images, if they are there."""
-    scored = score_whole_images(
-        loaded.model,
-        samples,
-        "test",
-        [loaded.views],
-        images=images,
-        limits=limits,
-        seed=section.seed,
-        device=choose_device(section.device),
-        excluded_groups=excluded,
-    )
-    return evaluate(
-        section, loaded, samples, loss_weights=loss_weights, excluded_groups=excluded, scored=scored
-    )
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
@@ -198,7 +180,15 @@ def gather_evidence(
     measured = known_evaluation(section, evaluation, samples.data_sha256, candidate.folder_sha256, excluded)
     ours = None
     if measured is None or (measured.flags_of == "samples" and has_images(images)):
-        evaluated = _evaluate(section, candidate, samples, loss_weights, images, limits, excluded)
+        evaluated = evaluate(
+            section,
+            candidate,
+            samples,
+            loss_weights=loss_weights,
+            excluded_groups=excluded,
+            images=images,
+            limits=limits,
+        )
         measured, ours = evaluated.measured, evaluated.predictions
     compared = None
     if champion is not None:

@@ -159,8 +159,7 @@ def make_table(
         plan_sha256: Of the job's plan.
 
     Returns:
-        A table of the model's schema. Its metadata, each value as JSON, is what a reader needs to know of the
-        job.
+        A table of the model's schema. Its metadata is what a reader needs to know of the job, as JSON.
     """
     failed = np.array([reading.scores is None for reading in readings], dtype=bool)
     scores = np.zeros((len(keys), len(HEADS)), dtype=np.float32)
