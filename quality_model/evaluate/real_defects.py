@@ -96,7 +96,8 @@ def measure_real_defects(
         known = known[(known["bad"] | known["clean"]) & known["head"].isin(list(heads))]
         scores = _score(folder, sorted(known["file"].unique()), loaded, limits, device)
     except UsageError as error:
-        return RealEvidence(problem=error.problem, heads={})
+        # Evidence is published: it names no folder of this machine.
+        return RealEvidence(problem=error.problem.replace(str(folder), folder.name), heads={})
     found = {}
     for head in heads:
         rows = known[known["head"] == head]
