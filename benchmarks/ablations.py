@@ -29,10 +29,10 @@ from quality_model.data.dataset import TrainingSet
 from quality_model.data.generate import generate
 from quality_model.data.images_table import TABLE_NAME, ImagesTable, ImagesWriter
 from quality_model.degrade import PROFILES
-from quality_model.degrade.profile import Profile
 from quality_model.degrade.randomness import Stream
+from quality_model.degrade.severity import Profile
 from quality_model.evaluate.measure import evaluate
-from quality_model.networks.checkpoints import LoadedModel
+from quality_model.networks.model import LoadedModel
 from quality_model.params import Params, PerHead, TrainParams
 from quality_model.params_file import load_params
 from quality_model.records import HEADS

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 
 from quality_model.core.decoding import Pixels
+from quality_model.degrade import seed
 from quality_model.degrade.calibrated.calibrated_plan import Plan
 from quality_model.degrade.calibrated.calibrated_profile import ORDER, CalibratedProfile, carry_out
 from quality_model.degrade.calibrated.clean_variation import Frame
-from quality_model.degrade.profile import AppliedDegradation, DegradedSample
 from quality_model.degrade.randomness import SampleRandomness, Stream
-from quality_model.degrade.seed import seed_profile
+from quality_model.degrade.severity import AppliedDegradation, DegradedSample
 from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head
 from quality_model.train.variation import vary
 
@@ -90,6 +90,6 @@ def _only(plan: Plan, heads: Iterable[Head | None]) -> Plan:
 def _as_seed(head: Head, image: Pixels, randomness: SampleRandomness) -> tuple[Pixels, float]:
     """The head's degradation and label of profile `seed`."""
     stream = randomness.stream(head)
-    strength = stream.uniform(*seed_profile.STRENGTHS[head])
-    kind = stream.choice(seed_profile.SeedProfile.kinds[head])
-    return seed_profile.STEPS[head](image, kind, strength, stream)[0], strength
+    strength = stream.uniform(*seed.STRENGTHS[head])
+    kind = stream.choice(seed.SeedProfile.kinds[head])
+    return seed.STEPS[head](image, kind, strength, stream)[0], strength

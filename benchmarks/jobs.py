@@ -137,11 +137,12 @@ def train_ours(task: Task) -> Outcome:
     import torch
 
     from quality_model import pretrained
+    from quality_model.core.models import CHAMPION
     from quality_model.data.dataset import TrainingSet
-    from quality_model.networks.checkpoints import load_model
+    from quality_model.networks.model import load_model
     from quality_model.train import train
     from quality_model.train.samples import sizes_of_batches
-    from quality_model.train.training_step import CHAMPION, SCRATCH
+    from quality_model.train.training_step import SCRATCH
 
     section = task.params.train
     named = section.start_from

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from quality_model.core.system import num_cores
-from quality_model.networks.device import cpu_has_bfloat16
+from quality_model.core.torch_engine import cpu_has_bfloat16
 
 _PACKAGES = ("torch", "numpy", "opencv-python-headless", "pillow", "ncnn", "pyarrow")
 

@@ -188,31 +188,58 @@ class FlowServerError(QualityModelError):
     exit_code = 13
 
 
+EXTRAS: Final = {
+    "train": (
+        *(
+            "cv2",
+            "datasets",
+            "fsspec",
+            "huggingface_hub",
+            "matplotlib",
+            "pandas",
+            "scipy",
+            "skimage",
+            "sklearn",
+        ),
+        *("torch", "torchvision", "scikit-image", "scikit-learn"),
+    ),
+    "workflow": (
+        *("dvc", "fastapi", "great_expectations", "jinja2", "mlflow", "prefect", "psutil", "sqlalchemy"),
+    ),
+    "formats": ("pi_heif",),
+    "onnx": ("onnx",),
+}
+"""By extra of the package, the names by which what it brings is imported, or its distribution looked up.
+
+Scoring needs none of them. Where an import fails, `missing_extra` makes one line that names the extra.
+"""
+
+
+def install_command(extra: str) -> str:
+    """What a user types to install an extra."""
+    return f'pip install "quality-model[{extra}]"'
+
+
+def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
+    """The error to show for a failed import; None if no extra brings the module."""
+    module = (error.name or "").partition(".")[0]
+    for extra, modules in EXTRAS.items():
+        if module in modules:
+            return MissingExtraError(f"This needs {module}, which is not installed: {install_command(extra)}")
+    return None
+
+
 HIDDEN: Final = "***"
 
 _SECRETS: Final = (
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "DATABRICKS_TOKEN",
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-    "MLFLOW_FLASK_SERVER_SECRET_KEY",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "PREFECT_API_AUTH_STRING",
-    "PREFECT_API_KEY",
-    "PREFECT_SERVER_API_AUTH_STRING",
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "DATABRICKS_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+    *("MLFLOW_FLASK_SERVER_SECRET_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+    *("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "PREFECT_SERVER_API_AUTH_STRING"),
 )
 _ADDRESSES: Final = (
-    "HF_ENDPOINT",
-    "MLFLOW_REGISTRY_URI",
-    "MLFLOW_S3_ENDPOINT_URL",
-    "MLFLOW_TRACKING_URI",
-    "PREFECT_API_DATABASE_CONNECTION_URL",
-    "PREFECT_API_URL",
-    "PREFECT_SERVER_DATABASE_CONNECTION_URL",
-    *(f"{kind}_PROXY" for kind in ("ALL", "HTTP", "HTTPS")),
-    *(f"{kind}_proxy" for kind in ("all", "http", "https")),
+    *("HF_ENDPOINT", "MLFLOW_REGISTRY_URI", "MLFLOW_S3_ENDPOINT_URL", "MLFLOW_TRACKING_URI"),
+    *("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_API_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL"),
+    *("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "http_proxy", "https_proxy"),
 )
 _SHORTEST: Final = 4
 """Characters: a shorter secret is replaced only within its address, or it would be found in any text."""

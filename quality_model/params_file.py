@@ -147,12 +147,8 @@ def _explain(detail: Any, kind: type[Section]) -> str:
         return f"unknown key {key!r}{_suggestion(detail['loc'], kind)}"
     if detail["type"] == "missing":
         return f"missing key {key!r}"
-    return f"{key} = {_shortly(detail['input'])}: {_message(detail)}"
-
-
-def _message(detail: Any) -> str:
-    message: str = detail["msg"].removeprefix("Value error, ")
-    return message.replace("a valid tuple", "a list").replace("a valid boolean", "true or false")
+    message = detail["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+    return f"{key} = {_shortly(detail['input'])}: {message.replace('a valid boolean', 'true or false')}"
 
 
 def _shortly(value: Any) -> str:

@@ -21,6 +21,13 @@ EVIDENCE_NAME: Final = "evidence.json"
 DECISION_NAME: Final = "decision.json"
 """In the record of a decision: what was decided, about which model."""
 
+DATABASE_NAME: Final = "mlflow.db"
+ARTIFACTS_NAME: Final = "mlartifacts"
+"""Of a project without MLFLOW_TRACKING_URI: MLflow's database, and its folder for files."""
+
+MODEL_FOLDER: Final = "data/model"
+"""In the artifacts of a logged model: the folder of its files."""
+
 
 def user_path(path: str | Path) -> Path:
     """A path that a person wrote: `~` and `~user` at its beginning are home folders, as in a shell."""

@@ -4,6 +4,7 @@ A score or label says how bad a degradation is: 0 is absent, 1 is severe. The ov
 score is the other way round: 1 is an image without fault.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
@@ -66,6 +67,15 @@ version can be compared with each other and with the same thresholds, those of d
 
 Split = Literal["train", "validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")
+
+JOINT: Final = " + "
+"""Joins the sources of an expression like ``sample-photos*250 + ./images``."""
+
+REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+"""``owner/name`` of the Hugging Face hub."""
+
+_COUNTED: Final = re.compile(r"(?P<name>.*\S)\*(?P<count>\d+)")
+_SEPARATORS: Final = re.compile(r"[/\\]+")
 
 
 def overall_score(scores: Mapping[Head, float]) -> float:
@@ -137,3 +147,21 @@ class CleanImage:
     width: int | None
     height: int | None
     error_code: str | None
+
+
+def split_expression(dataset: str) -> list[tuple[str, int | None]]:
+    """The sources that an expression joins, each with its number of images; None if it shares the rest."""
+    found: list[tuple[str, int | None]] = []
+    for part in dataset.split(JOINT):
+        counted = _COUNTED.fullmatch(part.strip())
+        found.append((counted["name"], int(counted["count"])) if counted else (part.strip(), None))
+    return found
+
+
+def without_folders(dataset: str) -> str:
+    """The expression without paths of this machine: of a folder's path, its last name alone."""
+    parts = []
+    for name, count in split_expression(dataset):
+        shown = name if REPOSITORY.fullmatch(name) else _SEPARATORS.split(name.rstrip("/\\"))[-1]
+        parts.append(shown if count is None else f"{shown}*{count}")
+    return JOINT.join(parts)

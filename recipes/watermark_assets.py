@@ -3,7 +3,7 @@
     /tmp/assets/bin/python recipes/watermark_assets.py
 
 It writes `watermark_assets.zip` and `WATERMARK_ASSETS.md` to quality_model/degrade/calibrated, and prints
-the hash that `watermark_assets.PACK_SHA256` has to hold. The same inputs give the same bytes.
+the hash that `lettering.PACK_SHA256` has to hold. The same inputs give the same bytes.
 
 Not part of the project's own environment. It needs the npm client, which takes its registry from its own
 configuration (`npm_config_registry`), libcairo 1.16, libfribidi, and the packages of `RENDERERS`:

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from quality_model.cli import cli
-from quality_model.extras import EXTRAS, install_command, missing_extra
+from quality_model.errors import EXTRAS, install_command, missing_extra
 from tests.core.bare import bare_python
 
 PROJECT = Path(__file__).resolve().parents[1]

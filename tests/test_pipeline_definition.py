@@ -28,9 +28,9 @@ DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployment
 # the release keeps a record beside it; the weights that a training starts from are named in the model.
 CHANGES_NO_VALUE = (
     *("__init__.py", "__main__.py", "cli/", "release/", "pretrained/"),
-    *("errors.py", "extras.py", "params.py", "params_file.py", "paths.py"),
-    *("core/__init__.py", "core/jobs.py", "core/model_facts.py", "core/models.py", "core/processes.py"),
-    *("core/registry_versions.py", "core/storage.py", "core/system.py"),
+    *("errors.py", "params.py", "params_file.py", "paths.py"),
+    *("core/__init__.py", "core/jobs.py", "core/models.py", "core/processes.py"),
+    *("core/storage.py", "core/system.py"),
 )
 
 DISTRIBUTIONS = packages_distributions()

@@ -7,14 +7,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from quality_model.degrade.seed.seed_kinds import CORNERS, DIRECTIONS, LAYOUTS, TINTS, font_folder
-from quality_model.degrade.seed.seed_profile import (
+from quality_model.degrade.casts import TINTS
+from quality_model.degrade.seed import (
     CORNER_MARGIN_PX,
+    CORNERS,
+    DIRECTIONS,
+    LAYOUTS,
     STRENGTHS,
     TEXT_GREY,
     TEXT_SIZES_PX,
     TEXTS,
     TILE_GAP_PX,
+    font_folder,
 )
 from quality_model.records import HEADS
 

@@ -167,7 +167,7 @@ def _refusal_of_the_system(
 ) -> QualityModelError | None:
     """A refusal of the system as a user-facing error; None if only a bug explains it."""
     if isinstance(error, ModuleNotFoundError):
-        from quality_model.extras import missing_extra
+        from quality_model.errors import missing_extra
 
         return missing_extra(error)
     if isinstance(error, MemoryError) or _is_of_the_device(error):

@@ -26,8 +26,7 @@ from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedI
 from quality_model.core.pixels import SIGNIFICANT_BITS, is_deep_color, srgb_pixels
 from quality_model.core.pixels import Pixels as Pixels
 from quality_model.core.pixels import from_array as from_array
-from quality_model.errors import ImageError, ParameterError
-from quality_model.extras import install_command
+from quality_model.errors import ImageError, ParameterError, install_command
 from quality_model.params import LimitsParams
 
 SUFFIXES: Final = frozenset(
@@ -115,7 +114,7 @@ def decode_image(data: bytes, limits: LimitsParams, *, shortest_px: int | None =
         except UnidentifiedImageError:
             if "TIFF" in readers and _is_unsupported_tiff(data):
                 raise ImageError("unsupported", "a TIFF whose kind of samples is not read") from None
-            if "HEIF" in limits.formats and "HEIF" not in readers and _is_heic(data):
+            if "HEIF" in limits.formats and "HEIF" not in readers and _HEIC.match(data):
                 raise ImageError("unsupported", f"HEIC is read with: {install_command('formats')}") from None
             raise ImageError("not_an_image", "no allowed format recognises these bytes") from None
         except Image.DecompressionBombError as error:
@@ -277,24 +276,14 @@ def _is_unsupported_tiff(data: bytes) -> bool:
     return False
 
 
-def _is_heic(data: bytes) -> bool:
-    """Whether bytes begin as a HEIC does: the brands of ISO/IEC 23008-12, annex B."""
-    return data[4:8] == b"ftyp" and data[8:12] in (
-        b"heic",
-        b"heix",
-        b"heim",
-        b"heis",
-        b"hevc",
-        b"mif1",
-        b"msf1",
-    )
-
-
 def _significant_bits(data: bytes) -> int:
     """What the sBIT chunk of a grey PNG says; 0 without one."""
     at = data.find(b"\0\0\0\1sBIT", 0, max(0, data.find(b"IDAT")))
     return data[at + 8] if at >= 0 else 0
 
+
+_HEIC: Final = re.compile(rb".{4}ftyp(?:hei[cxms]|hevc|mif1|msf1)", re.DOTALL)
+"""How a HEIC begins: the brands of ISO/IEC 23008-12, annex B."""
 
 _END: Final = b"\xff\xd9"
 _CODED_DATA: Final = (*(bits * 64 for bits in (b"\0", b"\xff\0", b"\x55", b"\xaa")), bytes(range(1, 250, 3)))

@@ -29,8 +29,7 @@ from quality_model.core.network import (
     reference_scores,
     trimmed,
 )
-from quality_model.errors import CheckpointError, DeviceUnavailableError, UsageError
-from quality_model.extras import install_command
+from quality_model.errors import CheckpointError, DeviceUnavailableError, UsageError, install_command
 from quality_model.params import ArchitectureName, EngineName
 from quality_model.records import HEADS
 

@@ -24,6 +24,7 @@ LOCK_NAME: Final = ".lock"
 DATA_FOLDER: Final = "data"
 MARKERS_FOLDER: Final = "parts"
 UPDATE_FOLDER: Final = "update"
+_PART_FOLDERS: Final = {UPDATE_FOLDER: "parquet", DATA_FOLDER: "parquet", MARKERS_FOLDER: "json"}
 _BUSY_AFTER_S: Final = 1.0
 
 
@@ -158,23 +159,25 @@ class JobFolder:
         storage.seal(self.folder, list(hashed), rows=rows, hashed=hashed, marker_name=JOB_NAME, **facts)
 
     def keep_parts(self, numbers: Collection[int]) -> None:
-        """Remove all parts but these, their completion markers, and the folder of an update."""
+        """Remove all parts but these, their completion markers, and folders that are empty then."""
         kept = {Path(part_name(number)).stem for number in numbers}
-        for folder in (UPDATE_FOLDER, DATA_FOLDER, MARKERS_FOLDER):
-            for path in (self.folder / folder).glob("part-*"):
-                if path.stem not in kept:
-                    path.unlink()
-        with suppress(OSError):
-            (self.folder / UPDATE_FOLDER).rmdir()
+        for path in self._files_of_parts():
+            if path.stem not in kept:
+                path.unlink()
+        for folder in _PART_FOLDERS:
+            with suppress(OSError):  # what a user put there stays
+                (self.folder / folder).rmdir()
 
     def next_number(self) -> int:
         """A number above that of each part there is."""
-        found = [
-            int(path.stem.removeprefix("part-"))
-            for folder in (UPDATE_FOLDER, DATA_FOLDER, MARKERS_FOLDER)
-            for path in (self.folder / folder).glob("part-*")
+        return max((int(path.stem.removeprefix("part-")) for path in self._files_of_parts()), default=-1) + 1
+
+    def _files_of_parts(self) -> list[Path]:
+        return [
+            path
+            for folder, suffix in _PART_FOLDERS.items()
+            for path in (self.folder / folder).glob(f"part-*.{suffix}")
         ]
-        return max(found, default=-1) + 1
 
     def _update_path(self, number: int) -> Path:
         return self.folder / UPDATE_FOLDER / Path(part_name(number)).name
@@ -205,18 +208,6 @@ class JobFolder:
         with suppress(StorageError):
             return storage.require_sealed(self.folder, marker_name=JOB_NAME)
         return None
-
-    def remove_parts(self) -> None:
-        """Remove all parts and their completion markers."""
-        for folder, pattern in (
-            (DATA_FOLDER, "part-*.parquet"),
-            (UPDATE_FOLDER, "part-*.parquet"),
-            (MARKERS_FOLDER, "part-*.json"),
-        ):
-            for path in (self.folder / folder).glob(pattern):
-                path.unlink()
-            with suppress(OSError):  # what a user put there stays
-                (self.folder / folder).rmdir()
 
 
 def part_name(number: int) -> str:

@@ -19,11 +19,10 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quality_model.core import storage
-from quality_model.core.model_facts import ModelFacts
 from quality_model.core.network import ARCHITECTURES, Weights, weight_shapes
+from quality_model.core.provenance import ModelFacts
 from quality_model.core.views import SQUEEZED, ViewRecipe
-from quality_model.errors import CheckpointError, StorageError
-from quality_model.extras import install_command
+from quality_model.errors import CheckpointError, StorageError, install_command
 from quality_model.params import ArchitectureName
 from quality_model.paths import DESCRIPTION_NAME, user_path
 from quality_model.records import HEADS, OVERALL_WEIGHTS

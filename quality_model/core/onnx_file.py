@@ -1,7 +1,9 @@
 """A trained model as one ONNX file: another writer of `core.network.Operations`.
 
 The file scores the whole image, squeezed to a square: the one view that needs no code beside the file. What
-else a user needs is in its metadata: see `METADATA_KEYS`.
+else a user needs is in its metadata, JSON but for the card, which is Markdown: name, version, run and sha256
+of the model; the heads in the order of ``scores``; thresholds of the scores that the file gives, or null; how
+to make its input; the recipe of views that the model itself is used with.
 """
 
 import json
@@ -34,19 +36,6 @@ if TYPE_CHECKING:
 INPUT_NAME: Final = "pixels"
 SCORES_NAME: Final = "scores"
 OVERALL_NAME: Final = "overall"
-
-METADATA_KEYS: Final = (
-    "model",
-    "heads",
-    "overall_weights",
-    "thresholds",
-    "view",
-    "views_of_training",
-    "card",
-)
-"""Metadata of a file, JSON but for the card, which is Markdown: name, version, run and sha256 of the model;
-the heads in the order of ``scores``; thresholds of the scores that the file gives, null without; how to make
-its input; the recipe of views that the model itself is used with."""
 
 _OPSET: Final = 18
 _IR_VERSION: Final = 10

@@ -165,8 +165,7 @@ def _range_of(image: Image.Image) -> _Range:
         return _assumed_range(samples)
     if samples.low < stated.black or samples.high > stated.white:
         raise ImageError(
-            "unknown_range",
-            f"{samples}, but the file states {stated.black:g} to {stated.white:g}: {_REMEDY}",
+            "unknown_range", f"{samples}, but the file states {stated.black:g} to {stated.white:g}: {_REMEDY}"
         )
     return stated
 

@@ -27,9 +27,9 @@ from quality_model.core import decoding
 from quality_model.core import views as views_module
 from quality_model.core.decoding import Pixels
 from quality_model.core.engines import Engine, choose_device, choose_engine
-from quality_model.core.model_facts import Intervals, ModelFacts
 from quality_model.core.model_files import read_model
 from quality_model.core.models import AUTO, find_model
+from quality_model.core.provenance import Intervals, ModelFacts
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import CheckpointError, ImageError, UsageError
 from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams

@@ -126,8 +126,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
-        record = _parse_line(line)
-        if record is not None:
+        record = None
+        with suppress(ValueError, RecursionError):
+            record = json.loads(line)
+        if isinstance(record, dict):
             records.append(record)
         elif number < len(lines):
             raise CorruptError(f"{path}, line {number}, is not a JSON record.", "Fix or remove that line.")
@@ -338,11 +340,3 @@ def _is_entry(entry: Any) -> bool:
         case {"name": str(name), "bytes": int(), "sha256": str()}:
             return not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
     return False
-
-
-def _parse_line(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None

@@ -101,15 +101,11 @@ class Box(NamedTuple):
 class Views(NamedTuple):
     """The views of one image: uint8 (height, width, 3) each.
 
-    Attributes:
-        whole: The whole image.
-        tiles: Squares of it; none where the whole view shows it all.
-        boxes: Where they are cut.
+    ``tiles`` are squares of it; none where the whole view shows it all.
     """
 
     whole: Pixels
     tiles: list[Pixels]
-    boxes: list[Box]
 
     @property
     def all(self) -> list[Pixels]:
@@ -125,25 +121,23 @@ def cut(pixels: Pixels, size_px: int, recipe: ViewRecipe) -> Views:
         recipe: Which views.
     """
     if recipe.squeezed:
-        return Views(squeezed(pixels, size_px), [], [])
+        return Views(squeezed(pixels, size_px), [])
     seen = at_size_of_use(pixels, recipe.max_short_side_px)
     boxes = tile_boxes(seen, size_px, recipe)
     tiles = [np.ascontiguousarray(seen[top : top + side, left : left + side]) for left, top, side in boxes]
     height, width = seen.shape[:2]
-    return Views(resized(seen, *whole_size(width, height, size_px)), tiles, boxes)
+    return Views(resized(seen, *whole_size(width, height, size_px)), tiles)
 
 
 def aggregate(scores: npt.NDArray[np.float32], recipe: ViewRecipe) -> npt.NDArray[np.float32]:
     """The scores of an image, float32 (4,), from those of its views, float32 (n, 4), the whole one first."""
     if len(scores) == 1:
-        only: npt.NDArray[np.float32] = scores[0]
-        return only
+        return np.asarray(scores[0])
     image = np.empty(len(HEADS), np.float32)
     for at, head in enumerate(HEADS):
         rule = recipe.heads[head]
         whole, tiles = scores[0, at], np.quantile(scores[1:, at], rule.tiles)
-        mixed = max(whole, tiles) if rule.highest else rule.whole * whole + (1.0 - rule.whole) * tiles
-        image[at] = mixed
+        image[at] = max(whole, tiles) if rule.highest else rule.whole * whole + (1.0 - rule.whole) * tiles
     return image
 
 

@@ -27,10 +27,17 @@ from quality_model.core.processes import (
 )
 from quality_model.core.provenance import code_sha256
 from quality_model.core.system import num_cores
-from quality_model.data.dataset import IMAGES_NAME, LABELS_NAME, MANIFEST_NAME, SCHEMA, TrainSamples
+from quality_model.data.dataset import (
+    IMAGES_NAME,
+    LABELS_NAME,
+    MANIFEST_NAME,
+    SCHEMA,
+    TrainSamples,
+    rank,
+    split_by_group,
+)
 from quality_model.data.images_table import ImagesTable
 from quality_model.data.sample_maker import PartTask, Recipe, make_part
-from quality_model.data.split import rank, split_by_group
 from quality_model.errors import CorruptError, QualityModelError, SourceError
 from quality_model.params import GenerateParams, LimitsParams
 from quality_model.records import HEADS, Split

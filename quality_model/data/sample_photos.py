@@ -12,6 +12,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,10 +50,6 @@ class Photograph:
     files: tuple[str, ...]
     shortest_px: int = CROP_SIDE_PX
 
-    @property
-    def distribution(self) -> str:
-        return _DISTRIBUTIONS[self.package]
-
 
 PHOTOGRAPHS: Final = (
     Photograph("astronaut", "skimage", ("data/astronaut.png",)),
@@ -88,8 +85,8 @@ class SamplePhotos:
     def __init__(self, section: SourceParams, limits: LimitsParams) -> None:
         self._section = section
         self._limits = limits
-        distributions = {photograph.distribution for photograph in PHOTOGRAPHS}
-        self.revision: str | None = ", ".join(f"{name} {version(name)}" for name in sorted(distributions))
+        names = sorted(_DISTRIBUTIONS.values())
+        self.revision: str | None = ", ".join(f"{name} {version(name)}" for name in names)
 
     def images(self) -> Iterator[CleanImage]:
         """Cut the crops, one photograph after the other.
@@ -106,10 +103,11 @@ class SamplePhotos:
             return
         views = {file: load_photograph(photograph.package, file, self._limits) for file in photograph.files}
         sizes = {file: (pixels.shape[1], pixels.shape[0]) for file, pixels in views.items()}
-        package = f"{photograph.distribution} {version(photograph.distribution)}"
+        distribution = _DISTRIBUTIONS[photograph.package]
         for index, crop in enumerate(choose_crops(photograph, sizes, count, self._section.seed)):
             box = f"{crop.left},{crop.top},{crop.left + crop.side},{crop.top + crop.side}"
-            origin = f"{package}: {photograph.package}/{crop.file}, box {box}"
+            place = f"{photograph.package}/{crop.file}, box {box}"
+            origin = f"{distribution} {version(distribution)}: {place}"
             data, side = _encode(views[crop.file], crop), min(crop.side, CROP_SIDE_PX)
             sha256, image_id = hashlib.sha256(data).hexdigest(), f"{photograph.group}/{index:04d}"
             yield CleanImage(image_id, photograph.group, origin, sha256, data, side, side, None)
@@ -196,18 +194,9 @@ _EXAMPLE_FILES: Final = {
 """Package and file of each photograph among the examples."""
 
 
-def _warm_cast(pixels: Pixels) -> Pixels:
-    """A wrong white balance: red raised, blue lowered."""
-    return _scaled(pixels, (1.3, 0.95, 0.5))
-
-
-def _green_cast(pixels: Pixels) -> Pixels:
-    return _scaled(pixels, (0.65, 1.15, 0.7))
-
-
-def _scaled(pixels: Pixels, gains: tuple[float, float, float]) -> Pixels:
-    scaled: Pixels = np.clip(pixels * np.array(gains), 0, 255).astype(np.uint8)
-    return scaled
+def _cast(pixels: Pixels, *, gains: tuple[float, float, float]) -> Pixels:
+    """A wrong white balance."""
+    return np.asarray(np.clip(pixels * np.array(gains), 0, 255), dtype=np.uint8)
 
 
 def _blur(pixels: Pixels) -> Pixels:
@@ -236,8 +225,8 @@ def _tiled_watermark(pixels: Pixels) -> Pixels:
 
 EXAMPLES: Final[dict[str, Callable[[Pixels], Pixels] | None]] = {
     **dict.fromkeys(_EXAMPLE_FILES),
-    "china with a warm cast": _warm_cast,
-    "coffee with a green cast": _green_cast,
+    "china with a warm cast": partial(_cast, gains=(1.3, 0.95, 0.5)),
+    "coffee with a green cast": partial(_cast, gains=(0.65, 1.15, 0.7)),
     "cat blurred": _blur,
     "rocket blurred": _blur,
     "astronaut with a watermark": _tiled_watermark,

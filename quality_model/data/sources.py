@@ -8,10 +8,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from quality_model.data.expression import JOINT, REPOSITORY, split_expression
 from quality_model.errors import UsageError
 from quality_model.paths import user_path
-from quality_model.records import CleanImage
+from quality_model.records import JOINT, REPOSITORY, CleanImage, split_expression
 
 if TYPE_CHECKING:  # the command line lists the presets before it needs the parameters
     from quality_model.params import LimitsParams, SourceParams
@@ -84,7 +83,7 @@ def open_source(section: "SourceParams", limits: "LimitsParams", *, root: Path =
     if path_like:
         folder = root / user_path(value)
         if folder.is_dir():
-            from quality_model.data.local_folder import LocalFolder
+            from quality_model.data.download import LocalFolder
 
             return LocalFolder(section, limits, folder)
         if folder.exists():

@@ -3,9 +3,9 @@
 from typing import Final
 
 from quality_model.degrade.calibrated.calibrated_profile import CalibratedProfile
-from quality_model.degrade.profile import AppliedDegradation, DegradedSample, Profile
 from quality_model.degrade.randomness import SampleRandomness
-from quality_model.degrade.seed.seed_profile import SeedProfile
+from quality_model.degrade.seed import SeedProfile
+from quality_model.degrade.severity import AppliedDegradation, DegradedSample, Profile
 
 PROFILES: Final[dict[str, Profile]] = {
     profile.name: profile for profile in (CalibratedProfile(), SeedProfile())

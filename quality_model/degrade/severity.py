@@ -1,4 +1,4 @@
-"""What a severity means: one formula per head, the same for every kind, and the measures of colours.
+"""What a label means: one formula of severity per head, the same for every kind; what a label profile is.
 
 Each formula takes one physical measure of what was done to the image and maps it to [0, 1],
 strictly rising up to where it reaches 1, with the same shape for every head:
@@ -21,15 +21,18 @@ difference c on a share s of the image and none elsewhere has c * sqrt(s).
 """
 
 import math
-from dataclasses import dataclass
-from typing import Final
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Final, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.decoding import Pixels
-from quality_model.records import Head
+from quality_model.core.pixels import Pixels
+from quality_model.degrade.randomness import SampleRandomness
+from quality_model.records import HEADS, Head
 
 Lab = npt.NDArray[np.float32]
 """float32 (height, width, 3): L* 0 to 100, a* and b* about -128 to 127."""
@@ -93,3 +96,114 @@ def colour_differences(before: Lab, after: Pixels) -> npt.NDArray[np.float32]:
 def rms_of(squares: npt.NDArray[np.float32]) -> float:
     """The root of the mean of squares."""
     return float(np.sqrt(squares.mean(dtype=np.float64)))
+
+
+Facts = dict[str, str | int | float]
+"""Parameters by name, as JSON values."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedDegradation:
+    """One degradation of one sample.
+
+    ``parameters`` are JSON values; ``position`` counts from 0 in the order of application;
+    ``label`` is the severity in [0, 1] that the final image is labelled with.
+    """
+
+    head: Head
+    kind: str
+    parameters: Mapping[str, str | int | float]
+    position: int
+    label: float
+
+
+@dataclass(frozen=True, slots=True)
+class DegradedSample:
+    """A sample: pixels, uint8 (side, side, 3) RGB, and the degradations applied to them, in order.
+
+    ``delivery`` lists, as JSON values, what changed the pixels and no label: variation of the scene,
+    frames, recompression, sharpening, slight rescaling. ``watermark_map`` is the watermark's severity in
+    each cell of 16 x 16 px, float32 (side / 16, side / 16); None without a watermark, or where the profile
+    does not know it.
+    """
+
+    image: Pixels
+    applied: tuple[AppliedDegradation, ...]
+    delivery: Mapping[str, str | int | float] = field(default_factory=dict)
+    watermark_map: npt.NDArray[np.float32] | None = None
+
+    @property
+    def labels(self) -> tuple[float, ...]:
+        """Severity per head in the order of `HEADS`, each in [0, 1]; 0 where nothing was applied."""
+        found = {degradation.head: degradation.label for degradation in self.applied}
+        return tuple(found.get(head, 0.0) for head in HEADS)
+
+
+class LookAlike(NamedTuple):
+    """What looks like a degradation and is none: pixels, uint8 (side, side, 3), and its kind."""
+
+    pixels: Pixels
+    kind: str
+
+
+class Profile(ABC):
+    """A way to degrade images and to label the result."""
+
+    name: ClassVar[str]
+    """Its name in params.yaml."""
+
+    kinds: ClassVar[Mapping[Head, tuple[str, ...]]]
+    """Every kind that `degrade` makes."""
+
+    shares: ClassVar[Mapping[str, int]] = {}
+    """How many times as often as another kind of its head a kind is drawn, if not as often."""
+
+    source_kinds: ClassVar[Mapping[Head, tuple[str, ...]]] = {}
+    """Kinds that a clean image may already have (``softness_px`` of `keep`)."""
+
+    label_ranges: ClassVar[Mapping[Head, tuple[float, float]]]
+    """Lowest and highest label of a head that was degraded."""
+
+    scales: ClassVar[Mapping[Head, SeverityScale]] = {}
+    """The measure that each head's label is a function of; empty where labels are no such function."""
+
+    order: ClassVar[tuple[Head, ...] | None] = None
+    """The order in which degradations are always applied; None if it is random."""
+
+    untouched_share: ClassVar[float] = 1.0 / (len(HEADS) + 1)
+    """Expected share of `degrade`'s samples to which nothing is applied."""
+
+    measures_softness: ClassVar[bool] = False
+    """Whether images that are already soft are labelled as blurred."""
+
+    has_tiles: ClassVar[bool] = False
+    """Whether samples show tiles of images too, not only whole ones (`core.views`)."""
+
+    @abstractmethod
+    def keep(self, clean: Pixels, *, softness_px: float = 0.0) -> DegradedSample:
+        """The sample that is the clean image itself, uint8 (side, side, 3).
+
+        ``softness_px`` is the sigma, in pixels of a 224 px image, of the blur that it already has.
+        """
+
+    def look_alike(self, clean: Pixels, randomness: SampleRandomness) -> LookAlike | None:
+        """A variation of a clean image, uint8 (side, side, 3), and its kind.
+
+        None where the profile has no such variations.
+        """
+        return None
+
+    @abstractmethod
+    def degrade(
+        self,
+        clean: Pixels,
+        randomness: SampleRandomness,
+        *,
+        softness_px: float = 0.0,
+        scale: float | None = None,
+    ) -> DegradedSample:
+        """A degraded sample of the clean image, uint8 (side, side, 3), which is not changed.
+
+        ``scale`` is the number of its pixels per pixel of a 224 px image: by default side / 224;
+        for a crop, the scale of the image that it was cut from.
+        """

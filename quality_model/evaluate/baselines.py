@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quality_model.core.decoding import Pixels
-from quality_model.data.dataset import TrainingSet
-from quality_model.data.split import stratified_subset
+from quality_model.data.dataset import TrainingSet, stratified_subset
 from quality_model.degrade.severity import to_lab
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics

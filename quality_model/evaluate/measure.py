@@ -37,8 +37,7 @@ import pandas as pd
 from quality_model.core.decoding import Pixels
 from quality_model.core.torch_engine import choose_device
 from quality_model.core.views import SQUEEZED
-from quality_model.data.dataset import TrainingSet
-from quality_model.data.split import stratified_subset
+from quality_model.data.dataset import TrainingSet, stratified_subset
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
 from quality_model.evaluate.baselines import baseline_rows, predict_baselines
@@ -57,7 +56,7 @@ from quality_model.evaluate.metrics import Bootstrap, Floats, measure_coverage, 
 from quality_model.evaluate.predictions import predict_scores, predictions_table
 from quality_model.evaluate.sweeps import SWEEPS, SeveritySweep
 from quality_model.evaluate.whole_images import score_whole_images, scored_samples
-from quality_model.networks.checkpoints import LoadedModel
+from quality_model.networks.model import LoadedModel
 from quality_model.params import WITHOUT_PROJECT, EvaluateParams, LimitsParams, PerHead
 from quality_model.records import HEADS, Head
 
@@ -112,7 +111,7 @@ def evaluate(
         loaded: The model, which is moved to the section's device, with the thresholds of its flags.
         training_set: Holds the split.
         loss_weights: Weight of each head's MSE in the loss, as in training.
-        excluded_groups: Groups of the split that count in no figure (see `data.split`). If they are
+        excluded_groups: Groups of the split that count in no figure (see `data.dataset`). If they are
             all there is, the figures are of all groups, and ``num_counted_groups`` is 0: they are for
             information and no evidence.
         images, limits: As of `score_whole_images`: flags and intervals are measured there, or on samples.

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.model_facts import Intervals
+from quality_model.core.provenance import Intervals
 from quality_model.evaluate.evidence import CleanFlags, Coverage, Estimate, FlaggedShare, Measures
 from quality_model.evaluate.whole_images import CleanScores, DegradedScores
 from quality_model.records import HEADS, Head

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from quality_model.core.model_facts import HeadIntervals, Intervals
+from quality_model.core.provenance import HeadIntervals, Intervals
 from quality_model.core.torch_engine import exact_float32
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import CheckpointError

@@ -25,7 +25,7 @@ from quality_model.errors import ImageError, UsageError
 from quality_model.evaluate.evidence import RealDefects, RealEvidence
 from quality_model.evaluate.metrics import Bootstrap
 from quality_model.evaluate.whole_images import Scores, image_scorer
-from quality_model.networks.checkpoints import LoadedModel
+from quality_model.networks.model import LoadedModel
 from quality_model.params import LimitsParams, values_sha256
 from quality_model.records import HEADS, Head
 

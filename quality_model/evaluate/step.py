@@ -18,8 +18,7 @@ import pandas as pd
 from quality_model.core import storage
 from quality_model.core.figures import save_figure, text_table
 from quality_model.core.torch_engine import choose_device
-from quality_model.data.dataset import TrainingSet
-from quality_model.data.split import seen_by, seen_test_groups
+from quality_model.data.dataset import TrainingSet, seen_by, seen_test_groups
 from quality_model.errors import StorageError, UsageError
 from quality_model.evaluate import metrics, plots
 from quality_model.evaluate.evidence import (
@@ -32,7 +31,7 @@ from quality_model.evaluate.evidence import (
 from quality_model.evaluate.measure import Evaluation, bootstrap_of, evaluate, measuring, score_split
 from quality_model.evaluate.real_defects import measure_real_defects
 from quality_model.evaluate.whole_images import has_images
-from quality_model.networks.checkpoints import LoadedModel, load_model
+from quality_model.networks.model import LoadedModel, load_model
 from quality_model.params import EvaluateParams, LimitsParams, PerHead, RealParams
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.records import HEADS, Head

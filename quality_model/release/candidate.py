@@ -108,7 +108,7 @@ def judge_candidate(
         run_id = None if version else try_publish(folder, root=root, registry=registry)
         from quality_model.core.torch_engine import choose_device
         from quality_model.evaluate.step import gather_evidence, require_size
-        from quality_model.networks.checkpoints import load_model
+        from quality_model.networks.model import load_model
 
         device = choose_device(section.device)
         candidate = load_model(folder, device)

@@ -12,11 +12,10 @@ from typing import Any, Final
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 
 from quality_model.core import storage
-from quality_model.data.expression import without_folders
 from quality_model.evaluate.evidence import Estimate, Evaluated, Evidence, FlaggedShare
 from quality_model.params import values_sha256
 from quality_model.paths import CARD_NAME, DESCRIPTION_NAME, EVIDENCE_NAME
-from quality_model.records import HEADS, MEANINGS
+from quality_model.records import HEADS, MEANINGS, without_folders
 from quality_model.release.decisions import OF_THE_GATE, Decision, find_record, read_record
 
 _TEMPLATE: Final = "model_card.md.j2"
@@ -183,7 +182,7 @@ def bundle_model(
     """
     import torch
 
-    from quality_model.networks.checkpoints import load_model, save_model
+    from quality_model.networks.model import load_model, save_model
 
     loaded = load_model(model, torch.device("cpu"))
     settings = loaded.facts.settings

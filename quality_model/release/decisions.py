@@ -22,7 +22,7 @@ from typing import Final, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from quality_model.core import storage
-from quality_model.core.registry_versions import database_exists
+from quality_model.core.models import database_exists
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
 from quality_model.params import RegistryParams
 from quality_model.paths import CARD_NAME, DECISION_NAME, EVIDENCE_NAME, ProjectPaths

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quality_model import __version__
-from quality_model.core.registry_versions import MODEL_FOLDER
 from quality_model.core.storage import MARKER_NAME, require_sealed
+from quality_model.paths import MODEL_FOLDER
 from quality_model.records import HEADS
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class PyfuncModel:
     def __init__(self, folder: Path) -> None:
         import torch
 
-        from quality_model.networks.checkpoints import load_model
+        from quality_model.networks.model import load_model
 
         self._device = torch.device("cpu")
         self._model = load_model(folder, self._device).model

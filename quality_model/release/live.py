@@ -9,8 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from quality_model.errors import QualityModelError
-from quality_model.extras import missing_extra
+from quality_model.errors import QualityModelError, missing_extra
 from quality_model.params import RegistryParams
 from quality_model.release.mlflow_connection import connect, tracking_uri
 from quality_model.release.publish import publish_progress

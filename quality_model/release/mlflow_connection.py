@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from quality_model.core.registry_versions import ARTIFACTS_NAME, DATABASE_NAME, registry_address
+from quality_model.core.models import registry_address
 from quality_model.core.storage import locked
 from quality_model.errors import ModelNotFoundError, RegistryError, UsageError, redacted
-from quality_model.paths import ProjectPaths
+from quality_model.paths import ARTIFACTS_NAME, DATABASE_NAME, ProjectPaths
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

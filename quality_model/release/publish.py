@@ -19,13 +19,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from quality_model.core import storage
-from quality_model.core.model_facts import ModelFacts
 from quality_model.core.model_files import read_description
-from quality_model.core.registry_versions import MODEL_FOLDER
-from quality_model.errors import CorruptError, IncompleteError, RegistryError, StorageError
-from quality_model.extras import missing_extra
+from quality_model.core.provenance import ModelFacts
+from quality_model.errors import CorruptError, IncompleteError, RegistryError, StorageError, missing_extra
 from quality_model.params import RegistryParams, values_sha256
-from quality_model.paths import HISTORY_NAME, ProjectPaths
+from quality_model.paths import HISTORY_NAME, MODEL_FOLDER, ProjectPaths
 from quality_model.release import decisions
 from quality_model.release.flavor import MODEL_NAME, write_mlflow_model
 from quality_model.release.mlflow_connection import connect, mlflow_errors

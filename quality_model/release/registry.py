@@ -19,11 +19,10 @@ from urllib.parse import unquote, urlsplit
 
 from quality_model.core.model_files import WEIGHTS_NAME
 from quality_model.core.models import parse_reference
-from quality_model.core.registry_versions import MODEL_FOLDER
 from quality_model.core.storage import flush_folder, locked, require_sealed
 from quality_model.errors import CorruptError, IncompleteError, ModelNotFoundError, RegistryError
 from quality_model.params import RegistryParams
-from quality_model.paths import ProjectPaths
+from quality_model.paths import MODEL_FOLDER, ProjectPaths
 from quality_model.records import ModelRef
 from quality_model.release.mlflow_connection import RequestRefusedError, as_current, connect, mlflow_errors
 

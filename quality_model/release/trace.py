@@ -17,9 +17,9 @@ from quality_model.core import storage
 from quality_model.core.figures import text_table
 from quality_model.core.folders import JOB_NAME, PLAN_NAME
 from quality_model.core.jobs import DATA_FOLDER, MARKERS_FOLDER
-from quality_model.core.model_facts import ModelFacts
 from quality_model.core.model_files import read_description
-from quality_model.core.registry_versions import database_exists
+from quality_model.core.models import database_exists
+from quality_model.core.provenance import ModelFacts
 from quality_model.errors import CorruptError, RegistryError, UsageError
 from quality_model.params import RegistryParams
 from quality_model.records import ModelRef

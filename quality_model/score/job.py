@@ -21,7 +21,7 @@ from quality_model.core.engines import Engine
 from quality_model.core.folders import printable
 from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part, part_name
 from quality_model.core.measures import chosen_sets, measures_of
-from quality_model.core.models import deciding_record
+from quality_model.core.provenance import deciding_record
 from quality_model.core.views import score_images
 from quality_model.errors import CheckpointError, InputErrorsAboveLimit
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams

@@ -334,7 +334,7 @@ def _clear(job: JobFolder) -> None:
     storage.unseal(output)
     if not is_earlier:
         job.reopen()
-    job.remove_parts()
+    job.keep_parts(())
     for pattern in (*_REPORT_FILES, *(_EARLIER_LAYOUT if is_earlier else ())):
         for path in output.glob(pattern):
             path.unlink()

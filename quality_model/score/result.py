@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from quality_model.core import storage
 from quality_model.core.jobs import DATA_FOLDER
 from quality_model.core.measures import MEASURES
-from quality_model.core.model_facts import Intervals
 from quality_model.core.processes import FailureKind
+from quality_model.core.provenance import Intervals
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import StorageError, UsageError
 from quality_model.params import EngineName

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +15,22 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from quality_model.core.torch_engine import exact_float32
+from quality_model.core.torch_engine import autocast, exact_float32, free_bytes, wait_for
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import TrainingError
-from quality_model.networks.checkpoints import LoadedModel
-from quality_model.networks.device import autocast, free_bytes, wait_for
-from quality_model.networks.model import MultiHeadQualityAssessmentModel, to_model_input, training_loss
+from quality_model.networks.model import (
+    LoadedModel,
+    MultiHeadQualityAssessmentModel,
+    to_model_input,
+    training_loss,
+)
 from quality_model.params import LimitsParams, TrainParams
 from quality_model.records import HEADS, SHORT_NAMES, Head
 from quality_model.train.samples import Batch, StoredPixels, choose_executor, open_batches
-from quality_model.train.state import ExecutionPlan
 from quality_model.train.variation import Indices
+
+if TYPE_CHECKING:
+    from quality_model.train.loop import ExecutionPlan
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +153,7 @@ class Run:
         training_set: TrainingSet,
         train_rows: Indices,
         validation_rows: Indices,
-        plan: ExecutionPlan,
+        plan: "ExecutionPlan",
         device: torch.device,
         start: LoadedModel | None,
         state: dict[str, Any] | None,

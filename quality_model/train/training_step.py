@@ -11,14 +11,11 @@ import torch
 
 from quality_model import pretrained
 from quality_model.core import storage
-from quality_model.core.model_facts import ModelFacts
-from quality_model.core.models import AUTO, find_model
-from quality_model.core.provenance import code_facts, dvc_data_hash
+from quality_model.core.models import AUTO, CHAMPION, find_model
+from quality_model.core.provenance import ModelFacts, code_facts, dvc_data_hash
 from quality_model.core.torch_engine import choose_device
 from quality_model.core.views import SQUEEZED, ViewRecipe
-from quality_model.data.dataset import TrainingSet
-from quality_model.data.expression import without_folders
-from quality_model.data.split import SEEN_GROUPS, seen_by, seen_in_training
+from quality_model.data.dataset import SEEN_GROUPS, TrainingSet, seen_by, seen_in_training
 from quality_model.errors import ModelNotFoundError, RegistryError
 from quality_model.evaluate.predictions import (
     calibrate_intervals,
@@ -27,12 +24,12 @@ from quality_model.evaluate.predictions import (
     predictions_table,
 )
 from quality_model.evaluate.whole_images import score_whole_images, scored_samples
-from quality_model.networks.checkpoints import LoadedModel, load_model, save_model
+from quality_model.networks.model import LoadedModel, load_model, save_model
 from quality_model.params import LimitsParams, RegistryParams, TrainParams
 from quality_model.paths import HISTORY_NAME, ProjectPaths
+from quality_model.records import without_folders
 from quality_model.train.epochs import EpochReport
-from quality_model.train.loop import TrainedModel, train
-from quality_model.train.state import RunState, run_identity
+from quality_model.train.loop import RunState, TrainedModel, run_identity, train
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +38,6 @@ _LASTING: Final = ("source.", "generate.", "train.")
 
 SCRATCH: Final = "scratch"
 """What ``train.start_from`` calls random weights."""
-
-CHAMPION: Final = "champion"
-"""What ``train.start_from`` calls the champion's weights, which are the bundled ones while there is none."""
 
 _LAST_CHAMPION: Final = "last-champion.json"
 _HASH_DIGITS: Final = 12
@@ -199,7 +193,7 @@ def _find_start(reference: str, registry: RegistryParams, root: Path) -> LoadedM
     """
     if reference == SCRATCH:
         return None
-    if reference != CHAMPION:
+    if reference != CHAMPION:  # whose weights are the bundled ones while there is none
         return load_model(find_model(reference, root, registry).path, torch.device("cpu"))
     known = ProjectPaths(root).state / _LAST_CHAMPION
     try:

@@ -16,9 +16,8 @@ from benchmarks.obvious.generation import generate
 from benchmarks.obvious.network import Network, SmallNetwork
 from benchmarks.repetition import Repetition
 from quality_model.core.decoding import Pixels
-from quality_model.degrade.seed.seed_profile import STRENGTHS
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.degrade.seed import STRENGTHS
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.params import Params
 from quality_model.records import HEADS
 from tests.evaluate.conftest import write_training_set

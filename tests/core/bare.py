@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from quality_model.extras import EXTRAS
+from quality_model.errors import EXTRAS
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 

@@ -13,9 +13,8 @@ from quality_model.core.engines import check_images, choose_device, choose_engin
 from quality_model.core.model_files import StoredModel, read_model
 from quality_model.core.network import reference_scores
 from quality_model.errors import CheckpointError, DeviceUnavailableError, UsageError
-from quality_model.networks.checkpoints import save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel as Network
-from quality_model.networks.model import to_model_input
+from quality_model.networks.model import save_model, to_model_input
 from quality_model.params import ArchitectureName, EngineName
 
 TOLERANCES: dict[EngineName, float] = {"torch-float32": 1e-5, "ncnn-float32": 1e-5, "torch-bfloat16": 0.01}

@@ -77,6 +77,6 @@ def test_one_process_works_in_a_folder_and_removes_what_a_killed_one_left(job: J
 
 def test_parts_are_removed_and_what_a_user_put_among_them_stays(job: JobFolder) -> None:
     (job.folder / "data" / "mine.txt").write_text("mine")
-    job.remove_parts()
+    job.keep_parts(())
     assert [path.name for path in (job.folder / "data").iterdir()] == ["mine.txt"]
     assert not (job.folder / "parts").exists()

@@ -159,12 +159,7 @@ def test_values_depend_neither_on_the_views_nor_on_the_other_measures(photo, lim
 
     def read(recipe: ViewRecipe, choice: Any) -> dict[str, Any]:
         reading = read_image(
-            large,
-            image_size_px=224,
-            recipe=recipe,
-            limits=limits,
-            engine=None,
-            measure=chosen_sets(choice),
+            large, image_size_px=224, recipe=recipe, limits=limits, engine=None, measure=chosen_sets(choice)
         )
         return dict(reading.measures or {})
 

@@ -13,11 +13,9 @@ from mlflow import MlflowClient
 from quality_model import MultiHeadQualityInference, pretrained
 from quality_model.core import storage
 from quality_model.core.model_files import WEIGHTS_NAME, read_model
-from quality_model.core.models import find_model, is_reference, parse_reference
-from quality_model.core.registry_versions import read_version, version_folder
+from quality_model.core.models import find_model, is_reference, parse_reference, read_version, version_folder
 from quality_model.errors import CheckpointError, CorruptError, ModelNotFoundError, RegistryError
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.params import Params, RegistryParams
 from quality_model.records import ModelRef
 from tests.core.bare import bare_python
@@ -208,8 +206,10 @@ def test_without_mlflow_a_local_champion_scores(
 def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of MLflow's server in a thread of this process; it keeps the files of models itself."""
     from mlflow.server import app, constants
+    from mlflow.tracking._tracking_service import utils
     from werkzeug.serving import make_server
 
+    monkeypatch.setattr(utils, "_tracking_uri", None)  # which the server sets for the whole process
     monkeypatch.setenv(constants.BACKEND_STORE_URI_ENV_VAR, f"sqlite:///{project / 'mlflow.db'}")
     monkeypatch.setenv(constants.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/")
     monkeypatch.setenv(constants.ARTIFACTS_DESTINATION_ENV_VAR, str(project / "mlartifacts"))
@@ -225,11 +225,7 @@ def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_without_mlflow_a_server_is_asked_over_rest_and_the_files_are_fetched_once(
-    server: str,
-    project: Path,
-    folders: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    server: str, project: Path, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = MlflowClient(tracking_uri=server, registry_uri=server)
     register(client, folders, None, tmp_path)

@@ -13,13 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from quality_model.core.processes import (
-    Executor,
-    Failure,
-    InThisProcess,
-    WorkerProcesses,
-    num_workers,
-)
+from quality_model.core.processes import Executor, Failure, InThisProcess, WorkerProcesses, num_workers
 from quality_model.errors import QualityModelError
 
 TROUBLE = """

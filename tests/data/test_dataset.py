@@ -13,8 +13,7 @@ from PIL import Image
 from quality_model.core import storage
 from quality_model.core.storage import MARKER_NAME
 from quality_model.data.dataset import TrainingSet, export_samples
-from quality_model.errors import CorruptError, IncompleteError, UsageError
-from quality_model.records import SPLITS
+from quality_model.errors import CorruptError, UsageError
 
 
 @pytest.fixture
@@ -36,15 +35,6 @@ def test_pixels_and_labels_are_read_only_memory_maps_of_plain_numpy_files(copy: 
     assert np.load(copy / "labels.npy").max() <= 1.0
 
 
-def test_the_splits_are_disjoint_and_together_everything(copy: Path) -> None:
-    dataset = TrainingSet.open(copy)
-    indices = [dataset.indices(split) for split in SPLITS]
-    assert all(part.dtype == np.int64 for part in indices)
-    assert np.array_equal(np.sort(np.concatenate(indices)), np.arange(144))
-    groups = [set(dataset.manifest["group"].iloc[part]) for part in indices]
-    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
-
-
 def test_one_hash_covers_labels_and_manifest_and_the_manifest_covers_the_pixels(copy: Path) -> None:
     storage.require_sealed(copy, verify=True)
     dataset = TrainingSet.open(copy)
@@ -58,24 +48,6 @@ def test_one_hash_covers_labels_and_manifest_and_the_manifest_covers_the_pixels(
             storage.require_sealed(copy, verify=True)
         data[len(data) // 2] ^= 1
         (copy / name).write_bytes(data)
-
-
-def test_a_folder_without_a_completion_marker_is_incomplete(copy: Path, tmp_path: Path) -> None:
-    (copy / MARKER_NAME).unlink()
-    for folder in (copy, tmp_path / "nowhere"):
-        with pytest.raises(IncompleteError, match="not complete"):
-            TrainingSet.open(folder)
-
-
-@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "manifest.parquet"])
-def test_a_missing_or_cut_file_is_named(copy: Path, name: str) -> None:
-    data = (copy / name).read_bytes()
-    (copy / name).write_bytes(data[:-1])
-    with pytest.raises(CorruptError, match=name):
-        TrainingSet.open(copy)
-    (copy / name).unlink()
-    with pytest.raises(IncompleteError, match=name):
-        TrainingSet.open(copy)
 
 
 def reseal(folder: Path) -> None:

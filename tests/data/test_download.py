@@ -81,12 +81,6 @@ def test_the_same_request_gives_the_same_bytes_without_a_path_of_this_machine(
         assert os.fsencode(tmp_path) not in path.read_bytes()
 
 
-def test_a_new_download_replaces_an_earlier_one(folder, source, limits, tmp_path):
-    for num_images in (5, 9):
-        download(source(dataset=str(folder), num_images=num_images), limits, tmp_path / "out")
-        assert num_rows(tmp_path / "out") == num_images
-
-
 @pytest.mark.parametrize(("dataset", "error"), [("tiny-imagnet", UsageError), ("{empty}", SourceError)])
 def test_a_refused_source_leaves_an_earlier_download_unchanged(
     folder, source, limits, tmp_path, dataset, error

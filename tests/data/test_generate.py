@@ -18,7 +18,7 @@ from quality_model.data.dataset import TrainingSet
 from quality_model.data.generate import CALIBRATION_SAMPLES, generate
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.degrade.severity import SCALES
-from quality_model.errors import IncompleteError, SourceError, StorageError
+from quality_model.errors import IncompleteError, SourceError
 from quality_model.records import HEADS, SPLITS
 
 from .conftest import hashes, unfinished, write_table
@@ -88,16 +88,6 @@ def test_a_sample_does_not_depend_on_the_other_images_of_the_table(
     assert np.array_equal(few.labels, many.labels[:36])
 
 
-def test_another_seed_gives_other_samples_of_the_same_clean_images(
-    made, table, section, limits, tmp_path
-) -> None:
-    generate(section(seed=43), limits, table, tmp_path / "training")
-    other, first = TrainingSet.open(tmp_path / "training"), TrainingSet.open(made[0])
-    assert np.array_equal(other.images[::6], first.images[::6])
-    assert not np.array_equal(other.labels, first.labels)
-    assert other.data_sha256 != first.data_sha256
-
-
 def test_for_fresh_samples_most_degraded_samples_of_the_train_split_are_left_out(
     crops, section, limits, tmp_path
 ) -> None:
@@ -156,13 +146,6 @@ def test_unusable_images_are_an_error_before_any_work(crops, section, limits, tm
     assert not output.exists()
 
 
-def test_an_output_that_is_a_file_is_an_error(table, section, limits, tmp_path) -> None:
-    (tmp_path / "training").write_text("in the way")
-    with pytest.raises(StorageError, match="training"):
-        generate(section(), limits, table, tmp_path / "training")
-    assert (tmp_path / "training").read_text() == "in the way"
-
-
 def test_an_image_that_does_not_decode_is_named_and_the_earlier_dataset_stays(
     made, crops, section, limits, tmp_path
 ) -> None:
@@ -183,13 +166,6 @@ def test_a_stricter_limit_on_pixels_is_an_error_with_its_remedy_and_leaves_nothi
     assert "limits" in caught.value.remedy
     assert not (tmp_path / "training").exists()
     assert not unfinished(tmp_path / "training").exists()
-
-
-def test_a_new_dataset_replaces_one_of_another_size(made, table, section, limits, tmp_path) -> None:
-    output = tmp_path / "training"
-    shutil.copytree(made[0], output)
-    generate(section(image_size=40, samples_per_image=1), limits, table, output)
-    assert TrainingSet.open(output).images.shape == (48, 40, 40, 3)
 
 
 @contextmanager

@@ -158,15 +158,6 @@ def test_an_interrupted_download_leaves_nothing_that_looks_complete_and_can_be_r
     assert len(bytes_of(tmp_path)) == 48
 
 
-def test_a_download_that_fails_leaves_an_earlier_one_as_it_was(hub, client, source, encoded, tmp_path):
-    hub.add("someone/before", encoded[:9])
-    hub.add("someone/after", encoded)
-    client.download(source(dataset="someone/before", num_images=9), tmp_path)
-    hub.cut_after = 500
-    assert "error" in client.download(source(dataset="someone/after"), tmp_path)
-    assert len(bytes_of(tmp_path)) == 9
-
-
 @pytest.mark.parametrize(
     ("status", "error", "num_requests"), [(503, "NetworkUnavailableError", 3), (403, "SourceError", 1)]
 )

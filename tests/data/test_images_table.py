@@ -8,7 +8,7 @@ import pytest
 
 from quality_model.core import storage
 from quality_model.data.images_table import ImagesTable, ImagesWriter, decoded, fetch_image
-from quality_model.errors import CorruptError, IncompleteError
+from quality_model.errors import CorruptError
 from quality_model.records import CleanImage
 from tests.hostile import decoders_obey_images, hostile
 
@@ -57,20 +57,6 @@ def test_a_large_image_ends_its_row_group_early(tmp_path):
     storage.seal(tmp_path, ["images.parquet"], rows=3)
     with ImagesTable(tmp_path) as table:
         assert table.row_group_sizes == [1, 2]
-
-
-def test_an_empty_table_is_a_table(tmp_path):
-    with ImagesWriter(tmp_path / "images.parquet"):
-        pass
-    storage.seal(tmp_path, ["images.parquet"], rows=0)
-    with ImagesTable(tmp_path) as table:
-        assert list(table.images()) == []
-
-
-def test_a_table_without_a_completion_marker_is_incomplete(folder):
-    storage.unseal(folder)
-    with pytest.raises(IncompleteError, match=r"_complete\.json"):
-        ImagesTable(folder)
 
 
 def test_a_cut_footer_is_found(folder):

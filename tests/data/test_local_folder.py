@@ -110,7 +110,3 @@ def test_a_new_image_displaces_at_most_one_of_the_chosen(rows, folder, encoded):
     before = set(list(rows(num_images=10))[:10])
     put(folder / "new.png", encoded[40])
     assert len(before - set(list(rows(num_images=10))[:10])) <= 1
-
-
-def test_the_name_of_the_source_does_not_reveal_where_the_folder_is(folder, source, limits):
-    assert open_source(source(dataset=str(folder)), limits).name == "folder in"

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from quality_model.data.download import download, is_known_source, remember_source, source_sha256
-from quality_model.data.expression import without_folders
 from quality_model.data.images_table import ImagesTable
 from quality_model.data.sources import PRESETS, open_source
 from quality_model.errors import UsageError
+from quality_model.records import without_folders
 
 pytestmark = pytest.mark.usefixtures("decoded_here")
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quality_model.core.model_facts import ModelFacts
-from quality_model.data.split import (
+from quality_model.core.provenance import ModelFacts
+from quality_model.data.dataset import (
     group_digest,
     seen_by,
     seen_in_training,

@@ -9,15 +9,12 @@ from hypothesis import strategies as st
 
 from quality_model.core.decoding import Pixels
 from quality_model.core.views import squeezed as resize
-from quality_model.degrade import noise
+from quality_model.degrade import casts, noise
 from quality_model.degrade.calibrated import point_spread as psf
 from quality_model.degrade.calibrated import watermark_overlay
-from quality_model.degrade.calibrated import white_balance as wb
 from quality_model.degrade.calibrated.calibrated_profile import QUALITIES, SMALLEST_FACTOR, deliver
-from quality_model.degrade.calibrated.camera import Camera
 from quality_model.degrade.calibrated.watermark_overlay import Overlay
 from quality_model.degrade.randomness import Stream
-from quality_model.degrade.seed.seed_kinds import recolour
 from quality_model.degrade.severity import SCALES, Lab, colour_differences, mean_shift_ab, rms_of, to_lab
 
 SIDE_PX = 96
@@ -33,11 +30,11 @@ KERNELS = {
 kernel_kinds = st.sampled_from(sorted(KERNELS))
 
 PATHS = {
-    "warm": wb.daylight_path("warm"),
-    "cool": wb.daylight_path("cool"),
-    "green": wb.tint_path("green"),
-    "magenta": wb.tint_path("magenta"),
-    "mixed": wb.mixed_path(120.0),
+    "warm": casts.daylight_path("warm"),
+    "cool": casts.daylight_path("cool"),
+    "green": casts.tint_path("green"),
+    "magenta": casts.tint_path("magenta"),
+    "mixed": casts.mixed_path(120.0),
 }
 path_names = st.sampled_from(sorted(PATHS))
 
@@ -54,7 +51,7 @@ GREY = flat(128, side_px=6)
 
 
 def under(pixels: Pixels, gains: np.ndarray) -> Pixels:
-    return recolour(pixels, wb.gains_table(gains))
+    return casts.recolour(pixels, casts.gains_table(gains))
 
 
 @given(kernel_kinds, st.floats(0.02, 20.0))
@@ -117,7 +114,7 @@ def test_cielab_and_its_measures_agree_with_another_library(photo: Pixels) -> No
     from skimage.color import deltaE_cie76, rgb2lab
 
     image = photo[:96, 150:246]
-    cast = under(image, wb.at_shift(PATHS["warm"], 20.0))
+    cast = under(image, casts.at_shift(PATHS["warm"], 20.0))
 
     np.testing.assert_allclose(to_lab(image), rgb2lab(image), atol=0.3)
     moved = (rgb2lab(cast) - rgb2lab(image))[..., 1:].reshape(-1, 2).mean(axis=0)
@@ -133,13 +130,13 @@ def test_a_path_begins_without_a_cast_and_leads_to_ever_stronger_ones(name: str)
     assert np.allclose(path[0], 1.0)
     assert path.min() > 0
     assert np.all(np.diff([mean_shift_ab(GREY, under(GREY, gains)) for gains in path[::4]]) > 0)
-    assert np.allclose(wb.at_shift(path, 1000.0), path[-1])
+    assert np.allclose(casts.at_shift(path, 1000.0), path[-1])
 
 
 @given(path_names, st.floats(1.0, 23.0))
 @quick
 def test_a_cast_shifts_a_mid_grey_as_requested_and_keeps_its_luminance(name: str, shift_ab: float) -> None:
-    cast = under(GREY, wb.at_shift(PATHS[name], shift_ab))
+    cast = under(GREY, casts.at_shift(PATHS[name], shift_ab))
 
     assert mean_shift_ab(GREY, cast) == pytest.approx(shift_ab, abs=1.1)  # three channels in whole levels
     assert to_lab(cast)[0, 0, 0] == pytest.approx(to_lab(GREY)[0, 0, 0], abs=0.6)
@@ -257,7 +254,7 @@ def test_a_shaken_path_has_its_sigma_and_is_curved(sigma_px: float, number: int)
 @quick
 def test_camera_noise_has_an_rms_of_1_is_correlated_and_stronger_in_the_shadows(number: int) -> None:
     stream = Stream(f"{number}")
-    camera = Camera.draw(stream)
+    camera = noise.Camera.draw(stream)
     dark, bright = (camera.field(flat(level, side_px=128), Stream("n")) for level in (40, 200))
     for field in (dark, bright):
         assert field.dtype == np.float32

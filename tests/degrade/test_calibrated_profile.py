@@ -145,10 +145,7 @@ def test_noise_is_labelled_by_its_change_of_the_pixels_for_every_kind(clean: Pix
 
 def test_a_watermark_hides_a_part_of_the_noise_and_of_the_cast_under_it(photo: Pixels, clean: Pixels) -> None:
     image = photo[:96, 150:246]
-    for head, kind, measure in (
-        ("noise", "gaussian", "rms_levels"),
-        ("color_cast", "daylight", "shift_ab"),
-    ):
+    for head, kind, measure in (("noise", "gaussian", "rms_levels"), ("color_cast", "daylight", "shift_ab")):
         kinds = {head: kind, "watermark": "strip"}
         marked = [of(degraded(image, number, kinds), head).parameters[measure] for number in range(8)]
         bare = [
@@ -268,7 +265,7 @@ def test_a_plain_image_can_be_degraded_and_stays_as_it_is(profile: str, level: i
 
 
 def test_the_samples_of_a_seed_never_change(photo: Pixels) -> None:
-    """If this fails, older datasets can no longer be generated again: raise the profile's version.
+    """If this fails, older datasets can no longer be generated again: change the profile's name.
 
     What is drawn is the same everywhere. Pixels and labels are the same bytes on one machine; the
     vector instructions of another may round the last digit otherwise, hence the tolerances.

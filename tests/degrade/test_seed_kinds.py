@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quality_model.core.decoding import Pixels
-from quality_model.degrade import noise
+from quality_model.degrade import casts, noise, seed
 from quality_model.degrade.randomness import Stream
-from quality_model.degrade.seed import seed_kinds
 
 quick = settings(max_examples=30, deadline=None)
 
@@ -26,31 +25,35 @@ def edge(side_px: int = 128) -> Pixels:
     return image
 
 
-def lay_out(layout: str, text: str = "DEMO", **changes) -> seed_kinds.Coverage:
+def lay_out(layout: str, text: str = "DEMO", **changes) -> seed.Coverage:
     arguments = {"size_px": 30, "side_px": 224, "corner": "upper left", "gap_px": 50, "margin_px": 10}
-    return seed_kinds.lay_out(text, layout=layout, **{**arguments, **changes})
+    return seed.lay_out(text, layout=layout, **{**arguments, **changes})
 
 
-def extent(coverage: seed_kinds.Coverage) -> tuple[int, int, int, int]:
+def extent(coverage: seed.Coverage) -> tuple[int, int, int, int]:
     """First and last covered row, first and last covered column."""
     rows, columns = np.flatnonzero(coverage.any(axis=1)), np.flatnonzero(coverage.any(axis=0))
     return int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
 
 
+def blend(pixels: Pixels, tint: tuple[int, int, int], strength: float) -> Pixels:
+    return casts.recolour(pixels, casts.blend_table(tint, strength))
+
+
 BLURS: dict[str, Callable[[Pixels], Pixels]] = {
-    "gaussian, small": lambda p: seed_kinds.gaussian_blur(p, 1.0),
-    "gaussian, large": lambda p: seed_kinds.gaussian_blur(p, 10.0),
-    "box": lambda p: seed_kinds.box_blur(p, 10),
-    **{f"motion, {d}": lambda p, d=d: seed_kinds.motion_blur(p, 20, d) for d in seed_kinds.DIRECTIONS},
+    "gaussian, small": lambda p: seed.gaussian_blur(p, 1.0),
+    "gaussian, large": lambda p: seed.gaussian_blur(p, 10.0),
+    "box": lambda p: seed.box_blur(p, 10),
+    **{f"motion, {d}": lambda p, d=d: seed.motion_blur(p, 20, d) for d in seed.DIRECTIONS},
 }
 ALL = {
     **BLURS,
-    "cast": lambda p: seed_kinds.blend(p, (255, 200, 200), 0.3),
+    "cast": lambda p: blend(p, (255, 200, 200), 0.3),
     **{
-        f"watermark, {layout}": lambda p, layout=layout: seed_kinds.stamp(
+        f"watermark, {layout}": lambda p, layout=layout: seed.stamp(
             p, lay_out(layout, "SAMPLE", size_px=40, side_px=p.shape[0]), 0.5, 128
         )
-        for layout in seed_kinds.LAYOUTS
+        for layout in seed.LAYOUTS
     },
     "gaussian noise": lambda p: noise.gaussian(p, 50.0, Stream("s")),
     "salt and pepper": lambda p: noise.salt_and_pepper(p, 0.1, Stream("s")),
@@ -83,13 +86,13 @@ def test_a_cast_is_the_blend_of_the_formula(strength: float) -> None:
     image = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     expected = np.floor(image * (1 - strength) + np.array(tint) * strength + 0.5)
 
-    assert np.array_equal(seed_kinds.blend(image, tint, strength), expected.astype(np.uint8))
+    assert np.array_equal(blend(image, tint, strength), expected.astype(np.uint8))
 
 
 @given(st.floats(0.8, 15.0))
 @quick
 def test_a_gaussian_blur_has_the_spread_that_was_requested(sigma_px: float) -> None:
-    response = np.diff(seed_kinds.gaussian_blur(edge(), sigma_px)[64, :, 0].astype(np.float64)) / 255
+    response = np.diff(seed.gaussian_blur(edge(), sigma_px)[64, :, 0].astype(np.float64)) / 255
     positions = np.arange(len(response))
     spread_px = np.sqrt((response * (positions - (response * positions).sum()) ** 2).sum())
 
@@ -105,10 +108,10 @@ def test_a_diagonal_motion_blur_is_a_plain_convolution_with_a_diagonal(taps: int
 
     theirs = correlate(image.astype(np.float64), np.eye(taps)[:, :, None] / taps, mode="nearest", origin=0)
     if taps % 2:  # SciPy places the centre of an even kernel one pixel further
-        assert np.abs(seed_kinds.motion_blur(image, taps, "diagonal") - theirs).max() <= 0.5 + 1e-6
+        assert np.abs(seed.motion_blur(image, taps, "diagonal") - theirs).max() <= 0.5 + 1e-6
     point = flat(0)
     point[30, 30] = 255
-    smeared = seed_kinds.motion_blur(point, taps, "diagonal")[:, :, 1]
+    smeared = seed.motion_blur(point, taps, "diagonal")[:, :, 1]
     along = np.diagonal(smeared)
     assert np.count_nonzero(along) == taps == np.count_nonzero(smeared)
     assert abs(np.flatnonzero(along).mean() - 30) <= 0.5
@@ -172,11 +175,11 @@ def test_a_diagonal_watermark_rises_by_45_degrees_in_the_middle() -> None:
 def test_a_watermark_is_blended_with_its_opacity_and_nothing_else_changes(opacity: float) -> None:
     image = np.random.default_rng(1).integers(0, 256, (224, 224, 3)).astype(np.uint8)
     coverage = lay_out("centred", size_px=60)
-    marked = seed_kinds.stamp(image, coverage, opacity, 128)
+    marked = seed.stamp(image, coverage, opacity, 128)
 
     share = opacity * coverage[:, :, None] / 255
     off = np.abs(marked - (image * (1 - share) + 128 * share))
     assert off.max() <= 1.0
     assert off[coverage == 255].max() <= 0.5
     assert np.array_equal(marked[coverage == 0], image[coverage == 0])
-    assert np.array_equal(seed_kinds.stamp(image, np.zeros_like(coverage), opacity, 128), image)
+    assert np.array_equal(seed.stamp(image, np.zeros_like(coverage), opacity, 128), image)

@@ -13,12 +13,7 @@ from quality_model.records import HEADS
 
 SEED = PROFILES["seed"]
 
-RANGES = {
-    "color_cast": (0.1, 0.5),
-    "blurriness": (0.1, 1.0),
-    "watermark": (0.1, 0.5),
-    "noise": (0.1, 1.0),
-}
+RANGES = {"color_cast": (0.1, 0.5), "blurriness": (0.1, 1.0), "watermark": (0.1, 0.5), "noise": (0.1, 1.0)}
 
 NUM_SAMPLES = 3600
 TINY = np.full((4, 4, 3), 128, dtype=np.uint8)
@@ -125,14 +120,6 @@ def test_lengths_scale_with_the_size_of_the_image() -> None:
                 quarter = of_large.parameters[name] / 4
                 assert of_small.parameters[name] >= 1
                 assert abs(of_small.parameters[name] - max(1, quarter)) <= 0.5
-
-
-def test_the_clean_sample_is_the_image_itself_with_labels_of_0(photo: Pixels) -> None:
-    sample = SEED.keep(photo)
-
-    assert np.array_equal(sample.image, photo)
-    assert sample.applied == ()
-    assert sample.labels == (0.0, 0.0, 0.0, 0.0)
 
 
 def test_the_samples_of_a_seed_never_change(photo: Pixels) -> None:

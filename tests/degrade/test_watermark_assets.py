@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quality_model.degrade.calibrated import watermark_assets as assets
+from quality_model.degrade.calibrated import lettering as assets
 from quality_model.errors import CorruptError
 
 LICENCES = assets.PACK.with_name("WATERMARK_ASSETS.md")
@@ -55,7 +55,7 @@ def test_a_third_of_the_typefaces_is_bold() -> None:
 
 
 def test_every_logo_and_every_phrase_has_ink() -> None:
-    logos, lettering = assets.logos(), assets.lettering()
+    logos, lettering = assets.logos(), assets.phrases()
     assert logos.shape == (700, 96, 96)
     assert logos.dtype == np.uint8
     assert (logos.max((1, 2)) > 200).all()
@@ -68,7 +68,7 @@ def test_every_logo_and_every_phrase_has_ink() -> None:
 
 
 def test_what_is_shared_cannot_be_written() -> None:
-    for array in (assets.logos(), *assets.lettering()):
+    for array in (assets.logos(), *assets.phrases()):
         assert not array.flags.writeable
 
 

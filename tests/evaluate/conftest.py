@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quality_model.core.model_facts import ModelFacts
-from quality_model.data.dataset import TrainingSet
-from quality_model.data.split import group_digest
-from quality_model.networks.checkpoints import LoadedModel
+from quality_model.core.provenance import ModelFacts
+from quality_model.data.dataset import TrainingSet, group_digest
+from quality_model.networks.model import LoadedModel
 from quality_model.records import HEADS, Head
 from tests.train.conftest import write_dataset
 

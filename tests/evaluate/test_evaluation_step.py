@@ -11,8 +11,7 @@ from PIL import Image
 
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
-from quality_model.data.dataset import TrainingSet
-from quality_model.data.split import SEEN_GROUPS, group_digest
+from quality_model.data.dataset import SEEN_GROUPS, TrainingSet, group_digest
 from quality_model.errors import UsageError
 from quality_model.evaluate.evidence import Evaluated, Evidence
 from quality_model.evaluate.measure import measuring
@@ -23,8 +22,7 @@ from quality_model.evaluate.step import (
     known_evaluation,
     require_size,
 )
-from quality_model.networks.checkpoints import LoadedModel, save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import LoadedModel, MultiHeadQualityAssessmentModel, save_model
 from quality_model.params import EvaluateParams, Params, PerHead, RealParams
 from quality_model.records import HEADS
 from tests.evaluate.conftest import SIZE_PX, ReadsLabels, answering

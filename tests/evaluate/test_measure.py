@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from quality_model.core.model_facts import HeadIntervals, Intervals
+from quality_model.core.provenance import HeadIntervals, Intervals
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics

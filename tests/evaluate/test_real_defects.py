@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from quality_model.core.decoding import Pixels
-from quality_model.core.model_facts import ModelFacts
+from quality_model.core.provenance import ModelFacts
 from quality_model.core.views import ViewRecipe
 from quality_model.evaluate.evidence import RealEvidence
 from quality_model.evaluate.metrics import Bootstrap
 from quality_model.evaluate.real_defects import contents_sha256, measure_real_defects, read_sets
-from quality_model.networks.checkpoints import LoadedModel
+from quality_model.networks.model import LoadedModel
 from quality_model.params import Params
 from quality_model.records import HEADS
 from tests.real_sets import AUDITED, write_sets

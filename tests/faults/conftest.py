@@ -15,8 +15,7 @@ from PIL import Image
 
 from quality_model.core.decoding import Pixels
 from quality_model.core.storage import MARKER_NAME
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from tests.release.registry.conftest import three_versions as three_versions
 
 from .processes import STEPS, Ended, Fault, recorded, run_command, tree

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from quality_model.errors import RegistryError
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.params import Params
 from quality_model.release.publish import publish, try_publish
 from quality_model.release.registry import Registry

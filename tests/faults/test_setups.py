@@ -16,8 +16,7 @@ from PIL import Image
 
 from quality_model.cli import EXIT_READER_GONE, run
 from quality_model.errors import RegistryError
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.params import Params
 from quality_model.release.publish import publish, try_publish
 

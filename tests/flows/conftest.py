@@ -14,8 +14,7 @@ import torch
 from benchmarks.project import ROOT, environment
 from benchmarks.project import make_project as small_project
 from quality_model.core.storage import locked
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.params_file import load_params
 from quality_model.records import HEADS
 from quality_model.release.decisions import Decision, read_decisions

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from quality_model.core import storage
 from quality_model.core.model_files import MODEL_FILES
 from quality_model.core.network import weight_shapes
 from quality_model.errors import CheckpointError
-from quality_model.networks.checkpoints import load_model, save_model
 from quality_model.networks.model import MultiHeadQualityAssessmentModel as Network
+from quality_model.networks.model import load_model, save_model
 from quality_model.params import ArchitectureName
 from tests.hostile import Canary
 
@@ -309,8 +309,7 @@ def test_a_description_of_something_else_is_refused(folder: Path, key: str, valu
 
 
 @pytest.mark.parametrize(
-    "thresholds",
-    [{"noise": "high"}, {"noise": True}, {"noise": float("nan")}, {"sharpness": 0.5}, [0.5] * 4],
+    "thresholds", [{"noise": "high"}, {"noise": True}, {"noise": float("nan")}, {"sharpness": 0.5}, [0.5] * 4]
 )
 def test_thresholds_that_are_not_understood_are_neither_saved_nor_loaded(
     folder: Path, model: Network, thresholds: object

@@ -7,15 +7,16 @@ import sys
 import pytest
 import torch
 
-from quality_model.core.torch_engine import available_devices, choose_device
-from quality_model.errors import DeviceUnavailableError, UsageError
-from quality_model.networks.device import (
+from quality_model.core.torch_engine import (
     autocast,
+    available_devices,
+    choose_device,
     choose_memory_format,
     choose_precision,
     cpu_has_bfloat16,
     free_bytes,
 )
+from quality_model.errors import DeviceUnavailableError
 
 CPU = torch.device("cpu")
 
@@ -33,9 +34,6 @@ def test_a_device_that_is_not_there_is_refused_and_those_that_are_there_are_name
         choose_device(absent)
     assert absent in str(caught.value)
     assert all(name in str(caught.value) for name in available_devices())
-    for name in ("gpu", "", "cuda:0", "CPU"):
-        with pytest.raises(UsageError, match="auto, cpu, cuda or mps"):
-            choose_device(name)
 
 
 def test_a_named_precision_is_taken_and_auto_follows_the_instructions_of_the_device() -> None:
@@ -43,8 +41,6 @@ def test_a_named_precision_is_taken_and_auto_follows_the_instructions_of_the_dev
     assert choose_precision("bfloat16", CPU) == "bfloat16"
     assert choose_precision("auto", CPU) == ("bfloat16" if cpu_has_bfloat16() else "float32")
     assert choose_precision("auto", torch.device("mps")) == "float32"
-    with pytest.raises(UsageError, match="float16"):
-        choose_precision("float16", CPU)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import copy
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -5,11 +6,11 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from quality_model.core.decoding import Pixels
 from quality_model.networks.model import (
     MultiHeadQualityAssessmentModel,
-    multiply_adds,
     to_model_input,
     training_loss,
     weighted_mse,
@@ -29,6 +30,13 @@ def model() -> MultiHeadQualityAssessmentModel:
 def small() -> MultiHeadQualityAssessmentModel:
     torch.manual_seed(1)
     return MultiHeadQualityAssessmentModel(architecture="small").eval()
+
+
+def multiply_adds(model: MultiHeadQualityAssessmentModel, side_px: int) -> int:
+    """Multiplications with an addition that one image of this side takes, in convolutions and heads."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        copy.deepcopy(model).to("meta")(torch.empty(1, 3, side_px, side_px, device="meta"))
+    return int(counter.get_total_flops()) // 2  # it counts both
 
 
 def design_shapes() -> dict[str, tuple[int, ...]]:

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from quality_model import pretrained
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.records import HEADS
 from quality_model.release.card import bundle_model
 

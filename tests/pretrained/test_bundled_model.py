@@ -16,7 +16,7 @@ from quality_model import MultiHeadQualityInference, pretrained
 from quality_model.cli import cli
 from quality_model.core.decoding import Pixels
 from quality_model.core.storage import file_sha256
-from quality_model.errors import CheckpointError, ModelNotFoundError, ParameterError
+from quality_model.errors import CheckpointError, ModelNotFoundError
 from quality_model.records import FLAG_COLUMNS, HEADS
 from tests.core.bare import ABSENT, bare_python
 
@@ -63,7 +63,7 @@ def test_a_folder_of_that_name_is_not_taken_for_the_bundled_model(
         assert MultiHeadQualityInference(f"./{name}", device="cpu").path == Path(name)
 
 
-@pytest.mark.parametrize("named", ["auto", "bundled", "pretrained", "bundled"])
+@pytest.mark.parametrize("named", ["auto", "bundled", "pretrained"])
 def test_an_installation_without_weights_says_so(no_weights: None, elsewhere: Path, named: str) -> None:
     with pytest.raises(ModelNotFoundError, match=r"no bundled weights") as caught:
         MultiHeadQualityInference(named, device="cpu")
@@ -145,8 +145,7 @@ def test_the_table_of_predict_has_a_column_of_flags(bundled: Path, image: Path) 
 def test_predict_says_when_a_model_has_no_thresholds(image: Path, tmp_path: Path) -> None:
     import torch
 
-    from quality_model.networks.checkpoints import save_model
-    from quality_model.networks.model import MultiHeadQualityAssessmentModel
+    from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 
     torch.manual_seed(1)
     save_model(tmp_path / "bare", MultiHeadQualityAssessmentModel(), image_size_px=32, facts={})
@@ -179,8 +178,3 @@ def test_a_new_user_scores_a_folder_outside_any_project_and_traces_its_scores(
     assert json.loads((out / "report" / "validation.json").read_text())["passed"]
     shown = json.loads(command("trace", str(out), "--json").stdout)
     assert (shown["model_name"], shown["data_sha256"], shown["run_id"]) == ("bundled", "e" * 64, "0123abcd")
-
-
-def test_a_file_of_parameters_that_was_named_must_be_there(bundled: Path, image: Path) -> None:
-    with pytest.raises(ParameterError, match=r"params\.yaml cannot be read"):
-        command("predict", str(image), "--params", "params.yaml")

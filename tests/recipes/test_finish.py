@@ -11,8 +11,7 @@ from PIL import Image
 
 from quality_model.core.decoding import Pixels
 from quality_model.core.model_files import StoredModel, read_model
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.records import HEADS
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from quality_model import pretrained
 from quality_model.cli import cli
 from quality_model.core import storage
 from quality_model.errors import CheckpointError
-from quality_model.networks.checkpoints import load_model
+from quality_model.networks.model import load_model
 from quality_model.params import values_sha256
 from quality_model.records import ModelRef
 from quality_model.release.card import bundle_model

@@ -20,8 +20,7 @@ from quality_model.cli import run
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
 from quality_model.errors import InputErrorsAboveLimit, UsageError
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.params import Params
 from quality_model.records import HEADS
 from quality_model.score.compare import Comparison, compare_models, draw_largest

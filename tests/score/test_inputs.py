@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from quality_model.core import storage
 from quality_model.core.folders import file_name, input_path, inside, printable, walk
-from quality_model.data.local_folder import list_images
+from quality_model.data.download import list_images
 from quality_model.errors import ImageError, SourceError, UsageError
 from quality_model.score.inputs import InputChoice, Kind, kind_of, survey
 

@@ -20,8 +20,7 @@ import pytest
 from quality_model.core import storage
 from quality_model.core.measures import MEASURES
 from quality_model.errors import UsageError
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.params import Params
 from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, SCALE_VERSION, SCHEMA_VERSION, ModelRef
 from quality_model.release.decisions import Decision, write_record

@@ -8,8 +8,7 @@ from textwrap import dedent, indent
 
 import pytest
 
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from quality_model.data.dataset import TrainingSet
-from quality_model.errors import CheckpointError, DeviceUnavailableError, TrainingError
-from quality_model.networks.checkpoints import load_model, save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.errors import CheckpointError, TrainingError
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, load_model, save_model
 from quality_model.params import TrainParams
 from quality_model.records import HEADS
 from quality_model.train import EpochReport, TrainedModel, train
@@ -197,15 +196,6 @@ def test_a_compiled_network_learns_what_the_plain_one_learns(
     assert compiled.best.train_loss == pytest.approx(plain.best.train_loss, rel=0.01)
     assert compiled.best.validation_loss == pytest.approx(plain.best.validation_loss, rel=0.05)
     assert compiled.model.state_dict().keys() == plain.model.state_dict().keys()
-
-
-def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
-    training_set: TrainingSet, section: TrainParams, tmp_path: Path
-) -> None:
-    absent = "mps" if torch.cuda.is_available() or not torch.backends.mps.is_available() else "cuda"
-    with pytest.raises(DeviceUnavailableError):
-        train(with_values(section, device=absent), training_set, tmp_path / "checkpoints")
-    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_the_learning_rate_is_pytorchs_cosine_annealing(section: TrainParams) -> None:

@@ -9,8 +9,7 @@ import pytest
 
 from quality_model import pretrained
 from quality_model.core import storage
-from quality_model.data.dataset import TrainingSet
-from quality_model.data.split import seen_in_training
+from quality_model.data.dataset import TrainingSet, seen_in_training
 from quality_model.errors import StorageError
 from quality_model.params import Params, flatten
 from quality_model.release.publish import publish
@@ -34,9 +33,7 @@ def step(params: Params, samples: TrainingSet) -> Step:
     small |= {"architecture": "small", "start_from": "scratch"}
 
     def step(
-        project: Path,
-        on_epoch: Callable[[TrainingProgress], None] = lambda progress: None,
-        **changes: object,
+        project: Path, on_epoch: Callable[[TrainingProgress], None] = lambda progress: None, **changes: object
     ) -> TrainedModel:
         section = params.train.model_copy(update={**small, **changes})
         return train_candidate(

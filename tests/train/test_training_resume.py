@@ -16,7 +16,7 @@ from quality_model.core import storage
 from quality_model.data.dataset import TrainingSet
 from quality_model.params import WITHOUT_PROJECT, TrainParams
 from quality_model.train import EpochReport, TrainedModel, train
-from quality_model.train.state import RunState, run_identity
+from quality_model.train.loop import RunState, run_identity
 from tests.hostile import Canary
 
 from .conftest import FinishedRun, assert_same_bits, images_of, interrupt
@@ -58,17 +58,6 @@ def test_a_killed_process_resumes_and_ends_as_if_undisturbed(
     trained = train(section, training_set, checkpoints, lambda report: reported.append(report.epoch))
     assert trained.resumed_from_epoch == 1
     assert reported == [1, 2, 3]
-    assert_same_run(trained, undisturbed.trained)
-
-
-def test_a_run_stopped_after_every_epoch_ends_as_if_undisturbed(
-    training_set: TrainingSet, section: TrainParams, undisturbed: FinishedRun, tmp_path: Path
-) -> None:
-    checkpoints = undisturbed.copy_plan(tmp_path / "checkpoints")
-    for epoch in (1, 2, 3):
-        interrupt(section, training_set, checkpoints, after=epoch)
-    trained = train(section, training_set, checkpoints)
-    assert trained.resumed_from_epoch == 3
     assert_same_run(trained, undisturbed.trained)
 
 
@@ -163,7 +152,7 @@ def test_checkpoints_of_another_recipe_or_other_code_are_not_used_and_the_log_sa
     words: str,
 ) -> None:
     if not change:
-        monkeypatch.setattr("quality_model.train.state.code_sha256", lambda *code: "0" * 64)
+        monkeypatch.setattr("quality_model.train.loop.code_sha256", lambda *code: "0" * 64)
     other = run_identity(section.model_copy(update=change), training_set, None)
     with caplog.at_level(logging.INFO, logger="quality_model.train"):
         assert RunState(undisturbed.checkpoints, other).load_latest() is None

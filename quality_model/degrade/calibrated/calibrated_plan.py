@@ -13,16 +13,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.decoding import Pixels
-from quality_model.degrade import noise
+from quality_model.core.pixels import Pixels
+from quality_model.degrade import casts, noise
 from quality_model.degrade.calibrated import point_spread as psf
-from quality_model.degrade.calibrated import watermark_overlay, white_balance
-from quality_model.degrade.calibrated.camera import Camera
+from quality_model.degrade.calibrated import watermark_overlay
 from quality_model.degrade.calibrated.watermark_overlay import Overlay
-from quality_model.degrade.profile import Facts
+from quality_model.degrade.noise import Camera
 from quality_model.degrade.randomness import SampleRandomness, Stream
-from quality_model.degrade.seed import seed_kinds
-from quality_model.degrade.severity import SCALES, mean_shift_ab
+from quality_model.degrade.severity import SCALES, Facts, mean_shift_ab
 from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head
 
 Mask = npt.NDArray[np.float32]
@@ -136,10 +134,10 @@ class Cast:
 
     def apply(self, pixels: Pixels) -> Pixels:
         """uint8 (height, width, 3) in and out."""
-        changed = seed_kinds.recolour(pixels, self.table)
+        changed = casts.recolour(pixels, self.table)
         if self.other is None or self.lit is None:
             return changed
-        return _mixed(changed, seed_kinds.recolour(pixels, self.other), self.lit)
+        return _mixed(changed, casts.recolour(pixels, self.other), self.lit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +261,7 @@ def _draw_noise(kind: str, std: float, stream: Stream) -> Noise:
         return Noise(kind, min(std, most), 0.0, stream, Camera.draw(stream), filtered)
     grain_px = 0.0
     if kind in ("gaussian", "luminance"):
-        grainy = stream.uniform(0.0, 1.0) < _GRAINY_SHARE
-        grain_px = stream.uniform(*_GRAIN_SIGMAS_PX) if grainy else 0.0
+        grain_px = stream.uniform(*_GRAIN_SIGMAS_PX) if stream.chance(_GRAINY_SHARE) else 0.0
     return Noise(kind, std, grain_px, stream)
 
 
@@ -275,36 +272,36 @@ def _draw_cast(kind: str, shift_ab: float, stream: Stream, side_px: int) -> Cast
         return _draw_table_cast(kind, shift_ab, stream)
     if kind == "mixed_light":
         angle_deg = stream.uniform(0.0, 360.0)
-        first = white_balance.at_shift(white_balance.mixed_path(angle_deg), shift_ab)
+        first = casts.at_shift(casts.mixed_path(angle_deg), shift_ab)
         turn_deg, share = stream.uniform(-70.0, 70.0), stream.uniform(0.0, 0.8)
-        second = white_balance.at_shift(white_balance.mixed_path(angle_deg + turn_deg), share * shift_ab)
+        second = casts.at_shift(casts.mixed_path(angle_deg + turn_deg), share * shift_ab)
         facts = {"angle_deg": angle_deg, "other_deg": angle_deg + turn_deg, "other_share": share}
-        tables = [white_balance.gains_table(gains) for gains in (first, second)]
+        tables = [casts.gains_table(gains) for gains in (first, second)]
         lit = _gradient(side_px, stream) if stream.chance(0.5) else _subject(side_px, stream)
         return Cast(kind, facts, tables[0], tables[1], lit)
     if kind == "mixed":
         angle_deg = stream.uniform(0.0, 360.0)
-        facts, path = {"angle_deg": angle_deg}, white_balance.mixed_path(angle_deg)
+        facts, path = {"angle_deg": angle_deg}, casts.mixed_path(angle_deg)
     elif kind == "tint":
         direction = stream.choice(("green", "magenta"))
-        facts, path = {"direction": direction}, white_balance.tint_path(direction)
+        facts, path = {"direction": direction}, casts.tint_path(direction)
     else:
         direction = stream.choice(("warm", "cool"))
-        facts, path = {"direction": direction}, white_balance.daylight_path(direction)
-    gains = white_balance.at_shift(path, shift_ab)
+        facts, path = {"direction": direction}, casts.daylight_path(direction)
+    gains = casts.at_shift(path, shift_ab)
     facts |= {f"gain_{name}": float(gain) for name, gain in zip("rgb", gains, strict=True)}
-    return Cast(kind, facts, white_balance.gains_table(gains))
+    return Cast(kind, facts, casts.gains_table(gains))
 
 
 def _draw_table_cast(kind: str, shift_ab: float, stream: Stream) -> Cast:
     """Casts that tables make at a strength from 0 to 1, which is chosen for the shift."""
     toned = False
     if kind == "veil":
-        name = stream.choice([*seed_kinds.TINTS])
+        name = stream.choice([*casts.TINTS])
         facts: Facts = {"tint": name}
 
         def table(strength: float) -> Pixels:
-            return seed_kinds.blend_table(seed_kinds.TINTS[name], _STRONGEST_VEIL * strength)
+            return casts.blend_table(casts.TINTS[name], _STRONGEST_VEIL * strength)
 
     elif kind == "water":
         fading = np.array([stream.uniform(0.3, 2.2), stream.uniform(0.0, 0.6), stream.uniform(0.0, 0.9)])
@@ -312,7 +309,7 @@ def _draw_table_cast(kind: str, shift_ab: float, stream: Stream) -> Cast:
         facts = {f"fading_{c}": float(f) for c, f in zip("rgb", fading, strict=True)}
 
         def table(strength: float) -> Pixels:
-            return white_balance.veil_table(fading * strength, veil * strength)
+            return casts.veil_table(fading * strength, veil * strength)
 
     elif kind == "aged":
         exponents = np.array([stream.uniform(0.6, 1.3) for _ in range(3)])
@@ -322,7 +319,7 @@ def _draw_table_cast(kind: str, shift_ab: float, stream: Stream) -> Cast:
 
         def table(strength: float) -> Pixels:
             faded = 255.0 + (white - 255.0) * strength
-            return white_balance.gamma_table(exponents**strength, black * strength, faded)
+            return casts.gamma_table(exponents**strength, black * strength, faded)
 
     else:
         ink = np.array([stream.uniform(150, 240), stream.uniform(100, 190), stream.uniform(40, 140)])
@@ -330,11 +327,11 @@ def _draw_table_cast(kind: str, shift_ab: float, stream: Stream) -> Cast:
         facts, toned = {"ink": "#" + "".join(f"{round(level):02x}" for level in ink)}, True
 
         def table(strength: float) -> Pixels:
-            return white_balance.toning_table(ink, 1.2 * strength)
+            return casts.toning_table(ink, 1.2 * strength)
 
     strengths = np.linspace(0.0, 1.0, 9)
     grey = np.full((3, 3, 3), 128, dtype=np.uint8)
-    moved = [mean_shift_ab(grey, seed_kinds.recolour(grey, table(strength))) for strength in strengths]
+    moved = [mean_shift_ab(grey, casts.recolour(grey, table(strength))) for strength in strengths]
     strength = max(_FAINTEST_CAST, float(np.interp(shift_ab, np.maximum.accumulate(moved), strengths)))
     return Cast(kind, {**facts, "strength": strength}, table(strength), toned=toned)
 

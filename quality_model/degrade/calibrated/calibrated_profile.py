@@ -23,15 +23,19 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.decoding import Pixels
+from quality_model.core.pixels import Pixels
 from quality_model.degrade.calibrated import calibrated_plan, clean_variation, watermark_overlay
 from quality_model.degrade.calibrated.calibrated_plan import Plan
 from quality_model.degrade.calibrated.point_spread import INTERPOLATIONS
 from quality_model.degrade.calibrated.watermark_overlay import Overlay
-from quality_model.degrade.profile import AppliedDegradation, DegradedSample, Facts, LookAlike, Profile
 from quality_model.degrade.randomness import SampleRandomness, Stream
 from quality_model.degrade.severity import (
     SCALES,
+    AppliedDegradation,
+    DegradedSample,
+    Facts,
+    LookAlike,
+    Profile,
     SeverityScale,
     colour_differences,
     mean_shift_ab,
@@ -70,7 +74,6 @@ class CalibratedProfile(Profile):
     """Severities measured on the view (see the module)."""
 
     name: ClassVar[str] = "calibrated"
-    version: ClassVar[int] = 2
     kinds: ClassVar[Mapping[Head, tuple[str, ...]]] = {
         "color_cast": ("daylight", "tint", "mixed", "veil", "mixed_light", "water", "aged", "toned"),
         "blurriness": ("gaussian", "box", "motion", "disc", "low_resolution", "defocus", "shake"),
@@ -141,11 +144,7 @@ class CalibratedProfile(Profile):
 
 
 def carry_out(
-    plan: Plan,
-    clean: Pixels,
-    *,
-    softness_px: float = 0.0,
-    frame: clean_variation.Frame | None = None,
+    plan: Plan, clean: Pixels, *, softness_px: float = 0.0, frame: clean_variation.Frame | None = None
 ) -> DegradedSample:
     """Degrade an image, uint8 (side, side, 3), as the plan says, and label it by the measured effects."""
     image = clean
@@ -180,12 +179,15 @@ def carry_out(
         without = {head: overlay.stamp(other, opacity) for head, other in without.items()}
         differences = _differences(before, image, overlay)
         facts = {**overlay.facts, "opacity": opacity, "rms_difference": rms_of(differences)}
-        found["watermark"] = plan.watermark.kind, facts | _box(overlay.coverage)
+        left, top, width, height = (int(edge) for edge in cv2.boundingRect(overlay.coverage))
+        box = {"left_px": left, "top_px": top, "width_px": width, "height_px": height}  # for labels of crops
+        found["watermark"] = plan.watermark.kind, facts | box
         watermark_map = _severity_map(differences)
     if "color_cast" in without:
         found["color_cast"][1]["shift_ab"] = mean_shift_ab(without["color_cast"], image)
     if "noise" in without:
-        found["noise"][1]["rms_levels"] = _rms_levels(without["noise"], image)
+        change = image.astype(np.float32) - without["noise"]
+        found["noise"][1]["rms_levels"] = rms_of(np.square(change))
     return DegradedSample(image, _labelled(found), watermark_map=watermark_map)
 
 
@@ -223,17 +225,6 @@ def _labelled(found: Mapping[Head, tuple[str, Facts]]) -> tuple[AppliedDegradati
     return tuple(applied)
 
 
-def _box(coverage: Pixels) -> Facts:
-    """Where the watermark is, in pixels of the sample; a crop's label is computed from it."""
-    left, top, width, height = (int(edge) for edge in cv2.boundingRect(coverage))
-    return {"left_px": left, "top_px": top, "width_px": width, "height_px": height}
-
-
-def _rms_levels(without: Pixels, final: Pixels) -> float:
-    difference = final.astype(np.float32) - without
-    return float(np.sqrt(np.square(difference).mean(dtype=np.float64)))
-
-
 def deliver(pixels: Pixels, stream: Stream) -> tuple[Pixels, Facts]:
     """Rescale slightly, sharpen, recompress, as drawn from the stream; any of them or none.
 
@@ -256,22 +247,13 @@ def deliver(pixels: Pixels, stream: Stream) -> tuple[Pixels, Facts]:
         smooth = cv2.GaussianBlur(pixels, (0, 0), radius_px)
         pixels = np.asarray(cv2.addWeighted(pixels, 1.0 + amount, smooth, -amount, 0.0), dtype=np.uint8)
     if recompressed < RECOMPRESSED_SHARE:
-        facts |= (
-            {"quality": quality, "format": "WEBP"} if webp else {"quality": quality, "sampling": sampling}
-        )
-        pixels = _recompress(pixels, quality, None if webp else sampling)
+        facts |= {"quality": quality} | ({"format": "WEBP"} if webp else {"sampling": sampling})
+        in_jpeg = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLINGS[sampling]]
+        suffix, options = (".webp", [cv2.IMWRITE_WEBP_QUALITY, quality]) if webp else (".jpg", in_jpeg)
+        done, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+        assert done
+        pixels = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
     return pixels, facts
-
-
-def _recompress(pixels: Pixels, quality: int, sampling: str | None) -> Pixels:
-    """As JPEG with this sampling of colours, or without one as WebP."""
-    suffix, options = ".webp", [cv2.IMWRITE_WEBP_QUALITY, quality]
-    if sampling is not None:
-        suffix = ".jpg"
-        options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLINGS[sampling]]
-    done, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
-    assert done
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
 
 
 def _rescale(pixels: Pixels, factor: float, down: int, up: int) -> Pixels:

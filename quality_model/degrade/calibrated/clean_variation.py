@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from quality_model.core.decoding import Pixels
+from quality_model.core.pixels import Pixels
 from quality_model.degrade.calibrated import lettering
 from quality_model.degrade.randomness import Stream
 

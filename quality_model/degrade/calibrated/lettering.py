@@ -1,80 +1,49 @@
 """Plates: the lettering, logos and both together that watermarks, and clean scenes, have.
 
-A plate is an RGBA image cut close. Typefaces and logos are those of `watermark_assets`.
+A plate is an RGBA image cut close. Typefaces, logos, and lettering in scripts that need shaping, are in a
+pack beside this module. recipes/watermark_assets.py builds it; WATERMARK_ASSETS.md lists what is in it, with
+licences. Everything is loaded when it is first asked for, once per process. The arrays are read-only.
 """
 
+import hashlib
+import io
+import json
+import zipfile
+from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from quality_model.degrade.calibrated import watermark_assets as assets
+from quality_model.degrade.casts import Colour
 from quality_model.degrade.randomness import Stream
-from quality_model.degrade.seed.seed_kinds import Colour
+from quality_model.errors import CorruptError
 
+Masks = npt.NDArray[np.uint8]
+
+PACK: Final = Path(__file__).with_name("watermark_assets.zip")
+PACK_SHA256: Final = "c43a53948cdfd14c34a23d75da0e9752ffa3f643e93816ebed310f70dd9e9f1c"
+
+CYRILLIC: Final = "-cyrillic-"
+"""In the name of a typeface: it has the Russian alphabet and the space alone. Others have the Latin one."""
+
+_TYPEFACES: Final = "typefaces/"
+_LOGO_PX: Final = 96
 _NOUNS: Final = (
-    *(
-        "Photo",
-        "Photos",
-        "Images",
-        "Stock",
-        "Studio",
-        "Gallery",
-        "Press",
-        "Media",
-        "Agency",
-        "Archive",
-        "Art",
-    ),
-    *(
-        "Pixel",
-        "Light",
-        "Vista",
-        "Market",
-        "News",
-        "Travel",
-        "Realty",
-        "Motors",
-        "Wedding",
-        "Portrait",
-        "View",
-    ),
-    *(
-        "Nature",
-        "Design",
-        "Bank",
-        "Shop",
-        "Store",
-        "Works",
-        "Express",
-        "Daily",
-        "World",
-        "Home",
-        "Film",
-        "Lens",
-    ),
-)
+    "Photo", "Photos", "Images", "Stock", "Studio", "Gallery", "Press", "Media", "Agency", "Archive", "Art",
+    "Pixel", "Light", "Vista", "Market", "News", "Travel", "Realty", "Motors", "Wedding", "Portrait", "View",
+    "Nature", "Design", "Bank", "Shop", "Store", "Works", "Express", "Daily", "World", "Home", "Film", "Lens",
+)  # fmt: skip
 _NOTICES: Final = (
     *("SAMPLE", "PREVIEW", "DRAFT", "DEMO", "PROOF", "COPY", "WATERMARK", "CONFIDENTIAL", "DO NOT COPY"),
     *("All rights reserved", "for review only", "TRIAL", "Sold", "Copyright", "Not for sale", "Evaluation"),
 )
 _NAMES: Final = (
-    *(
-        "Anna",
-        "Mark",
-        "Lena",
-        "Jonas",
-        "Maria",
-        "Ivan",
-        "Chloe",
-        "Omar",
-        "Nora",
-        "Paul",
-        "Ella",
-        "Hugo",
-        "Kim",
-    ),
-    *("Weber", "Moreau", "Novak", "Rossi", "Larsen", "Silva", "Tanaka", "Olsen", "Haddad", "Costa", "Berg"),
-)
+    "Anna", "Mark", "Lena", "Jonas", "Maria", "Ivan", "Chloe", "Omar", "Nora", "Paul", "Ella", "Hugo", "Kim",
+    "Weber", "Moreau", "Novak", "Rossi", "Larsen", "Silva", "Tanaka", "Olsen", "Haddad", "Costa", "Berg",
+)  # fmt: skip
 _CYRILLIC: Final = (
     *("Фото", "Образец", "Студия", "Галерея", "Новости", "Копия", "Архив", "Только просмотр", "Агентство"),
     *("Свадебный фотограф", "Пример", "Снимок", "Каталог", "Природа", "Реклама", "Мастерская"),
@@ -84,6 +53,62 @@ _ENDINGS: Final = (".com", ".net", ".org", ".de", ".ru", ".cn", ".fr", ".co.uk",
 
 _FOREIGN_SHARE: Final = 0.12
 """Of words: those in other scripts, whose lettering the pack holds as it is."""
+
+
+@lru_cache(maxsize=1)
+def open_pack(path: Path = PACK) -> zipfile.ZipFile:
+    """The pack, held in memory, its hash checked.
+
+    Raises:
+        CorruptError: It is missing, or not the pack of this version.
+    """
+    remedy = "Install quality-model again; in a clone, run `git checkout -- " + path.name + "` in its folder."
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CorruptError(
+            f"{path}: the typefaces of the watermarks cannot be read: {error}", remedy
+        ) from error
+    if (found := hashlib.sha256(content).hexdigest()) != PACK_SHA256:
+        raise CorruptError(f"{path}: its SHA-256 is {found}, not {PACK_SHA256}", remedy)
+    return zipfile.ZipFile(io.BytesIO(content))
+
+
+@lru_cache(maxsize=1)
+def typefaces() -> tuple[str, ...]:
+    """Sorted names ``family-subset-weight-style``, such as ``lato-latin-700-normal``.
+
+    The subset is ``latin`` or ``cyrillic``. A Latin typeface has A-Z, a-z, 0-9, the space and
+    ``.,:-/@#&'()!©``; a Cyrillic one has the Russian alphabet and the space, but no digits.
+    """
+    names = (Path(name) for name in open_pack().namelist() if name.startswith(_TYPEFACES))
+    return tuple(sorted(name.stem for name in names))
+
+
+@lru_cache(maxsize=64)
+def typeface(name: str, size_px: int) -> ImageFont.FreeTypeFont:
+    """A typeface of `typefaces` at a size, in the basic layout: the same pixels on every machine."""
+    file = io.BytesIO(open_pack().read(f"{_TYPEFACES}{name}.woff"))
+    return ImageFont.truetype(file, size_px, layout_engine=ImageFont.Layout.BASIC)
+
+
+@lru_cache(maxsize=1)
+def logos() -> Masks:
+    """Coverage of every logo, uint8 (n, 96, 96), 0 none to 255 full."""
+    return _sheet("logos.png").reshape(-1, _LOGO_PX, _LOGO_PX)
+
+
+@lru_cache(maxsize=1)
+def phrases() -> tuple[Masks, ...]:
+    """Coverage of phrases in scripts that need shaping, uint8 (64, width) each, 0 none to 255 full."""
+    widths = json.loads(open_pack().read("lettering.json"))
+    return tuple(np.split(_sheet("lettering.png"), np.cumsum(widths)[:-1], axis=1))
+
+
+def _sheet(name: str) -> Masks:
+    """A grey image of the pack, uint8 (height, width)."""
+    with Image.open(io.BytesIO(open_pack().read(name))) as image:
+        return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width)
 
 
 def words(stream: Stream) -> str:
@@ -130,32 +155,32 @@ def colour(stream: Stream) -> Colour:
 
 def lettering(text: str, size_px: float, ink: Colour, stream: Stream) -> Image.Image:
     """Text in a random typeface; now and then words of another script instead, or an outline alone."""
-    name = stream.choice(assets.typefaces())
-    if assets.CYRILLIC in name:  # it has no other letters, and no digits
+    name = stream.choice(typefaces())
+    if CYRILLIC in name:  # it has no other letters, and no digits
         text = stream.choice(_CYRILLIC)
         text = stream.choice((text, text.upper(), text.lower()))
     foreign, hollow = stream.chance(_FOREIGN_SHARE), stream.chance(0.06)
-    other = stream.choice(assets.lettering())
+    other = stream.choice(phrases())
     if foreign:
         height = max(6, round(size_px))
         width = max(1, round(other.shape[1] * height / other.shape[0]))
         return plate_of(Image.fromarray(other).resize((width, height), Image.Resampling.BILINEAR), ink)
-    typeface = assets.typeface(name, max(6, round(size_px)))
+    face = typeface(name, max(6, round(size_px)))
     stroke = max(1, round(size_px / 18)) if hollow else 0
-    left, top, right, bottom = (round(edge) for edge in typeface.getbbox(text, stroke_width=stroke))
+    left, top, right, bottom = (round(edge) for edge in face.getbbox(text, stroke_width=stroke))
     mask = Image.new("L", (max(1, right - left), max(1, bottom - top)))
     pen = ImageDraw.Draw(mask)
     if hollow:
-        pen.text((-left, -top), text, fill=0, font=typeface, stroke_width=stroke, stroke_fill=255)
+        pen.text((-left, -top), text, fill=0, font=face, stroke_width=stroke, stroke_fill=255)
     else:
-        pen.text((-left, -top), text, fill=255, font=typeface)
+        pen.text((-left, -top), text, fill=255, font=face)
     return plate_of(mask, ink)
 
 
 def logo(size_px: float, ink: Colour, stream: Stream) -> Image.Image:
     """A logo in one colour."""
     side = max(6, round(size_px))
-    mask = Image.fromarray(assets.logos()[stream.integer(0, len(assets.logos()) - 1)])
+    mask = Image.fromarray(logos()[stream.integer(0, len(logos()) - 1)])
     return plate_of(
         mask.resize((side, side), Image.Resampling.BOX if side < 96 else Image.Resampling.BILINEAR), ink
     )

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.decoding import Pixels
+from quality_model.core.pixels import Pixels
 from quality_model.degrade.randomness import Stream
 
 Kernel = npt.NDArray[np.float32]

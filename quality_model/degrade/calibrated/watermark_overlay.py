@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from quality_model.core.decoding import Pixels
+from quality_model.core.pixels import Pixels
 from quality_model.degrade.calibrated import lettering
 from quality_model.degrade.calibrated.lettering import fitted, plate, turned
-from quality_model.degrade.profile import Facts
+from quality_model.degrade.casts import Colour
 from quality_model.degrade.randomness import Stream
-from quality_model.degrade.seed.seed_kinds import Colour
+from quality_model.degrade.severity import Facts
 
 _STAMP_INKS: Final[tuple[Colour, ...]] = (
     *((255, 150, 40), (255, 190, 60), (255, 80, 50), (255, 230, 90), (255, 255, 255), (120, 255, 120)),

@@ -20,9 +20,8 @@ import pytest
 import torch
 
 from quality_model.core import storage
-from quality_model.core.model_facts import ModelFacts
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.core.provenance import ModelFacts
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.params import Params, RegistryParams, flatten
 from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS

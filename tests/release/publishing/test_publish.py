@@ -13,8 +13,7 @@ from quality_model import pretrained
 from quality_model.cli import cli
 from quality_model.core import storage
 from quality_model.errors import CorruptError, RegistryError, UsageError
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.params import values_sha256
 from quality_model.paths import ProjectPaths
 from quality_model.release.champion import make_champion

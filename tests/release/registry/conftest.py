@@ -10,8 +10,7 @@ import torch
 from mlflow import MlflowClient
 
 from quality_model import pretrained
-from quality_model.networks.checkpoints import save_model
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.params import Params, RegistryParams
 from quality_model.release.champion import make_champion
 from quality_model.release.publish import publish

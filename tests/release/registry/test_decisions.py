@@ -14,8 +14,7 @@ from mlflow import MlflowClient
 from quality_model.cli import cli
 from quality_model.core import storage
 from quality_model.core.decoding import Pixels
-from quality_model.data.dataset import TrainingSet
-from quality_model.data.split import seen_in_training
+from quality_model.data.dataset import TrainingSet, seen_in_training
 from quality_model.errors import CorruptError, GateRefusedError
 from quality_model.params import EvaluateParams, GateParams, Params, PerHead, RegistryParams
 from quality_model.paths import ProjectPaths

@@ -11,8 +11,7 @@ import torch
 
 from quality_model.core import storage
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
-from quality_model.networks.checkpoints import load_model
-from quality_model.networks.model import to_model_input
+from quality_model.networks.model import load_model, to_model_input
 from quality_model.records import HEADS, OVERALL_WEIGHTS
 from quality_model.release.candidate import attach_comparison
 from quality_model.release.publish import publish

@@ -1,4 +1,6 @@
-"""Colour casts: channel gains in linear light, from a wrong white point; water, haze, age and toning.
+"""Colour casts: channel gains in linear light, from a wrong white point; tints, water, haze, age and toning.
+
+Most are tables for `recolour`, uint8 (256, 3): the new level of each level of each channel.
 
 An image balanced for one illuminant and lit by another has each linear channel multiplied
 by a gain. Along the daylight axis the gains follow the Planckian locus (Krystek, An algorithm
@@ -8,13 +10,27 @@ at a right angle in the CIE 1960 uv plane.
 
 from typing import Final
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.decoding import Pixels
+from quality_model.core.pixels import Pixels
 from quality_model.degrade.severity import to_lab
 
 Floats = npt.NDArray[np.float64]
+Colour = tuple[int, int, int]
+"""Red, green and blue, 0 to 255 each."""
+
+TINTS: Final[dict[str, Colour]] = {
+    "red": (255, 200, 200),
+    "green": (200, 255, 200),
+    "blue": (200, 200, 255),
+    "yellow": (255, 255, 200),
+    "magenta": (255, 200, 255),
+    "cyan": (200, 255, 255),
+    "warm": (255, 220, 180),
+    "cool": (180, 200, 255),
+}
 
 STEPS: Final = 33
 """Points of a path from no cast to the strongest one."""
@@ -42,6 +58,17 @@ _LUMA: Final = np.array([0.299, 0.587, 0.114])
 
 _LUMINANCE: Final = np.array([0.2126, 0.7152, 0.0722])
 """Of the linear channels (ITU-R BT.709)."""
+
+
+def blend_table(tint: Colour, strength: float) -> Pixels:
+    """Blends with a plain colour: ``level * (1 - strength) + tint * strength``, rounded to nearest."""
+    mixed = np.arange(256.0)[:, None] * (1.0 - strength) + np.array(tint, dtype=np.float64) * strength
+    return np.floor(mixed + 0.5).astype(np.uint8)
+
+
+def recolour(pixels: Pixels, table: Pixels) -> Pixels:
+    """Replace each level of each channel by its entry in ``table``, uint8 (256, 3)."""
+    return np.asarray(cv2.LUT(pixels, table[None]), dtype=np.uint8)
 
 
 def daylight_path(direction: str) -> Floats:

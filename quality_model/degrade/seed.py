@@ -1,38 +1,36 @@
-"""What profile `seed` does to pixels: casts of a tint, three blurs, and grey text.
+"""Label profile `seed`: the original generator, with its ranges and its labels.
+
+A sample gets a random number, 0 to 4, of distinct degradations in random order. The label
+of each is its strength t, the same for every kind and whatever is applied after it.
+
+Lengths are in pixels of a 224 px image, the original's size; for another size they are
+scaled in proportion and rounded, at least 1 px.
 
 The typeface is DejaVu Sans of the matplotlib package, laid out by Pillow's own basic
 engine: the same pixels on every machine with the same locked versions.
 """
 
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from quality_model.core.decoding import Pixels
+from quality_model.core.pixels import Pixels
+from quality_model.degrade import casts, noise
+from quality_model.degrade.randomness import SampleRandomness, Stream
+from quality_model.degrade.severity import AppliedDegradation, DegradedSample, Facts, Profile
 from quality_model.errors import QualityModelError
-
-Colour = tuple[int, int, int]
-"""Red, green and blue, 0 to 255 each."""
+from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head
 
 Coverage = npt.NDArray[np.uint8]
 """uint8 (height, width): how much of a pixel the text covers, 0 to 255."""
 
-TINTS: Final[dict[str, Colour]] = {
-    "red": (255, 200, 200),
-    "green": (200, 255, 200),
-    "blue": (200, 200, 255),
-    "yellow": (255, 255, 200),
-    "magenta": (255, 200, 255),
-    "cyan": (200, 255, 255),
-    "warm": (255, 220, 180),
-    "cool": (180, 200, 255),
-}
 DIRECTIONS: Final = ("horizontal", "vertical", "diagonal")
 LAYOUTS: Final = ("centred", "diagonal", "tiled", "corner")
 CORNERS: Final = ("upper left", "upper right", "lower left", "lower right")
@@ -40,30 +38,127 @@ CORNERS: Final = ("upper left", "upper right", "lower left", "lower right")
 _LARGEST_EXACT_SIGMA: Final = 2.5
 """Up to here a true gaussian kernel is as fast as box passes, and box passes are too coarse."""
 
+STRENGTHS: Final[dict[Head, tuple[float, float]]] = {
+    "color_cast": (0.1, 0.5),
+    "blurriness": (0.1, 1.0),
+    "watermark": (0.1, 0.5),
+    "noise": (0.1, 1.0),
+}
 
-def blend(pixels: Pixels, tint: Colour, strength: float) -> Pixels:
-    """Blend with a plain colour: ``pixels * (1 - strength) + tint * strength``, rounded to nearest.
+TEXTS: Final = (
+    *("SAMPLE", "WATERMARK", "STOCK PHOTO", "© COPYRIGHT", "PREVIEW", "DRAFT", "DEMO"),
+    *("www.example.com", "Shutterstock", "Getty Images"),
+)
+TEXT_SIZES_PX: Final = (20, 100)
+TEXT_GREY: Final = 128
+TILE_GAP_PX: Final = 50
+CORNER_MARGIN_PX: Final = 10
 
-    Args:
-        pixels: uint8 (height, width, 3), RGB.
-        tint: The colour at strength 1.
-        strength: 0 changes nothing; 1 leaves only the tint.
+_PEAK_STEP: Final = 4
+"""Poisson peaks are multiples of this, so that few tables serve all; moves the noise by less than 1 %."""
 
-    Returns:
-        uint8 (height, width, 3).
+
+class SeedProfile(Profile):
+    """The original generator (see the module)."""
+
+    name: ClassVar[str] = "seed"
+    kinds: ClassVar[Mapping[Head, tuple[str, ...]]] = {
+        "color_cast": tuple(casts.TINTS),
+        "blurriness": ("gaussian", "box", "motion"),
+        "watermark": LAYOUTS,
+        "noise": ("gaussian", "salt_and_pepper", "poisson"),
+    }
+    label_ranges: ClassVar[Mapping[Head, tuple[float, float]]] = STRENGTHS
+
+    def keep(self, clean: Pixels, *, softness_px: float = 0.0) -> DegradedSample:
+        """The clean image itself, with labels of 0, soft or not."""
+        return DegradedSample(clean, ())
+
+    def degrade(
+        self,
+        clean: Pixels,
+        randomness: SampleRandomness,
+        *,
+        softness_px: float = 0.0,
+        scale: float | None = None,
+    ) -> DegradedSample:
+        """Apply 0 to 4 of the degradations; uint8 (side, side, 3) in and out; lengths go by the side."""
+        plan = randomness.stream("plan")
+        image, applied = clean, []
+        for position, head in enumerate(plan.sample(HEADS, plan.integer(0, len(HEADS)))):
+            stream = randomness.stream(head)
+            strength = stream.uniform(*STRENGTHS[head])
+            kind = stream.choice(self.kinds[head])
+            image, parameters = STEPS[head](image, kind, strength, stream)
+            applied.append(AppliedDegradation(head, kind, parameters, position, strength))
+        return DegradedSample(image, tuple(applied))
+
+
+_Outcome = tuple[Pixels, Facts]
+"""The new image, and the parameters it was made with."""
+
+
+def _color_cast(pixels: Pixels, kind: str, t: float, stream: Stream) -> _Outcome:
+    return casts.recolour(pixels, casts.blend_table(casts.TINTS[kind], t)), {"strength": t}
+
+
+def _blurriness(pixels: Pixels, kind: str, t: float, stream: Stream) -> _Outcome:
+    if kind == "motion":
+        taps = _scaled(int(5 + 15 * t), pixels)
+        direction = stream.choice(DIRECTIONS)
+        return motion_blur(pixels, taps, direction), {"taps": taps, "direction": direction}
+    radius_px = _scaled(int(1 + 9 * t), pixels)
+    if kind == "box":
+        return box_blur(pixels, radius_px), {"radius_px": radius_px}
+    # Pillow, which the original used, calls a gaussian's standard deviation its radius.
+    return gaussian_blur(pixels, radius_px), {"radius_px": radius_px}
+
+
+def _watermark(pixels: Pixels, kind: str, t: float, stream: Stream) -> _Outcome:
+    text = stream.choice(TEXTS)
+    size_px = _scaled(stream.integer(*TEXT_SIZES_PX), pixels)
+    corner = stream.choice(CORNERS)
+    gap_px, margin_px = _scaled(TILE_GAP_PX, pixels), _scaled(CORNER_MARGIN_PX, pixels)
+    side_px = pixels.shape[0]
+    coverage = lay_out(text, size_px, kind, side_px, corner=corner, gap_px=gap_px, margin_px=margin_px)
+    parameters: Facts = {"opacity": t, "text": text, "size_px": size_px}
+    if kind == "corner":
+        parameters["corner"] = corner
+    return stamp(pixels, coverage, t, TEXT_GREY), parameters
+
+
+def _noise(pixels: Pixels, kind: str, t: float, stream: Stream) -> _Outcome:
+    if kind == "gaussian":
+        std = 10 + 40 * t
+        return noise.gaussian(pixels, std, stream), {"std": std}
+    if kind == "salt_and_pepper":
+        share = 0.01 + 0.09 * t
+        return noise.salt_and_pepper(pixels, share, stream), {"share": share}
+    peak = poisson_peak(t)
+    return noise.poisson(pixels, peak, stream), {"peak": peak}
+
+
+def poisson_peak(t: float) -> int:
+    """Mean count of white at strength t: ``255 * (1 - t / 2)``, to a multiple of 4.
+
+    At t = 1 the noise of mid grey has a standard deviation of 16 grey levels, as measured on
+    the original; at t = 0.1 it has 11.6.
     """
-    return recolour(pixels, blend_table(tint, strength))
+    return round(255 * (1 - t / 2) / _PEAK_STEP) * _PEAK_STEP
 
 
-def blend_table(tint: Colour, strength: float) -> Pixels:
-    """The table of `blend`, for `recolour`."""
-    mixed = np.arange(256.0)[:, None] * (1.0 - strength) + np.array(tint, dtype=np.float64) * strength
-    return np.floor(mixed + 0.5).astype(np.uint8)
+def _scaled(length_px: int, pixels: Pixels) -> int:
+    """A length at 224 px, at the size of this image: rounded, at least 1 px."""
+    return max(1, int(length_px * pixels.shape[0] / REFERENCE_SIDE_PX + 0.5))
 
 
-def recolour(pixels: Pixels, table: Pixels) -> Pixels:
-    """Replace each level of each channel by its entry in ``table``, uint8 (256, 3)."""
-    return np.asarray(cv2.LUT(pixels, table[None]), dtype=np.uint8)
+STEPS: Final[dict[Head, Callable[[Pixels, str, float, Stream], _Outcome]]] = {
+    "color_cast": _color_cast,
+    "blurriness": _blurriness,
+    "watermark": _watermark,
+    "noise": _noise,
+}
+"""Each head's degradation: a function of pixels, kind, strength t and randomness."""
 
 
 def gaussian_blur(pixels: Pixels, sigma_px: float) -> Pixels:
@@ -74,11 +169,8 @@ def gaussian_blur(pixels: Pixels, sigma_px: float) -> Pixels:
     ``sigma_px``. As in all blurs here, the outermost pixels are repeated beyond the border.
 
     Args:
-        pixels: uint8 (height, width, 3).
+        pixels: uint8 (height, width, 3), as the result.
         sigma_px: Standard deviation of the kernel, above 0.
-
-    Returns:
-        uint8 (height, width, 3).
     """
     if sigma_px <= _LARGEST_EXACT_SIGMA:
         taps = 2 * int(np.ceil(3.0 * sigma_px)) + 1
@@ -106,16 +198,9 @@ def box_blur(pixels: Pixels, radius_px: int) -> Pixels:
 
 
 def motion_blur(pixels: Pixels, taps: int, direction: str) -> Pixels:
-    """Average of ``taps`` copies, each shifted one pixel further.
+    """Average of ``taps`` copies, 1 to 257, each shifted one pixel further; uint8 (height, width, 3).
 
-    Args:
-        pixels: uint8 (height, width, 3).
-        taps: Length of the path in pixels, 1 to 257.
-        direction: One of `DIRECTIONS`: along the rows, along the columns, or from the upper left to
-            the lower right.
-
-    Returns:
-        uint8 (height, width, 3).
+    The direction is one of `DIRECTIONS`; the diagonal one is from the upper left to the lower right.
     """
     if direction == "diagonal":
         return _diagonal(pixels, taps)
@@ -218,7 +303,7 @@ def _place(canvas: Coverage, text: Coverage, top: int, left: int) -> None:
 
 @lru_cache(maxsize=384)  # half of the texts and sizes of the profile; up to 10 MB
 def _text(text: str, size_px: int) -> Coverage:
-    typeface = font("DejaVuSans.ttf", size_px)
+    typeface = _typeface(size_px)
     left, top, right, bottom = (round(edge) for edge in typeface.getbbox(text))
     image = Image.new("L", (max(right - left, 1), max(bottom - top, 1)))
     ImageDraw.Draw(image).text((-left, -top), text, fill=255, font=typeface)
@@ -238,13 +323,8 @@ def _rising(text: str, size_px: int, side_px: int) -> Coverage:
 
 
 @lru_cache(maxsize=512)
-def font(typeface: str, size_px: int) -> ImageFont.FreeTypeFont:
-    """A typeface of the matplotlib package, by the name of its file.
-
-    Raises:
-        QualityModelError: The matplotlib package does not have it.
-    """
-    return ImageFont.truetype(font_folder() / typeface, size_px, layout_engine=ImageFont.Layout.BASIC)
+def _typeface(size_px: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(font_folder() / "DejaVuSans.ttf", size_px, layout_engine=ImageFont.Layout.BASIC)
 
 
 @cache

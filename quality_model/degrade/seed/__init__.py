@@ -1,1 +1,0 @@
-"""Label profile `seed`: the degradations and labels of the original generator."""
