@@ -2,16 +2,8 @@
 
     python -m benchmarks.real FOLDER [--model bundled] [--earlier FOLDER ...]
 
-or `make real REAL=FOLDER`. FOLDER holds a folder for each set, SET, with SET/SET.csv: a row per image with
-``file`` (below FOLDER), ``group`` (images of one scene, in any set), ``head`` (or all), ``role`` (degraded,
-reference, clean, graded), ``value`` (0 clean; else bad, by level or by difference) and ``kind``:
-
-- paired: degraded images beside the reference of their group; binary, known_bad: no pairs;
-- graded: levels of the distortion that ``group`` names, of one scene a set;
-- hard_clean: clean images that look defective, each a scene, whose ``group`` says in which way.
-
-FOLDER/audit.csv names (``file``, ``head``) what is called clean and is not: it does not count as clean.
-The folder is for measuring only. Whoever looks at the table notes it: how often is not counted here.
+or `make real REAL=FOLDER`. `quality_model.evaluate.real_defects` describes the layout of the folder, which is
+for measuring only. Anyone who looks at the table notes it: how often is not counted here.
 """
 
 import argparse
@@ -29,10 +21,11 @@ from quality_model.core import storage, system
 from quality_model.core.decoding import decode, read_bytes
 from quality_model.core.figures import markdown_table
 from quality_model.core.views import squeezed
-from quality_model.errors import ImageError, QualityModelError, UsageError
+from quality_model.errors import ImageError, QualityModelError
 from quality_model.evaluate import metrics
 from quality_model.evaluate.baselines import CLASSICAL
-from quality_model.evaluate.evidence import Estimate
+from quality_model.evaluate.metrics import Bootstrap
+from quality_model.evaluate.real_defects import read_sets
 from quality_model.params import WITHOUT_PROJECT, ScoreParams
 from quality_model.records import FLAG_COLUMNS, HEADS, REFERENCE_SIDE_PX
 from quality_model.score.inputs import InputChoice
@@ -42,46 +35,11 @@ from quality_model.score.result import read_rows
 VIEWS: Final[Mapping[str, Mapping[str, Any]]] = {"all views": {}, "whole view": {"views": "whole"}}
 """Ways to score with the model under test: settings of `ScoreParams` by title, a line each."""
 
-COLUMNS: Final = ("file", "group", "head", "role", "value", "kind")
-KINDS: Final = ("paired", "binary", "known_bad", "graded", "hard_clean")
-"""What is measured here; rows of other kinds are left out."""
-
 FALLING: Final = frozenset({"laplacian_variance"})
 """The classical measures that fall where the defect grows: they are compared with their sign changed."""
 
-SAMPLES: Final = 1000
 CONFIDENCE: Final = 0.95
-SEED: Final = 42
-
-
-def read_sets(folder: Path) -> pd.DataFrame:
-    """What is known of the images, a row for each image and head.
-
-    Returns:
-        `COLUMNS`, ``set``, ``scene`` (what the bootstrap draws), ``bad``, and ``clean``: neither is true of
-        an image that audit.csv names.
-
-    Raises:
-        UsageError: There is no set, a column is missing, or an image is.
-    """
-    paths = [path for path in sorted(folder.glob("*/*.csv")) if path.stem == path.parent.name]
-    if not paths:
-        problem = "holds no set (SET/SET.csv)" if folder.is_dir() else "is not there"
-        raise UsageError(f"{folder} {problem}: make real REAL=FOLDER names another folder.")
-    known = pd.concat([pd.read_csv(path, dtype={"group": str}).assign(set=path.stem) for path in paths])
-    if lacking := [name for name in COLUMNS if name not in known or known[name].isna().any()]:
-        raise UsageError(f"A set in {folder} lacks {', '.join(lacking)} for some image.")
-    known = known.loc[known["kind"].isin(KINDS), [*COLUMNS, "set"]].reset_index(drop=True)
-    if missing := [name for name in known["file"] if not (folder / name).is_file()]:
-        raise UsageError(f"{len(missing)} images of the sets are not in {folder}, such as {missing[0]}.")
-    scenes = known["group"].mask(known["kind"] == "hard_clean", known["file"])
-    known["scene"] = scenes.mask(known["kind"] == "graded", known["set"])
-    known["head"] = [HEADS if head == "all" else (head,) for head in known["head"]]
-    known = known.explode("head", ignore_index=True)
-    audit = folder / "audit.csv"
-    audited = pd.read_csv(audit) if audit.is_file() else pd.DataFrame(columns=["file", "head"])
-    named, asked = (pd.MultiIndex.from_frame(table[["file", "head"]]) for table in (audited, known))
-    return known.assign(bad=known["value"] > 0, clean=(known["value"] == 0) & ~asked.isin(named))
+BOOTSTRAP: Final = Bootstrap(1000, CONFIDENCE, seed=42)
 
 
 def score_by_model(
@@ -115,33 +73,6 @@ def classical_scores(folder: Path, files: Sequence[str]) -> dict[str, pd.DataFra
         name: pd.DataFrame({head: column}, index=[*files])
         for (head, name, _), column in zip(measures, values.T, strict=True)
     }
-
-
-def auc(
-    scores: npt.NDArray[np.float64], bad: npt.NDArray[np.bool_], scenes: npt.NDArray[np.object_]
-) -> Estimate:
-    """The area under the ROC curve: the share of (bad, clean) pairs in order, a tie being half a pair.
-
-    Source: Hanley and McNeil, The meaning and use of the area under a ROC curve, Radiology 143, 1982. The
-    interval is a percentile bootstrap that draws whole scenes, see `metrics`; around 1 it has no width.
-
-    Args:
-        scores: (n,), of any unit, higher where worse.
-        bad: (n,).
-        scenes: (n,) names.
-    """
-    names, index = np.unique(scenes.astype(str), return_inverse=True)
-    first, second = scores[bad][:, None], scores[~bad]
-    wins = (first > second) + 0.5 * (first == second)
-    low = high = None
-    if wins.size and len(names) > 1:
-        counts = metrics.resample_counts(len(names), SAMPLES, SEED)[:, index]
-        pairs = counts[:, bad].sum(axis=1) * counts[:, ~bad].sum(axis=1)
-        drawn = ((counts[:, bad] @ wins) * counts[:, ~bad]).sum(axis=1)[pairs > 0] / pairs[pairs > 0]
-        if len(drawn) >= metrics.SMALLEST_DEFINED_SHARE * SAMPLES:
-            low, high = map(float, np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
-    value = float(wins.mean()) if wins.size else None
-    return Estimate(value=value, low=low, high=high, num_groups=len(names))
 
 
 def rises(rows: pd.DataFrame) -> npt.NDArray[np.float64]:
@@ -225,7 +156,7 @@ def _hard_groups(known: pd.DataFrame) -> list[str]:
 
 def _auc_cell(rows: pd.DataFrame) -> str:
     counted = rows[rows["bad"] | rows["clean"]]
-    found = auc(*(counted[name].to_numpy() for name in ("score", "bad", "scene")))
+    found = BOOTSTRAP.auc(counted["score"], counted["bad"], counted["scene"].to_numpy(str))
     interval = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
     return "-" if found.value is None else f"{found.value:.3f}{interval}"
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from quality_model.paths import user_path
-from quality_model.records import HEADS
+from quality_model.records import HEADS, Head
 
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -76,7 +76,7 @@ class PerHead(Section):
     watermark: Finite
     noise: Finite
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[Head, float]:
         return {head: getattr(self, head) for head in HEADS}
 
 
@@ -224,6 +224,15 @@ class EvaluateParams(Section):
     """device to evaluate on"""
 
 
+class RealParams(Section):
+    """What a candidate must show on images with real defects."""
+
+    folder: str
+    """folder of the sets (docs/gate.md has the layout); a relative one is below the project folder"""
+    min_auc: Annotated[dict[Head, Share], Field(min_length=1)]
+    """smallest area under the ROC curve, for each head that is asked about"""
+
+
 class GateParams(Section):
     """What a candidate must reach to become champion (docs/gate.md)."""
 
@@ -245,6 +254,8 @@ class GateParams(Section):
     """largest share of clean test images that a head may flag, at the model's threshold"""
     max_mse_increase: PerHead
     """margin of non-inferiority: how much worse than the champion's MSE a head's may be, with confidence"""
+    real: RealParams | None
+    """evidence on images with real defects: `folder` and `min_auc` by head; null: none is asked for"""
 
 
 class RegistryParams(Section):
@@ -279,6 +290,8 @@ class ScoreParams(Section):
     """what runs the network: library and dtype; auto: ncnn on a CPU, PyTorch on an accelerator"""
     measures: tuple[MeasureChoice, ...] = Field(min_length=1, strict=False)
     """columns beside the scores (docs/results-format.md), as a list of sets; cheap: those that cost little"""
+    intervals: bool
+    """add columns with an interval around each score (docs/results-format.md)"""
     max_error_share: Share
     """share of unreadable inputs above which the job fails, after it has written its result"""
 
@@ -306,6 +319,7 @@ WITHOUT_PROJECT: Final = ScoringParams(
         views="auto",
         engine="auto",
         measures=("cheap",),
+        intervals=False,
         max_error_share=1.0,
     ),
 )

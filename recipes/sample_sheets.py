@@ -20,7 +20,7 @@ from quality_model.core.views import resized
 from quality_model.data.sample_photos import PHOTOGRAPHS, load_photograph
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.degrade.calibrated import clean_variation, lettering
-from quality_model.evaluate.clean_images import central_square
+from quality_model.evaluate.whole_images import central_square
 from quality_model.params import WITHOUT_PROJECT
 from quality_model.records import HEADS, Head
 

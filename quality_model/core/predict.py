@@ -29,7 +29,7 @@ from quality_model.core.decoding import Pixels
 from quality_model.core.engines import Engine, choose_device, choose_engine
 from quality_model.core.model_files import StoredModel, read_model
 from quality_model.core.models import AUTO, find_model
-from quality_model.core.provenance import ModelFacts
+from quality_model.core.provenance import Intervals, ModelFacts
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import CheckpointError, ImageError, UsageError
 from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams, ScoreParams
@@ -138,6 +138,11 @@ class Scorer:
     def thresholds(self) -> dict[Head, float] | None:
         """Scores above which a head flags an image; None if the model came without, for these views."""
         return self.facts.thresholds_whole if self._squeezes_another else self.facts.thresholds
+
+    @property
+    def intervals(self) -> Intervals | None:
+        """Around scores of these views; None if the model came without."""
+        return None if self._squeezes_another else self.facts.intervals
 
     @property
     def engine_name(self) -> EngineName:

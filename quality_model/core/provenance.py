@@ -7,21 +7,55 @@ from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
 
 from quality_model.core import storage
 from quality_model.errors import ParameterError, StorageError
-from quality_model.params import Finite
+from quality_model.params import Finite, Share
 from quality_model.params_file import parse_yaml
 from quality_model.paths import DECISION_NAME, ProjectPaths
-from quality_model.records import Head
+from quality_model.records import HEADS, Head
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _TIMEOUT_S: Final = 10.0
 _GIT_HOOK_VARIABLES: Final = ("GIT_COMMON_DIR", "GIT_DIR", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_WORK_TREE")
 """Set by git in its hooks: with them every question is about the repository of the hook."""
+
+
+class HeadIntervals(BaseModel):
+    """How far a head's score may be from the severity, by the bin that the score is in."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    edges: list[Finite]
+    """where the next bin begins, rising"""
+    half_widths: Annotated[list[Share], Field(min_length=1)]
+    """of the interval around a score, one for each bin: one more than edges"""
+
+
+class Intervals(BaseModel):
+    """Prediction intervals around scores (`evaluate.predictions.calibrate_intervals`)."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    confidence: Share
+    """share of images of the calibration's kind whose severity is within"""
+    num_images: int
+    """that they are calibrated on"""
+    heads: dict[Head, HeadIntervals]
+
+    def of(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The ends of each score's interval, float32 (2, n, 4) in [0, 1], of scores float32 (n, 4)."""
+        widths = np.empty_like(scores)
+        for at, head in enumerate(HEADS):
+            found = self.heads[head]
+            places = np.searchsorted(found.edges, scores[:, at], side="right")
+            widths[:, at] = np.array(found.half_widths)[places]
+        return np.clip(np.stack([scores - widths, scores + widths]), 0.0, 1.0)
 
 
 class ModelFacts(BaseModel):
@@ -41,6 +75,8 @@ class ModelFacts(BaseModel):
     """clean images that they are calibrated on"""
     thresholds_of_images: bool | None = None
     """whether those are whole images and look-alikes, with all views; else clean samples of the dataset"""
+    intervals: Intervals | None = None
+    """around scores of all the model's views"""
     seen_groups: list[str] | None = None
     """digests of the groups of images that the weights have seen (`data` has their definition), sorted"""
     settings: dict[str, Any] | None = None
@@ -87,7 +123,8 @@ class ModelFacts(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values of what is known."""
-        return {name: value for name, value in self if value is not None}
+        values = {name: value for name, value in self if value is not None}
+        return values | ({"intervals": self.intervals.model_dump(mode="json")} if self.intervals else {})
 
 
 def code_sha256(parts: Iterable[str], packages: Iterable[str]) -> str:

@@ -177,6 +177,18 @@ class CleanFlags(FlaggedShare):
     slices: dict[str, FlaggedShare] = {}
 
 
+class Coverage(_Facts):
+    """Of degraded images, the share whose label is in the interval around a head's score.
+
+    ``confidence`` is the share that is promised, ``mean_width`` the mean length of the intervals.
+    """
+
+    confidence: float
+    num_images: Count
+    covered_share: Portion
+    mean_width: float
+
+
 class Sweep(_Facts):
     """How a head's score follows a severity sweep: clean images, degraded by other software in steps.
 
@@ -213,6 +225,7 @@ class HeadEvidence(_Facts):
         r2_beside_baselines: R2 on the samples on which baselines are measured.
         baselines: By name; empty where none were measured.
         clean_flags: How many clean images it flags.
+        coverage: Of its intervals; None if the model has none.
         rise: How far its mean score rises from clean to severest, on the sweep on which it rises least.
         cross_talk: How far its score moves per image while another degradation becomes severe, on the worst
             sweep of that one; by that other head.
@@ -226,6 +239,7 @@ class HeadEvidence(_Facts):
     r2_beside_baselines: float | None
     baselines: dict[str, Baseline]
     clean_flags: CleanFlags
+    coverage: Coverage | None = None
     rise: Signed
     cross_talk: dict[Head, Portion]
 
@@ -248,8 +262,9 @@ class Evaluated(_Stored):
         num_counted_groups: Groups that count as evidence; 0 where a model has seen all of them, and the
             figures are for information only.
         excluded_groups: Groups that count in no figure, because a model has seen them in training.
-        flags_of: What the clean flags are of: whole ``images`` with all views of the model, look-alikes among
-            them, as thresholds are set; or clean ``samples`` of the dataset, each one squeezed view.
+        flags_of: What clean flags and coverage are of: whole ``images`` with all views of the model,
+            look-alikes among the clean ones, as thresholds and intervals are set; or ``samples`` of the
+            dataset, each one squeezed view.
         loss: Mean over heads of loss weight times MSE.
         heads: By head.
         sweeps: By name.
@@ -285,7 +300,7 @@ class Evaluated(_Stored):
 
     def summary(self) -> dict[str, Any]:
         """The few numbers that ``dvc metrics show`` prints: the loss, and for each head its measures,
-        ``worst_sweep_spearman``, ``largest_cross_talk`` and ``clean_flag_share``.
+        ``worst_sweep_spearman``, ``largest_cross_talk``, ``clean_flag_share`` and ``interval_coverage``.
         """
         summary: dict[str, Any] = {"loss": self.loss}
         for head, found in self.heads.items():
@@ -295,6 +310,7 @@ class Evaluated(_Stored):
                 "worst_sweep_spearman": sweep and sweep[1].value,
                 "largest_cross_talk": cross_talk and cross_talk[1].value,
                 "clean_flag_share": found.clean_flags.flagged_share.value,
+                "interval_coverage": found.coverage and found.coverage.covered_share.value,
             }
         return summary
 
@@ -315,17 +331,34 @@ class Champion(_Facts):
     heads: Annotated[dict[Head, AgainstChampion], AfterValidator(_every_head)]
 
 
+class RealDefects(_Facts):
+    """How well a head's scores separate images with real defects from clean ones."""
+
+    num_bad: Count
+    num_clean: Count
+    auc: Portion
+
+
+class RealEvidence(_Facts):
+    """The candidate on a folder of images with real defects; ``problem`` says why there are no figures."""
+
+    problem: str | None
+    heads: dict[Head, RealDefects]
+
+
 class Evidence(_Stored):
     """What the gate decides by.
 
     Attributes:
         candidate: Its evaluation.
         champion: None if there is none.
+        real: Of the candidate; None if it was not asked for.
         silent_models: ``candidate`` and ``champion``, if they do not say what they have seen in training.
     """
 
     candidate: Evaluated
     champion: Champion | None
+    real: RealEvidence | None = None
     silent_models: tuple[str, ...]
 
 

@@ -27,6 +27,7 @@ the other heads move.
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -35,12 +36,11 @@ import pandas as pd
 
 from quality_model.core.decoding import Pixels
 from quality_model.core.torch_engine import choose_device
+from quality_model.core.views import SQUEEZED
 from quality_model.data.dataset import TrainingSet, stratified_subset
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
 from quality_model.evaluate.baselines import baseline_rows, predict_baselines
-from quality_model.evaluate.clean_flags import clean_samples, measure_flags
-from quality_model.evaluate.clean_images import CleanScores
 from quality_model.evaluate.evidence import (
     FORMAT_VERSION,
     Baseline,
@@ -52,11 +52,12 @@ from quality_model.evaluate.evidence import (
     Sweep,
     decisive,
 )
-from quality_model.evaluate.metrics import Bootstrap, Floats
+from quality_model.evaluate.metrics import Bootstrap, Floats, measure_coverage, measure_flags
 from quality_model.evaluate.predictions import predict_scores, predictions_table
 from quality_model.evaluate.sweeps import SWEEPS, SeveritySweep
+from quality_model.evaluate.whole_images import score_whole_images, scored_samples
 from quality_model.networks.model import LoadedModel
-from quality_model.params import EvaluateParams, PerHead
+from quality_model.params import WITHOUT_PROJECT, EvaluateParams, LimitsParams, PerHead
 from quality_model.records import HEADS, Head
 
 _log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ Mask = npt.NDArray[np.bool_]
 Score = Callable[[Pixels], Floats]
 """uint8 (n, S, S, 3) to scores (n, 4) in [0, 1], in the order of `HEADS`."""
 
-MEASURES_VERSION: Final = 4
+MEASURES_VERSION: Final = 5
 """Raised with every change of a sweep, of a baseline or of what a figure means: older evidence is stale."""
 
 FEWEST_SAMPLES: Final = 5
@@ -100,7 +101,8 @@ def evaluate(
     *,
     loss_weights: PerHead,
     excluded_groups: Collection[str] = (),
-    clean_scores: CleanScores | None = None,
+    images: Path | None = None,
+    limits: LimitsParams = WITHOUT_PROJECT.limits,
 ) -> Evaluation:
     """Score the test split, measure the scores, and gather the evidence on the split's clean images.
 
@@ -112,7 +114,7 @@ def evaluate(
         excluded_groups: Groups of the split that count in no figure (see `data.dataset`). If they are
             all there is, the figures are of all groups, and ``num_counted_groups`` is 0: they are for
             information and no evidence.
-        clean_scores: Of the split's clean images, for their flags; by default the clean samples'.
+        images, limits: As of `score_whole_images`: flags and intervals are measured there, or on samples.
 
     Raises:
         UsageError: The test or the train split has no samples.
@@ -139,8 +141,19 @@ def evaluate(
     )
     groups = chosen["group"].to_numpy()
     sweeps = {sweep: measure_sweep(sweep, found, groups, bootstrap) for sweep, found in scores.items()}
-    flagged_by = clean_scores or clean_samples(clean)
-    thresholds = loaded.facts.thresholds if flagged_by.of_images else loaded.thresholds
+    scored = score_whole_images(
+        loaded.model,
+        training_set,
+        "test",
+        [loaded.views],
+        images=images,
+        limits=limits,
+        seed=seed,
+        device=choose_device(section.device),
+        excluded_groups=excluded_groups,
+    ) or scored_samples(predictions)
+    thresholds = loaded.facts.thresholds if scored.of_images else loaded.thresholds
+    intervals = loaded.facts.intervals if scored.of_images or loaded.views == SQUEEZED else None
     heads = {}
     for head in HEADS:
         slices = _measure_slices(bootstrap, predictions, training, head)
@@ -150,7 +163,8 @@ def evaluate(
             slices=slices,
             r2_beside_baselines=metrics.measure(beside[f"{head}_label"], beside[f"{head}_score"])["r2"],
             baselines=_measure_baselines(bootstrap, beside, baselines[head], head),
-            clean_flags=measure_flags(bootstrap, flagged_by, thresholds, head),
+            clean_flags=measure_flags(bootstrap, scored.clean, thresholds, head),
+            coverage=measure_coverage(bootstrap, scored.degraded, intervals, head),
             rise=worst_movement(scores, groups, bootstrap, degraded=head, moved=head),
             cross_talk={
                 other: worst_movement(scores, groups, bootstrap, degraded=other, moved=head)
@@ -158,7 +172,6 @@ def evaluate(
                 if other != head
             },
         )
-    weights = loss_weights.as_dict()
     errors = np.array([heads[head].all.measures.mse.value for head in HEADS], dtype=np.float64)
     _log.info("Evaluated %d samples of the split test.", len(predictions))
     counted = {*predictions["group"]}
@@ -172,8 +185,8 @@ def evaluate(
         num_groups=len(counted),
         num_counted_groups=len(counted - {*excluded_groups}),
         excluded_groups=tuple(sorted(excluded_groups)),
-        flags_of="images" if flagged_by.of_images else "samples",
-        loss=float(np.mean(errors * [weights[head] for head in HEADS])),
+        flags_of="images" if scored.of_images else "samples",
+        loss=float(np.mean(errors * [*loss_weights.as_dict().values()])),
         heads=heads,
         sweeps={sweep.name: found for sweep, found in sweeps.items()},
     )

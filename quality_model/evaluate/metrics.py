@@ -9,19 +9,28 @@ The intervals are percentile bootstrap intervals (Efron and Tibshirani, An Intro
 so resampling them one by one would promise too much.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.evaluate.evidence import Estimate, Measures
+from quality_model.core.provenance import Intervals
+from quality_model.evaluate.evidence import CleanFlags, Coverage, Estimate, FlaggedShare, Measures
+from quality_model.evaluate.whole_images import CleanScores, DegradedScores
+from quality_model.records import HEADS, Head
 
 Floats = npt.NDArray[np.float64]
 
 SMALLEST_DEFINED_SHARE: Final = 0.9
 """An interval needs this share of the resamples to define its measure; else it is None."""
+
+FEWEST_IMAGES: Final = 20
+"""A slice of clean images with fewer has no share of flags."""
+
+ROUNDING: Final = 1e-6
+"""How far beyond its interval a label still counts as within, for float32."""
 
 _FEWEST_GROUPS: Final = 2
 _CELLS_AT_ONCE: Final = 2_000_000
@@ -119,6 +128,30 @@ class Bootstrap:
         resampled = [lead(weights) for weights in self._weights(groups)]
         return self._estimate(value if np.isfinite(value) else None, resampled, groups)
 
+    def auc(self, scores: npt.ArrayLike, is_bad: npt.ArrayLike, groups: npt.ArrayLike) -> Estimate:
+        """The area under the ROC curve: the share of (bad, clean) pairs in order, a tie being half a pair.
+
+        Source: Hanley and McNeil, The meaning and use of the area under a ROC curve, Radiology 143, 1982.
+        Around 1 the interval has no width.
+
+        Args:
+            scores: (n,), of any unit, higher where worse.
+            is_bad: bool (n,).
+            groups: (n,).
+        """
+        values, bad = np.asarray(scores, dtype=np.float64), np.asarray(is_bad, dtype=bool)
+        first, second = values[bad][:, None], values[~bad]
+        wins = (first > second) + 0.5 * (first == second)
+        if not wins.size or not np.isfinite(values).all():
+            return self._estimate(None, [], groups)
+
+        def area(weights: Floats) -> Floats:
+            pairs = weights[:, bad].sum(axis=1) * weights[:, ~bad].sum(axis=1)
+            with np.errstate(invalid="ignore"):  # a resample may be without bad or clean ones
+                return np.asarray(((weights[:, bad] @ wins) * weights[:, ~bad]).sum(axis=1) / pairs)
+
+        return self._estimate(float(wins.mean()), [area(one) for one in self._weights(groups)], groups)
+
     def _weights(self, groups: npt.ArrayLike) -> Iterator[Floats]:
         """How often each resample has each sample, (part, n), some resamples at a time."""
         names, index = np.unique(np.asarray(groups), return_inverse=True)
@@ -195,3 +228,42 @@ def _variance(mean: Any, mean_square: Any, values: Floats) -> Floats:
     variance = np.asarray(mean_square - mean**2, dtype=np.float64)
     least = np.inf if np.ptp(values) == 0.0 else 1e-10 * np.var(values)
     return np.where(variance > least, variance, np.nan)
+
+
+def measure_flags(
+    bootstrap: Bootstrap, clean: CleanScores, thresholds: Mapping[Head, float] | None, head: Head
+) -> CleanFlags:
+    """The share of clean images that a head flags; not defined without images or a threshold.
+
+    A slice of fewer than `FEWEST_IMAGES` is left out. An image counts as it is, and as a look-alike. Of
+    the dataset's samples those count to which nothing was added, recompressed and rescaled ones too.
+    """
+    threshold, groups = (thresholds or {}).get(head), np.array(clean.groups)
+    scores = clean.scores[0][:, HEADS.index(head)].astype(np.float64)
+    flagged = scores > (np.inf if threshold is None else threshold)
+
+    def of(mask: npt.NDArray[np.bool_]) -> FlaggedShare:
+        own = () if threshold is None else flagged[mask]
+        share = bootstrap.share(own, groups[mask])
+        return FlaggedShare(num_images=int(mask.sum()), flagged_share=share)
+
+    slices = {name: of(mask) for name, mask in clean.slice_masks().items() if mask.sum() >= FEWEST_IMAGES}
+    every = of(np.ones(len(scores), dtype=bool))
+    return CleanFlags(**dict(every), threshold=threshold, slices=slices)
+
+
+def measure_coverage(
+    bootstrap: Bootstrap, degraded: DegradedScores, intervals: Intervals | None, head: Head
+) -> Coverage | None:
+    """The share of images whose label is within the interval around the score; None without intervals."""
+    if intervals is None or not len(degraded.scores):
+        return None
+    low, high = intervals.of(degraded.scores)[..., HEADS.index(head)]
+    labels = degraded.labels[:, HEADS.index(head)]
+    covered = (low - ROUNDING <= labels) & (labels <= high + ROUNDING)
+    return Coverage(
+        confidence=intervals.confidence,
+        num_images=len(labels),
+        covered_share=bootstrap.share(covered, degraded.groups),
+        mean_width=float((high - low).mean()),
+    )

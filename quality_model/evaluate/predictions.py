@@ -1,15 +1,26 @@
-"""A model's scores of samples, beside their labels, and the thresholds that clean images give."""
+"""A model's scores of samples beside their labels, and the thresholds and intervals that scores give."""
+
+import math
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 
+from quality_model.core.provenance import HeadIntervals, Intervals
 from quality_model.core.torch_engine import exact_float32
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import CheckpointError
 from quality_model.networks.model import to_model_input
 from quality_model.records import HEADS, OVERALL_WEIGHTS, Head
+
+CONFIDENCE: Final = 0.9
+"""Share of images whose severity is in the interval around their score."""
+
+MOST_BINS: Final = 4
+FEWEST_IN_BIN: Final = 20
+"""Scores are binned by their quartiles, or by fewer quantiles if a bin had fewer images."""
 
 
 def predict_scores(
@@ -108,3 +119,37 @@ def calibrate_thresholds(scores: npt.ArrayLike, share: float) -> dict[Head, floa
         return None
     allowed = min(int(share * len(values) + 1e-9), len(values) - 1)  # 0.02 * 50 is 1, not 0.99...
     return {head: float(values[-1 - allowed, position]) for position, head in enumerate(HEADS)}
+
+
+def calibrate_intervals(scores: npt.ArrayLike, labels: npt.ArrayLike) -> Intervals | None:
+    """Split-conformal prediction intervals around scores, in bins of the score.
+
+    The half-width of a bin with n images is the one of rank ceil((n + 1) * `CONFIDENCE`) of their
+    |label - score|, and 1, which is every severity, where n is less than that. So of images like these about
+    that share have their label in the interval, in each bin. Source: Angelopoulos and Bates, A gentle
+    introduction to conformal prediction, arXiv 2107.07511, sections 1 and 4.1 (group-balanced).
+
+    Args:
+        scores: (n, 4) in [0, 1], in the order of `HEADS`, of images that the weights were not trained on.
+        labels: (n, 4) of the same images.
+
+    Returns:
+        None without images.
+    """
+    ours, truth = (np.asarray(one, dtype=np.float64).reshape(-1, len(HEADS)) for one in (scores, labels))
+    if len(ours) == 0:
+        return None
+    num_bins = int(np.clip(len(ours) // FEWEST_IN_BIN, 1, MOST_BINS))
+    heads: dict[Head, HeadIntervals] = {}
+    for head, score, label in zip(HEADS, ours.T, truth.T, strict=True):
+        edges = np.unique(np.quantile(score, np.arange(1, num_bins) / num_bins))
+        places = np.searchsorted(edges, score, side="right")
+        residuals = np.abs(label - score)
+        widths = [_conformal_quantile(residuals[places == place]) for place in range(len(edges) + 1)]
+        heads[head] = HeadIntervals(edges=edges.tolist(), half_widths=widths)
+    return Intervals(confidence=CONFIDENCE, num_images=len(ours), heads=heads)
+
+
+def _conformal_quantile(residuals: npt.NDArray[np.float64]) -> float:
+    rank = math.ceil((len(residuals) + 1) * CONFIDENCE)
+    return float(np.sort(residuals)[rank - 1]) if rank <= len(residuals) else 1.0

@@ -21,7 +21,6 @@ from quality_model.core.torch_engine import choose_device
 from quality_model.data.dataset import TrainingSet, seen_by, seen_test_groups
 from quality_model.errors import StorageError, UsageError
 from quality_model.evaluate import metrics, plots
-from quality_model.evaluate.clean_images import has_images, score_clean
 from quality_model.evaluate.evidence import (
     FORMAT_VERSION,
     AgainstChampion,
@@ -30,9 +29,11 @@ from quality_model.evaluate.evidence import (
     Evidence,
 )
 from quality_model.evaluate.measure import Evaluation, bootstrap_of, evaluate, measuring, score_split
+from quality_model.evaluate.real_defects import measure_real_defects
+from quality_model.evaluate.whole_images import has_images
 from quality_model.networks.model import LoadedModel, load_model
-from quality_model.params import EvaluateParams, LimitsParams, PerHead
-from quality_model.paths import HISTORY_NAME
+from quality_model.params import EvaluateParams, LimitsParams, PerHead, RealParams
+from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.records import HEADS, Head
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def evaluate_candidate(
             figures/.
         loss_weights: Weight of each head in the loss.
         images: Folder of the images table that the dataset was generated from; where it is missing, clean
-            flags are those of the dataset's clean samples (`clean_images.score_clean`).
+            flags and the coverage of intervals are those of the dataset's samples (`whole_images`).
         limits: What an image may be.
 
     Raises:
@@ -76,7 +77,15 @@ def evaluate_candidate(
     excluded = seen_test_groups([loaded.facts], samples)
     if excluded:
         log.warning("Test groups that the model or its start weights have seen: %s.", ", ".join(excluded))
-    evaluation = _evaluate(section, loaded, samples, loss_weights, images, limits, excluded)
+    evaluation = evaluate(
+        section,
+        loaded,
+        samples,
+        loss_weights=loss_weights,
+        excluded_groups=excluded,
+        images=images,
+        limits=limits,
+    )
     storage.sweep(output)
     write_evaluation(evaluation, output)
     figures = plots.evaluation_figures(evaluation, samples.images)
@@ -85,38 +94,6 @@ def evaluate_candidate(
     for name, figure in figures.items():
         save_figure(figure, output / "figures" / f"{name}.png")
     return evaluation
-
-
-def _evaluate(
-    section: EvaluateParams,
-    loaded: LoadedModel,
-    samples: TrainingSet,
-    loss_weights: PerHead,
-    images: Path | None,
-    limits: LimitsParams,
-    excluded: Sequence[str],
-) -> Evaluation:
-    """See `measure.evaluate`: clean flags are those of whole images, if they are there."""
-    clean = score_clean(
-        loaded.model,
-        samples,
-        "test",
-        [loaded.views],
-        images=images,
-        limits=limits,
-        seed=section.seed,
-        batch_size=section.batch_size,
-        device=choose_device(section.device),
-        excluded_groups=excluded,
-    )
-    return evaluate(
-        section,
-        loaded,
-        samples,
-        loss_weights=loss_weights,
-        excluded_groups=excluded,
-        clean_scores=clean,
-    )
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
@@ -135,6 +112,7 @@ _COLUMNS: Final = {
     "worst sweep": ("worst_sweep_spearman", 3),
     "cross-talk": ("largest_cross_talk", 3),
     "clean flags": ("clean_flag_share", 3),
+    "covered": ("interval_coverage", 3),
     "R2": ("r2", 3),
 }
 """Name in the summary and digits, by title."""
@@ -176,6 +154,8 @@ def gather_evidence(
     evaluation: Path,
     images: Path | None,
     limits: LimitsParams,
+    real: RealParams | None = None,
+    root: Path = Path(),
 ) -> Evidence:
     """Measure candidate and champion on the test split.
 
@@ -188,6 +168,8 @@ def gather_evidence(
         evaluation: Folder of the evaluation's report, which is reused if it is about the same.
         images: Folder of the images table, see `evaluate_candidate`.
         limits: What an image may be.
+        real: Names a folder of real defects, on which the candidate is measured too, and heads.
+        root: The project folder, below which that folder is.
 
     Raises:
         UsageError: The test split has no samples.
@@ -197,7 +179,15 @@ def gather_evidence(
     measured = known_evaluation(section, evaluation, samples.data_sha256, candidate.folder_sha256, excluded)
     ours = None
     if measured is None or (measured.flags_of == "samples" and has_images(images)):
-        evaluated = _evaluate(section, candidate, samples, loss_weights, images, limits, excluded)
+        evaluated = evaluate(
+            section,
+            candidate,
+            samples,
+            loss_weights=loss_weights,
+            excluded_groups=excluded,
+            images=images,
+            limits=limits,
+        )
         measured, ours = evaluated.measured, evaluated.predictions
     compared = None
     if champion is not None:
@@ -207,10 +197,21 @@ def gather_evidence(
         compared = Champion(
             split="test", data_sha256=samples.data_sha256, heads=compare_scores(section, ours, theirs)
         )
+    found = None
+    if real is not None:
+        found = measure_real_defects(
+            ProjectPaths(root).place(Path(real.folder)),
+            [*real.min_auc],
+            candidate,
+            bootstrap_of(section),
+            limits=limits,
+            device=choose_device(section.device),
+        )
     return Evidence(
         format_version=FORMAT_VERSION,
         candidate=measured,
         champion=compared,
+        real=found,
         silent_models=tuple(name for name, side in sides.items() if seen_by(side.facts, samples) is None),
     )
 

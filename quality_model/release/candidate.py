@@ -100,7 +100,7 @@ def judge_candidate(
     decided_by: dict[str, Any] = {
         "model_sha256": model_sha256,
         "data_sha256": samples.data_sha256,
-        "gate_sha256": gate_sha256(gate, section),
+        "gate_sha256": gate_sha256(gate, section, root),
         "champion_sha256": champion.model_sha256 if champion else None,
     }
     record = find_record(root, *OF_THE_GATE, **decided_by)
@@ -122,6 +122,8 @@ def judge_candidate(
             evaluation=ProjectPaths(root).evaluation_report,
             images=images,
             limits=limits,
+            real=gate.real,
+            root=root,
         )
         verdict, facts = decide(gate, evidence), read_description(folder).facts
         own = ModelRef(registry.model_name, None, run_id, weights_sha256(folder))
@@ -174,7 +176,7 @@ def past_decision(
     catalogue = Registry(root, registry)
     champion = catalogue.champion()
     model_sha256 = storage.sealed_sha256(model)
-    key = (model_sha256, TrainingSet.open(training_set).data_sha256, gate_sha256(gate, section))
+    key = (model_sha256, TrainingSet.open(training_set).data_sha256, gate_sha256(gate, section, root))
     if champion is not None and champion.model_sha256 == model_sha256:
         return f"the candidate is the champion already, version {champion.version}"
     for decision in reversed(decisions_of(catalogue)):

@@ -140,7 +140,7 @@ def promote_by_hand(
     champion = catalogue.champion()
     expected: str | None = ANY
     if not is_bundled(version) and (champion is None or champion.version != version.version):
-        _require_valid_verdict(decisions_of(catalogue), version, gate_sha256(gate, section), champion)
+        _require_valid_verdict(decisions_of(catalogue), version, gate_sha256(gate, section, root), champion)
         expected = champion.model_sha256 if champion else None
     make_champion(catalogue, version, "promoted", reason, expected)
     return version.version

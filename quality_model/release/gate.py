@@ -9,13 +9,15 @@ Every figure is an estimate with an interval over groups. The estimate is compar
 refuses where one is needed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from quality_model.core.figures import markdown_table, text_table
 from quality_model.evaluate.evidence import By, Estimate, Evidence
-from quality_model.params import EvaluateParams, GateParams, PerHead, flatten, values_sha256
+from quality_model.params import EvaluateParams, GateParams, flatten, values_sha256
+from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS, Head
 
 ALL_HEADS: Final = "all"
@@ -122,11 +124,17 @@ def decide(section: GateParams, evidence: Evidence) -> Verdict:
     return Verdict(passed=all(row.passed for row in rows), rows=rows)
 
 
-def gate_sha256(section: GateParams, evaluate: EvaluateParams) -> str:
-    """Return one hash for the thresholds and all that decides about the figures, versions of measures too."""
-    from quality_model.evaluate.measure import measuring
+def gate_sha256(section: GateParams, evaluate: EvaluateParams, root: Path) -> str:
+    """Return one hash for the thresholds and all that decides about the figures.
 
-    return values_sha256([flatten(section), measuring(evaluate)])
+    That is the versions of measures, too, and what the folder of real defects holds.
+    """
+    from quality_model.evaluate.measure import measuring
+    from quality_model.evaluate.real_defects import contents_sha256
+
+    folder = section.real and ProjectPaths(root).place(Path(section.real.folder))
+    real = [contents_sha256(folder)] if folder else []
+    return values_sha256([flatten(section), measuring(evaluate), *real])
 
 
 # -- the rules
@@ -182,18 +190,22 @@ def unseen_groups(section: GateParams, evidence: Evidence) -> Iterator[Row]:
 def max_mse(section: GateParams, evidence: Evidence) -> Iterator[Row]:
     """Each head's MSE is at most its threshold."""
     for head, found in evidence.candidate.heads.items():
-        yield _row(section, section.max_mse, head, "max_mse", "mse", found.all.measures.mse, at_most=True)
+        yield _row(
+            section, section.max_mse.as_dict(), head, "max_mse", "mse", found.all.measures.mse, at_most=True
+        )
 
 
 def skill(section: GateParams, evidence: Evidence) -> Iterator[Row]:
     """Each head's R2 is at least its threshold."""
     for head, found in evidence.candidate.heads.items():
-        yield _row(section, section.min_r2, head, "skill", "r2", found.all.measures.r2, at_most=False)
+        yield _row(
+            section, section.min_r2.as_dict(), head, "skill", "r2", found.all.measures.r2, at_most=False
+        )
 
 
 def baseline_skill(section: GateParams, evidence: Evidence) -> Iterator[Row]:
     """Each head's R2 is above the best baseline's, on the samples of those, by its threshold."""
-    limits = section.min_r2_over_baseline
+    limits = section.min_r2_over_baseline.as_dict()
     for head in HEADS:
         name, lead = evidence.candidate.smallest_lead(head, _lower(section)) or ("", None)
         what = f"r2 less that of the baseline {name}," if name else "r2 less that of a baseline"
@@ -202,7 +214,7 @@ def baseline_skill(section: GateParams, evidence: Evidence) -> Iterator[Row]:
 
 def severity_sweep(section: GateParams, evidence: Evidence) -> Iterator[Row]:
     """Each head's scores rise along all of its severity sweeps: the worst one counts."""
-    limits = section.min_sweep_spearman
+    limits = section.min_sweep_spearman.as_dict()
     for head in HEADS:
         name, worst = evidence.candidate.worst_sweep(head, _lower(section)) or ("", None)
         what = f"spearman of the severity sweep {name}".rstrip()
@@ -215,17 +227,30 @@ def cross_talk(section: GateParams, evidence: Evidence) -> Iterator[Row]:
     for head in HEADS:
         name, largest = evidence.candidate.largest_cross_talk(head, by) or ("each other degradation", None)
         what = f"movement under severe {name}"
-        yield _row(section, section.max_cross_talk, head, "cross_talk", what, largest, at_most=True)
+        yield _row(section, section.max_cross_talk.as_dict(), head, "cross_talk", what, largest, at_most=True)
 
 
 def clean_flags(section: GateParams, evidence: Evidence) -> Iterator[Row]:
     """Each head flags at most this share of the clean images, at the threshold kept with the model."""
     for head, found in evidence.candidate.heads.items():
-        flags, limits = found.clean_flags, section.max_clean_flags
+        flags, limits = found.clean_flags, section.max_clean_flags.as_dict()
         what = f"share of {flags.num_images} clean {evidence.candidate.flags_of} flagged"
         if flags.threshold is None:
             what = f"the model's threshold for flags is missing, so the {what}"
         yield _row(section, limits, head, "clean_flags", what, flags.flagged_share, at_most=True)
+
+
+def real_defects(section: GateParams, evidence: Evidence) -> Iterator[Row]:
+    """Each head that is asked about parts real defects from clean images: its area under the ROC curve."""
+    asked, found = section.real, evidence.real
+    for head, limit in asked.min_auc.items() if asked else ():
+        one = found.heads.get(head) if found else None
+        if one is None:
+            why = found.problem if found and found.problem else "they were not measured"
+            yield Row(head, "real_defects", None, limit, False, f"{head}: no evidence of real defects: {why}")
+        else:
+            what = f"auc of {one.num_bad} images with real defects among {one.num_clean} clean ones"
+            yield _row(section, {head: limit}, head, "real_defects", what, one.auc, at_most=False)
 
 
 def non_inferiority(section: GateParams, evidence: Evidence) -> Iterator[Row]:
@@ -282,6 +307,7 @@ RULES: Final[Sequence[Rule]] = (
     severity_sweep,
     cross_talk,
     clean_flags,
+    real_defects,
     non_inferiority,
     improvement,
 )
@@ -294,7 +320,7 @@ def _lower(section: GateParams) -> By:
 
 def _row(
     section: GateParams,
-    limits: PerHead,
+    limits: Mapping[Head, float],
     head: Head,
     rule: str,
     what: str,
@@ -303,7 +329,7 @@ def _row(
     at_most: bool,
 ) -> Row:
     """Compare an estimate, or the worse end of its interval, with the head's threshold; None refuses."""
-    limit: float = getattr(limits, head)
+    limit = limits[head]
     if estimate is None or estimate.value is None:
         problem = "not defined" if estimate else "missing"
         return Row(head, rule, None, limit, False, f"{head}: {what} is {problem}")

@@ -87,7 +87,7 @@ def score(
     if scorer is None or model is None:
         engine = planned_engine(output) if section.engine == "auto" else None
         loaded = predict.Scorer.from_params(section, limits, root=root, registry=registry, engine=engine)
-        scorer, model = loaded, ScoringModel.of(loaded)
+        scorer, model = loaded, ScoringModel.of(loaded, intervals=section.intervals)
     found = survey(inputs, output, choice)
     folder = JobFolder(output)
     image_columns, key_columns = found.chosen_columns
@@ -160,7 +160,8 @@ class _Job:
                 continue
             part, data = finished
             keys = [planned.key for planned in plan.inputs_of(folder.folder, number)]
-            table = result.from_parquet(data, folder.folder / part_name(number), keys=keys)
+            path = folder.folder / part_name(number)
+            table = result.from_parquet(data, path, keys=keys, schema=plan.model.schema)
             codes = enumerate(table["error_code"].to_pylist())
             if retried := [row for row, code in codes if code in again]:
                 todo.append(_Todo(number, retried, table))

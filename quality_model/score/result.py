@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from quality_model.core.jobs import DATA_FOLDER
 from quality_model.core.measures import MEASURES
 from quality_model.core.processes import FailureKind
+from quality_model.core.provenance import Intervals
 from quality_model.core.views import SQUEEZED, ViewRecipe
-from quality_model.errors import StorageError
+from quality_model.errors import StorageError, UsageError
 from quality_model.params import EngineName
 from quality_model.records import (
     FLAG_COLUMNS,
@@ -61,6 +62,11 @@ SCHEMA: Final = pa.schema(
 """The columns of a part (docs/results-format.md). Scores are null exactly where ``error_code`` is not;
 measures also where they were not asked for, or an image has none."""
 
+INTERVAL_SCHEMA: Final = pa.schema(
+    [(f"{head}_{end}", pa.float32()) for head in HEADS for end in ("lower", "upper")]
+)
+"""The columns behind those of `SCHEMA` where intervals were asked for; null like the scores."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScoringModel(ModelRef):
@@ -73,6 +79,7 @@ class ScoringModel(ModelRef):
         data_sha256: Of the training dataset, if the model's files say so.
         git_commit: Of the code that trained it, if the model's files say so.
         thresholds: A score above its head's threshold is flagged; None: nothing is.
+        intervals: Around its scores (`model_facts.Intervals`), as JSON values; None: not asked for.
     """
 
     image_size_px: int
@@ -81,11 +88,23 @@ class ScoringModel(ModelRef):
     data_sha256: str | None = None
     git_commit: str | None = None
     thresholds: Mapping[Head, float] | None = None
+    intervals: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, loaded: "Scorer") -> Self:
-        """What scoring needs to know of a model that is loaded."""
+    def of(cls, loaded: "Scorer", *, intervals: bool = False) -> Self:
+        """What scoring needs to know of a model that is loaded, with its intervals if they are asked for.
+
+        Raises:
+            UsageError: It has no intervals for its views.
+        """
+        known = loaded.intervals
+        if intervals and known is None:
+            raise UsageError(
+                f"The model {loaded.source.name} has no intervals for these views.",
+                "Leave score.intervals false, score with views auto, or train the model again.",
+            )
         return cls(
+            intervals=known.model_dump(mode="json") if intervals and known else None,
             **asdict(loaded.source),
             image_size_px=loaded.image_size_px,
             thresholds=loaded.thresholds,
@@ -101,6 +120,11 @@ class ScoringModel(ModelRef):
         return SQUEEZED if self.views is None else ViewRecipe.model_validate(self.views)
 
     @property
+    def schema(self) -> pa.Schema:
+        """The columns of its rows."""
+        return SCHEMA if self.intervals is None else pa.schema([*SCHEMA, *INTERVAL_SCHEMA])
+
+    @property
     def title(self) -> str:
         return f"{self.name} version {self.version}" if self.version else self.name
 
@@ -114,7 +138,7 @@ class ScoringModel(ModelRef):
 def make_table(
     keys: Sequence[str], readings: Sequence[Reading], model: ScoringModel, plan_sha256: str
 ) -> pa.Table:
-    """Make a table of `SCHEMA`, a row for each reading: scores and the flags of the model, or an error code.
+    """A table of the model's schema, a row for each reading: scores and flags, or an error code.
 
     Its metadata is what a reader needs to know of the job, each value as JSON.
     """
@@ -137,6 +161,10 @@ def make_table(
         limit = (model.thresholds or {}).get(head)
         flags = None if limit is None else by_name[head].astype(np.float64) > limit
         columns[name] = pa.nulls(len(keys)) if flags is None else pa.array(flags, mask=failed)
+    if model.intervals is not None:
+        ends = Intervals.model_validate(model.intervals).of(scores).transpose(2, 0, 1).reshape(-1, len(keys))
+        named = zip(INTERVAL_SCHEMA.names, ends, strict=True)
+        columns |= {name: pa.array(values, mask=failed) for name, values in named}
     constants = {
         "model_name": model.name,
         "model_version": model.version,
@@ -146,7 +174,7 @@ def make_table(
     }
     columns |= {name: [value] * len(keys) for name, value in constants.items()}
     metadata = {"schema_version": SCHEMA_VERSION, **model.described(), "plan_sha256": plan_sha256}
-    fields = SCHEMA.with_metadata(
+    fields = model.schema.with_metadata(
         {METADATA_PREFIX + name: json.dumps(value) for name, value in metadata.items()}
     )
     return pa.table({name: columns[name] for name in fields.names}, schema=fields)
@@ -159,7 +187,7 @@ def to_parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def from_parquet(data: bytes, path: Path, *, keys: Sequence[str]) -> pa.Table:
+def from_parquet(data: bytes, path: Path, *, keys: Sequence[str], schema: pa.Schema = SCHEMA) -> pa.Table:
     """Read a part whose bytes its completion marker verifies, and compare it with the plan.
 
     Raises:
@@ -167,7 +195,7 @@ def from_parquet(data: bytes, path: Path, *, keys: Sequence[str]) -> pa.Table:
     """
     with pq.ParquetFile(pa.BufferReader(data)) as file:
         table = file.read()
-    if table.schema != SCHEMA or table["key"].to_pylist() != list(keys):
+    if table.schema != schema or table["key"].to_pylist() != list(keys):
         raise StorageError(f"{path} does not hold the inputs of its plan.", "Score into another folder.")
     return table
 

@@ -262,7 +262,8 @@ def _read(job: JobFolder, plan: Plan, number: int) -> pa.Table | None:
     if (finished := job.read_part(number, rows=rows)) is None:
         return None
     keys = [planned.key for planned in plan.inputs_of(job.folder, number)]
-    return result.from_parquet(finished[1], job.folder / part_name(number), keys=keys)
+    path = job.folder / part_name(number)
+    return result.from_parquet(finished[1], path, keys=keys, schema=plan.model.schema)
 
 
 def _hash_inputs(listing: Path, found: Survey, limits: LimitsParams) -> npt.NDArray[np.int64]:

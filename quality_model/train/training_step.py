@@ -17,8 +17,13 @@ from quality_model.core.torch_engine import choose_device
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.data.dataset import SEEN_GROUPS, TrainingSet, seen_by, seen_in_training
 from quality_model.errors import ModelNotFoundError, RegistryError
-from quality_model.evaluate.clean_images import score_clean
-from quality_model.evaluate.predictions import calibrate_thresholds
+from quality_model.evaluate.predictions import (
+    calibrate_intervals,
+    calibrate_thresholds,
+    predict_scores,
+    predictions_table,
+)
+from quality_model.evaluate.whole_images import score_whole_images, scored_samples
 from quality_model.networks.model import LoadedModel, load_model, save_model
 from quality_model.params import LimitsParams, RegistryParams, TrainParams
 from quality_model.paths import HISTORY_NAME, ProjectPaths
@@ -135,11 +140,13 @@ def _flag_facts(
     images: Path,
     limits: LimitsParams,
 ) -> dict[str, Any]:
-    """``thresholds`` of the flags, calibrated on validation's clean images; nothing without any.
+    """``thresholds`` of the flags and ``intervals`` of the scores, from images of the validation split.
 
-    Without the images table there are thresholds for whole images alone, from the dataset's clean samples.
+    Without the images table there are thresholds for whole images alone, from the dataset's samples, and
+    intervals only for a model that sees nothing else.
     """
-    clean = score_clean(
+    device = choose_device(section.device)
+    scored = score_whole_images(
         trained.model,
         samples,
         "validation",
@@ -147,21 +154,31 @@ def _flag_facts(
         images=images,
         limits=limits,
         seed=section.seed,
-        batch_size=section.batch_size,
-        device=choose_device(section.device),
+        device=device,
     )
+    if scored is None:
+        rows = samples.indices("validation")
+        scores = predict_scores(
+            trained.model, samples.images, rows, batch_size=section.batch_size, device=device
+        )
+        scored = scored_samples(predictions_table(samples, rows, scores))
+    clean, degraded, of_images = scored
+    facts: dict[str, Any] = {}
+    if of_images or recipe == SQUEEZED:
+        intervals = calibrate_intervals(degraded.scores, degraded.labels)
+        facts["intervals"] = intervals and intervals.model_dump(mode="json")
     if not clean.groups:
         log.warning("No clean image in the validation split: the model gets no decision thresholds.")
-        return {}
+        return facts
     found = [calibrate_thresholds(scores, section.clean_flag_share) for scores in clean.scores]
-    thresholds, whole = found if clean.of_images else (None, *found)
+    thresholds, whole = found if of_images else (None, *found)
     if recipe == SQUEEZED:
         thresholds, whole = thresholds or whole, None
-    return {
+    return facts | {
         "thresholds": thresholds,
         "thresholds_whole": whole,
         "thresholds_clean_samples": len(clean.groups),
-        "thresholds_of_images": clean.of_images,
+        "thresholds_of_images": of_images,
     }
 
 

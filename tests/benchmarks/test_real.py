@@ -1,68 +1,19 @@
 """The table of real defects, on a made folder of the sets' layout."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from benchmarks import real
 from quality_model.core.decoding import Pixels
 from quality_model.pretrained import FOLDERS, NAME
-
-AUDITED = "grain/b_ref.png"
+from tests.real_sets import write_sets
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Path:
-    """Noise in pairs (two with the second reference), in steps and unpaired; and hard clean images."""
-    root = tmp_path_factory.mktemp("real")
-    rng = np.random.default_rng(5)
-    rows: dict[str, list[dict[str, Any]]] = {}
-
-    def add(name: str, file: str, at: int, sigma: float, **known: Any) -> None:
-        path = root / name / f"{file}.png"
-        path.parent.mkdir(exist_ok=True, parents=True)
-        noisy = photo[at : at + 160, at : at + 160] + rng.normal(0.0, sigma, (160, 160, 3))
-        Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(path)
-        row = {"file": f"{name}/{file}.png", "head": "noise", "value": sigma, "licence": "none"}
-        rows.setdefault(name, []).append({**row, **known})
-
-    for at, group in enumerate("abc"):
-        add("grain", f"{group}_ref", 90 * at, 0, group=group, role="reference", kind="paired")
-        for number in range(1 + (group == "b")):
-            add("grain", f"{group}_bad{number}", 90 * at, 25, group=group, role="degraded", kind="paired")
-    for level in range(4):
-        add("steps", f"s{level}", 60, 12 * level, group="speckle", role="graded", kind="graded")
-    for number, role in enumerate(("clean", "clean", "degraded", "degraded")):
-        sigma = 30 if role == "degraded" else 0
-        add("film", f"f{number}", 50 * number, sigma, group=f"f{number}", role=role, kind="binary")
-    for number, group in enumerate(("night", "night", "fog")):
-        hard = {"group": group, "role": "clean", "kind": "hard_clean", "head": "all"}
-        add("hard_clean", f"{group}/{number}", 80 * number, 0, **hard)
-    add("other", "opinion", 0, 9, group="x", role="graded", kind="mos")
-    for name, listed in rows.items():
-        pd.DataFrame(listed).to_csv(root / name / f"{name}.csv", index=False)
-    pd.DataFrame({"file": [AUDITED], "head": ["noise"], "note": "grainy"}).to_csv(
-        root / "audit.csv", index=False
-    )
-    return root
-
-
-def test_what_is_known_is_a_row_per_image_and_head_without_what_the_audit_names(folder: Path) -> None:
-    known = real.read_sets(folder)
-    assert sorted(known["set"].unique()) == ["film", "grain", "hard_clean", "steps"]
-    assert known["set"].value_counts()["hard_clean"] == 3 * 4
-    audited = known[known["file"] == AUDITED]
-    assert not audited["bad"].any() and not audited["clean"].any()
-    assert known[known["set"] == "grain"][["bad", "clean"]].sum().tolist() == [4, 2]
-    scenes = known.groupby("set")["scene"].nunique()
-    assert scenes.to_dict() == {"film": 4, "grain": 3, "hard_clean": 3, "steps": 1}
-    (folder / "audit.csv").rename(folder / "kept")
-    assert real.read_sets(folder)["clean"].sum() == known["clean"].sum() + 1
-    (folder / "kept").rename(folder / "audit.csv")
+    return write_sets(tmp_path_factory.mktemp("real"), photo)
 
 
 def test_the_lines_of_known_scores_are_what_one_counts_by_hand(folder: Path) -> None:
@@ -84,16 +35,6 @@ def test_the_lines_of_known_scores_are_what_one_counts_by_hand(folder: Path) -> 
     assert pooled[4].startswith("0.889 [")
     (flags,) = real.flag_lines(known, scored)
     assert flags == ["noise", "by hand", "2 of 3", "0 of 1", "2 of 2"]
-
-
-def test_the_area_under_the_curve_counts_ties_half_and_its_interval_draws_whole_scenes() -> None:
-    bad = np.array([True, True, False, False])
-    found = real.auc(np.array([2.0, 1.0, 1.0, 0.0]), bad, np.array(["a", "b", "a", "b"], dtype=object))
-    assert found.value == pytest.approx(3.5 / 4)
-    assert (found.low, found.high, found.num_groups) == (pytest.approx(0.875, abs=0.13), 1.0, 2)
-    alone = real.auc(np.array([2.0, 1.0]), bad[1:3], np.array(["a", "a"], dtype=object))
-    assert (alone.value, alone.low) == (1.0, None)
-    assert real.auc(np.array([2.0]), bad[:1], np.array(["a"], dtype=object)).value is None
 
 
 def test_the_table_has_the_model_an_earlier_one_and_every_classical_measure(

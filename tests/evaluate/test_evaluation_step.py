@@ -23,12 +23,13 @@ from quality_model.evaluate.step import (
     require_size,
 )
 from quality_model.networks.model import LoadedModel, MultiHeadQualityAssessmentModel, save_model
-from quality_model.params import EvaluateParams, Params, PerHead
+from quality_model.params import EvaluateParams, Params, PerHead, RealParams
 from quality_model.records import HEADS
 from tests.evaluate.conftest import SIZE_PX, ReadsLabels, answering
+from tests.real_sets import write_sets
 from tests.release.gate.evidence import changed, tree
 
-Gather = Callable[[LoadedModel | None], Evidence]
+Gather = Callable[..., Evidence]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def section(params: Params) -> EvaluateParams:
 def gather(section: EvaluateParams, params: Params, training_set: TrainingSet, tmp_path: Path) -> Gather:
     """The evidence about a model whose scores are the labels plus 0.25, with the report of an evaluation."""
 
-    def gather(champion: LoadedModel | None) -> Evidence:
+    def gather(champion: LoadedModel | None, real: RealParams | None = None) -> Evidence:
         return gather_evidence(
             section,
             training_set,
@@ -51,6 +52,8 @@ def gather(section: EvaluateParams, params: Params, training_set: TrainingSet, t
             evaluation=tmp_path,
             images=None,
             limits=params.limits,
+            real=real,
+            root=tmp_path / "project",
         )
 
     return gather
@@ -177,3 +180,17 @@ def test_two_models_are_compared_on_the_same_samples_by_group(section: EvaluateP
             assert compared[head].mse == pytest.approx(0.01)
             assert (difference.value, difference.num_groups) == (pytest.approx(0.03), num_groups)
             assert (difference.low, difference.high) == (ends and pytest.approx(ends),) * 2
+
+
+def test_the_candidate_is_measured_on_real_defects_below_the_project_folder_if_that_is_asked_for(
+    gather: Gather, photo: Pixels, tmp_path: Path
+) -> None:
+    asked = RealParams(folder="../real", min_auc={"noise": 0.9})
+    away = gather(None, asked).real
+    assert away is not None and away.problem is not None and "is not there" in away.problem
+    (tmp_path / "project").mkdir()
+    write_sets(tmp_path / "real", photo)
+    found = gather(None, asked).real
+    assert found is not None and found.problem is None
+    assert [(head, one.num_bad) for head, one in found.heads.items()] == [("noise", 9)]
+    assert gather(None).real is None

@@ -11,12 +11,11 @@ import pandas as pd
 import pytest
 import scipy.stats
 
+from quality_model.core.provenance import HeadIntervals, Intervals
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
-from quality_model.evaluate.clean_flags import measure_flags
-from quality_model.evaluate.clean_images import CleanScores
-from quality_model.evaluate.evidence import Slice
+from quality_model.evaluate.evidence import Evaluated, Slice
 from quality_model.evaluate.measure import (
     FEWEST_SAMPLES,
     Evaluation,
@@ -24,8 +23,10 @@ from quality_model.evaluate.measure import (
     evaluate,
     slices_of,
 )
+from quality_model.evaluate.metrics import measure_flags
 from quality_model.evaluate.step import summary_table, write_evaluation
 from quality_model.evaluate.sweeps import SWEEPS
+from quality_model.evaluate.whole_images import CleanScores
 from quality_model.params import EvaluateParams, PerHead
 from quality_model.records import HEADS, Head
 from tests.evaluate.conftest import answering
@@ -198,6 +199,7 @@ def test_what_is_written_is_what_was_measured(too_high: Evaluation, tmp_path: Pa
         **{name: estimate.value for name, estimate in noise.all.measures},
         "worst_sweep_spearman": sweep[1].value,
         "largest_cross_talk": cross_talk[1].value,
+        "interval_coverage": None,
         "clean_flag_share": 0.0,
     }
     head, *rows = summary_table(found).splitlines()
@@ -294,7 +296,32 @@ def test_slices_of_clean_images_have_shares_of_their_own_if_they_are_large_enoug
     }
 
 
+@pytest.mark.parametrize(("half_width", "covers"), [(0.26, 1.0), (0.24, None), (1.0, 1.0)])
+def test_coverage_is_the_share_of_labels_within_the_intervals_around_the_scores(
+    half_width: float, covers: float | None, section: EvaluateParams, training_set: TrainingSet
+) -> None:
+    widths = HeadIntervals(edges=[], half_widths=[half_width])
+    intervals = Intervals(confidence=0.9, num_images=30, heads=dict.fromkeys(HEADS, widths))
+    model = answering(0.25)
+    model = replace(model, facts=model.facts.model_copy(update={"intervals": intervals}))
+    measured = evaluate(section, model, training_set, loss_weights=WEIGHTS).measured
+    labels = training_set.labels[training_set.indices("test")]
+    for head, found in measured.heads.items():
+        coverage = found.coverage
+        assert coverage is not None
+        near = (labels[:, HEADS.index(head)] >= 1.0 - half_width).mean()  # scores are at most 1
+        assert coverage.covered_share.value == pytest.approx(covers or near)
+        assert (coverage.confidence, coverage.num_images) == (0.9, len(labels))
+        assert measured.summary()[head]["interval_coverage"] == coverage.covered_share.value
+        assert half_width <= coverage.mean_width <= min(1.0, 2 * half_width)
+    assert {**measured.to_json()} == Evaluated.from_json(measured.to_json()).to_json()
+
+
+def test_a_model_without_intervals_has_no_coverage(too_high: Evaluation) -> None:
+    assert {found.coverage for found in too_high.measured.heads.values()} == {None}
+
+
 def clean_scores(noise: Sequence[float], groups: Sequence[str], slices: Any = ()) -> CleanScores:
     scores = np.zeros((len(noise), len(HEADS)), np.float32)
     scores[:, HEADS.index("noise")] = noise
-    return CleanScores(True, [scores], [*groups], slices)
+    return CleanScores([scores], [*groups], slices)

@@ -141,3 +141,14 @@ def test_the_same_seed_gives_the_same_intervals_whatever_the_order_of_the_sample
         assert ends(one) == pytest.approx(ends(other), abs=1e-12)
     other_seed = replace(BOOTSTRAP, seed=10).measures(labels, scores, groups, constant=0.1)
     assert ends(other_seed.mse) != ends(first.mse)
+
+
+def test_the_area_under_the_curve_counts_ties_half_and_its_interval_draws_whole_scenes() -> None:
+    bootstrap = Bootstrap(1000, 0.95, seed=42)
+    bad = np.array([True, True, False, False])
+    found = bootstrap.auc([2.0, 1.0, 1.0, 0.0], bad, [*"abab"])
+    assert found.value == pytest.approx(3.5 / 4)
+    assert (found.low, found.high, found.num_groups) == (pytest.approx(0.875, abs=0.13), 1.0, 2)
+    alone = bootstrap.auc([2.0, 1.0], bad[1:3], [*"aa"])
+    assert (alone.value, alone.low) == (1.0, None)
+    assert bootstrap.auc([2.0], bad[:1], ["a"]).value is None

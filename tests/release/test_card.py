@@ -43,6 +43,14 @@ DECISION = Decision(
 )
 
 
+COVERAGE = {
+    "confidence": 0.9,
+    "num_images": 120,
+    "covered_share": estimate(0.883, 0.81, 0.93),
+    "mean_width": 0.314,
+}
+
+
 def measured() -> Evaluated:
     baselines = {"blur_effect": a_baseline(0.41, 0.3), "laplacian": a_baseline(0.52, 0.1)}
     changes = {
@@ -52,6 +60,7 @@ def measured() -> Evaluated:
         "sweeps.defocus": a_sweep("blurriness", 0.6),
         "heads.watermark.all.measures.r2": UNDEFINED,
         "heads.watermark.baselines": {},
+        "heads.noise.coverage": COVERAGE,
         "heads.noise.clean_flags": {"threshold": 0.123, "num_images": 50, "flagged_share": estimate(0.02)},
     }
     return evidence(changes).candidate
@@ -74,11 +83,12 @@ def test_each_head_has_its_meaning_threshold_interval_baseline_sweep_and_cross_t
     assert "0.310" in line(card, MEANINGS["color_cast"])
     blur = line(card, "| `blurriness` |", "[")
     assert "0.900 [0.850, 0.940] | 0.0300 | 0.520 (laplacian) | 0.500 | 0.600 (defocus) |" in blur
-    assert line(card, "| `blurriness` | 0.200 (noise) |")
-    assert line(card, "| 2.0% of 50 | 0.123 |")
+    covered = "| 88.3% [81.0, 93.0] of 120, promised 90%; mean width 0.31 |"
+    assert line(card, f"| 2.0% of 50 | 0.123 {covered}")
+    assert line(card, "| `blurriness` | 0.200 (noise) |").endswith("| no intervals |")
     assert line(card, "| `watermark` | not defined | 0.0300 | missing |")
     tables = [text for text in card.splitlines() if text.startswith("| ")]
-    assert {text.count("|") for text in tables} == {4, 5, 7}
+    assert {text.count("|") for text in tables} == {4, 6, 7}
     assert "\n\n\n" not in card and card.endswith("\n")
 
 

@@ -19,9 +19,12 @@ import pytest
 
 from quality_model.core import storage
 from quality_model.core.measures import MEASURES
+from quality_model.errors import UsageError
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.params import Params
 from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, SCALE_VERSION, SCHEMA_VERSION, ModelRef
 from quality_model.release.decisions import Decision, write_record
+from quality_model.score.job import score
 from quality_model.score.result import SCHEMA, read_rows
 from quality_model.score.summary import ScoreSummary
 
@@ -242,3 +245,36 @@ def test_rows_of_the_first_version_are_read_with_those_of_this_one(result, tmp_p
     assert read_rows(tmp_path, ["key", "noise", "is_noisy"]).num_rows == table.num_rows
     both = pa.dataset.dataset([pa.dataset.dataset(result / "data"), pa.dataset.dataset(tmp_path / "data")])
     assert both.to_table()["phash"].null_count >= table.num_rows
+
+
+def test_intervals_are_columns_behind_the_others_as_wide_as_the_bin_of_a_score_is_uncertain(
+    params, crops, tmp_path
+):
+    widths = {"edges": [0.4], "half_widths": [0.1, 0.7]}
+    known = {"confidence": 0.9, "num_images": 40, "heads": dict.fromkeys(HEADS, widths)}
+    folder = fill(tmp_path / "images", crops)
+    (folder / "broken.jpg").write_bytes(b"no")
+    run = runner(params, tmp_path / "OUT")
+    run(folder, model=replace(IDENTITY, intervals=known))
+    run(folder, model=replace(IDENTITY, intervals=known))  # resumes: its parts are of this schema
+    rows = rows_of(tmp_path / "OUT")
+    ends = [f"{head}_{end}" for head in HEADS for end in ("lower", "upper")]
+    assert list(rows) == [*SCHEMA.names, *ends]
+    assert rows.loc[rows["error_code"].notna(), ends].isna().all(axis=None)
+    scored = rows[rows["error_code"].isna()]
+    for head in HEADS:
+        width = np.where(scored[head] < 0.4, 0.1, 0.7)
+        for end, sign in (("lower", -1), ("upper", 1)):
+            expected = np.clip(scored[head] + sign * width, 0, 1)
+            assert scored[f"{head}_{end}"].to_numpy() == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(UsageError, match="model intervals was"):
+        run(folder)
+
+
+def test_intervals_of_a_model_without_are_an_error_that_says_what_to_do(params, tmp_path):
+    save_model(tmp_path / "bare", MultiHeadQualityAssessmentModel(), image_size_px=32, facts={})
+    section = params.score.model_copy(update={"model": str(tmp_path / "bare"), "intervals": True})
+    with pytest.raises(UsageError, match="has no intervals for these views") as caught:
+        score(section, params.limits, inputs=tmp_path, output=tmp_path / "OUT")
+    assert "score.intervals false" in caught.value.remedy
+    assert not (tmp_path / "OUT").exists()

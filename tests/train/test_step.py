@@ -113,6 +113,16 @@ def test_a_training_starts_from_the_named_weights_and_has_seen_what_they_have(
     assert set(seen) < set(facts_of(tmp_path)["seen_groups"])
 
 
+def test_intervals_come_from_the_validation_split_as_the_model_sees_images(
+    step: Step, tmp_path: Path, samples: TrainingSet
+) -> None:
+    step(tmp_path / "one view", architecture="standard")
+    known = facts_of(tmp_path / "one view")["intervals"]
+    assert known["num_images"] == len(samples.indices("validation"))
+    step(tmp_path / "several views", architecture="small")  # which samples do not show
+    assert "intervals" not in facts_of(tmp_path / "several views")
+
+
 def test_a_training_starts_from_the_champion_or_the_last_known_one_or_the_bundled_weights(
     step: Step, project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quality_model.evaluate.evidence import FORMAT_VERSION, Evidence
-from quality_model.params import GateParams
+from quality_model.params import GateParams, RealParams
 from quality_model.records import HEADS
 from quality_model.release.gate import Verdict
 
@@ -20,7 +20,11 @@ SECTION = GateParams.model_validate(
         "max_cross_talk": dict.fromkeys(HEADS, 0.05),
         "max_clean_flags": dict.fromkeys(HEADS, 0.02),
         "max_mse_increase": dict.fromkeys(HEADS, 0.005),
+        "real": None,
     }
+)
+ASKS_FOR_REAL = SECTION.model_copy(
+    update={"real": RealParams(folder="real", min_auc={"noise": 0.9, "blurriness": 0.8})}
 )
 CONFIDENT = SECTION.model_copy(update={"with_confidence": True})
 
@@ -127,7 +131,7 @@ def changed(base: Tree, changes: Mapping[str, Any]) -> Tree:
 def evidence(changes: Mapping[str, Any] | None = None, *, champion: bool = False) -> Evidence:
     """The evidence of `tree`, with changes below ``candidate``, or below ``champion`` if that is named."""
     paths = {
-        path if path.startswith(("champion.", "silent_models")) else f"candidate.{path}": value
+        path if path.startswith(("champion.", "silent_models", "real")) else f"candidate.{path}": value
         for path, value in (changes or {}).items()
     }
     return Evidence.from_json(changed(tree(champion=champion), paths))

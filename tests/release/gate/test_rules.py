@@ -10,8 +10,10 @@ from quality_model.records import HEADS
 from quality_model.release.gate import ALL_HEADS, decide
 
 from .evidence import (
+    ASKS_FOR_REAL,
     CONFIDENT,
     SECTION,
+    UNDEFINED,
     a_baseline,
     all_paired,
     estimate,
@@ -158,3 +160,35 @@ def test_one_test_group_is_not_enough_to_compare_with_the_champion() -> None:
     verdict = decide(SECTION, evidence(all_paired(-0.01, None, None, groups=1), champion=True))
     assert refused(verdict) == [*((head, "non_inferiority") for head in HEADS), (ALL_HEADS, "improvement")]
     assert all("needs 2 test groups, there is 1" in reason for reason in verdict.refusals[:-1])
+
+
+def real(problem: str | None = None, **heads: dict[str, Any]) -> dict[str, Any]:
+    found = {head: {"num_bad": 40, "num_clean": 90, "auc": auc} for head, auc in heads.items()}
+    return {"real": {"problem": problem, "heads": found}}
+
+
+def test_real_defects_are_judged_for_each_head_that_is_asked_about_and_for_no_other() -> None:
+    changes = real(noise=estimate(0.95, 0.88, 0.98), blurriness=estimate(0.7), watermark=estimate(0.1))
+    verdict = decide(ASKS_FOR_REAL, evidence(changes))
+    assert refused(verdict) == [("blurriness", "real_defects")]
+    assert "auc of 40 images with real defects among 90 clean ones 0.7 in" in verdict.refusals[0]
+    by_lower_end = ASKS_FOR_REAL.model_copy(update={"with_confidence": True})
+    assert ("noise", "real_defects") in refused(decide(by_lower_end, evidence(changes)))
+    assert decide(SECTION, evidence(changes)).passed
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, "no evidence of real defects: they were not measured"),
+        (real("x is not there"), "no evidence of real defects: x is not there"),
+        (real(noise=UNDEFINED, blurriness=UNDEFINED), "is not defined"),
+    ],
+    ids=["never measured", "no folder", "no clean image"],
+)
+def test_missing_evidence_of_real_defects_refuses_with_the_reason(
+    changes: dict[str, Any], reason: str
+) -> None:
+    verdict = decide(ASKS_FOR_REAL, evidence(changes))
+    assert refused(verdict) == [("noise", "real_defects"), ("blurriness", "real_defects")]
+    assert all(reason in refusal for refusal in verdict.refusals)

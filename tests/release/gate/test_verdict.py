@@ -12,7 +12,18 @@ from quality_model.params_file import load_params
 from quality_model.records import HEADS
 from quality_model.release.gate import RULES, decide
 
-from .evidence import SECTION, UNDEFINED, a_baseline, a_sweep, all_paired, estimate, evidence, paired, refused
+from .evidence import (
+    ASKS_FOR_REAL,
+    SECTION,
+    UNDEFINED,
+    a_baseline,
+    a_sweep,
+    all_paired,
+    estimate,
+    evidence,
+    paired,
+    refused,
+)
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -39,7 +50,7 @@ def test_every_rule_can_refuse_and_names_itself_in_its_rows() -> None:
         changes |= {
             f"heads.{head}.{key}": UNDEFINED for key in ("all.measures.r2", "clean_flags.flagged_share")
         }
-    verdict = decide(SECTION, evidence(changes, champion=True))
+    verdict = decide(ASKS_FOR_REAL, evidence(changes, champion=True))
     assert {row.rule for row in verdict.rows if not row.passed} == {rule.__name__ for rule in RULES}
 
 

@@ -67,7 +67,7 @@ def test_a_verdict_that_no_longer_holds_promotes_nothing_and_one_of_another_mach
         "action": "passed",
         "model": ModelRef("quality-model", None, two.run_id, ""),
         "model_sha256": two.model_sha256,
-        "gate_sha256": gate_sha256(params.gate, params.evaluate),
+        "gate_sha256": gate_sha256(params.gate, params.evaluate, Path()),
         "champion": ModelRef("quality-model", "1", one.run_id, ""),
         "champion_sha256": one.model_sha256,
     }

@@ -1,4 +1,4 @@
-"""Clean images as thresholds and evidence see them: whole, with all views, and look-alikes."""
+"""Images as thresholds, intervals and evidence see them: whole, with all views, look-alikes, degraded."""
 
 import io
 from pathlib import Path
@@ -15,7 +15,14 @@ from quality_model.core.decoding import Pixels
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.images_table import TABLE_NAME, ImagesWriter
-from quality_model.evaluate.clean_images import CleanScores, pixel_slices, score_clean
+from quality_model.degrade import PROFILES, SampleRandomness
+from quality_model.evaluate.whole_images import (
+    MOST_PER_IMAGE,
+    ScoredImages,
+    degrade_image,
+    pixel_slices,
+    score_whole_images,
+)
 from quality_model.params import Params
 from quality_model.records import HEADS, CleanImage, Split
 from tests.train.conftest import write_dataset
@@ -68,42 +75,65 @@ def dataset(folder: Path, names: list[str]) -> TrainingSet:
     return write_dataset(folder, np.full(shape, 51, np.uint8), np.zeros((len(rows), 4), np.float32), columns)
 
 
-def scored(params: Params, data: TrainingSet, images: Path | None, **changes: Any) -> CleanScores:
+def scored(params: Params, data: TrainingSet, images: Path | None, **changes: Any) -> ScoredImages | None:
     split: Split = "test"
-    options: dict[str, Any] = {"images": images, "limits": params.limits, "seed": 1, "batch_size": 4}
-    options |= {"device": torch.device("cpu"), **changes}
-    return score_clean(ReadsBrightness(), data, split, [VIEWS, SQUEEZED], **options)
+    options: dict[str, Any] = {"images": images, "limits": params.limits, "seed": 1, **changes}
+    options |= {"device": torch.device("cpu")}
+    return score_whole_images(ReadsBrightness(), data, split, [VIEWS, SQUEEZED], **options)
 
 
 def test_each_clean_image_of_the_split_is_scored_as_it_is_and_as_a_look_alike_by_every_recipe(
     params: Params, images: Path, photographs: list[Pixels], tmp_path: Path
 ) -> None:
     found = scored(params, dataset(tmp_path / "data", ["p0", "p2"]), images)
-    assert (found.of_images, [*found.groups]) == (True, ["g0"] * 4)
-    assert [one.shape for one in found.scores] == [(4, len(HEADS))] * 2
-    of_views, squeezed = (scores[:, 0] for scores in found.scores)
+    assert found is not None
+    clean = found.clean
+    assert (found.of_images, [*clean.groups]) == (True, ["g0"] * 4)
+    assert [one.shape for one in clean.scores] == [(4, len(HEADS))] * 2
+    of_views, squeezed = (scores[:, 0] for scores in clean.scores)
     assert squeezed[0] == pytest.approx(photographs[0][..., 0].mean() / 255, abs=0.01)
     assert abs(of_views[0] - squeezed[0]) > 0.001  # tiles count too
-    masks = found.slice_masks()
+    masks = clean.slice_masks()
     assert masks["as it is"].tolist() == [True, False, True, False]
     assert masks["look-alike"].tolist() == [False, True, False, True]
     kinds = [name for name in masks if name.startswith("look-alike: ")]
     assert sum(masks[kind].sum() for kind in kinds) == 2
 
 
+def test_each_image_is_also_degraded_with_labels_as_often_as_few_images_need(
+    params: Params, images: Path, tmp_path: Path
+) -> None:
+    data = dataset(tmp_path / "data", ["p0", "p2"])
+    found, again, other = (scored(params, data, images, seed=seed) for seed in (1, 1, 2))
+    assert found is not None and again is not None and other is not None
+    assert found.degraded.scores.shape == found.degraded.labels.shape == (2 * MOST_PER_IMAGE, len(HEADS))
+    assert {*found.degraded.groups} == {"g0"}
+    assert (found.degraded.labels > 0.2).any(axis=0).all()
+    assert np.array_equal(found.degraded.labels, again.degraded.labels)
+    assert not np.array_equal(found.degraded.labels, other.degraded.labels)
+
+
+def test_what_is_degraded_is_at_most_two_tiles_wide_or_the_one_view_that_is_scored(photo: Pixels) -> None:
+    profile, randomness = PROFILES["calibrated"], SampleRandomness(1, "a")
+    sides = {
+        recipe.squeezed: degrade_image(photo, profile, randomness, 96, recipe).image.shape
+        for recipe in (VIEWS, SQUEEZED)
+    }
+    assert sides == {False: (192, 192, 3), True: (96, 96, 3)}
+
+
 def test_groups_that_a_model_has_seen_do_not_count(params: Params, images: Path, tmp_path: Path) -> None:
     found = scored(params, dataset(tmp_path / "data", ["p0", "p1"]), images, excluded_groups=["g0"])
-    assert {*found.groups} == {"g1"}
+    assert found is not None
+    assert {*found.clean.groups, *found.degraded.groups} == {"g1"}
 
 
-def test_without_the_images_of_the_dataset_its_clean_samples_are_scored(
+def test_images_that_are_not_those_of_the_dataset_are_not_scored(
     params: Params, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for folder, names in ((None, ["p0"]), (tmp_path / "none", ["p0"]), (images, ["p0", "p9"])):
         caplog.clear()
-        found = scored(params, dataset(tmp_path / f"data{len(names)}", names), folder)
-        assert (found.of_images, len(found.groups), found.slice_masks()) == (False, len(names), {})
-        assert found.scores[0] == pytest.approx(0.2)
+        assert scored(params, dataset(tmp_path / f"data{len(names)}", names), folder) is None
         assert "is not the images table of the dataset" in caplog.text
 
 
