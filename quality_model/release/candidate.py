@@ -263,7 +263,7 @@ def register_candidate(
 def attach_comparison(registry: RegistryParams, root: Path, comparison: Comparison, output: Path) -> None:
     """Attach the comparison in ``output`` to the new model's version and run, if the registry has them.
 
-    The version gets its summary as the tag ``comparison_json``, the run its files.
+    The version gets its headline as the tag ``comparison``, the run its files.
     """
     new = comparison.new
     if new.version is None or new.name != registry.model_name:
@@ -274,8 +274,7 @@ def attach_comparison(registry: RegistryParams, root: Path, comparison: Comparis
         log.warning("Version %s no longer exists; the comparison stays in %s.", new.version, output)
         return
     with catalogue.errors("Attaching the comparison"):
-        summary = json.dumps(comparison.summary(), ensure_ascii=False)
-        client.set_model_version_tag(version.name, version.version, "comparison_json", summary)
+        client.set_model_version_tag(version.name, version.version, "comparison", comparison.headline())
         for name in FILES if version.run_id else ():
             client.log_artifact(version.run_id, str(output / name), "comparison")
 

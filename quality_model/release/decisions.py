@@ -23,8 +23,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from quality_model.core import storage
 from quality_model.core.models import database_exists
-from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
+from quality_model.errors import CorruptError, ModelNotFoundError, ParameterError, RegistryError
 from quality_model.params import RegistryParams
+from quality_model.params_file import parse_yaml, to_yaml
 from quality_model.paths import CARD_NAME, DECISION_NAME, EVIDENCE_NAME, ProjectPaths
 from quality_model.records import ModelRef
 from quality_model.release.gate import Row, Verdict
@@ -217,15 +218,20 @@ def _joined(root: Path, name: str, tags: Mapping[str, str]) -> list[Decision]:
 
 
 def _parse(text: str, place: object) -> Decision:
+    """The decision in a record, which is JSON, or in a tag, which is YAML, and JSON of an earlier release."""
     try:
-        return _DECISION.validate_json(text)
+        return (
+            _DECISION.validate_json(text) if text[:1] == "{" else _DECISION.validate_python(parse_yaml(text))
+        )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise CorruptError(
-            f"{place} is not a decision: {key}: {first['msg']}.",
-            "Restore it from a backup, or remove it: then that decision is no longer known.",
-        ) from None
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}."
+    except ParameterError as error:
+        problem = error.problem
+    raise CorruptError(
+        f"{place} is not a decision: {problem}",
+        "Restore it from a backup, or remove it: then that decision is no longer known.",
+    )
 
 
 def _earlier(root: Path, name: str, tags: Mapping[str, str]) -> list[Decision]:
@@ -366,10 +372,11 @@ def _tags(decision: Decision) -> dict[str, str]:
 
 
 def _in_short(decision: Decision) -> str:
-    """The decision as JSON that a tag has room for: without the rows, and long reasons cut."""
+    """The decision as lines that a tag has room for: without the rows, and long reasons cut."""
     refusals = tuple(reason[:_REASON_LENGTH] for reason in decision.refusals[:_NUM_REASONS])
     short = replace(decision, rows=(), refusals=refusals, reason=decision.reason[:_REASON_LENGTH])
-    return _DECISION.dump_json(short).decode()
+    values = _DECISION.dump_python(short, mode="json")
+    return to_yaml({key: value for key, value in values.items() if value or key == "model_sha256"})
 
 
 def _shortened(text: str) -> str:

@@ -96,6 +96,7 @@ def train_candidate(
         settings=_lasting(settings, start),
         data_sha256=samples.data_sha256,
         data_rows=len(samples.labels),
+        data_images=int(samples.manifest["image_id"].nunique()),
         data_groups=int(samples.manifest["group"].nunique()),
         dvc_data_hash=dvc_data_hash(root, training_set),
         **code_facts(root).to_json(),

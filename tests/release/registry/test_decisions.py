@@ -247,6 +247,27 @@ def test_a_decision_made_while_the_server_is_down_is_shown_later_to_other_machin
     assert read_decisions(project, section) == [made]
 
 
+def test_a_decision_is_lines_in_its_tag_which_an_earlier_release_wrote_as_json(
+    project: Path, section: RegistryParams, registry: Registry
+) -> None:
+    reasons = ("noise: mse 0.2\n# is above 0.1", "yes")
+    made = decision("refused", "2026-01-01", refusals=reasons, data_sha256="1e5")
+    record = write_record(project, made)
+    show(record, Registry(project, section))
+    (name, text), *_ = registry.tags().items()
+    assert name == f"decision.{record.name}"
+    assert text.startswith("action: refused\ntime: '2026-01-01T00:00:00.000+00:00'\n")
+    as_json = (record / "decision.json").read_text()
+    shutil.rmtree(project / "state" / "records")  # as another machine sees it
+    for stored in (text, as_json):
+        registry.client.set_registered_model_tag("quality-model", name, stored)
+        assert read_decisions(project, section) == [made]
+    for stored in ("nonsense", "a: ["):
+        registry.client.set_registered_model_tag("quality-model", name, stored)
+        with pytest.raises(CorruptError, match=f"{name} is not a decision"):
+            read_decisions(project, section)
+
+
 def test_projecting_again_and_in_any_order_leaves_what_the_last_decision_says(
     project: Path, section: RegistryParams, registry: Registry, client: MlflowClient, tmp_path: Path
 ) -> None:
