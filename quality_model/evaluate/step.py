@@ -176,7 +176,7 @@ def gather_evidence(
     evaluation: Path,
     images: Path | None,
     limits: LimitsParams,
-) -> Evidence:
+) -> tuple[Evidence, pd.DataFrame | None]:
     """Measure candidate and champion on the test split.
 
     Args:
@@ -188,6 +188,10 @@ def gather_evidence(
         evaluation: Folder of the evaluation's report, which is reused if it is about the same.
         images: Folder of the images table, see `evaluate_candidate`.
         limits: What an image may be.
+
+    Returns:
+        The evidence; and if there is a champion the candidate's predictions (see `predictions_table`), with
+        the champion's scores as ``{head}_champion``.
 
     Raises:
         UsageError: The test split has no samples.
@@ -207,12 +211,14 @@ def gather_evidence(
         compared = Champion(
             split="test", data_sha256=samples.data_sha256, heads=compare_scores(section, ours, theirs)
         )
-    return Evidence(
+        ours = ours.assign(**{f"{head}_champion": theirs[f"{head}_score"] for head in HEADS})
+    evidence = Evidence(
         format_version=FORMAT_VERSION,
         candidate=measured,
         champion=compared,
         silent_models=tuple(name for name, side in sides.items() if seen_by(side.facts, samples) is None),
     )
+    return evidence, ours if champion is not None else None
 
 
 def known_evaluation(

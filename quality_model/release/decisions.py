@@ -1,9 +1,9 @@
 """One decision is one record: a finished folder in ``state/records``, written once and never changed.
 
-A record holds decision.json and, as far as there are, evidence.json, verdict.md and the model card. What
-MLflow shows of a decision is a projection of its record (`project`), which can be repeated at any time:
-a tag of the registered model, so that other machines see it, and tags, files and description of run and
-version. `read_decisions` joins the records of this machine with those tags.
+A record holds decision.json and, as far as there are, evidence.json, verdict.md, beside_champion.html and the
+model card. What MLflow shows of a decision is a projection of its record (`project`), which can be repeated
+at any time: a tag of the registered model, so that other machines see it, and tags, files and description of
+run and version. `read_decisions` joins the records of this machine with those tags.
 
 Decisions of earlier releases (``state/ledger.jsonl``, and ``history.*`` tags of the registered model) are
 read, never written.
@@ -26,7 +26,7 @@ from quality_model.core.models import database_exists
 from quality_model.errors import CorruptError, ModelNotFoundError, ParameterError, RegistryError
 from quality_model.params import RegistryParams
 from quality_model.params_file import parse_yaml, to_yaml
-from quality_model.paths import CARD_NAME, DECISION_NAME, EVIDENCE_NAME, ProjectPaths
+from quality_model.paths import BESIDE_CHAMPION_NAME, CARD_NAME, DECISION_NAME, EVIDENCE_NAME, ProjectPaths
 from quality_model.records import ModelRef
 from quality_model.release.gate import Row, Verdict
 from quality_model.release.registry import ModelVersion, Registry
@@ -122,13 +122,16 @@ def now() -> str:
 # -- records
 
 
-def write_record(root: Path, decision: Decision, *, evidence: str = "", card: str = "") -> Path:
+def write_record(
+    root: Path, decision: Decision, *, evidence: str = "", page: str = "", card: str = ""
+) -> Path:
     """Write a decision as a finished folder and return it; the decision is made when this returns.
 
     Args:
         root: The project folder.
         decision: What was decided.
         evidence: JSON text of what the gate decided by.
+        page: HTML of the samples beside the champion's scores.
         card: The model card.
 
     Raises:
@@ -137,7 +140,13 @@ def write_record(root: Path, decision: Decision, *, evidence: str = "", card: st
     text = _DECISION.dump_json(decision, indent=2).decode() + "\n"
     folder = ProjectPaths(root).records / hashlib.sha256(text.encode()).hexdigest()[:_NAME_DIGITS]
     verdict = decision.verdict.markdown() if decision.rows else ""
-    texts = {DECISION_NAME: text, EVIDENCE_NAME: evidence, VERDICT_TEXT_NAME: verdict, CARD_NAME: card}
+    texts = {
+        DECISION_NAME: text,
+        EVIDENCE_NAME: evidence,
+        VERDICT_TEXT_NAME: verdict,
+        BESIDE_CHAMPION_NAME: page,
+        CARD_NAME: card,
+    }
     files = {name: content for name, content in texts.items() if content}
     for name, content in files.items():
         storage.write_text(folder / name, content)

@@ -51,7 +51,7 @@ def gather(section: EvaluateParams, params: Params, training_set: TrainingSet, t
             evaluation=tmp_path,
             images=None,
             limits=params.limits,
-        )
+        )[0]
 
     return gather
 

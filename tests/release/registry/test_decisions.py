@@ -31,6 +31,7 @@ from quality_model.release.decisions import (
 from quality_model.release.decisions import project as show
 from quality_model.release.registry import Registry
 from tests.evaluate.conftest import write_training_set
+from tests.pages_read import addresses, foreign
 from tests.release.registry.conftest import promote, write_model
 
 Judge = Callable[..., Decision]
@@ -129,6 +130,7 @@ def test_a_refusal_is_one_record_and_stands_until_something_changes(
     model: Path,
     judge: Judge,
     decided: Callable[..., str | None],
+    tmp_path: Path,
 ) -> None:
     promote(project, section, "1")
     decision = judge(STRICT)
@@ -148,6 +150,13 @@ def test_a_refusal_is_one_record_and_stands_until_something_changes(
     for report in (record, ProjectPaths(project).gate_report):
         assert "## Gate: refused" in (report / "verdict.md").read_text()
         assert json.loads((report / "evidence.json").read_text())
+        assert not foreign(page := (report / "beside_champion.html").read_text())
+        assert "Candidate beside champion 1" in page and len(addresses(page)) > len(HEADS) * 10
+    logged = f"decisions/{record.name}/beside_champion.html"
+    copied = registry.client.download_artifacts(decision.model.run_id, logged, str(tmp_path))
+    assert Path(copied).read_text() == page
+    index = (ProjectPaths(project).reports / "index.html").read_text()
+    assert "The gate refused the candidate" in index and "gate/beside_champion.html" in addresses(index)
     assert json.loads((ProjectPaths(project).gate_report / "verdict.json").read_text())["action"] == "refused"
 
     assert judge(STRICT) == decision  # the same question is answered by the record
