@@ -28,6 +28,7 @@ from tests.flows.conftest import (
     run_of_candidate,
     run_scenes,
 )
+from tests.pages_read import foreign
 
 STAGES = list(yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"])
 
@@ -49,10 +50,16 @@ def test_the_first_run_makes_every_artifact_and_a_champion_and_says_where_they_a
     closing = printed[printed.index("Retraining: Version 1 is now champion: it is the first one.") :]
     assert "Scoring: 14 of 14 images in examples/ by quality-model version 1" in closing
     (scores,) = (trained / "scores").iterdir()
-    for place in (f"scores/{scores.name}", "models/candidate", "reports/evaluation/figures", "reports/gate"):
+    for place in (f"scores/{scores.name}", "models/candidate", "reports/index.html", "reports/gate"):
         assert place in closing
-        assert (trained / place).is_dir()
+        assert (trained / place).exists()
     assert "make mlflow-ui" in closing and "make prefect-ui" in closing
+
+
+def test_every_page_that_the_first_run_wrote_is_of_this_project_alone(trained: Path) -> None:
+    pages = {path.relative_to(trained) for path in trained.rglob("*.html")}
+    assert Path("reports/index.html") in pages
+    assert not [page for page in pages if foreign((trained / page).read_text())]
 
 
 def test_the_run_is_tagged_with_its_commit_and_the_hash_that_dvc_has_of_its_data(trained: Path) -> None:
