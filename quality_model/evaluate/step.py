@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 DETAILS_NAME: Final = "evaluation.json"
 
+_OF_EXPERIMENTS: Final = ("r2", "clean_flag_share")
+"""What metrics.json has of each head: DVC makes a column of each number. evaluation.json has all."""
+
 
 def evaluate_candidate(
     section: EvaluateParams,
@@ -58,7 +61,7 @@ def evaluate_candidate(
         training_set: Folder whose test split is used.
         model: Folder of a trained model, or a file of weights.
         history: Folder of the training's report, for the learning curves; None if there is none.
-        output: Folder for metrics.json (the summary), evaluation.json (all of it), predictions.csv and
+        output: Folder for metrics.json (few numbers), evaluation.json (all of them), predictions.csv and
             figures/.
         loss_weights: Weight of each head in the loss.
         images: Folder of the images table that the dataset was generated from; where it is missing, clean
@@ -121,7 +124,9 @@ def _evaluate(
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write metrics.json, evaluation.json and predictions.csv, see `evaluate_candidate`."""
-    storage.write_json(folder / "metrics.json", evaluation.measured.summary())
+    summary = evaluation.measured.summary()
+    few = {head: {name: summary[head][name] for name in _OF_EXPERIMENTS} for head in HEADS}
+    storage.write_json(folder / "metrics.json", {"loss": summary["loss"], **few})
     evaluation.measured.write(folder / DETAILS_NAME)
     with storage.staged(folder / "predictions.csv") as path:
         evaluation.predictions.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")

@@ -29,6 +29,7 @@ from tests.flows.conftest import (
     run_scenes,
 )
 from tests.pages_read import foreign
+from tests.servers import make_command
 
 STAGES = list(yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"])
 
@@ -167,6 +168,14 @@ def test_metrics_and_plots_are_shown_and_artifacts_travel_through_a_remote(
     assert "reports/evaluation/metrics.json" in metrics and "watermark.r2" in metrics
     run(copied, "dvc", "plots", "show", "--out", "state/plots")
     assert "validation_loss" in (copied / "state" / "plots" / "index.html").read_text()
+
+    change_params(copied, train={"seed": 9})
+    printed = run(copied, *make_command("experiments")).stdout
+    titles = next(line for line in printed.splitlines() if line.startswith("| Experiment")).split("|")
+    of_heads = {f"{head}.{name}" for head in HEADS for name in ("r2", "clean_flag_share")}
+    shown = {title.strip() for title in titles} - {"", "Experiment", "Created"}
+    assert shown == {"loss", "train.seed", *of_heads}
+    run(copied, "git", "checkout", "-q", "params.yaml")
 
     run(copied, "dvc", "remote", "add", "--default", "shelf", str(tmp_path / "shelf"))
     run(copied, "dvc", "push")
