@@ -198,7 +198,7 @@ def test_what_is_written_is_what_was_measured(too_high: Evaluation, tmp_path: Pa
         "largest_cross_talk": cross_talk[1].value,
         "clean_flag_share": 0.0,
     }
-    few = {head: {"r2": summary[head]["r2"], "clean_flag_share": 0.0} for head in HEADS}
+    few = {head: {name: summary[head][name] for name in ("r2", "clean_flag_share")} for head in HEADS}
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"loss": found.loss, **few}
     head, *rows = summary_table(found).splitlines()
     assert [row.split()[0] for row in rows] == list(HEADS)
