@@ -30,7 +30,7 @@ unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
 # Without bytecode every start compiles all imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install git-check FORCE run check test torture bench lint format real mlflow-ui prefect-ui service lock clean clean-all
+.PHONY: help install git-check FORCE run check test torture bench lint format real experiments mlflow-ui prefect-ui service lock clean clean-all
 
 help: ## The targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -113,8 +113,12 @@ mlflow-ui: install ## Runs, metrics, models: http://127.0.0.1:5000, or MLFLOW_PO
 	  mlflow_connection.connect(pathlib.Path())"  # finds the artifacts if the folder was moved
 	mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1
 
+# Of its 170 columns: the metrics, and the parameters that differ.
+experiments: install ## Compare workspace, commits and experiments: metrics, and the parameters that differ
+	dvc exp show --md --only-changed --drop '^(quality_model|data|models|reports)/' --keep '^(loss|(?!train)\w+\.(r2|clean_flag_share))$$'
+
 # The pages in the browser call this address.
-prefect-ui: export PREFECT_UI_API_URL := http://127.0.0.1:$(PREFECT_PORT)/api
+prefect-ui: export PREFECT_SERVER_UI_API_URL := http://127.0.0.1:$(PREFECT_PORT)/api
 prefect-ui: install ## Flows and schedules: http://127.0.0.1:4200, or PREFECT_PORT=N
 	@python -m tasks.local_server free $@ PREFECT_PORT "$(PREFECT_PORT)"
 	@mkdir -p "$$PREFECT_HOME"

@@ -13,9 +13,10 @@ from quality_model.paths import ProjectPaths
 from quality_model.score.summary import ScoreSummary, worst_first
 from tasks import examples
 from tasks.ending import run_by_hand
+from tasks.naming import run_name
 
 
-@flow(name="first-run")
+@flow(name="first-run", flow_run_name=run_name)
 def first_run(project: Path = Path()) -> tuple[Ending, ScoreSummary]:
     """Retrain, then score a folder of ordinary images, some of them with a visible fault."""
     paths = ProjectPaths(project)
@@ -33,8 +34,8 @@ for overall 1 is good. All of it took {minutes:.1f} minutes.
 
   examples                      the images: photographs, some with the fault that their name says
   {scores}    their scores (data/*.parquet) and report/summary.png
-  reports/gate                  the decision of the gate on the retrained model, with its reasons
-  reports/evaluation/figures    how well that model does, as plots
+  reports/index.html            decision, checks, and how well the retrained model does, on one page
+  reports/gate                  the decision, and candidate beside champion on the same samples
   models/candidate              the retrained model (safetensors)
 
 Your own images:           .venv/bin/quality-model predict FILE...   or   score FOLDER

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from quality_model.params import UserPath
@@ -13,6 +14,9 @@ from quality_model.paths import ProjectPaths
 from quality_model.release.gate import AFTER_A_REFUSAL
 from tasks import pipeline, release
 from tasks.ending import run_by_hand
+from tasks.naming import run_name
+
+WHERE = "The gate's reasons are in the artifact `gate`; everything is on the page `reports/index.html`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class Ending:
     next_step: str = ""
 
 
-@flow(name="retrain")
+@flow(name="retrain", flow_run_name=run_name)
 def retrain(project: UserPath = Path(), compare_on: UserPath | None = None) -> Ending:
     """Bring the candidate up to date and let it become champion if it may.
 
@@ -65,6 +69,8 @@ def retrain(project: UserPath = Path(), compare_on: UserPath | None = None) -> E
 
 def _said(ending: Ending) -> Ending:
     get_run_logger().info("%s %s", ending.summary, ending.next_step)
+    words = (f"## Retraining: {ending.outcome}", ending.summary, ending.next_step, WHERE)
+    create_markdown_artifact("\n\n".join(filter(None, words)), key="retraining", description=ending.summary)
     return ending
 
 

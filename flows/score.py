@@ -13,9 +13,10 @@ from quality_model.paths import ProjectPaths
 from quality_model.score.selection import Kind
 from quality_model.score.summary import ScoreSummary
 from tasks import scoring
+from tasks.naming import run_name
 
 
-@flow(name="score")
+@flow(name="score", flow_run_name=run_name)
 def score(
     inputs: UserPath,
     output: UserPath | None = None,

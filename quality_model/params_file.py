@@ -1,7 +1,9 @@
 """Reading params.yaml: recognised, parsed as DVC parses it, and checked, with errors that name each key."""
 
+import io
 import re
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -52,6 +54,17 @@ def parse_yaml(text: str) -> Any:
         return YAML(typ="safe").load(text)
     except (*_YAML_PROBLEMS, YAMLError) as error:
         raise ParameterError(f"it is not YAML: {error}.") from None
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """Plain values as lines that `parse_yaml` reads, in their order."""
+    from ruamel.yaml import YAML
+
+    yaml: Any = YAML(typ="safe", pure=True)
+    written = io.StringIO()
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output, yaml.width = False, False, 10_000
+    yaml.dump(dict(values), written)
+    return written.getvalue()
 
 
 def is_own_file(path: Path) -> bool:

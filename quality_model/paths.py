@@ -18,6 +18,9 @@ VERDICT_NAME: Final = "verdict.json"
 EVIDENCE_NAME: Final = "evidence.json"
 """In the gate's report: the candidate's evaluation that it decided on."""
 
+BESIDE_CHAMPION_NAME: Final = "beside_champion.html"
+"""In the gate's report: how candidate and champion score the same samples."""
+
 DECISION_NAME: Final = "decision.json"
 """In the record of a decision: what was decided, about which model."""
 

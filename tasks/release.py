@@ -43,12 +43,9 @@ def find_past_decision(
     evaluate: EvaluateParams, gate: GateParams, registry: RegistryParams, paths: ProjectPaths
 ) -> str | None:
     """Why there is nothing to decide about the candidate, or None."""
-    reason = candidate.past_decision(
+    return candidate.past_decision(
         evaluate, gate, registry, root=paths.root, model=paths.model, training_set=paths.training_set
     )
-    if reason is not None:
-        create_markdown_artifact(f"Nothing to decide: {reason}.", key="retraining")
-    return reason
 
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quality_model.params import Params
 
 _PATHS = ProjectPaths()
+_ROOT = Path()
 _IMAGES_IN = folder_option("--data-dir", _PATHS.images, "Folder of the clean images.")
 _TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of the training dataset.")
 
@@ -51,8 +52,12 @@ def download(params: Params, output: Path) -> None:
 def validate_images(params: Params, data_dir: Path, output: Path) -> None:
     """Check the clean images against their expectations."""
     from quality_model.data.checks import validate_images
+    from quality_model.release.pages import write_index
 
-    validate_images(params.validation, data_dir, output)
+    try:
+        validate_images(params.validation, data_dir, output)
+    finally:
+        write_index(_ROOT)
     click.echo(f"The images meet their expectations: {output}")
 
 
@@ -85,8 +90,12 @@ def generate_hf(params: Params, images: Path, output: Path) -> None:
 def validate_training_set(params: Params, data_dir: Path, output: Path) -> None:
     """Check the training dataset against its expectations."""
     from quality_model.data.checks import validate_training_set
+    from quality_model.release.pages import write_index
 
-    validate_training_set(params.validation, params.generate, data_dir, output)
+    try:
+        validate_training_set(params.validation, params.generate, data_dir, output)
+    finally:
+        write_index(_ROOT)
     click.echo(f"The training dataset meets its expectations: {output}")
 
 

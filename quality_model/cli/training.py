@@ -67,6 +67,7 @@ def train(
 def evaluate(params: Params, data_dir: Path, model: Path, images: Path, history: Path, output: Path) -> None:
     """Evaluate a model on the test split."""
     from quality_model.evaluate.step import evaluate_candidate, summary_table
+    from quality_model.release.pages import write_index
     from quality_model.release.publish import try_publish
 
     evaluation = evaluate_candidate(
@@ -79,6 +80,7 @@ def evaluate(params: Params, data_dir: Path, model: Path, images: Path, history:
         images=images,
         limits=params.limits,
     )
+    write_index(_ROOT)
     if model.is_dir():
         try_publish(
             model, root=_ROOT, registry=params.registry, training_report=history, evaluation_report=output

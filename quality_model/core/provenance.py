@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -24,6 +25,10 @@ _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _TIMEOUT_S: Final = 10.0
 _GIT_HOOK_VARIABLES: Final = ("GIT_COMMON_DIR", "GIT_DIR", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_WORK_TREE")
 """Set by git in its hooks: with them every question is about the repository of the hook."""
+
+
+_NAME_LENGTH: Final = 60
+"""Characters of a dataset's name in a title."""
 
 
 class HeadIntervals(BaseModel):
@@ -85,8 +90,10 @@ class ModelFacts(BaseModel):
     """of the training dataset"""
     data_rows: int | None = None
     """its samples"""
+    data_images: int | None = None
+    """its clean images"""
     data_groups: int | None = None
-    """its groups"""
+    """their groups"""
     dvc_data_hash: str | None = None
     """by which dvc.lock knows it"""
     params_sha256: str | None = None
@@ -120,6 +127,30 @@ class ModelFacts(BaseModel):
     num_validation: int | None = None
     validation_loss: Finite | None = None
     validation_mse: dict[Head, Finite] | None = None
+
+    @property
+    def data_name(self) -> str:
+        """What the images of the training dataset are of."""
+        return str((self.settings or {}).get("source.dataset", "training dataset"))
+
+    def title(self, kind: str = "train") -> str:
+        """What was trained, in short: ``small, 120 images of sample-photos, 2 epochs from champion``.
+
+        Args:
+            kind: ``train``, or ``bundled``: then the network and the version say all.
+        """
+        settings = self.settings or {}
+        network = str(settings.get("train.architecture", "model"))
+        if kind == "bundled":
+            return f"bundled {network} {self.version or ''}".strip()
+        parts = [network]
+        if self.data_images or self.data_rows:
+            count = f"{self.data_images} images" if self.data_images else f"{self.data_rows} samples"
+            parts.append(f"{count} of {shorten(self.data_name, _NAME_LENGTH, placeholder='...')}")
+        if epochs := settings.get("train.epochs"):
+            start = str(settings.get("train.start_from", "")).partition("@")[0]  # without its hash
+            parts.append(f"{epochs} epoch{'s' if epochs != 1 else ''}{start and f' from {start}'}")
+        return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values of what is known."""

@@ -299,7 +299,7 @@ class Evaluated(_Stored):
         return decisive({name: one.lead for name, one in self.heads[head].baselines.items()}, min, by)
 
     def summary(self) -> dict[str, Any]:
-        """The few numbers that ``dvc metrics show`` prints: the loss, and for each head its measures,
+        """The numbers that a person compares: the loss, and for each head its measures,
         ``worst_sweep_spearman``, ``largest_cross_talk``, ``clean_flag_share`` and ``interval_coverage``.
         """
         summary: dict[str, Any] = {"loss": self.loss}

@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 DETAILS_NAME: Final = "evaluation.json"
 
+_OF_EXPERIMENTS: Final = ("r2", "clean_flag_share")
+"""What metrics.json has of each head: DVC makes a column of each number. evaluation.json has all."""
+
 
 def evaluate_candidate(
     section: EvaluateParams,
@@ -59,7 +62,7 @@ def evaluate_candidate(
         training_set: Folder whose test split is used.
         model: Folder of a trained model, or a file of weights.
         history: Folder of the training's report, for the learning curves; None if there is none.
-        output: Folder for metrics.json (the summary), evaluation.json (all of it), predictions.csv and
+        output: Folder for metrics.json (few numbers), evaluation.json (all of them), predictions.csv and
             figures/.
         loss_weights: Weight of each head in the loss.
         images: Folder of the images table that the dataset was generated from; where it is missing, clean
@@ -98,7 +101,9 @@ def evaluate_candidate(
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write metrics.json, evaluation.json and predictions.csv, see `evaluate_candidate`."""
-    storage.write_json(folder / "metrics.json", evaluation.measured.summary())
+    summary = evaluation.measured.summary()
+    few = {head: {name: summary[head][name] for name in _OF_EXPERIMENTS} for head in HEADS}
+    storage.write_json(folder / "metrics.json", {"loss": summary["loss"], **few})
     evaluation.measured.write(folder / DETAILS_NAME)
     with storage.staged(folder / "predictions.csv") as path:
         evaluation.predictions.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
@@ -156,7 +161,7 @@ def gather_evidence(
     limits: LimitsParams,
     real: RealParams | None = None,
     root: Path = Path(),
-) -> Evidence:
+) -> tuple[Evidence, pd.DataFrame | None]:
     """Measure candidate and champion on the test split.
 
     Args:
@@ -170,6 +175,10 @@ def gather_evidence(
         limits: What an image may be.
         real: Names a folder of real defects, on which the candidate is measured too, and heads.
         root: The project folder, below which that folder is.
+
+    Returns:
+        The evidence; and if there is a champion the candidate's predictions (see `predictions_table`), with
+        the champion's scores as ``{head}_champion``.
 
     Raises:
         UsageError: The test split has no samples.
@@ -197,6 +206,7 @@ def gather_evidence(
         compared = Champion(
             split="test", data_sha256=samples.data_sha256, heads=compare_scores(section, ours, theirs)
         )
+        ours = ours.assign(**{f"{head}_champion": theirs[f"{head}_score"] for head in HEADS})
     found = None
     if real is not None:
         found = measure_real_defects(
@@ -207,13 +217,14 @@ def gather_evidence(
             limits=limits,
             device=choose_device(section.device),
         )
-    return Evidence(
+    evidence = Evidence(
         format_version=FORMAT_VERSION,
         candidate=measured,
         champion=compared,
         real=found,
         silent_models=tuple(name for name, side in sides.items() if seen_by(side.facts, samples) is None),
     )
+    return evidence, ours if champion is not None else None
 
 
 def known_evaluation(

@@ -19,7 +19,14 @@ from quality_model.params import (
     RegistryParams,
     values_sha256,
 )
-from quality_model.paths import CARD_NAME, DECISION_NAME, EVIDENCE_NAME, VERDICT_NAME, ProjectPaths
+from quality_model.paths import (
+    BESIDE_CHAMPION_NAME,
+    CARD_NAME,
+    DECISION_NAME,
+    EVIDENCE_NAME,
+    VERDICT_NAME,
+    ProjectPaths,
+)
 from quality_model.records import ModelRef
 from quality_model.release.card import card_of
 from quality_model.release.champion import ensure_baseline
@@ -36,6 +43,7 @@ from quality_model.release.decisions import (
     write_record,
 )
 from quality_model.release.gate import AFTER_A_REFUSAL, decide, gate_sha256
+from quality_model.release.pages import beside_champion, write_index
 from quality_model.release.publish import publish, try_publish
 from quality_model.release.registry import Registry, ResolvedModel, weights_sha256
 from quality_model.score.compare import FILES, Comparison
@@ -72,7 +80,7 @@ def judge_candidate(
         root: The project folder; the decision is recorded there.
         training_set: Folder whose test split is used.
         model: Folder of the candidate, or a reference to a version of the registry.
-        report: Folder for evidence.json, verdict.json and verdict.md, for people.
+        report: Folder for evidence.json, verdict.json, verdict.md and beside_champion.html, for people.
         loss_weights: Weight of each head in the loss.
         images: Folder of the images table that the dataset was generated from, for clean flags.
         limits: What an image may be.
@@ -113,7 +121,7 @@ def judge_candidate(
         device = choose_device(section.device)
         candidate = load_model(folder, device)
         require_size(candidate, samples)
-        evidence = gather_evidence(
+        evidence, predictions = gather_evidence(
             section,
             samples,
             candidate,
@@ -138,9 +146,14 @@ def judge_candidate(
             rows=verdict.rows,
             **decided_by,
         )
-        record = write_record(root, decision, evidence=json.dumps(evidence.to_json(), indent=2))
+        page = ""
+        if predictions is not None:
+            page = beside_champion(predictions, samples.images, evidence, decision.verdict)
+        text = json.dumps(evidence.to_json(), indent=2)
+        record = write_record(root, decision, evidence=text, page=page)
     decision = read_record(record)
     _write_report(record, report)
+    write_index(root)
     log.info("%s\n%s", decision.verdict.table(), decision.verdict.summary())
     try_project(catalogue, record)
     return decision
@@ -265,7 +278,7 @@ def register_candidate(
 def attach_comparison(registry: RegistryParams, root: Path, comparison: Comparison, output: Path) -> None:
     """Attach the comparison in ``output`` to the new model's version and run, if the registry has them.
 
-    The version gets its summary as the tag ``comparison_json``, the run its files.
+    The version gets its headline as the tag ``comparison``, the run its files.
     """
     new = comparison.new
     if new.version is None or new.name != registry.model_name:
@@ -276,16 +289,15 @@ def attach_comparison(registry: RegistryParams, root: Path, comparison: Comparis
         log.warning("Version %s no longer exists; the comparison stays in %s.", new.version, output)
         return
     with catalogue.errors("Attaching the comparison"):
-        summary = json.dumps(comparison.summary(), ensure_ascii=False)
-        client.set_model_version_tag(version.name, version.version, "comparison_json", summary)
+        client.set_model_version_tag(version.name, version.version, "comparison", comparison.headline())
         for name in FILES if version.run_id else ():
             client.log_artifact(version.run_id, str(output / name), "comparison")
 
 
 def _write_report(record: Path, report: Path) -> None:
-    """Copy what a record holds for people into a folder: verdict, evidence and model card."""
+    """Copy what a record holds for people into a folder: verdict, evidence, samples and model card."""
     storage.sweep(report)
-    for name in (DECISION_NAME, EVIDENCE_NAME, VERDICT_TEXT_NAME, CARD_NAME):
+    for name in (DECISION_NAME, EVIDENCE_NAME, VERDICT_TEXT_NAME, BESIDE_CHAMPION_NAME, CARD_NAME):
         if (record / name).exists():
             shown = VERDICT_NAME if name == DECISION_NAME else name
             storage.write_bytes(report / shown, (record / name).read_bytes())

@@ -1,9 +1,9 @@
 """One decision is one record: a finished folder in ``state/records``, written once and never changed.
 
-A record holds decision.json and, as far as there are, evidence.json, verdict.md and the model card. What
-MLflow shows of a decision is a projection of its record (`project`), which can be repeated at any time:
-a tag of the registered model, so that other machines see it, and tags, files and description of run and
-version. `read_decisions` joins the records of this machine with those tags.
+A record holds decision.json and, as far as there are, evidence.json, verdict.md, beside_champion.html and the
+model card. What MLflow shows of a decision is a projection of its record (`project`), which can be repeated
+at any time: a tag of the registered model, so that other machines see it, and tags, files and description of
+run and version. `read_decisions` joins the records of this machine with those tags.
 
 Decisions of earlier releases (``state/ledger.jsonl``, and ``history.*`` tags of the registered model) are
 read, never written.
@@ -23,9 +23,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from quality_model.core import storage
 from quality_model.core.models import database_exists
-from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
+from quality_model.errors import CorruptError, ModelNotFoundError, ParameterError, RegistryError
 from quality_model.params import RegistryParams
-from quality_model.paths import CARD_NAME, DECISION_NAME, EVIDENCE_NAME, ProjectPaths
+from quality_model.params_file import parse_yaml, to_yaml
+from quality_model.paths import BESIDE_CHAMPION_NAME, CARD_NAME, DECISION_NAME, EVIDENCE_NAME, ProjectPaths
 from quality_model.records import ModelRef
 from quality_model.release.gate import Row, Verdict
 from quality_model.release.registry import ModelVersion, Registry
@@ -121,13 +122,16 @@ def now() -> str:
 # -- records
 
 
-def write_record(root: Path, decision: Decision, *, evidence: str = "", card: str = "") -> Path:
+def write_record(
+    root: Path, decision: Decision, *, evidence: str = "", page: str = "", card: str = ""
+) -> Path:
     """Write a decision as a finished folder and return it; the decision is made when this returns.
 
     Args:
         root: The project folder.
         decision: What was decided.
         evidence: JSON text of what the gate decided by.
+        page: HTML of the samples beside the champion's scores.
         card: The model card.
 
     Raises:
@@ -136,7 +140,13 @@ def write_record(root: Path, decision: Decision, *, evidence: str = "", card: st
     text = _DECISION.dump_json(decision, indent=2).decode() + "\n"
     folder = ProjectPaths(root).records / hashlib.sha256(text.encode()).hexdigest()[:_NAME_DIGITS]
     verdict = decision.verdict.markdown() if decision.rows else ""
-    texts = {DECISION_NAME: text, EVIDENCE_NAME: evidence, VERDICT_TEXT_NAME: verdict, CARD_NAME: card}
+    texts = {
+        DECISION_NAME: text,
+        EVIDENCE_NAME: evidence,
+        VERDICT_TEXT_NAME: verdict,
+        BESIDE_CHAMPION_NAME: page,
+        CARD_NAME: card,
+    }
     files = {name: content for name, content in texts.items() if content}
     for name, content in files.items():
         storage.write_text(folder / name, content)
@@ -217,15 +227,20 @@ def _joined(root: Path, name: str, tags: Mapping[str, str]) -> list[Decision]:
 
 
 def _parse(text: str, place: object) -> Decision:
+    """The decision in a record, which is JSON, or in a tag, which is YAML, and JSON of an earlier release."""
     try:
-        return _DECISION.validate_json(text)
+        return (
+            _DECISION.validate_json(text) if text[:1] == "{" else _DECISION.validate_python(parse_yaml(text))
+        )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise CorruptError(
-            f"{place} is not a decision: {key}: {first['msg']}.",
-            "Restore it from a backup, or remove it: then that decision is no longer known.",
-        ) from None
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}."
+    except ParameterError as error:
+        problem = error.problem
+    raise CorruptError(
+        f"{place} is not a decision: {problem}",
+        "Restore it from a backup, or remove it: then that decision is no longer known.",
+    )
 
 
 def _earlier(root: Path, name: str, tags: Mapping[str, str]) -> list[Decision]:
@@ -366,10 +381,11 @@ def _tags(decision: Decision) -> dict[str, str]:
 
 
 def _in_short(decision: Decision) -> str:
-    """The decision as JSON that a tag has room for: without the rows, and long reasons cut."""
+    """The decision as lines that a tag has room for: without the rows, and long reasons cut."""
     refusals = tuple(reason[:_REASON_LENGTH] for reason in decision.refusals[:_NUM_REASONS])
     short = replace(decision, rows=(), refusals=refusals, reason=decision.reason[:_REASON_LENGTH])
-    return _DECISION.dump_json(short).decode()
+    values = _DECISION.dump_python(short, mode="json")
+    return to_yaml({key: value for key, value in values.items() if value or key == "model_sha256"})
 
 
 def _shortened(text: str) -> str:

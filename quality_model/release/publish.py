@@ -42,7 +42,10 @@ TRAINING_TAG: Final = "quality_model.training"
 """The training's fingerprint; for a model that `train` did not make, the hash of its folder."""
 
 BASELINE_TAG: Final = "quality_model.baseline"
-"""Hash of a baseline's dataset, name and measures: equal ones are one run."""
+"""Hash of a training and a baseline's dataset, head and name: equal ones are one run."""
+
+_BESIDE_BASELINES: Final = "baseline_samples"
+"""Prefix of what is measured on the samples of the baselines, of the model too."""
 
 _FIRST_EPOCH_METRIC: Final = "train_loss"
 """All metrics of an epoch are in one call, so the steps of this one are those of all."""
@@ -74,8 +77,8 @@ def publish(
 
     A decision: see `decisions.project`. The run of a model gets parameters, tags, the dataset, the metrics
     of each epoch, the metrics of the evaluation, the reports' files, and the model with its signature.
-    Baselines of the evaluation become runs of their own, so that they are listed beside the models. A
-    second call adds nothing.
+    Baselines of the evaluation become child runs of it, measured on the same samples by the metrics
+    ``baseline_samples.*``. A second call adds nothing.
 
     Args:
         folder: Complete folder with model.safetensors and model.json, or the record of a decision.
@@ -115,9 +118,13 @@ def publish(
             client.log_artifacts(run.info.run_id, str(training), "training")
         if evidence:
             tags = {"test_data_sha256": evidence.data_sha256}
-            _add(client, run, tags=tags, metrics=_numbers(evidence.summary(), "test"))
+            beside: dict[str, Any] = {
+                head: {"r2": found.r2_beside_baselines} for head, found in evidence.heads.items()
+            }
+            metrics = _numbers(evidence.summary(), "test") | _numbers(beside, _BESIDE_BASELINES)
+            _add(client, run, tags=tags, metrics=metrics)
             client.log_artifacts(run.info.run_id, str(evaluation), "evaluation")
-            _add_baselines(client, run, evidence, _data_name(facts))
+            _add_baselines(client, run, evidence, facts.data_name)
         _add_model(client, run, folder, marker, step=facts.best_epoch or 0)
         _set_status(client, run, "FINISHED", finished_ms)
         return str(run.info.run_id)
@@ -218,11 +225,12 @@ def _open_run(
             elif experiment.lifecycle_stage != "active":
                 client.restore_experiment(experiment.experiment_id)
             key, settings = str(facts.training_fingerprint), facts.settings or {}
-            run = _find_or_make(client, experiment.experiment_id, TRAINING_TAG, key, kind, start_ms)
+            about, title = {TRAINING_TAG: key}, facts.title(kind)
+            run = _find_or_make(client, experiment.experiment_id, about, title, start_ms)
             tags = {
                 **{tag: getattr(facts, tag) for tag in _TAGS},
                 "params_sha256": values_sha256(settings),
-                "data_name": _data_name(facts),
+                "data_name": facts.data_name,
                 "kind": kind,
                 "mlflow.source.name": f"quality-model {kind}",
                 "mlflow.source.type": "LOCAL",
@@ -231,21 +239,18 @@ def _open_run(
             _add(client, run, params=settings, tags=tags)
             if facts.data_sha256 is not None:
                 sizes = {"num_rows": facts.data_rows, "groups": facts.data_groups}
-                _add_data(client, run, _data_name(facts), facts.data_sha256, "training", sizes)
+                _add_data(client, run, facts.data_name, facts.data_sha256, "training", sizes)
             yield client, run
 
 
-def _data_name(facts: ModelFacts) -> str:
-    return str((facts.settings or {}).get("source.dataset", "training dataset"))
-
-
 def _find_or_make(
-    client: "MlflowClient", experiment_id: str, tag: str, key: str, name: str, start_ms: int
+    client: "MlflowClient", experiment_id: str, about: Mapping[str, str], name: str, start_ms: int
 ) -> "Run":
-    found = client.search_runs(
-        [experiment_id], f"tags.`{tag}` = '{key}'", max_results=1, order_by=["attributes.start_time ASC"]
-    )
-    run = found[0] if found else client.create_run(experiment_id, start_ms, {tag: key}, name)
+    """The run with these tags."""
+    asked = " and ".join(f"tags.`{tag}` = '{key}'" for tag, key in about.items())
+    order = ["attributes.start_time ASC"]
+    found = client.search_runs([experiment_id], asked, max_results=1, order_by=order)
+    run = found[0] if found else client.create_run(experiment_id, start_ms, dict(about), name)
     return client.get_run(run.info.run_id)
 
 
@@ -344,19 +349,25 @@ def _set_status(client: "MlflowClient", run: "Run", status: str, time_ms: int) -
 
 
 def _add_baselines(client: "MlflowClient", run: "Run", evidence: "Evaluated", data_name: str) -> None:
-    """Baselines without training as runs of their own, each once for its dataset and measures."""
-    data_sha256 = evidence.data_sha256
+    """Baselines without training as child runs, which MLflow lists and compares with it."""
+    data_sha256, training = evidence.data_sha256, run.data.tags.get(TRAINING_TAG)
     for head, found in evidence.heads.items():
         for name, one in found.baselines.items():
-            metrics = _numbers({"mse": one.mse, "r2": one.r2, "spearman": one.spearman}, f"test.{head}")
-            params = {"baseline.head": head, "baseline.name": name}
-            key, title = values_sha256([data_sha256, params, metrics]), f"baseline/{head}/{name}"
-            own = _find_or_make(client, run.info.experiment_id, BASELINE_TAG, key, title, _now_ms())
-            if own.info.status != "FINISHED":
-                tags = {"kind": "baseline", "data_sha256": data_sha256}
-                _add(client, own, params=params, tags=tags, metrics=metrics)
-                _add_data(client, own, data_name, data_sha256, "evaluation", {})
-                _set_status(client, own, "FINISHED", _now_ms())
+            measures = {"mse": one.mse, "r2": one.r2, "spearman": one.spearman}
+            about = {
+                BASELINE_TAG: values_sha256([training, data_sha256, head, name]),
+                "mlflow.parentRunId": run.info.run_id,
+            }
+            own = _find_or_make(client, run.info.experiment_id, about, f"{head}: {name}", _now_ms())
+            _add(
+                client,
+                own,
+                params={"baseline.head": head, "baseline.name": name},
+                tags={"kind": "baseline", "data_sha256": data_sha256},
+                metrics=_numbers({head: measures}, _BESIDE_BASELINES),
+            )
+            _add_data(client, own, data_name, data_sha256, "evaluation", {})
+            _set_status(client, own, "FINISHED", _now_ms())
 
 
 def _numbers(values: Mapping[str, Any], prefix: str) -> dict[str, float]:

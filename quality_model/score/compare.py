@@ -287,7 +287,10 @@ def compare_models(
                 model=ScoringModel.of(scorer),
             )
     comparison = _join(folder.name or str(folder), output, ScoringModel.of(old), ScoringModel.of(new))
-    thumbnails = _read_thumbnails(comparison, output, folder, section, limits, num_thumbnails)
+    numbers = comparison.largest(num_thumbnails)
+    keys = [comparison.keys[number] for number in numbers]
+    images = read_thumbnails(output / "new", folder, keys, section, limits)
+    thumbnails = dict(zip(numbers, images, strict=True))
     storage.write_json(output / JSON_NAME, comparison.to_json(len(thumbnails)))
     storage.write_text(output / MARKDOWN_NAME, comparison.markdown())
     storage.write_text(output / TABLE_NAME, comparison.csv())
@@ -345,18 +348,20 @@ def _join(folder: str, output: Path, old: ScoringModel, new: ScoringModel) -> Co
     return Comparison(folder, old, new, scored, scores[:, is_scored].astype(np.float32), errors)
 
 
-def _read_thumbnails(
-    comparison: Comparison, output: Path, folder: Path, section: ScoreParams, limits: LimitsParams, count: int
-) -> dict[int, Pixels | None]:
-    """Small images of the largest changes, read again in worker processes."""
-    numbers = comparison.largest(count)
-    inputs = find_inputs(output / "new", [comparison.keys[number] for number in numbers])
-    workers = num_workers(section.workers, len(inputs))
+def read_thumbnails(
+    output: Path, inputs: Path, keys: list[str], section: ScoreParams, limits: LimitsParams
+) -> list[Pixels | None]:
+    """Small images of some inputs of a result, read again in worker processes; None where one cannot be.
+
+    Args:
+        output: Folder of the result of ``inputs``.
+        keys: Of the inputs, in the order of the images.
+    """
+    found, plan = find_inputs(output, keys), open_plan(output)
+    assert plan is not None
+    workers = num_workers(section.workers, len(found))
     pool = WorkerProcesses(workers, window=2 * workers, timeout_s=limits.max_seconds)
     read = partial(read_thumbnail, side_px=_THUMBNAIL_PX, limits=limits)
-    plan = open_plan(output / "new")
-    assert plan is not None
-    sources = fetched(sources_of(inputs, folder, plan.kind), None, limits)
+    sources = fetched(sources_of(found, inputs, plan.kind), None, limits)
     with closing(sources), closing(pool.run(read, sources)) as outcomes:
-        images = [None if isinstance(outcome, Failure) else outcome for outcome in outcomes]
-    return dict(zip(numbers, images, strict=True))
+        return [None if isinstance(outcome, Failure) else outcome for outcome in outcomes]

@@ -101,6 +101,7 @@ def train_candidate(
         settings=_lasting(settings, start),
         data_sha256=samples.data_sha256,
         data_rows=len(samples.labels),
+        data_images=int(samples.manifest["image_id"].nunique()),
         data_groups=int(samples.manifest["group"].nunique()),
         dvc_data_hash=dvc_data_hash(root, training_set),
         **code_facts(root).to_json(),
@@ -235,11 +236,11 @@ def _lasting(settings: Mapping[str, Any], start: LoadedModel | None) -> dict[str
 
 
 def _write_report(folder: Path, trained: TrainedModel) -> None:
-    best = trained.best.to_dict()
-    measures = ("train_loss", "validation_loss", "validation_mse", "validation_r2")
-    summary = {"best_epoch": trained.best.epoch, "epochs_run": len(trained.history)}
+    best = trained.best
+    losses = {"train_loss": best.train_loss, "validation_loss": best.validation_loss}
+    counts = {"best_epoch": best.epoch, "epochs_run": len(trained.history)}
     storage.sweep(folder)
-    storage.write_json(folder / "metrics.json", summary | {key: best[key] for key in measures})
+    storage.write_json(folder / "metrics.json", counts | losses)
     storage.write_json(folder / HISTORY_NAME, [epoch.to_dict(timings=False) for epoch in trained.history])
     table = pd.DataFrame([epoch.row() for epoch in trained.history])
     storage.write_text(folder / "history.csv", table.to_csv(index=False, lineterminator="\n"))

@@ -54,7 +54,7 @@ def gather(section: EvaluateParams, params: Params, training_set: TrainingSet, t
             limits=params.limits,
             real=real,
             root=tmp_path / "project",
-        )
+        )[0]
 
     return gather
 

@@ -28,6 +28,8 @@ from tests.flows.conftest import (
     run_of_candidate,
     run_scenes,
 )
+from tests.pages_read import foreign
+from tests.servers import make_command
 
 STAGES = list(yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"])
 
@@ -49,10 +51,16 @@ def test_the_first_run_makes_every_artifact_and_a_champion_and_says_where_they_a
     closing = printed[printed.index("Retraining: Version 1 is now champion: it is the first one.") :]
     assert "Scoring: 14 of 14 images in examples/ by quality-model version 1" in closing
     (scores,) = (trained / "scores").iterdir()
-    for place in (f"scores/{scores.name}", "models/candidate", "reports/evaluation/figures", "reports/gate"):
+    for place in (f"scores/{scores.name}", "models/candidate", "reports/index.html", "reports/gate"):
         assert place in closing
-        assert (trained / place).is_dir()
+        assert (trained / place).exists()
     assert "make mlflow-ui" in closing and "make prefect-ui" in closing
+
+
+def test_every_page_that_the_first_run_wrote_is_of_this_project_alone(trained: Path) -> None:
+    pages = {path.relative_to(trained) for path in trained.rglob("*.html")}
+    assert Path("reports/index.html") in pages
+    assert not [page for page in pages if foreign((trained / page).read_text())]
 
 
 def test_the_run_is_tagged_with_its_commit_and_the_hash_that_dvc_has_of_its_data(trained: Path) -> None:
@@ -160,6 +168,15 @@ def test_metrics_and_plots_are_shown_and_artifacts_travel_through_a_remote(
     assert "reports/evaluation/metrics.json" in metrics and "watermark.r2" in metrics
     run(copied, "dvc", "plots", "show", "--out", "state/plots")
     assert "validation_loss" in (copied / "state" / "plots" / "index.html").read_text()
+
+    change_params(copied, train={"seed": 9})
+    printed = run(copied, *make_command("experiments")).stdout
+    titles = next(line for line in printed.splitlines() if line.startswith("| Experiment")).split("|")
+    of_heads = {f"{head}.{name}" for head in HEADS for name in ("r2", "clean_flag_share")}
+    of_training = {"best_epoch", "epochs_run", "train_loss", "validation_loss"}
+    shown = {title.strip() for title in titles} - {"", "Experiment", "Created"}
+    assert shown - of_training == {"loss", "train.seed", *of_heads}
+    run(copied, "git", "checkout", "-q", "params.yaml")
 
     run(copied, "dvc", "remote", "add", "--default", "shelf", str(tmp_path / "shelf"))
     run(copied, "dvc", "push")

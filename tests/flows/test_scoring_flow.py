@@ -1,6 +1,9 @@
 """The scoring flow: where its paths are, which failures are tried again, and how it reports them."""
 
+import base64
+import io
 import json
+import re
 import subprocess
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -124,10 +127,22 @@ def project(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Path:
 
 @pytest.fixture(scope="module")
 def printed(project: Path) -> dict[str, str]:
-    """What each of five runs printed; they were started outside the project folder."""
+    """What each of six runs printed; they were started outside the project folder."""
     address = f"http://127.0.0.1:{free_port()}"
     scenes = {
         "good": "score(Path('mine'), Path('scored'), project=Path('../project'), kind='images')",
+        "flagged": """
+from quality_model.data.sample_photos import write_example_images
+from quality_model.params_file import load_params
+from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+write_example_images(Path("../project/shown"), load_params(Path("../project/params.yaml")).limits)
+Path("../project/shown/cat-blurred.jpg").rename("../project/shown/a|<b>*_blurred_*.jpg")
+score(Path("shown"), Path("out-shown"), project=Path("../project"))
+with get_client(sync_client=True) as client:
+    print("\\n".join(run.name for run in client.read_flow_runs()))
+print(Artifact.get("scores").data)
+""",
         "broken": "score(Path('broken'), Path('out'), project=Path('../project'))",
         "nowhere": "score(Path('nowhere'), project=Path('../project'))",
         "by hand": """
@@ -149,6 +164,25 @@ def test_relative_paths_are_below_the_project_wherever_the_flow_was_started(
     assert "failed with" not in printed["good"]
     assert pd.read_parquet(project / "scored" / "data")["key"].tolist() == ["right.png"]
     assert not (project.with_name("elsewhere") / "scored").exists()
+
+
+def test_a_run_is_called_by_its_day_its_inputs_and_its_model(printed: dict[str, str]) -> None:
+    assert re.search(r"Beginning flow run '\d{4}-\d\d-\d\d shown by bundled'", printed["flagged"])
+    assert re.search(
+        r"^\d{4}-\d\d-\d\d shown by [a-z-]+ version [0-9a-f]+$", printed["flagged"], re.MULTILINE
+    )
+
+
+def test_the_artifact_of_a_run_shows_what_it_flagged_the_worst_first_and_names_are_no_markup(
+    printed: dict[str, str],
+) -> None:
+    sheet = printed["flagged"].partition("### Flagged, the worst first")[2]
+    thumbnails = re.findall(r"!\[\]\(data:image/jpeg;base64,([^)]+)\)", sheet)
+    sizes = [Image.open(io.BytesIO(base64.b64decode(one))).size for one in thumbnails]
+    assert 6 <= len(sizes) <= 12 and max(map(max, sizes)) == 192
+    scores = [float(score) for score in re.findall(r"<br>\w+ (0\.\d\d)", sheet)]
+    assert len(scores) == len(sizes) and scores == sorted(scores, reverse=True)
+    assert "<br>a&#124;&#60;b&#62;&#42;&#95;blurred&#95;&#42;.jpg<br>blurriness 0." in sheet
 
 
 def test_a_run_that_scored_nothing_or_has_no_inputs_fails_at_once_in_one_message(

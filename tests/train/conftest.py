@@ -104,6 +104,7 @@ def write_training_set(
         change(images, labels)
     columns = {
         "sample_id": [f"s{row:03}" for row in range(count)],
+        "image_id": [f"i{row:03}" for row in range(count)],
         "group": [f"g{row:03}" for row in range(count)],
         "split": ["train"] * num_train + ["validation"] * num_validation,
     }

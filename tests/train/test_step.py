@@ -81,7 +81,9 @@ def test_what_a_training_is_made_of_is_known_before_its_first_epoch_and_stored_w
     assert started_from(tmp_path) == "scratch"
     assert facts_of(tmp_path)["seen_groups"] == sorted(seen_in_training(samples))
     report = tmp_path / "report"
-    assert storage.read_json(report / "metrics.json")["validation_loss"] == trained.best.validation_loss
+    best = trained.best
+    losses = {"train_loss": best.train_loss, "validation_loss": best.validation_loss}
+    assert storage.read_json(report / "metrics.json") == {"best_epoch": 1, "epochs_run": 1, **losses}
     assert storage.read_json(report / "history.json") == [trained.best.to_dict(timings=False)]
     assert len((report / "history.csv").read_text().splitlines()) == 2
 

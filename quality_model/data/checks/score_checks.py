@@ -28,7 +28,7 @@ def validate_scores(summary: ScoreSummary) -> None:
 def check_scores(summary: ScoreSummary) -> None:
     """`validate_scores` for a command: Great Expectations takes longer to import than a small job takes.
 
-    So it is asked for a failure and its pages alone (see `expectations.accept`).
+    So it is asked for a failure alone (see `expectations.accept`).
 
     Raises:
         ValidationError: Names each failed expectation.

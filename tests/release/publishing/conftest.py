@@ -52,6 +52,7 @@ def origin(params: Params) -> ModelFacts:
         | {"source.dataset": "sample-photos"},
         data_sha256="5" * 64,
         data_rows=720,
+        data_images=120,
         data_groups=90,
         dvc_data_hash="abc.dir",
         package_version="0.1.0",

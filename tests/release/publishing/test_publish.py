@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from quality_model import pretrained
 from quality_model.cli import cli
 from quality_model.core import storage
+from quality_model.core.provenance import ModelFacts
 from quality_model.errors import CorruptError, RegistryError, UsageError
 from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model
 from quality_model.params import values_sha256
@@ -22,11 +23,16 @@ from quality_model.release.registry import Registry
 
 from .conftest import Gateway, finish_training, misbehaving_server
 
+NAME = "small, 120 images of sample-photos, 2 epochs from champion"
+
 IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
+
+
+_OF_THE_SERVER = {"mlflow.user", "mlflow.parentRunId"}
 
 
 def client_of(project: Path) -> MlflowClient:
@@ -44,7 +50,7 @@ def shown(client: MlflowClient) -> dict[str, object]:
         runs[run.info.run_name] = {
             "status": run.info.status,
             "params": run.data.params,
-            "tags": {key: value for key, value in run.data.tags.items() if key != "mlflow.user"},
+            "tags": {key: value for key, value in run.data.tags.items() if key not in _OF_THE_SERVER},
             "curves": {name: [(p.step, p.value) for p in points] for name, points in histories.items()},
             "data": [(entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs],
             "models": [client.get_logged_model(output.model_id).tags["model_sha256"] for output in outputs],
@@ -60,7 +66,7 @@ def shown(client: MlflowClient) -> dict[str, object]:
 def test_a_finished_training_is_one_run_with_everything_that_it_left(project, section, finished, origin):
     run_id = publish(finished, root=project, registry=section)
     client = client_of(project)
-    run = shown(client)["train"]
+    run = shown(client)[NAME]
     assert run["status"] == "FINISHED"
     assert run["params"] == {key: str(value) for key, value in origin.settings.items()}
     expected = {
@@ -105,21 +111,45 @@ def assert_names_no_path_of_this_machine(project, run):
     assert not [text for text in texts if str(project) in text or str(Path.home()) in text]
 
 
-def test_each_baseline_is_a_run_of_its_own_and_made_anew_when_it_was_deleted(project, section, finished):
-    publish(finished, root=project, registry=section)
+def test_a_baseline_is_a_child_of_its_training_measured_beside_it_and_made_anew_when_deleted(
+    project, section, finished
+):
+    run_id = publish(finished, root=project, registry=section)
     client = client_of(project)
-    before = shown(client)
-    assert before["baseline/noise/simple"]["tags"]["kind"] == "baseline"
-    assert before["baseline/noise/simple"]["curves"] == {
-        "test.noise.mse": [(0, 0.06)],
-        "test.noise.r2": [(0, -0.5)],
-        "test.noise.spearman": [(0, 0.4)],
-    }
     experiment = client.get_experiment_by_name("quality-model").experiment_id
+    before = shown(client)
+    assert before["noise: simple"]["tags"]["kind"] == "baseline"
+    assert before["noise: simple"]["curves"] == {
+        "baseline_samples.noise.mse": [(0, 0.06)],
+        "baseline_samples.noise.r2": [(0, -0.5)],
+        "baseline_samples.noise.spearman": [(0, 0.4)],
+    }
+    assert before[NAME]["curves"]["baseline_samples.noise.r2"] == [(0, 0.5)]  # on the same samples
+    children = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{run_id}'")
+    assert {run.info.run_name for run in children} == set(before) - {NAME}
     for run in client.search_runs([experiment]):
         client.delete_run(run.info.run_id)
-    publish(finished, root=project, registry=section)
+    assert publish(finished, root=project, registry=section) != run_id
     assert shown(client) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"train.start_from": "champion@0123abcd", "train.epochs": 1}, "1 epoch from champion"),
+        ({"train.start_from": "scratch"}, "2 epochs from scratch"),
+        ({"source.dataset": "a" * 30 + " + " + "b" * 50}, f"of {'a' * 30} +..., 2 epochs from champion"),
+    ],
+)
+def test_the_name_of_a_run_says_what_was_trained(origin, changes, name):
+    facts = origin.model_copy(update={"settings": {**origin.settings, **changes}})
+    assert facts.title().startswith("small, 120 images of ")
+    assert facts.title().endswith(name)
+
+
+def test_the_name_of_a_run_leaves_out_what_a_model_does_not_say():
+    assert ModelFacts(data_rows=5).title() == "model, 5 samples of training dataset"
+    assert ModelFacts().title() == "model"
 
 
 def test_where_the_database_was_replaced_everything_is_made_anew(
@@ -184,7 +214,7 @@ def test_two_publishers_at_once_make_one_run_and_publishing_again_adds_nothing(p
     for thread in threads:
         thread.join()
     before = shown(client_of(project))
-    assert before["train"]["curves"]["train_loss"] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert before[NAME]["curves"]["train_loss"] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     ids.append(publish(finished, root=project, registry=section))
     assert len(ids) == 4 and len(set(ids)) == 1
     assert shown(client_of(project)) == before
@@ -199,7 +229,7 @@ def test_reports_about_another_model_are_not_mirrored(project, section, finished
     shutil.rmtree(paths.reports)
     reports.rename(paths.reports)
     publish(paths.model, root=project, registry=section)
-    run = shown(client_of(project))["train"]
+    run = shown(client_of(project))["model, 120 images of training dataset, 5 epochs"]
     assert (run["curves"], run["files"]) == ({}, [])
     assert run["models"] == [storage.sealed_sha256(paths.model)]
 
@@ -224,7 +254,8 @@ def test_a_model_of_an_earlier_release_becomes_a_run_too(project, section):
 
 def test_the_bundled_model_is_a_run_of_its_own_kind(project, section):
     publish(pretrained.FOLDERS[pretrained.NAME], root=project, registry=section)
-    run = shown(client_of(project))["bundled"]
+    ((name, run),) = shown(client_of(project)).items()
+    assert name.startswith("bundled small ")
     assert run["tags"]["kind"] == "bundled"
     assert run["params"]["source.dataset"]
 
@@ -303,6 +334,6 @@ def test_the_command_publishes_what_is_finished_and_says_so(project, section, fi
     monkeypatch.chdir(project)
     told = CliRunner().invoke(cli, ["publish"], catch_exceptions=False)
     assert told.exit_code == 0 and "models/candidate: run " in told.output
-    assert shown(client_of(project))["train"]["models"] == [storage.sealed_sha256(finished)]
+    assert shown(client_of(project))[NAME]["models"] == [storage.sealed_sha256(finished)]
     storage.unseal(finished)
     assert "Nothing is finished" in CliRunner().invoke(cli, ["publish"]).output

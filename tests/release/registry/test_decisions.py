@@ -31,6 +31,7 @@ from quality_model.release.decisions import (
 from quality_model.release.decisions import project as show
 from quality_model.release.registry import Registry
 from tests.evaluate.conftest import write_training_set
+from tests.pages_read import addresses, foreign
 from tests.release.registry.conftest import promote, write_model
 
 Judge = Callable[..., Decision]
@@ -130,6 +131,7 @@ def test_a_refusal_is_one_record_and_stands_until_something_changes(
     model: Path,
     judge: Judge,
     decided: Callable[..., str | None],
+    tmp_path: Path,
 ) -> None:
     promote(project, section, "1")
     decision = judge(STRICT)
@@ -149,6 +151,13 @@ def test_a_refusal_is_one_record_and_stands_until_something_changes(
     for report in (record, ProjectPaths(project).gate_report):
         assert "## Gate: refused" in (report / "verdict.md").read_text()
         assert json.loads((report / "evidence.json").read_text())
+        assert not foreign(page := (report / "beside_champion.html").read_text())
+        assert "Candidate beside champion 1" in page and len(addresses(page)) > len(HEADS) * 10
+    logged = f"decisions/{record.name}/beside_champion.html"
+    copied = registry.client.download_artifacts(decision.model.run_id, logged, str(tmp_path))
+    assert Path(copied).read_text() == page
+    index = (ProjectPaths(project).reports / "index.html").read_text()
+    assert "The gate refused the candidate" in index and "gate/beside_champion.html" in addresses(index)
     assert json.loads((ProjectPaths(project).gate_report / "verdict.json").read_text())["action"] == "refused"
 
     assert judge(STRICT) == decision  # the same question is answered by the record
@@ -246,6 +255,27 @@ def test_a_decision_made_while_the_server_is_down_is_shown_later_to_other_machin
     show(record, Registry(project, section))
     shutil.rmtree(project / "state" / "records")  # as another machine sees it
     assert read_decisions(project, section) == [made]
+
+
+def test_a_decision_is_lines_in_its_tag_which_an_earlier_release_wrote_as_json(
+    project: Path, section: RegistryParams, registry: Registry
+) -> None:
+    reasons = ("noise: mse 0.2\n# is above 0.1", "yes")
+    made = decision("refused", "2026-01-01", refusals=reasons, data_sha256="1e5")
+    record = write_record(project, made)
+    show(record, Registry(project, section))
+    (name, text), *_ = registry.tags().items()
+    assert name == f"decision.{record.name}"
+    assert text.startswith("action: refused\ntime: '2026-01-01T00:00:00.000+00:00'\n")
+    as_json = (record / "decision.json").read_text()
+    shutil.rmtree(project / "state" / "records")  # as another machine sees it
+    for stored in (text, as_json):
+        registry.client.set_registered_model_tag("quality-model", name, stored)
+        assert read_decisions(project, section) == [made]
+    for stored in ("nonsense", "a: ["):
+        registry.client.set_registered_model_tag("quality-model", name, stored)
+        with pytest.raises(CorruptError, match=f"{name} is not a decision"):
+            read_decisions(project, section)
 
 
 def test_projecting_again_and_in_any_order_leaves_what_the_last_decision_says(

@@ -142,7 +142,7 @@ def test_a_comparison_is_attached_to_the_version_and_run_of_the_new_model_if_the
         attach_comparison(section, project, comparison, tmp_path)
     assert "Version 9 no longer exists" in caplog.text
     version = registry.find("2")
-    assert json.loads(version.tags["comparison_json"]) == about_two.summary()
+    assert version.tags["comparison"] == about_two.headline()
     attached = client.list_artifacts(version.run_id, "comparison")
     assert {file.path for file in attached} == {f"comparison/{name}" for name in FILES}
-    assert "comparison_json" not in registry.find("1").tags
+    assert "comparison" not in registry.find("1").tags
