@@ -12,6 +12,7 @@ reached everywhere. A measure of pyiqa that does not load is named below the tab
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import statistics
@@ -319,17 +320,19 @@ def report(folder: Path, work: Path, *, count: int, repetitions: int, keep: bool
     columns = []
     for one in tools:
         first = [one.first_score(photo, work / "run") for _ in range(repetitions + 1)][1:]
-        cells = [f"{one.size_mb:,.0f} MB", str(one.num_packages), f"{one.elapsed_s:.0f} s"]
+        slower = one.elapsed_s / tools[0].elapsed_s
+        cells = [f"{one.size_mb:,.0f} MB", str(one.num_packages), f"{one.elapsed_s:.0f} s ({slower:.1f})"]
         cells += [f"{statistics.median(first):.1f} s", *fast[one.tool.name]]
         columns.append([one.tool.name, *cells, *format_cells(one, work / "formats", titles, work / "run")])
-    rows = ["", "installed", "packages", "time of pip", "until the first score", "images/s", "ratio"]
+    rows = ["", "installed", "packages", "time of pip (ratio)", "until the first score", "images/s", "ratio"]
     rows += ["core-ms an image", "formats read", "broken files", "the other files of a run with broken ones"]
     header, *lines = zip(rows, *columns, strict=True)
     areas, notes = auc_lines(folder, tools, work / "run")
     machine = describe()
     parts = [
         f"{count} images of 500 x 375 px, {repetitions} repetitions in turn, medians;"
-        f" {machine['cores']} cores of an {machine['processor']}, Python {machine['python']}.",
+        f" {machine['cores']} cores of an {machine['processor']}, Python {machine['python']}, load"
+        f" {os.getloadavg()[2]:.0f} over 15 minutes: ratios and core-ms depend on it least.",
         markdown_table(header, lines),
         f"AUC [{real.CONFIDENCE:.0%}] of each measure for each head, hard clean images among the clean ones:",
         markdown_table(["", *HEADS], areas),
