@@ -45,7 +45,7 @@ import json, sys, warnings
 warnings.simplefilter("ignore")
 folder, output = sys.argv[1:3]
 files = json.loads(open(sys.argv[3]).read())  # below the folder
-each = sys.argv[4] == "1"  # every measure, one call for each file
+each = sys.argv[4] == "1"  # every measure; where a call with several files fails, one for each
 scores, notes = {}, {}
 def keep(file, measure, value):
     scores.setdefault(measure, {})[file] = float(value)
@@ -55,13 +55,21 @@ _CLEANVISION: Final = (
     _COMMON
     + """
 from cleanvision import Imagelab
+def find(batch):
+    lab = Imagelab(filepaths=[f"{folder}/{file}" for file in batch], verbose=False)
+    lab.find_issues(verbose=False)
+    return lab
 if __name__ == "__main__":
-    for batch in [[file] for file in files] if each else [files]:
+    batches = [files]
+    while batches:
+        batch = batches.pop()
         try:
-            lab = Imagelab(filepaths=[f"{folder}/{file}" for file in batch], verbose=False)
-            lab.find_issues(verbose=False)
+            lab = find(batch)
         except Exception as error:
-            notes[batch[0]] = f"{type(error).__name__}: {error}"
+            if each and len(batch) > 1:
+                batches += [[file] for file in batch]  # one of them ended the call
+            else:
+                notes[batch[0]] = f"{type(error).__name__}: {error}"
             continue
         for path, row in lab.issues.iterrows():
             for name in ("blurry", "low_information", "dark", "light"):
@@ -143,8 +151,8 @@ class Installed:
             folder: Where the files are.
             files: Their paths below it.
             work: Folder for temporary files.
-            each: Every measure, with one call for each file where a call takes several, so that one that
-                cannot be read costs no other; else what a run over many takes.
+            each: Every measure, and file by file where a call with several was ended by one that cannot be
+                read; else what a run over many takes.
         """
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
@@ -320,11 +328,10 @@ def report(folder: Path, work: Path, *, count: int, repetitions: int, keep: bool
     columns = []
     for one in tools:
         first = [one.first_score(photo, work / "run") for _ in range(repetitions + 1)][1:]
-        slower = one.elapsed_s / tools[0].elapsed_s
-        cells = [f"{one.size_mb:,.0f} MB", str(one.num_packages), f"{one.elapsed_s:.0f} s ({slower:.1f})"]
+        cells = [f"{one.size_mb:,.0f} MB", str(one.num_packages), f"{one.elapsed_s:.0f} s"]
         cells += [f"{statistics.median(first):.1f} s", *fast[one.tool.name]]
         columns.append([one.tool.name, *cells, *format_cells(one, work / "formats", titles, work / "run")])
-    rows = ["", "installed", "packages", "time of pip (ratio)", "until the first score", "images/s", "ratio"]
+    rows = ["", "installed", "packages", "time of pip", "until the first score", "images/s", "ratio"]
     rows += ["core-ms an image", "formats read", "broken files", "the other files of a run with broken ones"]
     header, *lines = zip(rows, *columns, strict=True)
     areas, notes = auc_lines(folder, tools, work / "run")
