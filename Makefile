@@ -30,7 +30,7 @@ unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
 # Without bytecode every start compiles all imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install git-check FORCE run check test torture bench lint format real experiments mlflow-ui prefect-ui service lock clean clean-all
+.PHONY: help install git-check FORCE run check test torture bench docs lint format real experiments mlflow-ui prefect-ui service lock clean clean-all
 
 help: ## The targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -95,6 +95,9 @@ MODEL ?= bundled
 
 real: install ## How well real defects are found: REAL=FOLDER of sets, MODEL=one to test, EARLIER="others"; writes reports/real.md
 	python -m benchmarks.real "$(REAL)" --model "$(MODEL)" --earlier $(EARLIER)
+
+docs: install ## The site of docs/ in build/site, with the reference of commands, parameters and Python; a broken link fails
+	python -m sphinx --fail-on-warning --keep-going --quiet docs build/site
 
 lint: install ## ruff, mypy, import contracts
 	ruff check .

@@ -1,4 +1,4 @@
-"""The README agrees with the code: commands, options, figures, formulas, limits."""
+"""The README and the pages agree with the code: commands, options, figures, formulas, limits."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ from quality_model.degrade.severity import SCALES
 from quality_model.params import Params
 from quality_model.records import HEADS, MEANINGS, OVERALL_WEIGHTS
 
-from .readme import README, SHELL, table
+from .readme import PAGES, README, SHELL, table
 from .test_pipeline_definition import PROJECT
 
 
@@ -22,7 +22,7 @@ def test_every_command_of_the_command_line_is_in_the_documents_and_says_what_it_
         assert command.get_short_help_str()
 
 
-def test_the_command_line_takes_every_command_of_the_readme_and_its_options() -> None:
+def test_the_command_line_takes_every_command_of_the_pages_and_its_options() -> None:
     for line in SHELL:
         words = shlex.split(line)
         if words[0] != "quality-model":
@@ -32,7 +32,7 @@ def test_the_command_line_takes_every_command_of_the_readme_and_its_options() ->
         assert {word for word in words[2:] if word.startswith("--")} <= options, line
 
 
-def test_every_make_target_of_the_readme_exists() -> None:
+def test_every_make_target_of_the_pages_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
     wanted = {shlex.split(line)[1] for line in SHELL if line.startswith("make ")}
     assert wanted
@@ -60,13 +60,13 @@ def test_the_limits_of_the_reader_are_the_committed_ones(params: Params) -> None
         f"`max_seconds` per image ({limits.max_seconds:g}),",
         f"`formats` ({', '.join(limits.formats)})",
     ):
-        assert text in " ".join(README.split()), text
+        assert text in " ".join(PAGES.split()), text
 
 
 def test_the_table_of_columns_names_every_column_of_a_result_in_its_order() -> None:
     from quality_model.score.result import SCHEMA
 
-    rows = README.split("| columns | meaning |\n|---|---|\n")[1].split("\n\n")[0]
+    rows = PAGES.split("| columns | meaning |\n|---|---|\n")[1].split("\n\n")[0]
     assert re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in rows.splitlines())) == SCHEMA.names
 
 
@@ -80,8 +80,8 @@ def test_the_figures_of_quality_are_those_of_the_model_cards() -> None:
         assert f"| `{name}` | {r2} | {flagged} |" in block
 
 
-def test_the_limits_that_the_readme_names_are_those_of_the_committed_gate(params: Params) -> None:
+def test_the_limits_that_the_pages_name_are_those_of_the_committed_gate(params: Params) -> None:
     """Five test groups, and so many sub-folders that the default share gives five."""
     assert params.gate.min_test_groups == 5
     groups = next(n for n in range(1, 100) if int(params.generate.test_share * n + 0.5) >= 5)
-    assert f"hence {groups} sub-folders" in README
+    assert f"hence {groups} sub-folders" in PAGES

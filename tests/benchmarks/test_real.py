@@ -6,14 +6,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import real
-from quality_model.core.decoding import Pixels
 from quality_model.pretrained import FOLDERS, NAME
-from tests.real_sets import write_sets
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Path:
-    return write_sets(tmp_path_factory.mktemp("real"), photo)
 
 
 def test_the_lines_of_known_scores_are_what_one_counts_by_hand(folder: Path) -> None:
