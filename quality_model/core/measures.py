@@ -21,6 +21,7 @@ from PIL import Image
 
 from quality_model.core.decoding import DecodedImage
 from quality_model.core.pixels import Pixels
+from quality_model.core.views import num_uniform_lines
 from quality_model.params import MeasureChoice, MeasureSet
 
 MEASURED_PX: Final = 768
@@ -231,7 +232,6 @@ def of_exposure(image: MeasuredImage) -> Values:
 
 
 _FRAME_SHARE: Final = 50
-_TOLERANCE: Final = 8
 _UNIFORM_SHARE: Final = 0.98
 
 
@@ -245,25 +245,13 @@ def of_borders(image: MeasuredImage) -> Values:
     scales = {"left": image.width / width, "right": image.width / width}
     down = image.height / height
     values = {
-        f"border_{side}_px": round(num_uniform_lines(of_side) * scales.get(side, down))
+        f"border_{side}_px": round(
+            num_uniform_lines(of_side[..., None], _UNIFORM_SHARE) * scales.get(side, down)
+        )
         for side, of_side in lines.items()
     }
     every = np.concatenate([part.ravel() for part in frame]) / 255
     return {"border_variance": min(0.25, float(every.var())), **values}
-
-
-def num_uniform_lines(lines: npt.NDArray[np.uint8]) -> int:
-    """How many of the first rows of uint8 (n, m) are like the first one's median."""
-    level = int(np.median(lines[0]))
-
-    def are_like(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-        near = (rows >= max(0, level - _TOLERANCE)) & (rows <= min(255, level + _TOLERANCE))
-        return np.asarray(near.mean(axis=1) >= _UNIFORM_SHARE)
-
-    if not are_like(lines[:1])[0]:  # most images end here
-        return 0
-    others = np.flatnonzero(~are_like(lines))
-    return int(others[0]) if len(others) else len(lines)
 
 
 _GRID_PX: Final = 8

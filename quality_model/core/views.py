@@ -8,6 +8,9 @@ of the scene. So an image is scored from several views, and every score means th
 - tiles: squares at the size of use, which is the image's own resolution, or shrunk until its short side is
   ``max_short_side_px``. Half of them are where the image has most detail, the others spread evenly.
 
+Borders of one colour, as of frames and letterboxes, are trimmed before views are cut (`trimmed`): they are
+not the scene.
+
 An image's score is the aggregate that `HeadRule` describes: per head, a quantile of the tiles' scores, mixed
 with the score of the whole view. Which, is decided by measurement and stored with the model. Training,
 evaluation, thresholds, gate and scoring all cut views here.
@@ -41,6 +44,15 @@ _UNCOVERED: Final = 0.3
 _ENOUGH: Final = 1.25
 """A tile must show the image this much larger than the whole view does; else the whole view shows it all."""
 
+_BORDER_TOLERANCE: Final = 8
+"""Levels of 255 by which a border's pixels may differ from its colour: JPEG's ringing is within."""
+
+_SAMPLED: Final = 16
+"""Of an outermost line every so many pixels are compared first: most lines are no border."""
+
+_LEAST_LEFT: Final = 0.3
+"""Share of a side that a trimmed image keeps; else what is plain is taken for the scene, and kept."""
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -69,6 +81,7 @@ class ViewRecipe(BaseModel):
         max_tiles: Most tiles of an image.
         tile_px: Side of a tile.
         max_short_side_px: Images with a longer short side are shrunk to it before tiles are cut.
+        trims_borders: Borders of one colour are left out of all views.
         heads: The aggregate of each head.
     """
 
@@ -78,6 +91,7 @@ class ViewRecipe(BaseModel):
     max_tiles: Annotated[int, Field(ge=0, le=64)] = 4
     tile_px: Annotated[int, Field(ge=SMALLEST_PX, le=1024, multiple_of=MULTIPLE_PX)] = REFERENCE_SIDE_PX
     max_short_side_px: Annotated[int, Field(ge=SMALLEST_PX)] = 768
+    trims_borders: bool = True
     heads: dict[Head, HeadRule] = dict.fromkeys(HEADS, HeadRule())
 
     @property
@@ -122,11 +136,52 @@ def cut(pixels: Pixels, size_px: int, recipe: ViewRecipe) -> Views:
     """
     if recipe.squeezed:
         return Views(squeezed(pixels, size_px), [])
+    if recipe.trims_borders:
+        pixels = trimmed(pixels)
     seen = at_size_of_use(pixels, recipe.max_short_side_px)
     boxes = tile_boxes(seen, size_px, recipe)
     tiles = [np.ascontiguousarray(seen[top : top + side, left : left + side]) for left, top, side in boxes]
     height, width = seen.shape[:2]
     return Views(resized(seen, *whole_size(width, height, size_px)), tiles)
+
+
+def trimmed(pixels: Pixels) -> Pixels:
+    """An image, uint8 (height, width, 3), without borders of one colour: bars and frames.
+
+    Lines belong to a border from outside in, as long as all of their pixels are near the median of the
+    outermost one: lettering on a bar ends it. An image of which too little would be left stays whole.
+    """
+    spans = []
+    for lines in (pixels, pixels.transpose(1, 0, 2)):
+        start, end = (
+            num_uniform_lines(some)
+            if np.ptp(some[0, ::_SAMPLED], axis=0).max() <= 2 * _BORDER_TOLERANCE
+            else 0
+            for some in (lines, lines[::-1])
+        )
+        enough = len(lines) - start - end >= _LEAST_LEFT * len(lines)
+        spans.append(slice(start, len(lines) - end) if enough else slice(None))
+    return np.ascontiguousarray(pixels[spans[0], spans[1]])
+
+
+def _border(lines: Pixels) -> int:
+    """Width of the border before these lines, in pixels."""
+    is_uneven = np.ptp(lines[0, ::_SAMPLED], axis=0).max() > 2 * _BORDER_TOLERANCE
+    return 0 if is_uneven else num_uniform_lines(lines)
+
+
+def num_uniform_lines(lines: npt.NDArray[np.uint8], share: float = 1.0) -> int:
+    """How many of the first lines of uint8 (n, m, channels) are like the first one's median.
+
+    Args:
+        lines: From the outside in.
+        share: Of a line's pixels that are within 8 levels of that median in all channels.
+    """
+    level = np.median(lines[0], axis=0)
+    for number, line in enumerate(lines):
+        if (np.abs(line - level) <= _BORDER_TOLERANCE).all(axis=1).mean() < share:
+            return number
+    return len(lines)
 
 
 def aggregate(scores: npt.NDArray[np.float32], recipe: ViewRecipe) -> npt.NDArray[np.float32]:

@@ -62,6 +62,35 @@ def test_a_large_image_is_shrunk_to_the_size_of_use_before_tiles_are_cut() -> No
     assert {tile.shape for tile in seen.tiles} == {(224, 224, 3)}
 
 
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (180, 40, 60)])
+@pytest.mark.parametrize(("across", "down"), [(0, 60), (80, 0), (25, 25)])
+def test_bars_and_frames_are_left_out_of_all_views_jpeg_included(
+    across: int, down: int, colour: tuple[int, int, int]
+) -> None:
+    scene = np.asarray(Image.fromarray(noise(40, 56)).resize((560, 400), Image.Resampling.BICUBIC))
+    framed = np.full((400 + 2 * down, 560 + 2 * across, 3), colour, np.uint8)
+    framed[down : down + 400, across : across + 560] = scene
+    for found, expected in zip(
+        views.cut(framed, 224, ViewRecipe()), views.cut(scene, 224, ViewRecipe()), strict=True
+    ):
+        assert np.array_equal(np.array(found), np.array(expected))
+    stored = io.BytesIO()
+    Image.fromarray(framed).save(stored, "JPEG", quality=90)
+    height, width = views.trimmed(decoding.decode(stored.getvalue(), LIMITS)).shape[:2]
+    assert 0 <= height - 400 <= 16 and 0 <= width - 560 <= 16  # a block of JPEG on each side
+
+
+def test_plain_ground_is_no_border_where_little_would_be_left_and_neither_is_a_bar_with_lettering() -> None:
+    plain = np.full((300, 400, 3), 250, np.uint8)
+    assert np.array_equal(views.trimmed(plain), plain)
+    plain[140:160, 180:220] = noise(20, 40)
+    assert np.array_equal(views.trimmed(plain), plain)
+    bars = np.zeros((300, 400, 3), np.uint8)
+    bars[50:250] = noise(200, 400)
+    bars[20:24, 30:36] = 200  # a mark on the upper bar
+    assert views.trimmed(bars).shape == (230, 400, 3)
+
+
 def test_of_many_tiles_the_one_with_most_detail_is_always_there() -> None:
     image = np.full((900, 1200, 3), 128, np.uint8)
     image[600:900, 900:1200] = noise(300, 300)
