@@ -49,6 +49,7 @@ def write_training_set(folder: Path, photo: np.ndarray, *, num_groups: int = 20)
             pixels[0, :4, 0] = np.round(severity * 255)
             row = {
                 "sample_id": f"g{group:02}-{variant}",
+                "image_id": f"i{group:02}",
                 "group": f"g{group:02}",
                 "split": split,
                 "is_clean": not present.any(),
