@@ -14,6 +14,7 @@ its tiles are cut costs: the scenes are 320 to 384 px on the short side, so it i
 
 import argparse
 import csv
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -59,8 +60,11 @@ Floats = npt.NDArray[np.float32]
 Score = Callable[[Pixels], Floats]
 
 
-def prepare(scenes: Path, output: Path) -> None:
-    """Copy scenes into ``output``/train and ``output``/held_out, and count their sources."""
+def prepare(scenes: Path, output: Path, *, share_alike: bool = False) -> None:
+    """Copy scenes into ``output``/train and ``output``/held_out, and count their sources.
+
+    With ``share_alike``, a half of those that may be shared alike, by the hash of their name, is trained on too.
+    """
     with (scenes / "audit_train.csv").open() as file:
         defects = {
             row["file"]
@@ -72,9 +76,13 @@ def prepare(scenes: Path, output: Path) -> None:
         for row in csv.DictReader(file):
             if not row["file"].startswith("train/") or row["file"] in defects:
                 continue
-            part = "train" if row["licence_class"] == "permissive" else "held_out"
+            name = Path(row["file"]).name
+            trained = row["licence_class"] == "permissive"
+            if share_alike and row["licence_class"] == "permissive-sharealike":
+                trained = hashlib.sha256(name.encode()).digest()[0] % 2 == 0
+            part = "train" if trained else "held_out"
             (output / part).mkdir(parents=True, exist_ok=True)
-            shutil.copy(scenes / row["file"], output / part / Path(row["file"]).name)
+            shutil.copy(scenes / row["file"], output / part / name)
             sources[part][row["repository"], row["licence"]] += 1
     table = {
         part: [
@@ -238,6 +246,7 @@ def main() -> None:
     first = commands.add_parser("prepare")
     first.add_argument("scenes", type=Path)
     first.add_argument("output", type=Path)
+    first.add_argument("--share-alike", action="store_true", help="train on a half of those scenes too")
     last = commands.add_parser("finish")
     for name in ("model", "held_out", "output"):
         last.add_argument(name, type=Path)
@@ -246,7 +255,7 @@ def main() -> None:
         sizes.add_argument(name, type=Path)
     arguments = parser.parse_args()
     if arguments.command == "prepare":
-        prepare(arguments.scenes, arguments.output)
+        prepare(arguments.scenes, arguments.output, share_alike=arguments.share_alike)
     elif arguments.command == "finish":
         finish(arguments.model, arguments.held_out, arguments.output)
     else:

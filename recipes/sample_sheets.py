@@ -4,7 +4,8 @@
 
 The scenes are the photographs that come with scikit-image and scikit-learn. Logos are left out: their
 drawings are free, but they are trademarks. Each row's severities rise from left to right; the number
-below a sample is its label. The same code draws the same sheets.
+below a sample is its label. The same code draws the same sheets, in some ten minutes:
+rare severities take many draws.
 """
 
 import argparse
@@ -75,10 +76,10 @@ def _rows_of_kinds(scenes: list[Pixels]) -> dict[tuple[Head, str], Row]:
 
 def _clean_rows(scenes: list[Pixels]) -> Iterator[tuple[str, Row]]:
     """Variations that are no degradation: all labels are 0."""
-    for kind, (_, vary) in clean_variation._SCENES.items():
+    for kind, (_, vary) in clean_variation.SCENES.items():
         streams = [SampleRandomness(SEED, f"{kind} {n}").stream("scene") for n in range(COLUMNS)]
         yield kind, [(vary(scenes[n % len(scenes)], stream), "") for n, stream in enumerate(streams)]
-    for kind, (_, draw) in clean_variation._FRAMES.items():
+    for kind, (_, draw) in clean_variation.FRAMES.items():
         row: Row = []
         for n in range(COLUMNS):
             covered, ink = draw(SIDE_PX, SampleRandomness(SEED, f"{kind} {n}").stream("frame"))

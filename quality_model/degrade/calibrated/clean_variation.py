@@ -30,16 +30,16 @@ def scene(clean: Pixels, stream: Stream, *, share: float = SCENE_SHARE) -> tuple
     """Vary a share of scenes: uint8 (side, side, 3) in and out, and the kind of variation or ``''``."""
     if not stream.chance(share):
         return clean, ""
-    kind = _pick(_SCENES, stream)
-    return np.ascontiguousarray(_SCENES[kind][1](clean, stream)), kind
+    kind = _pick(SCENES, stream)
+    return np.ascontiguousarray(SCENES[kind][1](clean, stream)), kind
 
 
 def frame(stream: Stream, side_px: int, *, share: float = FRAME_SHARE) -> tuple[Frame | None, str]:
     """Draw a frame for images of a side: lays it over any of them; None for no frame."""
     if not stream.chance(share):
         return None, ""
-    kind = _pick(_FRAMES, stream)
-    covered, ink = _FRAMES[kind][1](side_px, stream)
+    kind = _pick(FRAMES, stream)
+    covered, ink = FRAMES[kind][1](side_px, stream)
     weight = covered[..., None].astype(np.float32)
 
     def lay(pixels: Pixels) -> Pixels:
@@ -238,7 +238,7 @@ def _one_colour(clean: Pixels, stream: Stream) -> Pixels:
     return np.asarray(np.rint(ground * (1.0 - share) + clean * share), dtype=np.uint8)
 
 
-_SCENES: Final[dict[str, tuple[float, Callable[[Pixels, Stream], Pixels]]]] = {
+SCENES: Final[dict[str, tuple[float, Callable[[Pixels, Stream], Pixels]]]] = {
     "sign": (0.26, _sign),
     "black_and_white": (0.14, _black_and_white),
     "tone_curve": (0.14, _toned),
@@ -296,7 +296,7 @@ def _rounded(side: int, stream: Stream) -> Drawn:
     return 1.0 - inside.astype(np.float32) / 255.0, _ink(stream)
 
 
-_FRAMES: Final[dict[str, tuple[float, Callable[[int, Stream], Drawn]]]] = {
+FRAMES: Final[dict[str, tuple[float, Callable[[int, Stream], Drawn]]]] = {
     "border": (0.35, _border),
     "bars": (0.45, _bars),
     "rounded": (0.2, _rounded),
