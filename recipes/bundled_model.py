@@ -63,7 +63,7 @@ Score = Callable[[Pixels], Floats]
 def prepare(scenes: Path, output: Path, *, share_alike: bool = False) -> None:
     """Copy scenes into ``output``/train and ``output``/held_out, and count their sources.
 
-    With ``share_alike``, a half of those that may be shared alike, by the hash of their name, is trained on too.
+    With ``share_alike``, half of the share-alike ones, by the hash of their name, are trained on too.
     """
     with (scenes / "audit_train.csv").open() as file:
         defects = {

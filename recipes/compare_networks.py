@@ -99,7 +99,7 @@ def train(network: nn.Module, rate: float, samples: Samples, minutes: float) -> 
             output = network(x)
         loss, _ = training_loss("bce", output, torch.from_numpy(labels[chosen]), LOSS_WEIGHTS)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), 2.0)
         optimizer.step()
         spent_s += time.thread_time() - start
