@@ -292,6 +292,8 @@ class ScoreParams(Section):
     """columns beside the scores (docs/results-format.md), as a list of sets; cheap: those that cost little"""
     intervals: bool
     """add columns with an interval around each score (docs/results-format.md)"""
+    thresholds: dict[Head, Share]
+    """scores above which a head flags, in place of the model's own; --flag HEAD=SCORE sets one"""
     max_error_share: Share
     """share of unreadable inputs above which the job fails, after it has written its result"""
 
@@ -320,6 +322,7 @@ WITHOUT_PROJECT: Final = ScoringParams(
         engine="auto",
         measures=("cheap",),
         intervals=False,
+        thresholds={},
         max_error_share=1.0,
     ),
 )

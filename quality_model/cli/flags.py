@@ -4,7 +4,7 @@ They are made when a command is asked for them: the list of commands appears wit
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType
@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from quality_model.errors import ParameterError, UsageError
 from quality_model.paths import ProjectPaths, user_path
+from quality_model.records import HEADS
 
 if TYPE_CHECKING:
     from quality_model.params import Params, RegistryParams, ScoringParams, Section
@@ -113,14 +114,15 @@ def with_download(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def with_params(
-    *sections: str, needs_project: bool = True
+    *sections: str, needs_project: bool = True, unused: Sequence[str] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Pass ``params`` to a command, overridden by flags for the fields of ``sections``.
 
     Without ``needs_project`` the command also runs where there is no params.yaml of this tool,
     unless one was named, and with ``--no-project``: it then gets the `ScoringParams` for that case.
     A field that several of the sections have (``seed``) gets one flag, which sets them all.
-    Fields with structure have no flag of their own: ``--set section.key=value`` reaches them.
+    Fields with structure have no flag of their own: ``--set section.key=value`` reaches them. Neither have
+    those that the command leaves ``unused``. A command that scores has ``--flag HEAD=SCORE``.
     """
 
     @functools.cache
@@ -128,14 +130,18 @@ def with_params(
         owners: dict[str, list[str]] = {}
         for section in sections:
             for name, info in _section_type(section).model_fields.items():
-                if _is_plain(info.annotation):
+                if _is_plain(info.annotation) and name not in unused:
                     owners.setdefault(name, []).append(section)
         return owners
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def wrapper(
-            params_file: Path, assignments: tuple[str, ...], no_project: bool = False, **values: Any
+            params_file: Path,
+            assignments: tuple[str, ...],
+            no_project: bool = False,
+            limits: tuple[str, ...] = (),
+            **values: Any,
         ) -> Any:
             from quality_model.params_file import is_own_file, load_params, scoring_params
 
@@ -149,12 +155,14 @@ def with_params(
             if no_project and not is_default:
                 raise UsageError("--params and --no-project exclude each other.", "Give one of them.")
             if no_project:
-                return command(params=_without_registry(scoring_params(overrides)), **values)
-            if not needs_project and is_default and not is_own_file(params_file):
+                found: Any = _without_registry(scoring_params(overrides))
+            elif not needs_project and is_default and not is_own_file(params_file):
                 if params_file.exists():
                     click.echo(f"{params_file} is not a file of this tool: ignored.", err=True)
-                return command(params=scoring_params(overrides), **values)
-            return command(params=load_params(params_file, overrides), **values)
+                found = scoring_params(overrides)
+            else:
+                found = load_params(params_file, overrides)
+            return command(params=_with_limits(found, limits), **values)
 
         options = [
             click.option(
@@ -177,6 +185,16 @@ def with_params(
             options.append(
                 click.option(
                     "--no-project", is_flag=True, help="Ignore params.yaml and the champion of this folder."
+                )
+            )
+        if "score" in sections:
+            options.append(
+                click.option(
+                    "--flag",
+                    "limits",
+                    multiple=True,
+                    metavar="HEAD=SCORE",
+                    help="Flag above this score, not the model's; once for each head.",
                 )
             )
         for option in reversed(options):
@@ -221,6 +239,26 @@ def _field_value(section: str, name: str, text: str) -> Any:
         value = parse_yaml(text)
         return value if isinstance(value, int | float) else text
     return text
+
+
+def _with_limits(params: Any, limits: tuple[str, ...]) -> Any:
+    """Parameters of which ``--flag`` changed thresholds."""
+    if not limits:
+        return params
+    given: dict[str, float] = {}
+    for text in limits:
+        head, _, value = text.partition("=")
+        try:
+            given[head] = float(value)
+        except ValueError:
+            given[head] = -1.0
+        if head not in HEADS or not 0.0 <= given[head] <= 1.0:
+            raise UsageError(
+                f"--flag {text!r} is not HEAD=SCORE.",
+                f"For example --flag noise=0.1; heads are {', '.join(HEADS)}, scores are from 0 to 1.",
+            )
+    thresholds = {**params.score.thresholds, **given}
+    return params.model_copy(update={"score": params.score.model_copy(update={"thresholds": thresholds})})
 
 
 def _without_registry(params: "ScoringParams") -> "ScoringParams":

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 @click.argument("images", metavar="IMAGES", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @with_download
-@with_params("score", needs_project=False)
+@with_params(
+    "score", needs_project=False, unused=("shard_size", "batch_size", "max_error_share", "intervals")
+)
 def predict(
     params: Params | ScoringParams, images: tuple[str, ...], as_json: bool, download: DownloadRules | None
 ) -> None:

@@ -13,7 +13,7 @@ True
 
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -68,6 +68,7 @@ class Scorer:
         registry: Registry parameters; by default those of the project's params.yaml.
         engine: What runs the network; by default the rule of `engines.choose_engine` decides.
         views: ``auto``: those that the model was measured with; ``whole``: the image squeezed to a square.
+        thresholds: By head, the score in [0, 1] above which it flags, in place of the model's own.
 
     Attributes:
         source: Which model it is.
@@ -103,6 +104,7 @@ class Scorer:
         registry: RegistryParams | None = None,
         engine: EngineName | None = None,
         views: Literal["auto", "whole"] = "auto",
+        thresholds: Mapping[Head, float] | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.limits = limits or SAFE_LIMITS
@@ -112,6 +114,7 @@ class Scorer:
         self.views = stored.views if views == "auto" else SQUEEZED
         self._squeezes_another = self.views != stored.views
         self.facts = stored.facts
+        self._own_thresholds = dict(thresholds or {})
 
     @classmethod
     def from_params(
@@ -132,12 +135,14 @@ class Scorer:
             registry=registry,
             engine=engine if section.engine == "auto" else section.engine,
             views=section.views,
+            thresholds=section.thresholds,
         )
 
     @property
     def thresholds(self) -> dict[Head, float] | None:
         """Scores above which a head flags an image; None if the model came without, for these views."""
-        return self.facts.thresholds_whole if self._squeezes_another else self.facts.thresholds
+        known = self.facts.thresholds_whole if self._squeezes_another else self.facts.thresholds
+        return {**(known or {}), **self._own_thresholds} or None
 
     @property
     def intervals(self) -> Intervals | None:

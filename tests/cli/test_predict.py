@@ -213,3 +213,30 @@ def test_the_process_that_reads_imports_neither_torch_nor_mlflow():
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     assert "HEAVY []" in done.stdout
+
+
+def test_thresholds_of_ones_own_take_the_place_of_the_models_for_their_heads_alone(
+    place: Path, predict: Predict
+) -> None:
+    models_own = json.loads(predict("0.png", "--json").stdout)["thresholds"]
+    found = json.loads(predict("0.png", "--json", "--flag", "noise=0", "--flag", "blurriness=1").stdout)
+    assert found["thresholds"] == {**models_own, "noise": 0.0, "blurriness": 1.0}
+    assert "noise" in found["images"][0]["flags"] and "blurriness" not in found["images"][0]["flags"]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["nois=.1", "noise", "noise=loud", "noise=1.1", "noise=nan", "overall=.5", "=.1"]
+)
+def test_a_flag_that_is_no_head_with_a_score_is_refused_with_an_example(
+    place: Path, predict: Predict, wrong: str
+) -> None:
+    done = predict("0.png", "--flag", wrong)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert f"--flag '{wrong}' is not HEAD=SCORE" in done.stderr and "--flag noise=0.1" in done.stderr
+
+
+def test_predict_lists_no_option_that_it_does_not_use(predict: Predict) -> None:
+    listed = predict("--help").stdout
+    assert "--flag" in listed and "--workers" in listed
+    assert not {"--shard-size", "--max-error-share", "--batch-size"} & {*listed.split()}

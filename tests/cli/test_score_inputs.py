@@ -1,5 +1,6 @@
 """Collections through the command line: what is scored, skipped and refused (tests/score has every case)."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -44,6 +45,16 @@ def test_earlier_results_below_the_inputs_change_neither_this_job_nor_theirs(d, 
         capsys.readouterr()
         assert score(place, "--output", "again") == 2
         assert "is an earlier result" in capsys.readouterr().err
+
+
+def test_a_result_is_flagged_by_thresholds_of_ones_own_and_says_so_and_others_make_another_job(d, capsys):
+    assert score("d", "--output", "out", "--flag", "noise=0") == 0
+    assert pd.read_parquet("out/data")["is_noisy"].all()
+    assert json.loads(Path("out/job.json").read_text())["thresholds"]["noise"] == 0.0
+    assert score("d", "--output", "out", "--flag", "noise=1") == 2
+    assert "'noise': 0.0" in (said := capsys.readouterr().err) and "--overwrite" in said
+    assert score("d", "--output", "out", "--flag", "noise=1", "--overwrite") == 0
+    assert not pd.read_parquet("out/data")["is_noisy"].any()
 
 
 def test_kind_and_columns_are_named_by_flags(d, capsys):
