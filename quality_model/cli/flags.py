@@ -140,7 +140,7 @@ def with_params(
             params_file: Path,
             assignments: tuple[str, ...],
             no_project: bool = False,
-            limits: tuple[str, ...] = (),
+            flags: tuple[str, ...] = (),
             **values: Any,
         ) -> Any:
             from quality_model.params_file import is_own_file, load_params, scoring_params
@@ -162,7 +162,7 @@ def with_params(
                 found = scoring_params(overrides)
             else:
                 found = load_params(params_file, overrides)
-            return command(params=_with_limits(found, limits), **values)
+            return command(params=_with_thresholds(found, flags), **values)
 
         options = [
             click.option(
@@ -191,7 +191,7 @@ def with_params(
             options.append(
                 click.option(
                     "--flag",
-                    "limits",
+                    "flags",
                     multiple=True,
                     metavar="HEAD=SCORE",
                     help="Flag above this score, not the model's; once for each head.",
@@ -241,12 +241,12 @@ def _field_value(section: str, name: str, text: str) -> Any:
     return text
 
 
-def _with_limits(params: Any, limits: tuple[str, ...]) -> Any:
+def _with_thresholds(params: Any, flags: tuple[str, ...]) -> Any:
     """Parameters of which ``--flag`` changed thresholds."""
-    if not limits:
+    if not flags:
         return params
     given: dict[str, float] = {}
-    for text in limits:
+    for text in flags:
         head, _, value = text.partition("=")
         try:
             given[head] = float(value)
