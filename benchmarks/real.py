@@ -9,7 +9,7 @@ for measuring only. Anyone who looks at the table notes it: how often is not cou
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -171,15 +171,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     ways = [(f"{given.model}, {title}", given.model, settings) for title, settings in VIEWS.items()]
     ways += [(name, name, {}) for name in given.earlier]
-    try:
+
+    def tables() -> str:
         known = read_sets(given.folder)
         scored, models = {}, []
         with tempfile.TemporaryDirectory() as work:
             for number, way in enumerate(ways):
                 scored[way[0]], cells = score_by_model(*way, given.folder, Path(work, str(number)))
                 models.append(cells)
-        text = report(known, scored | classical_scores(given.folder, [*known["file"].unique()]), models)
-        storage.write_text(given.output, text)
+        return report(known, scored | classical_scores(given.folder, [*known["file"].unique()]), models)
+
+    return print_tables(tables, given.output)
+
+
+def print_tables(tables: Callable[[], str], output: Path) -> int:
+    """Print what ``tables`` gives and write it to a file; give the exit code, its error's if there is one."""
+    try:
+        text = tables()
+        storage.write_text(output, text)
     except QualityModelError as error:
         system.say(f"Error: {error}")
         return error.exit_code

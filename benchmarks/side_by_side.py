@@ -32,9 +32,8 @@ from PIL import Image
 from benchmarks import real
 from benchmarks.images import find_photographs, write_images
 from benchmarks.machine import describe
-from quality_model.core import storage, system
+from quality_model.core import system
 from quality_model.core.figures import markdown_table
-from quality_model.errors import QualityModelError
 from quality_model.evaluate.real_defects import read_sets
 from quality_model.records import HEADS
 from quality_model.score.result import read_rows
@@ -360,20 +359,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="take the others' environments as they are")
     parser.add_argument("--output", type=Path, default=output, help="file of the tables")
     given = parser.parse_args(arguments)
-    try:
-        text = report(
+
+    def tables() -> str:
+        return report(
             given.folder.resolve(),
             given.work.resolve(),
             count=given.images,
             repetitions=given.repetitions,
             keep=given.keep,
         )
-        storage.write_text(given.output, text)
-    except QualityModelError as error:
-        system.say(f"Error: {error}")
-        return error.exit_code
-    sys.stdout.write(text)
-    return 0
+
+    return real.print_tables(tables, given.output)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ of the scene. So an image is scored from several views, and every score means th
 - tiles: squares at the size of use, which is the image's own resolution, or shrunk until its short side is
   ``max_short_side_px``. Half of them are where the image has most detail, the others spread evenly.
 
-Borders of one colour, as of frames and letterboxes, are trimmed before views are cut (`trimmed`): they are
-not the scene.
+Borders of one colour, as of frames and letterboxes, are trimmed before views are cut (`without_borders`):
+they are not the scene.
 
 An image's score is the aggregate that `HeadRule` describes: per head, a quantile of the tiles' scores, mixed
 with the score of the whole view. Which, is decided by measurement and stored with the model. Training,
@@ -137,7 +137,7 @@ def cut(pixels: Pixels, size_px: int, recipe: ViewRecipe) -> Views:
     if recipe.squeezed:
         return Views(squeezed(pixels, size_px), [])
     if recipe.trims_borders:
-        pixels = trimmed(pixels)
+        pixels = without_borders(pixels)
     seen = at_size_of_use(pixels, recipe.max_short_side_px)
     boxes = tile_boxes(seen, size_px, recipe)
     tiles = [np.ascontiguousarray(seen[top : top + side, left : left + side]) for left, top, side in boxes]
@@ -145,7 +145,7 @@ def cut(pixels: Pixels, size_px: int, recipe: ViewRecipe) -> Views:
     return Views(resized(seen, *whole_size(width, height, size_px)), tiles)
 
 
-def trimmed(pixels: Pixels) -> Pixels:
+def without_borders(pixels: Pixels) -> Pixels:
     """An image, uint8 (height, width, 3), without borders of one colour: bars and frames.
 
     Lines belong to a border from outside in, as long as all of their pixels are near the median of the
@@ -153,19 +153,14 @@ def trimmed(pixels: Pixels) -> Pixels:
     """
     spans = []
     for lines in (pixels, pixels.transpose(1, 0, 2)):
-        start, end = (
-            num_uniform_lines(some)
-            if np.ptp(some[0, ::_SAMPLED], axis=0).max() <= 2 * _BORDER_TOLERANCE
-            else 0
-            for some in (lines, lines[::-1])
-        )
+        start, end = _border_width(lines), _border_width(lines[::-1])
         enough = len(lines) - start - end >= _LEAST_LEFT * len(lines)
         spans.append(slice(start, len(lines) - end) if enough else slice(None))
     return np.ascontiguousarray(pixels[spans[0], spans[1]])
 
 
-def _border(lines: Pixels) -> int:
-    """Width of the border before these lines, in pixels."""
+def _border_width(lines: Pixels) -> int:
+    """How many of the first lines are a border; most images show at a sample of one line that none is."""
     is_uneven = np.ptp(lines[0, ::_SAMPLED], axis=0).max() > 2 * _BORDER_TOLERANCE
     return 0 if is_uneven else num_uniform_lines(lines)
 

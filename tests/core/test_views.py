@@ -76,19 +76,19 @@ def test_bars_and_frames_are_left_out_of_all_views_jpeg_included(
         assert np.array_equal(np.array(found), np.array(expected))
     stored = io.BytesIO()
     Image.fromarray(framed).save(stored, "JPEG", quality=90)
-    height, width = views.trimmed(decoding.decode(stored.getvalue(), LIMITS)).shape[:2]
+    height, width = views.without_borders(decoding.decode(stored.getvalue(), LIMITS)).shape[:2]
     assert 0 <= height - 400 <= 16 and 0 <= width - 560 <= 16  # a block of JPEG on each side
 
 
 def test_plain_ground_is_no_border_where_little_would_be_left_and_neither_is_a_bar_with_lettering() -> None:
     plain = np.full((300, 400, 3), 250, np.uint8)
-    assert np.array_equal(views.trimmed(plain), plain)
+    assert np.array_equal(views.without_borders(plain), plain)
     plain[140:160, 180:220] = noise(20, 40)
-    assert np.array_equal(views.trimmed(plain), plain)
+    assert np.array_equal(views.without_borders(plain), plain)
     bars = np.zeros((300, 400, 3), np.uint8)
     bars[50:250] = noise(200, 400)
     bars[20:24, 30:36] = 200  # a mark on the upper bar
-    assert views.trimmed(bars).shape == (230, 400, 3)
+    assert views.without_borders(bars).shape == (230, 400, 3)
 
 
 def test_of_many_tiles_the_one_with_most_detail_is_always_there() -> None:
