@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from quality_model.cli import data, releases, scoring, training
+from quality_model.cli import curating, data, releases, scoring, training
 from quality_model.core import system
 from quality_model.errors import MemoryExhaustedError, QualityModelError, StorageError
 
@@ -111,7 +111,7 @@ def cli(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-for module in (data, training, scoring, releases):
+for module in (data, training, scoring, curating, releases):
     for command in module.COMMANDS:
         cli.add_command(command)
 
