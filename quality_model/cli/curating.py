@@ -2,6 +2,159 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
-COMMANDS: list[click.Command] = []
+from quality_model.cli.flags import PATH, command, with_download
+from quality_model.errors import UsageError
+from quality_model.records import HEADS, Head
+
+if TYPE_CHECKING:
+    from quality_model.curate.rules import Rule
+    from quality_model.score.reading import DownloadRules
+
+
+@command("filter")
+@click.argument("output", metavar="OUT", type=PATH)
+@click.option(
+    "--flagged", multiple=True, metavar="HEAD", help="Drop what this head flags.  [default: all heads]"
+)
+@click.option(
+    "--max", "highest", multiple=True, metavar="NAME=VALUE", help="Drop above this score or number."
+)
+@click.option(
+    "--min", "lowest", multiple=True, metavar="NAME=VALUE", help="Drop below: overall=.8, width=512."
+)
+@click.option(
+    "--drop-worst", multiple=True, metavar="[HEAD=]SHARE", help="Drop this share, such as 10% or noise=5%."
+)
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help="Keep what this is true for: 'noise < .3 or width > 900'.",
+)
+@click.option(
+    "--thresholds", type=PATH, metavar="FILE", help="Flag by these thresholds: JSON of heads and scores."
+)
+@click.option("--balance", metavar="COLUMN", help="Drop the same share of each value of a column.")
+@click.option("--strata", type=PATH, metavar="FILE", help="CSV or Parquet with that column, and key.")
+@click.option(
+    "--to", "lists", type=PATH, multiple=True, metavar="FILE", help="Write the keys, or to .parquet the rows."
+)
+@click.option("--null", is_flag=True, help="End keys in NUL bytes.")
+@click.option("--keep-errors", is_flag=True, help="List inputs with an error code too.")
+@click.option("--copy", type=PATH, metavar="DIR", help="Copy the originals.")
+@click.option("--link", type=PATH, metavar="DIR", help="Make hard links; copies on another file system.")
+@click.option("--symlink", is_flag=True, help="Make the links symbolic.")
+@click.option("--shards", type=PATH, metavar="DIR", help="Write tar shards, or Parquet shards of tables.")
+@click.option(
+    "--shard-size", type=click.IntRange(1), default=10_000, show_default=True, help="Images a shard."
+)
+@click.option("--originals", type=PATH, metavar="PATH", help="Where the originals are, if they moved.")
+@click.option("--dry-run", is_flag=True, help="Say what each rule drops, and write nothing.")
+@with_download
+def filter_(
+    output: Path,
+    flagged: tuple[str, ...],
+    highest: tuple[str, ...],
+    lowest: tuple[str, ...],
+    drop_worst: tuple[str, ...],
+    where: tuple[str, ...],
+    thresholds: Path | None,
+    balance: str | None,
+    strata: Path | None,
+    lists: tuple[Path, ...],
+    null: bool,
+    keep_errors: bool,
+    copy: Path | None,
+    link: Path | None,
+    symlink: bool,
+    shards: Path | None,
+    shard_size: int,
+    originals: Path | None,
+    dry_run: bool,
+    download: DownloadRules | None,
+) -> None:
+    """Keep what is good of a result: lists, copies, links, shards.
+
+    OUT is the folder of a result. An image is dropped if one rule drops it; without a rule, what is flagged is
+    dropped. Originals are never changed. Run the same command again to resume.
+    """
+    from quality_model.curate.filter import Outputs, filter_result, read_thresholds
+    from quality_model.curate.rules import Balance, Bound, Where
+
+    if not (dry_run or lists or copy or link or shards):
+        raise UsageError("There is nothing to write.", "Give --to, --copy, --link, --shards, or --dry-run.")
+    if (copy and link) or (symlink and not link) or (strata and not balance):
+        raise UsageError(
+            "--copy excludes --link, --symlink needs --link, and --strata needs --balance.", "See --help."
+        )
+    rules: list[Rule] = [Bound(*_bound("--max", text)) for text in highest]
+    rules += [Bound(*_bound("--min", text), is_lowest=True) for text in lowest]
+    rules += [_worst(text) for text in drop_worst]
+    rules += [Where(text) for text in where]
+    folder = copy or link
+    files = None if folder is None else (folder, "copy" if copy else "symlink" if symlink else "link")
+    to = Outputs(
+        lists=lists,
+        files=files,  # type: ignore[arg-type]
+        shards=shards,
+        shard_size=shard_size,
+        null=null,
+        keep_errors=keep_errors,
+        originals=originals,
+        download=download,
+    )
+    outcome = filter_result(
+        output,
+        rules,
+        None if dry_run else to,
+        flagged=_heads(flagged),
+        thresholds=read_thresholds(thresholds) if thresholds else None,
+        balance=Balance(balance, strata) if balance else None,
+    )
+    if not (rules or flagged or thresholds):
+        click.echo("No rule is given: what the result flags is dropped.")
+    for line in outcome.lines():
+        click.echo(line)
+
+
+def _heads(names: tuple[str, ...]) -> tuple[Head, ...]:
+    for name in names:
+        if name not in HEADS:
+            raise UsageError(f"--flagged {name!r} is no head.", f"Heads are {', '.join(HEADS)}.")
+    return tuple(head for head in HEADS if head in names)
+
+
+def _bound(option: str, text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    try:
+        limit = float(value)
+    except ValueError:
+        limit = float("nan")
+    if not (name and equals) or limit != limit:
+        raise UsageError(f"{option} {text!r} is not NAME=VALUE.", f"For example {option} noise=0.3.")
+    return name.strip(), limit
+
+
+def _worst(text: str) -> Rule:
+    from quality_model.curate.rules import Worst
+
+    name, equals, value = text.rpartition("=")
+    try:
+        share = Fraction(value.strip().removesuffix("%")) / (100 if value.strip().endswith("%") else 1)
+    except (ValueError, ZeroDivisionError):
+        share = Fraction(-1)
+    if not 0 < share < 1 or (equals and not name.strip()):
+        raise UsageError(
+            f"--drop-worst {text!r} is not a share between 0 and 1.",
+            "For example --drop-worst 10%, or noise=5%.",
+        )
+    return Worst(share, name.strip()) if name else Worst(share)
+
+
+COMMANDS: list[click.Command] = [filter_]

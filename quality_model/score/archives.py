@@ -85,6 +85,21 @@ def list_members(
         yield PlannedInput(archive, archive, error_code=found.reason, error_detail=found.detail)
 
 
+def list_others(path: Path, kind: ArchiveKind) -> Iterator[tuple[str, int, int]]:
+    """List the ordinary members that are no images: name, place and length, such as captions.
+
+    Raises:
+        ImageError: The archive cannot be read.
+    """
+    try:
+        with closing(_ARCHIVES[kind](path)) as opened:
+            for name, at, num_bytes, problem in opened.members():
+                if problem is None and suffix(name) not in SUFFIXES:
+                    yield name, at, num_bytes
+    except (ImageError, *_BROKEN) as error:
+        raise _problem(path, error) from None
+
+
 class ArchiveReader:
     """Reads members by their places, forwards: an archive is opened, and a compressed one unpacked, once."""
 

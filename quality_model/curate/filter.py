@@ -1,0 +1,243 @@
+"""A result filtered: rules decide what is kept, and what is kept is written. Originals and results stay as they are."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from quality_model.core import storage
+from quality_model.core.figures import text_table
+from quality_model.curate import outputs, shards
+from quality_model.curate.originals import Finished, Losses
+from quality_model.curate.outputs import How
+from quality_model.curate.rules import Balance, Mask, Rows, Rule, Verdict, flag_rules, judge
+from quality_model.errors import InputErrorsAboveLimit, UsageError
+from quality_model.records import HEADS, Head
+from quality_model.score.reading import DownloadRules
+
+RECORD_SUFFIX: Final = ".filter.json"
+"""Of the record beside a list or a table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where what is kept is written.
+
+    Attributes:
+        lists: Files: ``.parquet`` gets the rows, any other name the keys.
+        files: A folder of copies or links, and which.
+        shards: A folder of tar shards, or of Parquet shards if tables were scored.
+        shard_size: Images a shard.
+        null: Keys end in NUL bytes, not in line breaks.
+        keep_errors: Lists also have the rows with an error code.
+        originals: Where the originals are now, if they were moved.
+        download: How URLs are fetched; without it they are losses.
+    """
+
+    lists: tuple[Path, ...] = ()
+    files: tuple[Path, How] | None = None
+    shards: Path | None = None
+    shard_size: int = 10_000
+    null: bool = False
+    keep_errors: bool = False
+    originals: Path | None = None
+    download: DownloadRules | None = None
+
+    @property
+    def folders(self) -> list[Path]:
+        return [*([self.files[0]] if self.files else []), *([self.shards] if self.shards else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """What a filter decided, and what it wrote.
+
+    Attributes:
+        num_rows, num_kept: Of the result; those with scores that no rule drops.
+        verdict: Of the rules.
+        errors: Rows with each error code; they are dropped, and counted by no rule.
+        written: The files and folders.
+        losses: Kept originals that could not be written, by error code.
+    """
+
+    title: str
+    num_rows: int
+    num_kept: int
+    verdict: Verdict
+    errors: dict[str, int]
+    written: tuple[Path, ...] = ()
+    losses: Losses = field(default_factory=Losses)
+
+    def lines(self) -> list[str]:
+        """The outcome for a console."""
+        cells = [[count.title, str(count.drops), str(count.alone)] for count in self.verdict.counts]
+        cells += [[f"not scored: {code}", str(count), str(count)] for code, count in self.errors.items()]
+        table = text_table(("rule", "drops", "alone"), cells, right=("drops", "alone")) if cells else ""
+        kept = f"Kept: {self.num_kept} of {self.num_rows}."
+        if self.num_kept == self.num_rows:
+            kept = f"Nothing is dropped: all {self.num_rows} are kept."
+        elif not self.num_kept:
+            kept = f"Nothing is kept: all {self.num_rows} are dropped."
+        return [self.title, *table.splitlines(), kept, *(f"Written: {path}" for path in self.written)]
+
+
+def filter_result(
+    output: Path,
+    rules: Sequence[Rule] = (),
+    to: Outputs | None = None,
+    *,
+    flagged: Sequence[Head] = (),
+    thresholds: dict[Head, float] | None = None,
+    balance: Balance | None = None,
+) -> Filtered:
+    """Decide by rules which rows of a result are kept, and write these.
+
+    A row is kept if it has scores and no rule drops it. Without any rule what is flagged is dropped.
+
+    >>> from quality_model.curate.filter import Bound, Outputs, filter_result  # doctest: +SKIP
+    >>> filter_result(Path("scores/mine"), [Bound("noise", 0.3)], Outputs(lists=(Path("keys.txt"),)))  # doctest: +SKIP
+
+    Args:
+        output: Folder of a finished result.
+        rules: Of `rules`; each is applied to all rows.
+        to: Where to write; None: nothing is written.
+        flagged: Drop also what these heads flag.
+        thresholds: Of one's own for flags; a head without one has that of the result. Given, all heads flag
+            unless ``flagged`` names some.
+        balance: Each value of a column loses the same share.
+
+    Raises:
+        UsageError: ``output`` is no result, a rule does not fit it, nothing is kept, or a place to write is
+            inside the originals or the result, or has other files.
+        IncompleteError, CorruptError: The result is not finished, or is damaged.
+        InputErrorsAboveLimit: Kept originals are gone or changed; everything else is written.
+        StorageError: The disk is full, or another process writes there.
+    """
+    finished = Finished.open(output)
+    rows = finished.rows()
+    rules = list(rules)
+    if flagged or thresholds or not rules:
+        rules += flag_rules(rows, flagged, thresholds)
+    verdict = judge(rows, rules, balance)
+    model = finished.plan.model
+    title = f"{output}: {len(rows.scored)} rows, scored by {model.title}."
+    outcome = Filtered(title, len(rows.scored), int(verdict.kept.sum()), verdict, dict(rows.errors))
+    if to is None:
+        return outcome
+    if to.originals is not None:
+        finished = finished.moved_to(to.originals)
+    listed = verdict.kept | ~rows.scored if to.keep_errors else verdict.kept
+    if not (listed if to.lists else verdict.kept).any():
+        raise UsageError("\n".join([*outcome.lines(), "Nothing is written."]), "Loosen a rule.")
+    _require_places(to, finished)
+    record = _record(finished, {**rows.thresholds, **(thresholds or {})}, rows, verdict, balance)
+    for path in to.lists:
+        _write_list(path, finished, listed, to, record)
+    losses = _write_folders(finished, verdict.kept, to, record)
+    outcome = Filtered(
+        title, outcome.num_rows, outcome.num_kept, verdict, outcome.errors, (*to.lists, *to.folders), losses
+    )
+    if losses.total:
+        codes = ", ".join(
+            f"{count} x {code} (such as {losses.keys[code][0]})" for code, count in losses.counts.items()
+        )
+        raise InputErrorsAboveLimit(
+            "\n".join([*outcome.lines(), f"{losses.total} kept originals could not be written: {codes}."]),
+            "Everything else is written. If they moved, name their folder with --originals; if they changed, score again.",
+        )
+    return outcome
+
+
+def read_thresholds(path: Path) -> dict[Head, float]:
+    """Thresholds in a JSON file: an object of heads and scores, or one with such an object as ``thresholds``.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path} cannot be read as JSON: {error}.", "`thresholds` writes such files."
+        ) from None
+    values = found.get("thresholds", found) if isinstance(found, dict) else None
+    known = {head: values[head] for head in HEADS if head in values} if isinstance(values, dict) else {}
+    is_right = all(isinstance(value, int | float) and 0 <= value <= 1 for value in known.values())
+    if not known or not isinstance(values, dict) or set(values) - set(HEADS) or not is_right:
+        raise UsageError(
+            f"{path} holds no thresholds.",
+            f'It is {{"noise": 0.1, ...}}: heads ({", ".join(HEADS)}), scores from 0 to 1.',
+        )
+    return {head: float(value) for head, value in known.items()}
+
+
+def _record(
+    finished: Finished, thresholds: dict[Head, float], rows: Rows, verdict: Verdict, balance: Balance | None
+) -> dict[str, object]:
+    """What was kept of what, and why: JSON values that depend on the result and the rules alone."""
+    model = finished.plan.model
+    balanced = None
+    if balance is not None:
+        file = None if balance.file is None else storage.file_sha256(balance.file)
+        balanced = {"column": balance.column, "file_sha256": file}
+    return {
+        "rules": [asdict(count) for count in verdict.counts],
+        "balance": balanced,
+        "model": model.described()["model"],
+        "thresholds": thresholds,
+        "result": {"sha256": finished.sha256, "plan_sha256": finished.plan.plan_sha256},
+        "counts": {
+            "rows": len(rows.scored),
+            "kept": int(verdict.kept.sum()),
+            "errors": dict(sorted(rows.errors.items())),
+        },
+    }
+
+
+def _require_places(to: Outputs, finished: Finished) -> None:
+    """Refuse, before anything is written, places inside the originals or the result, and those of others."""
+    places = [*to.lists, *to.folders]
+    if len({place.resolve() for place in places}) < len(places):
+        raise UsageError("Two outputs are in one place.", "Name another for each.")
+    for place in places:
+        resolved = place.resolve()
+        if resolved.is_relative_to(finished.folder.resolve()):
+            raise UsageError(f"{place} is inside the result {finished.folder}.", "Choose another place.")
+        if (
+            finished.is_tree and resolved.is_relative_to(finished.root.resolve())
+        ) or resolved == finished.root:
+            raise UsageError(f"{place} is inside what was scored, {finished.root}.", "Choose another place.")
+    for path in to.lists:
+        if path.is_dir() or (path.exists() and not _record_path(path).exists()):
+            raise UsageError(
+                f"{path} is there and was not written by filter.", "Choose another name, or move it away."
+            )
+    if to.files and to.files[1] != "copy":
+        outputs.require_linkable(finished)
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(path.name + RECORD_SUFFIX)
+
+
+def _write_list(path: Path, finished: Finished, listed: Mask, to: Outputs, record: dict[str, object]) -> None:
+    storage.write_json(
+        _record_path(path), {**record, "keep_errors": to.keep_errors}
+    )  # first: it says the list is ours
+    if path.suffix.lower() == ".parquet":
+        outputs.write_rows(path, finished, listed)
+    else:
+        outputs.write_keys(path, finished, listed, null=to.null)
+
+
+def _write_folders(finished: Finished, kept: Mask, to: Outputs, record: dict[str, object]) -> Losses:
+    losses = Losses()
+    if to.files is not None:
+        folder, how = to.files
+        with outputs.own_folder(folder, {**record, "output": how}):
+            losses = outputs.place_files(folder, finished, kept, how, to.download)
+    if to.shards is not None:
+        with outputs.own_folder(to.shards, {**record, "output": "shards", "shard_size": to.shard_size}):
+            losses = shards.write_shards(to.shards, finished, kept, to.shard_size, to.download)
+    return losses

@@ -1,0 +1,186 @@
+"""A finished result with the originals that it scored: which rows are kept, and the bytes behind them."""
+
+import hashlib
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from quality_model.core import decoding
+from quality_model.core.folders import file_name
+from quality_model.core.jobs import JobFolder, part_name
+from quality_model.curate.rules import Mask, Rows
+from quality_model.errors import CorruptError, ImageError, IncompleteError, UsageError
+from quality_model.params import LimitsParams
+from quality_model.records import SCHEMA_VERSION
+from quality_model.score.inputs import sources_of
+from quality_model.score.plan import Plan, open_plan
+from quality_model.score.reading import DownloadRules, PlannedInput, Source, fetched
+
+_KEYS_NAMED: Final = 1000
+_MAX_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished result.
+
+    Attributes:
+        folder: Of the result.
+        plan: Which input each row is; its model and settings.
+        sha256: Of the whole result, as its completion marker says.
+        root: What was scored: a folder, a file, or the folder that names are relative to.
+        is_tree: Everything below ``root`` was scored.
+    """
+
+    folder: Path
+    plan: Plan
+    sha256: str
+    root: Path
+    is_tree: bool
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open the result in a folder.
+
+        Raises:
+            UsageError: It is none, or one of another release.
+            IncompleteError: It is not finished.
+            CorruptError: It is not what its completion marker says.
+        """
+        plan = open_plan(folder)
+        if plan is None:
+            raise UsageError(f"{folder} is no result of `score`.", "Name the folder that `score` printed.")
+        if (version := plan.settings.schema_version) > SCHEMA_VERSION:
+            raise UsageError(
+                f"{folder} has version {version} of the columns; this release reads {SCHEMA_VERSION}.",
+                "Install a newer one.",
+            )
+        facts = JobFolder(folder).completion()
+        if facts is None:
+            raise IncompleteError(f"{folder} is not finished.", "Run the same `score` again: it resumes.")
+        try:
+            root, written = (file_name(facts["inputs"][name]) for name in ("absolute_root", "root"))
+            sha256 = str(facts["sha256"])
+        except (KeyError, TypeError):
+            raise CorruptError(f"{folder} does not say what was scored.", "Score again.") from None
+        place = Path(root)
+        # Of several arguments or a list, root is only what names are relative to.
+        is_tree = place.is_dir() and (
+            Path(written).name in (place.name, "", "..") or Path(written).resolve() == place
+        )
+        return cls(folder, plan, sha256, place, is_tree)
+
+    def moved_to(self, root: Path) -> Self:
+        """The same, with the originals in another folder or file.
+
+        Raises:
+            UsageError: It is not there.
+        """
+        if not root.exists():
+            raise UsageError(f"{root} is not there.", "Name what was scored, where it is now.")
+        return replace(self, root=root.resolve())
+
+    def rows(self) -> Rows:
+        """Its rows, for rules."""
+        files = [self.folder / part_name(number) for number in self.plan.rows_of_parts]
+        return Rows.of(files, self.plan.model.thresholds or {})
+
+    @property
+    def base(self) -> Path:
+        """The folder that names are relative to."""
+        return self.root if self.root.is_dir() else self.root.parent
+
+    @property
+    def limits(self) -> LimitsParams:
+        """The limits of the job: no original has more bytes."""
+        settings = self.plan.settings
+        return LimitsParams(
+            max_pixels=settings.max_pixels,
+            max_bytes=settings.max_bytes,
+            formats=settings.formats,
+            max_seconds=_MAX_SECONDS,
+        )
+
+    def tables(self, chosen: Mask) -> Iterator[tuple[pa.Table, list[PlannedInput]]]:
+        """The chosen rows of each part, and the inputs that they are of, in the order of the plan."""
+        first = 0
+        for number, num_rows in self.plan.rows_of_parts.items():
+            mask = chosen[first : first + num_rows]
+            first += num_rows
+            if mask.any():
+                with pq.ParquetFile(self.folder / part_name(number)) as file:
+                    table = file.read().filter(pa.array(mask))
+                inputs = zip(self.plan.inputs_of(self.folder, number), mask, strict=True)
+                yield table, [planned for planned, is_chosen in inputs if is_chosen]
+
+    def items(self, chosen: Mask) -> Iterator["Original"]:
+        """The originals of the chosen rows, in the order of the plan; nothing of them is read yet."""
+        for table, inputs in self.tables(chosen):
+            columns = (table[name].to_pylist() for name in ("sha256", "size_bytes", "format"))
+            for planned, *facts in zip(inputs, *columns, strict=True):
+                yield Original(planned, *facts)
+
+    def sources(
+        self, originals: Sequence["Original"], download: DownloadRules | None
+    ) -> Generator[Source, None, None]:
+        """The path or the bytes of each original, in order, or why there are none."""
+        inputs = (original.planned for original in originals)
+        with closing(sources_of(inputs, self.root, self.plan.kind)) as found:
+            with closing(fetched(found, download, self.limits)) as sources:
+                yield from sources
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What was scored: its place, and SHA-256, length and format of its bytes then."""
+
+    planned: PlannedInput
+    sha256: str | None
+    num_bytes: int | None
+    format: str | None
+
+    def is_same(self, data: bytes) -> bool:
+        """Whether these are the bytes that were scored."""
+        return len(data) == self.num_bytes and hashlib.sha256(data).hexdigest() == self.sha256
+
+    def bytes_of(self, source: Source, limits: LimitsParams) -> bytes:
+        """The bytes that were scored.
+
+        Raises:
+            ImageError: They cannot be read, or are ``changed``.
+        """
+        if isinstance(source, ImageError):
+            raise source
+        data = decoding.read_bytes(source, limits) if isinstance(source, Path) else source
+        if not self.is_same(data):
+            raise ImageError("changed", "it is not the image that was scored")
+        return data
+
+
+@dataclass(slots=True)
+class Losses:
+    """Originals that were kept and could not be written: how many have each error code, and the keys of the first."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    keys: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, key: str, code: str) -> None:
+        self.counts[code] = self.counts.get(code, 0) + 1
+        named = self.keys.setdefault(code, [])
+        if len(named) < _KEYS_NAMED:
+            named.append(key)
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def to_json(self) -> dict[str, object]:
+        """JSON values."""
+        return {
+            code: {"count": count, "keys": self.keys[code]} for code, count in sorted(self.counts.items())
+        }

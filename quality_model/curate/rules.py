@@ -1,0 +1,372 @@
+"""What is dropped from a result: rules, each of which marks rows, and what they mark together.
+
+Every rule looks at the rows with scores alone. A value that is null is dropped by no bound, and kept by no condition
+that needs it.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from quality_model.curate.expressions import keeps, parse_condition, require_column
+from quality_model.errors import UsageError
+from quality_model.records import FLAG_COLUMNS, HEADS, SCORE_COLUMNS, Head
+
+Mask = npt.NDArray[np.bool_]
+
+_BATCH_ROWS: Final = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a result in the order of its plan, read column by column.
+
+    Attributes:
+        files: Parquet files, one part each.
+        schema: Of every file.
+        thresholds: The model's, as the result stores them.
+        scored: bool (N,): the rows with scores.
+        errors: Of the others, how many have each error code.
+    """
+
+    files: tuple[Path, ...]
+    schema: pa.Schema
+    thresholds: Mapping[Head, float]
+    scored: Mask = field(repr=False)
+    errors: Mapping[str, int]
+
+    @classmethod
+    def of(cls, files: Sequence[Path], thresholds: Mapping[Head, float]) -> "Rows":
+        """Read which rows have scores; at least one file."""
+        codes = pq.read_table(list(files), columns=["error_code"], schema=None)["error_code"]
+        counts = Counter(
+            {row["values"]: row["counts"] for row in pc.value_counts(codes.drop_null()).to_pylist()}
+        )
+        return cls(
+            tuple(files),
+            pq.read_schema(files[0]),
+            thresholds,
+            codes.is_null().to_numpy(),
+            dict(counts.most_common()),
+        )
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.schema.names)
+
+    def batches(self, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of all rows, a hundred thousand rows at a time."""
+        for path in self.files:
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(_BATCH_ROWS, columns=list(columns))
+
+    def numbers(self, column: str) -> npt.NDArray[np.float64]:
+        """A column of numbers, (N,), NaN where a row has no scores or the value is null.
+
+        Raises:
+            UsageError: There is no such column, or it holds no numbers.
+        """
+        require_column(column, self.columns)
+        kind = self.schema.field(column).type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            numeric = [each.name for each in self.schema if pa.types.is_floating(each.type)]
+            raise UsageError(
+                f"The column {column} holds {kind}, no numbers.", f"Columns of numbers: {', '.join(numeric)}."
+            )
+        found = np.empty(len(self.scored))
+        at = 0
+        for batch in self.batches([column]):
+            found[at : at + len(batch)] = batch.column(0).cast(pa.float64()).to_numpy(zero_copy_only=False)
+            at += len(batch)
+        found[~self.scored] = np.nan
+        return found
+
+    def key_hashes(self, chosen: Mask) -> npt.NDArray[np.uint64]:
+        """Of the keys of chosen rows, in order: the first eight bytes of SHA-256, the same everywhere."""
+        hashes: list[int] = []
+        at = 0
+        for batch in self.batches(["key"]):
+            keys = batch.column(0).filter(pa.array(chosen[at : at + len(batch)])).to_pylist()
+            hashes += [int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) for key in keys]
+            at += len(batch)
+        return np.array(hashes, dtype=np.uint64)
+
+
+class Rule(Protocol):
+    """Marks rows to drop; ``title`` is what to call it in a table and in a record."""
+
+    @property
+    def title(self) -> str: ...
+
+    def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
+        """bool (N,). With ``strata``, the number of each row's stratum, each loses the same share.
+
+        Raises:
+            UsageError: The rule does not fit the result, or has no order by which a stratum could lose a share.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Drops rows whose value is above ``limit``, or below it.
+
+    With strata it is the share of all rows that it drops, of which each stratum loses its own worst.
+    """
+
+    column: str
+    limit: float
+    is_lowest: bool = False
+
+    @property
+    def title(self) -> str:
+        return f"{self.column} {'<' if self.is_lowest else '>'} {self.limit:g}"
+
+    def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
+        values = rows.numbers(self.column)
+        badness = -values if self.is_lowest else values
+        return _balanced(badness, badness > (-self.limit if self.is_lowest else self.limit), rows, strata)
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """Drops what a head flags: by the threshold that the result stores, or by another one."""
+
+    head: Head
+    threshold: float | None = None
+
+    @property
+    def title(self) -> str:
+        return f"flagged {self.head}" + ("" if self.threshold is None else f" (> {self.threshold:g})")
+
+    def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
+        if self.threshold is not None:
+            return Bound(self.head, self.threshold).drops(rows, strata)
+        if self.head not in rows.thresholds:
+            raise UsageError(
+                f"The result has no threshold for {self.head}, so that nothing is flagged.",
+                f"Give one: --max {self.head}=SCORE, or --thresholds FILE.",
+            )
+        column = FLAG_COLUMNS[self.head]
+        flags = [batch.column(0).fill_null(False) for batch in rows.batches([column])]  # noqa: FBT003
+        flagged: Mask = pa.chunked_array(flags, pa.bool_()).to_numpy()
+        return flagged if strata is None else _balanced(rows.numbers(self.head), flagged, rows, strata)
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """Drops a share of the rows with scores, those with the worst score: the nearest whole number of them.
+
+    Of equal scores those with the smallest hash of the key go first, which is the same everywhere. With strata
+    each loses this share.
+    """
+
+    share: Fraction
+    column: str = "worst_score"
+
+    @property
+    def title(self) -> str:
+        return f"worst {float(self.share):.6g} of {self.column}"
+
+    def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
+        if self.column not in SCORE_COLUMNS:
+            raise UsageError(
+                f"{self.column} is no score, so that neither its low nor its high values are the worst.",
+                f"Scores are {', '.join(SCORE_COLUMNS)}; for others there are --min and --max.",
+            )
+        values = rows.numbers(self.column)
+        badness = -values if self.column == "overall" else values
+        strata = np.zeros(len(values), np.int64) if strata is None else strata
+        return _worst_of_each(badness, self.share, rows, strata)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Drops rows for which a condition over the columns is not true (`expressions`)."""
+
+    condition: str
+
+    @property
+    def title(self) -> str:
+        return f"not ({self.condition.strip()})"
+
+    def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
+        if strata is not None:
+            raise UsageError(
+                "A condition has no order by which each value of a column could lose the same share.",
+                "Balance with --max, --min, --flagged or --drop-worst, or leave --where out.",
+            )
+        expression, names = parse_condition(self.condition, rows.columns)
+        kept = [keeps(expression, batch, self.condition) for batch in rows.batches(names)]
+        return ~np.concatenate(kept) & rows.scored
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Every value of ``column`` loses the same share to a rule; null is one of the values.
+
+    Attributes:
+        column: Of the result, or of ``file``.
+        file: CSV or Parquet with the columns ``key`` and ``column``.
+    """
+
+    column: str
+    file: Path | None = None
+
+    def strata(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """The number of each row's value, (N,).
+
+        Raises:
+            UsageError: There is no such column, or the file has no key of the result, or one twice.
+        """
+        if self.file is None:
+            require_column(self.column, rows.columns)
+            values = pa.chunked_array([batch.column(0) for batch in rows.batches([self.column])])
+        else:
+            known = _read_strata(self.file, self.column)
+            keys = known["key"].combine_chunks()
+            found = [pc.index_in(batch.column(0), keys) for batch in rows.batches(["key"])]
+            places = pa.chunked_array(found, pa.int32())
+            if places.null_count == len(places):
+                raise UsageError(
+                    f"{self.file} has not one key of the result.", "Its column key holds those of the result."
+                )
+            values = known[self.column].take(places)
+        codes = values.combine_chunks().dictionary_encode(null_encoding="encode").indices
+        return np.asarray(codes.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleCount:
+    """What a rule drops, and what it alone drops."""
+
+    title: str
+    drops: int
+    alone: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What rules decide about the rows of a result.
+
+    Attributes:
+        kept: bool (N,): rows with scores that no rule drops.
+        masks: bool (N,) for each rule: what it drops.
+        counts: One for each rule.
+    """
+
+    kept: Mask = field(repr=False)
+    masks: tuple[Mask, ...] = field(repr=False)
+    counts: tuple[RuleCount, ...]
+
+
+def judge(rows: Rows, rules: Sequence[Rule], balance: Balance | None = None) -> Verdict:
+    """Apply rules to the rows of a result. Memory holds a byte a row for each rule, and a column at a time.
+
+    Raises:
+        UsageError: A rule does not fit the result.
+    """
+    strata = None if balance is None else balance.strata(rows)
+    masks = tuple(rule.drops(rows, strata) for rule in rules)
+    times = np.zeros(len(rows.scored), np.uint8)
+    for mask in masks:
+        times += mask
+    counts = [
+        RuleCount(rule.title, int(mask.sum()), int((mask & (times == 1)).sum()))
+        for rule, mask in zip(rules, masks, strict=True)
+    ]
+    return Verdict(rows.scored & (times == 0), masks, tuple(counts))
+
+
+def flag_rules(rows: Rows, heads: Sequence[Head] = (), own: Mapping[Head, float] | None = None) -> list[Flag]:
+    """A rule for each head (none named: every one with a threshold), by thresholds of one's own where there are.
+
+    Raises:
+        UsageError: No head has a threshold.
+    """
+    own = own or {}
+    chosen = heads or [head for head in HEADS if head in own or head in rows.thresholds]
+    if not chosen:
+        raise UsageError(
+            "Nothing is flagged: the model of the result has no thresholds.",
+            "Say what to drop, such as --max noise=.3 or --drop-worst 10%.",
+        )
+    return [Flag(head, own.get(head)) for head in chosen]
+
+
+def _balanced(
+    badness: npt.NDArray[np.float64], drops: Mask, rows: Rows, strata: npt.NDArray[np.int64] | None
+) -> Mask:
+    """What is dropped, or as large a share of each stratum."""
+    num_known = int((~np.isnan(badness)).sum())
+    if strata is None or not num_known:
+        return drops
+    return _worst_of_each(badness, Fraction(int(drops.sum()), num_known), rows, strata)
+
+
+def _worst_of_each(
+    badness: npt.NDArray[np.float64], share: Fraction, rows: Rows, strata: npt.NDArray[np.int64]
+) -> Mask:
+    """The share of each stratum with the highest badness; NaN is no part of a stratum."""
+    (known,) = np.nonzero(~np.isnan(badness))
+    bad, stratum = badness[known], strata[known]
+    sizes = np.bincount(stratum)
+    quotas = np.array([int(share * int(size) + Fraction(1, 2)) for size in sizes], dtype=np.int64)
+    order = np.lexsort((-bad, stratum))
+    ends = np.cumsum(sizes)
+    # The worst value that stays in a stratum decides: what is worse goes, and of its equals as many as the quota needs.
+    last = (
+        np.where(quotas > 0, bad[order[np.maximum(ends - sizes + quotas - 1, 0)]], np.inf)
+        if len(bad)
+        else bad
+    )
+    goes = bad > last[stratum]
+    ties = bad == last[stratum]
+    missing = quotas - np.bincount(stratum[goes], minlength=len(sizes))
+    is_partial = missing < np.bincount(stratum[ties], minlength=len(sizes))
+    goes |= ties & ~is_partial[stratum]
+    (tied,) = np.nonzero(ties & is_partial[stratum])
+    if len(tied):
+        chosen = np.zeros(len(badness), np.bool_)
+        chosen[known[tied]] = True
+        by_hash = tied[np.lexsort((rows.key_hashes(chosen), stratum[tied]))]
+        starts = np.concatenate([[0], np.cumsum(np.bincount(stratum[tied], minlength=len(sizes)))[:-1]])
+        rank = np.arange(len(by_hash)) - starts[stratum[by_hash]]
+        goes[by_hash[rank < missing[stratum[by_hash]]]] = True
+    drops = np.zeros(len(badness), np.bool_)
+    drops[known[goes]] = True
+    return drops
+
+
+def _read_strata(path: Path, column: str) -> pa.Table:
+    """The columns ``key`` (text) and ``column`` of a CSV or Parquet file."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pq.read_table(path)
+        else:
+            as_text = pa.csv.ConvertOptions(column_types={"key": pa.string()})
+            table = pa.csv.read_csv(path, convert_options=as_text)
+    except (pa.ArrowException, OSError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{path} cannot be read: {first}", "It is CSV or Parquet.") from None
+    for name in ("key", column):
+        if name not in table.column_names:
+            raise UsageError(
+                f"{path} has no column {name!r}; it has {', '.join(table.column_names)}.",
+                "It needs a column key, with the keys of the result, and the column to balance.",
+            )
+    keys = table["key"].cast(pa.string())
+    if len(keys) != pc.count_distinct(keys, mode="all").as_py():
+        raise UsageError(f"{path} has a key twice.", "A key has one value.")
+    return pa.table({"key": keys, column: table[column]})

@@ -1,0 +1,286 @@
+"""What is kept of a result as new shards: tar archives (WebDataset), or Parquet files where tables were scored.
+
+Which row is in which shard is clear before anything is read, so that an interrupted job resumes at its first
+unfinished shard: ``shards/00000.json`` says what is in the first one.
+"""
+
+import io
+import re
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from quality_model.core import storage
+from quality_model.core.decoding import SUFFIXES
+from quality_model.core.folders import file_name, suffix
+from quality_model.curate.originals import Finished, Losses, Original
+from quality_model.curate.outputs import RECORD_NAME, name_below
+from quality_model.curate.rules import Mask
+from quality_model.errors import CorruptError, ImageError, IncompleteError, UsageError
+from quality_model.score.archives import ArchiveKind, ArchiveReader, list_others
+from quality_model.score.reading import DownloadRules
+from quality_model.score.tables import content_of, open_table, place_of
+
+MARKERS_FOLDER: Final = "shards"
+_CAPTIONS: Final = (".json", ".txt")
+"""Of an image file, the files of the same stem that go with it."""
+_ROWS_AT_ONCE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A finished shard, as its completion marker describes it; ``lost`` has the error code of each lost key."""
+
+    file: str
+    first_key: str
+    rows: int
+    bytes: int
+    sha256: str
+    lost: dict[str, str] = field(default_factory=dict)
+
+
+def write_shards(
+    folder: Path, finished: Finished, chosen: Mask, shard_size: int, download: DownloadRules | None = None
+) -> Losses:
+    """Write the originals of the chosen rows as shards, and complete the folder.
+
+    A tar member has the name of the original, and beside it what has the same stem (captions). A shard is shorter
+    where a stem would occur in it twice, or where the columns of tables differ.
+
+    Raises:
+        UsageError: A table names its images and does not hold them.
+        StorageError: The disk is full, or cannot be written.
+    """
+    is_table = finished.plan.kind in ("parquet", "arrow")
+    writer = _TableShards(finished) if is_table else _TarShards(finished, download)
+    losses, made = Losses(), []
+    for number, originals in enumerate(_cut(finished.items(chosen), writer, shard_size)):
+        name = f"shard-{number:05d}{'.parquet' if is_table else '.tar'}"
+        marker = folder / MARKERS_FOLDER / f"{number:05d}.json"
+        shard = _finished_shard(folder, marker, name, originals)
+        if shard is None:
+            lost: dict[str, str] = {}
+            with storage.staged(folder / name) as temporary:
+                writer.write(temporary, originals, lost)
+            path = folder / name
+            rows = len(originals) - len(lost)
+            sha256 = storage.file_sha256(path)
+            shard = Shard(name, originals[0].planned.key, rows, path.stat().st_size, sha256, lost)
+            storage.write_json(marker, asdict(shard))
+        made.append(shard)
+        for key, code in shard.lost.items():
+            losses.add(key, code)
+    storage.seal(
+        folder,
+        [RECORD_NAME, *(shard.file for shard in made)],
+        rows=sum(shard.rows for shard in made),
+        hashed={shard.file: shard.sha256 for shard in made},
+        kind="filter",
+        not_written=losses.to_json(),
+    )
+    return losses
+
+
+def _finished_shard(folder: Path, marker: Path, name: str, originals: Sequence[Original]) -> Shard | None:
+    """A shard that is whole and lost nothing; None if it is to be written."""
+    with suppress(IncompleteError, CorruptError, TypeError, OSError):
+        shard = Shard(**storage.read_json(marker))
+        is_same = (shard.file, shard.first_key, shard.rows) == (
+            name,
+            originals[0].planned.key,
+            len(originals),
+        )
+        if is_same and storage.file_sha256(folder / name) == shard.sha256:
+            return shard
+    return None
+
+
+def _cut(
+    originals: Iterator[Original], writer: "_TarShards | _TableShards", shard_size: int
+) -> Iterator[list[Original]]:
+    """The originals of each shard."""
+    shard: list[Original] = []
+    for original in originals:
+        if shard and (len(shard) == shard_size or not writer.fits(original)):
+            yield shard
+            shard = []
+        writer.add(original, is_first=not shard)
+        shard.append(original)
+    if shard:
+        yield shard
+
+
+class _TarShards:
+    def __init__(self, finished: Finished, download: DownloadRules | None) -> None:
+        self._finished = finished
+        self._download = download
+        self._kind: ArchiveKind = "zip" if finished.plan.kind == "zip" else "tar"
+        self._stems: set[str] = set()
+        self._last: tuple[str | None, str] | None = None
+        self._others: tuple[Path | None, dict[str, list[tuple[str, int, int]]]] = (None, {})
+
+    def fits(self, original: Original) -> bool:
+        """Whether its stem is a new one in the shard: readers of WebDataset take members of one stem as one sample."""
+        stem = _stem(_member_name(original))
+        return stem not in self._stems or (original.planned.file, stem) == self._last
+
+    def add(self, original: Original, *, is_first: bool) -> None:
+        """Count an original to the shard."""
+        stem = _stem(_member_name(original))
+        self._stems = {stem} if is_first else self._stems
+        self._stems.add(stem)
+        self._last = original.planned.file, stem
+
+    def write(self, path: Path, originals: Sequence[Original], lost: dict[str, str]) -> None:
+        sources = self._finished.sources(originals, self._download)
+        written: set[str] = set()
+        with (
+            closing(sources),
+            closing(ArchiveReader(self._kind)) as members,
+            tarfile.open(path, "w", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar,
+        ):
+            for original, source in zip(originals, sources, strict=True):
+                try:
+                    data = original.bytes_of(source, self._finished.limits)
+                    captions = list(
+                        self._captions(original, source if isinstance(source, Path) else None, members)
+                    )
+                except ImageError as error:
+                    lost[original.planned.key] = error.reason
+                    continue
+                for name, content in ((_member_name(original), data), *captions):
+                    if name not in written:
+                        info = tarfile.TarInfo(name)
+                        info.size, info.mode = len(content), 0o644
+                        tar.addfile(info, io.BytesIO(content))
+                        written.add(name)
+
+    def _captions(
+        self, original: Original, source: Path | None, members: ArchiveReader
+    ) -> Iterator[tuple[str, bytes]]:
+        """Names and bytes of what goes with an image."""
+        name = _member_name(original)
+        if source is not None:
+            for ending in _CAPTIONS:
+                if (path := source.with_suffix(ending)).is_file():
+                    yield str(Path(name).with_suffix(ending).as_posix()), path.read_bytes()
+        if original.planned.file is None:
+            return
+        archive = self._finished.base / file_name(original.planned.file)
+        if self._others[0] != archive:
+            by_stem = defaultdict(list)
+            for other, at, num_bytes in list_others(archive, self._kind):
+                by_stem[_stem(other)].append((other, at, num_bytes))
+            self._others = archive, dict(by_stem)
+        for other, at, num_bytes in self._others[1].get(_stem(name), ()):
+            if num_bytes > self._finished.limits.max_bytes:
+                raise ImageError("too_many_bytes", f"{other} has {num_bytes} bytes")
+            content = members.read(archive, at, num_bytes)
+            if isinstance(content, ImageError):
+                raise content
+            yield other, content
+
+
+class _TableShards:
+    def __init__(self, finished: Finished) -> None:
+        self._finished = finished
+        self._schema: pa.Schema | None = None
+        self._schemas: dict[str, pa.Schema | None] = {}
+
+    def fits(self, original: Original) -> bool:
+        """Whether its file has the columns of the shard; one that cannot be read fits any."""
+        schema = self._schema_of(original)
+        return schema is None or self._schema is None or schema == self._schema
+
+    def add(self, original: Original, *, is_first: bool) -> None:
+        """Count an original to the shard."""
+        schema = self._schema_of(original)
+        self._schema = schema if is_first or self._schema is None else self._schema
+
+    def _schema_of(self, original: Original) -> pa.Schema | None:
+        name = original.planned.file or ""
+        if name not in self._schemas:
+            self._schemas[name] = None
+            with suppress(CorruptError), open_table(self._path(name), name) as file:
+                self._schemas[name] = file.schema
+        return self._schemas[name]
+
+    def write(self, path: Path, originals: Sequence[Original], lost: dict[str, str]) -> None:
+        schema = next(
+            (schema for schema in map(self._schema_of, originals) if schema is not None), pa.schema([])
+        )
+        by_file: dict[str, dict[int, Original]] = defaultdict(dict)
+        for original in originals:
+            by_file[original.planned.file or ""][original.planned.at] = original
+            lost[original.planned.key] = "missing"  # until its row is found
+        with pq.ParquetWriter(path, schema) as writer:
+            for name, by_row in by_file.items():
+                with suppress(CorruptError):
+                    for rows in self._rows(name, by_row, lost):
+                        writer.write_table(rows)
+
+    def _rows(self, name: str, by_row: dict[int, Original], lost: dict[str, str]) -> Iterator[pa.Table]:
+        """The rows of a file that are what was scored."""
+        first, last = min(by_row), max(by_row)
+        with open_table(self._path(name), name) as file:
+            at = 0
+            for group, num_rows in enumerate(file.rows_of_groups):
+                start, at = at, at + num_rows
+                if at <= first or start > last:
+                    continue
+                for batch in file.batches(group, file.schema.names, _ROWS_AT_ONCE):
+                    kept = [
+                        row
+                        for row in range(len(batch))
+                        if self._is_kept(batch, row, by_row.get(start + row), lost)
+                    ]
+                    start += len(batch)
+                    if kept:
+                        yield pa.Table.from_batches([batch]).take(kept).cast(file.schema)
+
+    def _is_kept(
+        self, batch: pa.RecordBatch, row: int, original: Original | None, lost: dict[str, str]
+    ) -> bool:
+        if original is None:
+            return False
+        content = None
+        for column in original.planned.columns:
+            if content is None and (place := place_of(batch.schema.names, column)) is not None:
+                content = content_of(batch.column(place[0])[row], place[1])
+        if isinstance(content, str):
+            raise UsageError(
+                f"The rows of {original.planned.file} name images and do not hold them.",
+                "Copy the images with --copy, or write the rows that are kept with --to kept.parquet.",
+            )
+        if content is not None and original.is_same(content):
+            del lost[original.planned.key]
+            return True
+        lost[original.planned.key] = "changed"
+        return False
+
+    def _path(self, name: str) -> Path:
+        return self._finished.base / file_name(name)
+
+
+def _member_name(original: Original) -> str:
+    """The name of an original in a tar archive: its own one in the archive that it is from, or its key."""
+    planned = original.planned
+    if planned.file is None:
+        return name_below(planned.key, original.format, is_path=True).as_posix()
+    name = planned.key.removeprefix(f"{planned.file}#")
+    if suffix(name) not in SUFFIXES:
+        name = re.sub(r"#\d+$", "", name)  # of a name that the archive has twice
+    return name_below(name, None, is_path=True).as_posix()
+
+
+def _stem(name: str) -> str:
+    """What WebDataset calls the key of a member: its name up to the first dot of the last part."""
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + last.split(".", 1)[0]
