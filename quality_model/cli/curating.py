@@ -81,8 +81,8 @@ def filter_(
 ) -> None:
     """Keep what is good of a result: lists, copies, links, shards.
 
-    OUT is the folder of a result. An image is dropped if one rule drops it; without a rule, what is flagged is
-    dropped. Originals are never changed. Run the same command again to resume.
+    OUT is the folder of a result. An image is dropped if one rule drops it; without a rule, what is flagged
+    is dropped. Originals are never changed. Run the same command again to resume.
     """
     from quality_model.curate.filter import Outputs, filter_result, read_thresholds
     from quality_model.curate.rules import Balance, Bound, Where
@@ -109,6 +109,8 @@ def filter_(
         originals=originals,
         download=download,
     )
+    if not (rules or flagged or thresholds):
+        click.echo("No rule is given: what is flagged is dropped.")
     outcome = filter_result(
         output,
         rules,
@@ -117,10 +119,9 @@ def filter_(
         thresholds=read_thresholds(thresholds) if thresholds else None,
         balance=Balance(balance, strata) if balance else None,
     )
-    if not (rules or flagged or thresholds):
-        click.echo("No rule is given: what the result flags is dropped.")
     for line in outcome.lines():
         click.echo(line)
+    outcome.require_complete()
 
 
 def _heads(names: tuple[str, ...]) -> tuple[Head, ...]:

@@ -1,6 +1,6 @@
-"""Conditions over the columns of a result, such as ``noise < .3 and width >= 512``, as expressions of PyArrow.
+"""Conditions over the columns of a result, such as ``noise < .3 and width >= 512``, in PyArrow's expressions.
 
-The text is parsed as Python and never run: a tree of a few kinds of nodes is translated, any other is refused.
+The text is parsed as Python and never run: nodes of a few kinds are translated, any other is refused.
 """
 
 import ast
@@ -28,8 +28,9 @@ _TEXT_TESTS: Final[dict[str, Callable[..., Any]]] = {
     "starts_with": pc.starts_with,
 }
 _LANGUAGE: Final = (
-    "Compare columns with numbers and 'texts': noise < .3 and (format in ('JPEG', 'PNG') or width >= 512). There are and,"
-    " or, not, < <= > >= == !=, in, is None, + - * /, and starts_with, ends_with, contains(column, 'text')."
+    "Compare columns with numbers and 'texts': noise < .3 and (format in ('JPEG', 'PNG') or width >= 512)."
+    " There are and, or, not, < <= > >= == !=, in, is None, + - * /, and starts_with, ends_with,"
+    " contains(column, 'text')."
 )
 
 
@@ -96,7 +97,7 @@ def keeps(expression: pc.Expression, batch: pa.RecordBatch, text: str) -> Any:
         raise UsageError(
             f"{text[:200]!r} is no condition: {str(error).splitlines()[0]}.", _LANGUAGE
         ) from None
-    return values.fill_null(False).to_numpy()  # noqa: FBT003
+    return values.fill_null(False).to_numpy()
 
 
 def _translated(node: ast.AST) -> Any:
@@ -106,11 +107,10 @@ def _translated(node: ast.AST) -> Any:
             return pc.scalar(value)
         case ast.Name(id=name) if name != "null":
             return pc.field(name)
-        case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATORS:
-            if isinstance(op, ast.USub):
-                is_number = isinstance(operand, ast.Constant) and isinstance(operand.value, int | float)
-                return pc.scalar(-operand.value) if is_number else pc.negate(_translated(operand))
-            return _OPERATORS[type(op)](_translated(operand))
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return pc.scalar(-value)
+        case ast.UnaryOp(op=sign, operand=operand) if type(sign) in _OPERATORS:
+            return _OPERATORS[type(sign)](_translated(operand))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             return _OPERATORS[type(op)](_translated(left), _translated(right))
         case ast.BoolOp(op=op, values=[first, *others]):
@@ -121,8 +121,8 @@ def _translated(node: ast.AST) -> Any:
         case ast.Compare(left=left, ops=ops, comparators=comparators):
             sides = [left, *comparators]
             found = _compared(sides[0], ops[0], sides[1])
-            for before, op, after in zip(sides[1:], ops[1:], sides[2:], strict=False):
-                found &= _compared(before, op, after)
+            for before, comparison, after in zip(sides[1:], ops[1:], sides[2:], strict=False):
+                found &= _compared(before, comparison, after)
             return found
         case ast.Call(func=ast.Name(id=name), args=[column, ast.Constant(value=str(text))], keywords=[]):
             if name in _TEXT_TESTS:

@@ -1,4 +1,4 @@
-"""A result filtered: rules decide what is kept, and what is kept is written. Originals and results stay as they are."""
+"""A result filtered: rules decide what is kept, and that is written. Originals and the result stay."""
 
 import json
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from typing import Final
 from quality_model.core import storage
 from quality_model.core.figures import text_table
 from quality_model.curate import outputs, shards
-from quality_model.curate.originals import Finished, Losses
+from quality_model.curate.originals import Finished, Losses, Mask, Rows
 from quality_model.curate.outputs import How
-from quality_model.curate.rules import Balance, Mask, Rows, Rule, Verdict, flag_rules, judge
+from quality_model.curate.rules import Balance, Rule, Verdict, flag_rules, judge
 from quality_model.errors import InputErrorsAboveLimit, UsageError
 from quality_model.records import HEADS, Head
 from quality_model.score.reading import DownloadRules
@@ -72,7 +72,7 @@ class Filtered:
     def lines(self) -> list[str]:
         """The outcome for a console."""
         cells = [[count.title, str(count.drops), str(count.alone)] for count in self.verdict.counts]
-        cells += [[f"not scored: {code}", str(count), str(count)] for code, count in self.errors.items()]
+        cells += [[f"not scored: {code}", str(count), "-"] for code, count in self.errors.items()]
         table = text_table(("rule", "drops", "alone"), cells, right=("drops", "alone")) if cells else ""
         kept = f"Kept: {self.num_kept} of {self.num_rows}."
         if self.num_kept == self.num_rows:
@@ -80,6 +80,20 @@ class Filtered:
         elif not self.num_kept:
             kept = f"Nothing is kept: all {self.num_rows} are dropped."
         return [self.title, *table.splitlines(), kept, *(f"Written: {path}" for path in self.written)]
+
+    def require_complete(self) -> None:
+        """Refuse losses.
+
+        Raises:
+            InputErrorsAboveLimit: Kept originals are gone or changed; everything else is written.
+        """
+        if self.losses.total:
+            named = self.losses.keys
+            codes = [f"{n} x {code} (such as {named[code][0]})" for code, n in self.losses.counts.items()]
+            raise InputErrorsAboveLimit(
+                f"{self.losses.total} kept originals could not be written: {', '.join(codes)}.",
+                "The rest is. If they moved, name their folder with --originals; if they changed, score again.",
+            )
 
 
 def filter_result(
@@ -95,8 +109,9 @@ def filter_result(
 
     A row is kept if it has scores and no rule drops it. Without any rule what is flagged is dropped.
 
-    >>> from quality_model.curate.filter import Bound, Outputs, filter_result  # doctest: +SKIP
-    >>> filter_result(Path("scores/mine"), [Bound("noise", 0.3)], Outputs(lists=(Path("keys.txt"),)))  # doctest: +SKIP
+        filter_result(Path("scores/mine"), [Bound("noise", 0.3)], Outputs(lists=(Path("keys.txt"),)))
+
+    Kept originals that are gone or changed are not written: see ``losses`` of the answer.
 
     Args:
         output: Folder of a finished result.
@@ -111,7 +126,6 @@ def filter_result(
         UsageError: ``output`` is no result, a rule does not fit it, nothing is kept, or a place to write is
             inside the originals or the result, or has other files.
         IncompleteError, CorruptError: The result is not finished, or is damaged.
-        InputErrorsAboveLimit: Kept originals are gone or changed; everything else is written.
         StorageError: The disk is full, or another process writes there.
     """
     finished = Finished.open(output)
@@ -129,24 +143,19 @@ def filter_result(
         finished = finished.moved_to(to.originals)
     listed = verdict.kept | ~rows.scored if to.keep_errors else verdict.kept
     if not (listed if to.lists else verdict.kept).any():
-        raise UsageError("\n".join([*outcome.lines(), "Nothing is written."]), "Loosen a rule.")
+        drops = ", ".join(f"{count.title}: {count.drops}" for count in verdict.counts)
+        raise UsageError(
+            f"Nothing is kept, so nothing is written: all {outcome.num_rows} rows are dropped ({drops}).",
+            "Loosen a rule; --dry-run says what each drops.",
+        )
     _require_places(to, finished)
     record = _record(finished, {**rows.thresholds, **(thresholds or {})}, rows, verdict, balance)
     for path in to.lists:
         _write_list(path, finished, listed, to, record)
     losses = _write_folders(finished, verdict.kept, to, record)
-    outcome = Filtered(
+    return Filtered(
         title, outcome.num_rows, outcome.num_kept, verdict, outcome.errors, (*to.lists, *to.folders), losses
     )
-    if losses.total:
-        codes = ", ".join(
-            f"{count} x {code} (such as {losses.keys[code][0]})" for code, count in losses.counts.items()
-        )
-        raise InputErrorsAboveLimit(
-            "\n".join([*outcome.lines(), f"{losses.total} kept originals could not be written: {codes}."]),
-            "Everything else is written. If they moved, name their folder with --originals; if they changed, score again.",
-        )
-    return outcome
 
 
 def read_thresholds(path: Path) -> dict[Head, float]:

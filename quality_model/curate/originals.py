@@ -1,28 +1,110 @@
-"""A finished result with the originals that it scored: which rows are kept, and the bytes behind them."""
+"""A finished result as it is filtered: its rows, column by column, and the originals behind them."""
 
 import hashlib
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from quality_model.core import decoding
 from quality_model.core.folders import file_name
 from quality_model.core.jobs import JobFolder, part_name
-from quality_model.curate.rules import Mask, Rows
+from quality_model.curate.expressions import require_column
 from quality_model.errors import CorruptError, ImageError, IncompleteError, UsageError
 from quality_model.params import LimitsParams
-from quality_model.records import SCHEMA_VERSION
+from quality_model.records import SCHEMA_VERSION, Head
 from quality_model.score.inputs import sources_of
 from quality_model.score.plan import Plan, open_plan
 from quality_model.score.reading import DownloadRules, PlannedInput, Source, fetched
 
+Mask = npt.NDArray[np.bool_]
+
+_BATCH_ROWS: Final = 1 << 17
 _KEYS_NAMED: Final = 1000
 _MAX_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a result in the order of its plan, read column by column.
+
+    Attributes:
+        files: Parquet files, one part each.
+        schema: Of every file.
+        thresholds: The model's, as the result stores them.
+        scored: bool (N,): the rows with scores.
+        errors: Of the others, how many have each error code.
+    """
+
+    files: tuple[Path, ...]
+    schema: pa.Schema
+    thresholds: Mapping[Head, float]
+    scored: Mask = field(repr=False)
+    errors: Mapping[str, int]
+
+    @classmethod
+    def of(cls, files: Sequence[Path], thresholds: Mapping[Head, float]) -> "Rows":
+        """Read which rows have scores; at least one file."""
+        codes = pq.read_table(list(files), columns=["error_code"])["error_code"]
+        counts = Counter(
+            {row["values"]: row["counts"] for row in pc.value_counts(codes.drop_null()).to_pylist()}
+        )
+        return cls(
+            tuple(files),
+            pq.read_schema(files[0]),
+            thresholds,
+            codes.is_null().to_numpy(),
+            dict(counts.most_common()),
+        )
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.schema.names)
+
+    def batches(self, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of all rows, a hundred thousand rows at a time."""
+        for path in self.files:
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(_BATCH_ROWS, columns=list(columns))
+
+    def numbers(self, column: str) -> npt.NDArray[np.float64]:
+        """A column of numbers, (N,), NaN where a row has no scores or the value is null.
+
+        Raises:
+            UsageError: There is no such column, or it holds no numbers.
+        """
+        require_column(column, self.columns)
+        kind = self.schema.field(column).type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            numeric = [each.name for each in self.schema if pa.types.is_floating(each.type)]
+            raise UsageError(
+                f"The column {column} holds {kind}, no numbers.", f"Columns of numbers: {', '.join(numeric)}."
+            )
+        found = np.empty(len(self.scored))
+        at = 0
+        for batch in self.batches([column]):
+            found[at : at + len(batch)] = batch.column(0).cast(pa.float64()).to_numpy(zero_copy_only=False)
+            at += len(batch)
+        found[~self.scored] = np.nan
+        return found
+
+    def key_hashes(self, chosen: Mask) -> npt.NDArray[np.uint64]:
+        """Of the keys of chosen rows, in order: the first eight bytes of SHA-256, the same everywhere."""
+        hashes: list[int] = []
+        at = 0
+        for batch in self.batches(["key"]):
+            keys = batch.column(0).filter(pa.array(chosen[at : at + len(batch)])).to_pylist()
+            hashes += [int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) for key in keys]
+            at += len(batch)
+        return np.array(hashes, dtype=np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +169,12 @@ class Finished:
 
     def rows(self) -> Rows:
         """Its rows, for rules."""
-        files = [self.folder / part_name(number) for number in self.plan.rows_of_parts]
-        return Rows.of(files, self.plan.model.thresholds or {})
+        return Rows.of(self.files, self.plan.model.thresholds or {})
+
+    @property
+    def files(self) -> list[Path]:
+        """Of the rows, in the order of the plan."""
+        return [self.folder / part_name(number) for number in self.plan.rows_of_parts]
 
     @property
     def base(self) -> Path:
@@ -130,9 +216,9 @@ class Finished:
     ) -> Generator[Source, None, None]:
         """The path or the bytes of each original, in order, or why there are none."""
         inputs = (original.planned for original in originals)
-        with closing(sources_of(inputs, self.root, self.plan.kind)) as found:
-            with closing(fetched(found, download, self.limits)) as sources:
-                yield from sources
+        found = sources_of(inputs, self.root, self.plan.kind)
+        with closing(found), closing(fetched(found, download, self.limits)) as sources:
+            yield from sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +250,7 @@ class Original:
 
 @dataclass(slots=True)
 class Losses:
-    """Originals that were kept and could not be written: how many have each error code, and the keys of the first."""
+    """Originals that were kept and could not be written: their number and first keys by error code."""
 
     counts: dict[str, int] = field(default_factory=dict)
     keys: dict[str, list[str]] = field(default_factory=dict)

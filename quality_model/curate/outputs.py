@@ -1,6 +1,6 @@
 """What is kept of a result: a list of keys, a table of rows, or a folder of copies or links.
 
-A folder is complete when it has its completion marker. `storage.staged` writes each file, so that the same command
+A folder is complete when it has its completion marker. Each file is whole or absent, so that the same command
 resumes: what is there already is compared, never written again.
 """
 
@@ -22,8 +22,7 @@ from quality_model.core import storage
 from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import file_name, is_url, suffix
 from quality_model.core.jobs import LOCK_NAME
-from quality_model.curate.originals import Finished, Losses, Original
-from quality_model.curate.rules import Mask
+from quality_model.curate.originals import Finished, Losses, Mask, Original
 from quality_model.errors import ImageError, StorageError, UsageError
 from quality_model.score.plan import require_own
 from quality_model.score.reading import DownloadRules, Source
@@ -64,7 +63,7 @@ def write_keys(path: Path, finished: Finished, chosen: Mask, *, null: bool) -> N
 
 def write_rows(path: Path, finished: Finished, chosen: Mask) -> None:
     """Write the chosen rows as Parquet, with the columns and the metadata of the result."""
-    schema = pq.read_schema(finished.rows().files[0])
+    schema = pq.read_schema(finished.files[0])
     with storage.staged(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for table, _ in finished.tables(chosen):
             writer.write_table(table)
@@ -98,15 +97,15 @@ def place_files(
 ) -> Losses:
     """Copy or link the originals of the chosen rows into a folder, each at its key, and complete the folder.
 
-    A file that is there already is left. An original that is gone, is not what was scored, or whose place another
-    file has, is one of the losses.
+    A file that is there already is left. An original that is gone, is not what was scored, or whose place
+    another file has, is one of the losses.
 
     Raises:
         UsageError: Links were asked for, and the originals are members of archives or rows of tables.
         StorageError: The disk is full, or cannot be written.
     """
     losses, num_placed = Losses(), 0
-    schema = pq.read_schema(finished.rows().files[0])
+    schema = pq.read_schema(finished.files[0])
     placer = _Placer(folder, finished, how)
     with (
         storage.staged(folder / ROWS_NAME) as temporary,
@@ -146,8 +145,8 @@ def require_linkable(finished: Finished) -> None:
 def name_below(key: str, format_name: str | None, *, is_path: bool) -> PurePath:
     """The place of an original below a folder: its key, from which nothing leads out.
 
-    The root of an absolute path and the scheme of a URL are left out, ``..`` becomes ``__``, and a key of a table
-    gets the suffix of its format if it has none of an image.
+    The root of an absolute path and the scheme of a URL are left out, ``..`` becomes ``__``, and a key of a
+    table gets the suffix of its format if it has none of an image.
     """
     text = key
     if is_url(key):
@@ -211,7 +210,7 @@ class _Placer:
         raise ImageError("no_place", f"another file is at {target}")
 
     def _require_unchanged(self, original: Original, source: Path) -> None:
-        """Refuse an original with another length or time of change, and other bytes, than when it was scored."""
+        """Refuse an original of which length or time of change, and bytes, are not those of the scoring."""
         with suppress(OSError):
             found = source.stat()
             if (found.st_size, found.st_mtime_ns) == (original.planned.num_bytes, original.planned.mtime_ns):
@@ -242,7 +241,7 @@ class _Placer:
 
     @contextmanager
     def _moved_to(self, target: Path) -> Iterator[Path]:
-        """A temporary path, of which what is written moves to ``target``; `storage.sweep` removes leftovers."""
+        """A temporary path; what is written there moves to ``target``. `storage.sweep` removes leftovers."""
         temporary = self.folder / _TEMPORARY_NAME
         try:
             yield temporary

@@ -1,16 +1,14 @@
 """What is dropped from a result: rules, each of which marks rows, and what they mark together.
 
-Every rule looks at the rows with scores alone. A value that is null is dropped by no bound, and kept by no condition
-that needs it.
+Every rule looks at the rows with scores alone. A value that is null is dropped by no bound, and kept by no
+condition that needs it.
 """
 
-import hashlib
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,87 +18,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from quality_model.curate.expressions import keeps, parse_condition, require_column
+from quality_model.curate.originals import Mask, Rows
 from quality_model.errors import UsageError
 from quality_model.records import FLAG_COLUMNS, HEADS, SCORE_COLUMNS, Head
-
-Mask = npt.NDArray[np.bool_]
-
-_BATCH_ROWS: Final = 1 << 17
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The rows of a result in the order of its plan, read column by column.
-
-    Attributes:
-        files: Parquet files, one part each.
-        schema: Of every file.
-        thresholds: The model's, as the result stores them.
-        scored: bool (N,): the rows with scores.
-        errors: Of the others, how many have each error code.
-    """
-
-    files: tuple[Path, ...]
-    schema: pa.Schema
-    thresholds: Mapping[Head, float]
-    scored: Mask = field(repr=False)
-    errors: Mapping[str, int]
-
-    @classmethod
-    def of(cls, files: Sequence[Path], thresholds: Mapping[Head, float]) -> "Rows":
-        """Read which rows have scores; at least one file."""
-        codes = pq.read_table(list(files), columns=["error_code"], schema=None)["error_code"]
-        counts = Counter(
-            {row["values"]: row["counts"] for row in pc.value_counts(codes.drop_null()).to_pylist()}
-        )
-        return cls(
-            tuple(files),
-            pq.read_schema(files[0]),
-            thresholds,
-            codes.is_null().to_numpy(),
-            dict(counts.most_common()),
-        )
-
-    @property
-    def columns(self) -> list[str]:
-        return list(self.schema.names)
-
-    def batches(self, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns of all rows, a hundred thousand rows at a time."""
-        for path in self.files:
-            with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(_BATCH_ROWS, columns=list(columns))
-
-    def numbers(self, column: str) -> npt.NDArray[np.float64]:
-        """A column of numbers, (N,), NaN where a row has no scores or the value is null.
-
-        Raises:
-            UsageError: There is no such column, or it holds no numbers.
-        """
-        require_column(column, self.columns)
-        kind = self.schema.field(column).type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            numeric = [each.name for each in self.schema if pa.types.is_floating(each.type)]
-            raise UsageError(
-                f"The column {column} holds {kind}, no numbers.", f"Columns of numbers: {', '.join(numeric)}."
-            )
-        found = np.empty(len(self.scored))
-        at = 0
-        for batch in self.batches([column]):
-            found[at : at + len(batch)] = batch.column(0).cast(pa.float64()).to_numpy(zero_copy_only=False)
-            at += len(batch)
-        found[~self.scored] = np.nan
-        return found
-
-    def key_hashes(self, chosen: Mask) -> npt.NDArray[np.uint64]:
-        """Of the keys of chosen rows, in order: the first eight bytes of SHA-256, the same everywhere."""
-        hashes: list[int] = []
-        at = 0
-        for batch in self.batches(["key"]):
-            keys = batch.column(0).filter(pa.array(chosen[at : at + len(batch)])).to_pylist()
-            hashes += [int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) for key in keys]
-            at += len(batch)
-        return np.array(hashes, dtype=np.uint64)
 
 
 class Rule(Protocol):
@@ -113,7 +33,7 @@ class Rule(Protocol):
         """bool (N,). With ``strata``, the number of each row's stratum, each loses the same share.
 
         Raises:
-            UsageError: The rule does not fit the result, or has no order by which a stratum could lose a share.
+            UsageError: The rule does not fit the result, or has no order by which to take a share.
         """
         ...
 
@@ -131,7 +51,7 @@ class Bound:
 
     @property
     def title(self) -> str:
-        return f"{self.column} {'<' if self.is_lowest else '>'} {self.limit:g}"
+        return f"{self.column} {'<' if self.is_lowest else '>'} {self.limit:.15g}"
 
     def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
         values = rows.numbers(self.column)
@@ -148,7 +68,7 @@ class Flag:
 
     @property
     def title(self) -> str:
-        return f"flagged {self.head}" + ("" if self.threshold is None else f" (> {self.threshold:g})")
+        return f"flagged {self.head}" + ("" if self.threshold is None else f" (> {self.threshold:.4g})")
 
     def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
         if self.threshold is not None:
@@ -159,7 +79,7 @@ class Flag:
                 f"Give one: --max {self.head}=SCORE, or --thresholds FILE.",
             )
         column = FLAG_COLUMNS[self.head]
-        flags = [batch.column(0).fill_null(False) for batch in rows.batches([column])]  # noqa: FBT003
+        flags = [batch.column(0).fill_null(False) for batch in rows.batches([column])]
         flagged: Mask = pa.chunked_array(flags, pa.bool_()).to_numpy()
         return flagged if strata is None else _balanced(rows.numbers(self.head), flagged, rows, strata)
 
@@ -168,8 +88,8 @@ class Flag:
 class Worst:
     """Drops a share of the rows with scores, those with the worst score: the nearest whole number of them.
 
-    Of equal scores those with the smallest hash of the key go first, which is the same everywhere. With strata
-    each loses this share.
+    Of equal scores those with the smallest hash of the key go first, which is the same everywhere. With
+    strata each loses this share.
     """
 
     share: Fraction
@@ -177,7 +97,7 @@ class Worst:
 
     @property
     def title(self) -> str:
-        return f"worst {float(self.share):.6g} of {self.column}"
+        return f"worst {float(self.share * 100):.15g}% by {self.column}"
 
     def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
         if self.column not in SCORE_COLUMNS:
@@ -290,7 +210,7 @@ def judge(rows: Rows, rules: Sequence[Rule], balance: Balance | None = None) -> 
 
 
 def flag_rules(rows: Rows, heads: Sequence[Head] = (), own: Mapping[Head, float] | None = None) -> list[Flag]:
-    """A rule for each head (none named: every one with a threshold), by thresholds of one's own where there are.
+    """A rule for each head (by default every one with a threshold), by thresholds of one's own if there are.
 
     Raises:
         UsageError: No head has a threshold.
@@ -325,7 +245,7 @@ def _worst_of_each(
     quotas = np.array([int(share * int(size) + Fraction(1, 2)) for size in sizes], dtype=np.int64)
     order = np.lexsort((-bad, stratum))
     ends = np.cumsum(sizes)
-    # The worst value that stays in a stratum decides: what is worse goes, and of its equals as many as the quota needs.
+    # What is worse than the last of the quota goes, and of what equals it as many as the quota needs.
     last = (
         np.where(quotas > 0, bad[order[np.maximum(ends - sizes + quotas - 1, 0)]], np.inf)
         if len(bad)

@@ -1,4 +1,4 @@
-"""What is kept of a result as new shards: tar archives (WebDataset), or Parquet files where tables were scored.
+"""What is kept of a result as new shards: tar archives (WebDataset), or Parquet files of tables.
 
 Which row is in which shard is clear before anything is read, so that an interrupted job resumes at its first
 unfinished shard: ``shards/00000.json`` says what is in the first one.
@@ -20,9 +20,8 @@ import pyarrow.parquet as pq
 from quality_model.core import storage
 from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import file_name, suffix
-from quality_model.curate.originals import Finished, Losses, Original
+from quality_model.curate.originals import Finished, Losses, Mask, Original
 from quality_model.curate.outputs import RECORD_NAME, name_below
-from quality_model.curate.rules import Mask
 from quality_model.errors import CorruptError, ImageError, IncompleteError, UsageError
 from quality_model.score.archives import ArchiveKind, ArchiveReader, list_others
 from quality_model.score.reading import DownloadRules
@@ -36,7 +35,7 @@ _ROWS_AT_ONCE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A finished shard, as its completion marker describes it; ``lost`` has the error code of each lost key."""
+    """A finished shard, as its completion marker describes it; ``lost``: error codes by key."""
 
     file: str
     first_key: str
@@ -51,8 +50,8 @@ def write_shards(
 ) -> Losses:
     """Write the originals of the chosen rows as shards, and complete the folder.
 
-    A tar member has the name of the original, and beside it what has the same stem (captions). A shard is shorter
-    where a stem would occur in it twice, or where the columns of tables differ.
+    A tar member has the name of the original, and beside it what has the same stem (captions). A shard is
+    shorter where a stem would occur in it twice, or where the columns of tables differ.
 
     Raises:
         UsageError: A table names its images and does not hold them.
@@ -127,7 +126,7 @@ class _TarShards:
         self._others: tuple[Path | None, dict[str, list[tuple[str, int, int]]]] = (None, {})
 
     def fits(self, original: Original) -> bool:
-        """Whether its stem is a new one in the shard: readers of WebDataset take members of one stem as one sample."""
+        """Whether its stem is new in the shard: for WebDataset, members of one stem are one sample."""
         stem = _stem(_member_name(original))
         return stem not in self._stems or (original.planned.file, stem) == self._last
 
