@@ -60,6 +60,7 @@ def write_shards(
     is_table = finished.plan.kind in ("parquet", "arrow")
     writer = _TableShards(finished) if is_table else _TarShards(finished, download)
     losses, made = Losses(), []
+    storage.sweep(folder / MARKERS_FOLDER)
     for number, originals in enumerate(_cut(finished.items(chosen), writer, shard_size)):
         name = f"shard-{number:05d}{'.parquet' if is_table else '.tar'}"
         marker = folder / MARKERS_FOLDER / f"{number:05d}.json"

@@ -50,7 +50,7 @@ def dropped(rows: Rows, *rules: Rule, balance: Balance | None = None) -> set[str
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Rows:
-    """Ten rows a0 to a9 with noise 0, .1, ..., .9, one without a quality of JPEG, and one with an error code."""
+    """Ten rows a0 to a9 with noise 0, .1, ..., .9, one without jpeg_quality, and one with an error code."""
     scored = [
         {"key": f"a{n}", "noise": n / 10, "worst_score": n / 10, "overall": 1 - n / 10, "width": 100 * n}
         | {

@@ -1,0 +1,153 @@
+"""Which images a filter keeps, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from quality_model.cli import run
+from quality_model.errors import UsageError
+
+from .conftest import filtered, key, keys, names_in, rows_of, tree
+
+
+def test_without_a_rule_what_is_flagged_is_dropped_and_the_table_says_by_whom(place: Path, capsys) -> None:
+    assert filtered("--to", "keys.txt") == 0
+    assert set((place / "keys.txt").read_text().splitlines()) == keys(0, 1, 2, 3)
+    said = capsys.readouterr().out
+    assert "No rule is given" in said
+    counts = {line.split()[1]: line.split()[-2:] for line in said.splitlines() if line.startswith("flagged")}
+    assert counts == {
+        **{"color_cast": ["3", "0"], "blurriness": ["4", "0"], "watermark": ["6", "2"], "noise": ["0", "0"]}
+    }
+    assert "not scored: not_an_image      1" in said
+    assert "Kept: 4 of 11." in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--flagged", "color_cast"], range(7)),
+        (["--max", "noise=.2", "--min", "overall=.85"], range(2)),
+        (["--drop-worst", "30%"], range(7)),
+        (["--drop-worst", "noise=.3", "--where", "width == 8 and contains(key, 'odd/')"], (1, 3, 5)),
+        (["--thresholds", "own.json"], range(3)),
+        (["--thresholds", "own.json", "--flagged", "noise"], range(5)),
+        (["--drop-worst", "40%", "--balance", "side", "--strata", "sides.csv"], range(6)),
+    ],
+)
+def test_rules_combine(place: Path, arguments: list[str], expected: Any) -> None:
+    (place / "own.json").write_text('{"noise": 0.32, "watermark": 0.2}')
+    sides = "".join(f"{key(number)},{number % 2}\n" for number in range(10))
+    (place / "sides.csv").write_text(f"key,side\n{sides}")
+    before = tree(place / "out")
+    assert filtered(*arguments, "--to", "keys.txt") == 0
+    assert set((place / "keys.txt").read_text().splitlines()) == keys(*expected)
+    assert tree(place / "out") == before
+
+
+def test_a_table_of_what_is_kept_has_the_rows_schema_and_metadata_of_the_result(place: Path) -> None:
+    assert filtered("--max", "noise=.3", "--to", "kept.parquet", "--to", "all.parquet", "--keep-errors") == 0
+    kept, parts = pq.read_table("kept.parquet"), sorted(Path("out/data").glob("*.parquet"))
+    assert kept.schema.equals(pq.read_schema(parts[0]), check_metadata=True)
+    original = {**rows_of(parts[0]), **rows_of(parts[1])}
+    assert {row["key"]: row for row in kept.to_pylist()} == {
+        name: original[name] for name in keys(0, 1, 2, 3) | {"odd/damaged.png"}
+    }
+
+
+def test_a_list_of_ours_is_replaced_and_another_file_never(place: Path, capsys) -> None:
+    assert filtered("--max", "noise=.3", "--to", "keys.txt") == 0
+    assert filtered("--max", "noise=.1", "--to", "keys.txt") == 0
+    assert set((place / "keys.txt").read_text().splitlines()) == keys(0, 1)
+    record = json.loads((place / "keys.txt.filter.json").read_text())
+    assert [rule["title"] for rule in record["rules"]] == ["noise > 0.1"]
+    assert record["counts"] == {"rows": 11, "kept": 2, "errors": {"not_an_image": 1}}
+    (place / "notes.txt").write_text("mine")
+    assert filtered("--to", "notes.txt") == 2
+    assert (place / "notes.txt").read_text() == "mine"
+    assert "was not written by filter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", [["--copy"], ["--shards"], ["--to"], ["--link"]])
+def test_nothing_is_written_into_the_originals_or_the_result(place: Path, what: list[str], capsys) -> None:
+    before = tree(place)
+    for target in ("images/kept", "images", "out", "out/data/kept"):
+        assert filtered("--max", "noise=.3", *what, target) == 2
+        assert "is inside" in capsys.readouterr().err
+    assert tree(place) == before
+
+
+def test_a_dry_run_says_the_same_and_writes_nothing(place: Path, capsys) -> None:
+    before = tree(place)
+    assert filtered("--max", "noise=.3", "--dry-run", "--copy", "kept", "--to", "keys.txt") == 0
+    said = capsys.readouterr().out
+    assert "noise > 0.3                   6      6" in said
+    assert tree(place) == before
+    assert filtered("--max", "noise=.3", "--to", "keys.txt") == 0
+    assert capsys.readouterr().out == said + "Written: keys.txt\n"
+
+
+def test_nothing_kept_is_an_error_before_anything_is_written_and_all_kept_is_said(
+    place: Path, capsys
+) -> None:
+    before = tree(place)
+    assert filtered("--max", "noise=-1", "--to", "keys.txt", "--copy", "kept") == 2
+    assert "Nothing is kept" in capsys.readouterr().err
+    assert tree(place) == before
+    (place / "images" / "odd" / "damaged.png").unlink()
+    assert filtered("--max", "noise=-1", "--dry-run") == 0
+    assert "Nothing is kept: all 11 are dropped." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dry-run", "--max", "nois=.3"], "Did you mean noise"),
+        (["--dry-run", "--max", "noise"], "NAME=VALUE"),
+        (["--dry-run", "--max", "noise=nan"], "NAME=VALUE"),
+        (["--dry-run", "--flagged", "hue"], "Heads are color_cast"),
+        (["--dry-run", "--drop-worst", "110%"], "between 0 and 1"),
+        (["--dry-run", "--drop-worst", "noise=x"], "between 0 and 1"),
+        (["--dry-run", "--thresholds", "own.json"], "holds no thresholds"),
+        (["--dry-run", "--thresholds", "nowhere.json"], "cannot be read as JSON"),
+        (["--dry-run", "--strata", "own.json"], "--strata needs --balance"),
+        (["--copy", "a", "--link", "b"], "excludes --link"),
+        (["--copy", "a", "--shards", "a"], "in one place"),
+        (["--max", "noise=.3"], "nothing to write"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(
+    place: Path, arguments: list[str], said: str, capsys
+) -> None:
+    (place / "own.json").write_text('{"nose": 0.3}')
+    assert filtered(*arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_is_no_finished_result_of_this_release_is_refused_in_a_line(place: Path, capsys) -> None:
+    assert run(["filter", "images", "--dry-run"]) == 2
+    assert "is no result" in capsys.readouterr().err
+    (place / "out" / "job.json").rename(place / "job.json")
+    assert filtered("--dry-run") == 10
+    assert "is not finished" in capsys.readouterr().err
+    (place / "job.json").rename(place / "out" / "job.json")
+    plan = json.loads((place / "out" / "plan.json").read_text())
+    plan["settings"]["schema_version"] = 99
+    (place / "out" / "plan.json").write_text(json.dumps(plan))
+    assert filtered("--dry-run") == 2
+    assert "version 99" in capsys.readouterr().err
+
+
+def test_python_gives_what_the_command_does(place: Path) -> None:
+    from quality_model.curate.filter import Outputs, filter_result
+    from quality_model.curate.rules import Bound
+
+    found = filter_result(Path("out"), [Bound("noise", 0.3)], Outputs(files=(Path("kept"), "copy")))
+    assert (found.num_rows, found.num_kept, found.losses.total) == (11, 4, 0)
+    assert found.errors == {"not_an_image": 1}
+    assert names_in(place / "kept") == keys(0, 1, 2, 3)
+    with pytest.raises(UsageError, match="Did you mean noise"):
+        filter_result(Path("out"), [Bound("nois", 0.3)])

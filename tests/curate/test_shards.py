@@ -1,0 +1,100 @@
+"""What is kept as new shards of tar archives and tables."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from quality_model.cli import run
+from quality_model.core import storage
+
+from .conftest import filtered, image, key, keys, members_of, names_in
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_tar_shards_keep_captions_and_no_sample_is_in_a_shard_twice(
+    tmp_path: Path, monkeypatch, score_into, mode: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t").mkdir()
+    suffix = ".tar" if mode == "w" else ".tar.gz"
+    for shard in range(2):
+        with tarfile.open(f"t/{shard}{suffix}", mode) as tar:  # type: ignore[call-overload]
+            for number in range(4):
+                stem = f"s/{number}" if number else f"s/first-{shard}"
+                for name, data in (
+                    (f"{stem}.json", f"{shard} {number}".encode()),
+                    (f"{stem}.png", image(200 if number == 2 else 10 * shard + number)),
+                    (f"{stem}.txt", b"words"),
+                ):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    score_into("t", Path("out"))
+    assert filtered("--max", "noise=.5", "--shards", "kept", "--shard-size", "4") == 0
+    names = []
+    for path in sorted(Path("kept").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            names.append(tar.getnames())
+    endings = (".png", ".json", ".txt")
+    assert [sorted(shard) for shard in names] == [
+        sorted(f"s/{stem}{ending}" for stem in stems for ending in endings)
+        for stems in (["first-0", "1", "3", "first-1"], ["1", "3"])
+    ]
+    assert members_of(Path("kept"))["s/3.json"] == b"1 3"
+    assert storage.require_sealed(Path("kept"), verify=True)["rows"] == 6
+    assert run(["filter", "out", "--link", "links"]) == 2
+
+
+def test_shards_of_a_folder_take_the_captions_beside_the_images(place: Path) -> None:
+    (place / "images" / "even" / "n00.txt").write_text("black")
+    assert filtered("--max", "noise=.3", "--shards", "kept") == 0
+    members = members_of(place / "kept")
+    assert set(members) == {*keys(0, 1, 2, 3), "even/n00.txt"}
+    assert members[key(3)] == (place / "images" / key(3)).read_bytes()
+
+
+def test_parquet_shards_have_all_columns_of_the_tables_and_only_rows_that_are_kept(
+    tmp_path: Path, monkeypatch, score_into
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t").mkdir()
+    for number, extra in enumerate(("label", "label", "other")):
+        levels = [10, 200, 20, 30, 40]
+        table = pa.table(
+            {
+                "id": [f"{number}-{level}" for level in levels],
+                "image": [{"bytes": image(level + number), "path": None} for level in levels],
+                extra: levels,
+            },
+            schema=None,
+        )
+        pq.write_table(
+            table.replace_schema_metadata({"huggingface": "{}"}), f"t/{number}.parquet", row_group_size=2
+        )
+    score_into("t", Path("out"))
+    assert filtered("--max", "noise=.5", "--shards", "kept", "--shard-size", "5") == 0
+    shards = [pq.read_table(path) for path in sorted(Path("kept").glob("*.parquet"))]
+    assert [shard.num_rows for shard in shards] == [5, 3, 4]
+    assert [shard.column_names[-1] for shard in shards] == ["label", "label", "other"]
+    assert all(shard.schema.metadata == {b"huggingface": b"{}"} for shard in shards)
+    labels = {row["id"]: row["label"] for shard in shards[:2] for row in shard.to_pylist()}
+    assert labels == {f"{n}-{level}": level for n in (0, 1) for level in (10, 20, 30, 40)}
+    assert shards[0]["image"][0].as_py()["bytes"] == image(10)
+
+
+def test_tables_that_name_their_images_have_no_shards_of_images(
+    tmp_path: Path, monkeypatch, score_into, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t").mkdir()
+    Path("t/a.png").write_bytes(image(7))
+    pq.write_table(pa.table({"id": ["a"], "path": ["a.png"]}), "t/t.parquet")
+    score_into("t/t.parquet", Path("out"))
+    assert filtered("--max", "noise=.5", "--shards", "kept") == 2
+    assert "do not hold them" in capsys.readouterr().err
+    assert filtered("--max", "noise=.5", "--copy", "copies") == 0
+    assert names_in(Path("copies")) == {"a.png"}
