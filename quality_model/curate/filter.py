@@ -92,7 +92,7 @@ class Filtered:
             codes = [f"{n} x {code} (such as {named[code][0]})" for code, n in self.losses.counts.items()]
             raise InputErrorsAboveLimit(
                 f"{self.losses.total} kept originals could not be written: {', '.join(codes)}.",
-                "The rest is. If they moved, name their folder with --originals; if they changed, score again.",
+                "The rest is. Name their folder with --originals if they moved; score again if they changed.",
             )
 
 

@@ -1,10 +1,11 @@
 """A finished result as it is filtered: its rows, column by column, and the originals behind them."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Final, Self
 
@@ -192,33 +193,40 @@ class Finished:
             max_seconds=_MAX_SECONDS,
         )
 
-    def tables(self, chosen: Mask) -> Iterator[tuple[pa.Table, list[PlannedInput]]]:
-        """The chosen rows of each part, and the inputs that they are of, in the order of the plan."""
-        first = 0
-        for number, num_rows in self.plan.rows_of_parts.items():
-            mask = chosen[first : first + num_rows]
-            first += num_rows
+    def tables(self, chosen: Mask, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The chosen rows of each part that has some, in the order of the plan."""
+        for path, mask in zip(self.files, self._by_part(chosen), strict=True):
             if mask.any():
-                with pq.ParquetFile(self.folder / part_name(number)) as file:
-                    table = file.read().filter(pa.array(mask))
-                inputs = zip(self.plan.inputs_of(self.folder, number), mask, strict=True)
-                yield table, [planned for planned, is_chosen in inputs if is_chosen]
+                with pq.ParquetFile(path) as file:
+                    yield file.read(columns).filter(pa.array(mask))
 
-    def items(self, chosen: Mask) -> Iterator["Original"]:
+    def originals(self, chosen: Mask) -> Iterator["Original"]:
         """The originals of the chosen rows, in the order of the plan; nothing of them is read yet."""
-        for table, inputs in self.tables(chosen):
-            columns = (table[name].to_pylist() for name in ("sha256", "size_bytes", "format"))
-            for planned, *facts in zip(inputs, *columns, strict=True):
-                yield Original(planned, *facts)
+        tables = self.tables(chosen, ["sha256", "size_bytes", "format"])
+        for number, mask in zip(self.plan.rows_of_parts, self._by_part(chosen), strict=True):
+            if mask.any():
+                inputs = compress(self.plan.inputs_of(self.folder, number), mask)
+                for planned, *facts in zip(inputs, *next(tables).to_pydict().values(), strict=True):
+                    yield Original(planned, *facts)
 
     def sources(
-        self, originals: Sequence["Original"], download: DownloadRules | None
-    ) -> Generator[Source, None, None]:
-        """The path or the bytes of each original, in order, or why there are none."""
-        inputs = (original.planned for original in originals)
-        found = sources_of(inputs, self.root, self.plan.kind)
+        self, originals: Iterable["Original"], download: DownloadRules | None
+    ) -> Generator[tuple["Original", Source], None, None]:
+        """Each original with its path or bytes, or why there are none, in order."""
+        waiting: deque[Original] = deque()
+
+        def inputs() -> Iterator[PlannedInput]:
+            for original in originals:
+                waiting.append(original)
+                yield original.planned
+
+        found = sources_of(inputs(), self.root, self.plan.kind)
         with closing(found), closing(fetched(found, download, self.limits)) as sources:
-            yield from sources
+            for source in sources:
+                yield waiting.popleft(), source
+
+    def _by_part(self, chosen: Mask) -> list[Mask]:
+        return np.split(chosen, np.cumsum([*self.plan.rows_of_parts.values()])[:-1])
 
 
 @dataclass(frozen=True, slots=True)

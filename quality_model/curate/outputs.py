@@ -10,8 +10,9 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Final, Literal
 
@@ -52,7 +53,7 @@ def write_keys(path: Path, finished: Finished, chosen: Mask, *, null: bool) -> N
     """
     end = "\0" if null else "\n"
     with storage.staged(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        for table, _ in finished.tables(chosen):
+        for table in finished.tables(chosen, ["key"]):
             for key in table["key"].to_pylist():
                 if not null and ("\n" in key or "\r" in key):
                     raise UsageError(
@@ -65,7 +66,7 @@ def write_rows(path: Path, finished: Finished, chosen: Mask) -> None:
     """Write the chosen rows as Parquet, with the columns and the metadata of the result."""
     schema = pq.read_schema(finished.files[0])
     with storage.staged(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for table, _ in finished.tables(chosen):
+        for table in finished.tables(chosen):
             writer.write_table(table)
 
 
@@ -107,20 +108,22 @@ def place_files(
     losses, num_placed = Losses(), 0
     schema = pq.read_schema(finished.files[0])
     placer = _Placer(folder, finished, how)
+
+    def is_placed(original: Original, source: Source) -> bool:
+        try:
+            placer.place(original, source)
+        except ImageError as error:
+            losses.add(original.planned.key, error.reason)
+            return False
+        return True
+
     with (
+        closing(finished.sources(finished.originals(chosen), download)) as sources,
         storage.staged(folder / ROWS_NAME) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
-        for table, originals in _by_part(finished, chosen):
-            sources = finished.sources(originals, download)
-            placed = []
-            for original, source in zip(originals, sources, strict=True):
-                try:
-                    placer.place(original, source)
-                    placed.append(True)
-                except ImageError as error:
-                    losses.add(original.planned.key, error.reason)
-                    placed.append(False)
+        for table in finished.tables(chosen):
+            placed = [is_placed(*each) for each in islice(sources, table.num_rows)]
             num_placed += sum(placed)
             writer.write_table(table.filter(pa.array(placed, pa.bool_())))
     storage.seal(
@@ -162,12 +165,6 @@ def name_below(key: str, format_name: str | None, *, is_path: bool) -> PurePath:
     ):
         parts[0] = f"_{parts[0]}"
     return PurePath(*parts)
-
-
-def _by_part(finished: Finished, chosen: Mask) -> Iterator[tuple[pa.Table, list[Original]]]:
-    for table, inputs in finished.tables(chosen):
-        columns = (table[name].to_pylist() for name in ("sha256", "size_bytes", "format"))
-        yield table, [Original(planned, *facts) for planned, *facts in zip(inputs, *columns, strict=True)]
 
 
 @dataclass(slots=True)

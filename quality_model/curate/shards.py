@@ -61,7 +61,7 @@ def write_shards(
     writer = _TableShards(finished) if is_table else _TarShards(finished, download)
     losses, made = Losses(), []
     storage.sweep(folder / MARKERS_FOLDER)
-    for number, originals in enumerate(_cut(finished.items(chosen), writer, shard_size)):
+    for number, originals in enumerate(_cut(finished.originals(chosen), writer, shard_size)):
         name = f"shard-{number:05d}{'.parquet' if is_table else '.tar'}"
         marker = folder / MARKERS_FOLDER / f"{number:05d}.json"
         shard = _finished_shard(folder, marker, name, originals)
@@ -146,7 +146,7 @@ class _TarShards:
             closing(ArchiveReader(self._kind)) as members,
             tarfile.open(path, "w", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar,
         ):
-            for original, source in zip(originals, sources, strict=True):
+            for original, source in sources:
                 try:
                     data = original.bytes_of(source, self._finished.limits)
                     captions = list(
