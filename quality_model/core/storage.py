@@ -72,6 +72,26 @@ def move(path: Path, target: Path) -> None:
         raise explain(error, target) from error
 
 
+def place(path: Path, target: Path) -> None:
+    """Move one of many written files of one file system to its place; durable after `flush_system` alone.
+
+    Raises:
+        StorageError: It cannot be moved there.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+    except OSError as error:
+        raise explain(error, target) from error
+    _reached("renamed", target)
+
+
+def flush_system() -> None:
+    """Make all files that were written survive a power cut; Windows does so by itself, some time."""
+    if sys.platform != "win32":
+        os.sync()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file durably (see `staged`)."""
     with staged(path) as temporary:

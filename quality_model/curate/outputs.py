@@ -126,6 +126,7 @@ def place_files(
             placed = [is_placed(*each) for each in islice(sources, table.num_rows)]
             num_placed += sum(placed)
             writer.write_table(table.filter(pa.array(placed, pa.bool_())))
+    storage.flush_system()
     storage.seal(
         folder, [RECORD_NAME, ROWS_NAME], rows=num_placed, kind="filter", not_written=losses.to_json()
     )
@@ -185,7 +186,7 @@ class _Placer:
         is_path = original.planned.file is None
         target = self.folder / name_below(original.planned.key, original.format, is_path=is_path)
         try:
-            if os.path.lexists(target):
+            if os.path.lexists(target) and (target.is_symlink() or target.stat().st_size):  # a power cut empties
                 self._require_same(target, original, source)
             elif self.how == "copy" or not isinstance(source, Path):
                 self._write(target, original.bytes_of(source, self.finished.limits), source)
@@ -242,7 +243,7 @@ class _Placer:
         temporary = self.folder / _TEMPORARY_NAME
         try:
             yield temporary
-            storage.move(temporary, target)
+            storage.place(temporary, target)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
