@@ -79,7 +79,7 @@ def filter_(
     dry_run: bool,
     download: DownloadRules | None,
 ) -> None:
-    """Keep what is good of a result: lists, copies, links, shards.
+    """List, copy, link or shard what is good of a result.
 
     OUT is the folder of a result. An image is dropped if one rule drops it; without a rule, what is flagged
     is dropped. Originals are never changed. Run the same command again to resume.

@@ -63,17 +63,21 @@ def test_the_commands_for_own_images_run_in_their_order(workplace: Path) -> None
 
 
 def test_the_filter_copies_the_better_nine_tenths_of_a_scored_folder(workplace: Path, run: Run) -> None:
-    _, recipe = (block for language, block in BLOCKS if language == "python")
+    recipe = next(block for language, block in BLOCKS if language == "python" and "filter_result" in block)
     command(workplace, *["score", "my-images", "--output", "scores/mine", "--overwrite"])
-    run(workplace, sys.executable, "-c", recipe)
+    copying = next(line for line in commands_of("quality-model filter") if "--copy kept" in line)
+    command(workplace, *shlex.split(copying.replace("--copy kept", "--copy better"))[1:])
     scores = pd.read_parquet(workplace / "scores" / "mine" / "data").set_index("key")["worst_score"]
-    kept = {path.relative_to(workplace / "kept").as_posix() for path in (workplace / "kept").rglob("*.png")}
+    copies = workplace / "better"
+    kept = {path.relative_to(copies).as_posix() for path in copies.rglob("*.png")}
     assert len(kept) == round(0.9 * len(scores))
-    assert scores[list(kept)].max() < scores.drop(list(kept)).min()
+    assert scores[list(kept)].max() <= scores.drop(list(kept)).min()
+    run(workplace, sys.executable, "-c", recipe)
+    assert set((workplace / "kept.txt").read_text().splitlines()) == kept
 
 
 def test_the_python_example_prints_scores(workplace: Path, run: Run) -> None:
-    example, _ = (block for language, block in BLOCKS if language == "python")
+    example = next(block for language, block in BLOCKS if language == "python" and "Scorer" in block)
     assert "'overall':" in run(workplace, sys.executable, "-c", example).stdout
 
 
