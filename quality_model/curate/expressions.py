@@ -15,8 +15,20 @@ import pyarrow.compute as pc
 from quality_model.errors import UsageError
 
 _MAX_LENGTH: Final = 10_000
+
+
+def _product(left: Any, right: Any) -> Any:
+    """In float64, so that the area of a large image fits."""
+    return pc.multiply(left.cast(pa.float64()), right)
+
+
+def _quotient(left: Any, right: Any) -> Any:
+    """In float64: Arrow divides whole numbers without a remainder."""
+    return pc.divide(left.cast(pa.float64()), right)
+
+
 _OPERATORS: Final[dict[type, Callable[..., Any]]] = {
-    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv},
+    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: _product, ast.Div: _quotient},
     **{ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge},
     **{ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.And: operator.and_, ast.Or: operator.or_},
     ast.Not: operator.invert,

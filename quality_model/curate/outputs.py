@@ -83,7 +83,7 @@ def own_folder(folder: Path, record: dict[str, object]) -> Iterator[None]:
     elif (was := storage.read_json(folder / RECORD_NAME)) != record:
         changed = [name for name in record if not isinstance(was, dict) or was.get(name) != record[name]]
         raise UsageError(
-            f"{folder} holds what another filter kept: another {', '.join(changed) or 'record'}.",
+            f"{folder} holds what another filter kept: {', '.join(changed) or 'record'} differ.",
             "Choose another folder.",
         )
     with storage.locked(folder / LOCK_NAME, timeout_s=_BUSY_AFTER_S):
@@ -186,7 +186,9 @@ class _Placer:
         is_path = original.planned.file is None
         target = self.folder / name_below(original.planned.key, original.format, is_path=is_path)
         try:
-            if os.path.lexists(target) and (target.is_symlink() or target.stat().st_size):  # a power cut empties
+            if os.path.lexists(target) and (
+                target.is_symlink() or target.stat().st_size
+            ):  # a power cut empties
                 self._require_same(target, original, source)
             elif self.how == "copy" or not isinstance(source, Path):
                 self._write(target, original.bytes_of(source, self.finished.limits), source)

@@ -199,7 +199,7 @@ def judge(rows: Rows, rules: Sequence[Rule], balance: Balance | None = None) -> 
     """
     strata = None if balance is None else balance.strata(rows)
     masks = tuple(rule.drops(rows, strata) for rule in rules)
-    times = np.zeros(len(rows.scored), np.uint8)
+    times = np.zeros(len(rows.scored), np.uint16)
     for mask in masks:
         times += mask
     counts = [

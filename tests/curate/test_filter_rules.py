@@ -86,6 +86,8 @@ def keys(*numbers: int) -> set[str]:
         (Where("jpeg_quality > 20"), keys(0, 1, 2, 3)),  # null is not true
         (Where("jpeg_quality > 20 or jpeg_quality is null"), keys(0, 1, 2)),
         (Where("format in ('JPEG', 'GIF') and width / 100 - 1 > -.5"), keys(0, 1, 3, 5, 7, 9)),
+        (Where("width / 200 == 1.5 or width * 30000000 > 26999999999"), keys(0, 1, 2, 4, 5, 6, 7, 8)),
+        (Where("width / 0 > 1 or width < 100"), keys()),
         (Where("jpeg_quality not in (10, 20)"), keys(1, 2, 3)),
         (Where("100 < width <= 300"), keys(0, 1, 4, 5, 6, 7, 8, 9)),
         (Where("starts_with(key, 'a') and not ends_with(key, '4') and contains(key, 'a')"), keys(4)),
