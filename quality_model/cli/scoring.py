@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @with_download
 @with_params(
-    "score", needs_project=False, unused=("shard_size", "batch_size", "max_error_share", "intervals")
+    "score",
+    needs_project=False,
+    unused=("shard_size", "batch_size", "max_error_share", "intervals", "thumbnails"),
 )
 def predict(
     params: Params | ScoringParams, images: tuple[str, ...], as_json: bool, download: DownloadRules | None
