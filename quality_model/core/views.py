@@ -122,7 +122,7 @@ class Views(NamedTuple):
     """The views of one image: uint8 (height, width, 3) each.
 
     ``tiles`` are squares of it; none where the whole view shows it all. ``areas`` say what of the image each
-    view shows, in the order of `all`: that of the whole view is less than the image where borders were trimmed.
+    view shows, in the order of `all`; that of the whole view is smaller where borders were trimmed.
     """
 
     whole: Pixels

@@ -167,7 +167,7 @@ class _Job:
             keys = [planned.key for planned in plan.inputs_of(folder.folder, number)]
             path = folder.folder / part_name(number)
             table = result.from_parquet(data, path, keys=keys, schema=plan.model.schema)
-            self.keeper.add_part(number, table)
+            self.keeper.add_part(table)
             codes = enumerate(table["error_code"].to_pylist())
             if retried := [row for row, code in codes if code in again]:
                 todo.append(_Todo(number, retried, table))

@@ -14,10 +14,10 @@ scored before there is no thumbnail until they are scored again.
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -60,11 +60,8 @@ SCHEMA: Final = pa.schema(
 """The columns of a file of thumbnails (docs/results-format.md)."""
 
 
-class _Kept(NamedTuple):
-    """A thumbnail and the SHA-256 of the image that it shows."""
-
-    sha256: str
-    thumbnail: Thumbnail
+_Id = tuple[str, str]
+"""Key and SHA-256 of an image."""
 
 
 class Selections:
@@ -76,42 +73,49 @@ class Selections:
     """
 
     def __init__(self, thresholds: Mapping[Head, float] | None, sizes: Sequence[int] = SIZES) -> None:
-        self.thumbnails: dict[str, _Kept] = {}
+        self.thumbnails: dict[_Id, Thumbnail] = {}
         known = thresholds or {}
         self._thresholds = np.array([known.get(head, np.inf) for head in HEADS], np.float64)
         self._sizes = sizes
-        self._heaps: list[list[tuple[float, int, str]]] = [[] for _ in sizes]  # the last rank first
+        self._heaps: list[list[tuple[float, int, _Id]]] = [[] for _ in sizes]  # the last rank first
         self._cutoffs: list[Rank] = [_FIRST_OUTSIDE] * len(sizes)
-        self._uses: Counter[str] = Counter()
+        self._uses: Counter[_Id] = Counter()
 
     def wanted(self, key: str) -> Wanted:
         """Which scores would make an image of this key one of the chosen."""
         return Wanted(key, self._thresholds, tuple(self._cutoffs))
 
-    def add(self, key: str, scores: npt.NDArray[np.float32], kept: _Kept | None) -> None:
+    @property
+    def chosen(self) -> set[str]:
+        """Their keys."""
+        return {key for key, _ in self._uses}
+
+    def add(
+        self, key: str, sha256: str, scores: npt.NDArray[np.float32], thumbnail: Thumbnail | None
+    ) -> None:
         """Add an image by its key, which is new, and its scores, float32 (4,)."""
-        order = order_of(key)
+        order, one = order_of(key), (key, sha256)
         for number, value in enumerate(values_of(scores, self._thresholds).tolist()):
             if (value, order) >= self._cutoffs[number]:
                 continue
             heap = self._heaps[number]
-            heapq.heappush(heap, (-value, -order, key))
-            self._uses[key] += 1
+            heapq.heappush(heap, (-value, -order, one))
+            self._uses[one] += 1
             if len(heap) > self._sizes[number]:
                 self._release(heapq.heappop(heap)[-1])
             if len(heap) == self._sizes[number]:
                 self._cutoffs[number] = (-heap[0][0], -heap[0][1])
-        if kept is not None and key in self._uses:
-            self.thumbnails[key] = kept
+        if thumbnail is not None and one in self._uses:
+            self.thumbnails[one] = thumbnail
 
-    def _release(self, key: str) -> None:
-        self._uses[key] -= 1
-        if not self._uses[key]:
-            del self._uses[key]
-            self.thumbnails.pop(key, None)
+    def _release(self, one: _Id) -> None:
+        self._uses[one] -= 1
+        if not self._uses[one]:
+            del self._uses[one]
+            self.thumbnails.pop(one, None)
 
-    def add_rows(self, table: pa.Table, kept: Mapping[str, _Kept]) -> None:
-        """Add the rows of a part that have scores, and the thumbnails that are of their images."""
+    def add_rows(self, table: pa.Table, known: Mapping[_Id, Thumbnail]) -> None:
+        """Add the rows of a part that have scores, and what is known of the thumbnails of their images."""
         keys, hashes = table["key"].to_pylist(), table["sha256"]
         scores = np.column_stack([table[head].to_numpy() for head in HEADS]).astype(np.float32)
         values = values_of(scores, self._thresholds)
@@ -121,9 +125,8 @@ class Selections:
             cutoffs[-1] = self._cutoffs[-1][1]
         may_enter = ((values <= cutoffs) & np.isfinite(values)).any(axis=1) & np.isfinite(scores).all(axis=1)
         for row in np.flatnonzero(may_enter).tolist():
-            known = kept.get(keys[row])
-            is_same = known is not None and known.sha256 == hashes[row].as_py()
-            self.add(keys[row], scores[row], known if is_same else None)
+            key, sha256 = keys[row], hashes[row].as_py()
+            self.add(key, sha256, scores[row], known.get((key, sha256)))
 
 
 class ThumbnailKeeper:
@@ -138,12 +141,13 @@ class ThumbnailKeeper:
     def __init__(self, output: Path, thresholds: Mapping[Head, float] | None, *, is_on: bool) -> None:
         self._output, self._is_on = output, is_on
         self._selections = Selections(thresholds)
-        self._before = _read(output / THUMBNAILS_NAME) if is_on else {}
+        paths = [output / THUMBNAILS_NAME, *self._parts()] if is_on else []
+        self._before = {one: thumbnail for path in paths for one, thumbnail in _read(path).items()}
 
-    def add_part(self, number: int, table: pa.Table) -> None:
+    def add_part(self, table: pa.Table) -> None:
         """Add the rows of a finished part, with the thumbnails that there are."""
         if self._is_on:
-            self._selections.add_rows(table, self._before | _read(self._path(number)))
+            self._selections.add_rows(table, self._before)
 
     def wanted(self, key: str) -> Wanted | None:
         """What makes a thumbnail of the input of this key wanted; None: nothing."""
@@ -152,22 +156,21 @@ class ThumbnailKeeper:
     def add(self, key: str, reading: Reading) -> None:
         """Add an input that was read and, unless it has an error, scored."""
         if self._is_on and reading.scores is not None and reading.sha256 is not None:
-            made = reading.thumbnail
-            kept = None if made is None else _Kept(reading.sha256, made)
-            self._selections.add(key, reading.scores, kept)
+            self._selections.add(key, reading.sha256, reading.scores, reading.thumbnail)
 
     def write_part(self, number: int, table: pa.Table) -> None:
         """Write the chosen ones of a part's rows; call it before the part is written."""
-        chosen = self._selections.thumbnails
-        if rows := [chosen[key] for key in table["key"].to_pylist() if key in chosen]:
-            _write(self._path(number), rows)
+        keys = {*table["key"].to_pylist()}
+        chosen = {one: made for one, made in self._selections.thumbnails.items() if one[0] in keys}
+        if chosen:
+            _write(self._output / THUMBNAILS_FOLDER / Path(part_name(number)).name, chosen)
 
     def write(self) -> tuple[str, ...]:
         """Write the chosen ones of all parts, and give the name of the file in the job's folder."""
         if not self._is_on:
             storage.remove(self._output / THUMBNAILS_NAME)
             return ()
-        _write(self._output / THUMBNAILS_NAME, self._selections.thumbnails.values())
+        _write(self._output / THUMBNAILS_NAME, self._selections.thumbnails)
         return (THUMBNAILS_NAME,)
 
     def must_remove(self) -> bool:
@@ -176,28 +179,27 @@ class ThumbnailKeeper:
 
     def remove_parts(self) -> None:
         """Remove those of the parts: the job is complete."""
-        folder = self._output / THUMBNAILS_FOLDER
-        for path in folder.glob("part-*.parquet"):
+        for path in self._parts():
             path.unlink()
         with suppress(OSError):
-            folder.rmdir()
+            (self._output / THUMBNAILS_FOLDER).rmdir()
 
-    def _path(self, number: int) -> Path:
-        return self._output / THUMBNAILS_FOLDER / Path(part_name(number)).name
+    def _parts(self) -> list[Path]:
+        return [*(self._output / THUMBNAILS_FOLDER).glob("part-*.parquet")]
 
 
 def read_thumbnails(output: Path) -> dict[str, Thumbnail]:
     """The thumbnails of a complete result by key; none of one that was made without them."""
-    return {key: kept.thumbnail for key, kept in _read(output / THUMBNAILS_NAME).items()}
+    return {key: thumbnail for (key, _), thumbnail in _read(output / THUMBNAILS_NAME).items()}
 
 
-def _read(path: Path) -> dict[str, _Kept]:
-    """The thumbnails of a file by key; none where there is no such file, or it is damaged."""
+def _read(path: Path) -> dict[_Id, Thumbnail]:
+    """The thumbnails of a file; none where there is no such file, or it is damaged."""
     try:
         rows = pq.read_table(path, schema=SCHEMA).to_pylist()
     except (OSError, pa.ArrowException):
         return {}
-    return {row["key"]: _Kept(row["sha256"], _thumbnail(row)) for row in rows}
+    return {(row["key"], row["sha256"]): _thumbnail(row) for row in rows}
 
 
 def _thumbnail(row: Mapping[str, Any]) -> Thumbnail:
@@ -205,15 +207,13 @@ def _thumbnail(row: Mapping[str, Any]) -> Thumbnail:
     return Thumbnail(row["key"], row["jpeg"], {head: box and tuple(box) for head, box in boxes.items()})
 
 
-def _write(path: Path, chosen: Iterable[_Kept]) -> None:
+def _write(path: Path, thumbnails: Mapping[_Id, Thumbnail]) -> None:
     rows = [
         {
-            "key": one.thumbnail.key,
-            "sha256": one.sha256,
-            "jpeg": one.thumbnail.jpeg,
-            **{f"{head}_box": box for head, box in one.thumbnail.boxes.items()},
+            **{"key": key, "sha256": sha256, "jpeg": one.jpeg},
+            **{f"{head}_box": box for head, box in one.boxes.items()},
         }
-        for one in sorted(chosen, key=lambda one: one.thumbnail.key)
+        for (key, sha256), one in sorted(thumbnails.items(), key=lambda item: item[0])
     ]
     with storage.staged(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary, compression="none")
