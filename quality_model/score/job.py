@@ -189,7 +189,6 @@ class _Job:
         completion = folder.completion() or {}
         if completion.get("plan_sha256") != plan.plan_sha256 or self.keeper.must_remove():
             self._complete([parts[number] for number in plan.rows_of_parts], summary, check)
-        self.keeper.remove_parts()
         return summary
 
     @property

@@ -166,23 +166,22 @@ class ThumbnailKeeper:
             _write(self._output / THUMBNAILS_FOLDER / Path(part_name(number)).name, chosen)
 
     def write(self) -> tuple[str, ...]:
-        """Write the chosen ones of all parts, and give the name of the file in the job's folder."""
-        if not self._is_on:
-            storage.remove(self._output / THUMBNAILS_NAME)
-            return ()
-        _write(self._output / THUMBNAILS_NAME, self._selections.thumbnails)
-        return (THUMBNAILS_NAME,)
+        """Write the chosen ones of all parts to the file of the result, remove those of the parts, and give
+        the file's name."""
+        path = self._output / THUMBNAILS_NAME
+        if self._is_on:
+            _write(path, self._selections.thumbnails)
+        else:
+            storage.remove(path)
+        for part in self._parts():
+            part.unlink()
+        with suppress(OSError):  # what a user put there stays
+            (self._output / THUMBNAILS_FOLDER).rmdir()
+        return (THUMBNAILS_NAME,) if self._is_on else ()
 
     def must_remove(self) -> bool:
         """Whether the result has thumbnails that are not to be there."""
         return not self._is_on and (self._output / THUMBNAILS_NAME).exists()
-
-    def remove_parts(self) -> None:
-        """Remove those of the parts: the job is complete."""
-        for path in self._parts():
-            path.unlink()
-        with suppress(OSError):
-            (self._output / THUMBNAILS_FOLDER).rmdir()
 
     def _parts(self) -> list[Path]:
         return [*(self._output / THUMBNAILS_FOLDER).glob("part-*.parquet")]
