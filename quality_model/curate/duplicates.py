@@ -5,13 +5,12 @@ Each group is around its best image: images are taken from the best to the worst
 every image that is left out has a better one beside it that is kept, no two kept images are within the
 distance, and a chain of small changes does not join what is far apart.
 
-**The best** of a group has the lowest ``worst_score`` in steps of `SCORE_STEP`, then the most pixels, the most
-bytes, and the first key. Half a tenth is less than a score is certain to, and a copy that was shrunk hides
-some of its noise and blur: without the steps it would often replace its original.
+**The best** of a group has the lowest ``worst_score`` in steps of `SCORE_STEP`, then the most pixels, the
+most bytes, and the first key.
 
-**What is a duplicate.** Files of equal SHA-256 always are. Others are by their hashes, if both say something: a
-hash with fewer than `FEWEST_BITS` bits is that of a plain image, a gradient or stripes (half of the bits of any
-other image are set, because they compare with the median).
+**What is a duplicate.** Files of equal SHA-256 always are. Others are by their hashes, if both say something:
+half of the bits of an image with detail are set, because they compare with the median; a hash with fewer than
+`FEWEST_BITS` is that of a plain image, a gradient or stripes.
 """
 
 from collections.abc import Iterator
@@ -39,7 +38,10 @@ MAX_DISTANCE: Final = 6
 LARGEST_DISTANCE: Final = 12
 """Above it unrelated images are often within the distance."""
 
-SCORE_STEP: Final = 0.1
+SCORE_STEP: Final = 0.2
+"""Of 56 scenes with copies of half the size and of JPEG quality 50, the scene itself was the best in 47 with this
+step, in 37 with a step of .1, and in 8 without one: shrinking and compression hide noise."""
+
 FEWEST_BITS: Final = 16
 
 COLUMNS: Final = (

@@ -84,7 +84,7 @@ def _taken_in_order(num: int, pairs: Hashes) -> Indices:
 
 
 def _pairs(hashes: Hashes, max_distance: int, *, num_first: int, limited: bool) -> Hashes | None:
-    """All pairs within the distance of one of the first hashes, i, and a later one, j: i << 32 | j, ascending.
+    """Pairs within the distance of one of the first hashes, i, and a later one, j: i << 32 | j, ascending.
 
     None if they are ``limited`` and there are too many.
     """
