@@ -16,7 +16,7 @@ from quality_model.cli.flags import PATH, command
     "--max-distance",
     default=6,
     show_default=True,
-    help="Bits of 64 in which a hash may differ from that of the best, 0 to 12.",
+    help="Bits of 64 in which a hash may differ from that of the best, 0 to 10.",
 )
 def duplicates(output: Path, to: Path | None, max_distance: int) -> None:
     """Find groups of near duplicates, and the best of each.

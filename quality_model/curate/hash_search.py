@@ -23,9 +23,12 @@ _SORTING: Final = 16
 """Comparisons of two hashes that cost as much as to sort one."""
 
 _MOST_CANDIDATES: Final = 100
-_MOST_PAIRS: Final = 16
+_MOST_PAIRS: Final = 8
 _FEW: Final = 1024
 """Hashes that have more of them, each, are settled in halves, unless they are few."""
+
+_AT_ONCE: Final = 1 << 16
+"""Pairs that are Python's numbers at once."""
 
 Hashes = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
@@ -77,9 +80,11 @@ def _leaders(hashes: Hashes, max_distance: int) -> Indices:
 def _taken_in_order(num: int, pairs: Hashes) -> Indices:
     """Who joins whom, of pairs (i << 32 | j) with i < j, in ascending order."""
     leader = list(range(num))
-    for i, j in zip((pairs >> np.uint64(32)).tolist(), (pairs & _LOW).tolist(), strict=True):
-        if leader[i] == i and leader[j] == j:
-            leader[j] = i
+    for begin in range(0, len(pairs), _AT_ONCE):
+        some = pairs[begin : begin + _AT_ONCE]
+        for i, j in zip((some >> np.uint64(32)).tolist(), (some & _LOW).tolist(), strict=True):
+            if leader[i] == i and leader[j] == j:
+                leader[j] = i
     return np.array(leader, dtype=np.int64)
 
 
@@ -101,9 +106,8 @@ def _pairs(hashes: Hashes, max_distance: int, *, num_first: int, limited: bool) 
         start = np.maximum.accumulate(np.where(begins, np.arange(num), 0))
         before = np.cumsum(number < num_first)
         before = np.concatenate([[0], before[:-1]])
-        most: Indices = (
-            before - before[start]
-        )  # of the first ones, which are at the start of those of one key
+        # Of the first hashes, which come first among those of one key.
+        most: Indices = before - before[start]
         if limited and most.sum() > _MOST_CANDIDATES * num:
             return None
         later, shift = np.flatnonzero(most), 0

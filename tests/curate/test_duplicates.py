@@ -21,6 +21,8 @@ from quality_model.curate.duplicates import (
     COLUMNS,
     LARGEST_DISTANCE,
     MAX_DISTANCE,
+    REPORT_SCHEMA,
+    DuplicatesReport,
     best_of_groups,
     find_groups,
     report_duplicates,
@@ -99,7 +101,9 @@ def test_thousands_that_are_all_alike_are_found_as_exactly(max_distance: int) ->
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 255), max_size=40), st.integers(0, 12))
+@given(
+    st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 255), max_size=40), st.integers(0, LARGEST_DISTANCE)
+)
 def test_any_hashes_are_found_exactly(values: list[int], max_distance: int) -> None:
     hashes = np.array(values, dtype=np.uint64)
     assert (leaders(hashes, max_distance) == kept_one_by_one(hashes, max_distance)).all()
@@ -160,7 +164,7 @@ def test_no_two_kept_images_are_near_and_every_dropped_one_has_a_kept_one_beside
 @pytest.mark.parametrize("plain", [0, 1 << 63, 0x8000_0000_0000_00FF], ids=["black", "grey", "stripes"])
 def test_plain_images_are_duplicates_only_if_the_files_are_equal(plain: int) -> None:
     rows = [{"phash": plain, "sha256": digest} for digest in "xyxz"]
-    assert find_groups(table_of(*rows), 12).group.tolist() == [0, -1, 0, -1]
+    assert find_groups(table_of(*rows), LARGEST_DISTANCE).group.tolist() == [0, -1, 0, -1]
 
 
 def test_equal_files_are_duplicates_also_without_a_hash() -> None:
@@ -184,7 +188,7 @@ def test_a_result_without_hashes_and_a_distance_out_of_range_are_refused() -> No
     with pytest.raises(UsageError, match="--measures"):
         find_groups(table_of({"phash": None}, {"phash": None}))
     for distance in (-1, LARGEST_DISTANCE + 1):
-        with pytest.raises(UsageError, match="0 to 12"):
+        with pytest.raises(UsageError, match="0 to 10"):
             find_groups(table_of({}), distance)
 
 
@@ -207,7 +211,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Path:
 
 
 def scored(images: Path, output: Path, *more: str) -> Path:
-    arguments = ["score", str(images), "--output", str(output), "--model", "bundled"]
+    arguments = ["score", str(images), "--output", str(output), "--model", "bundled", "--workers", "1"]
     assert run([*arguments, "--max-error-share", "1", *more]) == 0
     return output
 
@@ -248,16 +252,17 @@ def test_the_bytes_are_those_of_all_but_the_best(result: Path) -> None:
     assert f"{spare / 1e6:.1f} MB" in next(iter(found.lines()))
 
 
-def test_a_result_without_duplicates_says_so(images: Path, tmp_path: Path) -> None:
-    output = scored(images / "photo.png", tmp_path / "OUT")
-    assert duplicates(output, "--to", tmp_path / "none.csv").startswith(
-        "0 groups of near duplicates, with 0 of 1"
-    )
+def test_a_result_without_duplicates_says_so(tmp_path: Path) -> None:
+    found = DuplicatesReport(1, REPORT_SCHEMA.empty_table(), np.empty(0, np.int64))
+    found.write(tmp_path / "none.csv")
+    (line,) = found.lines()
+    assert line.startswith("0 groups of near duplicates, with 0 of 1 ")
     assert (tmp_path / "none.csv").read_text() == '"key","group","is_best","distance"\n'
 
 
 def test_the_default_distance_is_that_of_the_library() -> None:
-    assert f"[default: {MAX_DISTANCE}]" in duplicates("--help")
+    shown = " ".join(duplicates("--help").split())
+    assert f"0 to {LARGEST_DISTANCE}. [default: {MAX_DISTANCE}]" in shown
 
 
 def test_what_cannot_be_read_is_one_clear_error(images: Path, result: Path, tmp_path: Path) -> None:
@@ -266,7 +271,7 @@ def test_what_cannot_be_read_is_one_clear_error(images: Path, result: Path, tmp_
     with pytest.raises(UsageError, match="no result"):
         report_duplicates(tmp_path / "missing")
     with pytest.raises(UsageError, match="--measures"):
-        report_duplicates(scored(images, tmp_path / "none", "--measures", "none"))
+        report_duplicates(scored(images / "photo.png", tmp_path / "none", "--measures", "none"))
     copy = shutil.copytree(result, tmp_path / "copy")
     (copy / "job.json").unlink()
     with pytest.raises(IncompleteError, match="resumes"):
