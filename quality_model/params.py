@@ -294,6 +294,8 @@ class ScoreParams(Section):
     """add columns with an interval around each score (docs/results-format.md)"""
     thresholds: dict[Head, Share]
     """scores above which a head flags, in place of the model's own; --flag HEAD=SCORE sets one"""
+    thumbnails: bool
+    """keep a few hundred thumbnails with the result: of the worst, near thresholds, and a random sample"""
     max_error_share: Share
     """share of unreadable inputs above which the job fails, after it has written its result"""
 
@@ -323,6 +325,7 @@ WITHOUT_PROJECT: Final = ScoringParams(
         measures=("cheap",),
         intervals=False,
         thresholds={},
+        thumbnails=True,
         max_error_share=1.0,
     ),
 )

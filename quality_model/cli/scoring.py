@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @with_download
 @with_params(
-    "score", needs_project=False, unused=("shard_size", "batch_size", "max_error_share", "intervals")
+    "score",
+    needs_project=False,
+    unused=("shard_size", "batch_size", "max_error_share", "intervals", "thumbnails"),
 )
 def predict(
     params: Params | ScoringParams, images: tuple[str, ...], as_json: bool, download: DownloadRules | None
@@ -177,6 +179,7 @@ def _json_row(
 )
 @click.option("--overwrite", is_flag=True, help="Replace another job's result in the output folder.")
 @click.option("--verify", is_flag=True, help="Find changed images by their bytes, not by length and time.")
+@click.option("--no-thumbnails", is_flag=True, help="Copy no images into the result, and remove those there.")
 @click.option("--estimate", "only_estimate", is_flag=True, help="Say what a job will take and flag.")
 @with_download
 @with_input_choice
@@ -187,6 +190,7 @@ def score(
     output: Path | None,
     overwrite: bool,
     verify: bool,
+    no_thumbnails: bool,
     only_estimate: bool,
     download: DownloadRules | None,
     choice: InputChoice,
@@ -207,8 +211,11 @@ def score(
         _print_estimate(params, folder, output, choice, download)
         return
 
+    section = params.score
+    if no_thumbnails:
+        section = section.model_copy(update={"thumbnails": False})
     summary = job.score(
-        params.score,
+        section,
         params.limits,
         root=Path(),
         inputs=folder,

@@ -7,6 +7,7 @@
 | ``parts/part-00000.json``, ... | the completion marker of each part |
 | ``job.json`` | the completion marker of the job, written last |
 | ``update/`` | parts that an update has made, until it is complete and they are moved to ``data`` |
+| ``thumbnails/`` | what is kept beside the parts until the job is complete |
 """
 
 import hashlib
@@ -24,7 +25,11 @@ LOCK_NAME: Final = ".lock"
 DATA_FOLDER: Final = "data"
 MARKERS_FOLDER: Final = "parts"
 UPDATE_FOLDER: Final = "update"
-_PART_FOLDERS: Final = {UPDATE_FOLDER: "parquet", DATA_FOLDER: "parquet", MARKERS_FOLDER: "json"}
+THUMBNAILS_FOLDER: Final = "thumbnails"
+_PART_FOLDERS: Final = {
+    **dict.fromkeys((UPDATE_FOLDER, DATA_FOLDER, THUMBNAILS_FOLDER), "parquet"),
+    MARKERS_FOLDER: "json",
+}
 _BUSY_AFTER_S: Final = 1.0
 
 
@@ -69,8 +74,8 @@ class JobFolder:
             StorageError: Another process works there.
         """
         with storage.locked(self.folder / LOCK_NAME, timeout_s=_BUSY_AFTER_S):
-            for place in (self.folder, self.folder / MARKERS_FOLDER, self.folder / UPDATE_FOLDER):
-                storage.sweep(place)
+            for name in ("", MARKERS_FOLDER, UPDATE_FOLDER, THUMBNAILS_FOLDER):
+                storage.sweep(self.folder / name)
             yield
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:

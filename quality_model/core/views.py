@@ -112,14 +112,22 @@ class Box(NamedTuple):
     side: int
 
 
+Area = tuple[float, float, float, float]
+"""Left, top, right and bottom of a part of an image, as fractions of its width and height in [0, 1]."""
+
+WHOLE_AREA: Final[Area] = (0.0, 0.0, 1.0, 1.0)
+
+
 class Views(NamedTuple):
     """The views of one image: uint8 (height, width, 3) each.
 
-    ``tiles`` are squares of it; none where the whole view shows it all.
+    ``tiles`` are squares of it; none where the whole view shows it all. ``areas`` say what of the image each
+    view shows, in the order of `all`; that of the whole view is smaller where borders were trimmed.
     """
 
     whole: Pixels
     tiles: list[Pixels]
+    areas: list[Area]
 
     @property
     def all(self) -> list[Pixels]:
@@ -135,14 +143,19 @@ def cut(pixels: Pixels, size_px: int, recipe: ViewRecipe) -> Views:
         recipe: Which views.
     """
     if recipe.squeezed:
-        return Views(squeezed(pixels, size_px), [])
-    if recipe.trims_borders:
-        pixels = without_borders(pixels)
-    seen = at_size_of_use(pixels, recipe.max_short_side_px)
+        return Views(squeezed(pixels, size_px), [], [WHOLE_AREA])
+    rows, columns = _scene(pixels) if recipe.trims_borders else (slice(None), slice(None))
+    scene = np.ascontiguousarray(pixels[rows, columns])
+    seen = at_size_of_use(scene, recipe.max_short_side_px)
     boxes = tile_boxes(seen, size_px, recipe)
     tiles = [np.ascontiguousarray(seen[top : top + side, left : left + side]) for left, top, side in boxes]
     height, width = seen.shape[:2]
-    return Views(resized(seen, *whole_size(width, height, size_px)), tiles)
+    spans = [(0, 0, width, height)] + [(left, top, left + side, top + side) for left, top, side in boxes]
+    first = np.array([columns.start or 0, rows.start or 0] * 2)
+    in_scene = np.array(spans) * (scene.shape[1::-1] * 2) / ((width, height) * 2)
+    areas = (first + in_scene) / (pixels.shape[1::-1] * 2)
+    whole = resized(seen, *whole_size(width, height, size_px))
+    return Views(whole, tiles, [(one[0], one[1], one[2], one[3]) for one in areas.tolist()])
 
 
 def without_borders(pixels: Pixels) -> Pixels:
@@ -151,12 +164,17 @@ def without_borders(pixels: Pixels) -> Pixels:
     Lines belong to a border from outside in, as long as all of their pixels are near the median of the
     outermost one: lettering on a bar ends it. An image of which too little would be left stays whole.
     """
+    return np.ascontiguousarray(pixels[_scene(pixels)])
+
+
+def _scene(pixels: Pixels) -> tuple[slice, slice]:
+    """The rows and the columns of an image that are within its borders."""
     spans = []
     for lines in (pixels, pixels.transpose(1, 0, 2)):
         start, end = _border_width(lines), _border_width(lines[::-1])
         enough = len(lines) - start - end >= _LEAST_LEFT * len(lines)
         spans.append(slice(start, len(lines) - end) if enough else slice(None))
-    return np.ascontiguousarray(pixels[spans[0], spans[1]])
+    return spans[0], spans[1]
 
 
 def _border_width(lines: Pixels) -> int:
@@ -191,6 +209,23 @@ def aggregate(scores: npt.NDArray[np.float32], recipe: ViewRecipe) -> npt.NDArra
     return image
 
 
+def deciding(scores: npt.NDArray[np.float32], recipe: ViewRecipe) -> list[int]:
+    """Which view of an image decided each head's score, given those of its views, float32 (n, 4).
+
+    Where the tiles weigh more than the whole view, it is the tile whose score is nearest to their quantile,
+    else the whole view: 0. Heads are in the order of `records.HEADS`.
+    """
+    if len(scores) == 1:
+        return [0] * len(HEADS)
+    found = []
+    for at, head in enumerate(HEADS):
+        rule = recipe.heads[head]
+        whole, tiles = scores[0, at], np.quantile(scores[1:, at], rule.tiles)
+        is_tile = tiles > whole if rule.highest else rule.whole < 0.5
+        found.append(1 + int(np.abs(scores[1:, at] - tiles).argmin()) if is_tile else 0)
+    return found
+
+
 def score_images(
     score: Callable[[Pixels], npt.NDArray[np.float32]], images: Sequence[Sequence[Pixels]], recipe: ViewRecipe
 ) -> npt.NDArray[np.float32]:
@@ -204,6 +239,13 @@ def score_images(
     Returns:
         float32 (N, 4) in [0, 1], in the order of `records.HEADS`.
     """
+    return np.stack([aggregate(part, recipe) for part in score_views(score, images)])
+
+
+def score_views(
+    score: Callable[[Pixels], npt.NDArray[np.float32]], images: Sequence[Sequence[Pixels]]
+) -> list[npt.NDArray[np.float32]]:
+    """As `score_images`, but of each image the scores of its views, float32 (n, 4)."""
     every = [view for image in images for view in image]
     scores = np.empty((len(every), len(HEADS)), np.float32)
     shapes: dict[tuple[int, ...], list[int]] = {}
@@ -212,7 +254,7 @@ def score_images(
     for places in shapes.values():
         scores[places] = score(np.stack([every[place] for place in places]))
     ends = np.cumsum([len(image) for image in images])[:-1]
-    return np.stack([aggregate(part, recipe) for part in np.split(scores, ends)])
+    return np.split(scores, ends)
 
 
 def squeezed(pixels: Pixels, size_px: int) -> Pixels:

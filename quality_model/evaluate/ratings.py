@@ -175,7 +175,7 @@ def agree(
     """
     rated = READERS[dataset](folder)
     summary = score(
-        section,
+        section.model_copy(update={"thumbnails": False}),  # the datasets' licences are for research
         limits,
         inputs=rated.images,
         output=output / SCORES_NAME,

@@ -3,11 +3,11 @@
 import logging
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -24,11 +24,13 @@ from quality_model.records import SCHEMA_VERSION
 from quality_model.score import result, update
 from quality_model.score.inputs import NO_CHOICE, InputChoice, collection_of, survey
 from quality_model.score.plan import Plan, Settings, begin, planned_engine
-from quality_model.score.reading import DownloadRules, PlannedInput, Scorer, with_scores
+from quality_model.score.reading import DownloadRules, PlannedInput, Reading, Scorer, with_scores
 from quality_model.score.result import ScoringModel
 from quality_model.score.selection import Selection
+from quality_model.score.sketches import Wanted
 from quality_model.score.stream import read_inputs
 from quality_model.score.summary import REPORT_NAME, Range, ScoreSummary, write_report
+from quality_model.score.thumbnails import ThumbnailKeeper
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +106,9 @@ def score(
     with folder.locked():
         storage.sweep(output / REPORT_NAME)
         plan = begin(folder, found, limits, model, settings, overwrite=overwrite, verify=verify)
-        summary = _Job(folder, plan, section, limits, inputs, scorer, root or Path(), download).run(check)
+        keeper = ThumbnailKeeper(output, model.thresholds, is_on=section.thumbnails)
+        job = _Job(folder, plan, section, limits, inputs, scorer, root or Path(), download, keeper)
+        summary = job.run(check)
     if not summary.scored:
         raise nothing_scored(summary.errors, f"The column error_detail in {output / DATA_FOLDER}")
     if summary.error_share > section.max_error_share:
@@ -138,6 +142,7 @@ class _Job:
     scorer: Scorer
     root: Path
     download: DownloadRules | None
+    keeper: ThumbnailKeeper
 
     def run(self, check: Check | None) -> ScoreSummary:
         """Make what is not there yet, and complete the job."""
@@ -162,6 +167,7 @@ class _Job:
             keys = [planned.key for planned in plan.inputs_of(folder.folder, number)]
             path = folder.folder / part_name(number)
             table = result.from_parquet(data, path, keys=keys, schema=plan.model.schema)
+            self.keeper.add_part(table)
             codes = enumerate(table["error_code"].to_pylist())
             if retried := [row for row, code in codes if code in again]:
                 todo.append(_Todo(number, retried, table))
@@ -181,7 +187,7 @@ class _Job:
             summary.elapsed_s = time.monotonic() - started
             summary.images_per_s = num_inputs / max(summary.elapsed_s, 1e-9)
         completion = folder.completion() or {}
-        if completion.get("plan_sha256") != plan.plan_sha256:
+        if completion.get("plan_sha256") != plan.plan_sha256 or self.keeper.must_remove():
             self._complete([parts[number] for number in plan.rows_of_parts], summary, check)
         return summary
 
@@ -198,9 +204,21 @@ class _Job:
             inputs = self.plan.inputs_of(self.folder.folder, one.part)
             return [inputs[row] for row in one.rows]
 
+        asked: deque[str] = deque()
+
+        def all_planned() -> Iterator[PlannedInput]:
+            for one in todo:
+                for each in planned(one):
+                    asked.append(each.key)
+                    yield each
+
+        def wanted() -> Iterator[Wanted | None]:
+            for _ in repeat(None):
+                yield self.keeper.wanted(asked.popleft())
+
         logger.info("Scoring %d inputs in %d parts.", num_inputs, len(todo))
         readings = read_inputs(
-            (each for one in todo for each in planned(one)),
+            all_planned(),
             self.inputs,
             self.plan.kind,
             self.download,
@@ -212,6 +230,7 @@ class _Job:
             limits=self.limits,
             engine=self.scorer.engine,
             measure=self.plan.settings.measures,
+            wanted=wanted(),
         )
         bar = tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty())
         with bar, closing(readings):
@@ -219,17 +238,19 @@ class _Job:
                 started = time.monotonic()
                 # Batches never cross a part's border, so that they are the same after an interruption.
                 of_part = islice(readings, len(one.rows))
-                scored = []
+                scored: list[Reading] = []
+                keys = [each.key for each in planned(one)]
                 for reading in with_scores(
                     of_part, self.scorer, self.plan.model.recipe, self.section.batch_size
                 ):
-                    scored.append(reading)
+                    self.keeper.add(keys[len(scored)], reading)
+                    scored.append(replace(reading, thumbnail=None))
                     bar.update(1)
-                keys = [each.key for each in planned(one)]
                 table = result.make_table(keys, scored, self.plan.model, self.plan.plan_sha256)
                 if one.table is not None:
                     table = result.replace_rows(one.table, one.rows, table)
                 errors = Counter(table["error_code"].drop_null().to_pylist())
+                self.keeper.write_part(one.part, table)
                 part = self.folder.write_part(
                     one.part,
                     result.to_parquet(table),
@@ -247,11 +268,11 @@ class _Job:
     def _complete(self, parts: list[Part], summary: ScoreSummary, check: Check | None) -> None:
         """Write the summary, have it checked, then write the completion marker."""
         plan = self.plan
-        if plan.is_update:
-            self.folder.release_other_files()
+        self.folder.release_other_files()
         report = write_report(summary)
         if check is not None:
             check(summary)
+        report += self.keeper.write()
         self.folder.publish_parts(plan.rows_of_parts)
         self.folder.complete(
             parts,

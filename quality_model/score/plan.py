@@ -30,11 +30,12 @@ from quality_model.score.reading import PlannedInput, repeated_hashes
 from quality_model.score.result import ScoringModel
 from quality_model.score.selection import Kind
 from quality_model.score.summary import FIGURE_NAME, REPORT_NAME, SUMMARY_NAME
+from quality_model.score.thumbnails import THUMBNAILS_NAME
 
 TABLE_NAME: Final = "plan.parquet"
 UPDATE_NAME, UPDATE_TABLE_NAME = "update.json", "update.parquet"
 """The plan of an update, until it is complete."""
-_REPORT_FILES: Final = (SUMMARY_NAME, FIGURE_NAME, f"{REPORT_NAME}/validation.json")
+_REPORT_FILES: Final = (SUMMARY_NAME, FIGURE_NAME, f"{REPORT_NAME}/validation.json", THUMBNAILS_NAME)
 _EARLIER_LAYOUT: Final = ("shard-*.parquet", "shard-*.json", "summary.json", "summary.png")
 _START_AGAIN: Final = "Choose another output folder, or replace this result with --overwrite."
 

@@ -12,8 +12,9 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from quality_model.core.views import ViewRecipe
 from quality_model.errors import CheckpointError, ImageError, QualityModelError
 from quality_model.params import LimitsParams, MeasureSet
 from quality_model.records import HEADS
+from quality_model.score.sketches import Sketch, Thumbnail, Wanted
 
 THREADS: Final = 16
 """That fetch URLs."""
@@ -100,6 +102,7 @@ class Reading:
     ``sha256`` and ``size_bytes`` are those of the encoded bytes, None where they could not be read;
     ``width`` and ``height`` those of the image, upright, in pixels; ``format`` is Pillow's name of
     the format that was decoded; ``measures`` are those that were asked for, None with an error.
+    ``sketch`` is beside views, ``thumbnail`` beside scores, where a thumbnail was wanted.
     """
 
     sha256: str | None = None
@@ -112,6 +115,8 @@ class Reading:
     size_bytes: int | None = None
     format: str | None = None
     measures: Values | None = None
+    sketch: Sketch | None = None
+    thumbnail: Thumbnail | None = None
 
 
 class Scorer(Protocol):
@@ -166,10 +171,11 @@ def read_image(
     limits: LimitsParams,
     engine: Engine | None,
     measure: Collection[MeasureSet] = (),
+    wanted: Wanted | None = None,
 ) -> Reading:
     """Read and decode one input, measure it, cut its views, and score them, given an engine.
 
-    What goes wrong is an error code.
+    With scores comes a thumbnail, where they make it ``wanted``. What goes wrong is an error code.
 
     Raises:
         MemoryError: A fresh process may have the memory.
@@ -180,7 +186,7 @@ def read_image(
         data = _encoded_bytes(source, limits)
         sha256, size_bytes = hashlib.sha256(data).hexdigest(), len(data)
         decoded = decoding.decode_image(data, limits, shortest_px=recipe.decoded_px)
-        seen = views.cut(decoded.pixels, image_size_px, recipe).all
+        seen = views.cut(decoded.pixels, image_size_px, recipe)
         measured = _measured(data, decoded, recipe, limits, measure)
     except ImageError as error:
         return Reading(sha256, error_code=error.reason, error_detail=error.detail, size_bytes=size_bytes)
@@ -196,8 +202,14 @@ def read_image(
         measures=measured,
     )
     if engine is None:
-        return replace(read, views=seen)
-    return replace(read, scores=views.score_images(engine.scores, [seen], recipe)[0])
+        sketch = None if wanted is None else Sketch.of(decoded, seen, wanted)
+        return replace(read, views=seen.all, sketch=sketch)
+    of_views = views.score_views(engine.scores, [seen.all])[0]
+    scores = views.aggregate(of_views, recipe)
+    thumbnail = None
+    if wanted is not None and wanted.admits(scores):
+        thumbnail = Sketch.of(decoded, seen, wanted).thumbnail(of_views, recipe)
+    return replace(read, scores=scores, thumbnail=thumbnail)
 
 
 def read_images(
@@ -211,27 +223,34 @@ def read_images(
     limits: LimitsParams,
     engine: Engine | None,
     measure: Collection[MeasureSet] = (),
+    wanted: Iterable[Wanted | None] = repeat(None),
 ) -> Generator[Reading, None, None]:
     """Give the readings of `read_image` in order, made in worker processes with a time limit.
 
-    ``workers`` is 0 for as many as pay off, ``window`` how many readings the caller takes at once.
+    ``workers`` is 0 for as many as pay off, ``window`` how many readings the caller takes at once, ``wanted``
+    says it of each source and is asked after the source.
     """
     count = num_workers(workers, num_sources)
     pool = WorkerProcesses(count, window=window + 2 * count, timeout_s=limits.max_seconds)
     read = partial(
-        read_image,
+        _read_image,
         image_size_px=image_size_px,
         recipe=recipe,
         limits=limits,
         engine=engine,
         measure=measure,
     )
-    with closing(pool.run(read, sources)) as outcomes:
+    with closing(pool.run(read, zip(sources, wanted, strict=False))) as outcomes:
         for outcome in outcomes:
             if isinstance(outcome, Failure):
                 yield Reading(error_code=outcome.kind, error_detail=outcome.detail)
             else:
                 yield outcome
+
+
+def _read_image(task: tuple[Source, Wanted | None], **how: Any) -> Reading:
+    source, wanted = task
+    return read_image(source, wanted=wanted, **how)
 
 
 def with_scores(
@@ -255,10 +274,15 @@ def with_scores(
 
 def _scored(batch: Sequence[Reading], scorer: Scorer, recipe: ViewRecipe) -> Iterator[Reading]:
     images = [reading.views for reading in batch if reading.views is not None]
-    scores = iter(_checked(views.score_images(scorer.score_pixels, images, recipe)) if images else ())
+    of_images = iter(views.score_views(scorer.score_pixels, images) if images else ())
     for reading in batch:
         if reading.views is not None:
-            reading = replace(reading, views=None, scores=next(scores))
+            of_views = next(of_images)
+            scores, sketch, thumbnail = views.aggregate(of_views, recipe), reading.sketch, None
+            _checked(scores[None])
+            if sketch is not None and sketch.wanted.admits(scores):
+                thumbnail = sketch.thumbnail(of_views, recipe)
+            reading = replace(reading, views=None, scores=scores, sketch=None, thumbnail=thumbnail)
         elif reading.scores is not None:
             _checked(reading.scores[None])
         yield reading

@@ -11,6 +11,7 @@ from PIL import Image
 
 from quality_model.cli import run
 from quality_model.core.decoding import Pixels
+from quality_model.score.thumbnails import read_thumbnails
 
 QUICK = ["--model", "bundled", "--workers", "1"]
 
@@ -55,6 +56,15 @@ def test_a_result_is_flagged_by_thresholds_of_ones_own_and_says_so_and_others_ma
     assert "'noise': 0.0" in (said := capsys.readouterr().err) and "--overwrite" in said
     assert score("d", "--output", "out", "--flag", "noise=1", "--overwrite") == 0
     assert not pd.read_parquet("out/data")["is_noisy"].any()
+
+
+def test_images_that_must_not_be_copied_leave_no_thumbnails(d):
+    assert score("d", "--output", "out") == 0
+    assert set(read_thumbnails(Path("out"))) == {"0.jpg", "1.jpg"}
+    assert score("d", "--output", "out", "--no-thumbnails") == 0
+    assert read_thumbnails(Path("out")) == {}
+    assert score("d", "--output", "without", "--no-thumbnails") == 0
+    assert not Path("without/report/thumbnails.parquet").exists()
 
 
 def test_kind_and_columns_are_named_by_flags(d, capsys):

@@ -1,0 +1,238 @@
+"""Near duplicates in a scoring result: groups of images whose perceptual hashes differ in few bits.
+
+Each group is around its best image: images are taken from the best to the worst, and one that is within
+``max_distance`` bits of an image that was kept joins it (the best of several such), or else is kept. So
+every image that is left out has a better one beside it that is kept, no two kept images are within the
+distance, and a chain of small changes does not join what is far apart.
+
+**The best** of a group has the lowest ``worst_score`` in steps of `SCORE_STEP`, then the most pixels, the
+most bytes, and the first key.
+
+**What is a duplicate.** Files of equal SHA-256 always are. Others are by their hashes, if both say something:
+half of the bits of an image with detail are set, because they compare with the median; a hash with fewer than
+`FEWEST_BITS` is that of a plain image, a gradient or stripes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from quality_model.core import storage
+from quality_model.core.figures import text_table
+from quality_model.core.folders import JOB_NAME, is_result
+from quality_model.curate.hash_search import Indices, first_of_equal, leaders
+from quality_model.errors import IncompleteError, UsageError
+from quality_model.score.result import read_rows
+
+MAX_DISTANCE: Final = 6
+"""Bits of 64, the default (docs/filter.md has what it finds)."""
+
+LARGEST_DISTANCE: Final = 10
+"""From it on unrelated images are within the distance, and the search takes many times as long."""
+
+SCORE_STEP: Final = 0.2
+"""Of 56 scenes with copies of half the size and of JPEG quality 50, the scene itself was the best in 47 with
+this step, in 37 with a step of .1, and in 8 without one: shrinking and compression hide noise."""
+
+FEWEST_BITS: Final = 16
+
+COLUMNS: Final = (
+    *("key", "sha256", "phash", "worst_score"),
+    *("width", "height", "size_bytes", "error_code"),
+)
+"""The columns of a result that decide (docs/results-format.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateGroups:
+    """The groups of N rows.
+
+    Attributes:
+        group: int64 (N,): 0 and up, numbered by their first rows; -1: the row is in none.
+        is_best: bool (N,): the one of each group to keep, and all rows in none.
+        distance: uint8 (N,): bits in which the hash differs from that of the group's best, at most
+            ``max_distance``; 0 for equal files and for rows in no group.
+    """
+
+    group: Indices
+    is_best: npt.NDArray[np.bool_]
+    distance: npt.NDArray[np.uint8]
+
+    @property
+    def sizes(self) -> Indices:
+        """int64 (groups,): rows of each."""
+        return np.bincount(self.group[self.group >= 0])
+
+
+def best_of_groups(table: pa.Table, max_distance: int = MAX_DISTANCE) -> npt.NDArray[np.bool_]:
+    """Which rows to keep so that no two near duplicates are left: bool (N,), True: kept.
+
+    Rows with an error code are kept, and rows without a duplicate. Arguments and errors as of `find_groups`.
+    """
+    return find_groups(table, max_distance).is_best
+
+
+def find_groups(table: pa.Table, max_distance: int = MAX_DISTANCE) -> DuplicateGroups:
+    """Find the near duplicates among the rows of a scoring result.
+
+    Args:
+        table: Has `COLUMNS`, of a result's types; rows in any order, which changes no group. Rows with an
+            error code are in no group.
+        max_distance: Most bits of 64 in which a hash may differ from that of its group's best; 0 to
+            `LARGEST_DISTANCE`. Hashes of photographs differ in an even number.
+
+    Raises:
+        UsageError: Images were scored, and none has a hash; or the distance is not allowed.
+    """
+    if not 0 <= max_distance <= LARGEST_DISTANCE:
+        raise UsageError(
+            f"The distance {max_distance} is not 0 to {LARGEST_DISTANCE}.", "Choose one, in bits of 64."
+        )
+    is_scored = pc.is_null(table["error_code"])
+    scored, rows = table.filter(is_scored), np.flatnonzero(is_scored.to_numpy())
+    hashed = pc.is_valid(scored["phash"]).to_numpy()
+    if len(rows) and not hashed.any():
+        raise _no_hashes()
+    files = scored["sha256"].cast(pa.large_string()).combine_chunks().dictionary_encode().indices.to_numpy()
+    order = _order_of_preference(scored)
+    hashes = scored["phash"].fill_null(0).to_numpy().view(np.uint64)[order]
+    rows, files, hashed = rows[order], files[order], hashed[order]
+    best = first_of_equal(files)
+    is_compared = (best == np.arange(len(best))) & hashed & (np.bitwise_count(hashes) >= FEWEST_BITS)
+    compared = np.flatnonzero(is_compared)
+    best[compared] = compared[leaders(hashes[compared], max_distance)]
+    best = best[best]  # of equal files, that of the one that was compared
+    return _in_rows(table.num_rows, rows, rows[best], np.bitwise_count(hashes ^ hashes[best]))
+
+
+def _order_of_preference(scored: pa.Table) -> Indices:
+    """The numbers of the rows, the best first."""
+    scores = scored["worst_score"].to_numpy().astype(np.float64)
+    pixels = scored["width"].to_numpy().astype(np.int64) * scored["height"].to_numpy()
+    ordered = pa.table(
+        [np.round(scores / SCORE_STEP), pixels, scored["size_bytes"], scored["key"]],
+        names=["step", "pixels", "bytes", "key"],
+    )
+    up, down = "ascending", "descending"
+    keys = [("step", up), ("pixels", down), ("bytes", down), ("key", up)]
+    return np.asarray(pc.sort_indices(ordered, sort_keys=keys).to_numpy().astype(np.int64))
+
+
+def _in_rows(num_rows: int, rows: Indices, best: Indices, distance: npt.NDArray[np.uint8]) -> DuplicateGroups:
+    """The groups by number of row, of the rows that have a best one each."""
+    found = DuplicateGroups(
+        np.full(num_rows, -1), np.ones(num_rows, dtype=bool), np.zeros(num_rows, dtype=np.uint8)
+    )
+    best_of_row = np.arange(num_rows)
+    best_of_row[rows] = best
+    members = np.flatnonzero(np.bincount(best_of_row, minlength=num_rows)[best_of_row] > 1)
+    _, number = np.unique(first_of_equal(best_of_row[members]), return_inverse=True)
+    found.group[members] = number
+    found.is_best[:] = best_of_row == np.arange(num_rows)
+    found.distance[rows] = distance
+    return found
+
+
+def _no_hashes() -> UsageError:
+    return UsageError(
+        "The result has no perceptual hashes: they were not measured.",
+        "Score again with --overwrite and the default --measures cheap, or with --measures hash.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicatesReport:
+    """What the duplicates of a result are.
+
+    Attributes:
+        num_inputs: Rows of the result.
+        table: `REPORT_SCHEMA`: the rows that are in a group, by group, its best first, then by distance.
+        size_bytes: int64, of the rows of ``table``.
+    """
+
+    num_inputs: int
+    table: pa.Table
+    size_bytes: Indices
+
+    def lines(self, num_shown: int = 5) -> Iterator[str]:
+        """What a terminal shows: the counts, and the largest groups."""
+        is_best, group = self.table["is_best"].to_numpy(), self.table["group"].to_numpy()
+        sizes = np.bincount(group)
+        surplus = np.where(is_best, 0, self.size_bytes)
+        yield (
+            f"{len(sizes)} groups of near duplicates, with {len(group)} of {self.num_inputs} inputs."
+            f" All but the best of each: {len(group) - len(sizes)} images, {surplus.sum() / 1e6:.1f} MB."
+        )
+        if not len(sizes):
+            return
+        wasted = np.bincount(group, surplus)
+        cells = []
+        for number in np.argsort(-sizes, kind="stable")[:num_shown]:
+            first = int(np.searchsorted(group, number))
+            best, other = self.table["key"].slice(first, 2).to_pylist()
+            more = f" and {sizes[number] - 2} more" if sizes[number] > 2 else ""
+            cells.append([str(sizes[number]), f"{wasted[number] / 1e6:.1f}", best, other + more])
+        yield text_table(("images", "MB to spare", "best", "others"), cells, right=("images", "MB to spare"))
+
+    def write(self, path: Path) -> None:
+        """Write the table as Parquet or CSV, by the name.
+
+        Raises:
+            UsageError: The name ends in neither .parquet nor .csv.
+            StorageError: It cannot be written.
+        """
+        require_table_name(path)
+        with storage.staged(path) as temporary:
+            if path.suffix.lower() == ".csv":
+                pyarrow.csv.write_csv(self.table, temporary)
+            else:
+                pq.write_table(self.table, temporary, compression="zstd")
+
+
+REPORT_SCHEMA: Final = pa.schema(
+    [("key", pa.string()), ("group", pa.int64()), ("is_best", pa.bool_()), ("distance", pa.uint8())]
+)
+"""What is written of each image in a group; the columns as in `DuplicateGroups`."""
+
+
+def require_table_name(path: Path) -> None:
+    """Refuse a name that `DuplicatesReport.write` would not know how to write: UsageError."""
+    if path.suffix.lower() not in (".parquet", ".csv"):
+        raise UsageError(f"{path} is neither .parquet nor .csv.", "Name a file that ends in one of them.")
+
+
+def report_duplicates(output: Path, max_distance: int = MAX_DISTANCE) -> DuplicatesReport:
+    """Find the near duplicates of a finished result.
+
+    Args:
+        output: The folder that `score` wrote.
+        max_distance: As of `find_groups`.
+
+    Raises:
+        UsageError: It is no result, or one without hashes; or the distance is not allowed.
+        IncompleteError: It is not finished.
+        CorruptError: A file is not what the completion marker says.
+    """
+    if not is_result(output):
+        raise UsageError(f"{output} is no result of `score`.", "Name the folder that it printed.")
+    if not (output / JOB_NAME).exists():
+        raise IncompleteError(f"{output} is not finished.", "Run the same `score` again: it resumes.")
+    storage.require_sealed(output, marker_name=JOB_NAME)
+    try:
+        table = read_rows(output, COLUMNS)
+    except pa.ArrowInvalid:  # of schema version 1
+        raise _no_hashes() from None
+    found = find_groups(table, max_distance)
+    members = np.flatnonzero(found.group >= 0)
+    members = members[np.lexsort((found.distance[members], ~found.is_best[members], found.group[members]))]
+    rows = [table["key"].take(members), found.group[members], found.is_best[members], found.distance[members]]
+    sizes = table["size_bytes"].take(members).to_numpy()
+    return DuplicatesReport(table.num_rows, pa.table(rows, schema=REPORT_SCHEMA), sizes)
