@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     help="Keep what this is true for: 'noise < .3 or width > 900'.",
 )
 @click.option(
+    "--best-of-duplicates", is_flag=True, help="Drop near duplicates of a better image that is kept."
+)
+@click.option(
     "--thresholds", type=PATH, metavar="FILE", help="Flag by these thresholds: JSON of heads and scores."
 )
 @click.option("--balance", metavar="COLUMN", help="Drop the same share of each value of a column.")
@@ -64,6 +67,7 @@ def filter_(
     lowest: tuple[str, ...],
     drop_worst: tuple[str, ...],
     where: tuple[str, ...],
+    best_of_duplicates: bool,
     thresholds: Path | None,
     balance: str | None,
     strata: Path | None,
@@ -85,7 +89,7 @@ def filter_(
     is dropped. Originals are never changed. Run the same command again to resume.
     """
     from quality_model.curate.filter import Outputs, filter_result, read_thresholds
-    from quality_model.curate.rules import Balance, Bound, Where
+    from quality_model.curate.rules import Balance, BestOfDuplicates, Bound, Where
 
     if not (dry_run or lists or copy or link or shards):
         raise UsageError("There is nothing to write.", "Give --to, --copy, --link, --shards, or --dry-run.")
@@ -97,6 +101,7 @@ def filter_(
     rules += [Bound(*_bound("--min", text), is_lowest=True) for text in lowest]
     rules += [_worst(text) for text in drop_worst]
     rules += [Where(text) for text in where]
+    rules += [BestOfDuplicates()] if best_of_duplicates else []
     folder = copy or link
     files = None if folder is None else (folder, "copy" if copy else "symlink" if symlink else "link")
     to = Outputs(

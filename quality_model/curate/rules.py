@@ -5,7 +5,7 @@ condition that needs it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from quality_model.curate.duplicates import COLUMNS, MAX_DISTANCE, best_of_groups
 from quality_model.curate.expressions import keeps, parse_condition, require_column
 from quality_model.curate.originals import Mask, Rows
 from quality_model.errors import UsageError
@@ -133,6 +134,29 @@ class Where:
 
 
 @dataclass(frozen=True, slots=True)
+class BestOfDuplicates:
+    """Drops all but the best of each group of near duplicates (`duplicates`) among what other rules keep.
+
+    So an image whose better copy is dropped by another rule stays. Strata change nothing.
+    """
+
+    max_distance: int = MAX_DISTANCE
+
+    @property
+    def title(self) -> str:
+        return f"near duplicates (within {self.max_distance} bits)"
+
+    def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
+        for column in COLUMNS:
+            require_column(column, rows.columns)
+        table = pa.Table.from_batches(rows.batches(COLUMNS)).filter(pa.array(rows.scored))
+        drops = np.zeros(len(rows.scored), np.bool_)
+        if len(table):
+            drops[rows.scored] = ~best_of_groups(table, self.max_distance)
+        return drops
+
+
+@dataclass(frozen=True, slots=True)
 class Balance:
     """Every value of ``column`` loses the same share to a rule; null is one of the values.
 
@@ -198,10 +222,15 @@ def judge(rows: Rows, rules: Sequence[Rule], balance: Balance | None = None) -> 
         UsageError: A rule does not fit the result.
     """
     strata = None if balance is None else balance.strata(rows)
-    masks = tuple(rule.drops(rows, strata) for rule in rules)
     times = np.zeros(len(rows.scored), np.uint16)
-    for mask in masks:
-        times += mask
+    found: dict[int, Mask] = {}
+    for is_last in (False, True):  # the best of duplicates is chosen of what the others keep
+        left = replace(rows, scored=rows.scored & (times == 0)) if is_last else rows
+        for number, rule in enumerate(rules):
+            if isinstance(rule, BestOfDuplicates) == is_last:
+                found[number] = rule.drops(left, strata)
+                times += found[number]
+    masks = tuple(found[number] for number in range(len(rules)))
     counts = [
         RuleCount(rule.title, int(mask.sum()), int((mask & (times == 1)).sum()))
         for rule, mask in zip(rules, masks, strict=True)

@@ -12,7 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from quality_model.curate.originals import Rows
-from quality_model.curate.rules import Balance, Bound, Flag, Rule, Where, Worst, flag_rules, judge
+from quality_model.curate.rules import (
+    Balance,
+    BestOfDuplicates,
+    Bound,
+    Flag,
+    Rule,
+    Where,
+    Worst,
+    flag_rules,
+    judge,
+)
 from quality_model.errors import UsageError
 from quality_model.records import HEADS, Head
 from quality_model.score.result import SCHEMA
@@ -132,6 +142,32 @@ def test_a_rule_that_does_not_fit_is_refused_with_a_remedy(rows: Rows, rule: Rul
     with pytest.raises(UsageError) as refusal:
         judge(rows, [rule])
     assert said in str(refusal.value)
+
+
+def test_of_near_duplicates_the_best_that_other_rules_keep_stays(tmp_path: Path) -> None:
+    detail = 0x5A5A_3C3C_0FF0_25C3
+    made = [
+        {
+            "key": key,
+            "sha256": key,
+            "phash": phash,
+            "worst_score": score,
+            "width": 10,
+            "height": 10,
+            "size_bytes": 9,
+        }
+        for key, phash, score in (
+            *(("best", detail, 0.0), ("copy", detail ^ 1, 0.4), ("worse copy", detail ^ 3, 0.8)),
+            ("another", ~detail, 0.9),
+        )
+    ]
+    rows = rows_in(tmp_path, [*made, {"key": "bad", "error_code": "empty"}], per_file=2)
+    assert dropped(rows, BestOfDuplicates()) == {"copy", "worse copy"}
+    rules = [BestOfDuplicates(), Where("key != 'best'")]
+    assert dropped(rows, *rules) == {"best", "worse copy"}
+    assert [(count.drops, count.alone) for count in judge(rows, rules).counts] == [(1, 1), (1, 1)]
+    assert dropped(rows, BestOfDuplicates(), balance=Balance("format")) == {"copy", "worse copy"}
+    assert dropped(rows, BestOfDuplicates(0)) == set()
 
 
 def test_flags_are_those_of_all_heads_with_a_threshold_or_of_those_that_are_named(rows: Rows) -> None:
