@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -150,6 +151,8 @@ def filter_result(
         )
     _require_places(to, finished)
     record = _record(finished, {**rows.thresholds, **(thresholds or {})}, rows, verdict, balance)
+    for folder, its_record in _records(to, record).items():
+        outputs.require_free(folder, its_record)
     for path in to.lists:
         _write_list(path, finished, listed, to, record)
     losses = _write_folders(finished, verdict.kept, to, record)
@@ -207,6 +210,9 @@ def _record(
 def _require_places(to: Outputs, finished: Finished) -> None:
     """Refuse, before anything is written, places inside the originals or the result, and those of others."""
     places = [*to.lists, *to.folders]
+    for place, folder in product(places, to.folders):
+        if place is not folder and place.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"{place} is inside {folder}, another output.", "Choose another place.")
     if len({place.resolve() for place in places}) < len(places):
         raise UsageError("Two outputs are in one place.", "Name another for each.")
     for place in places:
@@ -240,13 +246,23 @@ def _write_list(path: Path, finished: Finished, listed: Mask, to: Outputs, recor
         outputs.write_keys(path, finished, listed, null=to.null)
 
 
+def _records(to: Outputs, record: dict[str, object]) -> dict[Path, dict[str, object]]:
+    """The record of each folder."""
+    records: dict[Path, dict[str, object]] = {}
+    if to.files is not None:
+        records[to.files[0]] = {**record, "output": to.files[1]}
+    if to.shards is not None:
+        records[to.shards] = {**record, "output": "shards", "shard_size": to.shard_size}
+    return records
+
+
 def _write_folders(finished: Finished, kept: Mask, to: Outputs, record: dict[str, object]) -> Losses:
-    losses = Losses()
+    losses, records = Losses(), _records(to, record)
     if to.files is not None:
         folder, how = to.files
-        with outputs.own_folder(folder, {**record, "output": how}):
+        with outputs.own_folder(folder, records[folder]):
             losses = outputs.place_files(folder, finished, kept, how, to.download)
     if to.shards is not None:
-        with outputs.own_folder(to.shards, {**record, "output": "shards", "shard_size": to.shard_size}):
+        with outputs.own_folder(to.shards, records[to.shards]):
             losses = shards.write_shards(to.shards, finished, kept, to.shard_size, to.download)
     return losses

@@ -70,13 +70,11 @@ def write_rows(path: Path, finished: Finished, chosen: Mask) -> None:
             writer.write_table(table)
 
 
-@contextmanager
-def own_folder(folder: Path, record: dict[str, object]) -> Iterator[None]:
-    """Be the only process that fills a folder, which is empty or has the same record.
+def require_free(folder: Path, record: dict[str, object]) -> None:
+    """Refuse a folder that is neither empty nor of the same record.
 
     Raises:
         UsageError: It holds other files, or what another filter kept.
-        StorageError: Another process fills it.
     """
     if not (folder / RECORD_NAME).exists():
         require_own(folder, (), "output of filter")
@@ -86,6 +84,17 @@ def own_folder(folder: Path, record: dict[str, object]) -> Iterator[None]:
             f"{folder} holds what another filter kept: {', '.join(changed) or 'record'} differ.",
             "Choose another folder.",
         )
+
+
+@contextmanager
+def own_folder(folder: Path, record: dict[str, object]) -> Iterator[None]:
+    """Be the only process that fills a folder that `require_free` accepts.
+
+    Raises:
+        UsageError: As of `require_free`.
+        StorageError: Another process fills it.
+    """
+    require_free(folder, record)
     with storage.locked(folder / LOCK_NAME, timeout_s=_BUSY_AFTER_S):
         storage.sweep(folder)
         storage.unseal(folder)

@@ -115,7 +115,9 @@ def test_nothing_kept_is_an_error_before_anything_is_written_and_all_kept_is_sai
         (["--dry-run", "--thresholds", "nowhere.json"], "cannot be read as JSON"),
         (["--dry-run", "--strata", "own.json"], "--strata needs --balance"),
         (["--copy", "a", "--link", "b"], "excludes --link"),
-        (["--copy", "a", "--shards", "a"], "in one place"),
+        (["--copy", "a", "--shards", "a"], "is inside a"),
+        (["--copy", "a", "--to", "a/keys.txt"], "is inside a"),
+        (["--to", "a", "--to", "a"], "in one place"),
         (["--max", "noise=.3"], "nothing to write"),
     ],
 )
