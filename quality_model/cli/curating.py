@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     metavar="CONDITION",
     help="Keep what this is true for: 'noise < .3 or width > 900'.",
 )
+@click.option("--only", type=PATH, multiple=True, metavar="FILE", help="Keep the keys in a file alone.")
 @click.option(
     "--best-of-duplicates", is_flag=True, help="Drop near duplicates of a better image that is kept."
 )
@@ -67,6 +68,7 @@ def filter_(
     lowest: tuple[str, ...],
     drop_worst: tuple[str, ...],
     where: tuple[str, ...],
+    only: tuple[Path, ...],
     best_of_duplicates: bool,
     thresholds: Path | None,
     balance: str | None,
@@ -89,7 +91,7 @@ def filter_(
     is dropped. Originals are never changed. Run the same command again to resume.
     """
     from quality_model.curate.filter import Outputs, filter_result, read_thresholds
-    from quality_model.curate.rules import Balance, BestOfDuplicates, Bound, Where
+    from quality_model.curate.rules import Balance, BestOfDuplicates, Bound, Only, Where
 
     if not (dry_run or lists or copy or link or shards):
         raise UsageError("There is nothing to write.", "Give --to, --copy, --link, --shards, or --dry-run.")
@@ -101,6 +103,7 @@ def filter_(
     rules += [Bound(*_bound("--min", text), is_lowest=True) for text in lowest]
     rules += [_worst(text) for text in drop_worst]
     rules += [Where(text) for text in where]
+    rules += [Only(file) for file in only]
     rules += [BestOfDuplicates()] if best_of_duplicates else []
     folder = copy or link
     files = None if folder is None else (folder, "copy" if copy else "symlink" if symlink else "link")

@@ -1,11 +1,14 @@
 """A result filtered: rules decide what is kept, and that is written. Originals and the result stay."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from quality_model.core import storage
 from quality_model.core.figures import text_table
@@ -204,6 +207,7 @@ def _record(
             "kept": int(verdict.kept.sum()),
             "errors": dict(sorted(rows.errors.items())),
         },
+        "kept_sha256": hashlib.sha256(np.packbits(verdict.kept).tobytes()).hexdigest(),
     }
 
 

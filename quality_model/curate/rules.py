@@ -134,6 +134,23 @@ class Where:
 
 
 @dataclass(frozen=True, slots=True)
+class Only:
+    """Drops rows whose key is not in a file: CSV or Parquet with a column ``key``, else a key a line."""
+
+    file: Path
+
+    @property
+    def title(self) -> str:
+        return f"not in {self.file.name}"
+
+    def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
+        keys = _read_keys(self.file)
+        listed = [pc.is_in(batch.column(0), keys) for batch in rows.batches(["key"])]
+        drops: Mask = rows.scored & ~pa.chunked_array(listed, pa.bool_()).to_numpy()
+        return drops
+
+
+@dataclass(frozen=True, slots=True)
 class BestOfDuplicates:
     """Drops all but the best of each group of near duplicates (`duplicates`) among what other rules keep.
 
@@ -298,6 +315,17 @@ def _worst_of_each(
     return drops
 
 
+def _read_keys(path: Path) -> pa.Array:
+    """The keys in a file, text."""
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return _read_strata(path, "key")["key"].combine_chunks()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.", "It has a key a line.") from None
+    return pa.array(text.split("\0" if "\0" in text else "\n"), pa.string())
+
+
 def _read_strata(path: Path, column: str) -> pa.Table:
     """The columns ``key`` (text) and ``column`` of a CSV or Parquet file."""
     try:
@@ -318,4 +346,4 @@ def _read_strata(path: Path, column: str) -> pa.Table:
     keys = table["key"].cast(pa.string())
     if len(keys) != pc.count_distinct(keys, mode="all").as_py():
         raise UsageError(f"{path} has a key twice.", "A key has one value.")
-    return pa.table({"key": keys, column: table[column]})
+    return pa.table({column: table[column], "key": keys})

@@ -17,6 +17,7 @@ from quality_model.curate.rules import (
     BestOfDuplicates,
     Bound,
     Flag,
+    Only,
     Rule,
     Where,
     Worst,
@@ -142,6 +143,21 @@ def test_a_rule_that_does_not_fit_is_refused_with_a_remedy(rows: Rows, rule: Rul
     with pytest.raises(UsageError) as refusal:
         judge(rows, [rule])
     assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["keys.txt", "nul.txt", "keys.csv", "keys.parquet"])
+def test_any_tool_can_choose_the_keys_that_are_kept(rows: Rows, tmp_path: Path, name: str) -> None:
+    import duckdb
+
+    path, chosen = tmp_path / name, ("a1", "a7", "elsewhere", "bad")
+    if path.suffix == ".txt":
+        path.write_text(("\0" if name == "nul.txt" else "\n").join((*chosen, "")))
+    else:
+        duckdb.sql(f"COPY (SELECT unnest({list(chosen)}) AS key) TO '{path}'")
+    assert dropped(rows, Only(path)) == keys(0, 2, 3, 4, 5, 6, 8, 9)
+    assert dropped(rows, Only(path), balance=Balance("format")) == keys(0, 2, 3, 4, 5, 6, 8, 9)
+    with pytest.raises(UsageError, match="cannot be read"):
+        judge(rows, [Only(tmp_path / f"no{name}")])
 
 
 def test_of_near_duplicates_the_best_that_other_rules_keep_stays(tmp_path: Path) -> None:

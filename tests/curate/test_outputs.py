@@ -39,10 +39,13 @@ def test_a_folder_of_another_rule_or_with_files_of_others_is_refused_untouched(p
     assert filtered("--max", "noise=.3", "--copy", "kept") == 0
     before = tree(place / "kept")
     assert filtered("--max", "noise=.1", "--copy", "kept") == 2
-    assert "rules, counts differ" in capsys.readouterr().err
+    assert "rules, counts, kept_sha256 differ" in capsys.readouterr().err
     assert filtered("--max", "noise=.3", "--link", "kept") == 2
     assert "output differ" in capsys.readouterr().err
     assert tree(place / "kept") == before
+    for chosen in (0, 1):
+        (place / "chosen.txt").write_text(key(chosen))
+        assert filtered("--only", "chosen.txt", "--copy", "one") == 2 * chosen  # as many, but another
     (place / "other").mkdir()
     (place / "other" / "mine.txt").write_text("mine")
     assert filtered("--copy", "other") == 2
