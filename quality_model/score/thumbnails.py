@@ -28,7 +28,8 @@ from quality_model.core import storage
 from quality_model.core.jobs import THUMBNAILS_FOLDER, part_name
 from quality_model.records import HEADS, Head
 from quality_model.score.reading import Reading
-from quality_model.score.sketches import Rank, Thumbnail, Wanted, order_of, values_of
+from quality_model.score.sketches import Rank, Wanted, order_of, values_of
+from quality_model.score.sketches import Thumbnail as Thumbnail
 from quality_model.score.summary import REPORT_NAME
 
 THUMBNAILS_NAME: Final = f"{REPORT_NAME}/thumbnails.parquet"
