@@ -64,6 +64,7 @@ function label(image, value) {
 
 function showLabels() {
   const count = (value) => [...labels.values()].filter((one) => one === value).length;
+  $("labelled").hidden = !labels.size;
   $("labelled").textContent = labels.size ? `${count("good")} good, ${count("bad")} bad` : "";
   $("download").disabled = !labels.size;
 }
@@ -95,14 +96,15 @@ function showLimit() {
   $("limit-label").replaceChildren(`${head.title} at most `, element("b", { text: decimals(head.limit) }));
   $("effect").replaceChildren("Keeps ", element("b", { text: number(data.scored - lost) }),
     ` of ${plural(data.scored, "image")} (${share.toFixed(1)} %), drops `, element("b", { text: number(lost) }), ".");
-  $("command").value = [data.command, ...limited().map((one) => `--max ${one.name}=${asNumber(one.limit)}`)].join(" ");
+  $("command").value = [data.command, ...limited().map((one) => `--max ${one.name}=${asNumber(Math.ceil(one.limit * 1e6) / 1e6)}`)].join(" ");
   $("reset").hidden = !head.moved;
   drawChart(head);
   cards.forEach(markCard);
 }
 
 function drawChart(head) {
-  const [width, height, left, right, top, bottom] = [$("chart").clientWidth, 170, 44, 16, 18, 22];
+  const [width, height, left, right, top, bottom] = [$("chart").clientWidth, $("chart").clientHeight, 44, 16, 18, 22];
+  if (!width) return; // not shown
   const bars = Array.from({ length: 100 }, (_, bar) => {
     const first = bar === 0 ? 0 : bar * 10 + 1;
     return head.histogram.slice(first, bar * 10 + 11).reduce((sum, count) => sum + count, 0);
@@ -168,7 +170,7 @@ function markCard({ image, button, chips }) {
   const [drops, marked] = [isDropped(image), labelOf(image)];
   button.classList.toggle("dropped", drops);
   chips.replaceChildren(element("span", { class: "score", text: decimals(image.scores[judged]) }),
-    ...[image.flags.includes(judged) && ["flag", "flagged"], drops && ["drop", "dropped"], marked && [marked, marked]]
+    ...[drops ? ["drop", "dropped"] : image.flags.includes(judged) && ["flag", "flagged"], marked && [marked, marked]]
       .filter(Boolean).map(([kind, text]) => element("span", { class: `chip ${kind}`, text })));
 }
 
@@ -240,7 +242,7 @@ function enlarge(image) {
     element("div", { class: "layout" }, picture(image), element("div", { class: "side" },
       element("table", {}, element("thead", {}, element("tr", {}, ...titles)), element("tbody", {}, ...rows)),
       element("p", { class: "muted", text: `Overall ${decimals(image.overall)}. ${view}` }),
-      element("div", { class: "row" }, element("span", { text: `${heads[judged].title} here is` }), mark("good"), mark("bad")),
+      element("div", { class: "row" }, element("span", { text: `As for ${heads[judged].title.toLowerCase()}:` }), mark("good"), mark("bad")),
       element("div", { class: "row" }, step(-1, "Previous"), step(1, "Next"), element("button", { type: "button", onclick: () => $("enlarged").close(), text: "Close" })))));
   if (!$("enlarged").open) $("enlarged").showModal();
   const buttons = [...$("enlarged").querySelectorAll("button:not([disabled])")];
@@ -250,10 +252,10 @@ function enlarge(image) {
 function openTab(next) {
   tab = next;
   judged = tab.head ?? judged;
-  [...$("tabs").children].forEach((button, place) => {
-    if (tabs[place] === tab) button.setAttribute("aria-current", "true");
-    else button.removeAttribute("aria-current");
-  });
+  for (const [place, button] of [...$("tabs").children].entries()) {
+    button.setAttribute("aria-current", tabs[place] === tab);
+    if (tabs[place] === tab) $("tabs").scrollLeft = button.offsetLeft - 40;
+  }
   $("search").value = "";
   $("limits").hidden = tab.head === null;
   $("errors").hidden = !tab.errors;

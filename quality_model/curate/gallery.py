@@ -35,6 +35,8 @@ GALLERY_NAME: Final = f"{REPORT_NAME}/gallery.html"
 """Where the gallery of a result is, in its folder."""
 
 _MAX_BYTES: Final = 20_000_000
+_MOST: Final = 240
+"""Images of a section."""
 _LARGEST_DETAIL: Final = 500
 _SIDE_PX: Final = 320
 _JPEG_QUALITY: Final = 82
@@ -66,8 +68,8 @@ def write_gallery(output: Path, to: Path | None = None, sections: Sequence[Secti
     Args:
         output: Folder of the result.
         to: The file; by default `GALLERY_NAME` of the result.
-        sections: What to show; by default the worst images of each head, those around its threshold, and
-            a sample. Images that do not fit into 20 MB are left out, from the ends of all sections.
+        sections: What to show, the first 240 images of each; by default the worst of each head, those around
+            its threshold, and a sample. What does not fit into 20 MB is left out, from the ends of all sections.
 
     Raises:
         UsageError: The folder is no result, one of another release, or one whose images are neither kept nor
@@ -82,10 +84,10 @@ def write_gallery(output: Path, to: Path | None = None, sections: Sequence[Secti
         found = overview(result, shown=list(kept) if kept else None)
         rows, sections = _standard(found, result)
     else:
-        found = overview(result, keys={key for section in sections for key in section.keys})
+        found = overview(result, keys={key for section in sections for key in section.keys[:_MOST]})
         rows = found.chosen
-    if not kept and rows:
-        kept = _read(result, list(rows))
+    if missing := [key for key in rows if key not in kept]:
+        kept = kept | _read(result, missing, required=not kept)
     storage.write_text(to, _page(result, found, rows, sections, kept))
     return to
 
@@ -114,11 +116,13 @@ def _standard(found: Overview, result: FinishedResult) -> tuple[dict[str, Row], 
     return rows, [*sections, Section("A random sample", [row.key for row in found.sample], note)]
 
 
-def _read(result: FinishedResult, keys: list[str]) -> dict[str, Thumbnail]:
+def _read(result: FinishedResult, keys: list[str], *, required: bool) -> dict[str, Thumbnail]:
     """Thumbnails of images that are read again; which view decided is not known of them."""
     root = Path(file_name(result.root))
     remedy = "Put them back there, or score again with this release, which keeps thumbnails."
     if not root.exists():
+        if not required:
+            return {}
         raise UsageError(f"{result.folder} has no thumbnails, and its images are not at {root}.", remedy)
     limits = WITHOUT_PROJECT.limits.model_copy(update=result.limits)
     images = read_again(result.folder, root, keys, WITHOUT_PROJECT.score, limits, _SIDE_PX)
@@ -127,7 +131,7 @@ def _read(result: FinishedResult, keys: list[str]) -> dict[str, Thumbnail]:
         for key, pixels in zip(keys, images, strict=True)
         if pixels is not None
     }
-    if not read:
+    if required and not read:
         raise UsageError(f"{result.folder} has no thumbnails, and no image at {root} can be read.", remedy)
     return read
 
@@ -195,7 +199,7 @@ def _images(
     images: list[dict[str, Any]] = []
     places: dict[str, int] = {}
     shown: list[list[int]] = [[] for _ in sections]
-    for rank in zip_longest(*(section.keys for section in sections)):
+    for rank in zip_longest(*(section.keys[:_MOST] for section in sections)):
         for place, key in enumerate(rank):
             if key is None or key not in rows:
                 continue
