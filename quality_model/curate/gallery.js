@@ -195,7 +195,7 @@ function showImages() {
     const made = ordered(group.images).map(makeCard);
     cards.push(...made);
     const count = group.of > made.length ? `${number(made.length)} of ${number(group.of)}` : plural(made.length, "image");
-    const title = element("p", { class: "group" }, element("h3", { text: group.title }),
+    const title = element("p", { class: "group" }, element("h2", { text: group.title }),
       element("span", { class: "muted", text: `  ${count}${group.note ? `, ${group.note}` : ""}` }));
     const body = made.length
       ? element("ul", { class: "images" }, ...made.map((card) => element("li", {}, card.button)))
