@@ -233,7 +233,9 @@ def _image(row: Row, thumbnail: Thumbnail | None) -> dict[str, Any]:
         "overall": round(row.overall, 4),
         "flags": [HEADS.index(head) for head in row.flags],
         "jpeg": base64.b64encode(thumbnail.jpeg).decode() if thumbnail else None,
-        "boxes": [(box := boxes[head]) and [round(end, 4) for end in box] for head in HEADS] if boxes else None,
+        "boxes": [(box := boxes[head]) and [round(end, 4) for end in box] for head in HEADS]
+        if boxes
+        else None,
     }
 
 

@@ -195,7 +195,9 @@ def overview(
         sample.add(np.array([_hash(key) for key in batch["key"].to_pylist()], np.float64), batch)
     found.worst = {head: least.rows for head, least in worst.items()}
     found.near = {
-        head: [*reversed(sides[head, 1].rows), *sides[head, -1].rows] for head in HEADS if head in result.thresholds
+        head: [*reversed(sides[head, 1].rows), *sides[head, -1].rows]
+        for head in HEADS
+        if head in result.thresholds
     }
     found.sample = sample.rows
     return found

@@ -203,7 +203,14 @@ def test_score_writes_the_gallery_and_says_where(
 ) -> None:
     (tmp_path / "images").mkdir()
     Image.fromarray(photo).save(tmp_path / "images" / "a.png")
-    scored = ["score", str(tmp_path / "images"), "--output", str(tmp_path / "out"), "--no-project", "--gallery"]
+    scored = [
+        "score",
+        str(tmp_path / "images"),
+        "--output",
+        str(tmp_path / "out"),
+        "--no-project",
+        "--gallery",
+    ]
     assert run(scored) == 0
     page = tmp_path / "out" / GALLERY_NAME
     assert f"Gallery: {page}" in capsys.readouterr().out

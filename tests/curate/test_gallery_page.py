@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from quality_model.curate import gallery
 from quality_model.curate.gallery import GALLERY_NAME, Section, write_gallery
 from quality_model.records import HEADS
-from quality_model.score.thumbnails import Thumbnail, read_thumbnails
+from quality_model.score.thumbnails import Thumbnail
 from tests.curate.gallery_result import HOSTILE, make_result
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -51,7 +51,10 @@ def opened(browser: Browser, result: Path) -> Iterator[Open]:
     contexts, faults = [], []
 
     def open_page(
-        to: Path = result / GALLERY_NAME, size: tuple[int, int] = DESKTOP, scheme: str = "light", script: str = ""
+        to: Path = result / GALLERY_NAME,
+        size: tuple[int, int] = DESKTOP,
+        scheme: str = "light",
+        script: str = "",
     ) -> Page:
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]},
@@ -173,7 +176,9 @@ def test_images_are_put_in_the_order_that_was_chosen(opened: Open) -> None:
     assert plain == sorted(plain)
 
 
-def test_a_limit_says_what_it_keeps_dims_what_it_drops_and_gives_the_command(opened: Open, result: Path) -> None:
+def test_a_limit_says_what_it_keeps_dims_what_it_drops_and_gives_the_command(
+    opened: Open, result: Path
+) -> None:
     table = pq.read_table(result / "data", columns=["watermark", "error_code"]).to_pylist()
     scores = [row["watermark"] for row in table if row["error_code"] is None]
     page = opened()
@@ -185,9 +190,9 @@ def test_a_limit_says_what_it_keeps_dims_what_it_drops_and_gives_the_command(ope
     kept = sum(score <= 0.701 for score in scores)
     expect(page.locator("#effect")).to_contain_text(f"Keeps {kept} of {len(scores)} images")
     expect(page.locator("#effect")).to_contain_text(f"drops {len(scores) - kept}.")
-    for card in page.locator(".card").all():
-        is_dropped = "dropped" in (card.get_attribute("class") or "")
-        assert is_dropped == (float(card.locator(".score").text_content() or "") > 0.701)
+    cards = "all => all.map(card => [card.classList.contains('dropped'), card.querySelector('.score').textContent])"
+    for is_dropped, score in page.locator(".card").evaluate_all(cards):
+        assert is_dropped == (float(score) > 0.701)
     page.keyboard.press("4")
     page.locator("#limit").fill("0.3")
     command = ["quality-model", "filter", str(result), "--max", "watermark=.701", "--max", "noise=.3"]
@@ -243,9 +248,15 @@ def test_the_view_that_decided_is_drawn_on_the_image(
     write_gallery(result, tmp_path / "plain.html", [Section("Two", keys)])
     images = re.findall(r'"jpeg":"([^"]+)"', (tmp_path / "plain.html").read_text())
     boxes = dict.fromkeys(HEADS) | {"noise": BOX}
-    kept = {key: Thumbnail(key, base64.b64decode(image), boxes) for key, image in zip(keys, images, strict=True)}
+    kept = {
+        key: Thumbnail(key, base64.b64decode(image), boxes) for key, image in zip(keys, images, strict=True)
+    }
     monkeypatch.setattr(gallery, "read_thumbnails", lambda output: kept)
-    page = opened(write_gallery(result, tmp_path / "boxes.html", [Section("Two", keys, head="noise"), Section("Same", keys)]))
+    page = opened(
+        write_gallery(
+            result, tmp_path / "boxes.html", [Section("Two", keys, head="noise"), Section("Same", keys)]
+        )
+    )
     expect(page.locator(".card .box")).to_have_count(2)
     image = page.locator(".card img").first.bounding_box()
     box = page.locator(".card .box").first.bounding_box()
