@@ -1,7 +1,8 @@
 """A result as one HTML file to look at: no network, no server, at most 20 MB.
 
 The page is gallery.html with gallery.css, gallery.js and its data within. A content security policy forbids
-the browser to fetch anything or to run another script. Keys and details are data: the script shows them as text.
+the browser to fetch anything or to run another script. Keys and details are data, which the script shows as
+text.
 """
 
 import base64
@@ -69,7 +70,7 @@ def write_gallery(output: Path, to: Path | None = None, sections: Sequence[Secti
         output: Folder of the result.
         to: The file; by default `GALLERY_NAME` of the result.
         sections: What to show, the first 240 images of each; by default the worst of each head, those around
-            its threshold, and a sample. What does not fit into 20 MB is left out, from the ends of all sections.
+            its threshold, and a sample. From their ends is left out what does not fit into 20 MB.
 
     Raises:
         UsageError: The folder is no result, one of another release, or one whose images are neither kept nor
@@ -226,16 +227,15 @@ def _images(
 
 
 def _image(row: Row, thumbnail: Thumbnail | None) -> dict[str, Any]:
-    boxes = thumbnail.boxes if thumbnail else {}
+    known = thumbnail.boxes if thumbnail else {}
+    boxes = [known[head] for head in HEADS] if known else None
     return {
         "key": row.key,
         "scores": [round(score, 6) for score in row.scores],
         "overall": round(row.overall, 4),
         "flags": [HEADS.index(head) for head in row.flags],
         "jpeg": base64.b64encode(thumbnail.jpeg).decode() if thumbnail else None,
-        "boxes": [(box := boxes[head]) and [round(end, 4) for end in box] for head in HEADS]
-        if boxes
-        else None,
+        "boxes": boxes and [box and [round(end, 4) for end in box] for box in boxes],
     }
 
 

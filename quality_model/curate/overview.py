@@ -108,8 +108,8 @@ class Overview:
 
     Attributes:
         inputs: Rows of the result; those with an error code are in ``errors``.
-        histograms: int64 (1001,) per head: scores of 0, then of (0, .001], (.001, .002] and so on, so that the
-            images which a limit of .3 keeps are exactly those of the first 301.
+        histograms: int64 (1001,) per head: scores of 0, then of (0, .001], (.001, .002] and so on: a limit of
+            .3 keeps exactly the images of the first 301.
         flagged: Images above the threshold of each head that has one.
         worst, near: Rows per head, highest score first; ``near`` are around the threshold.
         sample: The rows with the smallest hashes of their keys: the same on every machine.
@@ -194,11 +194,7 @@ def overview(
             least.add(np.where((away > 0) == (side > 0), np.abs(away), np.inf), batch)
         sample.add(np.array([_hash(key) for key in batch["key"].to_pylist()], np.float64), batch)
     found.worst = {head: least.rows for head, least in worst.items()}
-    found.near = {
-        head: [*reversed(sides[head, 1].rows), *sides[head, -1].rows]
-        for head in HEADS
-        if head in result.thresholds
-    }
+    found.near = {head: [*reversed(sides[head, 1].rows), *sides[head, -1].rows] for head in result.thresholds}
     found.sample = sample.rows
     return found
 

@@ -178,12 +178,10 @@ def test_a_folder_that_is_no_finished_result_of_this_release_is_refused(
     with pytest.raises(error, match=re.escape(words)) as caught:
         write_gallery(copy)
     assert caught.value.remedy
-    assert not (copy / "report" / "gallery.html").exists() or harm is not shutil.rmtree
 
 
 def test_images_that_are_neither_kept_nor_there_any_more_are_one_clear_line(copy: Path) -> None:
     move_images(copy)
-    (copy / "plan.parquet").touch()
     facts = json.loads((copy / "job.json").read_text())
     facts["files"] = [one for one in facts["files"] if "thumbnails" not in one["name"]]
     (copy / "job.json").write_text(json.dumps(facts))
