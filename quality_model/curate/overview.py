@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from quality_model.core.folders import JOB_NAME, is_result, result_facts
 from quality_model.core.storage import require_sealed
@@ -170,8 +170,7 @@ def overview(
     worst = {head: _Least(NUM_WORST) for head in HEADS}
     sides = {(head, side): _Least(NUM_NEAR) for head in result.thresholds for side in (1, -1)}
     sample = _Least(NUM_SAMPLE)
-    rows = ds.dataset([str(part) for part in result.parts], format="parquet")
-    for batch in rows.to_batches(columns=list(_COLUMNS), batch_readahead=2, fragment_readahead=1):
+    for batch in _batches(result.parts):
         found.inputs += len(batch)
         failed = pc.is_valid(batch["error_code"])
         _add_errors(found.errors, batch.filter(failed))
@@ -197,6 +196,12 @@ def overview(
     found.near = {head: [*reversed(sides[head, 1].rows), *sides[head, -1].rows] for head in result.thresholds}
     found.sample = sample.rows
     return found
+
+
+def _batches(parts: Iterable[Path]) -> Iterator[pa.RecordBatch]:
+    for part in parts:
+        with pq.ParquetFile(part) as file:
+            yield from file.iter_batches(columns=list(_COLUMNS))
 
 
 def _rows(batch: pa.RecordBatch) -> list[Row]:
