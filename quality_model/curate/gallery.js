@@ -98,6 +98,7 @@ function showLimit() {
     ` of ${plural(data.scored, "image")} (${share.toFixed(1)} %), drops `, element("b", { text: number(lost) }), ".");
   $("command").value = [data.command, ...limited().map((one) => `--max ${one.name}=${asNumber(Math.ceil(one.limit * 1e6) / 1e6)}`)].join(" ");
   $("reset").hidden = !head.moved;
+  $("reset").textContent = head.threshold === null ? "Back" : "Back to the threshold";
   drawChart(head);
   cards.forEach(markCard);
 }
@@ -244,6 +245,8 @@ function enlarge(image) {
       element("p", { class: "muted", text: `Overall ${decimals(image.overall)}. ${view}` }),
       element("div", { class: "row" }, element("span", { text: `As for ${heads[judged].title.toLowerCase()}:` }), mark("good"), mark("bad")),
       element("div", { class: "row" }, step(-1, "Previous"), step(1, "Next"), element("button", { type: "button", onclick: () => $("enlarged").close(), text: "Close" })))));
+  const shown = $("enlarged").querySelector("img");
+  shown?.addEventListener("load", () => { shown.style.width = `${Math.min(660, 2.5 * shown.naturalWidth)}px`; });
   if (!$("enlarged").open) $("enlarged").showModal();
   const buttons = [...$("enlarged").querySelectorAll("button:not([disabled])")];
   (buttons.find((button) => button.textContent === focus) ?? buttons.at(-1)).focus();
