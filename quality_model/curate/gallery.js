@@ -25,7 +25,7 @@ const visible = (key) =>
 // State: the tab, the head whose scores are shown, and the limit of each head.
 const heads = data.heads.map((head) => ({ ...head, limit: head.threshold ?? 0.5, moved: false }));
 const tabs = makeTabs();
-let tab = tabs[0];
+let tab = data.scored || !data.errors.length ? tabs[0] : tabs.at(-1);
 let judged = 0;
 let cards = [];
 

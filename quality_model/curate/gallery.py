@@ -113,8 +113,10 @@ def _standard(found: Overview, result: FinishedResult) -> tuple[dict[str, Row], 
             rows |= {row.key: row for row in chosen}
             if chosen:
                 sections.append(Section(title, [row.key for row in chosen], note, head))
-    note = "the same images on every machine, whatever their scores"
-    return rows, [*sections, Section("A random sample", [row.key for row in found.sample], note)]
+    if found.sample:
+        note = "the same images on every machine, whatever their scores"
+        sections.append(Section("A random sample", [row.key for row in found.sample], note))
+    return rows, sections
 
 
 def _read(result: FinishedResult, keys: list[str], *, required: bool) -> dict[str, Thumbnail]:

@@ -14,6 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from quality_model.cli import run
 from quality_model.curate import gallery
 from quality_model.curate.gallery import GALLERY_NAME, Section, write_gallery
 from quality_model.records import HEADS
@@ -228,6 +229,17 @@ def test_labels_are_downloaded_as_csv_and_kept_where_the_browser_allows(
     assert list(csv.reader(io.StringIO(text))) == expected[:-1]
     page.reload()
     expect(page.locator("#labelled")).to_have_text("" if script else "1 good, 1 bad")
+
+
+def test_a_result_without_scores_shows_what_is_wrong(opened: Open, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_text("no image")
+    inputs, output = str(tmp_path / "images"), tmp_path / "out"
+    assert run(["score", inputs, "--output", str(output), "--no-project", "--gallery"]) == 4
+    page = opened(output / GALLERY_NAME)
+    expect(page.locator("#codes")).to_contain_text("not_an_image")
+    page.keyboard.press("1")
+    expect(page.locator("#effect")).to_contain_text("Keeps 0 of 0 images")
 
 
 def test_hostile_keys_are_harmless_and_visible(opened: Open, result: Path, tmp_path: Path) -> None:
