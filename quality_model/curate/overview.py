@@ -22,8 +22,7 @@ NUM_STEPS: Final = 1000
 """Of the fine histograms."""
 
 NUM_WORST: Final = 48
-NUM_NEAR: Final = 24
-"""On each side of a threshold."""
+NUM_NEAR: Final = 40
 NUM_SAMPLE: Final = 96
 _NUM_EXAMPLES: Final = 10
 _COLUMNS: Final = ("key", *HEADS, "overall", *FLAG_COLUMNS.values(), "error_code", "error_detail")
@@ -168,7 +167,7 @@ def overview(
     found = Overview()
     wanted, able = pa.array(list(keys), pa.string()), None if shown is None else pa.array(shown, pa.string())
     worst = {head: _Least(NUM_WORST) for head in HEADS}
-    sides = {(head, side): _Least(NUM_NEAR) for head in result.thresholds for side in (1, -1)}
+    near = {head: _Least(NUM_NEAR) for head in result.thresholds}
     sample = _Least(NUM_SAMPLE)
     for batch in _batches(result.parts):
         found.inputs += len(batch)
@@ -188,14 +187,19 @@ def overview(
             batch = batch.filter(is_able)
         for head, least in worst.items():
             least.add(-scores[head], batch)
-        for (head, side), least in sides.items():
-            away = scores[head] - result.thresholds[head]
-            least.add(np.where((away > 0) == (side > 0), np.abs(away), np.inf), batch)
+        for head, least in near.items():
+            least.add(np.abs(scores[head] - result.thresholds[head]), batch)
         sample.add(np.array([_hash(key) for key in batch["key"].to_pylist()], np.float64), batch)
     found.worst = {head: least.rows for head, least in worst.items()}
-    found.near = {head: [*reversed(sides[head, 1].rows), *sides[head, -1].rows] for head in result.thresholds}
+    for head, least in near.items():
+        found.near[head] = _highest_first(least.rows, head)
     found.sample = sample.rows
     return found
+
+
+def _highest_first(rows: list[Row], head: Head) -> list[Row]:
+    place = HEADS.index(head)
+    return sorted(rows, key=lambda row: -row.scores[place])
 
 
 def _batches(parts: Iterable[Path]) -> Iterator[pa.RecordBatch]:

@@ -247,8 +247,9 @@ def plan_from(values: Mapping[str, Any], *, is_update: bool = False) -> Plan:
 
 def find_inputs(output: Path, keys: list[str]) -> list[PlannedInput]:
     """The inputs of a job that have some keys, in the order of ``keys``."""
-    table = pq.read_table(output / TABLE_NAME, filters=pc.field("key").isin(keys))
-    return inputs_from(table.take(pc.index_in(pa.array(keys, pa.string()), table["key"])))
+    wanted = pa.array(keys, pa.string())
+    table = pq.read_table(output / TABLE_NAME, filters=pc.field("key").isin(wanted))
+    return inputs_from(table.take(pc.index_in(wanted, table["key"])))
 
 
 def require_own(output: Path, names: Collection[str], kind: str) -> None:

@@ -86,9 +86,9 @@ def test_the_worst_and_those_around_the_threshold_are_shown_for_each_head(
         worst = [scores[key] for key in keys_of(data, "The worst", number)]
         assert worst == sorted(scores.values(), reverse=True)[:NUM_WORST]
         near = [scores[key] for key in keys_of(data, "Around the threshold", number)]
-        above = sorted(score for score in scores.values() if score > THRESHOLDS[head])[:NUM_NEAR]
-        below = sorted(score for score in scores.values() if score <= THRESHOLDS[head])[-NUM_NEAR:]
-        assert near == sorted([*above, *below], reverse=True)
+        distances = sorted(abs(score - THRESHOLDS[head]) for score in scores.values())
+        assert near == sorted(near, reverse=True)
+        assert sorted(abs(score - THRESHOLDS[head]) for score in near) == distances[:NUM_NEAR]
 
 
 def test_the_sample_is_of_the_smallest_hashes_of_keys(
