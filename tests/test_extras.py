@@ -14,7 +14,7 @@ from tests.core.bare import bare_python
 
 PROJECT = Path(__file__).resolve().parents[1]
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-WORKS_BARE = {"predict", "score", "list-datasets", "history", "publish", "trace"}
+WORKS_BARE = {"predict", "score", "list-datasets", "history", "publish", "trace", "gallery"}
 
 
 def distributions(requirements: list[str]) -> set[str]:
@@ -47,6 +47,7 @@ def bare_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, 
     arguments = {
         "compare": ["images"],
         "trace": ["images"],
+        "gallery": ["images"],
         "agree": ["--koniq", "images"],
         "ship": ["--output", "shipped"],
         "predict": ["none.jpg"],

@@ -46,7 +46,7 @@ def _without_clicks_ending() -> Iterator[None]:
 
 GROUPS: Final = {
     "Score": ("predict", "score"),
-    "Look": ("trace", "compare", "agree"),
+    "Look": ("gallery", "trace", "compare", "agree"),
     "Act": ("filter", "duplicates"),
     "Train": (
         *("list-datasets", "download", "validate-images", "generate", "generate-hf"),

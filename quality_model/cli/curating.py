@@ -17,6 +17,20 @@ if TYPE_CHECKING:
     from quality_model.score.reading import DownloadRules
 
 
+@command()
+@click.argument("output", metavar="OUT", type=PATH)
+@click.option("--to", type=PATH, metavar="FILE", help="The page.  [default: OUT/report/gallery.html]")
+def gallery(output: Path, to: Path | None) -> None:
+    """Write a page that shows what the scores mean.
+
+    OUT is a finished result. The page is one HTML file of at most 20 MB that needs no network: the worst
+    images of each head, those around its threshold, a sample, histograms, and what a limit would drop.
+    """
+    from quality_model.curate.gallery import write_gallery
+
+    click.echo(f"Gallery: {write_gallery(output, to)}")
+
+
 @command("filter")
 @click.argument("output", metavar="OUT", type=PATH)
 @click.option(
@@ -193,4 +207,4 @@ def duplicates(output: Path, to: Path | None, max_distance: int) -> None:
         click.echo(f"Groups: {to}")
 
 
-COMMANDS: list[click.Command] = [filter_, duplicates]
+COMMANDS: list[click.Command] = [gallery, filter_, duplicates]

@@ -180,6 +180,7 @@ def _json_row(
 @click.option("--overwrite", is_flag=True, help="Replace another job's result in the output folder.")
 @click.option("--verify", is_flag=True, help="Find changed images by their bytes, not by length and time.")
 @click.option("--no-thumbnails", is_flag=True, help="Copy no images into the result, and remove those there.")
+@click.option("--gallery", "with_gallery", is_flag=True, help="Then write a page to look at; see `gallery`.")
 @click.option("--estimate", "only_estimate", is_flag=True, help="Say what a job will take and flag.")
 @with_download
 @with_input_choice
@@ -191,6 +192,7 @@ def score(
     overwrite: bool,
     verify: bool,
     no_thumbnails: bool,
+    with_gallery: bool,
     only_estimate: bool,
     download: DownloadRules | None,
     choice: InputChoice,
@@ -214,22 +216,35 @@ def score(
     section = params.score
     if no_thumbnails:
         section = section.model_copy(update={"thumbnails": False})
-    summary = job.score(
-        section,
-        params.limits,
-        root=Path(),
-        inputs=folder,
-        output=output,
-        overwrite=overwrite,
-        verify=verify,
-        download=download,
-        registry=registry_of(params),
-        check=_check(),
-        choice=choice,
-    )
+    try:
+        summary = job.score(
+            section,
+            params.limits,
+            root=Path(),
+            inputs=folder,
+            output=output,
+            overwrite=overwrite,
+            verify=verify,
+            download=download,
+            registry=registry_of(params),
+            check=_check(),
+            choice=choice,
+        )
+    except InputErrorsAboveLimit:  # the result is complete
+        if with_gallery:
+            _write_gallery(output)
+        raise
     for line in summary.lines():
         click.echo(line)
     click.echo(f"Scores: {output}")
+    if with_gallery:
+        _write_gallery(output)
+
+
+def _write_gallery(output: Path) -> None:
+    from quality_model.curate.gallery import write_gallery
+
+    click.echo(f"Gallery: {write_gallery(output)}")
 
 
 def _default_name(inputs: Path | Selection) -> str:

@@ -349,19 +349,25 @@ def _join(folder: str, output: Path, old: ScoringModel, new: ScoringModel) -> Co
 
 
 def read_thumbnails(
-    output: Path, inputs: Path, keys: list[str], section: ScoreParams, limits: LimitsParams
+    output: Path,
+    inputs: Path,
+    keys: list[str],
+    section: ScoreParams,
+    limits: LimitsParams,
+    side_px: int = _THUMBNAIL_PX,
 ) -> list[Pixels | None]:
     """Small images of some inputs of a result, read again in worker processes; None where one cannot be.
 
     Args:
         output: Folder of the result of ``inputs``.
         keys: Of the inputs, in the order of the images.
+        side_px: Of their longer side.
     """
     found, plan = find_inputs(output, keys), open_plan(output)
     assert plan is not None
     workers = num_workers(section.workers, len(found))
     pool = WorkerProcesses(workers, window=2 * workers, timeout_s=limits.max_seconds)
-    read = partial(read_thumbnail, side_px=_THUMBNAIL_PX, limits=limits)
+    read = partial(read_thumbnail, side_px=side_px, limits=limits)
     sources = fetched(sources_of(found, inputs, plan.kind), None, limits)
     with closing(sources), closing(pool.run(read, sources)) as outcomes:
         return [None if isinstance(outcome, Failure) else outcome for outcome in outcomes]

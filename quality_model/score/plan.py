@@ -35,7 +35,10 @@ from quality_model.score.thumbnails import THUMBNAILS_NAME
 TABLE_NAME: Final = "plan.parquet"
 UPDATE_NAME, UPDATE_TABLE_NAME = "update.json", "update.parquet"
 """The plan of an update, until it is complete."""
-_REPORT_FILES: Final = (SUMMARY_NAME, FIGURE_NAME, f"{REPORT_NAME}/validation.json", THUMBNAILS_NAME)
+_REPORT_FILES: Final = (
+    *(SUMMARY_NAME, FIGURE_NAME, THUMBNAILS_NAME),
+    *(f"{REPORT_NAME}/{name}" for name in ("validation.json", "gallery.html")),
+)
 _EARLIER_LAYOUT: Final = ("shard-*.parquet", "shard-*.json", "summary.json", "summary.png")
 _START_AGAIN: Final = "Choose another output folder, or replace this result with --overwrite."
 
@@ -245,8 +248,9 @@ def plan_from(values: Mapping[str, Any], *, is_update: bool = False) -> Plan:
 
 def find_inputs(output: Path, keys: list[str]) -> list[PlannedInput]:
     """The inputs of a job that have some keys, in the order of ``keys``."""
-    table = pq.read_table(output / TABLE_NAME)
-    return inputs_from(table.take(pc.index_in(pa.array(keys, pa.string()), table["key"])))
+    wanted = pa.array(keys, pa.string())
+    table = pq.read_table(output / TABLE_NAME, filters=pc.field("key").isin(wanted))
+    return inputs_from(table.take(pc.index_in(wanted, table["key"])))
 
 
 def require_own(output: Path, names: Collection[str], kind: str) -> None:

@@ -1,0 +1,258 @@
+"""A result as one HTML file to look at: no network, no server, at most 20 MB.
+
+The page is gallery.html with gallery.css, gallery.js and its data within. A content security policy forbids
+the browser to fetch anything or to run another script. Keys and details are data, which the script shows as
+text.
+"""
+
+import base64
+import hashlib
+import html
+import io
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from quality_model.core import storage
+from quality_model.core.folders import file_name
+from quality_model.curate.overview import FinishedResult, Overview, Row, open_result, overview
+from quality_model.errors import UsageError
+from quality_model.params import WITHOUT_PROJECT
+from quality_model.records import HEADS, MEANINGS, Head
+from quality_model.score.compare import read_thumbnails as read_again
+from quality_model.score.summary import REPORT_NAME
+from quality_model.score.thumbnails import Thumbnail, read_thumbnails
+
+GALLERY_NAME: Final = f"{REPORT_NAME}/gallery.html"
+"""Where the gallery of a result is, in its folder."""
+
+_MAX_BYTES: Final = 20_000_000
+_MOST: Final = 240
+"""Images of a section."""
+_LARGEST_DETAIL: Final = 500
+_SIDE_PX: Final = 320
+_JPEG_QUALITY: Final = 82
+_TITLES: Final[dict[Head, tuple[str, str]]] = {
+    "color_cast": ("Colour cast", "cast"),
+    "blurriness": ("Blur", "blur"),
+    "watermark": ("Watermark", "mark"),
+    "noise": ("Noise", "noise"),
+}
+"""What a head is called, and where there is little room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Images to show under a title, in this order; those without scores are left out.
+
+    Of a ``head`` it stands below that head's histogram, else by itself.
+    """
+
+    title: str
+    keys: Sequence[str]
+    note: str = ""
+    head: Head | None = None
+
+
+def write_gallery(output: Path, to: Path | None = None, sections: Sequence[Section] | None = None) -> Path:
+    """Write the gallery of a complete result, and give its path.
+
+    Args:
+        output: Folder of the result.
+        to: The file; by default `GALLERY_NAME` of the result.
+        sections: What to show, the first 240 images of each; by default the worst of each head, those around
+            its threshold, and a sample. From their ends is left out what does not fit into 20 MB.
+
+    Raises:
+        UsageError: The folder is no result, one of another release, or one whose images are neither kept nor
+            where they were; or ``to`` is no place for a page.
+        IncompleteError, CorruptError, StorageError: As of `open_result` and `storage.write_text`.
+    """
+    result = open_result(output)
+    to = output / GALLERY_NAME if to is None else to
+    _require_place(to, output)
+    kept = read_thumbnails(output)
+    if sections is None:
+        found = overview(result, shown=list(kept) if kept else None)
+        rows, sections = _standard(found, result)
+    else:
+        found = overview(result, keys={key for section in sections for key in section.keys[:_MOST]})
+        rows = found.chosen
+    if missing := [key for key in rows if key not in kept]:
+        kept = kept | _read(result, missing, required=not kept)
+    storage.write_text(to, _page(result, found, rows, sections, kept))
+    return to
+
+
+def _require_place(to: Path, output: Path) -> None:
+    place, own = to.resolve(), output.resolve()
+    if to.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{to} is not the name of an HTML file.", "Name one, such as gallery.html.")
+    if place.is_relative_to(own) and place.parent != own / REPORT_NAME:
+        raise UsageError(f"{to} is among the files of the result.", f"Write to {output / GALLERY_NAME}.")
+
+
+def _standard(found: Overview, result: FinishedResult) -> tuple[dict[str, Row], list[Section]]:
+    """What a gallery shows of its own accord."""
+    rows = {row.key: row for row in found.sample}
+    sections = []
+    for head in HEADS:
+        for title, note, chosen in (
+            ("The worst", "highest score first", found.worst[head]),
+            ("Around the threshold", "where a limit decides", found.near.get(head, ())),
+        ):
+            rows |= {row.key: row for row in chosen}
+            if chosen:
+                sections.append(Section(title, [row.key for row in chosen], note, head))
+    if found.sample:
+        note = "the same images on every machine, whatever their scores"
+        sections.append(Section("A random sample", [row.key for row in found.sample], note))
+    return rows, sections
+
+
+def _read(result: FinishedResult, keys: list[str], *, required: bool) -> dict[str, Thumbnail]:
+    """Thumbnails of images that are read again; which view decided is not known of them."""
+    root = Path(file_name(result.root))
+    remedy = "Put them back there, or score again with this release, which keeps thumbnails."
+    if not root.exists():
+        if not required:
+            return {}
+        raise UsageError(f"{result.folder} has no thumbnails, and its images are not at {root}.", remedy)
+    limits = WITHOUT_PROJECT.limits.model_copy(update=result.limits)
+    images = read_again(result.folder, root, keys, WITHOUT_PROJECT.score, limits, _SIDE_PX)
+    read = {
+        key: Thumbnail(key, _jpeg(pixels), {})
+        for key, pixels in zip(keys, images, strict=True)
+        if pixels is not None
+    }
+    if required and not read:
+        raise UsageError(f"{result.folder} has no thumbnails, and no image at {root} can be read.", remedy)
+    return read
+
+
+def _jpeg(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _page(
+    result: FinishedResult,
+    found: Overview,
+    rows: Mapping[str, Row],
+    sections: Sequence[Section],
+    kept: Mapping[str, Thumbnail],
+) -> str:
+    name = result.folder.resolve().name
+    data = {
+        "name": name,
+        "id": result.plan_sha256,
+        "model": result.model,
+        "inputs": found.inputs,
+        "scored": found.scored,
+        "command": f"quality-model filter {shlex.quote(str(result.folder))}",
+        "heads": [
+            {
+                "name": head,
+                "title": _TITLES[head][0],
+                "short": _TITLES[head][1],
+                "meaning": MEANINGS[head],
+                "threshold": result.thresholds.get(head),
+                "flagged": found.flagged[head],
+                "histogram": found.histograms[head].tolist(),
+            }
+            for head in HEADS
+        ],
+        "errors": [
+            {
+                "code": code,
+                "count": error.count,
+                "examples": [[_short(key), _short(detail)] for key, detail in error.examples],
+            }
+            for code, error in sorted(found.errors.items(), key=lambda one: (-one[1].count, one[0]))
+        ],
+    }
+    parts = {
+        "title": html.escape(f"Gallery of {name}"),
+        "style": _text("gallery.css"),
+        "script": _text("gallery.js"),
+    }
+    parts |= {f"{part}_hash": _csp_hash(parts[part]) for part in ("style", "script")}
+    template = _text("gallery.html")
+    used = len(_json(data)) + sum(map(len, parts.values())) + len(template)
+    data |= _images(rows, sections, kept, _MAX_BYTES - used - 10_000)
+    parts["data"] = _json(data)
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
+    return page.encode("utf-8", "backslashreplace").decode()  # the name of a folder may not be Unicode
+
+
+def _images(
+    rows: Mapping[str, Row], sections: Sequence[Section], kept: Mapping[str, Thumbnail], room: int
+) -> dict[str, Any]:
+    """The images of the sections as JSON values: each once, as many as there is room for."""
+    images: list[dict[str, Any]] = []
+    places: dict[str, int] = {}
+    shown: list[list[int]] = [[] for _ in sections]
+    for rank in zip_longest(*(section.keys[:_MOST] for section in sections)):
+        for place, key in enumerate(rank):
+            if key is None or key not in rows:
+                continue
+            if key not in places:
+                image = _image(rows[key], kept.get(key))
+                if (room := room - len(_json(image)) - 16) < 0:
+                    break
+                places[key] = len(images)
+                images.append(image)
+            shown[place].append(places[key])
+        if room < 0:
+            break
+    about = [
+        {
+            "title": section.title,
+            "note": section.note,
+            "head": None if section.head is None else HEADS.index(section.head),
+            "images": numbers,
+            "of": len(section.keys),
+        }
+        for section, numbers in zip(sections, shown, strict=True)
+    ]
+    return {"images": images, "sections": about}
+
+
+def _image(row: Row, thumbnail: Thumbnail | None) -> dict[str, Any]:
+    known = thumbnail.boxes if thumbnail else {}
+    boxes = [known[head] for head in HEADS] if known else None
+    return {
+        "key": row.key,
+        "scores": [round(score, 6) for score in row.scores],
+        "overall": round(row.overall, 4),
+        "flags": [HEADS.index(head) for head in row.flags],
+        "jpeg": base64.b64encode(thumbnail.jpeg).decode() if thumbnail else None,
+        "boxes": boxes and [box and [round(end, 4) for end in box] for box in boxes],
+    }
+
+
+def _json(value: Any) -> str:
+    """JSON in ASCII, in which nothing can end the element that holds it."""
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LARGEST_DETAIL else text[: _LARGEST_DETAIL - 1] + "…"
+
+
+def _text(name: str) -> str:
+    return files("quality_model.curate").joinpath(name).read_text("utf-8")
+
+
+def _csp_hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
