@@ -47,6 +47,7 @@ def _without_clicks_ending() -> Iterator[None]:
 GROUPS: Final = {
     "Score": ("predict", "score"),
     "Look": ("trace", "compare", "agree"),
+    "Act": ("thresholds", "calibrate"),
     "Train": (
         *("list-datasets", "download", "validate-images", "generate", "generate-hf"),
         *("validate-training-set", "export-samples", "train", "evaluate"),
