@@ -29,7 +29,7 @@ _to = click.option("--to", type=PATH, metavar="FILE", help="Write the thresholds
 @click.option(
     "--target-flag-rate",
     "target",
-    type=click.FloatRange(0.0, 1.0, max_open=True),
+    type=float,
     required=True,
     help="Share of the scored images to flag by each head, such as 0.05.",
 )

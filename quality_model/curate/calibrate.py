@@ -1,8 +1,8 @@
 """How well a head tells a person's good images from the bad ones, by which threshold, and how sure that is.
 
 Made for ten to forty images of each label. The interval of the area under the ROC curve is Newcombe's, which
-has width at an area of 1, where those of DeLong, of the logit and of the bootstrap have none (`auc_interval`).
-The rates of the threshold are of images that it was not chosen from.
+has width at an area of 1 where those of DeLong, of the logit and of the bootstrap have none. The rates of the
+threshold are of images that it was not chosen from.
 """
 
 import math

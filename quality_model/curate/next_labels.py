@@ -53,7 +53,8 @@ def choose_next(
                 most -= 1
 
     everything = np.arange(len(keys))
-    for stratum in np.array_split(everything, max(1, min(count, len(keys)))):
+    strata = np.array_split(everything, max(1, min(count, len(keys)))) if keys else []
+    for stratum in sorted(strata, key=lambda places: float(distance[places].min())):
         take(stratum, 1)
     take(everything, count - len(chosen))
     return [keys[place] for place in sorted(chosen, key=lambda place: (distance[place], place))]

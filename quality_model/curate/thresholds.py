@@ -48,7 +48,7 @@ def thresholds_for_rate(
     """Of each head the threshold that flags at most the share ``target`` of the scored images, in [0, 1).
 
     Raises:
-        UsageError: No image has scores.
+        UsageError: No image has scores, or ``target`` is out of range.
     """
     table = result.rows(heads).drop_null()
     if not table.num_rows:
@@ -73,9 +73,15 @@ def threshold_for_rate(scores: npt.ArrayLike, target: float) -> float:
     Args:
         scores: In [0, 1], at least one.
         target: In [0, 1).
+
+    Raises:
+        UsageError: It is not.
     """
     if not 0.0 <= target < 1.0:
-        raise ValueError(f"target is {target}, not in [0, 1)")
+        raise UsageError(
+            f"The share to flag is {target:g}.",
+            "Give one from 0 to below 1, such as --target-flag-rate 0.05.",
+        )
     values = np.sort(np.asarray(scores, dtype=np.float64))[::-1]
     low = values[int(Fraction(repr(float(target))) * len(values))]
     higher = values[values > low]
