@@ -13,7 +13,7 @@ from quality_model.records import HEADS, SCALE_VERSION, Head
 
 if TYPE_CHECKING:
     from quality_model.curate.calibrate import Calibration
-    from quality_model.curate.labels import LabelledScores
+    from quality_model.curate.labelled_scores import LabelledScores
     from quality_model.curate.thresholds import OwnThresholds
     from quality_model.params import Params, ScoringParams
     from quality_model.score.inputs import InputChoice
@@ -108,7 +108,7 @@ def calibrate(
     if next_file is not None:
         raise UsageError("--next names images of a result.", "Give OUT and --labels.")
     from quality_model.core.predict import Scorer
-    from quality_model.curate.labels import scores_of_collections
+    from quality_model.curate.labelled_scores import scores_of_collections
     from quality_model.curate.thresholds import OwnThresholds
 
     scorer = Scorer.from_params(params.score, params.limits, registry=registry_of(params))
@@ -125,7 +125,8 @@ def _calibrate_result(
 ) -> None:
     from quality_model.core import storage
     from quality_model.curate.finished import open_finished
-    from quality_model.curate.labels import read_labels, scores_in_result
+    from quality_model.curate.labelled_scores import scores_in_result
+    from quality_model.curate.labels import read_labels
     from quality_model.curate.next_labels import choose_next
     from quality_model.curate.thresholds import OwnThresholds
 

@@ -70,7 +70,7 @@ class OwnLabelFacts(BaseModel):
         num_train: Labels that it was trained on.
         num_good, num_bad: Labels held out.
         before, after: The area under the ROC curve on those, of the start weights and of the model.
-        low, high: The 95 % interval of ``after`` (`curate.calibrate.auc_interval`).
+        low, high: The 95 % interval of ``after`` (`curate.roc.auc_interval`).
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -184,8 +184,7 @@ class ModelFacts(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values of what is known."""
-        values = {name: value for name, value in self if value is not None}
-        return values | ({"intervals": self.intervals.model_dump(mode="json")} if self.intervals else {})
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 def code_sha256(parts: Iterable[str], packages: Iterable[str]) -> str:

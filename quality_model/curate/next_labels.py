@@ -8,10 +8,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from quality_model.core.measures import NEAR_DUPLICATE_BITS
 from quality_model.records import Head
-
-NEAR_DUPLICATE_BITS: Final = 10
-"""Images whose hashes differ in at most so many of 64 bits count as one (docs/results-format.md)."""
 
 _NEAR: Final = 5
 """So many times the images that are asked for are near the threshold."""

@@ -21,12 +21,11 @@ from torch.nn import functional
 
 from quality_model.core import folders, views
 from quality_model.core.decoding import Pixels, decode_image, read_bytes
-from quality_model.core.measures import MeasuredImage, of_hash
+from quality_model.core.measures import NEAR_DUPLICATE_BITS, MeasuredImage, of_hash
 from quality_model.core.provenance import OwnLabelFacts
 from quality_model.core.views import ViewRecipe
-from quality_model.curate.calibrate import area_under_curve, auc_interval
 from quality_model.curate.labels import Labels, read_labels
-from quality_model.curate.next_labels import NEAR_DUPLICATE_BITS
+from quality_model.curate.roc import area_under_curve, auc_interval
 from quality_model.errors import ImageError, UsageError
 from quality_model.evaluate.predictions import predict_scores
 from quality_model.networks.model import LoadedModel, MultiHeadQualityAssessmentModel, to_model_input

@@ -9,13 +9,12 @@ import pytest
 from quality_model.curate.calibrate import (
     FEWEST,
     Share,
-    area_under_curve,
-    auc_interval,
     best_gap,
     best_threshold,
     calibrate,
     held_out_rates,
 )
+from quality_model.curate.roc import area_under_curve, auc_interval
 from quality_model.errors import UsageError
 
 
