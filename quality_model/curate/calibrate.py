@@ -144,6 +144,8 @@ class Calibration:
             first = f"enough to see that the head does not work here (area at most {self.auc.high:.2f})"
         if self.rates is None:
             return f"{total} images: {first}; no threshold is better than chance."
+        if self.works is False:
+            return f"{total} images: {first}: no threshold parts them well."
         if self.is_known:
             return f"{total} images: {first}, and for the threshold (its rates to ±{KNOWN_TO:.0%})."
         worst = max(self.rates.found.half_width, self.rates.wrongly.half_width)

@@ -79,6 +79,9 @@ def test_no_threshold_is_given_where_none_is_better_than_chance():
     assert found.auc.value == 0.5
     assert found.works is False
     assert "no threshold is better than chance" in found.verdict()
+    poor = calibrate("noise", spread(0.1, 0.6, 40), spread(0.15, 0.65, 40))
+    assert poor.works is False and poor.threshold is not None
+    assert poor.verdict().endswith("no threshold parts them well.")
     reversed_ones = calibrate("noise", spread(0.6, 0.9, 20), spread(0.1, 0.3, 20))
     assert reversed_ones.works is False and reversed_ones.threshold is None
 
