@@ -9,6 +9,7 @@ import click
 
 from quality_model.cli.flags import PATH, command, registry_of, with_input_choice, with_params
 from quality_model.errors import UsageError
+from quality_model.paths import user_path
 from quality_model.records import HEADS, SCALE_VERSION, Head
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def calibrate(
     if labels is not None:
         if len(places) != 1:
             raise UsageError("--labels are of the images of one result.", "Give OUT and --labels.")
-        _calibrate_result(Path(places[0]), labels, heads, to, next_file, count)
+        _calibrate_result(user_path(places[0]), labels, heads, to, next_file, count)
         return
     if len(places) != 2 or len(heads) != 1:
         raise UsageError(
