@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from quality_model.cli import curating, data, releases, scoring, training
+from quality_model.cli import calibrating, curating, data, releases, scoring, training
 from quality_model.core import system
 from quality_model.errors import MemoryExhaustedError, QualityModelError, StorageError
 
@@ -47,7 +47,7 @@ def _without_clicks_ending() -> Iterator[None]:
 GROUPS: Final = {
     "Score": ("predict", "score"),
     "Look": ("gallery", "trace", "compare", "agree"),
-    "Act": ("filter", "duplicates"),
+    "Act": ("filter", "duplicates", "thresholds", "calibrate"),
     "Train": (
         *("list-datasets", "download", "validate-images", "generate", "generate-hf"),
         *("validate-training-set", "export-samples", "train", "evaluate"),
@@ -112,7 +112,7 @@ def cli(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-for module in (data, training, scoring, curating, releases):
+for module in (data, training, scoring, curating, calibrating, releases):
     for command in module.COMMANDS:
         cli.add_command(command)
 

@@ -245,20 +245,21 @@ def _with_thresholds(params: Any, flags: tuple[str, ...]) -> Any:
     """Parameters of which ``--flag`` changed thresholds."""
     if not flags:
         return params
-    given: dict[str, float] = {}
-    for text in flags:
-        head, _, value = text.partition("=")
-        try:
-            given[head] = float(value)
-        except ValueError:
-            given[head] = -1.0
-        if head not in HEADS or not 0.0 <= given[head] <= 1.0:
-            raise UsageError(
-                f"--flag {text!r} is not HEAD=SCORE.",
-                f"For example --flag noise=0.1; heads are {', '.join(HEADS)}, scores are from 0 to 1.",
-            )
+    given = dict(_parse_flag(text) for text in flags)
     thresholds = {**params.score.thresholds, **given}
     return params.model_copy(update={"score": params.score.model_copy(update={"thresholds": thresholds})})
+
+
+def _parse_flag(text: str) -> tuple[str, float]:
+    head, _, value = text.partition("=")
+    if head in HEADS:
+        with suppress(ValueError):
+            if 0.0 <= (score := float(value)) <= 1.0:
+                return head, score
+    raise UsageError(
+        f"--flag {text!r} is not HEAD=SCORE.",
+        f"For example --flag noise=0.1; heads are {', '.join(HEADS)}, scores are from 0 to 1.",
+    )
 
 
 def _without_registry(params: "ScoringParams") -> "ScoringParams":

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import command, folder_option, with_params
+from quality_model.cli.flags import PATH, command, folder_option, with_params
+from quality_model.errors import UsageError
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 
 if TYPE_CHECKING:
@@ -27,11 +28,22 @@ _IMAGES_IN = folder_option(
 @folder_option("--output", _PATHS.model, "Folder for the trained model.")
 @folder_option("--report", _PATHS.training_report, "Folder for metrics.json, history.json and history.csv.")
 @folder_option("--checkpoints", _PATHS.checkpoints, "Folder for checkpoints, to resume an interrupted run.")
+@click.option("--own-labels", type=PATH, metavar="FILE", help="Train on your labels, too: key,head,label.")
+@click.option("--own-images", type=PATH, metavar="DIR", help="Folder of the images that --own-labels names.")
 @with_params("train")
 def train(
-    params: Params, data_dir: Path, images: Path, output: Path, report: Path, checkpoints: Path
+    params: Params,
+    data_dir: Path,
+    images: Path,
+    output: Path,
+    report: Path,
+    checkpoints: Path,
+    own_labels: Path | None,
+    own_images: Path | None,
 ) -> None:
     """Train a model on a training dataset."""
+    if (own_labels is None) != (own_images is None):
+        raise UsageError("--own-labels and --own-images belong together.", "Give both, or neither.")
     from quality_model.core.system import retain_heap
     from quality_model.params import flatten
     from quality_model.release.live import LiveMirror
@@ -51,6 +63,8 @@ def train(
             report=report,
             checkpoints=checkpoints,
             settings=flatten(params),
+            own_labels=own_labels,
+            own_images=own_images,
             on_epoch=on_epoch,
         )
     try_publish(output, root=_ROOT, registry=params.registry, training_report=report)

@@ -276,6 +276,9 @@ def _grid_contrast(luma: npt.NDArray[np.uint8]) -> float:
     return max(0.0, at_grid - elsewhere) / (at_grid + elsewhere) if at_grid else 0.0
 
 
+NEAR_DUPLICATE_BITS: Final = 10
+"""Images whose hashes differ in at most so many of 64 bits count as one (docs/results-format.md)."""
+
 _HASH_PX: Final = 32
 _HASH_SIDE: Final = 8
 

@@ -63,6 +63,34 @@ class Intervals(BaseModel):
         return np.clip(np.stack([scores - widths, scores + widths]), 0.0, 1.0)
 
 
+class OwnLabelFacts(BaseModel):
+    """How a fine-tuning on a person's labels changed one head, on labels that it was not trained on.
+
+    Attributes:
+        num_train: Labels that it was trained on.
+        num_good, num_bad: Labels held out.
+        before, after: The area under the ROC curve on those, of the start weights and of the model.
+        low, high: The 95 % interval of ``after`` (`curate.roc.auc_interval`).
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    num_train: int = Field(ge=1)
+    num_good: int = Field(ge=1)
+    num_bad: int = Field(ge=1)
+    before: Finite = Field(ge=0.0, le=1.0)
+    after: Finite = Field(ge=0.0, le=1.0)
+    low: Finite
+    high: Finite
+
+    def line(self) -> str:
+        """For people: the areas, and of how many images."""
+        return (
+            f"area under the ROC curve {self.after:.3f} ({self.low:.3f} to {self.high:.3f}) after,"
+            f" {self.before:.3f} before, on {self.num_good} good and {self.num_bad} bad images held out"
+        )
+
+
 class ModelFacts(BaseModel):
     """What training kept beside the weights. What a model's files do not say is None.
 
@@ -82,6 +110,8 @@ class ModelFacts(BaseModel):
     """whether those are whole images and look-alikes, with all views; else clean samples of the dataset"""
     intervals: Intervals | None = None
     """around scores of all the model's views"""
+    own_labels: dict[Head, OwnLabelFacts] | None = None
+    """by head, where it was fine-tuned on a person's labels"""
     seen_groups: list[str] | None = None
     """digests of the groups of images that the weights have seen (`data` has their definition), sorted"""
     settings: dict[str, Any] | None = None
@@ -154,8 +184,7 @@ class ModelFacts(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values of what is known."""
-        values = {name: value for name, value in self if value is not None}
-        return values | ({"intervals": self.intervals.model_dump(mode="json")} if self.intervals else {})
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 def code_sha256(parts: Iterable[str], packages: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from quality_model.core import storage
+from quality_model.core.provenance import OwnLabelFacts
 from quality_model.errors import CorruptError
 from quality_model.records import HEADS, Head, Split
 
@@ -353,12 +354,14 @@ class Evidence(_Stored):
         candidate: Its evaluation.
         champion: None if there is none.
         real: Of the candidate; None if it was not asked for.
+        own_labels: Of the candidate, by head; empty where it was not fine-tuned on a person's labels.
         silent_models: ``candidate`` and ``champion``, if they do not say what they have seen in training.
     """
 
     candidate: Evaluated
     champion: Champion | None
     real: RealEvidence | None = None
+    own_labels: dict[Head, OwnLabelFacts] = {}
     silent_models: tuple[str, ...]
 
 

@@ -222,6 +222,7 @@ def gather_evidence(
         candidate=measured,
         champion=compared,
         real=found,
+        own_labels=candidate.facts.own_labels or {},
         silent_models=tuple(name for name, side in sides.items() if seen_by(side.facts, samples) is None),
     )
     return evidence, ours if champion is not None else None

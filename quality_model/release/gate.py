@@ -253,6 +253,14 @@ def real_defects(section: GateParams, evidence: Evidence) -> Iterator[Row]:
             yield _row(section, {head: limit}, head, "real_defects", what, one.auc, at_most=False)
 
 
+def own_labels(section: GateParams, evidence: Evidence) -> Iterator[Row]:
+    """A fine-tuning on a person's labels orders those that it was not trained on no worse than before."""
+    for head, found in evidence.own_labels.items():
+        passed = found.after >= found.before
+        reason = f"{head}: {'' if passed else 'worse on the labels of your own: '}{found.line()}"
+        yield Row(head, "own_labels", found.after, found.before, passed, reason)
+
+
 def non_inferiority(section: GateParams, evidence: Evidence) -> Iterator[Row]:
     """No head is worse than the champion's: the upper end of the MSE's difference is within the margin.
 
@@ -308,6 +316,7 @@ RULES: Final[Sequence[Rule]] = (
     cross_talk,
     clean_flags,
     real_defects,
+    own_labels,
     non_inferiority,
     improvement,
 )

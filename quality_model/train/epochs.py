@@ -31,6 +31,7 @@ from quality_model.train.variation import Indices
 
 if TYPE_CHECKING:
     from quality_model.train.loop import ExecutionPlan
+    from quality_model.train.own_labels import OwnLabels
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,7 @@ class Run:
         state: A checkpoint (`to_state`), from which the run resumes; None: it starts.
         images: Folder of the images table, of which fresh samples are made.
         limits: What an image may be.
+        own: Labels of a person, whose order is trained, too.
     """
 
     def __init__(
@@ -159,8 +161,9 @@ class Run:
         state: dict[str, Any] | None,
         images: Path | None,
         limits: LimitsParams | None,
+        own: "OwnLabels | None" = None,
     ) -> None:
-        self._section, self._plan, self._device = section, plan, device
+        self._section, self._plan, self._device, self._own = section, plan, device, own
         self._validation_rows = validation_rows
         self._validation_labels = np.array(training_set.labels[validation_rows])
         read = [validation_rows, *([train_rows] if section.samples == "stored" else [])]
@@ -286,6 +289,9 @@ class Run:
             with autocast(self._device, self._plan.precision):
                 output = self._forward(x)
             loss, per_head = training_loss(section.loss, output, labels, self._loss_weights, maps)
+            if self._own is not None:
+                with autocast(self._device, self._plan.precision):
+                    loss = loss + self._own.loss(self._model, self._device, section.seed, epoch, step)
             self._optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), section.gradient_clip_norm)

@@ -42,6 +42,7 @@ from quality_model.errors import CheckpointError, StorageError, TrainingError
 from quality_model.networks.model import LoadedModel, MultiHeadQualityAssessmentModel
 from quality_model.params import LimitsParams, TrainParams
 from quality_model.train.epochs import EpochReport, Run, best_epoch
+from quality_model.train.own_labels import OwnLabels
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,10 @@ _PACKAGES: Final = ("numpy", "opencv-python-headless", "pillow", "torch")
 
 
 def run_identity(
-    section: TrainParams, training_set: TrainingSet, start: LoadedModel | None
+    section: TrainParams,
+    training_set: TrainingSet,
+    start: LoadedModel | None,
+    own: OwnLabels | None = None,
 ) -> dict[str, Any]:
     """What a run's result depends on, as plain values.
 
@@ -73,6 +77,7 @@ def run_identity(
     return {
         **section.model_dump(mode="json", exclude={"device", "start_from"}),
         "start_sha256": start.sha256 if start else None,
+        **({} if own is None else {"own_labels_sha256": own.sha256}),
         "data_sha256": training_set.data_sha256,
         "image_size_px": training_set.image_size_px,
         "code_sha256": code_sha256(_CODE, _PACKAGES),
@@ -147,6 +152,7 @@ def train(
     images: Path | None = None,
     limits: LimitsParams | None = None,
     start: LoadedModel | None = None,
+    own: OwnLabels | None = None,
 ) -> TrainedModel:
     """Train on the ``train`` split, stop by the ``validation`` split, return the best epoch's model.
 
@@ -165,6 +171,7 @@ def train(
         limits: What an image may be; needed with it.
         start: Start weights, on any device; None: random ones. The caller finds what
             ``section.start_from`` names.
+        own: Labels of a person, whose order is trained beside the samples.
 
     Raises:
         TrainingError: A loss is not finite, there are too few samples, or memory is short.
@@ -189,7 +196,7 @@ def train(
             f"{start.model.architecture}, but train.architecture is {section.architecture}.",
             "Start from a model of the same architecture or with scratch, or change train.architecture.",
         )
-    state = RunState(checkpoints, run_identity(section, training_set, start))
+    state = RunState(checkpoints, run_identity(section, training_set, start, own))
     forked = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked):
         plan = state.plan(section, device)
@@ -203,7 +210,7 @@ def train(
         )
         checkpoint = state.load_latest()
         run = Run(
-            section, training_set, rows, validation_rows, plan, device, start, checkpoint, images, limits
+            section, training_set, rows, validation_rows, plan, device, start, checkpoint, images, limits, own
         )
         resumed_from_epoch = len(run.history)
         for report in run.history:

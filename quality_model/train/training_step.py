@@ -16,7 +16,7 @@ from quality_model.core.provenance import ModelFacts, code_facts, dvc_data_hash
 from quality_model.core.torch_engine import choose_device
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.data.dataset import SEEN_GROUPS, TrainingSet, seen_by, seen_in_training
-from quality_model.errors import ModelNotFoundError, RegistryError
+from quality_model.errors import ModelNotFoundError, RegistryError, UsageError
 from quality_model.evaluate.predictions import (
     calibrate_intervals,
     calibrate_thresholds,
@@ -30,6 +30,7 @@ from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.records import without_folders
 from quality_model.train.epochs import EpochReport
 from quality_model.train.loop import RunState, TrainedModel, run_identity, train
+from quality_model.train.own_labels import open_own_labels
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,8 @@ def train_candidate(
     report: Path,
     checkpoints: Path,
     settings: Mapping[str, Any],
+    own_labels: Path | None = None,
+    own_images: Path | None = None,
     on_epoch: Callable[[TrainingProgress], None] = lambda progress: None,
 ) -> TrainedModel:
     """Train, and resume an interrupted training of the same data and parameters.
@@ -84,10 +87,13 @@ def train_candidate(
         checkpoints: Folder for the state after each epoch; this run's is removed at the end. One training
             at a time uses it.
         settings: Every parameter by dotted key; those that the weights depend on are stored in model.json.
+        own_labels, own_images: Labels of a person and the folder of their images, to be trained on, too
+            (`own_labels`); None: there are none.
         on_epoch: Called at the start, and after each epoch once its checkpoint is durable. A resumed
             training reports the earlier epochs again.
 
     Raises:
+        UsageError: The labels cannot be used, or there are no start weights to compare with.
         TrainingError, CheckpointError: See `quality_model.train.train`; or the start weights do not load.
         ModelNotFoundError: The start weights are not there.
         IncompleteError, CorruptError: The training dataset is not whole.
@@ -95,7 +101,16 @@ def train_candidate(
     """
     samples = TrainingSet.open(training_set)
     start = _find_start(section.start_from, registry, root)
-    state = RunState(checkpoints, run_identity(section, samples, start))
+    recipe = start.views if start else (ViewRecipe() if section.architecture == "small" else SQUEEZED)
+    own = None
+    if own_labels is not None and own_images is not None:
+        if start is None:
+            raise UsageError(
+                "Own labels continue a training, and train.start_from is scratch.",
+                "Start from the champion, bundled, or a file.",
+            )
+        own = open_own_labels(own_labels, own_images, limits, size_px=samples.image_size_px, recipe=recipe)
+    state = RunState(checkpoints, run_identity(section, samples, start, own))
     facts = ModelFacts(
         training_fingerprint=state.fingerprint,
         settings=_lasting(settings, start),
@@ -114,8 +129,12 @@ def train_candidate(
 
     with storage.only_maker(checkpoints):
         on_epoch(TrainingProgress(facts, ()))
-        trained = train(section, samples, checkpoints, after_epoch, images=images, limits=limits, start=start)
-        recipe = start.views if start else (ViewRecipe() if section.architecture == "small" else SQUEEZED)
+        trained = train(
+            section, samples, checkpoints, after_epoch, images=images, limits=limits, start=start, own=own
+        )
+        of_own = own.compare(start, trained.model, choose_device(section.device)) if own and start else {}
+        for head, found in of_own.items():
+            log.info("Own labels, %s: %s.", head, found.line())
         save_model(
             output,
             trained.model,
@@ -126,6 +145,7 @@ def train_candidate(
                 **facts.to_json(),
                 **_flag_facts(section, trained, samples, recipe, images, limits),
                 **_seen_facts(samples, start),
+                **({"own_labels": {h: one.model_dump() for h, one in of_own.items()}} if own else {}),
             },
         )
         _write_report(report, trained)

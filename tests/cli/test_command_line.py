@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from quality_model.cli import GROUPS, cli, run
 from quality_model.cli.flags import command, with_params
-from quality_model.errors import ParameterError
+from quality_model.errors import ParameterError, UsageError
 from quality_model.params import Params
 from quality_model.paths import user_path
 
@@ -133,3 +133,9 @@ def test_a_mistake_of_the_user_ends_with_its_exit_code_and_a_message(
     message = capsys.readouterr().err
     assert words in message and "Traceback" not in message
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_own_labels_and_the_folder_of_their_images_belong_together() -> None:
+    for lonely in (["--own-labels", "labels.csv"], ["--own-images", "my-images"]):
+        with pytest.raises(UsageError, match="--own-labels and --own-images belong together"):
+            cli.main(["train", *lonely], standalone_mode=False)

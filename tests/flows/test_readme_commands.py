@@ -43,11 +43,18 @@ def workplace(trained: Path, tmp_path_factory: pytest.TempPathFactory, photo: Pi
     """A copy of the trained project with a user's own images in it."""
     project = Path(shutil.copytree(trained, tmp_path_factory.mktemp("readme") / "project", symlinks=True))
     replace_champion_by_a_poor_one(project)
+    (project / "labels.csv").write_text("key,head,label\n")
     for number in range(40):
         folder = project / "my-images" / f"album-{number % 10}"
         folder.mkdir(parents=True, exist_ok=True)
         top, left = 40 * (number // 8), 45 * (number % 8)
         Image.fromarray(photo[top : top + 96, left : left + 96]).save(folder / f"{number}.png")
+        label = "bad" if number % 2 else "good"
+        labelled = project / "my-labels" / label / f"{number}.png"
+        labelled.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(folder / f"{number}.png", labelled)
+        with (project / "labels.csv").open("a") as labels:
+            labels.write(f"album-{number % 10}/{number}.png,noise,{label}\n")
     Image.fromarray(photo).save(project / "photo.jpg")
     Image.fromarray(photo).save(project / "other.png")
     return project

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.data.dataset import TrainingSet, seen_in_training
-from quality_model.errors import StorageError
+from quality_model.errors import StorageError, UsageError
 from quality_model.params import Params, flatten
 from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
@@ -33,7 +34,10 @@ def step(params: Params, samples: TrainingSet) -> Step:
     small |= {"architecture": "small", "start_from": "scratch"}
 
     def step(
-        project: Path, on_epoch: Callable[[TrainingProgress], None] = lambda progress: None, **changes: object
+        project: Path,
+        on_epoch: Callable[[TrainingProgress], None] = lambda progress: None,
+        own: Path | None = None,
+        **changes: object,
     ) -> TrainedModel:
         section = params.train.model_copy(update={**small, **changes})
         return train_candidate(
@@ -47,6 +51,8 @@ def step(params: Params, samples: TrainingSet) -> Step:
             report=project / "report",
             checkpoints=project / "checkpoints",
             settings=flatten(params.model_copy(update={"train": section})),
+            own_labels=own and own / "labels.csv",
+            own_images=own,
             on_epoch=on_epoch,
         )
 
@@ -113,6 +119,25 @@ def test_a_training_starts_from_the_named_weights_and_has_seen_what_they_have(
     assert started_from(tmp_path) == f"bundled-standard@{hash_of(bundled)}"
     seen = storage.read_json(bundled / "model.json")["facts"]["seen_groups"]
     assert set(seen) < set(facts_of(tmp_path)["seen_groups"])
+
+
+def test_a_fine_tuning_on_own_labels_stores_what_it_did_to_those_held_out(
+    step: Step, tmp_path: Path, photo: np.ndarray
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    lines = ["key,head,label"]
+    for number in range(20):
+        top, left = 90 * (number // 5), 90 * (number % 5)
+        Image.fromarray(photo[top : top + 80, left : left + 80]).save(own / f"{number}.png")
+        lines.append(f"{number}.png,blurriness,{'bad' if number % 2 else 'good'}")
+    (own / "labels.csv").write_text("\n".join(lines))
+    step(tmp_path / "tuned", own=own, start_from="bundled")
+    found = facts_of(tmp_path / "tuned")["own_labels"]["blurriness"]
+    assert (found["num_train"], found["num_good"], found["num_bad"]) == (10, 5, 5)
+    assert 0.0 <= found["low"] <= found["after"] <= found["high"] <= 1.0
+    with pytest.raises(UsageError, match=r"start_from is scratch"):
+        step(tmp_path / "scratch", own=own)
 
 
 def test_intervals_come_from_the_validation_split_as_the_model_sees_images(

@@ -28,6 +28,14 @@ ASKS_FOR_REAL = SECTION.model_copy(
 )
 CONFIDENT = SECTION.model_copy(update={"with_confidence": True})
 
+
+def own_labels(before: float, after: float) -> dict[str, Any]:
+    """Evidence of a fine-tuning on a person's labels of noise."""
+    counts = {"num_train": 20, "num_good": 6, "num_bad": 7}
+    areas = {"before": before, "after": after, "low": max(0.0, after - 0.2), "high": min(1.0, after + 0.2)}
+    return {"own_labels": {"noise": counts | areas}}
+
+
 Tree = dict[str, Any]
 UNDEFINED: Tree = {"value": None, "low": None, "high": None, "num_groups": 12}
 
@@ -131,7 +139,9 @@ def changed(base: Tree, changes: Mapping[str, Any]) -> Tree:
 def evidence(changes: Mapping[str, Any] | None = None, *, champion: bool = False) -> Evidence:
     """The evidence of `tree`, with changes below ``candidate``, or below ``champion`` if that is named."""
     paths = {
-        path if path.startswith(("champion.", "silent_models", "real")) else f"candidate.{path}": value
+        path
+        if path.startswith(("champion.", "silent_models", "real", "own_labels"))
+        else f"candidate.{path}": value
         for path, value in (changes or {}).items()
     }
     return Evidence.from_json(changed(tree(champion=champion), paths))

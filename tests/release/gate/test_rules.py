@@ -18,6 +18,7 @@ from .evidence import (
     all_paired,
     estimate,
     evidence,
+    own_labels,
     paired,
     refused,
 )
@@ -192,3 +193,13 @@ def test_missing_evidence_of_real_defects_refuses_with_the_reason(
     verdict = decide(ASKS_FOR_REAL, evidence(changes))
     assert refused(verdict) == [("noise", "real_defects"), ("blurriness", "real_defects")]
     assert all(reason in refusal for refusal in verdict.refusals)
+
+
+def test_a_fine_tuning_that_orders_the_labels_held_out_worse_than_before_is_refused() -> None:
+    verdict = decide(SECTION, evidence(own_labels(0.9, 0.85)))
+    assert refused(verdict) == [("noise", "own_labels")]
+    assert "worse on the labels of your own" in verdict.refusals[0]
+    assert "0.850 (0.650 to 1.000) after, 0.900 before, on 6 good and 7 bad images" in verdict.refusals[0]
+    for before, after in ((0.9, 0.9), (0.9, 0.95), (0.0, 0.0), (1.0, 1.0)):
+        assert decide(SECTION, evidence(own_labels(before, after))).passed
+    assert not [row for row in decide(SECTION, evidence()).rows if row.rule == "own_labels"]

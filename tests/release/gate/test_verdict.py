@@ -21,6 +21,7 @@ from .evidence import (
     all_paired,
     estimate,
     evidence,
+    own_labels,
     paired,
     refused,
 )
@@ -44,7 +45,7 @@ def test_the_tables_have_a_row_for_every_rule_and_head_and_say_what_was_refused(
 
 def test_every_rule_can_refuse_and_names_itself_in_its_rows() -> None:
     changes = {"num_counted_groups": 1, "split": "train", "sweeps": {}, **every_mse(0.9)}
-    changes |= all_paired(0.1, 0.1, 0.1)
+    changes |= all_paired(0.1, 0.1, 0.1) | own_labels(0.8, 0.7)
     for head in HEADS:
         changes |= {f"heads.{head}.baselines": {}, f"heads.{head}.cross_talk": {}}
         changes |= {

@@ -1,0 +1,190 @@
+"""Labels of a person through the command line: from images and a CSV file to thresholds."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quality_model.cli import run
+from quality_model.core import storage
+from quality_model.core.decoding import Pixels
+from quality_model.curate.labels import read_labels
+from quality_model.curate.thresholds import read_own_thresholds, read_thresholds
+from quality_model.errors import UsageError
+
+QUICK = ["--model", "bundled", "--workers", "1"]
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory, photo: Pixels) -> Path:
+    """Six good and six noisy images, one file that is none, and the result of them all, ``out``."""
+    place = tmp_path_factory.mktemp("own")
+    generator = np.random.default_rng(0)
+    for number in range(6):
+        part = photo[64 * number : 64 * number + 96, 64 * number : 64 * number + 96].astype(float)
+        for folder, sigma in (("good", 0.0), ("bad", 40.0)):
+            (place / "images" / folder).mkdir(parents=True, exist_ok=True)
+            pixels = (part + sigma * generator.normal(size=part.shape)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(place / "images" / folder / f"{number}.png")
+    (place / "images" / "torn.png").write_bytes(b"no image")
+    assert run(["score", str(place / "images"), "--output", str(place / "out"), *QUICK]) == 0
+    return place
+
+
+@pytest.fixture
+def place(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the images and their result, for files of its own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("images", "out"):
+        (tmp_path / name).symlink_to(scored / name)
+    return tmp_path
+
+
+Said = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """Exit code, output and error messages of a command."""
+
+    def done(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run(list(arguments))
+        return code, *capsys.readouterr()
+
+    return done
+
+
+def write_labels(path: Path, head: str = "noise", more: str = "") -> None:
+    lines = [f"{label}/{number}.png,{head},{label}\n" for label in ("good", "bad") for number in range(6)]
+    path.write_text("key,head,label\n" + "".join(lines) + more)
+
+
+def test_labels_of_a_result_give_a_threshold_that_parts_them_and_can_be_used(place: Path, said: Said) -> None:
+    write_labels(place / "labels.csv", more="torn.png,noise,bad\n")
+    code, out, err = said("calibrate", "out", "--labels", "labels.csv", "--to", "t.json")
+    assert code == 0
+    assert "noise: 6 good and 6 bad images" in out
+    assert "area under the ROC curve  1.000" in out
+    assert "Not scored: torn.png: " in err
+    threshold = read_thresholds(place / "t.json")["noise"]
+    assert f"--flag noise={threshold:g}" in out
+    write_labels(place / "labels.csv", head="watermark")
+    assert said("calibrate", "out", "--labels", "labels.csv", "--head", "noise")[0] == 2
+    code, out, _ = said("thresholds", "out", "--target-flag-rate", "0.5", "--head", "noise", "--to", "r.json")
+    assert code == 0 and "50.00%" in out and "Of 12 scored images" in out
+    found = read_own_thresholds(place / "r.json")
+    assert found.name == "bundled" and len(found.sha256) == 64
+
+
+def test_two_folders_are_scored_and_calibrated_as_a_result_is(place: Path, said: Said) -> None:
+    folders = ["images/good", "images/bad"]
+    code, _, err = said("calibrate", "--head", "noise", *folders, "--to", "a.json", *QUICK)
+    assert code == 0, err
+    write_labels(place / "labels.csv")
+    assert said("calibrate", "out", "--labels", "labels.csv", "--to", "b.json")[0] == 0
+    assert read_own_thresholds(place / "a.json") == read_own_thresholds(place / "b.json")
+    (place / "also-bad.png").write_bytes((place / "images/good/0.png").read_bytes())
+    code, _, err = said("calibrate", "--head", "noise", "images/good", "also-bad.png", *QUICK)
+    assert code == 2 and "also-bad.png in also-bad.png is the same image as 0.png in images/good" in err
+    code, _, err = said("calibrate", "--head", "noise", "images/good", "images/bad/0.png", *QUICK)
+    assert code == 2 and "noise: 6 good and 1 bad images are too few" in err
+
+
+def test_the_images_to_label_next_are_printed_and_written(place: Path, said: Said) -> None:
+    lines = [f"{label}/{number}.png,noise,{label}\n" for label in ("good", "bad") for number in range(5)]
+    (place / "labels.csv").write_text("key,head,label\n" + "".join(lines))
+    code, out, _ = said("calibrate", "out", "--labels", "labels.csv", "--next", "next.txt", "--count", "5")
+    assert code == 0
+    keys = (place / "next.txt").read_text().splitlines()
+    assert keys and set(keys) <= {"good/5.png", "bad/5.png"}
+    assert all(f"  {key}\n" in out for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["out"], "Give --head HEAD GOOD BAD, or OUT and --labels FILE"),
+        (["images/good", "images/bad"], "Give --head HEAD GOOD BAD"),
+        (["images/good", "images/good/../good", "--head", "noise"], "are both images/good"),
+        (["images/good", "images/none", "--head", "noise", *QUICK], "images/none"),
+        (
+            ["images/good", "images/bad", "--head", "noise", "--next", "n.txt"],
+            "--next names images of a result",
+        ),
+        (["out", "out", "--labels", "labels.csv"], "--labels are of the images of one result"),
+        (["images", "--labels", "labels.csv"], "images is no scoring result"),
+        (["none", "--labels", "labels.csv"], "none is no scoring result"),
+        (["out", "--labels", "none.csv"], "none.csv cannot be read"),
+        (["out", "--labels", "labels.csv", "--head", "sharpness"], "'sharpness' is not one of"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused_with_what_to_give(
+    place: Path, said: Said, arguments: list[str], message: str
+) -> None:
+    write_labels(place / "labels.csv")
+    code, _, err = said("calibrate", *arguments)
+    assert code == 2
+    assert message in err and "Traceback" not in err
+
+
+def test_labels_of_images_that_the_result_lacks_are_refused_by_name(place: Path, said: Said) -> None:
+    write_labels(place / "labels.csv", more="elsewhere.png,noise,bad\n")
+    code, _, err = said("calibrate", "out", "--labels", "labels.csv")
+    assert code == 2 and "1 of 13 labelled images are not in" in err and "elsewhere.png" in err
+
+
+def test_an_interrupted_result_has_no_thresholds(place: Path, said: Said) -> None:
+    (place / "half").mkdir()
+    for name in ("plan.json", "plan.parquet"):
+        (place / "half" / name).write_bytes((place / "out" / name).read_bytes())
+    code, _, err = said("thresholds", "half", "--target-flag-rate", ".05")
+    assert code == 10 and "half is not complete" in err
+
+
+def test_thresholds_of_another_model_stay_as_they_are(place: Path, said: Said) -> None:
+    assert said("thresholds", "out", "--target-flag-rate", "0.1", "--to", "t.json")[0] == 0
+    other = storage.read_json(place / "t.json")
+    other["model"]["sha256"] = "0" * 64
+    storage.write_json(place / "t.json", other)
+    code, _, err = said("thresholds", "out", "--target-flag-rate", "0.2", "--to", "t.json")
+    assert code == 2 and "Write to another file" in err
+    assert storage.read_json(place / "t.json") == other
+
+
+@pytest.mark.parametrize("rate", ["1", "-0.1", "5%", "nan"])
+def test_a_rate_that_is_no_share_is_refused(place: Path, said: Said, rate: str) -> None:
+    code, _, err = said("thresholds", "out", "--target-flag-rate", rate)
+    assert code == 2 and "--target-flag-rate" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no column key, head, label"),
+        ("key,label\na,good\n", "has no column head"),
+        ("key,head,label\n", "has no labels"),
+        ("key,head,label\na,sharp,good\n", "line 2: the head is 'sharp'"),
+        ("key,head,label\na,noise,good\nb,noise,fine\n", "line 3: the label is 'fine'"),
+        ("key,head,label\na,noise\n", "line 2: the label is ''"),
+        ("key,head,label\na,noise,good\na,noise,bad\n", "says of a both good and bad for noise"),
+        (b"key,head,label\n\xff,noise,good\n", "cannot be read"),
+    ],
+)
+def test_labels_that_cannot_be_meant_are_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError) as caught:
+        read_labels(path)
+    assert message in caught.value.problem
+
+
+def test_labels_are_read_by_head_with_a_byte_order_mark_other_columns_and_repetitions(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(
+        'when,key,head,label\n1,"a,b",noise,bad\n2,"a,b",noise,bad\n3,é,blurriness,good\n4,é,noise,good\n',
+        encoding="utf-8-sig",
+    )
+    assert read_labels(path) == {"blurriness": {"é": False}, "noise": {"a,b": True, "é": False}}
