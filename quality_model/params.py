@@ -294,6 +294,8 @@ class ScoreParams(Section):
     """add columns with an interval around each score (docs/results-format.md)"""
     thresholds: dict[Head, Share]
     """scores above which a head flags, in place of the model's own; --flag HEAD=SCORE sets one"""
+    raw: bool
+    """leave scores without the model's map to the scale of the champion before it; --raw sets it"""
     max_error_share: Share
     """share of unreadable inputs above which the job fails, after it has written its result"""
 
@@ -323,6 +325,7 @@ WITHOUT_PROJECT: Final = ScoringParams(
         measures=("cheap",),
         intervals=False,
         thresholds={},
+        raw=False,
         max_error_share=1.0,
     ),
 )

@@ -82,6 +82,10 @@ class ModelFacts(BaseModel):
     """whether those are whole images and look-alikes, with all views; else clean samples of the dataset"""
     intervals: Intervals | None = None
     """around scores of all the model's views"""
+    scale_version: str | None = None
+    """what its scores mean (`records.SCALE_VERSION`); None of models older than the fact: the first"""
+    scale_r2: dict[Head, list[Finite]] | None = None
+    """R2 of degraded validation images by the network's own scores, and by those on the champion's scale"""
     seen_groups: list[str] | None = None
     """digests of the groups of images that the weights have seen (`data` has their definition), sorted"""
     settings: dict[str, Any] | None = None
