@@ -19,7 +19,6 @@ from quality_model.core.torch_engine import choose_device
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.data.dataset import SEEN_GROUPS, TrainingSet, seen_by, seen_in_training
 from quality_model.errors import ModelNotFoundError, QualityModelError, RegistryError, UsageError
-from quality_model.evaluate.metrics import measure
 from quality_model.evaluate.predictions import (
     calibrate_intervals,
     calibrate_thresholds,
@@ -239,20 +238,17 @@ def _fit_scale(scored: ScoredImages, champion_sha256: str) -> ScaleMap | None:
 
 def _r2_on(scale: ScaleMap, degraded: DegradedScores) -> dict[Head, list[float]]:
     """R2 of degraded images by head, of the network's own scores and of those on the scale."""
-    found: dict[Head, list[float]] = {}
-    for at, (head, labels) in enumerate(zip(HEADS, degraded.labels.T, strict=True)):
-        pair = [
-            measure(labels, scores[:, at])["r2"] for scores in (degraded.scores, scale.of(degraded.scores))
-        ]
-        raw, mapped = found[head] = [0.0 if r2 is None else r2 for r2 in pair]
-        if raw - mapped > MOST_R2_LOST:
+    labels = degraded.labels.astype(np.float64)
+    both = np.stack([degraded.scores, scale.of(degraded.scores)])
+    variance = np.maximum(labels.var(axis=0), np.finfo(np.float64).tiny)
+    raw, mapped = 1.0 - np.mean((both - labels) ** 2, axis=1) / variance
+    for at, head in enumerate(HEADS):
+        if raw[at] - mapped[at] > MOST_R2_LOST:
             log.warning(
                 "On the champion's scale R2 of %s is %.3f, without it %.3f: see docs/gate.md.",
-                head,
-                mapped,
-                raw,
+                *(head, mapped[at], raw[at]),
             )
-    return found
+    return {head: [float(raw[at]), float(mapped[at])] for at, head in enumerate(HEADS)}
 
 
 def _find_start(reference: str, registry: RegistryParams, root: Path) -> LoadedModel | None:
