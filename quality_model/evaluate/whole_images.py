@@ -39,6 +39,9 @@ FEWEST_DEGRADED: Final = 100
 MOST_PER_IMAGE: Final = 5
 """So many degraded images are made at least, if it takes no more than five of one clean image."""
 
+FEWEST_BESIDE_CHAMPION: Final = 1000
+"""The same where a champion scores them too: a share of images is compared, not an error of each."""
+
 NIGHT_LIGHTNESS: Final = 20.0
 HIGH_KEY_LIGHTNESS: Final = 75.0
 """Mean L* (0 to 100) below which an image counts as night, and above which as high-key."""
@@ -138,7 +141,8 @@ def score_whole_images(
     groups: list[str] = []
     slices: list[tuple[str, ...]] = []
     sources: list[str] = []
-    degraded_each = int(np.clip(np.ceil(FEWEST_DEGRADED / max(1, len(wanted))), 1, MOST_PER_IMAGE))
+    fewest = FEWEST_BESIDE_CHAMPION if champion else FEWEST_DEGRADED
+    degraded_each = int(np.clip(np.ceil(fewest / max(1, len(wanted))), 1, MOST_PER_IMAGE))
     for image, pixels in _read(images, wanted, limits, recipes[0]):
         for shown, belongs in _clean_ones(pixels, profile, SampleRandomness(seed, f"clean {image.image_id}")):
             groups.append(image.group)

@@ -14,10 +14,10 @@ from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.core.models import AUTO, CHAMPION, find_model
 from quality_model.core.provenance import ModelFacts, code_facts, dvc_data_hash
-from quality_model.core.scale import ScaleMap, fit_scale
+from quality_model.core.scale import FEWEST_IMAGES, ScaleMap, fit_scale
 from quality_model.core.torch_engine import choose_device
 from quality_model.core.views import SQUEEZED, ViewRecipe
-from quality_model.data.dataset import SEEN_GROUPS, TrainingSet, seen_by, seen_in_training
+from quality_model.data.dataset import SEEN_GROUPS, TrainingSet, seen_by, seen_groups, seen_in_training
 from quality_model.errors import ModelNotFoundError, QualityModelError, RegistryError, UsageError
 from quality_model.evaluate.predictions import (
     calibrate_intervals,
@@ -185,7 +185,7 @@ def _flag_facts(
         scored = scored_samples(predictions_table(samples, rows, scores))
     clean, degraded, of_images, _ = scored
     facts: dict[str, Any] = {"scale_version": SCALE_VERSION}
-    if champion and (scale := _fit_scale(scored, champion.sha256)):
+    if champion and (scale := _fit_scale(scored, samples, champion)):
         recipe = recipe.with_scale(scale)
         facts["scale_r2"] = _r2_on(scale, degraded)
     if of_images or recipe.squeezed:
@@ -224,13 +224,21 @@ def _scale_champion(registry: RegistryParams, root: Path, samples: TrainingSet) 
     return champion if is_same and (facts.settings or {}).get("generate.profile") == profile else None
 
 
-def _fit_scale(scored: ScoredImages, champion_sha256: str) -> ScaleMap | None:
-    """The map from scores of the first recipe to the champion's; None, and a warning, with few images."""
+def _fit_scale(scored: ScoredImages, samples: TrainingSet, champion: LoadedModel) -> ScaleMap | None:
+    """The map from scores of the first recipe to the champion's; None, and a warning, with few images.
+
+    A model scores scenes that it has seen better than others, so those of the champion count only where there
+    are too few others.
+    """
     if scored.champion is None:
         return None
     ours = np.concatenate([scored.clean.scores[0], scored.degraded.scores])
+    seen = seen_groups([champion.facts], samples, "validation")
+    rows = ~np.isin([*scored.clean.groups, *scored.degraded.groups], seen)
+    if rows.sum() < FEWEST_IMAGES:
+        rows[:] = True
     try:
-        return fit_scale(ours, scored.champion, champion_sha256)
+        return fit_scale(ours[rows], scored.champion[rows], champion.sha256)
     except UsageError as error:
         log.warning("%s Scores are on the model's own scale. %s", error.problem, error.remedy)
         return None
