@@ -129,7 +129,7 @@ def test_an_image_is_known_by_its_bytes_wherever_it_is(samples) -> None:
     before = dataset_of(samples)
     facts = ModelFacts(seen_groups=sorted(seen_in_training(before)))
     moved = where(samples, "g03", "sha of g00", "new " + samples.manifest["group"])
-    assert seen_groups([facts], dataset_of(samples, image_sha256=moved)) == ("g03",)
+    assert seen_groups([facts], dataset_of(samples, image_sha256=moved), "test") == ("g03",)
 
     swapped = samples.manifest["split"].map({"train": "test", "test": "train", "validation": "validation"})
     another = dataset_of(samples, split=swapped, image_sha256="new " + samples.manifest["group"])
