@@ -203,6 +203,9 @@ class TrainParams(Section):
     """compile the network with torch.compile; without a compiler it runs uncompiled"""
     clean_flag_share: Share
     """largest share of clean validation images that a head's threshold may flag"""
+    keep_scale: bool
+    """map scores to the scale of the champion, so that thresholds keep their meaning; false: raise the scale
+    version instead (docs/gate.md)"""
 
 
 class EvaluateParams(Section):

@@ -20,14 +20,19 @@ FEWEST_IMAGES: Final = 200
 """That a map is fitted on: fewer say too little of how often a threshold flags."""
 
 _STEPS: Final = 32
+_SHARES: Final = 8
+"""Knots are at multiples of 1 / 32 of the champion's score, and where it parts its images into eighths."""
+
 _FEWEST_BETWEEN: Final = 5
 """Images between two knots, and beyond the outermost ones."""
 
 _LEAST_GAP: Final = 1e-3
-"""Between two knots: no part of a map is steeper than 1 / this."""
+"""Between two knots, of both scores: a map has no steps and no plateaus."""
 
 Scores = npt.NDArray[np.float32]
-Knots = Annotated[list[Annotated[float, Field(ge=0.0, le=1.0)]], Field(min_length=2, max_length=_STEPS + 1)]
+Knots = Annotated[
+    list[Annotated[float, Field(ge=0.0, le=1.0)]], Field(min_length=2, max_length=_STEPS + _SHARES)
+]
 
 
 class HeadScale(BaseModel):
@@ -84,8 +89,6 @@ class ScaleMap(BaseModel):
 def fit_scale(scores: Scores, of_champion: Scores, champion_sha256: str) -> ScaleMap:
     """The map from a model's scores to the scale of the champion.
 
-    Knots are where the champion's scores are multiples of 1/32, as far as images are there.
-
     Args:
         scores: Of the model without a map, float32 (n, 4) in [0, 1], in the order of `HEADS`; of clean and
             degraded images.
@@ -107,12 +110,14 @@ def fit_scale(scores: Scores, of_champion: Scores, champion_sha256: str) -> Scal
 
 def _fit(scores: Scores, of_champion: Scores) -> HeadScale:
     ours, theirs = (np.sort(np.asarray(one, np.float64)) for one in (scores, of_champion))
+    at_steps, at_shares = (np.arange(1, count) / count for count in (_STEPS, _SHARES))
     knots, to, last = [0.0], [0.0], 0
-    for step in range(1, _STEPS):
-        rank = int(np.searchsorted(theirs, step / _STEPS, side="right"))  # so many are not above
+    for target in map(float, np.unique([*at_steps, *np.quantile(theirs, at_shares)])):
+        rank = int(np.searchsorted(theirs, target, side="right"))  # so many are not above
         if min(rank - last, len(theirs) - rank) < _FEWEST_BETWEEN:
             continue
         knot = float(ours[rank - 1 : rank + 1].mean())
-        if knot - knots[-1] > _LEAST_GAP and knot < 1.0 - _LEAST_GAP:
-            knots, to, last = [*knots, knot], [*to, step / _STEPS], rank
+        is_apart = min(knot - knots[-1], target - to[-1], 1.0 - knot, 1.0 - target) > _LEAST_GAP
+        if is_apart:
+            knots, to, last = [*knots, knot], [*to, target], rank
     return HeadScale(scores=[*knots, 1.0], to=[*to, 1.0])

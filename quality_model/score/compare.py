@@ -59,8 +59,8 @@ class HeadChange:
     """How one head's scores and flags change (``largest_change`` is signed).
 
     ``largest_rate_change`` is how far the share of images above a score moves, signed, at that of .1, .2, ...
-    .6 where it moves most. None where nothing was scored, a model has no threshold for the head, or, of a rate,
-    their scores are of different scale versions.
+    .6 where it moves most. None where nothing was scored, a model has no threshold for the head, or, of
+    a rate, their scores are of different scale versions.
     """
 
     mean_old: float | None = None
@@ -214,8 +214,8 @@ class Comparison:
             return ""
         versions = f"{self.old.scale_version} and {self.new.scale_version}"
         return (
-            f"\nTheir scores are of scale versions {versions}, so they mean different things: compare flags by"
-            " each model's own thresholds, and set your own anew."
+            f"\nTheir scores are of scale versions {versions}, so they mean different things: compare flags"
+            " by each model's own thresholds, and set your own anew."
         )
 
     def table(self) -> str:
@@ -231,8 +231,8 @@ class Comparison:
             f"# {self.new.title} in place of {self.old.title}",
             self.headline(),
             markdown_table(("head", *_CELLS), self._cells(), right=_CELLS),
-            "Scores are 0 (absent) to 1 (severe); a change is that of the new model from the old one. A rate is"
-            " the share of images above a score: of .1, .2, ... .6 the one where it moves most.",
+            "Scores are 0 (absent) to 1 (severe); a change is that of the new model from the old one. A rate"
+            " is the share of images above a score: of .1, .2, ... .6 the one where it moves most.",
             f"![The largest changes]({FIGURE_NAME})",
             *(["## Not scored", "\n".join(named)] if named else []),
         ]

@@ -28,7 +28,6 @@ from quality_model.evaluate.predictions import (
 from quality_model.evaluate.whole_images import (
     DegradedScores,
     ScoredImages,
-    has_images,
     score_whole_images,
     scored_samples,
 )
@@ -127,7 +126,7 @@ def train_candidate(
         on_epoch(TrainingProgress(facts, ()))
         trained = train(section, samples, checkpoints, after_epoch, images=images, limits=limits, start=start)
         recipe = start.views if start else (ViewRecipe() if section.architecture == "small" else SQUEEZED)
-        champion = _scale_champion(registry, root, samples) if has_images(images) else None
+        scale_version, champion = _scale_of(section, registry, root, samples, settings)
         recipe, flag_facts = _flag_facts(
             section, trained, samples, recipe.with_scale(None), champion, images=images, limits=limits
         )
@@ -140,6 +139,7 @@ def train_candidate(
                 **trained.facts(),
                 **facts.to_json(),
                 **flag_facts,
+                "scale_version": scale_version,
                 **_seen_facts(samples, start),
             },
         )
@@ -177,6 +177,8 @@ def _flag_facts(
         device=device,
         champion=champion,
     )
+    if champion and scored is None:
+        log.warning("Without the images table there is no map to the champion's scale.")
     if scored is None:
         rows = samples.indices("validation")
         scores = predict_scores(
@@ -184,7 +186,7 @@ def _flag_facts(
         )
         scored = scored_samples(predictions_table(samples, rows, scores))
     clean, degraded, of_images, _ = scored
-    facts: dict[str, Any] = {"scale_version": SCALE_VERSION}
+    facts: dict[str, Any] = {}
     if champion and (scale := _fit_scale(scored, samples, champion)):
         recipe = recipe.with_scale(scale)
         facts["scale_r2"] = _r2_on(scale, degraded)
@@ -208,20 +210,30 @@ def _flag_facts(
     }
 
 
-def _scale_champion(registry: RegistryParams, root: Path, samples: TrainingSet) -> LoadedModel | None:
-    """The champion whose scale a model that is trained on these samples keeps; None if there is none.
+def _scale_of(
+    section: TrainParams,
+    registry: RegistryParams,
+    root: Path,
+    samples: TrainingSet,
+    settings: Mapping[str, Any],
+) -> tuple[str, LoadedModel | None]:
+    """The scale version of a model that is trained on these samples, and the champion whose scale it keeps.
 
-    One of another scale version, image size or profile of degradations has a scale of its own.
+    A champion of another formula of labels, image size or profile of degradations has a scale of its own.
     """
     try:
         champion = load_model(_find_champion(registry, root)[0], torch.device("cpu"))
     except QualityModelError as error:
-        log.warning("The model has no map to the champion's scale: %s", error.problem)
-        return None
-    facts, profile = champion.facts, str(samples.manifest["profile"].iloc[0])
-    theirs = (facts.scale_version or FIRST_SCALE_VERSION, champion.image_size_px)
-    is_same = theirs == (SCALE_VERSION, samples.image_size_px)
-    return champion if is_same and (facts.settings or {}).get("generate.profile") == profile else None
+        log.warning("There is no champion whose scale is kept: %s", error.problem)
+        return SCALE_VERSION, None
+    version = champion.facts.scale_version or FIRST_SCALE_VERSION
+    formula, _, number = version.partition(".")
+    theirs = (formula, champion.image_size_px, (champion.facts.settings or {}).get("generate.profile"))
+    if theirs != (SCALE_VERSION, samples.image_size_px, settings.get("generate.profile")):
+        return SCALE_VERSION, None
+    if section.keep_scale:
+        return version, champion
+    return f"{SCALE_VERSION}.{int(number) + 1 if number.isdigit() else 1}", None
 
 
 def _fit_scale(scored: ScoredImages, samples: TrainingSet, champion: LoadedModel) -> ScaleMap | None:

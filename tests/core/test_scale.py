@@ -134,7 +134,7 @@ def test_a_model_that_gives_every_image_one_score_gets_a_map_all_the_same(
 
 def test_few_images_are_refused_with_the_number_that_it_takes() -> None:
     few = spread(FEWEST_IMAGES - 1)
-    with pytest.raises(UsageError, match="199 scored images are too few .* it takes 200"):
+    with pytest.raises(UsageError, match=r"199 scored images are too few .* it takes 200"):
         fit_scale(few, few, "f" * 64)
     fit_scale(spread(FEWEST_IMAGES), spread(FEWEST_IMAGES), "f" * 64)
 
