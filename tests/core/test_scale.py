@@ -6,12 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pyarrow.parquet as pq
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_sample_images
 
 from quality_model import Scorer, pretrained
+from quality_model.cli import cli
 from quality_model.core.decoding import Pixels
 from quality_model.core.model_files import Description, read_model
 from quality_model.core.onnx_file import write_onnx
@@ -200,3 +204,31 @@ def test_the_one_file_and_mlflow_give_scores_on_the_scale(
     assert not np.allclose(
         scores_of(Scorer(mapped, "cpu", views="whole", raw=True), [*wholes]), expected, atol=0.02
     )
+
+
+def test_results_say_which_scale_they_are_on_and_never_mix_two(
+    mapped: Path, images: list[Pixels], tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "images", tmp_path / "scores"
+    folder.mkdir()
+    for number, pixels in enumerate(images[400:406]):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    command = ["score", str(folder), "--output", str(output), "--model", str(mapped), "--no-project"]
+    for raw, version in ((False, "1"), (True, "1-raw")):
+        options = ["--raw", "--overwrite"] if raw else []
+        done = CliRunner().invoke(cli, [*command, *options])
+        assert done.exit_code == 0, done.output
+        rows = pq.read_table(output / "data")  # scored by worker processes
+        expected = scores_of(Scorer(mapped, "cpu", raw=raw), images[400:406])
+        np.testing.assert_allclose(np.stack([rows[head] for head in HEADS], axis=1), expected, atol=1e-6)
+        assert {*rows["model_scale_version"].to_pylist()} == {version}
+        model = json.loads((output / "job.json").read_text())["model"]
+        assert (model["scale_version"], "scale" in model["views"]) == (version, not raw)
+    refused = CliRunner().invoke(cli, command)
+    assert isinstance(refused.exception, UsageError) and "scale_version" in str(refused.exception)
+    shown = CliRunner().invoke(
+        cli, ["predict", "--json", "--raw", "--model", str(mapped), str(folder / "0.png"), "--no-project"]
+    )
+    document = json.loads(shown.output)
+    assert document["model"]["scale_version"] == "1-raw"
+    assert document["images"][0]["noise"] == pytest.approx(float(expected[0, 3]), abs=1e-6)
