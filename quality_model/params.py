@@ -203,6 +203,9 @@ class TrainParams(Section):
     """compile the network with torch.compile; without a compiler it runs uncompiled"""
     clean_flag_share: Share
     """largest share of clean validation images that a head's threshold may flag"""
+    keep_scale: bool
+    """map scores to the scale of the champion, so that thresholds keep their meaning; false: raise the scale
+    version instead (docs/gate.md)"""
 
 
 class EvaluateParams(Section):
@@ -296,6 +299,8 @@ class ScoreParams(Section):
     """scores above which a head flags, in place of the model's own; --flag HEAD=SCORE sets one"""
     thumbnails: bool
     """keep a few hundred thumbnails with the result: of the worst, near thresholds, and a random sample"""
+    raw: bool
+    """leave scores without the model's map to the scale of the champion before it; --raw sets it"""
     max_error_share: Share
     """share of unreadable inputs above which the job fails, after it has written its result"""
 
@@ -326,6 +331,7 @@ WITHOUT_PROJECT: Final = ScoringParams(
         intervals=False,
         thresholds={},
         thumbnails=True,
+        raw=False,
         max_error_share=1.0,
     ),
 )

@@ -66,7 +66,14 @@ SCALE_VERSION: Final = "1"
 A score predicts ``log(1 + m / m0) / log(1 + m1 / m0)``, at most 1, of one physical measure m per
 head; `degrade.severity` has the measures and the constants m0 and m1. Scores of the same
 version can be compared with each other and with the same thresholds, those of different ones cannot.
+docs/gate.md says when it rises.
 """
+
+FIRST_SCALE_VERSION: Final = "1"
+"""That of models whose files do not say."""
+
+RAW_SCALE: Final = "-raw"
+"""Follows the version of scores that are left without their model's map to it (`core.scale`)."""
 
 Split = Literal["train", "validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")

@@ -10,7 +10,7 @@ import click
 from quality_model.cli.flags import PATH, command, registry_of, with_input_choice, with_params
 from quality_model.errors import UsageError
 from quality_model.paths import user_path
-from quality_model.records import HEADS, SCALE_VERSION, Head
+from quality_model.records import HEADS, Head
 
 if TYPE_CHECKING:
     from quality_model.curate.calibrate import Calibration
@@ -78,7 +78,7 @@ def thresholds(out: Path, target: float, heads: tuple[Head, ...], to: Path | Non
 @with_params(
     "score",
     needs_project=False,
-    unused=("shard_size", "batch_size", "max_error_share", "intervals", "measures"),
+    unused=("shard_size", "batch_size", "max_error_share", "intervals", "measures", "thumbnails"),
 )
 def calibrate(
     params: Params | ScoringParams,
@@ -118,7 +118,7 @@ def calibrate(
     found = _calibrated(labelled, (scorer.thresholds or {}).get(head))
     if found.threshold is not None:
         by_head: dict[Head, float] = {head: found.threshold.value}
-        _hand_over(OwnThresholds.of(by_head, scorer.source, SCALE_VERSION), to, None)
+        _hand_over(OwnThresholds.of(by_head, scorer.source, scorer.scale_version), to, None)
 
 
 def _calibrate_result(

@@ -122,7 +122,7 @@ def with_params(
     unless one was named, and with ``--no-project``: it then gets the `ScoringParams` for that case.
     A field that several of the sections have (``seed``) gets one flag, which sets them all.
     Fields with structure have no flag of their own: ``--set section.key=value`` reaches them. Neither have
-    those that the command leaves ``unused``. A command that scores has ``--flag HEAD=SCORE``.
+    those that the command leaves ``unused``. A command that scores has ``--flag HEAD=SCORE`` and ``--raw``.
     """
 
     @functools.cache
@@ -141,11 +141,14 @@ def with_params(
             assignments: tuple[str, ...],
             no_project: bool = False,
             flags: tuple[str, ...] = (),
+            raw: bool = False,
             **values: Any,
         ) -> Any:
             from quality_model.params_file import is_own_file, load_params, scoring_params
 
             overrides = dict(_parse_assignment(text) for text in assignments)
+            if raw:
+                overrides["score.raw"] = True
             for name, owners in fields().items():
                 given = values.pop(_destination(name))
                 if given is not None:
@@ -188,6 +191,9 @@ def with_params(
                 )
             )
         if "score" in sections:
+            options.append(
+                click.option("--raw", is_flag=True, help="Leave scores off the scale of earlier models.")
+            )
             options.append(
                 click.option(
                     "--flag",

@@ -16,7 +16,7 @@ import click
 from quality_model.cli.flags import PATH, command, registry_of, with_download, with_input_choice, with_params
 from quality_model.errors import ImageError, InputErrorsAboveLimit, QualityModelError, UsageError, redacted
 from quality_model.paths import ProjectPaths
-from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION, QualityScores
+from quality_model.records import HEADS, SCHEMA_VERSION, QualityScores
 
 if TYPE_CHECKING:
     from quality_model.core.predict import Scorer
@@ -81,7 +81,7 @@ def predict(
             cells = (f"{getattr(scores, column):10.3f}" for column in columns)
             click.echo("  ".join([f"{name:{width}}", *cells, ", ".join(scores.flags) or "-"]))
     if as_json:
-        of_model = {**asdict(model.source), "scale_version": SCALE_VERSION}
+        of_model = {**asdict(model.source), "scale_version": model.scale_version}
         facts = {"schema_version": SCHEMA_VERSION, "model": of_model, "thresholds": model.thresholds}
         click.echo(json.dumps({**facts, "images": rows}))
     if model.thresholds is None:

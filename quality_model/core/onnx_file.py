@@ -25,7 +25,7 @@ from quality_model.core.network import (
     fold,
     forward,
 )
-from quality_model.core.views import SQUEEZED
+from quality_model.core.scale import ScaleMap
 from quality_model.errors import UsageError
 from quality_model.params import ArchitectureName
 from quality_model.records import HEADS, OVERALL_WEIGHTS, ModelRef
@@ -69,13 +69,12 @@ def write_onnx(model: StoredModel, ref: ModelRef, path: Path, *, card: str | Non
             f"The model's image size is {size_px} px, and its network needs a multiple of {stride_px}.",
             "Export a model of another image size.",
         )
-    made = _onnx_model(fold(model.weights), model.architecture, size_px)
-    own = model.views == SQUEEZED
+    made = _onnx_model(fold(model.weights), model.architecture, size_px, model.views.scale)
     metadata: dict[str, Any] = {
         "model": {"name": ref.name, "version": ref.version, "run_id": ref.run_id, "sha256": model.sha256},
         "heads": HEADS,
         "overall_weights": OVERALL_WEIGHTS,
-        "thresholds": model.facts.thresholds if own else model.facts.thresholds_whole,
+        "thresholds": model.facts.thresholds if model.views.squeezed else model.facts.thresholds_whole,
         "view": {"resize": [size_px, size_px], "filter": "LANCZOS", "divide_by": 255, "layout": "NCHW, RGB"},
         "views_of_training": model.views.model_dump(mode="json"),
     }
@@ -85,12 +84,19 @@ def write_onnx(model: StoredModel, ref: ModelRef, path: Path, *, card: str | Non
     storage.write_bytes(path, made.SerializeToString())
 
 
-def _onnx_model(weights: FoldedWeights, architecture: ArchitectureName, size_px: int) -> "onnx.ModelProto":
+def _onnx_model(
+    weights: FoldedWeights, architecture: ArchitectureName, size_px: int, scale: ScaleMap | None
+) -> "onnx.ModelProto":
     from onnx import TensorProto, helper
 
     writer = _OnnxWriter(weights)
     scores, _ = forward(architecture, _Blob(INPUT_NAME, 3), writer)
-    writer.add("Identity", [scores.name], 4, output=SCORES_NAME)
+    writer.add(
+        "Identity",
+        [scores.name if scale is None else writer.on_scale(scores, scale).name],
+        4,
+        output=SCORES_NAME,
+    )
     faults = writer.add("MatMul", [SCORES_NAME, writer.keep([[OVERALL_WEIGHTS[head]] for head in HEADS])], 1)
     writer.add("Sub", [writer.keep([1.0]), faults.name], 1, output=OVERALL_NAME)
 
@@ -169,6 +175,20 @@ class _OnnxWriter:
 
     def drop(self, x: _Blob) -> _Blob:
         return x
+
+    def on_scale(self, scores: _Blob, scale: ScaleMap) -> _Blob:
+        """The sum over knots of (score - knot, at least 0) times the change of slope there."""
+        most = max(len(head.scores) for head in scale.heads.values()) - 1
+        knots, bends = np.full((len(HEADS), most), 2.0), np.zeros((len(HEADS), most))  # 2: above any score
+        for at, found in enumerate(scale.heads[head] for head in HEADS):
+            slopes = np.diff(found.to) / np.diff(found.scores)
+            knots[at, : len(slopes)], bends[at, : len(slopes)] = found.scores[:-1], np.diff(slopes, prepend=0)
+        deep = self.add("Unsqueeze", [scores.name, self.keep([2], np.int64)], len(HEADS))
+        above = self.add(
+            "Relu", [self.add("Sub", [deep.name, self.keep(knots)], len(HEADS)).name], len(HEADS)
+        )
+        bent = self.add("Mul", [above.name, self.keep(bends)], len(HEADS))
+        return self.add("ReduceSum", [bent.name, self.keep([2], np.int64)], len(HEADS), keepdims=0)
 
     def multiply(self, x: _Blob, y: _Blob) -> _Blob:
         return self.add("Mul", [x.name, y.name], x.channels)

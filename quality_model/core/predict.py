@@ -34,7 +34,16 @@ from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import CheckpointError, ImageError, UsageError
 from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams, ScoreParams
 from quality_model.paths import user_path
-from quality_model.records import HEADS, Head, ModelRef, QualityScores, flagged_heads, overall_score
+from quality_model.records import (
+    FIRST_SCALE_VERSION,
+    HEADS,
+    RAW_SCALE,
+    Head,
+    ModelRef,
+    QualityScores,
+    flagged_heads,
+    overall_score,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +78,8 @@ class Scorer:
         engine: What runs the network; by default the rule of `engines.choose_engine` decides.
         views: ``auto``: those that the model was measured with; ``whole``: the image squeezed to a square.
         thresholds: By head, the score in [0, 1] above which it flags, in place of the model's own.
+        raw: Leave out the model's map to the scale of the champion before it (`core.scale`), if it has one.
+            Its own thresholds then flag the same images.
 
     Attributes:
         source: Which model it is.
@@ -76,7 +87,8 @@ class Scorer:
         limits: What an image file may be.
         device: ``cpu``, ``cuda`` or ``mps``.
         image_size_px: Side of the square that whole images are resized to, or whose area they get.
-        views: Which views of an image are scored (`core.views`).
+        views: Which views of an image are scored, and on which scale (`core.views`).
+        scale_version: Of what the scores mean (`records.SCALE_VERSION`); raw ones have another.
         facts: What training kept beside the weights; all None for a bare file.
 
     Raises:
@@ -93,6 +105,7 @@ class Scorer:
     image_size_px: int
     views: ViewRecipe
     facts: ModelFacts
+    scale_version: str
 
     def __init__(
         self,
@@ -105,15 +118,20 @@ class Scorer:
         engine: EngineName | None = None,
         views: Literal["auto", "whole"] = "auto",
         thresholds: Mapping[Head, float] | None = None,
+        raw: bool = False,
     ) -> None:
         self.device = choose_device(device)
         self.limits = limits or SAFE_LIMITS
         self.source, self.path, stored = open_model(model_path, root or Path(), registry)
         self._engine = choose_engine(stored, self.device, engine)
         self.image_size_px = stored.image_size_px
-        self.views = stored.views if views == "auto" else SQUEEZED
-        self._squeezes_another = self.views != stored.views
+        self._squeezes_another = views == "whole" and not stored.views.squeezed
+        recipe = SQUEEZED.with_scale(stored.views.scale) if self._squeezes_another else stored.views
+        self._undone = stored.views.scale if raw else None
+        self.views = recipe.with_scale(None) if raw else recipe
         self.facts = stored.facts
+        version = stored.facts.scale_version or FIRST_SCALE_VERSION
+        self.scale_version = version + RAW_SCALE if self._undone else version
         self._own_thresholds = dict(thresholds or {})
 
     @classmethod
@@ -136,18 +154,21 @@ class Scorer:
             engine=engine if section.engine == "auto" else section.engine,
             views=section.views,
             thresholds=section.thresholds,
+            raw=section.raw,
         )
 
     @property
     def thresholds(self) -> dict[Head, float] | None:
         """Scores above which a head flags an image; None if the model came without, for these views."""
         known = self.facts.thresholds_whole if self._squeezes_another else self.facts.thresholds
+        if known and self._undone:
+            known = {head: float(self._undone.heads[head].undone(score)) for head, score in known.items()}
         return {**(known or {}), **self._own_thresholds} or None
 
     @property
     def intervals(self) -> Intervals | None:
-        """Around scores of these views; None if the model came without."""
-        return None if self._squeezes_another else self.facts.intervals
+        """Around scores of these views, on the model's scale; None if it came without, or scores are raw."""
+        return None if self._squeezes_another or self._undone else self.facts.intervals
 
     @property
     def engine_name(self) -> EngineName:

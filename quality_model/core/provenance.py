@@ -112,6 +112,10 @@ class ModelFacts(BaseModel):
     """around scores of all the model's views"""
     own_labels: dict[Head, OwnLabelFacts] | None = None
     """by head, where it was fine-tuned on a person's labels"""
+    scale_version: str | None = None
+    """what its scores mean (`records.SCALE_VERSION`); None of models older than the fact: the first"""
+    scale_r2: dict[Head, list[Finite]] | None = None
+    """R2 of degraded validation images by the network's own scores, and by those on the champion's scale"""
     seen_groups: list[str] | None = None
     """digests of the groups of images that the weights have seen (`data` has their definition), sorted"""
     settings: dict[str, Any] | None = None

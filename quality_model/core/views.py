@@ -12,21 +12,23 @@ Borders of one colour, as of frames and letterboxes, are trimmed before views ar
 they are not the scene.
 
 An image's score is the aggregate that `HeadRule` describes: per head, a quantile of the tiles' scores, mixed
-with the score of the whole view. Which, is decided by measurement and stored with the model. Training,
-evaluation, thresholds, gate and scoring all cut views here.
+with the score of the whole view. Which, is decided by measurement and stored with the model. A model may also
+have a map from aggregates to the scale of an earlier one (`core.scale`). Training, evaluation, thresholds,
+gate and scoring all cut views here.
 
 The original design has one view: the image squeezed to a square (`SQUEEZED`).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from quality_model.core.pixels import Pixels
+from quality_model.core.scale import ScaleMap
 from quality_model.records import HEADS, REFERENCE_SIDE_PX, Head
 
 MULTIPLE_PX: Final = 16
@@ -83,6 +85,8 @@ class ViewRecipe(BaseModel):
         max_short_side_px: Images with a longer short side are shrunk to it before tiles are cut.
         trims_borders: Borders of one colour are left out of all views.
         heads: The aggregate of each head.
+        scale: From the aggregates to the scale of an earlier model, which image scores are then on; None:
+            they are the network's own. JSON leaves it out where there is none.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -93,6 +97,20 @@ class ViewRecipe(BaseModel):
     max_short_side_px: Annotated[int, Field(ge=SMALLEST_PX)] = 768
     trims_borders: bool = True
     heads: dict[Head, HeadRule] = dict.fromkeys(HEADS, HeadRule())
+    scale: ScaleMap | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        return {name: value for name, value in values.items() if value is not None}
+
+    def with_scale(self, scale: ScaleMap | None) -> "ViewRecipe":
+        """The same views on another scale; None: on the network's own."""
+        return self.model_copy(update={"scale": scale})
+
+    def on_scale(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Aggregated scores, float32 (n, 4) or (4,), as the image's scores."""
+        return scores if self.scale is None else self.scale.of(scores)
 
     @property
     def decoded_px(self) -> int | None:
@@ -199,14 +217,12 @@ def num_uniform_lines(lines: npt.NDArray[np.uint8], share: float = 1.0) -> int:
 
 def aggregate(scores: npt.NDArray[np.float32], recipe: ViewRecipe) -> npt.NDArray[np.float32]:
     """The scores of an image, float32 (4,), from those of its views, float32 (n, 4), the whole one first."""
-    if len(scores) == 1:
-        return np.asarray(scores[0])
-    image = np.empty(len(HEADS), np.float32)
-    for at, head in enumerate(HEADS):
+    image = np.array(scores[0])
+    for at, head in enumerate(HEADS if len(scores) > 1 else ()):
         rule = recipe.heads[head]
         whole, tiles = scores[0, at], np.quantile(scores[1:, at], rule.tiles)
         image[at] = max(whole, tiles) if rule.highest else rule.whole * whole + (1.0 - rule.whole) * tiles
-    return image
+    return recipe.on_scale(image)
 
 
 def deciding(scores: npt.NDArray[np.float32], recipe: ViewRecipe) -> list[int]:

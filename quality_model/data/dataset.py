@@ -312,20 +312,20 @@ def seen_by(facts: ModelFacts, training_set: TrainingSet) -> frozenset[str] | No
     return seen_in_training(training_set) if began_at_random and is_of_this_set else None
 
 
-def seen_test_groups(models: Iterable[ModelFacts], training_set: TrainingSet) -> tuple[str, ...]:
-    """The groups of the test split that at least one of the models has seen, by their facts; sorted.
+def seen_groups(models: Iterable[ModelFacts], training_set: TrainingSet, split: Split) -> tuple[str, ...]:
+    """The groups of a split that at least one of the models has seen, by their facts; sorted.
 
     A model with unknown digests may have seen everything.
     """
     manifest = training_set.manifest
-    test = _digests(training_set, manifest[manifest["split"] == "test"])
+    groups = _digests(training_set, manifest[manifest["split"] == split])
     seen: set[str] = set()
     for facts in models:
         known = seen_by(facts, training_set)
         if known is None:
-            return tuple(sorted(test))
+            return tuple(sorted(groups))
         seen |= known
-    return tuple(sorted(group for group, digests in test.items() if not digests.isdisjoint(seen)))
+    return tuple(sorted(group for group, digests in groups.items() if not digests.isdisjoint(seen)))
 
 
 def _digests(training_set: TrainingSet, rows: "pd.DataFrame") -> dict[str, set[str]]:

@@ -36,7 +36,6 @@ import pandas as pd
 
 from quality_model.core.decoding import Pixels
 from quality_model.core.torch_engine import choose_device
-from quality_model.core.views import SQUEEZED
 from quality_model.data.dataset import TrainingSet, stratified_subset
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
@@ -153,7 +152,7 @@ def evaluate(
         excluded_groups=excluded_groups,
     ) or scored_samples(predictions)
     thresholds = loaded.facts.thresholds if scored.of_images else loaded.thresholds
-    intervals = loaded.facts.intervals if scored.of_images or loaded.views == SQUEEZED else None
+    intervals = loaded.facts.intervals if scored.of_images or loaded.views.squeezed else None
     heads = {}
     for head in HEADS:
         slices = _measure_slices(bootstrap, predictions, training, head)
@@ -227,7 +226,8 @@ def _score(
 ) -> npt.NDArray[np.float32]:
     device = choose_device(section.device)
     model = loaded.model.to(device)
-    return predict_scores(model, images, rows, batch_size=section.batch_size, device=device)
+    scores = predict_scores(model, images, rows, batch_size=section.batch_size, device=device)
+    return loaded.views.on_scale(scores)
 
 
 def _measure_slices(

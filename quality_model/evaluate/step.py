@@ -18,7 +18,7 @@ import pandas as pd
 from quality_model.core import storage
 from quality_model.core.figures import save_figure, text_table
 from quality_model.core.torch_engine import choose_device
-from quality_model.data.dataset import TrainingSet, seen_by, seen_test_groups
+from quality_model.data.dataset import TrainingSet, seen_by, seen_groups
 from quality_model.errors import StorageError, UsageError
 from quality_model.evaluate import metrics, plots
 from quality_model.evaluate.evidence import (
@@ -77,7 +77,7 @@ def evaluate_candidate(
     samples = TrainingSet.open(training_set)
     loaded = load_model(model, choose_device(section.device))
     require_size(loaded, samples)
-    excluded = seen_test_groups([loaded.facts], samples)
+    excluded = seen_groups([loaded.facts], samples, "test")
     if excluded:
         log.warning("Test groups that the model or its start weights have seen: %s.", ", ".join(excluded))
     evaluation = evaluate(
@@ -184,7 +184,7 @@ def gather_evidence(
         UsageError: The test split has no samples.
     """
     sides = {"candidate": candidate, **({"champion": champion} if champion else {})}
-    excluded = seen_test_groups([side.facts for side in sides.values()], samples)
+    excluded = seen_groups([side.facts for side in sides.values()], samples, "test")
     measured = known_evaluation(section, evaluation, samples.data_sha256, candidate.folder_sha256, excluded)
     ours = None
     if measured is None or (measured.flags_of == "samples" and has_images(images)):

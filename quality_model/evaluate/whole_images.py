@@ -27,6 +27,7 @@ from quality_model.degrade import PROFILES, DegradedSample, Profile, SampleRando
 from quality_model.degrade.calibrated.point_spread import source_softness
 from quality_model.degrade.severity import to_lab
 from quality_model.evaluate.predictions import predict_scores
+from quality_model.networks.model import LoadedModel
 from quality_model.params import LimitsParams
 from quality_model.records import HEADS, REFERENCE_SIDE_PX, CleanImage, Split
 
@@ -37,6 +38,9 @@ Scores = npt.NDArray[np.float32]
 FEWEST_DEGRADED: Final = 100
 MOST_PER_IMAGE: Final = 5
 """So many degraded images are made at least, if it takes no more than five of one clean image."""
+
+FEWEST_BESIDE_CHAMPION: Final = 1000
+"""The same where a champion scores them too: a share of images is compared, not an error of each."""
 
 NIGHT_LIGHTNESS: Final = 20.0
 HIGH_KEY_LIGHTNESS: Final = 75.0
@@ -79,11 +83,15 @@ class DegradedScores:
 
 
 class ScoredImages(NamedTuple):
-    """What was scored; ``of_images``: whole images with all views, else samples of the dataset."""
+    """What was scored; ``of_images``: whole images with all views, else samples of the dataset.
+
+    ``champion`` are another model's scores of the clean images, then of the degraded ones; or None.
+    """
 
     clean: CleanScores
     degraded: DegradedScores
     of_images: bool
+    champion: Scores | None = None
 
 
 def score_whole_images(
@@ -97,6 +105,7 @@ def score_whole_images(
     seed: int,
     device: torch.device,
     excluded_groups: Collection[str] = (),
+    champion: LoadedModel | None = None,
 ) -> ScoredImages | None:
     """Score the images of a split: clean ones and look-alikes by each of some recipes, degraded ones by the
     first.
@@ -111,6 +120,7 @@ def score_whole_images(
         seed: Of the look-alikes and degradations.
         device: To score on.
         excluded_groups: Groups that do not count; they do if no others are left.
+        champion: Scores the same images, as it does.
 
     Returns:
         None where the images table is missing, or is not the one that the dataset was generated from.
@@ -124,28 +134,36 @@ def score_whole_images(
     profile, size_px = PROFILES[str(manifest["profile"].iloc[0])], training_set.image_size_px
 
     score = image_scorer(model, size_px, device)
+    theirs: tuple[list[Scores], list[Scores]] = ([], [])
+    score_theirs = champion and image_scorer(champion.model.to(device), champion.image_size_px, device)
     clean: list[list[Scores]] = [[] for _ in recipes]
     scores, labels = [], []
     groups: list[str] = []
     slices: list[tuple[str, ...]] = []
     sources: list[str] = []
-    degraded_each = int(np.clip(np.ceil(FEWEST_DEGRADED / max(1, len(wanted))), 1, MOST_PER_IMAGE))
+    fewest = FEWEST_BESIDE_CHAMPION if champion else FEWEST_DEGRADED
+    degraded_each = int(np.clip(np.ceil(fewest / max(1, len(wanted))), 1, MOST_PER_IMAGE))
     for image, pixels in _read(images, wanted, limits, recipes[0]):
         for shown, belongs in _clean_ones(pixels, profile, SampleRandomness(seed, f"clean {image.image_id}")):
             groups.append(image.group)
             slices.append(belongs)
             for recipe, found in zip(recipes, clean, strict=True):
                 found.append(score(shown, recipe))
+            if champion and score_theirs:
+                theirs[0].append(score_theirs(shown, champion.views))
         for number in range(degraded_each):
             randomness = SampleRandomness(seed, f"degraded {image.image_id} {number}")
             sample = degrade_image(pixels, profile, randomness, size_px, recipes[0])
             sources.append(image.group)
             labels.append(sample.labels)
             scores.append(score(sample.image, recipes[0]))
+            if champion and score_theirs:
+                theirs[1].append(score_theirs(sample.image, champion.views))
     return ScoredImages(
         CleanScores([_rows(found) for found in clean], groups, slices),
         DegradedScores(_rows(scores), _rows(labels), sources),
         of_images=True,
+        champion=_rows([*theirs[0], *theirs[1]]) if champion else None,
     )
 
 

@@ -205,7 +205,7 @@ class LoadedModel:
 
         None if the model came without.
         """
-        return self.facts.thresholds if self.views == SQUEEZED else self.facts.thresholds_whole
+        return self.facts.thresholds if self.views.squeezed else self.facts.thresholds_whole
 
 
 def save_model(

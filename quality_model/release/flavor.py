@@ -16,7 +16,7 @@ import numpy.typing as npt
 from quality_model import __version__
 from quality_model.core.storage import MARKER_NAME, require_sealed
 from quality_model.paths import MODEL_FOLDER
-from quality_model.records import HEADS
+from quality_model.records import HEADS, OVERALL_WEIGHTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,8 @@ class PyfuncModel:
         from quality_model.networks.model import load_model
 
         self._device = torch.device("cpu")
-        self._model = load_model(folder, self._device).model
+        loaded = load_model(folder, self._device)
+        self._model, self._views = loaded.model, loaded.views
 
     def predict(
         self, model_input: npt.NDArray[np.uint8], params: dict[str, Any] | None = None
@@ -103,8 +104,10 @@ class PyfuncModel:
         from quality_model.networks.model import to_model_input
 
         with torch.inference_mode():
-            scores = self._model(to_model_input(np.asarray(model_input), self._device))
-        return pd.DataFrame({name: scores[name].squeeze(1).float().numpy() for name in (*HEADS, "overall")})
+            found = self._model(to_model_input(np.asarray(model_input), self._device))["all_scores"]
+        scores = self._views.on_scale(found.float().numpy())
+        weights = np.array([OVERALL_WEIGHTS[head] for head in HEADS], np.float32)
+        return pd.DataFrame(scores, columns=[*HEADS]).assign(overall=1.0 - scores @ weights)
 
 
 def _load_pyfunc(data_path: str) -> PyfuncModel:

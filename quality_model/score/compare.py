@@ -33,6 +33,8 @@ FILES: Final = ("comparison.json", "comparison.md", "comparison.csv", "largest_c
 JSON_NAME, MARKDOWN_NAME, TABLE_NAME, FIGURE_NAME = FILES
 SIDES: Final = ("old", "new")
 _THUMBNAIL_PX: Final = 192
+_THRESHOLDS: Final = np.arange(1, 7) / 10
+"""At which the shares of flagged images of two models on one scale are compared."""
 _COLUMNS: Final = 4
 _NAME_LENGTH: Final = 30
 _SHOWN: Final = 10
@@ -47,6 +49,7 @@ _CELLS: Final = {
     "flagged new": ("flagged_new", "d"),
     "newly": ("newly_flagged", "d"),
     "no longer": ("no_longer_flagged", "d"),
+    "rate moves": ("largest_rate_change", "+.1%"),
 }
 """The columns of the table for people: field of `HeadChange` and format."""
 
@@ -55,7 +58,9 @@ _CELLS: Final = {
 class HeadChange:
     """How one head's scores and flags change (``largest_change`` is signed).
 
-    None where nothing was scored, or a model has no threshold for the head.
+    ``largest_rate_change`` is how far the share of images above a score moves, signed, at that of .1, .2, ...
+    .6 where it moves most. None where nothing was scored, a model has no threshold for the head, or, of
+    a rate, their scores are of different scale versions.
     """
 
     mean_old: float | None = None
@@ -68,6 +73,7 @@ class HeadChange:
     flagged_new: int | None = None
     newly_flagged: int | None = None
     no_longer_flagged: int | None = None
+    largest_rate_change: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,11 @@ class Comparison:
     def is_of_one_model(self) -> bool:
         """Whether both have the same weights and image size, so that no score can differ."""
         return all(getattr(self.old, name) == getattr(self.new, name) for name in ("sha256", "image_size_px"))
+
+    @property
+    def is_of_one_scale(self) -> bool:
+        """Whether a score means the same of both, so that they can be compared."""
+        return self.old.scale_version == self.new.scale_version
 
     @property
     def flags(self) -> npt.NDArray[np.bool_]:
@@ -126,6 +137,7 @@ class Comparison:
             by_name = {"flagged_old": was, "flagged_new": now}
             by_name |= {"newly_flagged": now & ~was, "no_longer_flagged": was & ~now}
             counts = {name: int(flagged.sum()) for name, flagged in by_name.items()}
+        moves = np.subtract(*((side[:, None] > _THRESHOLDS).mean(axis=0) for side in (new, old)))
         return HeadChange(
             mean_old=float(old.mean()),
             mean_new=float(new.mean()),
@@ -133,6 +145,7 @@ class Comparison:
             mean_absolute_change=float(np.abs(change).mean()),
             largest_change=float(change[most]),
             largest_change_key=self.keys[most],
+            largest_rate_change=float(moves[np.argmax(np.abs(moves))]) if self.is_of_one_scale else None,
             **counts,
         )
 
@@ -186,9 +199,23 @@ class Comparison:
             changes = f"{self.num_changed_flags} of them would change their flags"
         weights = self.new.sha256[:12]
         same = f"A model is compared with itself: both have the weights with sha256 {weights}.\n"
-        return (same if self.is_of_one_model else "") + (
-            f"{self.new.title} in place of {self.old.title}: {len(self.keys)} of {self.num_inputs}"
-            f" images could be scored. {changes}."
+        return (
+            (same if self.is_of_one_model else "")
+            + (
+                f"{self.new.title} in place of {self.old.title}: {len(self.keys)} of {self.num_inputs}"
+                f" images could be scored. {changes}."
+            )
+            + self._scales()
+        )
+
+    def _scales(self) -> str:
+        """What a difference of the scales means; nothing without one."""
+        if self.is_of_one_scale:
+            return ""
+        versions = f"{self.old.scale_version} and {self.new.scale_version}"
+        return (
+            f"\nTheir scores are of scale versions {versions}, so they mean different things: compare flags"
+            " by each model's own thresholds, and set your own anew."
         )
 
     def table(self) -> str:
@@ -204,7 +231,8 @@ class Comparison:
             f"# {self.new.title} in place of {self.old.title}",
             self.headline(),
             markdown_table(("head", *_CELLS), self._cells(), right=_CELLS),
-            "Scores are 0 (absent) to 1 (severe); a change is that of the new model from the old one.",
+            "Scores are 0 (absent) to 1 (severe); a change is that of the new model from the old one. A rate"
+            " is the share of images above a score: of .1, .2, ... .6 the one where it moves most.",
             f"![The largest changes]({FIGURE_NAME})",
             *(["## Not scored", "\n".join(named)] if named else []),
         ]

@@ -19,10 +19,10 @@ from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import StorageError, UsageError
 from quality_model.params import EngineName
 from quality_model.records import (
+    FIRST_SCALE_VERSION,
     FLAG_COLUMNS,
     HEADS,
     OVERALL_WEIGHTS,
-    SCALE_VERSION,
     SCHEMA_VERSION,
     Head,
     ModelRef,
@@ -80,6 +80,7 @@ class ScoringModel(ModelRef):
         git_commit: Of the code that trained it, if the model's files say so.
         thresholds: A score above its head's threshold is flagged; None: nothing is.
         intervals: Around its scores (`model_facts.Intervals`), as JSON values; None: not asked for.
+        scale_version: Of what its scores mean.
     """
 
     image_size_px: int
@@ -89,6 +90,7 @@ class ScoringModel(ModelRef):
     git_commit: str | None = None
     thresholds: Mapping[Head, float] | None = None
     intervals: Mapping[str, Any] | None = None
+    scale_version: str = FIRST_SCALE_VERSION
 
     @classmethod
     def of(cls, loaded: "Scorer", *, intervals: bool = False) -> Self:
@@ -100,8 +102,8 @@ class ScoringModel(ModelRef):
         known = loaded.intervals
         if intervals and known is None:
             raise UsageError(
-                f"The model {loaded.source.name} has no intervals for these views.",
-                "Leave score.intervals false, score with views auto, or train the model again.",
+                f"The model {loaded.source.name} has no intervals for these views, or for raw scores.",
+                "Leave score.intervals false, score with views auto and not raw, or train the model again.",
             )
         return cls(
             intervals=known.model_dump(mode="json") if intervals and known else None,
@@ -112,6 +114,7 @@ class ScoringModel(ModelRef):
             views=None if loaded.views == SQUEEZED else loaded.views.model_dump(mode="json"),
             data_sha256=loaded.facts.data_sha256,
             git_commit=loaded.facts.git_commit,
+            scale_version=loaded.scale_version,
         )
 
     @property
@@ -132,7 +135,7 @@ class ScoringModel(ModelRef):
         """What a result says of its model: JSON values, the thresholds apart."""
         facts = asdict(self)
         thresholds = facts.pop("thresholds")
-        return {"model": {**facts, "scale_version": SCALE_VERSION}, "thresholds": thresholds}
+        return {"model": facts, "thresholds": thresholds}
 
 
 def make_table(
@@ -169,7 +172,7 @@ def make_table(
         "model_name": model.name,
         "model_version": model.version,
         "model_run_id": model.run_id,
-        "model_scale_version": SCALE_VERSION,
+        "model_scale_version": model.scale_version,
         "schema_version": SCHEMA_VERSION,
     }
     columns |= {name: [value] * len(keys) for name, value in constants.items()}

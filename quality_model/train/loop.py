@@ -75,7 +75,7 @@ def run_identity(
     Start weights count by their hash, not by their path. The code counts too.
     """
     return {
-        **section.model_dump(mode="json", exclude={"device", "start_from"}),
+        **section.model_dump(mode="json", exclude={"device", "start_from", "keep_scale"}),
         "start_sha256": start.sha256 if start else None,
         **({} if own is None else {"own_labels_sha256": own.sha256}),
         "data_sha256": training_set.data_sha256,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -13,21 +14,27 @@ from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.core.models import AUTO, CHAMPION, find_model
 from quality_model.core.provenance import ModelFacts, code_facts, dvc_data_hash
+from quality_model.core.scale import FEWEST_IMAGES, ScaleMap, fit_scale
 from quality_model.core.torch_engine import choose_device
 from quality_model.core.views import SQUEEZED, ViewRecipe
-from quality_model.data.dataset import SEEN_GROUPS, TrainingSet, seen_by, seen_in_training
-from quality_model.errors import ModelNotFoundError, RegistryError, UsageError
+from quality_model.data.dataset import SEEN_GROUPS, TrainingSet, seen_by, seen_groups, seen_in_training
+from quality_model.errors import ModelNotFoundError, QualityModelError, RegistryError, UsageError
 from quality_model.evaluate.predictions import (
     calibrate_intervals,
     calibrate_thresholds,
     predict_scores,
     predictions_table,
 )
-from quality_model.evaluate.whole_images import score_whole_images, scored_samples
+from quality_model.evaluate.whole_images import (
+    DegradedScores,
+    ScoredImages,
+    score_whole_images,
+    scored_samples,
+)
 from quality_model.networks.model import LoadedModel, load_model, save_model
 from quality_model.params import LimitsParams, RegistryParams, TrainParams
 from quality_model.paths import HISTORY_NAME, ProjectPaths
-from quality_model.records import without_folders
+from quality_model.records import FIRST_SCALE_VERSION, HEADS, SCALE_VERSION, Head, without_folders
 from quality_model.train.epochs import EpochReport
 from quality_model.train.loop import RunState, TrainedModel, run_identity, train
 from quality_model.train.own_labels import open_own_labels
@@ -39,6 +46,9 @@ _LASTING: Final = ("source.", "generate.", "train.")
 
 SCRATCH: Final = "scratch"
 """What ``train.start_from`` calls random weights."""
+
+MOST_R2_LOST: Final = 0.02
+"""By the map to the champion's scale, on any head: more is a reason to raise the scale version."""
 
 _LAST_CHAMPION: Final = "last-champion.json"
 _HASH_DIGITS: Final = 12
@@ -102,6 +112,7 @@ def train_candidate(
     samples = TrainingSet.open(training_set)
     start = _find_start(section.start_from, registry, root)
     recipe = start.views if start else (ViewRecipe() if section.architecture == "small" else SQUEEZED)
+    recipe = recipe.with_scale(None)
     own = None
     if own_labels is not None and own_images is not None:
         if start is None:
@@ -135,6 +146,10 @@ def train_candidate(
         of_own = own.compare(start, trained.model, choose_device(section.device)) if own and start else {}
         for head, found in of_own.items():
             log.info("Own labels, %s: %s.", head, found.line())
+        scale_version, champion = _scale_of(section, registry, root, samples, settings)
+        recipe, flag_facts = _flag_facts(
+            section, trained, samples, recipe, champion, images=images, limits=limits
+        )
         save_model(
             output,
             trained.model,
@@ -143,7 +158,8 @@ def train_candidate(
             facts={
                 **trained.facts(),
                 **facts.to_json(),
-                **_flag_facts(section, trained, samples, recipe, images, limits),
+                **flag_facts,
+                "scale_version": scale_version,
                 **_seen_facts(samples, start),
                 **({"own_labels": {h: one.model_dump() for h, one in of_own.items()}} if own else {}),
             },
@@ -158,10 +174,14 @@ def _flag_facts(
     trained: TrainedModel,
     samples: TrainingSet,
     recipe: ViewRecipe,
+    champion: LoadedModel | None,
+    *,
     images: Path,
     limits: LimitsParams,
-) -> dict[str, Any]:
-    """``thresholds`` of the flags and ``intervals`` of the scores, from images of the validation split.
+) -> tuple[ViewRecipe, dict[str, Any]]:
+    """The recipe on the champion's scale, and on it ``thresholds`` of flags and ``intervals`` of scores.
+
+    All are from images of the validation split.
 
     Without the images table there are thresholds for whole images alone, from the dataset's samples, and
     intervals only for a model that sees nothing else.
@@ -176,31 +196,100 @@ def _flag_facts(
         limits=limits,
         seed=section.seed,
         device=device,
+        champion=champion,
     )
+    if champion and scored is None:
+        log.warning("Without the images table there is no map to the champion's scale.")
     if scored is None:
         rows = samples.indices("validation")
         scores = predict_scores(
             trained.model, samples.images, rows, batch_size=section.batch_size, device=device
         )
         scored = scored_samples(predictions_table(samples, rows, scores))
-    clean, degraded, of_images = scored
+    clean, degraded, of_images, _ = scored
     facts: dict[str, Any] = {}
-    if of_images or recipe == SQUEEZED:
-        intervals = calibrate_intervals(degraded.scores, degraded.labels)
+    if champion and (scale := _fit_scale(scored, samples, champion)):
+        recipe = recipe.with_scale(scale)
+        facts["scale_r2"] = _r2_on(scale, degraded)
+    if of_images or recipe.squeezed:
+        intervals = calibrate_intervals(recipe.on_scale(degraded.scores), degraded.labels)
         facts["intervals"] = intervals and intervals.model_dump(mode="json")
     if not clean.groups:
         log.warning("No clean image in the validation split: the model gets no decision thresholds.")
-        return facts
-    found = [calibrate_thresholds(scores, section.clean_flag_share) for scores in clean.scores]
+        return recipe, facts
+    found = [
+        calibrate_thresholds(recipe.on_scale(scores), section.clean_flag_share) for scores in clean.scores
+    ]
     thresholds, whole = found if of_images else (None, *found)
-    if recipe == SQUEEZED:
+    if recipe.squeezed:
         thresholds, whole = thresholds or whole, None
-    return facts | {
+    return recipe, facts | {
         "thresholds": thresholds,
         "thresholds_whole": whole,
         "thresholds_clean_samples": len(clean.groups),
         "thresholds_of_images": of_images,
     }
+
+
+def _scale_of(
+    section: TrainParams,
+    registry: RegistryParams,
+    root: Path,
+    samples: TrainingSet,
+    settings: Mapping[str, Any],
+) -> tuple[str, LoadedModel | None]:
+    """The scale version of a model that is trained on these samples, and the champion whose scale it keeps.
+
+    A champion of another formula of labels, image size or profile of degradations has a scale of its own.
+    """
+    try:
+        champion = load_model(_find_champion(registry, root)[0], torch.device("cpu"))
+    except QualityModelError as error:
+        log.warning("There is no champion whose scale is kept: %s", error.problem)
+        return SCALE_VERSION, None
+    version = champion.facts.scale_version or FIRST_SCALE_VERSION
+    formula, _, number = version.partition(".")
+    theirs = (formula, champion.image_size_px, (champion.facts.settings or {}).get("generate.profile"))
+    if theirs != (SCALE_VERSION, samples.image_size_px, settings.get("generate.profile")):
+        return SCALE_VERSION, None
+    if section.keep_scale:
+        return version, champion
+    return f"{SCALE_VERSION}.{int(number) + 1 if number.isdigit() else 1}", None
+
+
+def _fit_scale(scored: ScoredImages, samples: TrainingSet, champion: LoadedModel) -> ScaleMap | None:
+    """The map from scores of the first recipe to the champion's; None, and a warning, with few images.
+
+    A model scores scenes that it has seen better than others, so those of the champion count only where there
+    are too few others.
+    """
+    if scored.champion is None:
+        return None
+    ours = np.concatenate([scored.clean.scores[0], scored.degraded.scores])
+    seen = seen_groups([champion.facts], samples, "validation")
+    rows = ~np.isin([*scored.clean.groups, *scored.degraded.groups], seen)
+    if rows.sum() < FEWEST_IMAGES:
+        rows[:] = True
+    try:
+        return fit_scale(ours[rows], scored.champion[rows], champion.sha256)
+    except UsageError as error:
+        log.warning("%s Scores are on the model's own scale. %s", error.problem, error.remedy)
+        return None
+
+
+def _r2_on(scale: ScaleMap, degraded: DegradedScores) -> dict[Head, list[float]]:
+    """R2 of degraded images by head, of the network's own scores and of those on the scale."""
+    labels = degraded.labels.astype(np.float64)
+    both = np.stack([degraded.scores, scale.of(degraded.scores)])
+    variance = np.maximum(labels.var(axis=0), np.finfo(np.float64).tiny)
+    raw, mapped = 1.0 - np.mean((both - labels) ** 2, axis=1) / variance
+    for at, head in enumerate(HEADS):
+        if raw[at] - mapped[at] > MOST_R2_LOST:
+            log.warning(
+                "On the champion's scale R2 of %s is %.3f, without it %.3f: see docs/gate.md.",
+                *(head, mapped[at], raw[at]),
+            )
+    return {head: [float(raw[at]), float(mapped[at])] for at, head in enumerate(HEADS)}
 
 
 def _find_start(reference: str, registry: RegistryParams, root: Path) -> LoadedModel | None:
@@ -216,23 +305,33 @@ def _find_start(reference: str, registry: RegistryParams, root: Path) -> LoadedM
         return None
     if reference != CHAMPION:  # whose weights are the bundled ones while there is none
         return load_model(find_model(reference, root, registry).path, torch.device("cpu"))
-    known = ProjectPaths(root).state / _LAST_CHAMPION
-    try:
-        source = find_model(AUTO, root, registry)
-        storage.write_json(known, {"path": str(source.path.absolute()), "version": source.ref.version})
-        path, version = source.path, source.ref.version
-    except ModelNotFoundError:
-        raise
-    except RegistryError as error:
-        log.warning("%s Training starts from the last known champion.", error.problem)
-        noted = storage.read_json(known) if known.exists() else {}
-        path, version = Path(noted.get("path", "")), noted.get("version")
-        if not noted or not path.is_dir():
-            path, version = find_model(pretrained.NAME, root, registry).path, None
+    path, version = _find_champion(registry, root)
     log.info(
         "Training starts from %s.", f"version {version}, the champion" if version else "the bundled model"
     )
     return load_model(path, torch.device("cpu"))
+
+
+def _find_champion(registry: RegistryParams, root: Path) -> tuple[Path, str | None]:
+    """The champion's files and version, those that were last known, or the bundled model's.
+
+    Raises:
+        ModelNotFoundError: None of them is there.
+    """
+    known = ProjectPaths(root).state / _LAST_CHAMPION
+    try:
+        source = find_model(AUTO, root, registry)
+        storage.write_json(known, {"path": str(source.path.absolute()), "version": source.ref.version})
+    except ModelNotFoundError:
+        raise
+    except RegistryError as error:
+        log.warning("%s The last known champion is used.", error.problem)
+        noted = storage.read_json(known) if known.exists() else {}
+        path = Path(noted.get("path", ""))
+        if noted and path.is_dir():
+            return path, noted.get("version")
+        return find_model(pretrained.NAME, root, registry).path, None
+    return source.path, source.ref.version
 
 
 def _seen_facts(samples: TrainingSet, start: LoadedModel | None) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from quality_model.core.provenance import ModelFacts
 from quality_model.data.dataset import (
     group_digest,
     seen_by,
+    seen_groups,
     seen_in_training,
-    seen_test_groups,
     split_by_group,
     stratified_subset,
 )
@@ -95,20 +95,20 @@ def saw(*groups: str, source: str = "mine") -> ModelFacts:
 
 
 def test_only_test_groups_that_one_of_the_models_has_seen_are_found(samples) -> None:
-    assert seen_test_groups([saw("g03", "g00"), saw("g11")], samples) == ("g03", "g11")
-    assert seen_test_groups([saw()], samples) == ()
-    assert seen_test_groups([saw("g03", source="another")], samples) == ()
+    assert seen_groups([saw("g03", "g00"), saw("g11")], samples, "test") == ("g03", "g11")
+    assert seen_groups([saw()], samples, "test") == ()
+    assert seen_groups([saw("g03", source="another")], samples, "test") == ()
     assert group_digest("mine", "g03") == group_digest("mine + others", "mine/g03")
 
 
 def test_a_model_without_digests_may_have_seen_everything(samples) -> None:
-    assert seen_test_groups([saw(), ModelFacts()], samples) == ALL_TEST_GROUPS
+    assert seen_groups([saw(), ModelFacts()], samples, "test") == ALL_TEST_GROUPS
 
 
 def test_an_older_model_of_the_same_dataset_has_seen_its_train_and_validation_splits(samples) -> None:
     facts = ModelFacts(data_sha256=samples.data_sha256, settings={"train.start_from": None})
     assert seen_by(facts, samples) == seen_in_training(samples)
-    assert seen_test_groups([facts], samples) == ()
+    assert seen_groups([facts], samples, "test") == ()
     assert (
         seen_by(facts.model_copy(update={"settings": {"train.start_from": "weights@0123"}}), samples) is None
     )
@@ -129,11 +129,11 @@ def test_an_image_is_known_by_its_bytes_wherever_it_is(samples) -> None:
     before = dataset_of(samples)
     facts = ModelFacts(seen_groups=sorted(seen_in_training(before)))
     moved = where(samples, "g03", "sha of g00", "new " + samples.manifest["group"])
-    assert seen_test_groups([facts], dataset_of(samples, image_sha256=moved)) == ("g03",)
+    assert seen_groups([facts], dataset_of(samples, image_sha256=moved), "test") == ("g03",)
 
     swapped = samples.manifest["split"].map({"train": "test", "test": "train", "validation": "validation"})
     another = dataset_of(samples, split=swapped, image_sha256="new " + samples.manifest["group"])
-    assert seen_test_groups([facts], another) == ()  # other images in the place of seen ones
+    assert seen_groups([facts], another, "test") == ()  # other images in the place of seen ones
 
 
 def test_other_crops_of_a_seen_group_were_seen(samples) -> None:
@@ -142,7 +142,7 @@ def test_other_crops_of_a_seen_group_were_seen(samples) -> None:
     facts = ModelFacts(seen_groups=sorted(seen_in_training(before)))
     later_split = where(samples, "g00", "test", samples.manifest["split"])
     later = dataset_of(samples, image_id=crops, image_sha256="second " + crops, split=later_split)
-    assert seen_test_groups([facts], later) == ("g00",)
+    assert seen_groups([facts], later, "test") == ("g00",)
 
 
 def test_excluded_groups_do_not_count_unless_no_others_are_left(samples) -> None:

@@ -138,3 +138,15 @@ def test_what_is_not_known_is_missing_and_no_number_is_made_up() -> None:
     assert not re.search(r"\b0\.\d", card.replace("2.0.", ""))
     assert "Refused; " in model_card({}, None, replace(DECISION, action="refused"))
     assert all(f"| `{head}` | " in card for head in HEADS)
+
+
+def test_the_card_says_whose_scale_the_scores_are_on_and_what_the_map_costs() -> None:
+    facts = {"scale_r2": {"color_cast": [0.561, 0.43], "noise": [0.9, 0.9]}}
+    mapped = DESCRIPTION | {
+        "views": {"scale": {"champion_sha256": "d" * 64, "num_images": 390}},
+        "facts": facts,
+    }
+    text = model_card(mapped, None, None)
+    assert f"the champion before, of weights `{'d' * 12}`; the map was fitted on 390 images." in text
+    assert "without and with it: color_cast 0.561 and 0.430, noise 0.900 and 0.900." in text
+    assert "champion before" not in model_card(DESCRIPTION, None, None)

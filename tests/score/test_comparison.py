@@ -5,6 +5,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,8 @@ def test_a_folder_is_scored_by_both_models_and_what_changes_is_kept(compared: Co
     assert noise["mean_change"] == pytest.approx(noise["mean_new"] - noise["mean_old"])
     assert noise["mean_change"] > 0.6
     assert told["heads"]["blurriness"]["mean_absolute_change"] == 0.0  # the same weights but for noise
+    assert noise["largest_rate_change"] == 1.0  # none is above .2 before, all are above .6 now
+    assert told["heads"]["blurriness"]["largest_rate_change"] == 0.0
     assert told["same_model"] is False and "with itself" not in compared.headline()
 
     storage.require_sealed(kept, verify=True)
@@ -325,3 +328,9 @@ def test_a_folder_without_one_readable_image_says_so() -> None:
     assert found.summary()["heads"]["noise"]["mean_change"] is None
     assert "- a: empty (no bytes)" in found.markdown()
     assert "noise" in found.table()
+
+
+def test_rates_of_models_on_different_scales_are_not_compared(compared: Comparison) -> None:
+    other = replace(compared, new=replace(compared.new, scale_version="2"))
+    assert "scale versions 1 and 2" in other.headline() and "scale" not in compared.headline()
+    assert {other.change(head).largest_rate_change for head in HEADS} == {None}

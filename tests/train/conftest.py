@@ -128,11 +128,14 @@ def write_images(folder: Path, images: list[Pixels]) -> None:
     storage.seal(folder, [TABLE_NAME], rows=len(images))
 
 
-def write_photographs(folder: Path, photo: Pixels, profile: str = "calibrated") -> TrainingSet:
-    """Write ten photographs of 40 px, each clean, then degraded four times; two are for validation."""
+def write_photographs(
+    folder: Path, photo: Pixels, profile: str = "calibrated", num_validation: int = 2
+) -> TrainingSet:
+    """Write photographs of 40 px, each clean, then degraded four times; eight are for training."""
     images, labels, rows = [], [], []
-    for number in range(10):
-        clean = resize(photo[20 * number : 20 * number + 240, 20 * number : 20 * number + 240], PHOTO_PX)
+    for number in range(8 + num_validation):
+        top, left = 20 * number % 260, (20 * number + 37 * (number // 13)) % 260
+        clean = resize(photo[top : top + 240, left : left + 240], PHOTO_PX)
         for variant in range(5):
             randomness = SampleRandomness(3, f"{number}#{variant:02}")
             made = PROFILES[profile]
