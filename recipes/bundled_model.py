@@ -133,6 +133,7 @@ def finish(model: Path, held_out: Path, output: Path) -> None:
     recipe = best[1]
     loaded = load_model(model, torch.device("cpu"))
     facts = loaded.facts.to_json()
+    facts.pop("scale_r2", None)  # of a map that these views are without
     for key, one in (("thresholds", recipe), ("thresholds_whole", SQUEEZED)):
         scores, _ = _image_scores(engine.scores, size_px, one, clean)
         facts[key] = calibrate_thresholds(scores, FLAGGED_SHARE)
