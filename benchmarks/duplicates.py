@@ -61,6 +61,7 @@ def make_table(rows: int, random: np.random.Generator) -> pa.Table:
             "width": sides[0],
             "height": sides[1],
             "size_bytes": random.integers(10_000, 1_000_000, rows),
+            "jpeg_quality": random.integers(50, 100, rows, dtype=np.int32),
             "error_code": pa.nulls(rows, pa.string()),
         }
     )

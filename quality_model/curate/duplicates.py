@@ -6,7 +6,8 @@ every image that is left out has a better one beside it that is kept, no two kep
 distance, and a chain of small changes does not join what is far apart.
 
 **The best** of a group has the lowest ``worst_score`` in steps of `SCORE_STEP`, then the most pixels, the
-most bytes, and the first key.
+highest ``jpeg_quality`` (other formats and results without it: the highest of all), the lowest
+``worst_score``, the most bytes, and the first key.
 
 **What is a duplicate.** Files of equal SHA-256 always are. Others are by their hashes, if both say something:
 half of the bits of an image with detail are set, because they compare with the median; a hash with fewer than
@@ -44,9 +45,12 @@ this step, in 37 with a step of .1, and in 8 without one: shrinking and compress
 
 FEWEST_BITS: Final = 16
 
+_LOSSLESS: Final = 101
+"""Above every quality of JPEG, 1 to 100."""
+
 COLUMNS: Final = (
     *("key", "sha256", "phash", "worst_score"),
-    *("width", "height", "size_bytes", "error_code"),
+    *("width", "height", "size_bytes", "jpeg_quality", "error_code"),
 )
 """The columns of a result that decide (docs/results-format.md)."""
 
@@ -117,13 +121,17 @@ def _order_of_preference(scored: pa.Table) -> Indices:
     """The numbers of the rows, the best first."""
     scores = scored["worst_score"].to_numpy().astype(np.float64)
     pixels = scored["width"].to_numpy().astype(np.int64) * scored["height"].to_numpy()
-    ordered = pa.table(
-        [np.round(scores / SCORE_STEP), pixels, scored["size_bytes"], scored["key"]],
-        names=["step", "pixels", "bytes", "key"],
-    )
-    up, down = "ascending", "descending"
-    keys = [("step", up), ("pixels", down), ("bytes", down), ("key", up)]
-    return np.asarray(pc.sort_indices(ordered, sort_keys=keys).to_numpy().astype(np.int64))
+    ordered = {
+        "step": (np.round(scores / SCORE_STEP), "ascending"),
+        "pixels": (pixels, "descending"),
+        "quality": (scored["jpeg_quality"].fill_null(_LOSSLESS), "descending"),
+        "score": (scores, "ascending"),
+        "bytes": (scored["size_bytes"], "descending"),
+        "key": (scored["key"], "ascending"),
+    }
+    columns = pa.table({name: column for name, (column, _) in ordered.items()})
+    keys = [(name, order) for name, (_, order) in ordered.items()]
+    return np.asarray(pc.sort_indices(columns, sort_keys=keys).to_numpy().astype(np.int64))
 
 
 def _in_rows(num_rows: int, rows: Indices, best: Indices, distance: npt.NDArray[np.uint8]) -> DuplicateGroups:

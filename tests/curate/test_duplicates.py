@@ -45,7 +45,7 @@ def table_of(*rows: dict[str, object]) -> pa.Table:
     for number, row in enumerate(rows):
         key = f"{chr(ord('a') + number)}.jpg"
         values = {"key": key, "sha256": key, "phash": DETAIL, "worst_score": 0.3, "width": 40, "height": 30}
-        values |= {"size_bytes": 1000, "error_code": None, **row}
+        values |= {"size_bytes": 1000, "jpeg_quality": 90, "error_code": None, **row}
         if values["error_code"] is not None:
             values |= dict.fromkeys(["phash", "worst_score", "width", "height"])
         if values["phash"] is not None:
@@ -59,6 +59,7 @@ def table_of(*rows: dict[str, object]) -> pa.Table:
         pa.int32(),
         pa.int32(),
         pa.int64(),
+        pa.int32(),
         pa.string(),
     ]
     return pa.Table.from_pylist(made, schema=pa.schema(list(zip(COLUMNS, types, strict=True))))
@@ -133,12 +134,15 @@ def test_a_chain_of_small_changes_does_not_join_what_is_far_apart() -> None:
     [
         {"worst_score": 0.1, "width": 10},
         {"worst_score": 0.31, "width": 80, "size_bytes": 1},  # a score that is as good, and more pixels
+        {"worst_score": 0.31, "jpeg_quality": 91},
+        {"worst_score": 0.31, "jpeg_quality": None},  # no JPEG file
+        {"worst_score": 0.29, "size_bytes": 1},
         {"size_bytes": 1001},
         {},  # equal: the first key
     ],
-    ids=["score", "pixels", "bytes", "key"],
+    ids=["step", "pixels", "quality", "lossless", "score", "bytes", "key"],
 )
-def test_the_best_of_a_group_has_the_lower_score_then_more_pixels_then_more_bytes(
+def test_the_best_of_a_group_has_a_clearly_lower_score_then_more_pixels_then_higher_quality(
     better: dict[str, object],
 ) -> None:
     rows = [{**better, "key": "a"}, {"key": "b", "sha256": "b"}]
