@@ -149,10 +149,11 @@ class Calibration:
         if self.is_known:
             return f"{total} images: {first}, and for the threshold (its rates to ±{KNOWN_TO:.0%})."
         worst = max(self.rates.found.half_width, self.rates.wrongly.half_width)
-        good, bad = self.needed
+        needed = zip(self.needed, ("good", "bad"), strict=True)
+        more = " and ".join(f"{count} more {side}" for count, side in needed if count)
         return (
             f"{total} images: {first}, not enough for the threshold (its rates to ±{worst:.0%}, not"
-            f" ±{KNOWN_TO:.0%}): label about {good} more good and {bad} more bad ones."
+            f" ±{KNOWN_TO:.0%}): label about {more} ones."
         )
 
 
