@@ -6,6 +6,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -44,12 +45,15 @@ def workplace(trained: Path, tmp_path_factory: pytest.TempPathFactory, photo: Pi
     project = Path(shutil.copytree(trained, tmp_path_factory.mktemp("readme") / "project", symlinks=True))
     replace_champion_by_a_poor_one(project)
     (project / "labels.csv").write_text("key,head,label\n")
+    random = np.random.default_rng(0)
     for number in range(40):
         folder = project / "my-images" / f"album-{number % 10}"
         folder.mkdir(parents=True, exist_ok=True)
         top, left = 40 * (number // 8), 45 * (number % 8)
-        Image.fromarray(photo[top : top + 96, left : left + 96]).save(folder / f"{number}.png")
+        crop = photo[top : top + 96, left : left + 96]
         label = "bad" if number % 2 else "good"
+        noise = random.normal(0.0, 40.0, crop.shape) if label == "bad" else 0.0
+        Image.fromarray(np.clip(crop + noise, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
         labelled = project / "my-labels" / label / f"{number}.png"
         labelled.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(folder / f"{number}.png", labelled)
