@@ -74,6 +74,7 @@ def gallery(output: Path, to: Path | None) -> None:
 )
 @click.option("--originals", type=PATH, metavar="PATH", help="Where the originals are, if they moved.")
 @click.option("--dry-run", is_flag=True, help="Say what each rule drops, and write nothing.")
+@click.option("--gallery", "page", type=PATH, metavar="FILE", help="Show what each rule drops: an HTML file.")
 @with_download
 def filter_(
     output: Path,
@@ -97,6 +98,7 @@ def filter_(
     shard_size: int,
     originals: Path | None,
     dry_run: bool,
+    page: Path | None,
     download: DownloadRules | None,
 ) -> None:
     """List, copy, link or shard what is good of a result.
@@ -104,11 +106,13 @@ def filter_(
     OUT is the folder of a result. An image is dropped if one rule drops it; without a rule, what is flagged
     is dropped. Originals are never changed. Run the same command again to resume.
     """
-    from quality_model.curate.filter import Outputs, filter_result, read_thresholds
+    from quality_model.curate.filter import Outputs, filter_result, read_thresholds, show_dropped
     from quality_model.curate.rules import Balance, BestOfDuplicates, Bound, Only, Where
 
-    if not (dry_run or lists or copy or link or shards):
-        raise UsageError("There is nothing to write.", "Give --to, --copy, --link, --shards, or --dry-run.")
+    if not (dry_run or lists or copy or link or shards or page):
+        raise UsageError(
+            "There is nothing to write.", "Give --to, --copy, --link, --shards, --gallery or --dry-run."
+        )
     if (copy and link) or (symlink and not link) or (strata and not balance):
         raise UsageError(
             "--copy excludes --link, --symlink needs --link, and --strata needs --balance.", "See --help."
@@ -136,13 +140,15 @@ def filter_(
     outcome = filter_result(
         output,
         rules,
-        None if dry_run else to,
+        to if not dry_run and (lists or copy or link or shards) else None,
         flagged=_heads(flagged),
         thresholds=read_thresholds(thresholds) if thresholds else None,
         balance=Balance(balance, strata) if balance else None,
     )
     for line in outcome.lines():
         click.echo(line)
+    if page is not None:
+        click.echo(f"Gallery: {show_dropped(output, outcome, page)}")
     outcome.require_complete()
 
 

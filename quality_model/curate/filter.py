@@ -13,6 +13,7 @@ import numpy as np
 from quality_model.core import storage
 from quality_model.core.figures import text_table
 from quality_model.curate import outputs, shards
+from quality_model.curate.gallery import Section, write_gallery
 from quality_model.curate.originals import Finished, Losses, Mask, Rows
 from quality_model.curate.outputs import How
 from quality_model.curate.rules import Balance, Rule, Verdict, flag_rules, judge
@@ -22,6 +23,10 @@ from quality_model.score.reading import DownloadRules
 
 RECORD_SUFFIX: Final = ".filter.json"
 """Of the record beside a list or a table."""
+
+
+_SHOWN: Final = 100
+"""Images of each rule in a gallery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,20 @@ def filter_result(
     return Filtered(
         title, outcome.num_rows, outcome.num_kept, verdict, outcome.errors, (*to.lists, *to.folders), losses
     )
+
+
+def show_dropped(output: Path, found: Filtered, to: Path) -> Path:
+    """Write a gallery of what each rule drops, a sample each, the worst first; give its path.
+
+    Raises:
+        UsageError, StorageError: As of `write_gallery`.
+    """
+    rows = Finished.open(output).rows()
+    sections = []
+    for count, mask in zip(found.verdict.counts, found.verdict.masks, strict=True):
+        note = f"{count.drops} dropped, {count.alone} of them by this rule alone"
+        sections.append(Section(f"Dropped: {count.title}", rows.sample(mask & rows.scored, _SHOWN), note))
+    return write_gallery(output, to, [section for section in sections if section.keys])
 
 
 def read_thresholds(path: Path) -> dict[Head, float]:

@@ -97,15 +97,32 @@ class Rows:
         found[~self.scored] = np.nan
         return found
 
+    def sample(self, chosen: Mask, count: int) -> list[str]:
+        """The keys of the chosen rows with the smallest hashes, those with the highest worst score first."""
+        (numbers,) = np.nonzero(chosen)
+        numbers = np.sort(numbers[np.argsort(self.key_hashes(chosen))[:count]])
+        found = np.zeros(len(chosen), np.bool_)
+        found[numbers] = True
+        order = np.argsort(-self.numbers("worst_score")[numbers], kind="stable")
+        keys: list[str] = []
+        for batch, mask in self._masked(["key"], found):
+            keys += batch.column(0).filter(mask).to_pylist()
+        return [keys[number] for number in order]
+
     def key_hashes(self, chosen: Mask) -> npt.NDArray[np.uint64]:
         """Of the keys of chosen rows, in order: the first eight bytes of SHA-256, the same everywhere."""
         hashes: list[int] = []
-        at = 0
-        for batch in self.batches(["key"]):
-            keys = batch.column(0).filter(pa.array(chosen[at : at + len(batch)])).to_pylist()
+        for batch, mask in self._masked(["key"], chosen):
+            keys = batch.column(0).filter(mask).to_pylist()
             hashes += [int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) for key in keys]
-            at += len(batch)
         return np.array(hashes, dtype=np.uint64)
+
+    def _masked(self, columns: Collection[str], chosen: Mask) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
+        """Batches of some columns, each with its part of a mask."""
+        first = 0
+        for batch in self.batches(columns):
+            yield batch, pa.array(chosen[first : first + len(batch)])
+            first += len(batch)
 
 
 @dataclass(frozen=True, slots=True)

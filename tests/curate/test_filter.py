@@ -153,3 +153,11 @@ def test_python_gives_what_the_command_does(place: Path) -> None:
     assert names_in(place / "kept") == keys(0, 1, 2, 3)
     with pytest.raises(UsageError, match="Did you mean noise"):
         filter_result(Path("out"), [Bound("nois", 0.3)])
+
+
+def test_a_gallery_shows_what_each_rule_drops(place: Path, capsys) -> None:
+    assert filtered("--max", "noise=.5", "--min", "overall=.9", "--dry-run", "--gallery", "dropped.html") == 0
+    page = (place / "dropped.html").read_text()
+    assert "Dropped: noise > 0.5" in page
+    assert "8 dropped, 5 of them by this rule alone" in page
+    assert "Gallery: dropped.html" in capsys.readouterr().out
