@@ -27,10 +27,9 @@ import pyarrow.parquet as pq
 
 from quality_model.core import storage
 from quality_model.core.figures import text_table
-from quality_model.core.folders import JOB_NAME, is_result
+from quality_model.curate.finished import open_finished
 from quality_model.curate.hash_search import Indices, first_of_equal, leaders
-from quality_model.errors import IncompleteError, UsageError
-from quality_model.score.result import read_rows
+from quality_model.errors import UsageError
 
 MAX_DISTANCE: Final = 6
 """Bits of 64, the default (docs/filter.md has what it finds)."""
@@ -217,19 +216,10 @@ def report_duplicates(output: Path, max_distance: int = MAX_DISTANCE) -> Duplica
         max_distance: As of `find_groups`.
 
     Raises:
-        UsageError: It is no result, or one without hashes; or the distance is not allowed.
-        IncompleteError: It is not finished.
-        CorruptError: A file is not what the completion marker says.
+        UsageError: It has no hashes, or the distance is not allowed.
+        UsageError, IncompleteError, CorruptError: As of `open_finished`.
     """
-    if not is_result(output):
-        raise UsageError(f"{output} is no result of `score`.", "Name the folder that it printed.")
-    if not (output / JOB_NAME).exists():
-        raise IncompleteError(f"{output} is not finished.", "Run the same `score` again: it resumes.")
-    storage.require_sealed(output, marker_name=JOB_NAME)
-    try:
-        table = read_rows(output, COLUMNS)
-    except pa.ArrowInvalid:  # of schema version 1
-        raise _no_hashes() from None
+    table = open_finished(output).rows(COLUMNS)
     found = find_groups(table, max_distance)
     members = np.flatnonzero(found.group >= 0)
     members = members[np.lexsort((found.distance[members], ~found.is_best[members], found.group[members]))]

@@ -19,7 +19,7 @@ from quality_model.core.pixels import Pixels
 from quality_model.core.views import WHOLE_AREA, Area, ViewRecipe, Views
 from quality_model.records import HEADS, Head
 
-SIDE_PX: Final = 192
+SIDE_PX: Final = 256
 """Longest side of a thumbnail."""
 
 _JPEG_QUALITY: Final = 80
@@ -34,7 +34,7 @@ class Thumbnail:
 
     Attributes:
         key: Of the image's row.
-        jpeg: The whole image, upright, with its borders: at most 192 px a side, never enlarged.
+        jpeg: The whole image, upright, with its borders: at most `SIDE_PX` a side, never enlarged.
         boxes: Of each head the part of the image whose view decided the score: left, top, right and bottom,
             as fractions of width and height; None for the whole view.
     """

@@ -111,14 +111,13 @@ def test_nothing_kept_is_an_error_before_anything_is_written_and_all_kept_is_sai
         (["--dry-run", "--flagged", "hue"], "Heads are color_cast"),
         (["--dry-run", "--drop-worst", "110%"], "between 0 and 1"),
         (["--dry-run", "--drop-worst", "noise=x"], "between 0 and 1"),
-        (["--dry-run", "--thresholds", "own.json"], "holds no thresholds"),
-        (["--dry-run", "--thresholds", "nowhere.json"], "cannot be read as JSON"),
+        (["--dry-run", "--thresholds", "own.json"], "is no file of thresholds: nose"),
+        (["--dry-run", "--thresholds", "nowhere.json"], "nowhere.json is not there"),
         (["--dry-run", "--strata", "own.json"], "--strata needs --balance"),
         (["--copy", "a", "--link", "b"], "excludes --link"),
         (["--copy", "a", "--shards", "a"], "is inside a"),
         (["--copy", "a", "--to", "a/keys.txt"], "is inside a"),
         (["--to", "a", "--to", "a"], "in one place"),
-        (["--max", "noise=.3"], "nothing to write"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(
@@ -136,11 +135,32 @@ def test_what_is_no_finished_result_of_this_release_is_refused_in_a_line(place: 
     assert filtered("--dry-run") == 10
     assert "is not finished" in capsys.readouterr().err
     (place / "job.json").rename(place / "out" / "job.json")
-    plan = json.loads((place / "out" / "plan.json").read_text())
-    plan["settings"]["schema_version"] = 99
-    (place / "out" / "plan.json").write_text(json.dumps(plan))
+    facts = json.loads((place / "out" / "job.json").read_text())
+    (place / "out" / "job.json").write_text(json.dumps(facts | {"schema_version": 99}))
     assert filtered("--dry-run") == 2
     assert "version 99" in capsys.readouterr().err
+
+
+def test_without_an_output_it_says_what_would_be_dropped_and_how_to_write(place: Path, capsys) -> None:
+    assert filtered("--max", "noise=.3", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert filtered("--max", "noise=.3") == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert lines == shown.splitlines() and last.startswith("Nothing is written: give --to FILE")
+    assert {path.name for path in place.iterdir()} == {"images", "out"}
+
+
+def test_thresholds_of_another_scale_are_refused_and_those_written_by_hand_are_used(
+    place: Path, capsys
+) -> None:
+    by_hand = {"noise": 0.5}
+    (place / "own.json").write_text(json.dumps(by_hand))
+    assert filtered("--thresholds", "own.json", "--flagged", "noise") == 0
+    assert "flagged noise (> 0.5)" in capsys.readouterr().out
+    model = {"name": "other", "version": None, "sha256": "a" * 64, "scale_version": "99"}
+    (place / "own.json").write_text(json.dumps({"thresholds": by_hand, "model": model}))
+    assert filtered("--thresholds", "own.json") == 2
+    assert "scale version 99, and the scores are of 1" in capsys.readouterr().err
 
 
 def test_python_gives_what_the_command_does(place: Path) -> None:

@@ -147,7 +147,7 @@ def remove_marker(output: Path) -> None:
 
 def change_version(output: Path) -> None:
     facts = json.loads((output / "job.json").read_text())
-    (output / "job.json").write_text(json.dumps(facts | {"schema_version": 1}))
+    (output / "job.json").write_text(json.dumps(facts | {"schema_version": 99}))
 
 
 def cut_part(output: Path) -> None:
@@ -167,7 +167,7 @@ def move_images(output: Path) -> None:
     [
         (shutil.rmtree, UsageError, "is no result of `score`"),
         (remove_marker, IncompleteError, "is not finished"),
-        (change_version, UsageError, "has version 1 of the columns"),
+        (change_version, UsageError, "has version 99 of the columns"),
         (cut_part, QualityModelError, "is not the file that job.json describes"),
     ],
 )

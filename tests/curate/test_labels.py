@@ -115,8 +115,8 @@ def test_the_images_to_label_next_are_printed_and_written(place: Path, said: Sai
             "--next names images of a result",
         ),
         (["out", "out", "--labels", "labels.csv"], "--labels are of the images of one result"),
-        (["images", "--labels", "labels.csv"], "images is no scoring result"),
-        (["none", "--labels", "labels.csv"], "none is no scoring result"),
+        (["images", "--labels", "labels.csv"], "images is no result of `score`"),
+        (["none", "--labels", "labels.csv"], "none is no result of `score`"),
         (["out", "--labels", "none.csv"], "none.csv cannot be read"),
         (["out", "--labels", "labels.csv", "--head", "sharpness"], "'sharpness' is not one of"),
     ],
@@ -141,7 +141,7 @@ def test_an_interrupted_result_has_no_thresholds(place: Path, said: Said) -> Non
     for name in ("plan.json", "plan.parquet"):
         (place / "half" / name).write_bytes((place / "out" / name).read_bytes())
     code, _, err = said("thresholds", "half", "--target-flag-rate", ".05")
-    assert code == 10 and "half is not complete" in err
+    assert code == 10 and "half is not finished" in err
 
 
 def test_thresholds_of_another_model_stay_as_they_are(place: Path, said: Said) -> None:
