@@ -270,5 +270,5 @@ def _write_folders(result: FinishedResult, kept: Mask, to: Outputs, record: dict
             losses = outputs.place_files(folder, result, kept, how, to.download)
     if to.shards is not None:
         with outputs.own_folder(to.shards, records[to.shards]):
-            losses = shards.write_shards(to.shards, result, kept, to.shard_size, to.download)
+            losses |= shards.write_shards(to.shards, result, kept, to.shard_size, to.download)
     return losses

@@ -217,6 +217,10 @@ class Losses:
         if len(named) < _KEYS_NAMED:
             named.append(key)
 
+    def __or__(self, other: "Losses") -> "Losses":
+        """Those of two outputs of the same originals: what is lost for both counts once."""
+        return Losses(dict(Counter(self.counts) | Counter(other.counts)), {**other.keys, **self.keys})
+
     @property
     def total(self) -> int:
         return sum(self.counts.values())

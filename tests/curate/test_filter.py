@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from quality_model.cli import run
 from quality_model.errors import UsageError
 
 from .conftest import filtered, key, keys, names_in, rows_of, tree
@@ -126,19 +125,6 @@ def test_arguments_that_mean_nothing_are_refused(
     (place / "own.json").write_text('{"nose": 0.3}')
     assert filtered(*arguments) == 2
     assert said in capsys.readouterr().err
-
-
-def test_what_is_no_finished_result_of_this_release_is_refused_in_a_line(place: Path, capsys) -> None:
-    assert run(["filter", "images", "--dry-run"]) == 2
-    assert "is no result" in capsys.readouterr().err
-    (place / "out" / "job.json").rename(place / "job.json")
-    assert filtered("--dry-run") == 10
-    assert "is not finished" in capsys.readouterr().err
-    (place / "job.json").rename(place / "out" / "job.json")
-    facts = json.loads((place / "out" / "job.json").read_text())
-    (place / "out" / "job.json").write_text(json.dumps(facts | {"schema_version": 99}))
-    assert filtered("--dry-run") == 2
-    assert "version 99" in capsys.readouterr().err
 
 
 def test_without_an_output_it_says_what_would_be_dropped_and_how_to_write(place: Path, capsys) -> None:
