@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Final
@@ -166,9 +166,7 @@ def filter_result(
     for path in to.lists:
         _write_list(path, result, listed, to, record)
     losses = _write_folders(result, verdict.kept, to, record)
-    return Filtered(
-        title, outcome.num_rows, outcome.num_kept, verdict, outcome.errors, (*to.lists, *to.folders), losses
-    )
+    return replace(outcome, written=(*to.lists, *to.folders), losses=losses)
 
 
 def show_dropped(output: Path, found: Filtered, to: Path) -> Path:

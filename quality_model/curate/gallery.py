@@ -8,7 +8,6 @@ text.
 import base64
 import hashlib
 import html
-import io
 import json
 import re
 import shlex
@@ -19,9 +18,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from PIL import Image
-
 from quality_model.core import storage
 from quality_model.curate.finished import FinishedResult, open_finished
 from quality_model.curate.overview import Overview, Row, overview
@@ -29,6 +25,7 @@ from quality_model.errors import UsageError
 from quality_model.params import WITHOUT_PROJECT
 from quality_model.records import HEADS, MEANINGS, Head
 from quality_model.score.compare import read_again
+from quality_model.score.sketches import jpeg_of
 from quality_model.score.summary import REPORT_NAME
 from quality_model.score.thumbnails import Thumbnail, read_thumbnails
 
@@ -39,7 +36,6 @@ _MAX_BYTES: Final = 20_000_000
 _MOST: Final = 240
 """Images of a section."""
 _LARGEST_DETAIL: Final = 500
-_JPEG_QUALITY: Final = 82
 _TITLES: Final[dict[Head, tuple[str, str]]] = {
     "color_cast": ("Colour cast", "cast"),
     "blurriness": ("Blur", "blur"),
@@ -129,7 +125,7 @@ def _read(result: FinishedResult, keys: list[str], *, required: bool) -> dict[st
         )
     images = read_again(result.folder, result.root, keys, WITHOUT_PROJECT.score, result.limits)
     read = {
-        key: Thumbnail(key, _jpeg(pixels), {})
+        key: Thumbnail(key, jpeg_of(pixels), {})
         for key, pixels in zip(keys, images, strict=True)
         if pixels is not None
     }
@@ -138,12 +134,6 @@ def _read(result: FinishedResult, keys: list[str], *, required: bool) -> dict[st
             f"{result.folder} has no thumbnails, and no image at {result.root} can be read.", remedy
         )
     return read
-
-
-def _jpeg(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return buffer.getvalue()
 
 
 def _page(

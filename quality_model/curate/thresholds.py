@@ -19,7 +19,7 @@ from quality_model.curate.finished import FinishedResult
 from quality_model.errors import QualityModelError, UsageError
 from quality_model.records import HEADS, Head, ModelRef
 
-Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 _MOST_DIGITS: Final = 17
 
 
@@ -111,12 +111,12 @@ class _File(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    thresholds: dict[Head, Share] = Field(min_length=1)
+    thresholds: dict[Head, _Share] = Field(min_length=1)
     model: _MadeWith
 
 
 _BY_HAND: Final = TypeAdapter(
-    Annotated[dict[Head, Share], Field(min_length=1)], config=ConfigDict(strict=True)
+    Annotated[dict[Head, _Share], Field(min_length=1)], config=ConfigDict(strict=True)
 )
 """Heads and scores alone, as a person writes them."""
 

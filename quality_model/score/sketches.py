@@ -106,12 +106,17 @@ class Sketch:
 
     def thumbnail(self, of_views: npt.NDArray[np.float32], recipe: ViewRecipe) -> Thumbnail:
         """The thumbnail, given the scores of the views, float32 (n, 4)."""
-        target = io.BytesIO()
         small = views.resized(self.pixels, *_size(self.width, self.height))
-        Image.fromarray(small).save(target, "JPEG", quality=_JPEG_QUALITY)
         deciding = zip(HEADS, views.deciding(of_views, recipe), strict=True)
         boxes = {head: self.areas[at] if at else None for head, at in deciding}
-        return Thumbnail(self.wanted.key, target.getvalue(), boxes)
+        return Thumbnail(self.wanted.key, jpeg_of(small), boxes)
+
+
+def jpeg_of(pixels: Pixels) -> bytes:
+    """The bytes of a JPEG file of an image, uint8 (height, width, 3)."""
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "JPEG", quality=_JPEG_QUALITY)
+    return target.getvalue()
 
 
 def _size(width: int, height: int) -> tuple[int, int]:

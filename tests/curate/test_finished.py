@@ -45,7 +45,7 @@ def cut(output: Path) -> Path:
     [
         (lambda output: output.parent / "images", 2, "images is no result of `score`"),
         (lambda output: output.parent / "none", 2, "none is no result of `score`"),
-        (lambda output: output.rename(os.fsdecode(b"out\xff")), 2, r"out\\xff is not UTF-8"),
+        (lambda output: output.rename(os.fsdecode(b"out\xff")), 2, r"out\xff is not UTF-8"),
         (unfinished, 10, "out is not finished"),
         (change(schema_version=99), 2, "has version 99 of the columns"),
         (change(schema_version=0), 2, "has version 0 of the columns"),
