@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from quality_model.curate.duplicates import LARGEST_DISTANCE, MAX_DISTANCE, find_groups
+from quality_model.core.measures import NEAR_DUPLICATE_BITS
+from quality_model.curate.duplicates import MAX_DISTANCE, find_groups
 
 Hashes = npt.NDArray[np.uint64]
 _AT_ONCE = 50_000
@@ -74,7 +75,7 @@ def peak_mb() -> float:
 @click.command()
 @click.option("--rows", default=1_000_000, show_default=True, type=click.IntRange(min=1000))
 @click.option(
-    "--max-distance", default=[MAX_DISTANCE], multiple=True, type=click.IntRange(0, LARGEST_DISTANCE)
+    "--max-distance", default=[MAX_DISTANCE], multiple=True, type=click.IntRange(0, NEAR_DUPLICATE_BITS)
 )
 def main(rows: int, max_distance: tuple[int, ...]) -> None:
     """Print time, rows a second and peak memory for each distance, in the order given."""

@@ -118,6 +118,11 @@ class ModelRef:
     run_id: str | None
     sha256: str
 
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.name} version {self.version}" if self.version else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class QualityScores:

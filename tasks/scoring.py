@@ -22,7 +22,7 @@ from quality_model.params import LimitsParams, ScoreParams
 from quality_model.records import FLAG_COLUMNS, HEADS
 from quality_model.release.pages import jpeg_url
 from quality_model.score import job
-from quality_model.score.compare import read_thumbnails
+from quality_model.score.compare import read_again
 from quality_model.score.inputs import InputChoice
 from quality_model.score.selection import Kind
 from quality_model.score.summary import ScoreSummary
@@ -80,7 +80,7 @@ def flagged_sheet(summary: ScoreSummary, inputs: Path, section: ScoreParams, lim
     rows = worst.to_pylist()
     if not rows:
         return "No image is flagged."
-    thumbnails = read_thumbnails(summary.output, inputs, [row["key"] for row in rows], section, limits)
+    thumbnails = read_again(summary.output, inputs, [row["key"] for row in rows], section, limits)
     cells = [_cell(row, pixels) for row, pixels in zip(rows, thumbnails, strict=True)]
     cells += [""] * (-len(cells) % _COLUMNS)
     lines = [cells[start : start + _COLUMNS] for start in range(0, len(cells), _COLUMNS)]

@@ -62,7 +62,7 @@ def thresholds(out: Path, target: float, heads: tuple[Head, ...], to: Path | Non
     click.echo(text_table(titles, rows, right=titles[1:]))
     click.echo(f"Of {found[0].num_images} scored images.")
     by_head = {one.head: one.threshold for one in found}
-    _hand_over(OwnThresholds.of(by_head, result.model, result.scale_version), to, out)
+    _hand_over(OwnThresholds.of(by_head, result.model, result.model.scale_version), to, out)
 
 
 @command()
@@ -143,7 +143,7 @@ def _calibrate_result(
     ]
     by_head = {one.head: one.threshold.value for one in found if one.threshold is not None}
     if by_head:
-        _hand_over(OwnThresholds.of(by_head, result.model, result.scale_version), to, out)
+        _hand_over(OwnThresholds.of(by_head, result.model, result.model.scale_version), to, out)
     chosen: dict[str, None] = {}
     for head, threshold in by_head.items():
         rows = result.rows(["key", head, "phash"])

@@ -74,6 +74,7 @@ def gallery(output: Path, to: Path | None) -> None:
 )
 @click.option("--originals", type=PATH, metavar="PATH", help="Where the originals are, if they moved.")
 @click.option("--dry-run", is_flag=True, help="Say what each rule drops, and write nothing.")
+@click.option("--gallery", "page", type=PATH, metavar="FILE", help="Show what each rule drops: an HTML file.")
 @with_download
 def filter_(
     output: Path,
@@ -97,6 +98,7 @@ def filter_(
     shard_size: int,
     originals: Path | None,
     dry_run: bool,
+    page: Path | None,
     download: DownloadRules | None,
 ) -> None:
     """List, copy, link or shard what is good of a result.
@@ -104,11 +106,9 @@ def filter_(
     OUT is the folder of a result. An image is dropped if one rule drops it; without a rule, what is flagged
     is dropped. Originals are never changed. Run the same command again to resume.
     """
-    from quality_model.curate.filter import Outputs, filter_result, read_thresholds
+    from quality_model.curate.filter import Outputs, filter_result, show_dropped
     from quality_model.curate.rules import Balance, BestOfDuplicates, Bound, Only, Where
 
-    if not (dry_run or lists or copy or link or shards):
-        raise UsageError("There is nothing to write.", "Give --to, --copy, --link, --shards, or --dry-run.")
     if (copy and link) or (symlink and not link) or (strata and not balance):
         raise UsageError(
             "--copy excludes --link, --symlink needs --link, and --strata needs --balance.", "See --help."
@@ -131,18 +131,23 @@ def filter_(
         originals=originals,
         download=download,
     )
+    is_written = not dry_run and bool(lists or folder or shards)
     if not (rules or flagged or thresholds):
         click.echo("No rule is given: what is flagged is dropped.")
     outcome = filter_result(
         output,
         rules,
-        None if dry_run else to,
+        to if is_written else None,
         flagged=_heads(flagged),
-        thresholds=read_thresholds(thresholds) if thresholds else None,
+        thresholds=thresholds,
         balance=Balance(balance, strata) if balance else None,
     )
     for line in outcome.lines():
         click.echo(line)
+    if page is not None:
+        click.echo(f"Gallery: {show_dropped(output, outcome, page)}")
+    if not is_written and not dry_run and page is None:
+        click.echo("Nothing is written: give --to FILE, --copy DIR, --link DIR or --shards DIR.")
     outcome.require_complete()
 
 

@@ -277,7 +277,11 @@ def _grid_contrast(luma: npt.NDArray[np.uint8]) -> float:
 
 
 NEAR_DUPLICATE_BITS: Final = 10
-"""Images whose hashes differ in at most so many of 64 bits count as one (docs/results-format.md)."""
+"""Images whose hashes differ in more of 64 bits are no near duplicates (docs/results-format.md).
+
+Within it labels are not given twice, nor parted into training and test. `curate.duplicates` drops images, so
+that it takes fewer by default.
+"""
 
 _HASH_PX: Final = 32
 _HASH_SIDE: Final = 8

@@ -28,16 +28,13 @@ import pyarrow.parquet as pq
 
 from quality_model.core import storage
 from quality_model.core.figures import text_table
-from quality_model.core.folders import JOB_NAME, is_result
+from quality_model.core.measures import NEAR_DUPLICATE_BITS
+from quality_model.curate.finished import open_finished
 from quality_model.curate.hash_search import Indices, first_of_equal, leaders
-from quality_model.errors import IncompleteError, UsageError
-from quality_model.score.result import read_rows
+from quality_model.errors import UsageError
 
 MAX_DISTANCE: Final = 6
 """Bits of 64, the default (docs/filter.md has what it finds)."""
-
-LARGEST_DISTANCE: Final = 10
-"""From it on unrelated images are within the distance, and the search takes many times as long."""
 
 SCORE_STEP: Final = 0.2
 """Of 56 scenes with copies of half the size and of JPEG quality 50, the scene itself was the best in 47 with
@@ -91,14 +88,14 @@ def find_groups(table: pa.Table, max_distance: int = MAX_DISTANCE) -> DuplicateG
         table: Has `COLUMNS`, of a result's types; rows in any order, which changes no group. Rows with an
             error code are in no group.
         max_distance: Most bits of 64 in which a hash may differ from that of its group's best; 0 to
-            `LARGEST_DISTANCE`. Hashes of photographs differ in an even number.
+            `NEAR_DUPLICATE_BITS`. Hashes of photographs differ in an even number.
 
     Raises:
         UsageError: Images were scored, and none has a hash; or the distance is not allowed.
     """
-    if not 0 <= max_distance <= LARGEST_DISTANCE:
+    if not 0 <= max_distance <= NEAR_DUPLICATE_BITS:
         raise UsageError(
-            f"The distance {max_distance} is not 0 to {LARGEST_DISTANCE}.", "Choose one, in bits of 64."
+            f"The distance {max_distance} is not 0 to {NEAR_DUPLICATE_BITS}.", "Choose one, in bits of 64."
         )
     is_scored = pc.is_null(table["error_code"])
     scored, rows = table.filter(is_scored), np.flatnonzero(is_scored.to_numpy())
@@ -225,19 +222,10 @@ def report_duplicates(output: Path, max_distance: int = MAX_DISTANCE) -> Duplica
         max_distance: As of `find_groups`.
 
     Raises:
-        UsageError: It is no result, or one without hashes; or the distance is not allowed.
-        IncompleteError: It is not finished.
-        CorruptError: A file is not what the completion marker says.
+        UsageError: It has no hashes, or the distance is not allowed.
+        UsageError, IncompleteError, CorruptError: As of `open_finished`.
     """
-    if not is_result(output):
-        raise UsageError(f"{output} is no result of `score`.", "Name the folder that it printed.")
-    if not (output / JOB_NAME).exists():
-        raise IncompleteError(f"{output} is not finished.", "Run the same `score` again: it resumes.")
-    storage.require_sealed(output, marker_name=JOB_NAME)
-    try:
-        table = read_rows(output, COLUMNS)
-    except pa.ArrowInvalid:  # of schema version 1
-        raise _no_hashes() from None
+    table = open_finished(output).rows(COLUMNS)
     found = find_groups(table, max_distance)
     members = np.flatnonzero(found.group >= 0)
     members = members[np.lexsort((found.distance[members], ~found.is_best[members], found.group[members]))]

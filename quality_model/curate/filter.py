@@ -1,9 +1,8 @@
 """A result filtered: rules decide what is kept, and that is written. Originals and the result stay."""
 
 import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Final
@@ -13,15 +12,22 @@ import numpy as np
 from quality_model.core import storage
 from quality_model.core.figures import text_table
 from quality_model.curate import outputs, shards
-from quality_model.curate.originals import Finished, Losses, Mask, Rows
+from quality_model.curate.finished import FinishedResult, open_finished
+from quality_model.curate.gallery import Section, write_gallery
+from quality_model.curate.originals import Losses, Mask, Rows, moved_to
 from quality_model.curate.outputs import How
 from quality_model.curate.rules import Balance, Rule, Verdict, flag_rules, judge
+from quality_model.curate.thresholds import read_thresholds
 from quality_model.errors import InputErrorsAboveLimit, UsageError
-from quality_model.records import HEADS, Head
+from quality_model.records import Head
 from quality_model.score.reading import DownloadRules
 
 RECORD_SUFFIX: Final = ".filter.json"
 """Of the record beside a list or a table."""
+
+
+_SHOWN: Final = 100
+"""Images of each rule in a gallery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,7 @@ def filter_result(
     to: Outputs | None = None,
     *,
     flagged: Sequence[Head] = (),
-    thresholds: dict[Head, float] | None = None,
+    thresholds: Path | Mapping[Head, float] | None = None,
     balance: Balance | None = None,
 ) -> Filtered:
     """Decide by rules which rows of a result are kept, and write these.
@@ -122,29 +128,30 @@ def filter_result(
         rules: Of `rules`; each is applied to all rows.
         to: Where to write; None: nothing is written.
         flagged: Drop also what these heads flag.
-        thresholds: Of one's own for flags; a head without one has that of the result. Given, all heads flag
-            unless ``flagged`` names some.
+        thresholds: Of one's own for flags, or a file of them (`read_thresholds`); a head without one has
+            that of the result. Given, all heads flag unless ``flagged`` names some.
         balance: Each value of a column loses the same share.
 
     Raises:
-        UsageError: ``output`` is no result, a rule does not fit it, nothing is kept, or a place to write is
-            inside the originals or the result, or has other files.
+        UsageError: ``output`` is no result, a rule or a file of thresholds does not fit it, nothing is kept,
+            or a place to write is inside the originals or the result, or has other files.
         IncompleteError, CorruptError: The result is not finished, or is damaged.
         StorageError: The disk is full, or another process writes there.
     """
-    finished = Finished.open(output)
-    rows = finished.rows()
+    result = open_finished(output)
+    rows = Rows.of(result.files, result.thresholds)
+    if isinstance(thresholds, Path):
+        thresholds = read_thresholds(thresholds, scale_version=result.model.scale_version)
     rules = list(rules)
     if flagged or thresholds or not rules:
         rules += flag_rules(rows, flagged, thresholds)
     verdict = judge(rows, rules, balance)
-    model = finished.plan.model
-    title = f"{output}: {len(rows.scored)} rows, scored by {model.title}."
+    title = f"{output}: {len(rows.scored)} rows, scored by {result.model.title}."
     outcome = Filtered(title, len(rows.scored), int(verdict.kept.sum()), verdict, dict(rows.errors))
     if to is None:
         return outcome
     if to.originals is not None:
-        finished = finished.moved_to(to.originals)
+        result = moved_to(result, to.originals)
     listed = verdict.kept | ~rows.scored if to.keep_errors else verdict.kept
     if not (listed if to.lists else verdict.kept).any():
         drops = ", ".join(f"{count.title}: {count.drops}" for count in verdict.counts)
@@ -152,46 +159,39 @@ def filter_result(
             f"Nothing is kept, so nothing is written: all {outcome.num_rows} rows are dropped ({drops}).",
             "Loosen a rule; --dry-run says what each drops.",
         )
-    _require_places(to, finished)
-    record = _record(finished, {**rows.thresholds, **(thresholds or {})}, rows, verdict, balance)
+    _require_places(to, result)
+    record = _record(result, {**rows.thresholds, **(thresholds or {})}, rows, verdict, balance)
     for folder, its_record in _records(to, record).items():
         outputs.require_free(folder, its_record)
     for path in to.lists:
-        _write_list(path, finished, listed, to, record)
-    losses = _write_folders(finished, verdict.kept, to, record)
-    return Filtered(
-        title, outcome.num_rows, outcome.num_kept, verdict, outcome.errors, (*to.lists, *to.folders), losses
-    )
+        _write_list(path, result, listed, to, record)
+    losses = _write_folders(result, verdict.kept, to, record)
+    return replace(outcome, written=(*to.lists, *to.folders), losses=losses)
 
 
-def read_thresholds(path: Path) -> dict[Head, float]:
-    """Thresholds in a JSON file: an object of heads and scores, or one with such an object as ``thresholds``.
+def show_dropped(output: Path, found: Filtered, to: Path) -> Path:
+    """Write a gallery of what each rule drops, a sample each, the worst first; give its path.
 
     Raises:
-        UsageError: It is something else.
+        UsageError, StorageError: As of `write_gallery`.
     """
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{path} cannot be read as JSON: {error}.", "`thresholds` writes such files."
-        ) from None
-    values = found.get("thresholds", found) if isinstance(found, dict) else None
-    known = {head: values[head] for head in HEADS if head in values} if isinstance(values, dict) else {}
-    is_right = all(isinstance(value, int | float) and 0 <= value <= 1 for value in known.values())
-    if not known or not isinstance(values, dict) or set(values) - set(HEADS) or not is_right:
-        raise UsageError(
-            f"{path} holds no thresholds.",
-            f'It is {{"noise": 0.1, ...}}: heads ({", ".join(HEADS)}), scores from 0 to 1.',
-        )
-    return {head: float(value) for head, value in known.items()}
+    result = open_finished(output)
+    rows = Rows.of(result.files, result.thresholds)
+    sections = []
+    for count, mask in zip(found.verdict.counts, found.verdict.masks, strict=True):
+        note = f"{count.drops} dropped, {count.alone} of them by this rule alone"
+        sections.append(Section(f"Dropped: {count.title}", rows.sample(mask & rows.scored, _SHOWN), note))
+    return write_gallery(output, to, [section for section in sections if section.keys])
 
 
 def _record(
-    finished: Finished, thresholds: dict[Head, float], rows: Rows, verdict: Verdict, balance: Balance | None
+    result: FinishedResult,
+    thresholds: dict[Head, float],
+    rows: Rows,
+    verdict: Verdict,
+    balance: Balance | None,
 ) -> dict[str, object]:
     """What was kept of what, and why: JSON values that depend on the result and the rules alone."""
-    model = finished.plan.model
     balanced = None
     if balance is not None:
         file = None if balance.file is None else storage.file_sha256(balance.file)
@@ -199,9 +199,9 @@ def _record(
     return {
         "rules": [asdict(count) for count in verdict.counts],
         "balance": balanced,
-        "model": model.described()["model"],
+        "model": result.model.described()["model"],
         "thresholds": thresholds,
-        "result": {"sha256": finished.sha256, "plan_sha256": finished.plan.plan_sha256},
+        "result": {"sha256": result.sha256, "plan_sha256": result.plan_sha256},
         "counts": {
             "rows": len(rows.scored),
             "kept": int(verdict.kept.sum()),
@@ -211,7 +211,7 @@ def _record(
     }
 
 
-def _require_places(to: Outputs, finished: Finished) -> None:
+def _require_places(to: Outputs, result: FinishedResult) -> None:
     """Refuse, before anything is written, places inside the originals or the result, and those of others."""
     places = [*to.lists, *to.folders]
     for place, folder in product(places, to.folders):
@@ -221,33 +221,33 @@ def _require_places(to: Outputs, finished: Finished) -> None:
         raise UsageError("Two outputs are in one place.", "Name another for each.")
     for place in places:
         resolved = place.resolve()
-        if resolved.is_relative_to(finished.folder.resolve()):
-            raise UsageError(f"{place} is inside the result {finished.folder}.", "Choose another place.")
-        if (
-            finished.is_tree and resolved.is_relative_to(finished.root.resolve())
-        ) or resolved == finished.root:
-            raise UsageError(f"{place} is inside what was scored, {finished.root}.", "Choose another place.")
+        if resolved.is_relative_to(result.folder.resolve()):
+            raise UsageError(f"{place} is inside the result {result.folder}.", "Choose another place.")
+        if (result.is_tree and resolved.is_relative_to(result.root.resolve())) or resolved == result.root:
+            raise UsageError(f"{place} is inside what was scored, {result.root}.", "Choose another place.")
     for path in to.lists:
         if path.is_dir() or (path.exists() and not _record_path(path).exists()):
             raise UsageError(
                 f"{path} is there and was not written by filter.", "Choose another name, or move it away."
             )
     if to.files and to.files[1] != "copy":
-        outputs.require_linkable(finished)
+        outputs.require_linkable(result)
 
 
 def _record_path(path: Path) -> Path:
     return path.with_name(path.name + RECORD_SUFFIX)
 
 
-def _write_list(path: Path, finished: Finished, listed: Mask, to: Outputs, record: dict[str, object]) -> None:
+def _write_list(
+    path: Path, result: FinishedResult, listed: Mask, to: Outputs, record: dict[str, object]
+) -> None:
     storage.write_json(
         _record_path(path), {**record, "keep_errors": to.keep_errors}
     )  # first: it says the list is ours
     if path.suffix.lower() == ".parquet":
-        outputs.write_rows(path, finished, listed)
+        outputs.write_rows(path, result, listed)
     else:
-        outputs.write_keys(path, finished, listed, null=to.null)
+        outputs.write_keys(path, result, listed, null=to.null)
 
 
 def _records(to: Outputs, record: dict[str, object]) -> dict[Path, dict[str, object]]:
@@ -260,13 +260,13 @@ def _records(to: Outputs, record: dict[str, object]) -> dict[Path, dict[str, obj
     return records
 
 
-def _write_folders(finished: Finished, kept: Mask, to: Outputs, record: dict[str, object]) -> Losses:
+def _write_folders(result: FinishedResult, kept: Mask, to: Outputs, record: dict[str, object]) -> Losses:
     losses, records = Losses(), _records(to, record)
     if to.files is not None:
         folder, how = to.files
         with outputs.own_folder(folder, records[folder]):
-            losses = outputs.place_files(folder, finished, kept, how, to.download)
+            losses = outputs.place_files(folder, result, kept, how, to.download)
     if to.shards is not None:
         with outputs.own_folder(to.shards, records[to.shards]):
-            losses = shards.write_shards(to.shards, finished, kept, to.shard_size, to.download)
+            losses |= shards.write_shards(to.shards, result, kept, to.shard_size, to.download)
     return losses

@@ -1,17 +1,22 @@
 """A finished scoring result, as what looks at it and acts on it reads it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quality_model.core import folders
-from quality_model.core.jobs import DATA_FOLDER, JobFolder
+from quality_model.core import storage
+from quality_model.core.folders import JOB_NAME, file_name, is_result, printable
 from quality_model.errors import CorruptError, IncompleteError, UsageError
-from quality_model.records import Head, ModelRef
+from quality_model.params import WITHOUT_PROJECT, LimitsParams
+from quality_model.records import SCHEMA_VERSION, Head
+from quality_model.score.result import ScoringModel
+from quality_model.score.selection import Kind
+
+_BATCH_ROWS: Final = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,46 +24,109 @@ class FinishedResult:
     """The folder of a result, with what its completion marker says.
 
     Attributes:
+        files: Of the rows, in the order of the plan, with the rows of each.
         model: Which made the scores.
-        scale_version: What the scores mean (`records.SCALE_VERSION`).
-        thresholds: Stored with the result; empty for a model without.
-        files: Of the rows, in the order of the plan.
+        sha256: Of the whole result.
+        plan_sha256: Tells it from every other result.
+        kind: Of the files that were scored.
+        root: What was scored: a folder, a file, or the folder that names are relative to.
+        is_tree: Everything below ``root`` was scored.
+        limits: Those of the job: what an image may be.
     """
 
     folder: Path
-    model: ModelRef
-    scale_version: str
-    thresholds: Mapping[Head, float]
-    files: tuple[Path, ...]
+    files: Mapping[Path, int]
+    model: ScoringModel
+    sha256: str
+    plan_sha256: str
+    kind: Kind
+    root: Path
+    is_tree: bool
+    limits: LimitsParams
+
+    @property
+    def thresholds(self) -> Mapping[Head, float]:
+        """Stored with the result; empty for a model without."""
+        return self.model.thresholds or {}
+
+    @property
+    def base(self) -> Path:
+        """The folder that names are relative to."""
+        return self.root if self.root.is_dir() else self.root.parent
 
     def rows(self, columns: Collection[str]) -> pa.Table:
-        """Some columns of all rows, in the order of the plan."""
-        return pa.concat_tables([pq.read_table(file, columns=list(columns)) for file in self.files])
+        """Some columns of all rows, in the order of the plan.
+
+        Raises:
+            UsageError: The result is of an earlier release, without one of them.
+        """
+        schema = pq.read_schema(next(iter(self.files)))
+        if missing := [column for column in columns if column not in schema.names]:
+            raise UsageError(
+                f"{self.folder} has no column {', '.join(missing)}.", "Score again, with --overwrite."
+            )
+        chosen = pa.schema([schema.field(column) for column in columns])
+        return pa.Table.from_batches(self.batches(columns), chosen)
+
+    def batches(self, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of all rows, a hundred thousand rows at a time."""
+        return batches_of(self.files, columns)
 
 
-def open_finished(path: Path) -> FinishedResult:
-    """The finished result that a folder is, or is inside of.
+def batches_of(files: Iterable[Path], columns: Collection[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of the rows of Parquet files, a hundred thousand rows at a time."""
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(_BATCH_ROWS, columns=list(columns))
+
+
+def open_finished(folder: Path) -> FinishedResult:
+    """The finished result in a folder.
 
     Raises:
-        UsageError: It is no result, or one of an earlier layout.
+        UsageError: It is no result, one of an earlier layout or a later release, or has a name that PyArrow
+            cannot open.
         IncompleteError: It is not finished.
-        CorruptError: Its completion marker does not say which model made it.
+        CorruptError: It is not what its completion marker says.
     """
-    folder = folders.result_of(path)
-    if folder is None:
-        raise UsageError(f"{path} is no scoring result.", "Name the folder that `score` wrote.")
-    marker = JobFolder(folder).completion()
-    if marker is None:
-        raise IncompleteError(f"{folder} is not complete.", "Run its `score` command again to resume it.")
-    if "schema_version" not in marker:
-        raise UsageError(f"{folder} is a result of an earlier layout.", "Score the collection again.")
+    if not is_result(folder):
+        raise UsageError(f"{folder} is no result of `score`.", "Name the folder that it printed.")
     try:
-        facts: dict[str, Any] = marker["model"]
-        model = ModelRef(facts["name"], facts["version"], facts["run_id"], facts["sha256"])
-        names = [entry["name"] for entry in marker["files"]]
-        files = tuple(folder / name for name in names if name.startswith(f"{DATA_FOLDER}/"))
-        return FinishedResult(folder, model, facts["scale_version"], marker["thresholds"] or {}, files)
+        str(folder).encode()
+    except UnicodeEncodeError:  # PyArrow opens no such path
+        raise UsageError(f"The path {printable(str(folder))} is not UTF-8.", "Rename the folder.") from None
+    if not (folder / JOB_NAME).exists():
+        raise IncompleteError(f"{folder} is not finished.", "Run the same `score` again: it resumes.")
+    facts = storage.require_sealed(folder, marker_name=JOB_NAME)
+    version = facts.get("schema_version", 0)
+    if not 0 < version <= SCHEMA_VERSION:
+        raise UsageError(
+            f"{folder} has version {version} of the columns; this release reads 1 to {SCHEMA_VERSION}.",
+            "Install a newer release."
+            if version
+            else "Score again, with --overwrite or into another folder.",
+        )
+    try:
+        return _described(folder, facts)
     except (KeyError, TypeError, AttributeError):
         raise CorruptError(
-            f"The completion marker of {folder} does not name its model.", "Score the collection again."
+            f"The completion marker of {folder} does not say what made it of what.", "Score again."
         ) from None
+
+
+def _described(folder: Path, facts: Mapping[str, Any]) -> FinishedResult:
+    inputs, settings = facts["inputs"], facts["settings"]
+    root, written = Path(file_name(inputs["absolute_root"])), Path(file_name(inputs["root"]))
+    limits = {name: settings[name] for name in ("max_pixels", "max_bytes")}
+    return FinishedResult(
+        folder=folder,
+        files={folder / part["file"]: part["rows"] for part in facts["parts"]},
+        model=ScoringModel(**facts["model"], thresholds=facts["thresholds"]),
+        sha256=facts["sha256"],
+        plan_sha256=facts["plan_sha256"],
+        kind=inputs["kind"],
+        root=root,
+        # Of several arguments or a list, root is only what names are relative to.
+        is_tree=root.is_dir() and (written.name in (root.name, "", "..") or written.resolve() == root),
+        limits=WITHOUT_PROJECT.limits.model_copy(update={**limits, "formats": tuple(settings["formats"])}),
+    )

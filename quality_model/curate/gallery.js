@@ -246,7 +246,7 @@ function enlarge(image) {
       element("div", { class: "row" }, element("span", { text: `As for ${heads[judged].title.toLowerCase()}:` }), mark("good"), mark("bad")),
       element("div", { class: "row" }, step(-1, "Previous"), step(1, "Next"), element("button", { type: "button", onclick: () => $("enlarged").close(), text: "Close" })))));
   const shown = $("enlarged").querySelector("img");
-  shown?.addEventListener("load", () => { shown.style.width = `${Math.min(660, 2.5 * shown.naturalWidth)}px`; });
+  shown?.addEventListener("load", () => { shown.style.width = `${2.5 * shown.naturalWidth}px`; });
   if (!$("enlarged").open) $("enlarged").showModal();
   const buttons = [...$("enlarged").querySelectorAll("button:not([disabled])")];
   (buttons.find((button) => button.textContent === focus) ?? buttons.at(-1)).focus();

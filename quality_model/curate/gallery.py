@@ -8,7 +8,6 @@ text.
 import base64
 import hashlib
 import html
-import io
 import json
 import re
 import shlex
@@ -19,16 +18,14 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from PIL import Image
-
 from quality_model.core import storage
-from quality_model.core.folders import file_name
-from quality_model.curate.overview import FinishedResult, Overview, Row, open_result, overview
+from quality_model.curate.finished import FinishedResult, open_finished
+from quality_model.curate.overview import Overview, Row, overview
 from quality_model.errors import UsageError
 from quality_model.params import WITHOUT_PROJECT
 from quality_model.records import HEADS, MEANINGS, Head
-from quality_model.score.compare import read_thumbnails as read_again
+from quality_model.score.compare import read_again
+from quality_model.score.sketches import jpeg_of
 from quality_model.score.summary import REPORT_NAME
 from quality_model.score.thumbnails import Thumbnail, read_thumbnails
 
@@ -39,8 +36,6 @@ _MAX_BYTES: Final = 20_000_000
 _MOST: Final = 240
 """Images of a section."""
 _LARGEST_DETAIL: Final = 500
-_SIDE_PX: Final = 320
-_JPEG_QUALITY: Final = 82
 _TITLES: Final[dict[Head, tuple[str, str]]] = {
     "color_cast": ("Colour cast", "cast"),
     "blurriness": ("Blur", "blur"),
@@ -75,9 +70,9 @@ def write_gallery(output: Path, to: Path | None = None, sections: Sequence[Secti
     Raises:
         UsageError: The folder is no result, one of another release, or one whose images are neither kept nor
             where they were; or ``to`` is no place for a page.
-        IncompleteError, CorruptError, StorageError: As of `open_result` and `storage.write_text`.
+        IncompleteError, CorruptError, StorageError: As of `open_finished` and `storage.write_text`.
     """
-    result = open_result(output)
+    result = open_finished(output)
     to = output / GALLERY_NAME if to is None else to
     _require_place(to, output)
     kept = read_thumbnails(output)
@@ -121,28 +116,24 @@ def _standard(found: Overview, result: FinishedResult) -> tuple[dict[str, Row], 
 
 def _read(result: FinishedResult, keys: list[str], *, required: bool) -> dict[str, Thumbnail]:
     """Thumbnails of images that are read again; which view decided is not known of them."""
-    root = Path(file_name(result.root))
     remedy = "Put them back there, or score again with this release, which keeps thumbnails."
-    if not root.exists():
+    if not result.root.exists():
         if not required:
             return {}
-        raise UsageError(f"{result.folder} has no thumbnails, and its images are not at {root}.", remedy)
-    limits = WITHOUT_PROJECT.limits.model_copy(update=result.limits)
-    images = read_again(result.folder, root, keys, WITHOUT_PROJECT.score, limits, _SIDE_PX)
+        raise UsageError(
+            f"{result.folder} has no thumbnails, and its images are not at {result.root}.", remedy
+        )
+    images = read_again(result.folder, result.root, keys, WITHOUT_PROJECT.score, result.limits)
     read = {
-        key: Thumbnail(key, _jpeg(pixels), {})
+        key: Thumbnail(key, jpeg_of(pixels), {})
         for key, pixels in zip(keys, images, strict=True)
         if pixels is not None
     }
     if required and not read:
-        raise UsageError(f"{result.folder} has no thumbnails, and no image at {root} can be read.", remedy)
+        raise UsageError(
+            f"{result.folder} has no thumbnails, and no image at {result.root} can be read.", remedy
+        )
     return read
-
-
-def _jpeg(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return buffer.getvalue()
 
 
 def _page(
@@ -156,7 +147,7 @@ def _page(
     data = {
         "name": name,
         "id": result.plan_sha256,
-        "model": result.model,
+        "model": result.model.title,
         "inputs": found.inputs,
         "scored": found.scored,
         "command": f"quality-model filter {shlex.quote(str(result.folder))}",

@@ -1,4 +1,4 @@
-"""A finished result as it is filtered: its rows, column by column, and the originals behind them."""
+"""The rows of a finished result, column by column, and the originals behind them."""
 
 import hashlib
 from collections import Counter, deque
@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,21 +16,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from quality_model.core import decoding
-from quality_model.core.folders import file_name
-from quality_model.core.jobs import JobFolder, part_name
 from quality_model.curate.expressions import require_column
-from quality_model.errors import CorruptError, ImageError, IncompleteError, UsageError
+from quality_model.curate.finished import FinishedResult, batches_of
+from quality_model.errors import ImageError, UsageError
 from quality_model.params import LimitsParams
-from quality_model.records import SCHEMA_VERSION, Head
+from quality_model.records import Head
 from quality_model.score.inputs import sources_of
-from quality_model.score.plan import Plan, open_plan
+from quality_model.score.plan import open_plan
 from quality_model.score.reading import DownloadRules, PlannedInput, Source, fetched
+from quality_model.score.sketches import order_of
 
 Mask = npt.NDArray[np.bool_]
 
-_BATCH_ROWS: Final = 1 << 17
 _KEYS_NAMED: Final = 1000
-_MAX_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ class Rows:
     errors: Mapping[str, int]
 
     @classmethod
-    def of(cls, files: Sequence[Path], thresholds: Mapping[Head, float]) -> "Rows":
+    def of(cls, files: Collection[Path], thresholds: Mapping[Head, float]) -> "Rows":
         """Read which rows have scores; at least one file."""
         codes = pq.read_table(list(files), columns=["error_code"])["error_code"]
         counts = Counter(
@@ -60,7 +58,7 @@ class Rows:
         )
         return cls(
             tuple(files),
-            pq.read_schema(files[0]),
+            pq.read_schema(next(iter(files))),
             thresholds,
             codes.is_null().to_numpy(),
             dict(counts.most_common()),
@@ -72,9 +70,7 @@ class Rows:
 
     def batches(self, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of all rows, a hundred thousand rows at a time."""
-        for path in self.files:
-            with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(_BATCH_ROWS, columns=list(columns))
+        return batches_of(self.files, columns)
 
     def numbers(self, column: str) -> npt.NDArray[np.float64]:
         """A column of numbers, (N,), NaN where a row has no scores or the value is null.
@@ -97,136 +93,88 @@ class Rows:
         found[~self.scored] = np.nan
         return found
 
+    def sample(self, chosen: Mask, count: int) -> list[str]:
+        """The keys of the chosen rows with the smallest hashes, those with the highest worst score first."""
+        (numbers,) = np.nonzero(chosen)
+        numbers = np.sort(numbers[np.argsort(self.key_hashes(chosen))[:count]])
+        found = np.zeros(len(chosen), np.bool_)
+        found[numbers] = True
+        order = np.argsort(-self.numbers("worst_score")[numbers], kind="stable")
+        keys: list[str] = []
+        for batch, mask in self._masked(["key"], found):
+            keys += batch.column(0).filter(mask).to_pylist()
+        return [keys[number] for number in order]
+
     def key_hashes(self, chosen: Mask) -> npt.NDArray[np.uint64]:
-        """Of the keys of chosen rows, in order: the first eight bytes of SHA-256, the same everywhere."""
+        """Of the keys of chosen rows, in order (`order_of`)."""
         hashes: list[int] = []
-        at = 0
-        for batch in self.batches(["key"]):
-            keys = batch.column(0).filter(pa.array(chosen[at : at + len(batch)])).to_pylist()
-            hashes += [int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) for key in keys]
-            at += len(batch)
+        for batch, mask in self._masked(["key"], chosen):
+            keys = batch.column(0).filter(mask).to_pylist()
+            hashes += map(order_of, keys)
         return np.array(hashes, dtype=np.uint64)
 
+    def _masked(self, columns: Collection[str], chosen: Mask) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
+        """Batches of some columns, each with its part of a mask."""
+        first = 0
+        for batch in self.batches(columns):
+            yield batch, pa.array(chosen[first : first + len(batch)])
+            first += len(batch)
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A finished result.
 
-    Attributes:
-        folder: Of the result.
-        plan: Which input each row is; its model and settings.
-        sha256: Of the whole result, as its completion marker says.
-        root: What was scored: a folder, a file, or the folder that names are relative to.
-        is_tree: Everything below ``root`` was scored.
+def moved_to(result: FinishedResult, root: Path) -> FinishedResult:
+    """The same result, with the originals in another folder or file.
+
+    Raises:
+        UsageError: It is not there.
     """
+    if not root.exists():
+        raise UsageError(f"{root} is not there.", "Name what was scored, where it is now.")
+    return replace(result, root=root.resolve())
 
-    folder: Path
-    plan: Plan
-    sha256: str
-    root: Path
-    is_tree: bool
 
-    @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Open the result in a folder.
+def tables(result: FinishedResult, chosen: Mask, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The chosen rows of each part that has some, in the order of the plan."""
+    for path, mask in zip(result.files, _by_part(result, chosen), strict=True):
+        if mask.any():
+            with pq.ParquetFile(path) as file:
+                yield file.read(columns).filter(pa.array(mask))
 
-        Raises:
-            UsageError: It is none, or one of another release.
-            IncompleteError: It is not finished.
-            CorruptError: It is not what its completion marker says.
-        """
-        plan = open_plan(folder)
-        if plan is None:
-            raise UsageError(f"{folder} is no result of `score`.", "Name the folder that `score` printed.")
-        if (version := plan.settings.schema_version) > SCHEMA_VERSION:
-            raise UsageError(
-                f"{folder} has version {version} of the columns; this release reads {SCHEMA_VERSION}.",
-                "Install a newer one.",
-            )
-        facts = JobFolder(folder).completion()
-        if facts is None:
-            raise IncompleteError(f"{folder} is not finished.", "Run the same `score` again: it resumes.")
-        try:
-            root, written = (file_name(facts["inputs"][name]) for name in ("absolute_root", "root"))
-            sha256 = str(facts["sha256"])
-        except (KeyError, TypeError):
-            raise CorruptError(f"{folder} does not say what was scored.", "Score again.") from None
-        place = Path(root)
-        # Of several arguments or a list, root is only what names are relative to.
-        is_tree = place.is_dir() and (
-            Path(written).name in (place.name, "", "..") or Path(written).resolve() == place
-        )
-        return cls(folder, plan, sha256, place, is_tree)
 
-    def moved_to(self, root: Path) -> Self:
-        """The same, with the originals in another folder or file.
+def originals_of(result: FinishedResult, chosen: Mask) -> Iterator["Original"]:
+    """The originals of the chosen rows, in the order of the plan; nothing of them is read yet.
 
-        Raises:
-            UsageError: It is not there.
-        """
-        if not root.exists():
-            raise UsageError(f"{root} is not there.", "Name what was scored, where it is now.")
-        return replace(self, root=root.resolve())
+    Raises:
+        CorruptError: The plan is damaged.
+    """
+    plan = open_plan(result.folder)
+    assert plan is not None
+    facts_of_parts = tables(result, chosen, ["sha256", "size_bytes", "format"])
+    for number, mask in zip(plan.rows_of_parts, _by_part(result, chosen), strict=True):
+        if mask.any():
+            inputs = compress(plan.inputs_of(result.folder, number), mask)
+            for planned, *facts in zip(inputs, *next(facts_of_parts).to_pydict().values(), strict=True):
+                yield Original(planned, *facts)
 
-    def rows(self) -> Rows:
-        """Its rows, for rules."""
-        return Rows.of(self.files, self.plan.model.thresholds or {})
 
-    @property
-    def files(self) -> list[Path]:
-        """Of the rows, in the order of the plan."""
-        return [self.folder / part_name(number) for number in self.plan.rows_of_parts]
+def with_sources(
+    result: FinishedResult, originals: Iterable["Original"], download: DownloadRules | None
+) -> Generator[tuple["Original", Source], None, None]:
+    """Each original with its path or bytes, or why there are none, in order."""
+    waiting: deque[Original] = deque()
 
-    @property
-    def base(self) -> Path:
-        """The folder that names are relative to."""
-        return self.root if self.root.is_dir() else self.root.parent
+    def inputs() -> Iterator[PlannedInput]:
+        for original in originals:
+            waiting.append(original)
+            yield original.planned
 
-    @property
-    def limits(self) -> LimitsParams:
-        """The limits of the job: no original has more bytes."""
-        settings = self.plan.settings
-        return LimitsParams(
-            max_pixels=settings.max_pixels,
-            max_bytes=settings.max_bytes,
-            formats=settings.formats,
-            max_seconds=_MAX_SECONDS,
-        )
+    found = sources_of(inputs(), result.root, result.kind)
+    with closing(found), closing(fetched(found, download, result.limits)) as sources:
+        for source in sources:
+            yield waiting.popleft(), source
 
-    def tables(self, chosen: Mask, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The chosen rows of each part that has some, in the order of the plan."""
-        for path, mask in zip(self.files, self._by_part(chosen), strict=True):
-            if mask.any():
-                with pq.ParquetFile(path) as file:
-                    yield file.read(columns).filter(pa.array(mask))
 
-    def originals(self, chosen: Mask) -> Iterator["Original"]:
-        """The originals of the chosen rows, in the order of the plan; nothing of them is read yet."""
-        tables = self.tables(chosen, ["sha256", "size_bytes", "format"])
-        for number, mask in zip(self.plan.rows_of_parts, self._by_part(chosen), strict=True):
-            if mask.any():
-                inputs = compress(self.plan.inputs_of(self.folder, number), mask)
-                for planned, *facts in zip(inputs, *next(tables).to_pydict().values(), strict=True):
-                    yield Original(planned, *facts)
-
-    def sources(
-        self, originals: Iterable["Original"], download: DownloadRules | None
-    ) -> Generator[tuple["Original", Source], None, None]:
-        """Each original with its path or bytes, or why there are none, in order."""
-        waiting: deque[Original] = deque()
-
-        def inputs() -> Iterator[PlannedInput]:
-            for original in originals:
-                waiting.append(original)
-                yield original.planned
-
-        found = sources_of(inputs(), self.root, self.plan.kind)
-        with closing(found), closing(fetched(found, download, self.limits)) as sources:
-            for source in sources:
-                yield waiting.popleft(), source
-
-    def _by_part(self, chosen: Mask) -> list[Mask]:
-        return np.split(chosen, np.cumsum([*self.plan.rows_of_parts.values()])[:-1])
+def _by_part(result: FinishedResult, chosen: Mask) -> list[Mask]:
+    return np.split(chosen, np.cumsum([*result.files.values()])[:-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +216,10 @@ class Losses:
         named = self.keys.setdefault(code, [])
         if len(named) < _KEYS_NAMED:
             named.append(key)
+
+    def __or__(self, other: "Losses") -> "Losses":
+        """Those of two outputs of the same originals: what is lost for both counts once."""
+        return Losses(dict(Counter(self.counts) | Counter(other.counts)), {**other.keys, **self.keys})
 
     @property
     def total(self) -> int:

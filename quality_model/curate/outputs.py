@@ -23,7 +23,8 @@ from quality_model.core import storage
 from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import file_name, is_url, suffix
 from quality_model.core.jobs import LOCK_NAME
-from quality_model.curate.originals import Finished, Losses, Mask, Original
+from quality_model.curate.finished import FinishedResult
+from quality_model.curate.originals import Losses, Mask, Original, originals_of, tables, with_sources
 from quality_model.errors import ImageError, StorageError, UsageError
 from quality_model.score.plan import require_own
 from quality_model.score.reading import DownloadRules, Source
@@ -45,7 +46,7 @@ _BUSY_AFTER_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-def write_keys(path: Path, finished: Finished, chosen: Mask, *, null: bool) -> None:
+def write_keys(path: Path, result: FinishedResult, chosen: Mask, *, null: bool) -> None:
     """Write the keys of the chosen rows, a line each, or with NUL bytes between them.
 
     Raises:
@@ -53,7 +54,7 @@ def write_keys(path: Path, finished: Finished, chosen: Mask, *, null: bool) -> N
     """
     end = "\0" if null else "\n"
     with storage.staged(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        for table in finished.tables(chosen, ["key"]):
+        for table in tables(result, chosen, ["key"]):
             for key in table["key"].to_pylist():
                 if not null and ("\n" in key or "\r" in key):
                     raise UsageError(
@@ -62,11 +63,11 @@ def write_keys(path: Path, finished: Finished, chosen: Mask, *, null: bool) -> N
                 file.write(key + end)
 
 
-def write_rows(path: Path, finished: Finished, chosen: Mask) -> None:
+def write_rows(path: Path, result: FinishedResult, chosen: Mask) -> None:
     """Write the chosen rows as Parquet, with the columns and the metadata of the result."""
-    schema = pq.read_schema(finished.files[0])
+    schema = pq.read_schema(next(iter(result.files)))
     with storage.staged(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for table in finished.tables(chosen):
+        for table in tables(result, chosen):
             writer.write_table(table)
 
 
@@ -103,7 +104,7 @@ def own_folder(folder: Path, record: dict[str, object]) -> Iterator[None]:
 
 
 def place_files(
-    folder: Path, finished: Finished, chosen: Mask, how: How, download: DownloadRules | None = None
+    folder: Path, result: FinishedResult, chosen: Mask, how: How, download: DownloadRules | None = None
 ) -> Losses:
     """Copy or link the originals of the chosen rows into a folder, each at its key, and complete the folder.
 
@@ -115,8 +116,8 @@ def place_files(
         StorageError: The disk is full, or cannot be written.
     """
     losses, num_placed = Losses(), 0
-    schema = pq.read_schema(finished.files[0])
-    placer = _Placer(folder, finished, how)
+    schema = pq.read_schema(next(iter(result.files)))
+    placer = _Placer(folder, result, how)
 
     def is_placed(original: Original, source: Source) -> bool:
         try:
@@ -127,11 +128,11 @@ def place_files(
         return True
 
     with (
-        closing(finished.sources(finished.originals(chosen), download)) as sources,
+        closing(with_sources(result, originals_of(result, chosen), download)) as sources,
         storage.staged(folder / ROWS_NAME) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
-        for table in finished.tables(chosen):
+        for table in tables(result, chosen):
             placed = [is_placed(*each) for each in islice(sources, table.num_rows)]
             num_placed += sum(placed)
             writer.write_table(table.filter(pa.array(placed, pa.bool_())))
@@ -142,15 +143,15 @@ def place_files(
     return losses
 
 
-def require_linkable(finished: Finished) -> None:
+def require_linkable(result: FinishedResult) -> None:
     """Refuse links to what is no file.
 
     Raises:
         UsageError: The originals are members of archives or rows of tables.
     """
-    if finished.plan.kind != "images":
+    if result.kind != "images":
         raise UsageError(
-            f"The originals are in files of kind {finished.plan.kind}: there is nothing to link to.",
+            f"The originals are in files of kind {result.kind}: there is nothing to link to.",
             "Copy them with --copy, or write new shards with --shards.",
         )
 
@@ -182,7 +183,7 @@ class _Placer:
     """Puts originals in their places in a folder; what is not linked is copied from then on."""
 
     folder: Path
-    finished: Finished
+    result: FinishedResult
     how: How
 
     def place(self, original: Original, source: Source) -> None:
@@ -200,7 +201,7 @@ class _Placer:
             ):  # a power cut empties
                 self._require_same(target, original, source)
             elif self.how == "copy" or not isinstance(source, Path):
-                self._write(target, original.bytes_of(source, self.finished.limits), source)
+                self._write(target, original.bytes_of(source, self.result.limits), source)
             else:
                 self._require_unchanged(original, source)
                 self._link(target, source)
@@ -224,7 +225,7 @@ class _Placer:
             found = source.stat()
             if (found.st_size, found.st_mtime_ns) == (original.planned.num_bytes, original.planned.mtime_ns):
                 return
-        original.bytes_of(source, self.finished.limits)
+        original.bytes_of(source, self.result.limits)
 
     def _write(self, target: Path, data: bytes, source: Source) -> None:
         with self._moved_to(target) as temporary:

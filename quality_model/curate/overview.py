@@ -1,22 +1,18 @@
 """What a result shows at a glance, found in one pass over its rows in memory that does not grow with them."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from quality_model.core.folders import JOB_NAME, is_result, result_facts
-from quality_model.core.storage import require_sealed
-from quality_model.errors import IncompleteError, UsageError
-from quality_model.records import FLAG_COLUMNS, HEADS, SCHEMA_VERSION, Head
+from quality_model.curate.finished import FinishedResult
+from quality_model.records import FLAG_COLUMNS, HEADS, Head
+from quality_model.score.sketches import order_of
 
 NUM_STEPS: Final = 1000
 """Of the fine histograms."""
@@ -36,61 +32,6 @@ class Row:
     scores: tuple[float, ...]
     overall: float
     flags: tuple[Head, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedResult:
-    """A complete result of this release.
-
-    Attributes:
-        parts: Its files of rows, in order.
-        model: The model's name and version, for people.
-        thresholds: Of the heads that have one.
-        plan_sha256: Tells it from every other result.
-        root: What the keys are relative to: a folder, or the file that was scored, as it is printed.
-        limits: Those of the job that say what an image may be, by name.
-    """
-
-    folder: Path
-    parts: tuple[Path, ...]
-    model: str
-    thresholds: dict[Head, float]
-    plan_sha256: str
-    root: str
-    limits: dict[str, Any]
-
-
-def open_result(output: Path) -> FinishedResult:
-    """Open a complete result by its completion marker.
-
-    Raises:
-        UsageError: The folder is no result, or one of another release.
-        IncompleteError, CorruptError: The result is not finished, or not what its completion marker says.
-    """
-    if not is_result(output):
-        raise UsageError(f"{output} is no result of `score`.", "Name the folder that it printed.")
-    facts = result_facts(output / JOB_NAME)
-    if not facts:
-        raise IncompleteError(
-            f"{output} is not finished: it has no {JOB_NAME}.", "Run the same `score` again: it resumes."
-        )
-    if (version := facts.get("schema_version")) != SCHEMA_VERSION:
-        raise UsageError(
-            f"{output} has version {version or 0} of the columns; this release reads {SCHEMA_VERSION}.",
-            "Score again, with --overwrite or into another folder.",
-        )
-    require_sealed(output, marker_name=JOB_NAME)
-    model, settings = facts["model"], facts["settings"]
-    return FinishedResult(
-        folder=output,
-        parts=tuple(output / part["file"] for part in facts["parts"]),
-        model=f"{model['name']} version {model['version']}" if model["version"] else model["name"],
-        thresholds=facts["thresholds"] or {},
-        plan_sha256=facts["plan_sha256"],
-        root=facts["inputs"]["absolute_root"],
-        limits={name: settings[name] for name in ("max_pixels", "max_bytes")}
-        | {"formats": tuple(settings["formats"])},
-    )
 
 
 @dataclass(slots=True)
@@ -169,7 +110,7 @@ def overview(
     worst = {head: _Least(NUM_WORST) for head in HEADS}
     near = {head: _Least(NUM_NEAR) for head in result.thresholds}
     sample = _Least(NUM_SAMPLE)
-    for batch in _batches(result.parts):
+    for batch in result.batches(_COLUMNS):
         found.inputs += len(batch)
         failed = pc.is_valid(batch["error_code"])
         _add_errors(found.errors, batch.filter(failed))
@@ -189,7 +130,7 @@ def overview(
             least.add(-scores[head], batch)
         for head, least in near.items():
             least.add(np.abs(scores[head] - result.thresholds[head]), batch)
-        sample.add(np.array([_hash(key) for key in batch["key"].to_pylist()], np.float64), batch)
+        sample.add(np.array([*map(order_of, batch["key"].to_pylist())], np.float64), batch)
     found.worst = {head: least.rows for head, least in worst.items()}
     for head, least in near.items():
         found.near[head] = _highest_first(least.rows, head)
@@ -200,12 +141,6 @@ def overview(
 def _highest_first(rows: list[Row], head: Head) -> list[Row]:
     place = HEADS.index(head)
     return sorted(rows, key=lambda row: -row.scores[place])
-
-
-def _batches(parts: Iterable[Path]) -> Iterator[pa.RecordBatch]:
-    for part in parts:
-        with pq.ParquetFile(part) as file:
-            yield from file.iter_batches(columns=list(_COLUMNS))
 
 
 def _rows(batch: pa.RecordBatch) -> list[Row]:
@@ -227,7 +162,3 @@ def _add_errors(errors: dict[str, ErrorExamples], failed: pa.RecordBatch) -> Non
         if missing := _NUM_EXAMPLES - len(error.examples):
             of_code = failed.filter(pc.equal(failed["error_code"], counted["values"])).slice(0, missing)
             error.examples += [(row["key"], row["error_detail"] or "") for row in of_code.to_pylist()]
-
-
-def _hash(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")

@@ -22,6 +22,7 @@ from quality_model.curate.expressions import keeps, parse_condition, require_col
 from quality_model.curate.originals import Mask, Rows
 from quality_model.errors import UsageError
 from quality_model.records import FLAG_COLUMNS, HEADS, SCORE_COLUMNS, Head
+from quality_model.score.tables import first_line
 
 
 class Rule(Protocol):
@@ -335,8 +336,7 @@ def _read_strata(path: Path, column: str) -> pa.Table:
             as_text = pa.csv.ConvertOptions(column_types={"key": pa.string()})
             table = pa.csv.read_csv(path, convert_options=as_text)
     except (pa.ArrowException, OSError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{path} cannot be read: {first}", "It is CSV or Parquet.") from None
+        raise UsageError(f"{path} cannot be read: {first_line(error)}", "It is CSV or Parquet.") from None
     for name in ("key", column):
         if name not in table.column_names:
             raise UsageError(

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from quality_model.core import storage
 from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import file_name, suffix
-from quality_model.curate.originals import Finished, Losses, Mask, Original
+from quality_model.curate.finished import FinishedResult
+from quality_model.curate.originals import Losses, Mask, Original, originals_of, with_sources
 from quality_model.curate.outputs import RECORD_NAME, name_below
 from quality_model.errors import CorruptError, ImageError, IncompleteError, UsageError
 from quality_model.score.archives import ArchiveKind, ArchiveReader, list_others
@@ -46,7 +47,7 @@ class Shard:
 
 
 def write_shards(
-    folder: Path, finished: Finished, chosen: Mask, shard_size: int, download: DownloadRules | None = None
+    folder: Path, result: FinishedResult, chosen: Mask, shard_size: int, download: DownloadRules | None = None
 ) -> Losses:
     """Write the originals of the chosen rows as shards, and complete the folder.
 
@@ -57,11 +58,11 @@ def write_shards(
         UsageError: A table names its images and does not hold them.
         StorageError: The disk is full, or cannot be written.
     """
-    is_table = finished.plan.kind in ("parquet", "arrow")
-    writer = _TableShards(finished) if is_table else _TarShards(finished, download)
+    is_table = result.kind in ("parquet", "arrow")
+    writer = _TableShards(result) if is_table else _TarShards(result, download)
     losses, made = Losses(), []
     storage.sweep(folder / MARKERS_FOLDER)
-    for number, originals in enumerate(_cut(finished.originals(chosen), writer, shard_size)):
+    for number, originals in enumerate(_cut(originals_of(result, chosen), writer, shard_size)):
         name = f"shard-{number:05d}{'.parquet' if is_table else '.tar'}"
         marker = folder / MARKERS_FOLDER / f"{number:05d}.json"
         shard = _finished_shard(folder, marker, name, originals)
@@ -118,10 +119,10 @@ def _cut(
 
 
 class _TarShards:
-    def __init__(self, finished: Finished, download: DownloadRules | None) -> None:
-        self._finished = finished
+    def __init__(self, result: FinishedResult, download: DownloadRules | None) -> None:
+        self._result = result
         self._download = download
-        self._kind: ArchiveKind = "zip" if finished.plan.kind == "zip" else "tar"
+        self._kind: ArchiveKind = "zip" if result.kind == "zip" else "tar"
         self._stems: set[str] = set()
         self._last: tuple[str | None, str] | None = None
         self._others: tuple[Path | None, dict[str, list[tuple[str, int, int]]]] = (None, {})
@@ -139,7 +140,7 @@ class _TarShards:
         self._last = original.planned.file, stem
 
     def write(self, path: Path, originals: Sequence[Original], lost: dict[str, str]) -> None:
-        sources = self._finished.sources(originals, self._download)
+        sources = with_sources(self._result, originals, self._download)
         written: set[str] = set()
         with (
             closing(sources),
@@ -148,7 +149,7 @@ class _TarShards:
         ):
             for original, source in sources:
                 try:
-                    data = original.bytes_of(source, self._finished.limits)
+                    data = original.bytes_of(source, self._result.limits)
                     captions = list(
                         self._captions(original, source if isinstance(source, Path) else None, members)
                     )
@@ -173,14 +174,14 @@ class _TarShards:
                     yield str(Path(name).with_suffix(ending).as_posix()), path.read_bytes()
         if original.planned.file is None:
             return
-        archive = self._finished.base / file_name(original.planned.file)
+        archive = self._result.base / file_name(original.planned.file)
         if self._others[0] != archive:
             by_stem = defaultdict(list)
             for other, at, num_bytes in list_others(archive, self._kind):
                 by_stem[_stem(other)].append((other, at, num_bytes))
             self._others = archive, dict(by_stem)
         for other, at, num_bytes in self._others[1].get(_stem(name), ()):
-            if num_bytes > self._finished.limits.max_bytes:
+            if num_bytes > self._result.limits.max_bytes:
                 raise ImageError("too_many_bytes", f"{other} has {num_bytes} bytes")
             content = members.read(archive, at, num_bytes)
             if isinstance(content, ImageError):
@@ -189,8 +190,8 @@ class _TarShards:
 
 
 class _TableShards:
-    def __init__(self, finished: Finished) -> None:
-        self._finished = finished
+    def __init__(self, result: FinishedResult) -> None:
+        self._result = result
         self._schema: pa.Schema | None = None
         self._schemas: dict[str, pa.Schema | None] = {}
 
@@ -266,7 +267,7 @@ class _TableShards:
         return False
 
     def _path(self, name: str) -> Path:
-        return self._finished.base / file_name(name)
+        return self._result.base / file_name(name)
 
 
 def _member_name(original: Original) -> str:

@@ -3,7 +3,8 @@
 An image is flagged where its score is *above* the threshold, everywhere in this project.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,14 +12,14 @@ from typing import Annotated, Final, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from quality_model.core import storage
 from quality_model.curate.finished import FinishedResult
 from quality_model.errors import QualityModelError, UsageError
 from quality_model.records import HEADS, Head, ModelRef
 
-Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 _MOST_DIGITS: Final = 17
 
 
@@ -110,8 +111,14 @@ class _File(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    thresholds: dict[Head, Share] = Field(min_length=1)
+    thresholds: dict[Head, _Share] = Field(min_length=1)
     model: _MadeWith
+
+
+_BY_HAND: Final = TypeAdapter(
+    Annotated[dict[Head, _Share], Field(min_length=1)], config=ConfigDict(strict=True)
+)
+"""Heads and scores alone, as a person writes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,16 +169,22 @@ class OwnThresholds:
 
 
 def read_thresholds(path: Path, *, scale_version: str | None = None) -> Mapping[Head, float]:
-    """The thresholds of a file that `calibrate` or `thresholds` wrote, per head, in [0, 1].
+    """The thresholds of a file, per head, in [0, 1].
+
+    `calibrate` or `thresholds` wrote it, or a person: a JSON object of heads and scores, ``{"noise": 0.1}``.
 
     Args:
-        scale_version: Of the scores that they are to be used on; None: not compared.
+        scale_version: Of the scores that they are to be used on; not compared with a file that names none.
 
     Raises:
         UsageError: There is no such file, it is another one, or it is of another scale of scores.
     """
+    with _explained(path):
+        content = storage.read_json(path)
+        if not isinstance(content, dict) or "thresholds" not in content:
+            return _BY_HAND.validate_python(content)
     found = read_own_thresholds(path)
-    if scale_version is not None and found.scale_version != scale_version:
+    if scale_version not in (None, found.scale_version):
         raise UsageError(
             f"{path} has thresholds of scale version {found.scale_version}, and the scores are of"
             f" {scale_version}.",
@@ -181,17 +194,30 @@ def read_thresholds(path: Path, *, scale_version: str | None = None) -> Mapping[
 
 
 def read_own_thresholds(path: Path) -> OwnThresholds:
-    """The whole content of a file of thresholds; errors as of `read_thresholds`."""
-    remedy = "Make it with `quality-model thresholds` or `calibrate` (docs/filter.md)."
-    try:
+    """The whole content of a file that `calibrate` or `thresholds` wrote.
+
+    Raises:
+        UsageError: There is no such file, or it is another one.
+    """
+    with _explained(path):
         file = _File.model_validate(storage.read_json(path))
+    return OwnThresholds(file.thresholds, **dict(file.model))
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say of a file that is no file of thresholds why, and what to do."""
+    remedy = (
+        'Make it with `quality-model thresholds` or `calibrate`, or write heads and scores: {"noise": 0.1}.'
+    )
+    try:
+        yield
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise UsageError(f"{path} is no file of thresholds: {place}: {first['msg']}.", remedy) from None
     except QualityModelError as error:
         raise UsageError(error.problem, remedy) from None
-    return OwnThresholds(file.thresholds, **dict(file.model))
 
 
 def lines_to_use(by_head: Mapping[Head, float], written: Path | None, output: Path | None) -> list[str]:

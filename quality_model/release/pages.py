@@ -6,7 +6,6 @@ the same samples.
 """
 
 import base64
-import io
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from html import escape
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from PIL import Image
 
 from quality_model.core import storage
 from quality_model.core.pixels import Pixels
@@ -22,6 +20,7 @@ from quality_model.data.checks.expectations import REPORT_NAME
 from quality_model.errors import StorageError
 from quality_model.paths import BESIDE_CHAMPION_NAME, EVIDENCE_NAME, VERDICT_NAME, ProjectPaths
 from quality_model.records import HEADS, Head
+from quality_model.score.sketches import jpeg_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -36,7 +35,6 @@ INDEX_NAME: Final = "index.html"
 _SHOWN: Final = 5
 """Samples of a kind, for each head."""
 
-_JPEG_QUALITY: Final = 80
 
 _STYLE: Final = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:78em;padding:0 1.5em;color:#222}
@@ -97,9 +95,7 @@ def data_url(image: bytes, kind: str) -> str:
 
 def jpeg_url(pixels: Pixels) -> str:
     """Pixels, uint8 (height, width, 3), as the address of a JPEG image."""
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "JPEG", quality=_JPEG_QUALITY)
-    return data_url(encoded.getvalue(), "jpeg")
+    return data_url(jpeg_of(pixels), "jpeg")
 
 
 def _text(value: object) -> str:

@@ -28,11 +28,11 @@ from quality_model.score.job import nothing_scored, score
 from quality_model.score.plan import find_inputs, open_plan, require_own
 from quality_model.score.reading import fetched, read_thumbnail
 from quality_model.score.result import ScoringModel, read_rows
+from quality_model.score.sketches import SIDE_PX
 
 FILES: Final = ("comparison.json", "comparison.md", "comparison.csv", "largest_changes.png")
 JSON_NAME, MARKDOWN_NAME, TABLE_NAME, FIGURE_NAME = FILES
 SIDES: Final = ("old", "new")
-_THUMBNAIL_PX: Final = 192
 _THRESHOLDS: Final = np.arange(1, 7) / 10
 """At which the shares of flagged images of two models on one scale are compared."""
 _COLUMNS: Final = 4
@@ -317,7 +317,7 @@ def compare_models(
     comparison = _join(folder.name or str(folder), output, ScoringModel.of(old), ScoringModel.of(new))
     numbers = comparison.largest(num_thumbnails)
     keys = [comparison.keys[number] for number in numbers]
-    images = read_thumbnails(output / "new", folder, keys, section, limits)
+    images = read_again(output / "new", folder, keys, section, limits)
     thumbnails = dict(zip(numbers, images, strict=True))
     storage.write_json(output / JSON_NAME, comparison.to_json(len(thumbnails)))
     storage.write_text(output / MARKDOWN_NAME, comparison.markdown())
@@ -376,26 +376,24 @@ def _join(folder: str, output: Path, old: ScoringModel, new: ScoringModel) -> Co
     return Comparison(folder, old, new, scored, scores[:, is_scored].astype(np.float32), errors)
 
 
-def read_thumbnails(
+def read_again(
     output: Path,
     inputs: Path,
     keys: list[str],
     section: ScoreParams,
     limits: LimitsParams,
-    side_px: int = _THUMBNAIL_PX,
 ) -> list[Pixels | None]:
     """Small images of some inputs of a result, read again in worker processes; None where one cannot be.
 
     Args:
         output: Folder of the result of ``inputs``.
         keys: Of the inputs, in the order of the images.
-        side_px: Of their longer side.
     """
     found, plan = find_inputs(output, keys), open_plan(output)
     assert plan is not None
     workers = num_workers(section.workers, len(found))
     pool = WorkerProcesses(workers, window=2 * workers, timeout_s=limits.max_seconds)
-    read = partial(read_thumbnail, side_px=side_px, limits=limits)
+    read = partial(read_thumbnail, side_px=SIDE_PX, limits=limits)
     sources = fetched(sources_of(found, inputs, plan.kind), None, limits)
     with closing(sources), closing(pool.run(read, sources)) as outcomes:
         return [None if isinstance(outcome, Failure) else outcome for outcome in outcomes]

@@ -127,10 +127,6 @@ class ScoringModel(ModelRef):
         """The columns of its rows."""
         return SCHEMA if self.intervals is None else pa.schema([*SCHEMA, *INTERVAL_SCHEMA])
 
-    @property
-    def title(self) -> str:
-        return f"{self.name} version {self.version}" if self.version else self.name
-
     def described(self) -> dict[str, Any]:
         """What a result says of its model: JSON values, the thresholds apart."""
         facts = asdict(self)

@@ -19,7 +19,7 @@ from quality_model.core.pixels import Pixels
 from quality_model.core.views import WHOLE_AREA, Area, ViewRecipe, Views
 from quality_model.records import HEADS, Head
 
-SIDE_PX: Final = 192
+SIDE_PX: Final = 256
 """Longest side of a thumbnail."""
 
 _JPEG_QUALITY: Final = 80
@@ -34,7 +34,7 @@ class Thumbnail:
 
     Attributes:
         key: Of the image's row.
-        jpeg: The whole image, upright, with its borders: at most 192 px a side, never enlarged.
+        jpeg: The whole image, upright, with its borders: at most `SIDE_PX` a side, never enlarged.
         boxes: Of each head the part of the image whose view decided the score: left, top, right and bottom,
             as fractions of width and height; None for the whole view.
     """
@@ -106,12 +106,17 @@ class Sketch:
 
     def thumbnail(self, of_views: npt.NDArray[np.float32], recipe: ViewRecipe) -> Thumbnail:
         """The thumbnail, given the scores of the views, float32 (n, 4)."""
-        target = io.BytesIO()
         small = views.resized(self.pixels, *_size(self.width, self.height))
-        Image.fromarray(small).save(target, "JPEG", quality=_JPEG_QUALITY)
         deciding = zip(HEADS, views.deciding(of_views, recipe), strict=True)
         boxes = {head: self.areas[at] if at else None for head, at in deciding}
-        return Thumbnail(self.wanted.key, target.getvalue(), boxes)
+        return Thumbnail(self.wanted.key, jpeg_of(small), boxes)
+
+
+def jpeg_of(pixels: Pixels) -> bytes:
+    """The bytes of a JPEG file of an image, uint8 (height, width, 3)."""
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "JPEG", quality=_JPEG_QUALITY)
+    return target.getvalue()
 
 
 def _size(width: int, height: int) -> tuple[int, int]:

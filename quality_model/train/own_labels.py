@@ -31,6 +31,7 @@ from quality_model.evaluate.predictions import predict_scores
 from quality_model.networks.model import LoadedModel, MultiHeadQualityAssessmentModel, to_model_input
 from quality_model.params import LimitsParams, values_sha256
 from quality_model.records import HEADS, Head
+from quality_model.score.sketches import order_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -182,7 +183,7 @@ def split_labels(labels: Labels, hashes: Mapping[str, int]) -> tuple[dict[Head, 
     Raises:
         UsageError: So many are near duplicates that too few are left on a side.
     """
-    groups = sorted(near_duplicates(hashes), key=lambda keys: hashlib.sha256(keys[0].encode()).digest())
+    groups = sorted(near_duplicates(hashes), key=lambda keys: order_of(keys[0]))
     held: set[str] = set()
     for of_head in labels.values():
         for is_bad in (False, True):

@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from quality_model.cli import run
 from quality_model.errors import UsageError
 
 from .conftest import filtered, key, keys, names_in, rows_of, tree
@@ -111,14 +110,13 @@ def test_nothing_kept_is_an_error_before_anything_is_written_and_all_kept_is_sai
         (["--dry-run", "--flagged", "hue"], "Heads are color_cast"),
         (["--dry-run", "--drop-worst", "110%"], "between 0 and 1"),
         (["--dry-run", "--drop-worst", "noise=x"], "between 0 and 1"),
-        (["--dry-run", "--thresholds", "own.json"], "holds no thresholds"),
-        (["--dry-run", "--thresholds", "nowhere.json"], "cannot be read as JSON"),
+        (["--dry-run", "--thresholds", "own.json"], "is no file of thresholds: nose"),
+        (["--dry-run", "--thresholds", "nowhere.json"], "nowhere.json is not there"),
         (["--dry-run", "--strata", "own.json"], "--strata needs --balance"),
         (["--copy", "a", "--link", "b"], "excludes --link"),
         (["--copy", "a", "--shards", "a"], "is inside a"),
         (["--copy", "a", "--to", "a/keys.txt"], "is inside a"),
         (["--to", "a", "--to", "a"], "in one place"),
-        (["--max", "noise=.3"], "nothing to write"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(
@@ -129,18 +127,26 @@ def test_arguments_that_mean_nothing_are_refused(
     assert said in capsys.readouterr().err
 
 
-def test_what_is_no_finished_result_of_this_release_is_refused_in_a_line(place: Path, capsys) -> None:
-    assert run(["filter", "images", "--dry-run"]) == 2
-    assert "is no result" in capsys.readouterr().err
-    (place / "out" / "job.json").rename(place / "job.json")
-    assert filtered("--dry-run") == 10
-    assert "is not finished" in capsys.readouterr().err
-    (place / "job.json").rename(place / "out" / "job.json")
-    plan = json.loads((place / "out" / "plan.json").read_text())
-    plan["settings"]["schema_version"] = 99
-    (place / "out" / "plan.json").write_text(json.dumps(plan))
-    assert filtered("--dry-run") == 2
-    assert "version 99" in capsys.readouterr().err
+def test_without_an_output_it_says_what_would_be_dropped_and_how_to_write(place: Path, capsys) -> None:
+    assert filtered("--max", "noise=.3", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert filtered("--max", "noise=.3") == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert lines == shown.splitlines() and last.startswith("Nothing is written: give --to FILE")
+    assert {path.name for path in place.iterdir()} == {"images", "out"}
+
+
+def test_thresholds_of_another_scale_are_refused_and_those_written_by_hand_are_used(
+    place: Path, capsys
+) -> None:
+    by_hand = {"noise": 0.5}
+    (place / "own.json").write_text(json.dumps(by_hand))
+    assert filtered("--thresholds", "own.json", "--flagged", "noise") == 0
+    assert "flagged noise (> 0.5)" in capsys.readouterr().out
+    model = {"name": "other", "version": None, "sha256": "a" * 64, "scale_version": "99"}
+    (place / "own.json").write_text(json.dumps({"thresholds": by_hand, "model": model}))
+    assert filtered("--thresholds", "own.json") == 2
+    assert "scale version 99, and the scores are of 1" in capsys.readouterr().err
 
 
 def test_python_gives_what_the_command_does(place: Path) -> None:
@@ -153,3 +159,11 @@ def test_python_gives_what_the_command_does(place: Path) -> None:
     assert names_in(place / "kept") == keys(0, 1, 2, 3)
     with pytest.raises(UsageError, match="Did you mean noise"):
         filter_result(Path("out"), [Bound("nois", 0.3)])
+
+
+def test_a_gallery_shows_what_each_rule_drops(place: Path, capsys) -> None:
+    assert filtered("--max", "noise=.5", "--min", "overall=.9", "--dry-run", "--gallery", "dropped.html") == 0
+    page = (place / "dropped.html").read_text()
+    assert "Dropped: noise > 0.5" in page
+    assert "8 dropped, 5 of them by this rule alone" in page
+    assert "Gallery: dropped.html" in capsys.readouterr().out

@@ -115,8 +115,6 @@ def test_the_images_to_label_next_are_printed_and_written(place: Path, said: Sai
             "--next names images of a result",
         ),
         (["out", "out", "--labels", "labels.csv"], "--labels are of the images of one result"),
-        (["images", "--labels", "labels.csv"], "images is no scoring result"),
-        (["none", "--labels", "labels.csv"], "none is no scoring result"),
         (["out", "--labels", "none.csv"], "none.csv cannot be read"),
         (["out", "--labels", "labels.csv", "--head", "sharpness"], "'sharpness' is not one of"),
     ],
@@ -134,14 +132,6 @@ def test_labels_of_images_that_the_result_lacks_are_refused_by_name(place: Path,
     write_labels(place / "labels.csv", more="elsewhere.png,noise,bad\n")
     code, _, err = said("calibrate", "out", "--labels", "labels.csv")
     assert code == 2 and "1 of 13 labelled images are not in" in err and "elsewhere.png" in err
-
-
-def test_an_interrupted_result_has_no_thresholds(place: Path, said: Said) -> None:
-    (place / "half").mkdir()
-    for name in ("plan.json", "plan.parquet"):
-        (place / "half" / name).write_bytes((place / "out" / name).read_bytes())
-    code, _, err = said("thresholds", "half", "--target-flag-rate", ".05")
-    assert code == 10 and "half is not complete" in err
 
 
 def test_thresholds_of_another_model_stay_as_they_are(place: Path, said: Said) -> None:

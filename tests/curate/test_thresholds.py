@@ -79,6 +79,8 @@ def test_thresholds_are_read_as_they_were_written_and_heads_merge(tmp_path: Path
     assert list(read_thresholds(path, scale_version="1").items()) == [("color_cast", 0.3), ("noise", 0.2)]
     assert read_own_thresholds(path).title == "bundled version 3"
     assert json.loads(path.read_text())["model"] == MODEL
+    path.write_text('{"noise": 0, "watermark": 0.25}')
+    assert read_thresholds(path, scale_version="2") == {"noise": 0.0, "watermark": 0.25}
 
 
 @pytest.mark.parametrize("change", [{"sha256": "b" * 64}, {"scale_version": "2"}])
@@ -109,7 +111,10 @@ def test_thresholds_are_not_used_on_scores_of_another_scale(tmp_path: Path) -> N
         ({"thresholds": {}, "model": MODEL}, "thresholds"),
         ({"thresholds": {"noise": 0.1}}, "model"),
         ({"thresholds": {"noise": 0.1}, "model": MODEL, "more": 1}, "more"),
-        ({"noise": 0.1}, "thresholds"),
+        ({"noise": 2}, "noise"),
+        ({"nois": 0.1}, "nois"),
+        ({"noise": 0.1, "more": 1}, "more"),
+        ({}, "the file"),
         ([], "the file"),
         ("{", "not JSON"),
         ('{"thresholds": {"noise": NaN}, "model": {}}', "thresholds.noise"),

@@ -184,7 +184,7 @@ def test_the_box_is_around_the_view_that_decided_in_the_whole_image(run, tmp_pat
     assert right < across + 900 or bottom < down + 550  # the calmest tile
     assert thumbnail.boxes["watermark"] is None and thumbnail.boxes["color_cast"] is None
     shown = Image.open(io.BytesIO(thumbnail.jpeg))
-    assert shown.format == "JPEG" and shown.size == (192, round(192 * height / width))
+    assert shown.format == "JPEG" and shown.size == (256, round(256 * height / width))
     small = np.asarray(shown.convert("L")).astype(float)
     assert (small[:, :8].mean() < 16) == (across > 0)  # with its borders
     assert small[-70:-30, -70:-30].std() > 3 * small[40:70, 90:110].std()
