@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from quality_model.cli.flags import PATH, command, with_download
 from quality_model.errors import UsageError
 from quality_model.records import HEADS, Head
+
+_ALL: Final = "all"
 
 if TYPE_CHECKING:
     from quality_model.curate.rules import Rule
@@ -34,7 +36,7 @@ def gallery(output: Path, to: Path | None) -> None:
 @command("filter")
 @click.argument("output", metavar="OUT", type=PATH)
 @click.option(
-    "--flagged", multiple=True, metavar="HEAD", help="Drop what this head flags.  [default: all heads]"
+    "--flagged", multiple=True, metavar="HEAD", help="Drop what this head flags, or all heads do."
 )
 @click.option(
     "--max", "highest", multiple=True, metavar="NAME=VALUE", help="Drop above this score or number."
@@ -153,9 +155,9 @@ def filter_(
 
 def _heads(names: tuple[str, ...]) -> tuple[Head, ...]:
     for name in names:
-        if name not in HEADS:
-            raise UsageError(f"--flagged {name!r} is no head.", f"Heads are {', '.join(HEADS)}.")
-    return tuple(head for head in HEADS if head in names)
+        if name not in (*HEADS, _ALL):
+            raise UsageError(f"--flagged {name!r} is no head.", f"Heads are {', '.join(HEADS)}; or {_ALL}.")
+    return tuple(head for head in HEADS if head in names or _ALL in names)
 
 
 def _bound(option: str, text: str) -> tuple[str, float]:

@@ -29,6 +29,7 @@ def test_without_a_rule_what_is_flagged_is_dropped_and_the_table_says_by_whom(pl
     ("arguments", "expected"),
     [
         (["--flagged", "color_cast"], range(7)),
+        (["--flagged", "all", "--min", "overall=0"], range(4)),
         (["--max", "noise=.2", "--min", "overall=.85"], range(2)),
         (["--drop-worst", "30%"], range(7)),
         (["--drop-worst", "noise=.3", "--where", "width == 8 and contains(key, 'odd/')"], (1, 3, 5)),
