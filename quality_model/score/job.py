@@ -4,21 +4,21 @@ import logging
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from quality_model.core import predict, processes, storage
 from quality_model.core.folders import JOB_NAME, printable
-from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part, part_name
+from quality_model.core.jobs import JobFolder, Part, part_name
 from quality_model.core.measures import chosen_sets, measures_of
 from quality_model.core.provenance import deciding_record
-from quality_model.errors import InputErrorsAboveLimit, UsageError
+from quality_model.errors import UsageError
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import SCHEMA_VERSION
 from quality_model.score import result, update
@@ -30,7 +30,7 @@ from quality_model.score.selection import Selection
 from quality_model.score.shares import Share, join, require_all
 from quality_model.score.sketches import Wanted
 from quality_model.score.stream import read_inputs
-from quality_model.score.summary import REPORT_NAME, Range, ScoreSummary, write_report
+from quality_model.score.summary import REPORT_NAME, Range, ScoreSummary, require_scored, write_report
 from quality_model.score.thumbnails import ThumbnailKeeper
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def score(
         job = _Job(folder, plan, section, limits, inputs, its_scorer, root or Path(), download, keeper, share)
         summary = job.run(check)
     if share is None:
-        _judge(summary, section)
+        require_scored(summary, section.max_error_share)
     return summary
 
 
@@ -156,7 +156,7 @@ def merge(
         plan = join(folder, found, None, _settings(section, limits, found, in_batches=in_batches))
         keeper = ThumbnailKeeper(output, plan.model.thresholds, plan.rows_of_parts, is_on=section.thumbnails)
         summary = _Job(folder, plan, section, limits, inputs, None, root or Path(), None, keeper).run(check)
-    _judge(summary, section)
+    require_scored(summary, section.max_error_share)
     return summary
 
 
@@ -172,21 +172,6 @@ def _settings(section: ScoreParams, limits: LimitsParams, found: Survey, *, in_b
         key_columns=key_columns,
         measures=chosen_sets(section.measures),
     )
-
-
-def _judge(summary: ScoreSummary, section: ScoreParams) -> None:
-    """Refuse a complete result with too many errors."""
-    output = summary.output
-    if not summary.scored:
-        raise nothing_scored(summary.errors, f"The column error_detail in {output / DATA_FOLDER}")
-    if summary.error_share > section.max_error_share:
-        raise InputErrorsAboveLimit(
-            f"{summary.inputs - summary.scored} of {summary.inputs} inputs could not be scored"
-            f" ({summary.error_share:.1%}, allowed {section.max_error_share:.1%}): "
-            + ", ".join(f"{count} x {code}" for code, count in summary.errors.items())
-            + ".",
-            f"Everything else is scored, in {output}; the column error_detail says what is wrong.",
-        )
 
 
 class _Todo(NamedTuple):
@@ -382,34 +367,3 @@ class _Job:
             },
         )
         update.finish(self.folder)
-
-
-_REMEDIES: Final = {
-    "missing": "Are the paths right, and relative to the file that lists them?",
-    "url": "Fetch them with --allow-download; addresses of other kinds (s3://) have to be downloaded first.",
-    "download_refused": "Do the addresses lead to images? Private ones need --allow-private.",
-    "download_failed": "Run the same command again when the servers answer.",
-    "base64_text": "Decode the text and store the bytes in a binary column.",
-    "not_an_image": "Are these images, in a format that limits.formats names?",
-    "no_permission": "Let this user read the files.",
-    "too_many_bytes": "Raise limits.max_bytes; `score` then needs --overwrite.",
-    "too_many_pixels": "Raise limits.max_pixels; `score` then needs --overwrite.",
-    "worker_died": "Use fewer workers or more memory, and run the same command again.",
-    "too_slow": "Raise limits.max_seconds, and run the same command again.",
-}
-
-
-def nothing_scored(errors: Mapping[str, int], details: str) -> InputErrorsAboveLimit:
-    """The error of a job of whose inputs none could be scored.
-
-    Args:
-        errors: How many inputs have each error code, at least one.
-        details: Where the details of each input are, to begin a sentence with.
-    """
-    num_inputs = sum(errors.values())
-    code, count = max(errors.items(), key=lambda item: item[1])
-    return InputErrorsAboveLimit(
-        f"None of the {num_inputs} inputs could be scored; the commonest error code is {code}"
-        f" ({count} of {num_inputs}).",
-        f"{_REMEDIES.get(code, 'Check the inputs.')} {details} says what is wrong with each.",
-    )
