@@ -172,8 +172,9 @@ def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
         lock = FileLock(path, timeout=timeout_s)
         lock.acquire(poll_interval=0.05 if timeout_s >= 0 else 0.5)  # of a file server, by many nodes
     except Timeout:
+        held = f"has held {path} for more than {timeout_s:g} s" if timeout_s else f"holds {path}"
         raise StorageError(
-            f"Another process has held {path} for more than {timeout_s:g} s.",
+            f"Another process {held}.",
             "Wait for it to end, or end it; then try again.",
         ) from None
     except OSError as error:

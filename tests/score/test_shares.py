@@ -135,7 +135,7 @@ def test_a_killed_process_resumes_and_its_share_has_one_process_at_a_time(
     with pytest.raises(StorageError, match=r"Another process has held .*share-1-of-2\.lock"):
         part("1/2")
     for exclusive in (merge, lambda: run(folder)):
-        with pytest.raises(StorageError, match=r"Another process has held .*share-1-of-2\.lock"):
+        with pytest.raises(StorageError, match=r"Another process holds .*share-1-of-2\.lock"):
             exclusive()
     assert part("2/2").parts == 1
     first.send_signal(signal.SIGKILL)
