@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from quality_model.score.job import Check
     from quality_model.score.reading import DownloadRules, Reading, Url
     from quality_model.score.selection import Selection
+    from quality_model.score.summary import ScoreSummary
 
 
 @command()
@@ -181,6 +183,8 @@ def _json_row(
 @click.option("--verify", is_flag=True, help="Find changed images by their bytes, not by length and time.")
 @click.option("--no-thumbnails", is_flag=True, help="Copy no images into the result, and remove those there.")
 @click.option("--gallery", "with_gallery", is_flag=True, help="Then write a page to look at; see `gallery`.")
+@click.option("--part", metavar="I/N", help="Make the I-th of N shares of a job, on one of N machines.")
+@click.option("--merge", "is_merged", is_flag=True, help="Complete a job when all its shares are made.")
 @click.option("--estimate", "only_estimate", is_flag=True, help="Say what a job will take and flag.")
 @with_download
 @with_input_choice
@@ -193,6 +197,8 @@ def score(
     verify: bool,
     no_thumbnails: bool,
     with_gallery: bool,
+    part: str | None,
+    is_merged: bool,
     only_estimate: bool,
     download: DownloadRules | None,
     choice: InputChoice,
@@ -203,10 +209,16 @@ def score(
     paths and URLs: @list, a CSV file, or - for standard input. After INPUTS changed, the same command scores
     what is new or changed and drops what is gone.
     """
-    from quality_model.core.folders import input_path
+    from quality_model.core.folders import JOB_NAME, input_path
     from quality_model.score import job
     from quality_model.score.inputs import named_inputs
+    from quality_model.score.shares import Share
 
+    given = {"--overwrite": overwrite, "--verify": verify, "--estimate": only_estimate}
+    excluded = given | ({"--merge": is_merged, "--gallery": with_gallery} if part else {})
+    if (part or is_merged) and (others := [name for name, is_given in excluded.items() if is_given]):
+        raise UsageError(f"{'--part' if part else '--merge'} does not go with {others[0]}.", "Leave one out.")
+    share = Share.parse(part) if part is not None else None
     folder, choice = named_inputs(inputs, choice)
     output = input_path(output) if output else ProjectPaths().scores / _default_name(folder)
     if only_estimate:
@@ -216,17 +228,22 @@ def score(
     section = params.score
     if no_thumbnails:
         section = section.model_copy(update={"thumbnails": False})
+    scored = partial(
+        job.score,
+        overwrite=overwrite,
+        verify=verify,
+        download=download,
+        registry=registry_of(params),
+        share=share,
+    )
+    make: Callable[..., ScoreSummary] = job.merge if is_merged else scored
     try:
-        summary = job.score(
+        summary = make(
             section,
             params.limits,
             root=Path(),
             inputs=folder,
             output=output,
-            overwrite=overwrite,
-            verify=verify,
-            download=download,
-            registry=registry_of(params),
             check=_check(),
             choice=choice,
         )
@@ -234,8 +251,18 @@ def score(
         if with_gallery:
             _write_gallery(output)
         raise
+    if share is not None and not summary.parts:
+        click.echo(f"--part {share} has nothing to do: the job has fewer parts.")
+        return
     for line in summary.lines():
         click.echo(line)
+    if share is not None:
+        click.echo(f"--part {share} is done" + ("." if summary.elapsed_s else ", and was before."))
+        if not (output / JOB_NAME).exists():
+            click.echo(
+                f"When all are, complete {output} by the same command with --merge in place of --part."
+            )
+            return
     click.echo(f"Scores: {output}")
     if with_gallery:
         _write_gallery(output)

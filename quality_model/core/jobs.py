@@ -11,17 +11,19 @@
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from quality_model.core import storage
 from quality_model.core.folders import JOB_NAME, PLAN_NAME
-from quality_model.errors import CorruptError, IncompleteError, StorageError
+from quality_model.errors import CorruptError, IncompleteError, StorageError, UsageError
 
 LOCK_NAME: Final = ".lock"
+PLANNING_NAME: Final = ".planning.lock"
+SHARES_NAME: Final = ".shares.json"
 DATA_FOLDER: Final = "data"
 MARKERS_FOLDER: Final = "parts"
 UPDATE_FOLDER: Final = "update"
@@ -71,12 +73,61 @@ class JobFolder:
         """Be the only process that works in the folder, and remove what a killed one left half written.
 
         Raises:
-            StorageError: Another process works there.
+            StorageError: Another process works there, or one of several on its share.
         """
         with storage.locked(self.folder / LOCK_NAME, timeout_s=_BUSY_AFTER_S):
+            for path in self._locks_of_shares():
+                with storage.locked(path, timeout_s=0):  # from now on nobody else gets it
+                    pass
             for name in ("", MARKERS_FOLDER, UPDATE_FOLDER, THUMBNAILS_FOLDER):
                 storage.sweep(self.folder / name)
             yield
+            if (self.folder / JOB_NAME).exists():
+                for path in (self.folder / SHARES_NAME, *self._locks_of_shares()):
+                    storage.remove(path)
+
+    @contextmanager
+    def shared(self, number: int, count: int, plan: Callable[[], object]) -> Iterator[None]:
+        """Be one of ``count`` processes that work in the folder at once, each on its share of the parts.
+
+        The locks of shares are taken under the lock of the folder alone: who has that, and finds them free,
+        has the folder.
+
+        Args:
+            number: Of the share, from 1.
+            count: Of all shares.
+            plan: Writes the plan. The first process calls it; the others wait.
+
+        Raises:
+            StorageError: Another process works on this share, or on the whole.
+            UsageError: The shares are of another count.
+        """
+        with ExitStack() as held:
+            with (
+                storage.locked(self.folder / PLANNING_NAME, timeout_s=-1),
+                storage.locked(self.folder / LOCK_NAME, timeout_s=_BUSY_AFTER_S),
+            ):
+                if (before := self.num_shares()) not in (None, count):
+                    raise UsageError(
+                        f"The parts of {self.folder} are shared by {before} processes, not by {count}.",
+                        f"Give --part I/{before}, or run `score` without --part: it does all that is left.",
+                    )
+                lock = self.folder / f".share-{number}-of-{count}.lock"
+                held.enter_context(storage.locked(lock, timeout_s=_BUSY_AFTER_S))
+                if not (self.folder / PLAN_NAME).exists():
+                    plan()
+                if before is None and not (self.folder / JOB_NAME).exists():
+                    storage.write_json(self.folder / SHARES_NAME, {"count": count})
+            yield
+
+    def num_shares(self) -> int | None:
+        """By how many processes the parts are shared; None if the job is one process's, or complete."""
+        with suppress(IncompleteError, CorruptError, TypeError, KeyError, ValueError):
+            return int(storage.read_json(self.folder / SHARES_NAME)["count"])
+        return None
+
+    def _locks_of_shares(self) -> list[Path]:
+        return [*self.folder.glob(".share-*.lock")]
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Write plan.json: JSON values."""

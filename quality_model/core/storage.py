@@ -160,16 +160,21 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
     """Hold a lock between processes; the system frees it when its holder dies.
 
+    Args:
+        path: The lock file; it stays.
+        timeout_s: How long to wait for another holder; -1 for as long as it takes.
+
     Raises:
         StorageError: Another process held it for longer than ``timeout_s``.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, timeout=timeout_s)
-        lock.acquire()
+        lock.acquire(poll_interval=0.05 if timeout_s >= 0 else 0.5)  # of a file server, by many nodes
     except Timeout:
+        held = f"has held {path} for more than {timeout_s:g} s" if timeout_s else f"holds {path}"
         raise StorageError(
-            f"Another process has held {path} for more than {timeout_s:g} s.",
+            f"Another process {held}.",
             "Wait for it to end, or end it; then try again.",
         ) from None
     except OSError as error:

@@ -24,11 +24,12 @@ from quality_model.errors import InputErrorsAboveLimit, StorageError, UsageError
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import HEADS, SHORT_NAMES, Head
 from quality_model.score.inputs import NO_CHOICE, InputChoice, sources_of
-from quality_model.score.job import nothing_scored, score
+from quality_model.score.job import score
 from quality_model.score.plan import find_inputs, open_plan, require_own
 from quality_model.score.reading import fetched, read_thumbnail
 from quality_model.score.result import ScoringModel, read_rows
 from quality_model.score.sketches import SIDE_PX
+from quality_model.score.summary import nothing_scored
 
 FILES: Final = ("comparison.json", "comparison.md", "comparison.csv", "largest_changes.png")
 JSON_NAME, MARKDOWN_NAME, TABLE_NAME, FIGURE_NAME = FILES

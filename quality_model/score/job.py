@@ -4,32 +4,33 @@ import logging
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from quality_model.core import predict, processes, storage
-from quality_model.core.folders import printable
-from quality_model.core.jobs import DATA_FOLDER, JobFolder, Part, part_name
+from quality_model.core.folders import JOB_NAME, printable
+from quality_model.core.jobs import JobFolder, Part, part_name
 from quality_model.core.measures import chosen_sets, measures_of
 from quality_model.core.provenance import deciding_record
-from quality_model.errors import InputErrorsAboveLimit
+from quality_model.errors import UsageError
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import SCHEMA_VERSION
 from quality_model.score import result, update
-from quality_model.score.inputs import NO_CHOICE, InputChoice, collection_of, survey
+from quality_model.score.inputs import NO_CHOICE, InputChoice, Survey, collection_of, survey
 from quality_model.score.plan import Plan, Settings, begin, planned_engine
 from quality_model.score.reading import DownloadRules, PlannedInput, Reading, Scorer, with_scores
 from quality_model.score.result import ScoringModel
 from quality_model.score.selection import Selection
+from quality_model.score.shares import Share, join, require_all
 from quality_model.score.sketches import Wanted
 from quality_model.score.stream import read_inputs
-from quality_model.score.summary import REPORT_NAME, Range, ScoreSummary, write_report
+from quality_model.score.summary import REPORT_NAME, Range, ScoreSummary, require_scored, write_report
 from quality_model.score.thumbnails import ThumbnailKeeper
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def score(
     registry: RegistryParams | None = None,
     scorer: Scorer | None = None,
     model: ScoringModel | None = None,
+    share: Share | None = None,
 ) -> ScoreSummary:
     """Score a collection: a row for every input, with scores or with an error code.
 
@@ -76,6 +78,11 @@ def score(
         registry: Registry parameters; by default those of the project's params.yaml.
         scorer: Scores pixels; by default the model that ``section.model`` names.
         model: Whose scores they are; needed with a ``scorer`` alone.
+        share: Make this share of the parts alone, beside other processes; `merge` completes the job, and
+            judges the errors of the inputs.
+
+    Returns:
+        The summary of all rows, or of those of the share.
 
     Raises:
         ModelNotFoundError, CheckpointError: The model is not available.
@@ -86,16 +93,78 @@ def score(
         StorageError: The disk is full, another process writes to ``output``, or a part is not of its plan.
     """
     processes.end_if_imported_again()  # before a model is loaded
-    if scorer is None or model is None:
+    if share is not None and (overwrite or verify):
+        raise UsageError("--part neither overwrites nor verifies a result.", "Do that without --part.")
+    is_given = scorer is not None and model is not None
+
+    def loaded() -> tuple[Scorer, ScoringModel]:
+        if scorer is not None and model is not None:
+            return scorer, model
         engine = planned_engine(output) if section.engine == "auto" else None
-        loaded = predict.Scorer.from_params(section, limits, root=root, registry=registry, engine=engine)
-        scorer, model = loaded, ScoringModel.of(loaded, intervals=section.intervals)
+        found = predict.Scorer.from_params(section, limits, root=root, registry=registry, engine=engine)
+        return found, ScoringModel.of(found, intervals=section.intervals)
+
+    its_scorer, its_model = loaded()
     found = survey(inputs, output, choice)
     folder = JobFolder(output)
+
+    def begun() -> Plan:
+        settings = _settings(section, limits, found, in_batches=its_scorer.engine is None)
+        return begin(folder, found, limits, its_model, settings, overwrite=overwrite, verify=verify)
+
+    with folder.locked() if share is None else folder.shared(share.number, share.count, begun):
+        if share is None:
+            storage.sweep(output / REPORT_NAME)
+            plan = begun()
+        else:
+            if not is_given and its_model.engine != planned_engine(output):  # another node has planned
+                its_scorer, its_model = loaded()
+            settings = _settings(section, limits, found, in_batches=its_scorer.engine is None)
+            plan = join(folder, found, its_model, settings)
+        keeper = ThumbnailKeeper(output, its_model.thresholds, plan.rows_of_parts, is_on=section.thumbnails)
+        job = _Job(folder, plan, section, limits, inputs, its_scorer, root or Path(), download, keeper, share)
+        summary = job.run(check)
+    if share is None:
+        require_scored(summary, section.max_error_share)
+    return summary
+
+
+def merge(
+    section: ScoreParams,
+    limits: LimitsParams,
+    *,
+    inputs: Path | Selection,
+    output: Path,
+    choice: InputChoice = NO_CHOICE,
+    check: Check | None = None,
+    root: Path | None = None,
+) -> ScoreSummary:
+    """Complete a job whose parts several processes have made, each its `Share`; arguments as of `score`.
+
+    Raises:
+        IncompleteError: A part is missing, or nothing was planned.
+        UsageError: The job is another one, or its inputs have changed.
+        StorageError: Another process works in ``output``, or a part is not of its plan.
+        InputErrorsAboveLimit: As of `score`.
+    """
+    found = survey(inputs, output, choice)
+    folder = JobFolder(output)
+    with folder.locked():
+        storage.sweep(output / REPORT_NAME)
+        update.finish(folder)
+        in_batches = "batch_size" in (folder.read_plan() or {}).get("settings", {})
+        plan = join(folder, found, None, _settings(section, limits, found, in_batches=in_batches))
+        keeper = ThumbnailKeeper(output, plan.model.thresholds, plan.rows_of_parts, is_on=section.thumbnails)
+        summary = _Job(folder, plan, section, limits, inputs, None, root or Path(), None, keeper).run(check)
+    require_scored(summary, section.max_error_share)
+    return summary
+
+
+def _settings(section: ScoreParams, limits: LimitsParams, found: Survey, *, in_batches: bool) -> Settings:
     image_columns, key_columns = found.chosen_columns
-    settings = Settings(
+    return Settings(
         shard_size=section.shard_size,
-        batch_size=section.batch_size if scorer.engine is None else None,
+        batch_size=section.batch_size if in_batches else None,
         max_pixels=limits.max_pixels,
         max_bytes=limits.max_bytes,
         formats=limits.formats,
@@ -103,23 +172,6 @@ def score(
         key_columns=key_columns,
         measures=chosen_sets(section.measures),
     )
-    with folder.locked():
-        storage.sweep(output / REPORT_NAME)
-        plan = begin(folder, found, limits, model, settings, overwrite=overwrite, verify=verify)
-        keeper = ThumbnailKeeper(output, model.thresholds, is_on=section.thumbnails)
-        job = _Job(folder, plan, section, limits, inputs, scorer, root or Path(), download, keeper)
-        summary = job.run(check)
-    if not summary.scored:
-        raise nothing_scored(summary.errors, f"The column error_detail in {output / DATA_FOLDER}")
-    if summary.error_share > section.max_error_share:
-        raise InputErrorsAboveLimit(
-            f"{summary.inputs - summary.scored} of {summary.inputs} inputs could not be scored"
-            f" ({summary.error_share:.1%}, allowed {section.max_error_share:.1%}): "
-            + ", ".join(f"{count} x {code}" for code, count in summary.errors.items())
-            + ".",
-            f"Everything else is scored, in {output}; the column error_detail says what is wrong.",
-        )
-    return summary
 
 
 class _Todo(NamedTuple):
@@ -132,34 +184,40 @@ class _Todo(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A planned job and what carries it out."""
+    """A planned job and what carries it out.
+
+    Without ``scorer`` all parts must be there; with ``share`` it is that of the parts, and does not complete.
+    """
 
     folder: JobFolder
     plan: Plan
     section: ScoreParams
     limits: LimitsParams
     inputs: Path | Selection
-    scorer: Scorer
+    scorer: Scorer | None
     root: Path
     download: DownloadRules | None
     keeper: ThumbnailKeeper
+    share: Share | None = None
 
     def run(self, check: Check | None) -> ScoreSummary:
         """Make what is not there yet, and complete the job."""
-        plan, folder = self.plan, self.folder
+        plan, folder, numbers = self.plan, self.folder, self._numbers
         summary = ScoreSummary(
             folder.folder,
             plan.model,
             plan.skipped,
             plan.num_inputs,
-            len(plan.rows_of_parts),
+            len(numbers),
             changes=plan.counts or {},
         )
         summary.measured = {each.name: Range() for each in measures_of(plan.settings.measures)}
-        again = result.NOT_FINAL | ({"url"} if self.download else set())
+        is_merged = self.scorer is None or (self.share is not None and (folder.folder / JOB_NAME).exists())
+        again = frozenset() if is_merged else result.NOT_FINAL | ({"url"} if self.download else set())
         parts: dict[int, Part] = {}
         todo: list[_Todo] = []
-        for number, rows in plan.rows_of_parts.items():
+        for number in numbers:
+            rows = plan.rows_of_parts[number]
             if (finished := folder.read_part(number, rows=rows)) is None:
                 todo.append(_Todo(number, range(rows), None))
                 continue
@@ -167,7 +225,7 @@ class _Job:
             keys = [planned.key for planned in plan.inputs_of(folder.folder, number)]
             path = folder.folder / part_name(number)
             table = result.from_parquet(data, path, keys=keys, schema=plan.model.schema)
-            self.keeper.add_part(table)
+            self.keeper.add_part(number, table)
             codes = enumerate(table["error_code"].to_pylist())
             if retried := [row for row, code in codes if code in again]:
                 todo.append(_Todo(number, retried, table))
@@ -175,28 +233,39 @@ class _Job:
             else:
                 parts[number] = part
                 summary.add(table)
-        summary.parts_before = len(plan.rows_of_parts) - sum(one.table is None for one in todo)
-        if todo:
+        summary.parts_before = len(numbers) - sum(one.table is None for one in todo)
+        if self.scorer is None:
+            require_all(folder, plan, [one.part for one in todo])
+        elif todo:
             started = time.monotonic()
             num_inputs = sum(len(one.rows) for one in todo)
-            if not plan.is_update:  # the earlier result stays until this one is complete
-                folder.reopen()
-            for number, part, table in self._make(todo, num_inputs):
+            if self.share is None and not plan.is_update:
+                folder.reopen()  # before an update is complete, the earlier result stays
+            for number, part, table in self._make(todo, num_inputs, self.scorer):
                 parts[number] = part
                 summary.add(table)
             summary.elapsed_s = time.monotonic() - started
             summary.images_per_s = num_inputs / max(summary.elapsed_s, 1e-9)
+        if self.share is not None:
+            return summary
         completion = folder.completion() or {}
         if completion.get("plan_sha256") != plan.plan_sha256 or self.keeper.must_remove():
             self._complete([parts[number] for number in plan.rows_of_parts], summary, check)
         return summary
 
     @property
+    def _numbers(self) -> list[int]:
+        """Those of the parts that this process accounts for."""
+        return [*(self.share.of(self.plan.rows_of_parts) if self.share else self.plan.rows_of_parts)]
+
+    @property
     def _place(self) -> Path:
         """The folder or file; of a selection, what its names are relative to."""
         return self.inputs if isinstance(self.inputs, Path) else self.inputs.base
 
-    def _make(self, todo: list[_Todo], num_inputs: int) -> Iterator[tuple[int, Part, pa.Table]]:
+    def _make(
+        self, todo: list[_Todo], num_inputs: int, scorer: Scorer
+    ) -> Iterator[tuple[int, Part, pa.Table]]:
         """Make parts, in order, each written before the next one begins."""
         from tqdm import tqdm
 
@@ -228,7 +297,7 @@ class _Job:
             image_size_px=self.plan.model.image_size_px,
             recipe=self.plan.model.recipe,
             limits=self.limits,
-            engine=self.scorer.engine,
+            engine=scorer.engine,
             measure=self.plan.settings.measures,
             wanted=wanted(),
         )
@@ -240,9 +309,7 @@ class _Job:
                 of_part = islice(readings, len(one.rows))
                 scored: list[Reading] = []
                 keys = [each.key for each in planned(one)]
-                for reading in with_scores(
-                    of_part, self.scorer, self.plan.model.recipe, self.section.batch_size
-                ):
+                for reading in with_scores(of_part, scorer, self.plan.model.recipe, self.section.batch_size):
                     self.keeper.add(keys[len(scored)], reading)
                     scored.append(replace(reading, thumbnail=None))
                     bar.update(1)
@@ -300,34 +367,3 @@ class _Job:
             },
         )
         update.finish(self.folder)
-
-
-_REMEDIES: Final = {
-    "missing": "Are the paths right, and relative to the file that lists them?",
-    "url": "Fetch them with --allow-download; addresses of other kinds (s3://) have to be downloaded first.",
-    "download_refused": "Do the addresses lead to images? Private ones need --allow-private.",
-    "download_failed": "Run the same command again when the servers answer.",
-    "base64_text": "Decode the text and store the bytes in a binary column.",
-    "not_an_image": "Are these images, in a format that limits.formats names?",
-    "no_permission": "Let this user read the files.",
-    "too_many_bytes": "Raise limits.max_bytes; `score` then needs --overwrite.",
-    "too_many_pixels": "Raise limits.max_pixels; `score` then needs --overwrite.",
-    "worker_died": "Use fewer workers or more memory, and run the same command again.",
-    "too_slow": "Raise limits.max_seconds, and run the same command again.",
-}
-
-
-def nothing_scored(errors: Mapping[str, int], details: str) -> InputErrorsAboveLimit:
-    """The error of a job of whose inputs none could be scored.
-
-    Args:
-        errors: How many inputs have each error code, at least one.
-        details: Where the details of each input are, to begin a sentence with.
-    """
-    num_inputs = sum(errors.values())
-    code, count = max(errors.items(), key=lambda item: item[1])
-    return InputErrorsAboveLimit(
-        f"None of the {num_inputs} inputs could be scored; the commonest error code is {code}"
-        f" ({count} of {num_inputs}).",
-        f"{_REMEDIES.get(code, 'Check the inputs.')} {details} says what is wrong with each.",
-    )

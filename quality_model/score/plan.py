@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -112,8 +113,10 @@ class Plan:
 
     def inputs_of(self, output: Path, part: int) -> list[PlannedInput]:
         """The inputs of one part, in order."""
-        with pq.ParquetFile(self.table_path(output)) as file:
-            return inputs_from(file.read_row_group(list(self.rows_of_parts).index(part)))
+        path = self.table_path(output)
+        group = part if self.parts is None else list(self.parts).index(str(part))
+        with pq.ParquetFile(path, metadata=_footer(path, self.plan_sha256)) as file:
+            return inputs_from(file.read_row_group(group))
 
     def write(self, output: Path) -> None:
         """Write plan.json, or update.json; the table comes first."""
@@ -198,6 +201,12 @@ def begin(
     if plan.has_same_inputs(found) and not verify:
         return plan
     return update.make(job, plan, found, limits, verify=verify)
+
+
+@lru_cache(maxsize=2)
+def _footer(path: Path, _: str) -> pq.FileMetaData:
+    """What a table says of its row groups: as long as there are parts, and needed for each."""
+    return pq.read_metadata(path)
 
 
 def open_plan(output: Path) -> Plan | None:

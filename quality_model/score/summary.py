@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 
 from quality_model.core import storage
 from quality_model.core.figures import new_figure, save_figure
+from quality_model.core.jobs import DATA_FOLDER
+from quality_model.errors import InputErrorsAboveLimit
 from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, SCORE_COLUMNS
 from quality_model.score.result import ScoringModel, read_rows
 
@@ -222,3 +224,53 @@ def _draw(summary: ScoreSummary, path: Path) -> None:
     else:
         last.set_axis_off()
     save_figure(figure, path)
+
+
+def require_scored(summary: ScoreSummary, max_error_share: float) -> None:
+    """Refuse a complete result with too many errors.
+
+    Raises:
+        InputErrorsAboveLimit: None of the inputs could be scored, or too few.
+    """
+    output = summary.output
+    if not summary.scored:
+        raise nothing_scored(summary.errors, f"The column error_detail in {output / DATA_FOLDER}")
+    if summary.error_share > max_error_share:
+        raise InputErrorsAboveLimit(
+            f"{summary.inputs - summary.scored} of {summary.inputs} inputs could not be scored"
+            f" ({summary.error_share:.1%}, allowed {max_error_share:.1%}): "
+            + ", ".join(f"{count} x {code}" for code, count in summary.errors.items())
+            + ".",
+            f"Everything else is scored, in {output}; the column error_detail says what is wrong.",
+        )
+
+
+_REMEDIES: Final = {
+    "missing": "Are the paths right, and relative to the file that lists them?",
+    "url": "Fetch them with --allow-download; addresses of other kinds (s3://) have to be downloaded first.",
+    "download_refused": "Do the addresses lead to images? Private ones need --allow-private.",
+    "download_failed": "Run the same command again when the servers answer.",
+    "base64_text": "Decode the text and store the bytes in a binary column.",
+    "not_an_image": "Are these images, in a format that limits.formats names?",
+    "no_permission": "Let this user read the files.",
+    "too_many_bytes": "Raise limits.max_bytes; `score` then needs --overwrite.",
+    "too_many_pixels": "Raise limits.max_pixels; `score` then needs --overwrite.",
+    "worker_died": "Use fewer workers or more memory, and run the same command again.",
+    "too_slow": "Raise limits.max_seconds, and run the same command again.",
+}
+
+
+def nothing_scored(errors: Mapping[str, int], details: str) -> InputErrorsAboveLimit:
+    """The error of a job of whose inputs none could be scored.
+
+    Args:
+        errors: How many inputs have each error code, at least one.
+        details: Where the details of each input are, to begin a sentence with.
+    """
+    num_inputs = sum(errors.values())
+    code, count = max(errors.items(), key=lambda item: item[1])
+    return InputErrorsAboveLimit(
+        f"None of the {num_inputs} inputs could be scored; the commonest error code is {code}"
+        f" ({count} of {num_inputs}).",
+        f"{_REMEDIES.get(code, 'Check the inputs.')} {details} says what is wrong with each.",
+    )

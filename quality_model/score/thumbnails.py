@@ -14,7 +14,7 @@ scored before there is no thumbnail until they are scored again.
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -136,19 +136,29 @@ class ThumbnailKeeper:
     Args:
         output: The job's folder.
         thresholds: Of its model.
+        parts: Of the job. Their thumbnails are read with them; those of all others, at once.
         is_on: Without it none are made, and those that the folder has are removed.
     """
 
-    def __init__(self, output: Path, thresholds: Mapping[Head, float] | None, *, is_on: bool) -> None:
+    def __init__(
+        self,
+        output: Path,
+        thresholds: Mapping[Head, float] | None,
+        parts: Collection[int],
+        *,
+        is_on: bool,
+    ) -> None:
         self._output, self._is_on = output, is_on
         self._selections = Selections(thresholds)
-        paths = [output / THUMBNAILS_NAME, *self._parts()] if is_on else []
+        of_parts = {self._path(number) for number in parts}
+        others = [path for path in self._parts() if path not in of_parts]
+        paths = [output / THUMBNAILS_NAME, *others] if is_on else []
         self._before = {one: thumbnail for path in paths for one, thumbnail in _read(path).items()}
 
-    def add_part(self, table: pa.Table) -> None:
+    def add_part(self, number: int, table: pa.Table) -> None:
         """Add the rows of a finished part, with the thumbnails that there are."""
         if self._is_on:
-            self._selections.add_rows(table, self._before)
+            self._selections.add_rows(table, {**self._before, **_read(self._path(number))})
 
     def wanted(self, key: str) -> Wanted | None:
         """What makes a thumbnail of the input of this key wanted; None: nothing."""
@@ -164,7 +174,7 @@ class ThumbnailKeeper:
         keys = {*table["key"].to_pylist()}
         chosen = {one: made for one, made in self._selections.thumbnails.items() if one[0] in keys}
         if chosen:
-            _write(self._output / THUMBNAILS_FOLDER / Path(part_name(number)).name, chosen)
+            _write(self._path(number), chosen)
 
     def write(self) -> tuple[str, ...]:
         """Write the chosen ones of all parts to the file of the result, remove those of the parts, and give
@@ -183,6 +193,9 @@ class ThumbnailKeeper:
     def must_remove(self) -> bool:
         """Whether the result has thumbnails that are not to be there."""
         return not self._is_on and (self._output / THUMBNAILS_NAME).exists()
+
+    def _path(self, number: int) -> Path:
+        return self._output / THUMBNAILS_FOLDER / Path(part_name(number)).name
 
     def _parts(self) -> list[Path]:
         return [*(self._output / THUMBNAILS_FOLDER).glob("part-*.parquet")]

@@ -23,6 +23,7 @@ from quality_model.score.inputs import InputChoice
 from quality_model.score.job import score
 from quality_model.score.result import ScoringModel
 from quality_model.score.selection import Kind, Selection
+from quality_model.score.shares import Share
 from quality_model.score.summary import ScoreSummary
 
 THRESHOLDS: dict[Head, float] = {"color_cast": 0.5, "blurriness": 0.4, "watermark": 0.3, "noise": 1.0}
@@ -177,6 +178,7 @@ def runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
         workers: int | None = None,
         figure: bool = False,
         root: Path | None = None,
+        share: Share | None = None,
         **changes: Any,
     ) -> ScoreSummary:
         settings = {"shard_size": 7, "batch_size": 4, "workers": workers or 0, **changes}
@@ -197,6 +199,7 @@ def runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
                 check=check,
                 choice=InputChoice(kind, image_column, key_column),
                 root=root,
+                share=share,
             )
 
     return run
