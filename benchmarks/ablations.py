@@ -275,8 +275,7 @@ def _table(work: Path, epochs: int) -> str:
         result = json.loads(path.read_text())
         for which in ("test", "own_test") if ABLATIONS[name].leaks else ("test",):
             cells = [
-                ", ".join(f"{result[which][head][measure]:.2f}" for measure in MEASURES)
-                for head in HEADS
+                ", ".join(f"{result[which][head][measure]:.2f}" for measure in MEASURES) for head in HEADS
             ]
             where = " (measured on its own test)" if which == "own_test" else ""
             lines.append(f"| {result['what']}{where} | " + " | ".join(cells) + " |")

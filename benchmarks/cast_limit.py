@@ -2,15 +2,16 @@
 
     python -m benchmarks.cast_limit SCENES [--audit CSV] [--train DATA] [--model bundled]
 
-SCENES holds clean images. Rows of the audit whose defect is clear or strong are left out, and so are scenes of
-the train split of DATA, a training dataset. Each scene is scored as it is; degraded, as samples of profile
-`calibrated` are; with the same draws, but without the cast; and in the severity sweeps of the cast. What knows
-the scene without its cast is an oracle: it shows what a scorer of single images cannot reach.
+SCENES holds clean images. Rows of the audit whose defect is clear or strong are left out, and so are scenes
+of the train split of DATA, a training dataset. Each scene is scored as it is; degraded, as samples of profile
+`calibrated` are; with the same draws, but without the cast; and in the severity sweeps of the cast. What
+knows the scene without its cast is an oracle: it shows what a scorer of single images cannot reach.
 """
 
 import argparse
 import csv
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,8 +63,8 @@ class WithoutCast(CalibratedProfile):
 
 @dataclass(frozen=True)
 class Casts:
-    """Scores of the colour cast of n scenes: ``clean`` (n,), of ``DRAWS`` samples ``degraded`` and ``without``
-    their cast (n, DRAWS), with ``labels``; and of sweeps, (n, sweeps, levels)."""
+    """Scores of the cast of n scenes: ``clean`` (n,), of samples ``degraded`` and ``without`` their cast
+    (n, DRAWS), with the ``labels`` of the degraded ones; and of sweeps (n, sweeps, levels)."""
 
     clean: Floats
     degraded: Floats
@@ -74,38 +75,33 @@ class Casts:
 
 def measure(scorer: Scorer, scenes: Sequence[tuple[str, Pixels]]) -> Casts:
     """Score every scene; names seed the degradations."""
-    found: dict[str, list[list[float]]] = {"without": [], "degraded": [], "labels": [], "rest": []}
+    drawn, rest = [], []
     for name, pixels in scenes:
+        samples = [
+            degrade_image(
+                pixels,
+                profile,
+                SampleRandomness(SEED, f"{name} {number}"),
+                scorer.image_size_px,
+                scorer.views,
+            )
+            for profile in (PROFILES["calibrated"], WithoutCast())
+            for number in range(DRAWS)
+        ]
         square = central_square(
             views.at_size_of_use(pixels, 2 * scorer.image_size_px), multiple_px=MULTIPLE_PX
         )
-        seed = int.from_bytes(name.encode()) % 2**32
-        swept = [s.degrade(square, level, seed) for s in _SWEEPS for level in s.levels[1:]]
-        for key, profile in (("degraded", PROFILES["calibrated"]), ("without", WithoutCast())):
-            drawn = [
-                degrade_image(
-                    pixels,
-                    profile,
-                    SampleRandomness(SEED, f"{name} {number}"),
-                    scorer.image_size_px,
-                    scorer.views,
-                )
-                for number in range(DRAWS)
-            ]
-            found[key].append([*scores_of(scorer, [sample.image for sample in drawn])[:, _CAST]])
-            if key == "degraded":
-                found["labels"].append([sample.labels[_CAST] for sample in drawn])
-        found["rest"].append([*scores_of(scorer, [square, *swept])[:, _CAST]])
-    rest = np.array(found["rest"])
-    swept_scores = rest[:, 1:].reshape(len(scenes), len(_SWEEPS), -1)
-    at_rest = np.repeat(rest[:, None, :1], len(_SWEEPS), axis=1)
-    return Casts(
-        clean=rest[:, 0],
-        degraded=np.array(found["degraded"]),
-        without=np.array(found["without"]),
-        labels=np.array(found["labels"], dtype=np.float64),
-        sweeps=np.concatenate([at_rest, swept_scores], axis=2),
-    )
+        levels = [
+            sweep.degrade(square, level, zlib.crc32(name.encode())) if level else square
+            for sweep in _SWEEPS
+            for level in sweep.levels
+        ]
+        scores = scores_of(scorer, [*(sample.image for sample in samples), *levels])[:, _CAST]
+        drawn.append([scores[:DRAWS], scores[DRAWS : 2 * DRAWS], [s.labels[_CAST] for s in samples[:DRAWS]]])
+        rest.append(scores[2 * DRAWS :])
+    degraded, without, labels = np.moveaxis(np.array(drawn, dtype=np.float64), 1, 0)
+    sweeps = np.array(rest).reshape(len(scenes), len(_SWEEPS), -1)
+    return Casts(sweeps[:, 0, 0], degraded, without, labels, sweeps)
 
 
 def table(casts: Casts) -> list[list[str]]:
@@ -114,9 +110,9 @@ def table(casts: Casts) -> list[list[str]]:
     clean, without = np.repeat(casts.clean, DRAWS), casts.without.ravel()
     rows = {
         "as it is": scores,
-        "without the constant offset": scores - (scores - labels).mean(),
+        "less the mean error": scores - (scores - labels).mean(),
         "straight line through it": _fitted(labels, scores),
-        "less the scene's score when clean (oracle)": scores - clean,
+        "less the score of the clean scene (oracle)": scores - clean,
         "less the score of the same sample without its cast (oracle)": scores - without,
         "plane through the last two scores (oracle)": _fitted(labels, scores, without),
     }
