@@ -213,7 +213,7 @@ def _measure(name: str, params: Params, arguments: argparse.Namespace) -> dict[s
             head: {
                 "r2": summary[head]["r2"],
                 "spearman": summary[head]["spearman"],
-                "auc": _auc(evaluation.predictions, head),
+                "auc": auc(evaluation.predictions, head),
                 "sweep": summary[head]["worst_sweep_spearman"],
                 "cross_talk": summary[head]["largest_cross_talk"],
             }
@@ -227,7 +227,7 @@ def _measure(name: str, params: Params, arguments: argparse.Namespace) -> dict[s
     }
 
 
-def _auc(predictions: pd.DataFrame, head: Head) -> float:
+def auc(predictions: pd.DataFrame, head: Head) -> float:
     """Whether a clear degradation scores higher than none, among samples with any other."""
     labels, scores = predictions[f"{head}_label"], predictions[f"{head}_score"]
     without, found = np.sort(scores[labels == 0]), scores[labels >= LEAST_LABEL]
