@@ -23,7 +23,7 @@ def test_scores_with_an_offset_for_each_scene_are_exact_for_the_oracle_alone() -
     for _, over_all, less_clean, *within in sweeps_table(casts):
         assert float(over_all) < 0.5
         assert float(less_clean) > 0.98  # equal in reals, not in float64
-        assert within == ["1.00", "1.00", "1.00"]
+        assert within == ["1.00", "1.00", "0.00"]
 
 
 def test_samples_without_their_cast_have_every_other_degradation(photo: Pixels) -> None:
