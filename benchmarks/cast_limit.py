@@ -120,7 +120,7 @@ def table(casts: Casts) -> list[list[str]]:
 
 
 def sweeps_table(casts: Casts) -> list[list[str]]:
-    """Rows: sweep, Spearman over all scenes, less each clean score, within a scene, and in how many it falls."""
+    """Rows: sweep, Spearman over all scenes, less each clean score, within one, and how often it falls."""
     rows = []
     for place, sweep in enumerate(_SWEEPS):
         scores = casts.sweeps[:, place]
