@@ -32,6 +32,9 @@ from quality_model.records import HEADS
 
 Indices = npt.NDArray[np.int64]
 
+WHOLE_SHARE: Final = 0.5
+"""Of whole views; the others are tiles."""
+
 _SHRUNK_SHARE: Final = 0.6
 _SMALLEST_TILE: Final = 0.6
 _SQUEEZED_SHARE: Final = 0.3
@@ -90,7 +93,7 @@ def vary(clean: Pixels, side_px: int, size_px: int, stream: Stream) -> Pixels:
 def _square_of_view(clean: Pixels, side_px: int, size_px: int, stream: Stream) -> Pixels:
     """A square of the whole view, now and then squeezed, or of a tile, at the size of use or smaller."""
     height, width = clean.shape[:2]
-    is_whole = stream.chance(0.5)
+    is_whole = stream.chance(WHOLE_SHARE)
     squeeze = stream.uniform(-1.0, 1.0) if stream.chance(_SQUEEZED_SHARE) else 0.0
     shrink = stream.uniform(_SMALLEST_TILE, 1.0) if stream.chance(_SHRUNK_SHARE) else 1.0
     if is_whole:
