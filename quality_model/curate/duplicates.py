@@ -67,19 +67,6 @@ class DuplicateGroups:
     is_best: npt.NDArray[np.bool_]
     distance: npt.NDArray[np.uint8]
 
-    @property
-    def sizes(self) -> Indices:
-        """int64 (groups,): rows of each."""
-        return np.bincount(self.group[self.group >= 0])
-
-
-def best_of_groups(table: pa.Table, max_distance: int = MAX_DISTANCE) -> npt.NDArray[np.bool_]:
-    """Which rows to keep so that no two near duplicates are left: bool (N,), True: kept.
-
-    Rows with an error code are kept, and rows without a duplicate. Arguments and errors as of `find_groups`.
-    """
-    return find_groups(table, max_distance).is_best
-
 
 def find_groups(table: pa.Table, max_distance: int = MAX_DISTANCE) -> DuplicateGroups:
     """Find the near duplicates among the rows of a scoring result.
@@ -101,7 +88,10 @@ def find_groups(table: pa.Table, max_distance: int = MAX_DISTANCE) -> DuplicateG
     scored, rows = table.filter(is_scored), np.flatnonzero(is_scored.to_numpy())
     hashed = pc.is_valid(scored["phash"]).to_numpy()
     if len(rows) and not hashed.any():
-        raise _no_hashes()
+        raise UsageError(
+            "The result has no perceptual hashes: they were not measured.",
+            "Score again with --overwrite and the default --measures cheap, or with --measures hash.",
+        )
     files = scored["sha256"].cast(pa.large_string()).combine_chunks().dictionary_encode().indices.to_numpy()
     order = _order_of_preference(scored)
     hashes = scored["phash"].fill_null(0).to_numpy().view(np.uint64)[order]
@@ -144,13 +134,6 @@ def _in_rows(num_rows: int, rows: Indices, best: Indices, distance: npt.NDArray[
     found.is_best[:] = best_of_row == np.arange(num_rows)
     found.distance[rows] = distance
     return found
-
-
-def _no_hashes() -> UsageError:
-    return UsageError(
-        "The result has no perceptual hashes: they were not measured.",
-        "Score again with --overwrite and the default --measures cheap, or with --measures hash.",
-    )
 
 
 @dataclass(frozen=True, slots=True)

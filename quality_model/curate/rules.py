@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from quality_model.curate.duplicates import COLUMNS, MAX_DISTANCE, best_of_groups
+from quality_model.curate.duplicates import COLUMNS, MAX_DISTANCE, find_groups
 from quality_model.curate.expressions import keeps, parse_condition, require_column
 from quality_model.curate.originals import Mask, Rows
 from quality_model.errors import UsageError
@@ -169,8 +169,7 @@ class BestOfDuplicates:
             require_column(column, rows.columns)
         table = pa.Table.from_batches(rows.batches(COLUMNS)).filter(pa.array(rows.scored))
         drops = np.zeros(len(rows.scored), np.bool_)
-        if len(table):
-            drops[rows.scored] = ~best_of_groups(table, self.max_distance)
+        drops[rows.scored] = ~find_groups(table, self.max_distance).is_best
         return drops
 
 

@@ -22,7 +22,6 @@ from quality_model.curate.duplicates import (
     MAX_DISTANCE,
     REPORT_SCHEMA,
     DuplicatesReport,
-    best_of_groups,
     find_groups,
     report_duplicates,
 )
@@ -118,7 +117,6 @@ def test_images_within_the_distance_are_a_group_and_others_are_alone() -> None:
     assert found.group.tolist() == [0, 1, 1, 0, -1]
     assert found.is_best.tolist() == [True, True, False, False, True]
     assert found.distance.tolist() == [0, 0, 6, 0, 0]
-    assert found.sizes.tolist() == [2, 2]
     assert find_groups(table, 5).group.tolist() == [0, -1, -1, 0, -1]
 
 
@@ -146,8 +144,8 @@ def test_the_best_of_a_group_has_a_clearly_lower_score_then_more_pixels_then_hig
     better: dict[str, object],
 ) -> None:
     rows = [{**better, "key": "a"}, {"key": "b", "sha256": "b"}]
-    assert best_of_groups(table_of(*rows)).tolist() == [True, False]
-    assert best_of_groups(table_of(*rows[::-1])).tolist() == [False, True]
+    assert find_groups(table_of(*rows)).is_best.tolist() == [True, False]
+    assert find_groups(table_of(*rows[::-1])).is_best.tolist() == [False, True]
 
 
 def test_no_two_kept_images_are_near_and_every_dropped_one_has_a_kept_one_beside_it() -> None:
@@ -184,8 +182,8 @@ def test_rows_with_errors_are_kept_and_in_no_group() -> None:
 
 
 def test_nothing_is_in_no_group() -> None:
-    assert len(best_of_groups(table_of())) == 0
-    assert best_of_groups(table_of({"error_code": "truncated"})).tolist() == [True]
+    assert len(find_groups(table_of()).is_best) == 0
+    assert find_groups(table_of({"error_code": "truncated"})).is_best.tolist() == [True]
 
 
 def test_a_result_without_hashes_and_a_distance_out_of_range_are_refused() -> None:
