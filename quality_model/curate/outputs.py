@@ -51,9 +51,14 @@ def write_keys(path: Path, result: FinishedResult, chosen: Mask, *, null: bool) 
 
     Raises:
         UsageError: A key has a line break, and ``null`` was not asked for.
+        StorageError: The result was updated meanwhile.
     """
     end = "\0" if null else "\n"
-    with storage.staged(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        storage.staged(path) as temporary,
+        result.unchanged(),
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
         for table in tables(result, chosen, ["key"]):
             for key in table["key"].to_pylist():
                 if not null and ("\n" in key or "\r" in key):
@@ -65,8 +70,13 @@ def write_keys(path: Path, result: FinishedResult, chosen: Mask, *, null: bool) 
 
 def write_rows(path: Path, result: FinishedResult, chosen: Mask) -> None:
     """Write the chosen rows as Parquet, with the columns and the metadata of the result."""
-    schema = pq.read_schema(next(iter(result.files)))
-    with storage.staged(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with result.unchanged():
+        schema = pq.read_schema(next(iter(result.files)))
+    with (
+        storage.staged(path) as temporary,
+        result.unchanged(),
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
         for table in tables(result, chosen):
             writer.write_table(table)
 
@@ -116,7 +126,8 @@ def place_files(
         StorageError: The disk is full, or cannot be written.
     """
     losses, num_placed = Losses(), 0
-    schema = pq.read_schema(next(iter(result.files)))
+    with result.unchanged():
+        schema = pq.read_schema(next(iter(result.files)))
     placer = _Placer(folder, result, how)
 
     def is_placed(original: Original, source: Source) -> bool:
@@ -130,6 +141,7 @@ def place_files(
     with (
         closing(with_sources(result, originals_of(result, chosen), download)) as sources,
         storage.staged(folder / ROWS_NAME) as temporary,
+        result.unchanged(),
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
         for table in tables(result, chosen):

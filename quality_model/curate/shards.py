@@ -62,22 +62,23 @@ def write_shards(
     writer = _TableShards(result) if is_table else _TarShards(result, download)
     losses, made = Losses(), []
     storage.sweep(folder / MARKERS_FOLDER)
-    for number, originals in enumerate(_cut(originals_of(result, chosen), writer, shard_size)):
-        name = f"shard-{number:05d}{'.parquet' if is_table else '.tar'}"
-        marker = folder / MARKERS_FOLDER / f"{number:05d}.json"
-        shard = _finished_shard(folder, marker, name, originals)
-        if shard is None:
-            lost: dict[str, str] = {}
-            with storage.staged(folder / name) as temporary:
-                writer.write(temporary, originals, lost)
-            path = folder / name
-            rows = len(originals) - len(lost)
-            sha256 = storage.file_sha256(path)
-            shard = Shard(name, originals[0].planned.key, rows, path.stat().st_size, sha256, lost)
-            storage.write_json(marker, asdict(shard))
-        made.append(shard)
-        for key, code in shard.lost.items():
-            losses.add(key, code)
+    with result.unchanged():
+        for number, originals in enumerate(_cut(originals_of(result, chosen), writer, shard_size)):
+            name = f"shard-{number:05d}{'.parquet' if is_table else '.tar'}"
+            marker = folder / MARKERS_FOLDER / f"{number:05d}.json"
+            shard = _finished_shard(folder, marker, name, originals)
+            if shard is None:
+                lost: dict[str, str] = {}
+                with storage.staged(folder / name) as temporary:
+                    writer.write(temporary, originals, lost)
+                path = folder / name
+                rows = len(originals) - len(lost)
+                sha256 = storage.file_sha256(path)
+                shard = Shard(name, originals[0].planned.key, rows, path.stat().st_size, sha256, lost)
+                storage.write_json(marker, asdict(shard))
+            made.append(shard)
+            for key, code in shard.lost.items():
+                losses.add(key, code)
     storage.seal(
         folder,
         [RECORD_NAME, *(shard.file for shard in made)],

@@ -178,3 +178,24 @@ def test_rows_follow_their_originals_through_an_update(place: Path, score_into) 
     score_into("images", place / "out")
     assert filtered("--max", "noise=.3", "--copy", "kept") == 0
     assert names_in(place / "kept") == {"even/a.png", *keys(0, 1, 3)}
+
+
+@pytest.mark.parametrize(
+    "option", [["--to", "keys.txt"], ["--to", "rows.parquet"], ["--copy", "kept"], ["--shards", "kept"]]
+)
+def test_a_result_that_is_updated_while_it_is_read_gives_no_mixture(
+    place: Path, score_into, capsys, option: list[str]
+) -> None:
+    updates = [lambda: score_into("images", place / "out")]
+
+    def hook(event: str, _: object) -> None:
+        if event == "quality_model.core.storage.written" and updates:  # the record: rules have judged
+            updates.pop()()
+
+    (place / "images" / key(0)).unlink()
+    sys.addaudithook(hook)
+    assert filtered("--max", "noise=.3", *option) == 10
+    assert not updates
+    assert "was changed while it was read" in capsys.readouterr().err
+    written = place / option[1]
+    assert not (written / "_complete.json" if written.is_dir() else written).exists()
