@@ -224,7 +224,7 @@ def _image(row: Row, thumbnail: Thumbnail | None) -> dict[str, Any]:
     boxes = [known[head] for head in HEADS] if known else None
     return {
         "key": row.key,
-        "scores": [round(score, 6) for score in row.scores],
+        "scores": [round(score, 9) for score in row.scores],
         "overall": round(row.overall, 4),
         "flags": [HEADS.index(head) for head in row.flags],
         "jpeg": base64.b64encode(thumbnail.jpeg).decode() if thumbnail else None,
