@@ -52,7 +52,8 @@ class Rows:
     @classmethod
     def of(cls, files: Collection[Path], thresholds: Mapping[Head, float]) -> "Rows":
         """Read which rows have scores; at least one file."""
-        codes = pq.read_table(list(files), columns=["error_code"])["error_code"]
+        batches = batches_of(files, ["error_code"])
+        codes = pa.chunked_array([batch.column(0) for batch in batches], pa.string())
         counts = Counter(
             {row["values"]: row["counts"] for row in pc.value_counts(codes.drop_null()).to_pylist()}
         )
