@@ -99,6 +99,8 @@ def calibrate(
     if labels is not None:
         if len(places) != 1:
             raise UsageError("--labels are of the images of one result.", "Give OUT and --labels.")
+        if next_file is not None and next_file.resolve() in [one.resolve() for one in (labels, to) if one]:
+            raise UsageError(f"--next {next_file} is another file of this command.", "Choose another name.")
         _calibrate_result(user_path(places[0]), labels, heads, to, next_file, count)
         return
     if len(places) != 2 or len(heads) != 1:

@@ -111,6 +111,10 @@ def filter_(
     from quality_model.curate.filter import Outputs, filter_result, show_dropped
     from quality_model.curate.rules import Balance, BestOfDuplicates, Bound, Only, Where
 
+    if page is not None:
+        from quality_model.curate.gallery import require_place
+
+        require_place(page, output)
     if (copy and link) or (symlink and not link) or (strata and not balance):
         raise UsageError(
             "--copy excludes --link, --symlink needs --link, and --strata needs --balance.", "See --help."

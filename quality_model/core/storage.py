@@ -47,7 +47,8 @@ def staged(path: Path, *, beside: Path | None = None) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise explain(error, path) from error
-    temporary = (beside or path).parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}"
+    folder = (beside or path).parent.absolute()  # PyArrow takes a:b/c for an address
+    temporary = folder / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}"
     try:
         yield temporary
         _put_in_place(temporary, path)

@@ -15,6 +15,7 @@ half of the bits of an image with detail are set, because they compare with the 
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -174,7 +175,7 @@ class DuplicatesReport:
         """Write the table as Parquet or CSV, by the name.
 
         Raises:
-            UsageError: The name ends in neither .parquet nor .csv.
+            UsageError: As of `require_table_name`.
             StorageError: It cannot be written.
         """
         require_table_name(path)
@@ -192,9 +193,22 @@ REPORT_SCHEMA: Final = pa.schema(
 
 
 def require_table_name(path: Path) -> None:
-    """Refuse a name that `DuplicatesReport.write` would not know how to write: UsageError."""
+    """Refuse a name that `DuplicatesReport.write` would not know how to write, or of a file that it did not.
+
+    Raises:
+        UsageError: It ends in neither .parquet nor .csv, or is there with other columns.
+    """
     if path.suffix.lower() not in (".parquet", ".csv"):
         raise UsageError(f"{path} is neither .parquet nor .csv.", "Name a file that ends in one of them.")
+    if not path.exists():
+        return
+    names: list[str] = []
+    with suppress(OSError, pa.ArrowException):
+        is_csv = path.suffix.lower() == ".csv"
+        schema = pyarrow.csv.open_csv(path).schema if is_csv else pq.read_schema(path)
+        names = schema.names
+    if names != REPORT_SCHEMA.names:
+        raise UsageError(f"{path} is there and holds no groups of duplicates.", "Choose another name.")
 
 
 def report_duplicates(output: Path, max_distance: int = MAX_DISTANCE) -> DuplicatesReport:

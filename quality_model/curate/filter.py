@@ -136,16 +136,17 @@ def filter_result(
         UsageError: ``output`` is no result, a rule or a file of thresholds does not fit it, nothing is kept,
             or a place to write is inside the originals or the result, or has other files.
         IncompleteError, CorruptError: The result is not finished, or is damaged.
-        StorageError: The disk is full, or another process writes there.
+        StorageError: The disk is full, another process writes there, or the result was updated meanwhile.
     """
     result = open_finished(output)
-    rows = Rows.of(result.files, result.thresholds)
     if isinstance(thresholds, Path):
         thresholds = read_thresholds(thresholds, scale_version=result.model.scale_version)
     rules = list(rules)
-    if flagged or thresholds or not rules:
-        rules += flag_rules(rows, flagged, thresholds)
-    verdict = judge(rows, rules, balance)
+    with result.unchanged():
+        rows = Rows.of(result.files, result.thresholds)
+        if flagged or thresholds or not rules:
+            rules += flag_rules(rows, flagged, thresholds)
+        verdict = judge(rows, rules, balance)
     title = f"{output}: {len(rows.scored)} rows, scored by {result.model.title}."
     outcome = Filtered(title, len(rows.scored), int(verdict.kept.sum()), verdict, dict(rows.errors))
     if to is None:

@@ -1,6 +1,7 @@
 """A finished scoring result, as what looks at it and acts on it reads it."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 
 from quality_model.core import storage
 from quality_model.core.folders import JOB_NAME, file_name, is_result, printable
-from quality_model.errors import CorruptError, IncompleteError, UsageError
+from quality_model.errors import CorruptError, IncompleteError, StorageError, UsageError
 from quality_model.params import WITHOUT_PROJECT, LimitsParams
 from quality_model.records import SCHEMA_VERSION, Head
 from quality_model.score.result import ScoringModel
@@ -67,6 +68,26 @@ class FinishedResult:
             )
         chosen = pa.schema([schema.field(column) for column in columns])
         return pa.Table.from_batches(self.batches(columns), chosen)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Read rows, and refuse what was read if an update has changed the result since it was opened.
+
+        Raises:
+            StorageError: It has: rows of two results would be mixed.
+        """
+        try:
+            yield
+        except Exception:
+            self._require_unchanged()
+            raise
+        self._require_unchanged()
+
+    def _require_unchanged(self) -> None:
+        with suppress(IncompleteError, CorruptError):
+            if storage.require_sealed(self.folder, marker_name=JOB_NAME)["sha256"] == self.sha256:
+                return
+        raise StorageError(f"{self.folder} was changed while it was read.", "Run the same command again.")
 
     def batches(self, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of all rows, a hundred thousand rows at a time."""

@@ -96,7 +96,7 @@ function showLimit() {
   $("limit-label").replaceChildren(`${head.title} at most `, element("b", { text: decimals(head.limit) }));
   $("effect").replaceChildren("Keeps ", element("b", { text: number(data.scored - lost) }),
     ` of ${plural(data.scored, "image")} (${share.toFixed(1)} %), drops `, element("b", { text: number(lost) }), ".");
-  $("command").value = [data.command, ...limited().map((one) => `--max ${one.name}=${asNumber(Math.ceil(one.limit * 1e6) / 1e6)}`)].join(" ");
+  $("command").value = [data.command, ...limited().map((one) => `--max ${one.name}=${asNumber(one.limit)}`)].join(" ");
   $("reset").hidden = !head.moved;
   $("reset").textContent = head.threshold === null ? "Back" : "Back to the threshold";
   drawChart(head);

@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import zip_longest
@@ -36,6 +37,9 @@ _MAX_BYTES: Final = 20_000_000
 _MOST: Final = 240
 """Images of a section."""
 _LARGEST_DETAIL: Final = 500
+_GENERATOR: Final = b'<meta name="generator" content="quality-model gallery">'
+_HEAD_BYTES: Final = 2000
+"""In which a page has that line."""
 _TITLES: Final[dict[Head, tuple[str, str]]] = {
     "color_cast": ("Colour cast", "cast"),
     "blurriness": ("Blur", "blur"),
@@ -74,7 +78,7 @@ def write_gallery(output: Path, to: Path | None = None, sections: Sequence[Secti
     """
     result = open_finished(output)
     to = output / GALLERY_NAME if to is None else to
-    _require_place(to, output)
+    require_place(to, output)
     kept = read_thumbnails(output)
     if sections is None:
         found = overview(result, shown=list(kept) if kept else None)
@@ -88,12 +92,25 @@ def write_gallery(output: Path, to: Path | None = None, sections: Sequence[Secti
     return to
 
 
-def _require_place(to: Path, output: Path) -> None:
+def require_place(to: Path, output: Path) -> None:
+    """Refuse a file that is no place for the gallery of the result in ``output``.
+
+    Raises:
+        UsageError: By its name it is no page, it is among the files of the result, or it is there and is none.
+    """
     place, own = to.resolve(), output.resolve()
     if to.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{to} is not the name of an HTML file.", "Name one, such as gallery.html.")
     if place.is_relative_to(own) and place.parent != own / REPORT_NAME:
         raise UsageError(f"{to} is among the files of the result.", f"Write to {output / GALLERY_NAME}.")
+    if place != own / GALLERY_NAME and to.exists() and not _is_gallery(to):
+        raise UsageError(f"{to} is there and is no gallery.", "Choose another name, or move it away.")
+
+
+def _is_gallery(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        return _GENERATOR in file.read(_HEAD_BYTES)
+    return False
 
 
 def _standard(found: Overview, result: FinishedResult) -> tuple[dict[str, Row], list[Section]]:
@@ -224,7 +241,7 @@ def _image(row: Row, thumbnail: Thumbnail | None) -> dict[str, Any]:
     boxes = [known[head] for head in HEADS] if known else None
     return {
         "key": row.key,
-        "scores": [round(score, 6) for score in row.scores],
+        "scores": [round(score, 9) for score in row.scores],
         "overall": round(row.overall, 4),
         "flags": [HEADS.index(head) for head in row.flags],
         "jpeg": base64.b64encode(thumbnail.jpeg).decode() if thumbnail else None,

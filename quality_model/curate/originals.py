@@ -52,7 +52,8 @@ class Rows:
     @classmethod
     def of(cls, files: Collection[Path], thresholds: Mapping[Head, float]) -> "Rows":
         """Read which rows have scores; at least one file."""
-        codes = pq.read_table(list(files), columns=["error_code"])["error_code"]
+        batches = batches_of(files, ["error_code"])
+        codes = pa.chunked_array([batch.column(0) for batch in batches], pa.string())
         counts = Counter(
             {row["values"]: row["counts"] for row in pc.value_counts(codes.drop_null()).to_pylist()}
         )
@@ -72,6 +73,11 @@ class Rows:
         """Some columns of all rows, a hundred thousand rows at a time."""
         return batches_of(self.files, columns)
 
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column of all rows: for what Arrow prepares once a call, such as a table of keys to look up."""
+        found = [batch.column(0) for batch in self.batches([name])]
+        return pa.chunked_array(found, self.schema.field(name).type)
+
     def numbers(self, column: str) -> npt.NDArray[np.float64]:
         """A column of numbers, (N,), NaN where a row has no scores or the value is null.
 
@@ -88,7 +94,9 @@ class Rows:
         found = np.empty(len(self.scored))
         at = 0
         for batch in self.batches([column]):
-            found[at : at + len(batch)] = batch.column(0).cast(pa.float64()).to_numpy(zero_copy_only=False)
+            found[at : at + len(batch)] = (
+                batch.column(0).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            )
             at += len(batch)
         found[~self.scored] = np.nan
         return found

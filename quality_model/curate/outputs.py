@@ -5,6 +5,7 @@ resumes: what is there already is compared, never written again.
 """
 
 import errno
+import hashlib
 import logging
 import os
 import re
@@ -51,9 +52,14 @@ def write_keys(path: Path, result: FinishedResult, chosen: Mask, *, null: bool) 
 
     Raises:
         UsageError: A key has a line break, and ``null`` was not asked for.
+        StorageError: The result was updated meanwhile.
     """
     end = "\0" if null else "\n"
-    with storage.staged(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        storage.staged(path) as temporary,
+        result.unchanged(),
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
         for table in tables(result, chosen, ["key"]):
             for key in table["key"].to_pylist():
                 if not null and ("\n" in key or "\r" in key):
@@ -65,8 +71,13 @@ def write_keys(path: Path, result: FinishedResult, chosen: Mask, *, null: bool) 
 
 def write_rows(path: Path, result: FinishedResult, chosen: Mask) -> None:
     """Write the chosen rows as Parquet, with the columns and the metadata of the result."""
-    schema = pq.read_schema(next(iter(result.files)))
-    with storage.staged(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with result.unchanged():
+        schema = pq.read_schema(next(iter(result.files)))
+    with (
+        storage.staged(path) as temporary,
+        result.unchanged(),
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
         for table in tables(result, chosen):
             writer.write_table(table)
 
@@ -116,7 +127,8 @@ def place_files(
         StorageError: The disk is full, or cannot be written.
     """
     losses, num_placed = Losses(), 0
-    schema = pq.read_schema(next(iter(result.files)))
+    with result.unchanged():
+        schema = pq.read_schema(next(iter(result.files)))
     placer = _Placer(folder, result, how)
 
     def is_placed(original: Original, source: Source) -> bool:
@@ -130,6 +142,7 @@ def place_files(
     with (
         closing(with_sources(result, originals_of(result, chosen), download)) as sources,
         storage.staged(folder / ROWS_NAME) as temporary,
+        result.unchanged(),
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
         for table in tables(result, chosen):
@@ -159,16 +172,17 @@ def require_linkable(result: FinishedResult) -> None:
 def name_below(key: str, format_name: str | None, *, is_path: bool) -> PurePath:
     """The place of an original below a folder: its key, from which nothing leads out.
 
-    The root of an absolute path and the scheme of a URL are left out, ``..`` becomes ``__``, and a key of a
-    table gets the suffix of its format if it has none of an image.
+    The root of an absolute path and the scheme of a URL are left out, ``..`` becomes ``__``, and a hash of the
+    URL is for its query. A URL and a key of a table get the suffix of the format if they have none of an image.
     """
-    text = key
+    text = file_name(key) if is_path and not is_url(key) else key
     if is_url(key):
-        text = key.split("://", 1)[1].split("#")[0].split("?")[0]
-    elif is_path:
-        text = file_name(key)
-    elif suffix(key) not in SUFFIXES and format_name:
-        text = f"{key}{_SUFFIX_OF.get(format_name, '.' + format_name.lower())}"
+        text, *query = re.split("[?#]", key.split("://", 1)[1], maxsplit=1)
+        if query:
+            ending = PurePath(text).suffix
+            text = f"{text.removesuffix(ending)}-{hashlib.sha256(key.encode()).hexdigest()[:12]}{ending}"
+    if (is_url(key) or not is_path) and suffix(text) not in SUFFIXES and format_name:
+        text = f"{text}{_SUFFIX_OF.get(format_name, '.' + format_name.lower())}"
     path = PurePath(text.replace("\0", "_"))
     parts = ["__" if part == ".." else part for part in path.parts if part != path.anchor] or ["_"]
     if parts[0] in (RECORD_NAME, ROWS_NAME, LOCK_NAME, storage.MARKER_NAME) or re.match(

@@ -4,6 +4,7 @@ Every rule looks at the rows with scores alone. A value that is null is dropped 
 condition that needs it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -146,8 +147,7 @@ class Only:
 
     def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
         keys = _read_keys(self.file)
-        listed = [pc.is_in(batch.column(0), keys) for batch in rows.batches(["key"])]
-        drops: Mask = rows.scored & ~pa.chunked_array(listed, pa.bool_()).to_numpy()
+        drops: Mask = rows.scored & ~pc.is_in(rows.column("key"), keys).to_numpy()
         return drops
 
 
@@ -193,12 +193,13 @@ class Balance:
         """
         if self.file is None:
             require_column(self.column, rows.columns)
-            values = pa.chunked_array([batch.column(0) for batch in rows.batches([self.column])])
+            values = rows.column(self.column)
         else:
             known = _read_strata(self.file, self.column)
             keys = known["key"].combine_chunks()
-            found = [pc.index_in(batch.column(0), keys) for batch in rows.batches(["key"])]
-            places = pa.chunked_array(found, pa.int32())
+            if len(keys) != pc.count_distinct(keys, mode="all").as_py():
+                raise UsageError(f"{self.file} has a key twice.", "A key has one value.")
+            places = pc.index_in(rows.column("key"), keys)
             if places.null_count == len(places):
                 raise UsageError(
                     f"{self.file} has not one key of the result.", "Its column key holds those of the result."
@@ -320,29 +321,29 @@ def _read_keys(path: Path) -> pa.Array:
     if path.suffix.lower() in (".csv", ".parquet"):
         return _read_strata(path, "key")["key"].combine_chunks()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}.", "It has a key a line.") from None
-    return pa.array(text.split("\0" if "\0" in text else "\n"), pa.string())
+    return pa.array(text.split("\0") if "\0" in text else re.split(r"\r?\n", text), pa.string())
 
 
 def _read_strata(path: Path, column: str) -> pa.Table:
     """The columns ``key`` (text) and ``column`` of a CSV or Parquet file."""
     try:
         if path.suffix.lower() == ".parquet":
-            table = pq.read_table(path)
+            with pq.ParquetFile(path) as file:  # that may hold images too
+                names = file.schema_arrow.names
+                table = file.read([name for name in {"key", column} if name in names])
         else:
             as_text = pa.csv.ConvertOptions(column_types={"key": pa.string()})
             table = pa.csv.read_csv(path, convert_options=as_text)
+            names = table.column_names
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{path} cannot be read: {first_line(error)}", "It is CSV or Parquet.") from None
     for name in ("key", column):
-        if name not in table.column_names:
+        if name not in names:
             raise UsageError(
-                f"{path} has no column {name!r}; it has {', '.join(table.column_names)}.",
+                f"{path} has no column {name!r}; it has {', '.join(names)}.",
                 "It needs a column key, with the keys of the result, and the column to balance.",
             )
-    keys = table["key"].cast(pa.string())
-    if len(keys) != pc.count_distinct(keys, mode="all").as_py():
-        raise UsageError(f"{path} has a key twice.", "A key has one value.")
-    return pa.table({column: table[column], "key": keys})
+    return pa.table({column: table[column], "key": table["key"].cast(pa.string())})

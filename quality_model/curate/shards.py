@@ -62,22 +62,23 @@ def write_shards(
     writer = _TableShards(result) if is_table else _TarShards(result, download)
     losses, made = Losses(), []
     storage.sweep(folder / MARKERS_FOLDER)
-    for number, originals in enumerate(_cut(originals_of(result, chosen), writer, shard_size)):
-        name = f"shard-{number:05d}{'.parquet' if is_table else '.tar'}"
-        marker = folder / MARKERS_FOLDER / f"{number:05d}.json"
-        shard = _finished_shard(folder, marker, name, originals)
-        if shard is None:
-            lost: dict[str, str] = {}
-            with storage.staged(folder / name) as temporary:
-                writer.write(temporary, originals, lost)
-            path = folder / name
-            rows = len(originals) - len(lost)
-            sha256 = storage.file_sha256(path)
-            shard = Shard(name, originals[0].planned.key, rows, path.stat().st_size, sha256, lost)
-            storage.write_json(marker, asdict(shard))
-        made.append(shard)
-        for key, code in shard.lost.items():
-            losses.add(key, code)
+    with result.unchanged():
+        for number, originals in enumerate(_cut(originals_of(result, chosen), writer, shard_size)):
+            name = f"shard-{number:05d}{'.parquet' if is_table else '.tar'}"
+            marker = folder / MARKERS_FOLDER / f"{number:05d}.json"
+            shard = _finished_shard(folder, marker, name, originals)
+            if shard is None:
+                lost: dict[str, str] = {}
+                with storage.staged(folder / name) as temporary:
+                    writer.write(temporary, originals, lost)
+                path = folder / name
+                rows = len(originals) - len(lost)
+                sha256 = storage.file_sha256(path)
+                shard = Shard(name, originals[0].planned.key, rows, path.stat().st_size, sha256, lost)
+                storage.write_json(marker, asdict(shard))
+            made.append(shard)
+            for key, code in shard.lost.items():
+                losses.add(key, code)
     storage.seal(
         folder,
         [RECORD_NAME, *(shard.file for shard in made)],
@@ -123,21 +124,25 @@ class _TarShards:
         self._result = result
         self._download = download
         self._kind: ArchiveKind = "zip" if result.kind == "zip" else "tar"
+        self._names: set[str] = set()
         self._stems: set[str] = set()
         self._last: tuple[str | None, str] | None = None
         self._others: tuple[Path | None, dict[str, list[tuple[str, int, int]]]] = (None, {})
 
     def fits(self, original: Original) -> bool:
-        """Whether its stem is new in the shard: for WebDataset, members of one stem are one sample."""
-        stem = _stem(_member_name(original))
-        return stem not in self._stems or (original.planned.file, stem) == self._last
+        """Whether its name is new in the shard, and its stem: for WebDataset, members of one are one sample."""
+        name = _member_name(original)
+        is_of_last = (original.planned.file, _stem(name)) == self._last
+        return _stem(name) not in self._stems or (is_of_last and name not in self._names)
 
     def add(self, original: Original, *, is_first: bool) -> None:
         """Count an original to the shard."""
-        stem = _stem(_member_name(original))
-        self._stems = {stem} if is_first else self._stems
-        self._stems.add(stem)
-        self._last = original.planned.file, stem
+        if is_first:
+            self._names, self._stems = set(), set()
+        name = _member_name(original)
+        self._names.add(name)
+        self._stems.add(_stem(name))
+        self._last = original.planned.file, _stem(name)
 
     def write(self, path: Path, originals: Sequence[Original], lost: dict[str, str]) -> None:
         sources = with_sources(self._result, originals, self._download)
@@ -271,10 +276,14 @@ class _TableShards:
 
 
 def _member_name(original: Original) -> str:
-    """The name of an original in a tar archive: its own one in the archive that it is from, or its key."""
+    """The name of an original in a tar archive: its own one in the archive that it is from, or its key.
+
+    In a key all dots but that of the suffix are ``_``: WebDataset would take a.1.png and a.2.png for one sample.
+    """
     planned = original.planned
     if planned.file is None:
-        return name_below(planned.key, original.format, is_path=True).as_posix()
+        path = name_below(planned.key, original.format, is_path=True)
+        return path.with_name(path.stem.replace(".", "_") + path.suffix).as_posix()
     name = planned.key.removeprefix(f"{planned.file}#")
     if suffix(name) not in SUFFIXES:
         name = re.sub(r"#\d+$", "", name)  # of a name that the archive has twice

@@ -258,7 +258,8 @@ def plan_from(values: Mapping[str, Any], *, is_update: bool = False) -> Plan:
 def find_inputs(output: Path, keys: list[str]) -> list[PlannedInput]:
     """The inputs of a job that have some keys, in the order of ``keys``."""
     wanted = pa.array(keys, pa.string())
-    table = pq.read_table(output / TABLE_NAME, filters=pc.field("key").isin(wanted))
+    filters = pc.field("key").isin(wanted)
+    table = pq.read_table(output / TABLE_NAME, filters=filters, partitioning=None)
     return inputs_from(table.take(pc.index_in(wanted, table["key"])))
 
 

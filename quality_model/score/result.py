@@ -209,4 +209,4 @@ def replace_rows(table: pa.Table, rows: Sequence[int], new: pa.Table) -> pa.Tabl
 
 def read_rows(output: Path, columns: Collection[str]) -> pa.Table:
     """Some columns of a complete result, in the order of its plan."""
-    return pq.read_table(output / DATA_FOLDER, columns=list(columns))
+    return pq.read_table(output / DATA_FOLDER, columns=list(columns), partitioning=None)

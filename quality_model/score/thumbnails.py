@@ -209,7 +209,7 @@ def read_thumbnails(output: Path) -> dict[str, Thumbnail]:
 def _read(path: Path) -> dict[_Id, Thumbnail]:
     """The thumbnails of a file; none where there is no such file, or it is damaged."""
     try:
-        rows = pq.read_table(path, schema=SCHEMA).to_pylist()
+        rows = pq.read_table(path, schema=SCHEMA, partitioning=None).to_pylist()
     except (OSError, pa.ArrowException):
         return {}
     return {(row["key"], row["sha256"]): _thumbnail(row) for row in rows}

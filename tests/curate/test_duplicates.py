@@ -232,6 +232,7 @@ def duplicates(*arguments: object) -> str:
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_the_command_names_the_groups_and_writes_them(result: Path, tmp_path: Path, suffix: str) -> None:
     file = tmp_path / "new" / f"groups{suffix}"
+    assert duplicates(result, "--to", file) == duplicates(result, "--to", file)
     shown = duplicates(result, "--to", file)
     assert "2 groups of near duplicates, with 7 of 10 inputs" in shown
     assert "5 images" in shown and "and 3 more" in shown and str(file) in shown
@@ -275,3 +276,15 @@ def test_a_result_without_hashes_is_refused(images: Path, tmp_path: Path) -> Non
 def test_a_file_of_another_kind_is_refused_before_the_search(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["duplicates", str(tmp_path), "--to", "groups.json"])
     assert isinstance(done.exception, UsageError) and ".parquet" in str(done.exception)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_file_that_holds_something_else_is_never_overwritten(
+    result: Path, tmp_path: Path, suffix: str
+) -> None:
+    file = tmp_path / f"images{suffix}"
+    file.write_bytes(next((result / "data").glob("*")).read_bytes() if suffix == ".parquet" else b"key\na\n")
+    before = file.read_bytes()
+    done = CliRunner().invoke(cli, ["duplicates", str(result), "--to", str(file)])
+    assert isinstance(done.exception, UsageError) and "holds no groups" in str(done.exception)
+    assert file.read_bytes() == before

@@ -68,6 +68,7 @@ def rows(tmp_path: Path) -> Rows:
             "is_noisy": n > 5,
             "jpeg_quality": None if n == 3 else 10 * n,
             "format": "PNG" if n % 2 else "JPEG",
+            "phash": n * 2**59 + 1,
         }
         for n in range(10)
     ]
@@ -85,6 +86,7 @@ def keys(*numbers: int) -> set[str]:
         (Bound("overall", 0.25, is_lowest=True), keys(8, 9)),
         (Bound("width", 100, is_lowest=True), keys(0)),
         (Bound("jpeg_quality", 35, is_lowest=True), keys(0, 1, 2)),  # a3 has none and stays
+        (Bound("phash", 2**61), keys(5, 6, 7, 8, 9)),
         (Bound("size_bytes", 0), keys()),  # only the row with an error has it
         (Flag("noise"), keys(6, 7, 8, 9)),
         (Flag("noise", 0.85), keys(9)),
@@ -158,6 +160,15 @@ def test_any_tool_can_choose_the_keys_that_are_kept(rows: Rows, tmp_path: Path, 
     assert dropped(rows, Only(path), balance=Balance("format")) == keys(0, 2, 3, 4, 5, 6, 8, 9)
     with pytest.raises(UsageError, match="cannot be read"):
         judge(rows, [Only(tmp_path / f"no{name}")])
+
+
+def test_lists_of_editors_that_mark_utf8_and_labels_of_several_heads_name_keys_too(
+    rows: Rows, tmp_path: Path
+) -> None:
+    edited, labels = tmp_path / "edited.txt", tmp_path / "labels.csv"
+    edited.write_bytes("\ufeffa1\r\na7\r\n".encode())
+    labels.write_text("key,head,label\na1,noise,bad\na1,blurriness,bad\na7,noise,good\n")
+    assert dropped(rows, Only(edited)) == dropped(rows, Only(labels)) == keys(0, 2, 3, 4, 5, 6, 8, 9)
 
 
 def test_of_near_duplicates_the_best_that_other_rules_keep_stays(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from quality_model.cli import run
 from quality_model.curate.finished import open_finished
+from quality_model.score.thumbnails import read_thumbnails
 
 COMMANDS = (
     ("gallery",),
@@ -74,3 +76,13 @@ def test_a_result_says_what_it_is_of(place: Path) -> None:
     assert result.thresholds["blurriness"] == 0.4
     shutil.rmtree(place / "images")
     assert not open_finished(Path("out")).is_tree
+
+
+@pytest.mark.parametrize("name", ["noise=1", "key=a", "a:b"])
+def test_the_name_of_a_folder_is_neither_a_column_nor_an_address(place: Path, score_into, name: str) -> None:
+    score_into("images", Path(name) / "out")
+    output = str(Path(name) / "out")
+    assert read_thumbnails(Path(output))
+    assert run(["gallery", output]) == 0
+    assert run(["filter", output, "--max", "noise=.3", "--to", f"{name}.parquet"]) == 0
+    assert pq.read_schema(f"{name}.parquet").names[0] == "key"

@@ -163,6 +163,16 @@ def test_no_file_of_the_result_is_overwritten(copy: Path, name: str) -> None:
     assert not (copy / "data" / "gallery.html").exists()
 
 
+def test_a_page_that_is_no_gallery_is_not_overwritten_and_a_gallery_is(copy: Path, tmp_path: Path) -> None:
+    page = tmp_path / "index.html"
+    page.write_text("<title>Gallery of mine</title>")
+    for command in (["gallery", str(copy), "--to"], ["filter", str(copy), "--to", "k.txt", "--gallery"]):
+        assert run([*command, str(page)]) == 2
+    assert page.read_text() == "<title>Gallery of mine</title>" and not Path("k.txt").exists()
+    write_gallery(copy, tmp_path / "other.html")
+    write_gallery(copy, tmp_path / "other.html")
+
+
 def test_score_writes_the_gallery_and_says_where(
     photo: Pixels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

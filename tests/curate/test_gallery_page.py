@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import json
 import re
 import shlex
 import shutil
@@ -205,6 +206,19 @@ def test_a_limit_says_what_it_keeps_dims_what_it_drops_and_gives_the_command(
     page.locator("#reset").click()
     assert not page.locator("#reset").is_visible()
     assert "noise=1" in page.locator("#command").input_value()
+
+
+def test_the_command_at_a_threshold_of_many_digits_drops_exactly_what_is_flagged(
+    opened: Open, result: Path, tmp_path: Path
+) -> None:
+    output = shutil.copytree(result, tmp_path / "scores")
+    marker = json.loads((output / "job.json").read_text())
+    marker["thresholds"]["noise"] = threshold = 0.16138143837451935
+    (output / "job.json").write_text(json.dumps(marker))
+    page = opened(write_gallery(output, tmp_path / "page.html"))
+    page.keyboard.press("4")
+    name, value = shlex.split(page.locator("#command").input_value())[-1].split("=")
+    assert (name, float(value)) == ("noise", threshold)
 
 
 @pytest.mark.parametrize("script", ["", NO_STORAGE], ids=["kept", "private"])

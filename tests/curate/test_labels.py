@@ -114,6 +114,7 @@ def test_the_images_to_label_next_are_printed_and_written(place: Path, said: Sai
             ["images/good", "images/bad", "--head", "noise", "--next", "n.txt"],
             "--next names images of a result",
         ),
+        (["out", "--labels", "labels.csv", "--next", "./labels.csv"], "is another file of this command"),
         (["out", "out", "--labels", "labels.csv"], "--labels are of the images of one result"),
         (["out", "--labels", "none.csv"], "none.csv cannot be read"),
         (["out", "--labels", "labels.csv", "--head", "sharpness"], "'sharpness' is not one of"),

@@ -1,6 +1,7 @@
 """What is kept is copied and linked safely, and again after any interruption."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from quality_model.cli import run
 from quality_model.core import storage
+from quality_model.curate.outputs import name_below
 
 from .conftest import filtered, image, key, keys, members_of, names_in, not_written, rows_of, tree
 
@@ -178,3 +180,32 @@ def test_rows_follow_their_originals_through_an_update(place: Path, score_into) 
     score_into("images", place / "out")
     assert filtered("--max", "noise=.3", "--copy", "kept") == 0
     assert names_in(place / "kept") == {"even/a.png", *keys(0, 1, 3)}
+
+
+@pytest.mark.parametrize(
+    "option", [["--to", "keys.txt"], ["--to", "rows.parquet"], ["--copy", "kept"], ["--shards", "kept"]]
+)
+def test_a_result_that_is_updated_while_it_is_read_gives_no_mixture(
+    place: Path, score_into, capsys, option: list[str]
+) -> None:
+    updates = [lambda: score_into("images", place / "out")]
+
+    def hook(event: str, _: object) -> None:
+        if event == "quality_model.core.storage.written" and updates:  # the record: rules have judged
+            updates.pop()()
+
+    (place / "images" / key(0)).unlink()
+    sys.addaudithook(hook)
+    assert filtered("--max", "noise=.3", *option) == 10
+    assert not updates
+    assert "was changed while it was read" in capsys.readouterr().err
+    written = place / option[1]
+    assert not (written / "_complete.json" if written.is_dir() else written).exists()
+
+
+def test_urls_that_differ_in_their_query_alone_have_places_of_their_own() -> None:
+    urls = [f"https://host/{path}" for path in ("a.png", "a.png?1", "a.png?2", "get?id=1", "get?id=2#x", "b")]
+    places = [name_below(url, "JPEG", is_path=True).as_posix() for url in urls]
+    assert places[0] == "host/a.png" and places[5] == "host/b.jpg"
+    assert len({*places}) == 6
+    assert all(re.fullmatch(r"host/(a-[0-9a-f]{12}\.png|get-[0-9a-f]{12}\.jpg)", one) for one in places[1:5])

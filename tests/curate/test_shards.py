@@ -49,6 +49,31 @@ def test_tar_shards_keep_captions_and_no_sample_is_in_a_shard_twice(
     assert run(["filter", "out", "--link", "links"]) == 2
 
 
+def test_images_of_one_name_or_of_one_name_before_a_dot_are_samples_of_their_own(
+    tmp_path: Path, monkeypatch, score_into
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with tarfile.open("t.tar", "w") as tar:
+        for data in (image(1), image(2)):
+            info = tarfile.TarInfo("x.png")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    score_into("t.tar", Path("out"))
+    assert filtered("--max", "noise=.5", "--shards", "twice") == 0
+    found = []
+    for path in sorted(Path("twice").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            found += [(info.name, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
+    assert found == [("x.png", image(1)), ("x.png", image(2))]
+    Path("images").mkdir()
+    for number in (1, 2):
+        Path(f"images/x.{number}.png").write_bytes(image(number))
+    Path("images/x.2.txt").write_text("two")
+    score_into("images", Path("dots"))
+    assert run(["filter", "dots", "--max", "noise=.5", "--shards", "parted"]) == 0
+    assert members_of(Path("parted")) == {"x_1.png": image(1), "x_2.png": image(2), "x_2.txt": b"two"}
+
+
 def test_shards_of_a_folder_take_the_captions_beside_the_images(place: Path) -> None:
     (place / "images" / "even" / "n00.txt").write_text("black")
     assert filtered("--max", "noise=.3", "--shards", "kept") == 0
