@@ -14,6 +14,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,9 @@ from quality_model.records import HEADS
 
 DRAWS: Final = 3
 SEED: Final = 2026
+OWN_SCORES: Final = (0.0, 0.1, 0.25, np.inf)
+"""Edges of the scores of clean scenes by which they are told apart."""
+
 LARGE_DEFECTS: Final = frozenset({"clear", "strong"})
 _CAST: Final = HEADS.index("color_cast")
 _SWEEPS: Final = tuple(sweep for sweep in SWEEPS if sweep.head == "color_cast")
@@ -124,14 +128,32 @@ def sweeps_table(casts: Casts) -> list[list[str]]:
     rows = []
     for place, sweep in enumerate(_SWEEPS):
         scores = casts.sweeps[:, place]
-        levels = np.arange(scores.shape[1], dtype=np.float64)
-        within = [_spearman(levels, one) for one in scores]
-        pooled = _spearman(np.tile(levels, len(scores)), scores.ravel())
-        less_own = _spearman(np.tile(levels, len(scores)), (scores - scores[:, :1]).ravel())
-        falls = float(np.mean(np.array(within) < 0))
-        cells = (pooled, less_own, float(np.mean(within)), float(np.median(within)), falls)
+        levels = np.tile(np.arange(scores.shape[1], dtype=np.float64), len(scores))
+        within = _within(scores)
+        less_own = _spearman(levels, (scores - scores[:, :1]).ravel())
+        cells = (_spearman(levels, scores.ravel()), less_own, within.mean(), (within < 0).mean())
         rows.append([sweep.name, *(f"{cell:.2f}" for cell in cells)])
     return rows
+
+
+def colours_table(casts: Casts) -> list[list[str]]:
+    """Rows: score of the clean scene, how many, R2, Spearman; in the first sweep, within one."""
+    rows = []
+    for low, high in pairwise(OWN_SCORES):
+        own = (low <= casts.clean) & (casts.clean < high)
+        cells = ["-"] * 4
+        if own.any():
+            within = _within(casts.sweeps[own, 0])
+            cells = _cells(casts.labels[own].ravel(), casts.degraded[own].ravel())
+            cells += [f"{within.mean():.2f}", f"{(within < 0).mean():.2f}"]
+        rows.append([f"{low:g} to {high:g}", str(own.sum()), *cells])
+    return rows
+
+
+def _within(scores: Floats) -> Floats:
+    """Spearman of level and score of each scene, (n,), of (n, levels)."""
+    levels = np.arange(scores.shape[1], dtype=np.float64)
+    return np.array([_spearman(levels, one) for one in scores])
 
 
 def _fitted(labels: Floats, *scores: Floats) -> Floats:
@@ -191,8 +213,10 @@ def main(given: Sequence[str] | None = None) -> int:
     )
     sys.stdout.write(f"{len(scenes)} scenes, {casts.labels.size} samples; means: {means}.\n\n")
     sys.stdout.write(markdown_table(["score", "R2", "Spearman"], table(casts)) + "\n\n")
-    titles = ["sweep", "Spearman over all", "less each clean score", "mean within", "median", "falling"]
-    sys.stdout.write(markdown_table(titles, sweeps_table(casts)) + "\n")
+    titles = ["sweep", "Spearman over all", "less each clean score", "within a scene", "falling"]
+    sys.stdout.write(markdown_table(titles, sweeps_table(casts)) + "\n\n")
+    titles = ["score of the clean scene", "scenes", "R2", "Spearman", f"{_SWEEPS[0].name} within", "falling"]
+    sys.stdout.write(markdown_table(titles, colours_table(casts)) + "\n")
     return 0
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import cast_limit
-from benchmarks.cast_limit import DRAWS, Casts, WithoutCast, sweeps_table, table
+from benchmarks.cast_limit import DRAWS, Casts, WithoutCast, colours_table, sweeps_table, table
 from quality_model.core.decoding import Pixels
 from quality_model.degrade import PROFILES, SampleRandomness
 
@@ -23,7 +23,9 @@ def test_scores_with_an_offset_for_each_scene_are_exact_for_the_oracle_alone() -
     for _, over_all, less_clean, *within in sweeps_table(casts):
         assert float(over_all) < 0.5
         assert float(less_clean) > 0.98  # equal in reals, not in float64
-        assert within == ["1.00", "1.00", "0.00"]
+        assert within == ["1.00", "0.00"]
+    assert sum(int(row[1]) for row in colours_table(casts)) == 40
+    assert [row[4] for row in colours_table(casts)] == ["1.00"] * 3
 
 
 def test_samples_without_their_cast_have_every_other_degradation(photo: Pixels) -> None:
