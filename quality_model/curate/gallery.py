@@ -96,7 +96,7 @@ def require_place(to: Path, output: Path) -> None:
     """Refuse a file that is no place for the gallery of the result in ``output``.
 
     Raises:
-        UsageError: By its name it is no page, it is among the files of the result, or it is there and is none.
+        UsageError: By its name it is no page, it is among the files of the result, or a file that is none.
     """
     place, own = to.resolve(), output.resolve()
     if to.suffix.lower() not in (".html", ".htm"):
