@@ -51,8 +51,7 @@ class Share:
 
     @property
     def images_needed(self) -> int:
-        """The least number of images, at this share, whose interval is within `KNOWN_TO`; at most 1000 if there are
-        fewer."""
+        """The least number of images, at this share, whose interval is within `KNOWN_TO`; 1000: or more."""
         share = self.count / self.total
         for total in range(self.total, _MOST_IMAGES):
             low, high = wilson(round(share * total), total)
