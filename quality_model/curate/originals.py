@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from quality_model.core import decoding
 from quality_model.curate.expressions import require_column
 from quality_model.curate.finished import FinishedResult, batches_of
-from quality_model.errors import ImageError, UsageError
+from quality_model.errors import ImageError, IncompleteError, UsageError
 from quality_model.params import LimitsParams
 from quality_model.records import Head
 from quality_model.score.inputs import sources_of
@@ -153,9 +153,14 @@ def originals_of(result: FinishedResult, chosen: Mask) -> Iterator["Original"]:
 
     Raises:
         CorruptError: The plan is damaged.
+        IncompleteError: It is not that of the result: an update was interrupted at its end.
     """
     plan = open_plan(result.folder)
-    assert plan is not None
+    if plan is None or plan.plan_sha256 != result.plan_sha256:
+        raise IncompleteError(
+            f"The plan in {result.folder} is not that of its rows: an update did not end.",
+            "Run the same `score` again: it ends the update.",
+        )
     facts_of_parts = tables(result, chosen, ["sha256", "size_bytes", "format"])
     for number, mask in zip(plan.rows_of_parts, _by_part(result, chosen), strict=True):
         if mask.any():
