@@ -60,11 +60,13 @@ class DuplicateGroups:
         is_best: bool (N,): the one of each group to keep, and all rows in none.
         distance: uint8 (N,): bits in which the hash differs from that of the group's best, at most
             ``max_distance``; 0 for equal files and for rows in no group.
+        best: int64 (N,): the number of the row that is the group's best; of rows in none, their own.
     """
 
     group: Indices
     is_best: npt.NDArray[np.bool_]
     distance: npt.NDArray[np.uint8]
+    best: Indices
 
 
 def find_groups(table: pa.Table, max_distance: int = MAX_DISTANCE) -> DuplicateGroups:
@@ -118,15 +120,17 @@ def _order_of_preference(scored: pa.Table) -> Indices:
 
 def _in_rows(num_rows: int, rows: Indices, best: Indices, distance: npt.NDArray[np.uint8]) -> DuplicateGroups:
     """The groups by number of row, of the rows that have a best one each."""
-    found = DuplicateGroups(
-        np.full(num_rows, -1), np.ones(num_rows, dtype=bool), np.zeros(num_rows, dtype=np.uint8)
-    )
     best_of_row = np.arange(num_rows)
     best_of_row[rows] = best
+    found = DuplicateGroups(
+        group=np.full(num_rows, -1),
+        is_best=best_of_row == np.arange(num_rows),
+        distance=np.zeros(num_rows, dtype=np.uint8),
+        best=best_of_row,
+    )
     members = np.flatnonzero(np.bincount(best_of_row, minlength=num_rows)[best_of_row] > 1)
     _, number = np.unique(first_of_equal(best_of_row[members]), return_inverse=True)
     found.group[members] = number
-    found.is_best[:] = best_of_row == np.arange(num_rows)
     found.distance[rows] = distance
     return found
 

@@ -25,7 +25,7 @@ from quality_model.score.reading import DownloadRules
 RECORD_SUFFIX: Final = ".filter.json"
 """Of the record beside a list or a table."""
 
-
+_WIDEST: Final = 60
 _SHOWN: Final = 100
 """Images of each rule in a gallery."""
 
@@ -81,7 +81,7 @@ class Filtered:
 
     def lines(self) -> list[str]:
         """The outcome for a console."""
-        cells = [[count.title, str(count.drops), str(count.alone)] for count in self.verdict.counts]
+        cells = [[_in_line(count.title), str(count.drops), str(count.alone)] for count in self.verdict.counts]
         cells += [[f"not scored: {code}", str(count), "-"] for code, count in self.errors.items()]
         table = text_table(("rule", "drops", "alone"), cells, right=("drops", "alone")) if cells else ""
         kept = f"Kept: {self.num_kept} of {self.num_rows}."
@@ -233,6 +233,12 @@ def _require_places(to: Outputs, result: FinishedResult) -> None:
             )
     if to.files and to.files[1] != "copy":
         outputs.require_linkable(result)
+
+
+def _in_line(title: str) -> str:
+    """A title for a table on a terminal: one line of at most 60 characters."""
+    title = " ".join(title.split())
+    return title if len(title) <= _WIDEST else f"{title[: _WIDEST - 3]}..."
 
 
 def _record_path(path: Path) -> Path:
