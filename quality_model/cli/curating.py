@@ -63,6 +63,9 @@ def gallery(output: Path, to: Path | None) -> None:
 @click.option(
     "--to", "lists", type=PATH, multiple=True, metavar="FILE", help="Write the keys, or to .parquet the rows."
 )
+@click.option(
+    "--dropped", type=PATH, metavar="FILE", help="Write what is dropped, and why: .csv or .parquet."
+)
 @click.option("--null", is_flag=True, help="End keys in NUL bytes.")
 @click.option("--keep-errors", is_flag=True, help="List inputs with an error code too.")
 @click.option("--copy", type=PATH, metavar="DIR", help="Copy the originals.")
@@ -73,7 +76,9 @@ def gallery(output: Path, to: Path | None) -> None:
     "--shard-size", type=click.IntRange(1), default=10_000, show_default=True, help="Images a shard."
 )
 @click.option("--originals", type=PATH, metavar="PATH", help="Where the originals are, if they moved.")
-@click.option("--dry-run", is_flag=True, help="Say what each rule drops, and write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what each rule drops, and write --dropped and --gallery alone."
+)
 @click.option("--gallery", "page", type=PATH, metavar="FILE", help="Show what each rule drops: an HTML file.")
 @with_download
 def filter_(
@@ -89,6 +94,7 @@ def filter_(
     balance: str | None,
     strata: Path | None,
     lists: tuple[Path, ...],
+    dropped: Path | None,
     null: bool,
     keep_errors: bool,
     copy: Path | None,
@@ -127,6 +133,7 @@ def filter_(
     files = None if folder is None else (folder, "copy" if copy else "symlink" if symlink else "link")
     to = Outputs(
         lists=lists,
+        dropped=dropped,
         files=files,  # type: ignore[arg-type]
         shards=shards,
         shard_size=shard_size,
@@ -135,7 +142,9 @@ def filter_(
         originals=originals,
         download=download,
     )
-    is_written = not dry_run and bool(lists or folder or shards)
+    if dry_run:  # but the list of what is dropped is of a dry run too
+        to = Outputs(dropped=dropped)
+    is_written = bool(dropped) or (not dry_run and bool(lists or folder or shards))
     if not (rules or flagged or thresholds):
         click.echo("No rule is given: what is flagged is dropped.")
     outcome = filter_result(

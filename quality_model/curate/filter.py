@@ -11,7 +11,7 @@ import numpy as np
 
 from quality_model.core import storage
 from quality_model.core.figures import text_table
-from quality_model.curate import outputs, shards
+from quality_model.curate import dropped_table, outputs, shards
 from quality_model.curate.finished import FinishedResult, open_finished
 from quality_model.curate.gallery import Section, write_gallery
 from quality_model.curate.originals import Losses, Mask, Rows, moved_to
@@ -36,6 +36,7 @@ class Outputs:
 
     Attributes:
         lists: Files: ``.parquet`` gets the rows, any other name the keys.
+        dropped: A file, ``.csv`` or ``.parquet``, of what is dropped and why (`dropped_table`).
         files: A folder of copies or links, and which.
         shards: A folder of tar shards, or of Parquet shards if tables were scored.
         shard_size: Images a shard.
@@ -46,6 +47,7 @@ class Outputs:
     """
 
     lists: tuple[Path, ...] = ()
+    dropped: Path | None = None
     files: tuple[Path, How] | None = None
     shards: Path | None = None
     shard_size: int = 10_000
@@ -57,6 +59,11 @@ class Outputs:
     @property
     def folders(self) -> list[Path]:
         return [*([self.files[0]] if self.files else []), *([self.shards] if self.shards else [])]
+
+    @property
+    def tables(self) -> list[Path]:
+        """Every file."""
+        return [*self.lists, *([self.dropped] if self.dropped else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +161,7 @@ def filter_result(
     if to.originals is not None:
         result = moved_to(result, to.originals)
     listed = verdict.kept | ~rows.scored if to.keep_errors else verdict.kept
-    if not (listed if to.lists else verdict.kept).any():
+    if (to.lists or to.folders) and not (listed if to.lists else verdict.kept).any():
         drops = ", ".join(f"{count.title}: {count.drops}" for count in verdict.counts)
         raise UsageError(
             f"Nothing is kept, so nothing is written: all {outcome.num_rows} rows are dropped ({drops}).",
@@ -164,10 +171,13 @@ def filter_result(
     record = _record(result, {**rows.thresholds, **(thresholds or {})}, rows, verdict, balance)
     for folder, its_record in _records(to, record).items():
         outputs.require_free(folder, its_record)
+    if to.dropped is not None:
+        storage.write_json(_record_path(to.dropped), record)
+        dropped_table.write_dropped(to.dropped, result, rows, verdict)
     for path in to.lists:
         _write_list(path, result, listed, to, record)
     losses = _write_folders(result, verdict.kept, to, record)
-    return replace(outcome, written=(*to.lists, *to.folders), losses=losses)
+    return replace(outcome, written=(*to.tables, *to.folders), losses=losses)
 
 
 def show_dropped(output: Path, found: Filtered, to: Path) -> Path:
@@ -181,7 +191,8 @@ def show_dropped(output: Path, found: Filtered, to: Path) -> Path:
     sections = []
     for count, mask in zip(found.verdict.counts, found.verdict.masks, strict=True):
         note = f"{count.drops} dropped, {count.alone} of them by this rule alone"
-        sections.append(Section(f"Dropped: {count.title}", rows.sample(mask & rows.scored, _SHOWN), note))
+        keys = rows.keys_of(rows.sample(mask & rows.scored, _SHOWN))
+        sections.append(Section(f"Dropped: {count.title}", keys, note))
     return write_gallery(output, to, [section for section in sections if section.keys])
 
 
@@ -214,7 +225,9 @@ def _record(
 
 def _require_places(to: Outputs, result: FinishedResult) -> None:
     """Refuse, before anything is written, places inside the originals or the result, and those of others."""
-    places = [*to.lists, *to.folders]
+    if to.dropped is not None:
+        dropped_table.require_dropped_name(to.dropped)
+    places = [*to.tables, *to.folders]
     for place, folder in product(places, to.folders):
         if place is not folder and place.resolve().is_relative_to(folder.resolve()):
             raise UsageError(f"{place} is inside {folder}, another output.", "Choose another place.")
@@ -226,7 +239,7 @@ def _require_places(to: Outputs, result: FinishedResult) -> None:
             raise UsageError(f"{place} is inside the result {result.folder}.", "Choose another place.")
         if (result.is_tree and resolved.is_relative_to(result.root.resolve())) or resolved == result.root:
             raise UsageError(f"{place} is inside what was scored, {result.root}.", "Choose another place.")
-    for path in to.lists:
+    for path in to.tables:
         if path.is_dir() or (path.exists() and not _record_path(path).exists()):
             raise UsageError(
                 f"{path} is there and was not written by filter.", "Choose another name, or move it away."

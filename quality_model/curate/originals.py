@@ -101,17 +101,20 @@ class Rows:
         found[~self.scored] = np.nan
         return found
 
-    def sample(self, chosen: Mask, count: int) -> list[str]:
-        """The keys of the chosen rows with the smallest hashes, those with the highest worst score first."""
+    def sample(self, chosen: Mask, count: int, column: str = "worst_score") -> npt.NDArray[np.int64]:
+        """The numbers of the chosen rows with the smallest hashes, those with the highest score first."""
         (numbers,) = np.nonzero(chosen)
         numbers = np.sort(numbers[np.argsort(self.key_hashes(chosen))[:count]])
-        found = np.zeros(len(chosen), np.bool_)
+        return numbers[np.argsort(-self.numbers(column)[numbers], kind="stable")]
+
+    def keys_of(self, numbers: npt.NDArray[np.int64]) -> list[str]:
+        """The keys of rows by their numbers, in this order."""
+        found = np.zeros(len(self.scored), np.bool_)
         found[numbers] = True
-        order = np.argsort(-self.numbers("worst_score")[numbers], kind="stable")
         keys: list[str] = []
         for batch, mask in self._masked(["key"], found):
             keys += batch.column(0).filter(mask).to_pylist()
-        return [keys[number] for number in order]
+        return [keys[place] for place in np.searchsorted(np.flatnonzero(found), numbers)]
 
     def key_hashes(self, chosen: Mask) -> npt.NDArray[np.uint64]:
         """Of the keys of chosen rows, in order (`order_of`)."""
