@@ -21,16 +21,28 @@ if TYPE_CHECKING:
 
 @command()
 @click.argument("output", metavar="OUT", type=PATH)
-@click.option("--to", type=PATH, metavar="FILE", help="The page.  [default: OUT/report/gallery.html]")
-def gallery(output: Path, to: Path | None) -> None:
+@click.option(
+    "--only", type=PATH, metavar="FILE", help="Show the keys in a file alone, such as those to label next."
+)
+@click.option("--head", type=click.Choice(HEADS), help="With --only: show, and label, this score first.")
+@click.option(
+    "--to",
+    type=PATH,
+    metavar="FILE",
+    help="The page.  [default: OUT/report/gallery.html; with --only chosen.html]",
+)
+def gallery(output: Path, only: Path | None, head: Head | None, to: Path | None) -> None:
     """Write a page that shows what the scores mean.
 
     OUT is a finished result. The page is one HTML file of at most 20 MB that needs no network: the worst
     images of each head, those around its threshold, a sample, histograms, and what a limit would drop.
     """
-    from quality_model.curate.gallery import write_gallery
+    from quality_model.curate.gallery import write_chosen, write_gallery
 
-    click.echo(f"Gallery: {write_gallery(output, to)}")
+    if head and not only:
+        raise UsageError("--head is of --only.", "Without it the page shows every head.")
+    page = write_chosen(output, to, only, head) if only else write_gallery(output, to)
+    click.echo(f"Gallery: {page}")
 
 
 @command("filter")
@@ -112,7 +124,7 @@ def filter_(
     OUT is the folder of a result. An image is dropped if one rule drops it; without a rule, what is flagged
     is dropped. Originals are never changed. Run the same command again to resume.
     """
-    from quality_model.curate.filter import Outputs, filter_result, show_dropped
+    from quality_model.curate.filter import Outputs, filter_result
     from quality_model.curate.rules import Balance, BestOfDuplicates, Bound, Only, Where
 
     if page is not None:
@@ -158,6 +170,8 @@ def filter_(
     for line in outcome.lines():
         click.echo(line)
     if page is not None:
+        from quality_model.curate.dropped_page import show_dropped
+
         click.echo(f"Gallery: {show_dropped(output, outcome, page)}")
     if not is_written and not dry_run and page is None:
         click.echo("Nothing is written: give --to FILE, --copy DIR, --link DIR or --shards DIR.")

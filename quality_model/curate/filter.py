@@ -13,7 +13,6 @@ from quality_model.core import storage
 from quality_model.core.figures import text_table
 from quality_model.curate import dropped_table, outputs, shards
 from quality_model.curate.finished import FinishedResult, open_finished
-from quality_model.curate.gallery import Section, write_gallery
 from quality_model.curate.originals import Losses, Mask, Rows, moved_to
 from quality_model.curate.outputs import How
 from quality_model.curate.rules import Balance, Rule, Verdict, flag_rules, judge
@@ -26,8 +25,7 @@ RECORD_SUFFIX: Final = ".filter.json"
 """Of the record beside a list or a table."""
 
 _WIDEST: Final = 60
-_SHOWN: Final = 100
-"""Images of each rule in a gallery."""
+"""Characters of a rule on a terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +74,7 @@ class Filtered:
         errors: Rows with each error code; they are dropped, and counted by no rule.
         written: The files and folders.
         losses: Kept originals that could not be written, by error code.
+        thresholds: Those of one's own.
     """
 
     title: str
@@ -85,10 +84,11 @@ class Filtered:
     errors: dict[str, int]
     written: tuple[Path, ...] = ()
     losses: Losses = field(default_factory=Losses)
+    thresholds: Mapping[Head, float] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The outcome for a console."""
-        cells = [[_in_line(count.title), str(count.drops), str(count.alone)] for count in self.verdict.counts]
+        cells = [[in_line(count.title), str(count.drops), str(count.alone)] for count in self.verdict.counts]
         cells += [[f"not scored: {code}", str(count), "-"] for code, count in self.errors.items()]
         table = text_table(("rule", "drops", "alone"), cells, right=("drops", "alone")) if cells else ""
         kept = f"Kept: {self.num_kept} of {self.num_rows}."
@@ -155,7 +155,14 @@ def filter_result(
             rules += flag_rules(rows, flagged, thresholds)
         verdict = judge(rows, rules, balance)
     title = f"{output}: {len(rows.scored)} rows, scored by {result.model.title}."
-    outcome = Filtered(title, len(rows.scored), int(verdict.kept.sum()), verdict, dict(rows.errors))
+    outcome = Filtered(
+        title,
+        len(rows.scored),
+        int(verdict.kept.sum()),
+        verdict,
+        dict(rows.errors),
+        thresholds=thresholds or {},
+    )
     if to is None:
         return outcome
     if to.originals is not None:
@@ -178,22 +185,6 @@ def filter_result(
         _write_list(path, result, listed, to, record)
     losses = _write_folders(result, verdict.kept, to, record)
     return replace(outcome, written=(*to.tables, *to.folders), losses=losses)
-
-
-def show_dropped(output: Path, found: Filtered, to: Path) -> Path:
-    """Write a gallery of what each rule drops, a sample each, the worst first; give its path.
-
-    Raises:
-        UsageError, StorageError: As of `write_gallery`.
-    """
-    result = open_finished(output)
-    rows = Rows.of(result.files, result.thresholds)
-    sections = []
-    for count, mask in zip(found.verdict.counts, found.verdict.masks, strict=True):
-        note = f"{count.drops} dropped, {count.alone} of them by this rule alone"
-        keys = rows.keys_of(rows.sample(mask & rows.scored, _SHOWN))
-        sections.append(Section(f"Dropped: {count.title}", keys, note))
-    return write_gallery(output, to, [section for section in sections if section.keys])
 
 
 def _record(
@@ -248,10 +239,10 @@ def _require_places(to: Outputs, result: FinishedResult) -> None:
         outputs.require_linkable(result)
 
 
-def _in_line(title: str) -> str:
-    """A title for a table on a terminal: one line of at most 60 characters."""
+def in_line(title: str, most: int = _WIDEST) -> str:
+    """A title in one line of at most so many characters."""
     title = " ".join(title.split())
-    return title if len(title) <= _WIDEST else f"{title[: _WIDEST - 3]}..."
+    return title if len(title) <= most else f"{title[: most - 3]}..."
 
 
 def _record_path(path: Path) -> Path:
