@@ -31,7 +31,8 @@ def show_dropped(output: Path, found: Filtered, to: Path) -> Path:
     result, verdict = open_finished(output), found.verdict
     rows = Rows.of(result.files, result.thresholds)
     names = [tab_title(rule) for rule in verdict.rules]
-    sections, notes = [], {}
+    sections: list[Section] = []
+    notes: dict[str, str] = {}
     for name, rule, count, mask in zip(names, verdict.rules, verdict.counts, verdict.masks, strict=True):
         if not count.drops:
             continue
@@ -76,8 +77,8 @@ def tab_title(rule: Rule) -> str:
 
 
 def _name(column: str) -> str:
-    titles = {head: title for head, (title, _) in TITLES.items()}
-    return titles.get(column, column.replace("_", " ").capitalize())  # type: ignore[call-overload]
+    titles: dict[str, str] = {head: title for head, (title, _) in TITLES.items()}
+    return titles.get(column, column.replace("_", " ").capitalize())
 
 
 def _head(rule: Rule) -> Head | None:
@@ -94,7 +95,7 @@ def _behind_best(numbers: npt.NDArray[np.int64], verdict: Verdict) -> npt.NDArra
     return np.array([one for best, copies in groups.items() for one in (best, *copies)], np.int64)
 
 
-def _notes(numbers: npt.NDArray[np.int64], names: list[str], verdict: Verdict, rows: Rows) -> list[list[str]]:
+def _notes(numbers: npt.NDArray[np.int64], names: list[str], verdict: Verdict, rows: Rows) -> list[str]:
     """Of each row which rules drop it, or that it is kept."""
     copies = verdict.copies
     best = copies.best[numbers]
@@ -102,9 +103,11 @@ def _notes(numbers: npt.NDArray[np.int64], names: list[str], verdict: Verdict, r
     notes = []
     for number in numbers.tolist():
         if verdict.kept[number]:
-            notes.append(["kept: the best of these"])
+            notes.append("kept: the best of these")
         elif copies.best[number] >= 0:
-            notes.append([f"near {next(near)}, {copies.distance[number]} bits"])
+            bits = copies.distance[number]
+            notes.append(f"near {next(near)}, {bits} bit{'' if bits == 1 else 's'}")
         else:
-            notes.append([name for name, mask in zip(names, verdict.masks, strict=True) if mask[number]])
+            which = [name for name, mask in zip(names, verdict.masks, strict=True) if mask[number]]
+            notes.append("; ".join(which))
     return notes

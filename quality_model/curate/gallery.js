@@ -168,7 +168,7 @@ function makeCard(image) {
     element("span", { class: image.flags.includes(place) ? "over" : null, text: `${head.short} ${image.scores[place].toFixed(2)}` }));
   const button = element("button", { type: "button", class: "card", tabindex: -1, onclick: () => enlarge(image) }, picture(image),
     element("span", { class: "caption" }, chips, element("span", { class: "key", text: visible(image.key) }),
-      ...image.notes.map((text) => element("span", { class: "why", text: visible(text) })),
+      image.note ? element("span", { class: "why", text: visible(image.note) }) : null,
       element("span", { class: "all" }, ...scores)));
   const card = { image, button, chips };
   button.addEventListener("focus", () => setCurrent(card));
@@ -254,7 +254,7 @@ function enlarge(image) {
     element("div", { class: "layout" }, picture(image), element("div", { class: "side" },
       element("table", {}, element("thead", {}, element("tr", {}, ...titles)), element("tbody", {}, ...rows)),
       element("p", { class: "muted", text: `Overall ${decimals(image.overall)}. ${view}` }),
-      ...image.notes.map((text) => element("p", { class: "why", text: visible(text) })),
+      image.note ? element("p", { class: "why", text: visible(image.note) }) : null,
       element("div", { class: "row" }, element("span", { text: `As for ${heads[headOf(image)].title.toLowerCase()}:` }), mark("good"), mark("bad")),
       element("div", { class: "row" }, step(-1, "Previous"), step(1, "Next"), element("button", { type: "button", onclick: () => $("enlarged").close(), text: "Close" })))));
   const shown = $("enlarged").querySelector("img");

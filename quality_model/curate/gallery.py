@@ -78,7 +78,7 @@ def write_gallery(
     *,
     heading: str = "",
     about: str = "",
-    notes: Mapping[str, Sequence[str]] | None = None,
+    notes: Mapping[str, str] | None = None,
     thresholds: Mapping[Head, float] | None = None,
 ) -> Path:
     """Write the gallery of a complete result, and give its path.
@@ -90,7 +90,7 @@ def write_gallery(
             its threshold, and a sample. From their ends is left out what does not fit into 20 MB.
         heading: Beside the name of the result.
         about: A line below the heading.
-        notes: Lines on the card of an image, by key.
+        notes: What to say of an image on its card, by key.
         thresholds: Flag by these; a head without one has that of the result.
 
     Raises:
@@ -118,7 +118,7 @@ def write_gallery(
     if missing := [key for key in rows if key not in kept]:
         kept = kept | _read(result, missing, required=not kept)
     images = {
-        key: _image(row, kept.get(key), result.thresholds, (notes or {}).get(key, ()))
+        key: _image(row, kept.get(key), result.thresholds, (notes or {}).get(key, ""))
         for key, row in rows.items()
     }
     storage.write_text(to, _page(result, found, images, sections, heading, about))
@@ -290,7 +290,7 @@ def _images(made: Mapping[str, dict[str, Any]], sections: Sequence[Section], roo
 
 
 def _image(
-    row: Row, thumbnail: Thumbnail | None, thresholds: Mapping[Head, float], notes: Sequence[str]
+    row: Row, thumbnail: Thumbnail | None, thresholds: Mapping[Head, float], note: str
 ) -> dict[str, Any]:
     known = thumbnail.boxes if thumbnail else {}
     boxes = [known[head] for head in HEADS] if known else None
@@ -300,7 +300,7 @@ def _image(
         "scores": [round(score, 9) for score in row.scores],
         "overall": round(row.overall, 4),
         "flags": [HEADS.index(head) for head, score in judged if score > thresholds.get(head, 1)],
-        "notes": list(notes),
+        "note": note,
         "jpeg": base64.b64encode(thumbnail.jpeg).decode() if thumbnail else None,
         "boxes": boxes and [box and [round(end, 4) for end in box] for box in boxes],
     }

@@ -264,7 +264,9 @@ class Verdict:
 
 
 def judge(rows: Rows, rules: Sequence[Rule], balance: Balance | None = None) -> Verdict:
-    """Apply rules to the rows of a result, `BestOfDuplicates` last. Memory holds a byte a row for each rule, and a column at a time.
+    """Apply rules to the rows of a result, `BestOfDuplicates` last.
+
+    Memory holds a byte a row for each rule, and a column at a time.
 
     Raises:
         UsageError: A rule does not fit the result.
