@@ -157,7 +157,7 @@ def _calibrate_result(
         chosen |= dict.fromkeys(keys)
     if next_file is not None:
         storage.write_text(next_file, "".join(f"{key}\n" for key in chosen))
-        of_head = f" --head {[*by_head][0]}" if len(by_head) == 1 else ""
+        of_head = f" --head {next(iter(by_head))}" if len(by_head) == 1 else ""
         places = shlex.join([str(out), "--only", str(next_file)])
         click.echo(f"To label them: quality-model gallery {places}{of_head}")
 
