@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @click.option(
     "--only", type=PATH, metavar="FILE", help="Show the keys in a file alone, such as those to label next."
 )
-@click.option("--head", type=click.Choice(HEADS), help="With --only: show, and label, this score first.")
+@click.option(
+    "--head", type=click.Choice(HEADS), metavar="HEAD", help="With --only: show, and label, this score first."
+)
 @click.option(
     "--to",
     type=PATH,
