@@ -175,6 +175,7 @@ def _hand_over(found: OwnThresholds, to: Path | None, out: Path | None) -> None:
 
     if to is not None:
         found.merged_into(to).write(to)
+        click.echo(f"Thresholds: {to}")
     click.echo("\n".join(["To use it:", *(f"  {line}" for line in lines_to_use(found.by_head, to, out))]))
 
 
