@@ -165,14 +165,19 @@ def _heads(names: tuple[str, ...]) -> tuple[Head, ...]:
 
 
 def _bound(option: str, text: str) -> tuple[str, float]:
-    name, equals, value = text.partition("=")
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if value.endswith("%") and name:
+        raise UsageError(
+            f"{option} {text}: a limit is a value of {name}, not a share of the images.",
+            f"For example {option} noise=0.3; a share is --drop-worst {name}={value}.",
+        )
     try:
         limit = float(value)
     except ValueError:
         limit = float("nan")
     if not (name and equals) or limit != limit:
         raise UsageError(f"{option} {text!r} is not NAME=VALUE.", f"For example {option} noise=0.3.")
-    return name.strip(), limit
+    return name, limit
 
 
 def _worst(text: str) -> Rule:

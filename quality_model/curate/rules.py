@@ -58,8 +58,16 @@ class Bound:
 
     def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
         values = rows.numbers(self.column)
+        self._require_reachable()
         badness = -values if self.is_lowest else values
         return _balanced(badness, badness > (-self.limit if self.is_lowest else self.limit), rows, strata)
+
+    def _require_reachable(self) -> None:
+        if self.column in SCORE_COLUMNS and not 0.0 <= self.limit <= 1.0:
+            given = f"--{'min' if self.is_lowest else 'max'} {self.column}="
+            guess = f" {given}{self.limit / 100:.15g}?" if 1.0 < self.limit <= 100.0 else ""
+            end = "end at 1" if self.limit > 1.0 else "begin at 0"
+            raise UsageError(f"{given}{self.limit:.15g}: scores {end}.{guess}", "Give a score from 0 to 1.")
 
 
 @dataclass(frozen=True, slots=True)

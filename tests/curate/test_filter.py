@@ -94,11 +94,11 @@ def test_nothing_kept_is_an_error_before_anything_is_written_and_all_kept_is_sai
     place: Path, capsys
 ) -> None:
     before = tree(place)
-    assert filtered("--max", "noise=-1", "--to", "keys.txt", "--copy", "kept") == 2
+    assert filtered("--min", "noise=1", "--to", "keys.txt", "--copy", "kept") == 2
     assert "Nothing is kept" in capsys.readouterr().err
     assert tree(place) == before
     (place / "images" / "odd" / "damaged.png").unlink()
-    assert filtered("--max", "noise=-1", "--dry-run") == 0
+    assert filtered("--min", "noise=1", "--dry-run") == 0
     assert "Nothing is kept: all 11 are dropped." in capsys.readouterr().out
 
 
@@ -108,6 +108,10 @@ def test_nothing_kept_is_an_error_before_anything_is_written_and_all_kept_is_sai
         (["--dry-run", "--max", "nois=.3"], "Did you mean noise"),
         (["--dry-run", "--max", "noise"], "NAME=VALUE"),
         (["--dry-run", "--max", "noise=nan"], "NAME=VALUE"),
+        (["--dry-run", "--max", "noise=30"], "--max noise=30: scores end at 1. --max noise=0.3?"),
+        (["--dry-run", "--min", "overall=80"], "--min overall=80: scores end at 1. --min overall=0.8?"),
+        (["--dry-run", "--max", "noise=-.1"], "--max noise=-0.1: scores begin at 0."),
+        (["--dry-run", "--max", "noise=30%"], "a share is --drop-worst noise=30%"),
         (["--dry-run", "--flagged", "hue"], "Heads are color_cast"),
         (["--dry-run", "--drop-worst", "110%"], "between 0 and 1"),
         (["--dry-run", "--drop-worst", "noise=x"], "between 0 and 1"),
