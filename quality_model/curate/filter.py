@@ -89,7 +89,8 @@ class Filtered:
             kept = f"Nothing is dropped: all {self.num_rows} are kept."
         elif not self.num_kept:
             kept = f"Nothing is kept: all {self.num_rows} are dropped."
-        return [self.title, *table.splitlines(), kept, *(f"Written: {path}" for path in self.written)]
+        notes = self.verdict.notes
+        return [self.title, *table.splitlines(), *notes, kept, *(f"Written: {path}" for path in self.written)]
 
     def require_complete(self) -> None:
         """Refuse losses.

@@ -57,8 +57,8 @@ class Bound:
         return f"{self.column} {'<' if self.is_lowest else '>'} {self.limit:.15g}"
 
     def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
-        values = rows.numbers(self.column)
         self._require_reachable()
+        values = rows.numbers(self.column)
         badness = -values if self.is_lowest else values
         return _balanced(badness, badness > (-self.limit if self.is_lowest else self.limit), rows, strata)
 
@@ -154,9 +154,26 @@ class Only:
         return f"not in {self.file.name}"
 
     def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
-        keys = _read_keys(self.file)
-        drops: Mask = rows.scored & ~pc.is_in(rows.column("key"), keys).to_numpy()
+        is_named, keys = self._named(rows)
+        if len(keys) and not is_named.any():
+            raise UsageError(
+                f"{self.file} has not one key of the result: {keys[0]} is none, {rows.column('key')[0]} is one.",
+                "Write the keys as the result has them.",
+            )
+        drops: Mask = rows.scored & ~is_named
         return drops
+
+    def note(self, rows: Rows) -> str:
+        """How many of the keys in the file the result does not have; empty if it has all."""
+        is_named, keys = self._named(rows)
+        missing = len(keys) - int(is_named.sum())
+        return f"{missing} of {len(keys)} keys in {self.file} are not in the result." if missing > 0 else ""
+
+    def _named(self, rows: Rows) -> tuple[Mask, pa.Array]:
+        """Which rows the file names, and its keys, each once."""
+        keys = pc.unique(_read_keys(self.file)).drop_null()
+        keys = keys.filter(pc.not_equal(keys, ""))
+        return pc.is_in(rows.column("key"), keys).to_numpy(), keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +251,13 @@ class Verdict:
         kept: bool (N,): rows with scores that no rule drops.
         masks: bool (N,) for each rule: what it drops.
         counts: One for each rule.
+        notes: What else there is to say of them.
     """
 
     kept: Mask = field(repr=False)
     masks: tuple[Mask, ...] = field(repr=False)
     counts: tuple[RuleCount, ...]
+    notes: tuple[str, ...] = ()
 
 
 def judge(rows: Rows, rules: Sequence[Rule], balance: Balance | None = None) -> Verdict:
@@ -261,7 +280,8 @@ def judge(rows: Rows, rules: Sequence[Rule], balance: Balance | None = None) -> 
         RuleCount(rule.title, int(mask.sum()), int((mask & (times == 1)).sum()))
         for rule, mask in zip(rules, masks, strict=True)
     ]
-    return Verdict(rows.scored & (times == 0), masks, tuple(counts))
+    notes = filter(None, [rule.note(rows) for rule in rules if isinstance(rule, Only)])
+    return Verdict(rows.scored & (times == 0), masks, tuple(counts), tuple(notes))
 
 
 def flag_rules(rows: Rows, heads: Sequence[Head] = (), own: Mapping[Head, float] | None = None) -> list[Flag]:

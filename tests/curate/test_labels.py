@@ -76,6 +76,7 @@ def test_labels_of_a_result_give_a_threshold_that_parts_them_and_can_be_used(pla
     assert said("calibrate", "out", "--labels", "labels.csv", "--head", "noise")[0] == 2
     code, out, _ = said("thresholds", "out", "--target-flag-rate", "0.5", "--head", "noise", "--to", "r.json")
     assert code == 0 and "50.00%" in out and "Of 12 scored images" in out
+    assert said("thresholds", "out", "--target-flag-rate", "50%", "--head", "noise", "--to", "r.json")[1] == out
     found = read_own_thresholds(place / "r.json")
     assert found.name == "bundled" and len(found.sha256) == 64
 
@@ -147,7 +148,7 @@ def test_thresholds_of_another_model_stay_as_they_are(place: Path, said: Said) -
     assert storage.read_json(place / "t.json") == other
 
 
-@pytest.mark.parametrize("rate", ["1", "-0.1", "5%", "nan"])
+@pytest.mark.parametrize("rate", ["1", "-0.1", "105%", "nan", "five"])
 def test_a_rate_that_is_no_share_is_refused(place: Path, said: Said, rate: str) -> None:
     code, _, err = said("thresholds", "out", "--target-flag-rate", rate)
     assert code == 2 and "--target-flag-rate" in err
