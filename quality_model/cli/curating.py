@@ -35,9 +35,7 @@ def gallery(output: Path, to: Path | None) -> None:
 
 @command("filter")
 @click.argument("output", metavar="OUT", type=PATH)
-@click.option(
-    "--flagged", multiple=True, metavar="HEAD", help="Drop what this head flags, or all heads do."
-)
+@click.option("--flagged", multiple=True, metavar="HEAD", help="Drop what this head flags, or all heads do.")
 @click.option(
     "--max", "highest", multiple=True, metavar="NAME=VALUE", help="Drop above this score or number."
 )

@@ -1,7 +1,8 @@
 """A result filtered: rules decide what is kept, and that is written. Originals and the result stay."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -16,7 +17,7 @@ from quality_model.curate.finished import FinishedResult, open_finished
 from quality_model.curate.gallery import Section, write_gallery
 from quality_model.curate.originals import Losses, Mask, Rows, moved_to
 from quality_model.curate.outputs import How
-from quality_model.curate.rules import Balance, Rule, Verdict, flag_rules, judge
+from quality_model.curate.rules import Balance, Flag, Rule, Verdict, flag_rules, judge
 from quality_model.curate.thresholds import read_thresholds
 from quality_model.errors import InputErrorsAboveLimit, UsageError
 from quality_model.records import Head
@@ -25,6 +26,9 @@ from quality_model.score.reading import DownloadRules
 RECORD_SUFFIX: Final = ".filter.json"
 """Of the record beside a list or a table."""
 
+
+_OFTEN: Final = 0.05
+"""A model's threshold that flags more than this share of the images is to be looked at."""
 
 _SHOWN: Final = 100
 """Images of each rule in a gallery."""
@@ -69,6 +73,7 @@ class Filtered:
         errors: Rows with each error code; they are dropped, and counted by no rule.
         written: The files and folders.
         losses: Kept originals that could not be written, by error code.
+        notes: What to know of the rules before they are trusted.
     """
 
     title: str
@@ -78,6 +83,7 @@ class Filtered:
     errors: dict[str, int]
     written: tuple[Path, ...] = ()
     losses: Losses = field(default_factory=Losses)
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The outcome for a console."""
@@ -89,8 +95,12 @@ class Filtered:
             kept = f"Nothing is dropped: all {self.num_rows} are kept."
         elif not self.num_kept:
             kept = f"Nothing is kept: all {self.num_rows} are dropped."
-        notes = self.verdict.notes
-        return [self.title, *table.splitlines(), *notes, kept, *(f"Written: {path}" for path in self.written)]
+        return [self.title, *table.splitlines(), *self.notes, kept, *map(self._written, self.written)]
+
+    def _written(self, path: Path) -> str:
+        if path.is_dir() and self.losses.total == self.num_kept:
+            return f"No original is written to {path}: all that are kept are gone or changed."
+        return f"Written: {path}"
 
     def require_complete(self) -> None:
         """Refuse losses.
@@ -149,7 +159,9 @@ def filter_result(
             rules += flag_rules(rows, flagged, thresholds)
         verdict = judge(rows, rules, balance)
     title = f"{output}: {len(rows.scored)} rows, scored by {result.model.title}."
-    outcome = Filtered(title, len(rows.scored), int(verdict.kept.sum()), verdict, dict(rows.errors))
+    notes = (*verdict.notes, *_often_flagged(output, rules, verdict, int(rows.scored.sum())))
+    counts = len(rows.scored), int(verdict.kept.sum())
+    outcome = Filtered(title, *counts, verdict, dict(rows.errors), notes=notes)
     if to is None:
         return outcome
     if to.originals is not None:
@@ -169,6 +181,20 @@ def filter_result(
         _write_list(path, result, listed, to, record)
     losses = _write_folders(result, verdict.kept, to, record)
     return replace(outcome, written=(*to.lists, *to.folders), losses=losses)
+
+
+def _often_flagged(output: Path, rules: Sequence[Rule], verdict: Verdict, num_scored: int) -> Iterator[str]:
+    """A line if the model's own thresholds flag far more than they promise (docs/how-good.md)."""
+    often = [
+        f"{rule.head} flags {count.drops / num_scored:.0%}".replace("%", " %")
+        for rule, count in zip(rules, verdict.counts, strict=True)
+        if isinstance(rule, Flag) and rule.threshold is None and count.drops > _OFTEN * num_scored
+    ]
+    if often:
+        yield (
+            f"{', '.join(often)} (the model's thresholds promise 2 % of clean images): look at them first:"
+            f" quality-model gallery {shlex.quote(str(output))}"
+        )
 
 
 def show_dropped(output: Path, found: Filtered, to: Path) -> Path:

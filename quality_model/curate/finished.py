@@ -142,7 +142,7 @@ def open_finished(folder: Path) -> FinishedResult:
 
 
 def _results_near(folder: Path) -> str:
-    """A remedy that names results inside a folder that is none, or those beside it, the closest names first."""
+    """A remedy: results inside a folder that is none, or those beside it, the closest names first."""
     for place in (folder, folder.parent):
         with suppress(OSError):
             entries = islice(os.scandir(place), _MOST_ENTRIES)

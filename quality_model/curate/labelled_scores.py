@@ -45,8 +45,8 @@ def scores_in_result(result: FinishedResult, labels: Labels) -> list[LabelledSco
         first = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         raise UsageError(
             f"{len(others)} of {len(named)} labelled images are not in {result.folder}: {first}.",
-            f"Its keys are such as {everything['key'][0]}. Name the result that they were labelled in, or score"
-            " the same collection again.",
+            f"Its keys are such as {everything['key'][0]}. Name the result that they were labelled in, or"
+            " score the same collection again.",
         )
     by_key = {row["key"]: row for row in rows.to_pylist()}
     found = []

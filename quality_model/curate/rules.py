@@ -157,7 +157,8 @@ class Only:
         is_named, keys = self._named(rows)
         if len(keys) and not is_named.any():
             raise UsageError(
-                f"{self.file} has not one key of the result: {keys[0]} is none, {rows.column('key')[0]} is one.",
+                f"{self.file} has not one key of the result: {keys[0]} is none,"
+                f" {rows.column('key')[0]} is one.",
                 "Write the keys as the result has them.",
             )
         drops: Mask = rows.scored & ~is_named

@@ -53,7 +53,10 @@ def test_a_result_is_flagged_by_thresholds_of_ones_own_and_says_so_and_others_ma
     assert pd.read_parquet("out/data")["is_noisy"].all()
     assert json.loads(Path("out/job.json").read_text())["thresholds"]["noise"] == 0.0
     assert score("d", "--output", "out", "--flag", "noise=1") == 2
-    assert ": the threshold of noise was 0 and is 1." in (said := capsys.readouterr().err) and "--overwrite" in said
+    assert (
+        ": the threshold of noise was 0 and is 1." in (said := capsys.readouterr().err)
+        and "--overwrite" in said
+    )
     assert score("d", "--output", "out", "--flag", "noise=1", "--overwrite") == 0
     assert not pd.read_parquet("out/data")["is_noisy"].any()
 

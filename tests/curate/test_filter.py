@@ -13,6 +13,7 @@ from .conftest import filtered, key, keys, names_in, rows_of, tree
 
 
 def test_without_a_rule_what_is_flagged_is_dropped_and_the_table_says_by_whom(place: Path, capsys) -> None:
+    (place / "own.json").write_text('{"color_cast": 0.5, "blurriness": 0.5, "watermark": 0.5}')
     assert filtered("--to", "keys.txt") == 0
     assert set((place / "keys.txt").read_text().splitlines()) == keys(0, 1, 2, 3)
     said = capsys.readouterr().out
@@ -23,6 +24,10 @@ def test_without_a_rule_what_is_flagged_is_dropped_and_the_table_says_by_whom(pl
     }
     assert "not scored: not_an_image      1" in said
     assert "Kept: 4 of 11." in said
+    line = next(line for line in said.splitlines() if line.startswith("color_cast flags 30 %, "))
+    assert "watermark flags 60 % (" in line and line.endswith("look at them first: quality-model gallery out")
+    assert filtered("--thresholds", "own.json", "--dry-run") == 0
+    assert "look at them first" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -117,7 +122,10 @@ def test_nothing_kept_is_an_error_before_anything_is_written_and_all_kept_is_sai
         (["--dry-run", "--flagged", "blur"], "Did you mean blurriness?"),
         (["--dry-run", "--flagged", "blurry"], "Did you mean blurriness?"),
         (["--dry-run", "--flagged", "cast"], "Did you mean color_cast?"),
-        (["--dry-run", "--flagged", "noise,colour_cast"], "'colour_cast' is no head.\n  Did you mean color_cast?"),
+        (
+            ["--dry-run", "--flagged", "noise,colour_cast"],
+            "'colour_cast' is no head.\n  Did you mean color_cast?",
+        ),
         (["--dry-run", "--flagged", "mark"], "Did you mean watermark?"),
         (["--dry-run", "--flagged", "Noisy"], "Did you mean noise?"),
         (["--dry-run", "--drop-worst", "110%"], "between 0 and 1"),

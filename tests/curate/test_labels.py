@@ -76,7 +76,9 @@ def test_labels_of_a_result_give_a_threshold_that_parts_them_and_can_be_used(pla
     assert said("calibrate", "out", "--labels", "labels.csv", "--head", "noise")[0] == 2
     code, out, _ = said("thresholds", "out", "--target-flag-rate", "0.5", "--head", "noise", "--to", "r.json")
     assert code == 0 and "50.00%" in out and "Of 12 scored images" in out
-    assert said("thresholds", "out", "--target-flag-rate", "50%", "--head", "noise", "--to", "r.json")[1] == out
+    assert (
+        said("thresholds", "out", "--target-flag-rate", "50%", "--head", "noise", "--to", "r.json")[1] == out
+    )
     found = read_own_thresholds(place / "r.json")
     assert found.name == "bundled" and len(found.sha256) == 64
 
