@@ -186,13 +186,13 @@ def filter_result(
 def _often_flagged(output: Path, rules: Sequence[Rule], verdict: Verdict, num_scored: int) -> Iterator[str]:
     """A line if the model's own thresholds flag far more than they promise (docs/how-good.md)."""
     often = [
-        f"{rule.head} flags {count.drops / num_scored:.0%}".replace("%", " %")
+        f"{rule.head} {count.drops / num_scored:.0%}".replace("%", " %")
         for rule, count in zip(rules, verdict.counts, strict=True)
         if isinstance(rule, Flag) and rule.threshold is None and count.drops > _OFTEN * num_scored
     ]
     if often:
         yield (
-            f"{', '.join(often)} (the model's thresholds promise 2 % of clean images): look at them first:"
+            f"Flagged by {', '.join(often)} (the model's thresholds promise 2 % of clean images): look at them first:"
             f" quality-model gallery {shlex.quote(str(output))}"
         )
 

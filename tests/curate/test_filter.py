@@ -24,8 +24,8 @@ def test_without_a_rule_what_is_flagged_is_dropped_and_the_table_says_by_whom(pl
     }
     assert "not scored: not_an_image      1" in said
     assert "Kept: 4 of 11." in said
-    line = next(line for line in said.splitlines() if line.startswith("color_cast flags 30 %, "))
-    assert "watermark flags 60 % (" in line and line.endswith("look at them first: quality-model gallery out")
+    line = next(line for line in said.splitlines() if line.startswith("Flagged by color_cast 30 %, "))
+    assert "watermark 60 % (" in line and line.endswith("look at them first: quality-model gallery out")
     assert filtered("--thresholds", "own.json", "--dry-run") == 0
     assert "look at them first" not in capsys.readouterr().out
 
