@@ -192,8 +192,8 @@ def _often_flagged(output: Path, rules: Sequence[Rule], verdict: Verdict, num_sc
     ]
     if often:
         yield (
-            f"Flagged by {', '.join(often)} (the model's thresholds promise 2 % of clean images): look at them first:"
-            f" quality-model gallery {shlex.quote(str(output))}"
+            f"Flagged by {', '.join(often)} (the model's thresholds promise 2 % of clean images): look at"
+            f" them first: quality-model gallery {shlex.quote(str(output))}"
         )
 
 
