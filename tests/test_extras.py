@@ -14,7 +14,10 @@ from tests.core.bare import bare_python
 
 PROJECT = Path(__file__).resolve().parents[1]
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-WORKS_BARE = {"predict", "score", "list-datasets", "history", "publish", "trace", "gallery"}
+WORKS_BARE = {
+    *("predict", "score", "gallery", "filter", "duplicates", "thresholds", "calibrate"),
+    *("trace", "history", "list-datasets", "publish"),
+}
 
 
 def distributions(requirements: list[str]) -> set[str]:
@@ -47,7 +50,8 @@ def bare_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, 
     arguments = {
         "compare": ["images"],
         "trace": ["images"],
-        "gallery": ["images"],
+        **{name: ["images"] for name in ("gallery", "filter", "duplicates", "thresholds")},
+        "calibrate": ["images", "--labels", "labels.csv"],
         "agree": ["--koniq", "images"],
         "ship": ["--output", "shipped"],
         "predict": ["none.jpg"],

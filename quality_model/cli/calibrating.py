@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,6 +163,9 @@ def _calibrate_result(
         chosen |= dict.fromkeys(keys)
     if next_file is not None:
         storage.write_text(next_file, "".join(f"{key}\n" for key in chosen))
+        of_head = f" --head {next(iter(by_head))}" if len(by_head) == 1 else ""
+        places = shlex.join([str(out), "--only", str(next_file)])
+        click.echo(f"To label them: quality-model gallery {places}{of_head}")
 
 
 def _calibrated(labelled: LabelledScores, present: float | None) -> Calibration:

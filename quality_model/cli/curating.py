@@ -21,16 +21,30 @@ if TYPE_CHECKING:
 
 @command()
 @click.argument("output", metavar="OUT", type=PATH)
-@click.option("--to", type=PATH, metavar="FILE", help="The page.  [default: OUT/report/gallery.html]")
-def gallery(output: Path, to: Path | None) -> None:
+@click.option(
+    "--only", type=PATH, metavar="FILE", help="Show the keys in a file alone, such as those to label next."
+)
+@click.option(
+    "--head", type=click.Choice(HEADS), metavar="HEAD", help="With --only: show, and label, this score first."
+)
+@click.option(
+    "--to",
+    type=PATH,
+    metavar="FILE",
+    help="The page.  [default: OUT/report/gallery.html; with --only chosen.html]",
+)
+def gallery(output: Path, only: Path | None, head: Head | None, to: Path | None) -> None:
     """Write a page that shows what the scores mean.
 
     OUT is a finished result. The page is one HTML file of at most 20 MB that needs no network: the worst
     images of each head, those around its threshold, a sample, histograms, and what a limit would drop.
     """
-    from quality_model.curate.gallery import write_gallery
+    from quality_model.curate.gallery import write_chosen, write_gallery
 
-    click.echo(f"Gallery: {write_gallery(output, to)}")
+    if head and not only:
+        raise UsageError("--head is of --only.", "Without it the page shows every head.")
+    page = write_chosen(output, to, only, head) if only else write_gallery(output, to)
+    click.echo(f"Gallery: {page}")
 
 
 @command("filter")
@@ -63,6 +77,9 @@ def gallery(output: Path, to: Path | None) -> None:
 @click.option(
     "--to", "lists", type=PATH, multiple=True, metavar="FILE", help="Write the keys, or to .parquet the rows."
 )
+@click.option(
+    "--dropped", type=PATH, metavar="FILE", help="Write what is dropped, and why: .csv or .parquet."
+)
 @click.option("--null", is_flag=True, help="End keys in NUL bytes.")
 @click.option("--keep-errors", is_flag=True, help="List inputs with an error code too.")
 @click.option("--copy", type=PATH, metavar="DIR", help="Copy the originals.")
@@ -73,7 +90,9 @@ def gallery(output: Path, to: Path | None) -> None:
     "--shard-size", type=click.IntRange(1), default=10_000, show_default=True, help="Images a shard."
 )
 @click.option("--originals", type=PATH, metavar="PATH", help="Where the originals are, if they moved.")
-@click.option("--dry-run", is_flag=True, help="Say what each rule drops, and write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what each rule drops, and write --dropped and --gallery alone."
+)
 @click.option("--gallery", "page", type=PATH, metavar="FILE", help="Show what each rule drops: an HTML file.")
 @with_download
 def filter_(
@@ -89,6 +108,7 @@ def filter_(
     balance: str | None,
     strata: Path | None,
     lists: tuple[Path, ...],
+    dropped: Path | None,
     null: bool,
     keep_errors: bool,
     copy: Path | None,
@@ -106,7 +126,7 @@ def filter_(
     OUT is the folder of a result. An image is dropped if one rule drops it; without a rule, what is flagged
     is dropped. Originals are never changed. Run the same command again to resume.
     """
-    from quality_model.curate.filter import Outputs, filter_result, show_dropped
+    from quality_model.curate.filter import Outputs, filter_result
     from quality_model.curate.rules import Balance, BestOfDuplicates, Bound, Only, Where
 
     if page is not None:
@@ -127,6 +147,7 @@ def filter_(
     files = None if folder is None else (folder, "copy" if copy else "symlink" if symlink else "link")
     to = Outputs(
         lists=lists,
+        dropped=dropped,
         files=files,  # type: ignore[arg-type]
         shards=shards,
         shard_size=shard_size,
@@ -135,7 +156,9 @@ def filter_(
         originals=originals,
         download=download,
     )
-    is_written = not dry_run and bool(lists or folder or shards)
+    if dry_run:  # but the list of what is dropped is of a dry run too
+        to = Outputs(dropped=dropped)
+    is_written = bool(dropped) or (not dry_run and bool(lists or folder or shards))
     outcome = filter_result(
         output,
         rules,
@@ -149,6 +172,8 @@ def filter_(
     for line in outcome.lines():
         click.echo(line)
     if page is not None:
+        from quality_model.curate.dropped_page import show_dropped
+
         click.echo(f"Gallery: {show_dropped(output, outcome, page)}")
     if not is_written and not dry_run and page is None:
         click.echo("Nothing is written: give --to FILE, --copy DIR, --link DIR or --shards DIR.")

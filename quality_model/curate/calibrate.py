@@ -55,12 +55,12 @@ class Share:
 
     @property
     def images_needed(self) -> int:
-        """The least number of images, at this share, whose interval is within `KNOWN_TO`; at most 1000."""
+        """The least number of images, at this share, whose interval is within `KNOWN_TO`; 1000: or more."""
         for total in range(self.total, _MOST_IMAGES):
             low, high = wilson(round(self.share * total), total)
             if high - low <= 2.0 * KNOWN_TO:
                 return total
-        return _MOST_IMAGES
+        return max(self.total, _MOST_IMAGES)
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -5,9 +5,9 @@ Each group is around its best image: images are taken from the best to the worst
 every image that is left out has a better one beside it that is kept, no two kept images are within the
 distance, and a chain of small changes does not join what is far apart.
 
-**The best** of a group has the lowest ``worst_score`` in steps of `SCORE_STEP`, then the most pixels, the
-highest ``jpeg_quality`` (other formats and results without it: the highest of all), the lowest
-``worst_score``, the most bytes, and the first key.
+**The best** of a group has the lowest ``worst_score``, where size and compression count too, because they
+hide noise: an image of half the sides is `HALF_SIZE` worse, and one of JPEG quality q `JPEG_LOSS`
+(1 - q / 100). Of equal ones it has the most bytes, then the first key.
 
 **What is a duplicate.** Files of equal SHA-256 always are. Others are by their hashes, if both say something:
 half of the bits of an image with detail are set, because they compare with the median; a hash with fewer than
@@ -37,14 +37,12 @@ from quality_model.errors import UsageError
 MAX_DISTANCE: Final = 6
 """Bits of 64, the default (docs/filter.md has what it finds)."""
 
-SCORE_STEP: Final = 0.2
-"""Of 56 scenes with copies of half the size and of JPEG quality 50, the scene itself was the best in 47 with
-this step, in 37 with a step of .1, and in 8 without one: shrinking and compression hide noise."""
+HALF_SIZE: Final = 0.2
+JPEG_LOSS: Final = 0.4
+"""Worth of size and quality in scores. With both, of 112 scenes with a copy of half the size and JPEG quality
+70, each was better than its copy; without them, 53 were."""
 
 FEWEST_BITS: Final = 16
-
-_LOSSLESS: Final = 101
-"""Above every quality of JPEG, 1 to 100."""
 
 COLUMNS: Final = (
     *("key", "sha256", "phash", "worst_score"),
@@ -62,11 +60,13 @@ class DuplicateGroups:
         is_best: bool (N,): the one of each group to keep, and all rows in none.
         distance: uint8 (N,): bits in which the hash differs from that of the group's best, at most
             ``max_distance``; 0 for equal files and for rows in no group.
+        best: int64 (N,): the number of the row that is the group's best; of rows in none, their own.
     """
 
     group: Indices
     is_best: npt.NDArray[np.bool_]
     distance: npt.NDArray[np.uint8]
+    best: Indices
 
 
 def find_groups(table: pa.Table, max_distance: int = MAX_DISTANCE) -> DuplicateGroups:
@@ -107,32 +107,30 @@ def find_groups(table: pa.Table, max_distance: int = MAX_DISTANCE) -> DuplicateG
 
 def _order_of_preference(scored: pa.Table) -> Indices:
     """The numbers of the rows, the best first."""
-    scores = scored["worst_score"].to_numpy().astype(np.float64)
-    pixels = scored["width"].to_numpy().astype(np.int64) * scored["height"].to_numpy()
-    ordered = {
-        "step": (np.round(scores / SCORE_STEP), "ascending"),
-        "pixels": (pixels, "descending"),
-        "quality": (scored["jpeg_quality"].fill_null(_LOSSLESS), "descending"),
-        "score": (scores, "ascending"),
-        "bytes": (scored["size_bytes"], "descending"),
-        "key": (scored["key"], "ascending"),
-    }
-    columns = pa.table({name: column for name, (column, _) in ordered.items()})
-    keys = [(name, order) for name, (_, order) in ordered.items()]
-    return np.asarray(pc.sort_indices(columns, sort_keys=keys).to_numpy().astype(np.int64))
+    sides = [scored[name].to_numpy().astype(np.float64) for name in ("width", "height")]
+    lost = (
+        1.0 - scored["jpeg_quality"].fill_null(100).to_numpy() / 100.0
+    )  # null: no JPEG file, or not measured
+    halvings = -np.log2(sides[0] * sides[1]) / 2.0
+    cost = scored["worst_score"].to_numpy() + HALF_SIZE * halvings + JPEG_LOSS * lost
+    columns = {"cost": cost, "bytes": scored["size_bytes"], "key": scored["key"]}
+    keys = [("cost", "ascending"), ("bytes", "descending"), ("key", "ascending")]
+    return np.asarray(pc.sort_indices(pa.table(columns), sort_keys=keys).to_numpy().astype(np.int64))
 
 
 def _in_rows(num_rows: int, rows: Indices, best: Indices, distance: npt.NDArray[np.uint8]) -> DuplicateGroups:
     """The groups by number of row, of the rows that have a best one each."""
-    found = DuplicateGroups(
-        np.full(num_rows, -1), np.ones(num_rows, dtype=bool), np.zeros(num_rows, dtype=np.uint8)
-    )
     best_of_row = np.arange(num_rows)
     best_of_row[rows] = best
+    found = DuplicateGroups(
+        group=np.full(num_rows, -1),
+        is_best=best_of_row == np.arange(num_rows),
+        distance=np.zeros(num_rows, dtype=np.uint8),
+        best=best_of_row,
+    )
     members = np.flatnonzero(np.bincount(best_of_row, minlength=num_rows)[best_of_row] > 1)
     _, number = np.unique(first_of_equal(best_of_row[members]), return_inverse=True)
     found.group[members] = number
-    found.is_best[:] = best_of_row == np.arange(num_rows)
     found.distance[rows] = distance
     return found
 

@@ -12,9 +12,8 @@ import numpy as np
 
 from quality_model.core import storage
 from quality_model.core.figures import text_table
-from quality_model.curate import outputs, shards
+from quality_model.curate import dropped_table, outputs, shards
 from quality_model.curate.finished import FinishedResult, open_finished
-from quality_model.curate.gallery import Section, write_gallery
 from quality_model.curate.originals import Losses, Mask, Rows, moved_to
 from quality_model.curate.outputs import How
 from quality_model.curate.rules import Balance, Flag, Rule, Verdict, flag_rules, judge
@@ -26,12 +25,11 @@ from quality_model.score.reading import DownloadRules
 RECORD_SUFFIX: Final = ".filter.json"
 """Of the record beside a list or a table."""
 
+_WIDEST: Final = 60
+"""Characters of a rule on a terminal."""
 
 _OFTEN: Final = 0.05
 """A model's threshold that flags more than this share of the images is to be looked at."""
-
-_SHOWN: Final = 100
-"""Images of each rule in a gallery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +38,7 @@ class Outputs:
 
     Attributes:
         lists: Files: ``.parquet`` gets the rows, any other name the keys.
+        dropped: A file, ``.csv`` or ``.parquet``, of what is dropped and why (`dropped_table`).
         files: A folder of copies or links, and which.
         shards: A folder of tar shards, or of Parquet shards if tables were scored.
         shard_size: Images a shard.
@@ -50,6 +49,7 @@ class Outputs:
     """
 
     lists: tuple[Path, ...] = ()
+    dropped: Path | None = None
     files: tuple[Path, How] | None = None
     shards: Path | None = None
     shard_size: int = 10_000
@@ -62,6 +62,11 @@ class Outputs:
     def folders(self) -> list[Path]:
         return [*([self.files[0]] if self.files else []), *([self.shards] if self.shards else [])]
 
+    @property
+    def tables(self) -> list[Path]:
+        """Every file."""
+        return [*self.lists, *([self.dropped] if self.dropped else [])]
+
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
@@ -73,6 +78,7 @@ class Filtered:
         errors: Rows with each error code; they are dropped, and counted by no rule.
         written: The files and folders.
         losses: Kept originals that could not be written, by error code.
+        thresholds: Those of one's own.
         notes: What to know of the rules before they are trusted.
     """
 
@@ -83,11 +89,12 @@ class Filtered:
     errors: dict[str, int]
     written: tuple[Path, ...] = ()
     losses: Losses = field(default_factory=Losses)
+    thresholds: Mapping[Head, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The outcome for a console."""
-        cells = [[count.title, str(count.drops), str(count.alone)] for count in self.verdict.counts]
+        cells = [[in_line(count.title), str(count.drops), str(count.alone)] for count in self.verdict.counts]
         cells += [[f"not scored: {code}", str(count), "-"] for code, count in self.errors.items()]
         table = text_table(("rule", "drops", "alone"), cells, right=("drops", "alone")) if cells else ""
         kept = f"Kept: {self.num_kept} of {self.num_rows}."
@@ -98,7 +105,7 @@ class Filtered:
         return [self.title, *table.splitlines(), *self.notes, kept, *map(self._written, self.written)]
 
     def _written(self, path: Path) -> str:
-        if path.is_dir() and self.losses.total == self.num_kept:
+        if path.is_dir() and 0 < self.losses.total == self.num_kept:
             return f"No original is written to {path}: all that are kept are gone or changed."
         return f"Written: {path}"
 
@@ -159,15 +166,21 @@ def filter_result(
             rules += flag_rules(rows, flagged, thresholds)
         verdict = judge(rows, rules, balance)
     title = f"{output}: {len(rows.scored)} rows, scored by {result.model.title}."
-    notes = (*verdict.notes, *_often_flagged(output, rules, verdict, int(rows.scored.sum())))
-    counts = len(rows.scored), int(verdict.kept.sum())
-    outcome = Filtered(title, *counts, verdict, dict(rows.errors), notes=notes)
+    outcome = Filtered(
+        title,
+        len(rows.scored),
+        int(verdict.kept.sum()),
+        verdict,
+        dict(rows.errors),
+        thresholds=thresholds or {},
+        notes=(*verdict.notes, *_often_flagged(output, verdict, int(rows.scored.sum()))),
+    )
     if to is None:
         return outcome
     if to.originals is not None:
         result = moved_to(result, to.originals)
     listed = verdict.kept | ~rows.scored if to.keep_errors else verdict.kept
-    if not (listed if to.lists else verdict.kept).any():
+    if (to.lists or to.folders) and not (listed if to.lists else verdict.kept).any():
         drops = ", ".join(f"{count.title}: {count.drops}" for count in verdict.counts)
         raise UsageError(
             f"Nothing is kept, so nothing is written: all {outcome.num_rows} rows are dropped ({drops}).",
@@ -177,17 +190,20 @@ def filter_result(
     record = _record(result, {**rows.thresholds, **(thresholds or {})}, rows, verdict, balance)
     for folder, its_record in _records(to, record).items():
         outputs.require_free(folder, its_record)
+    if to.dropped is not None:
+        storage.write_json(_record_path(to.dropped), record)
+        dropped_table.write_dropped(to.dropped, result, rows, verdict)
     for path in to.lists:
         _write_list(path, result, listed, to, record)
     losses = _write_folders(result, verdict.kept, to, record)
-    return replace(outcome, written=(*to.lists, *to.folders), losses=losses)
+    return replace(outcome, written=(*to.tables, *to.folders), losses=losses)
 
 
-def _often_flagged(output: Path, rules: Sequence[Rule], verdict: Verdict, num_scored: int) -> Iterator[str]:
+def _often_flagged(output: Path, verdict: Verdict, num_scored: int) -> Iterator[str]:
     """A line if the model's own thresholds flag far more than they promise (docs/how-good.md)."""
     often = [
         f"{rule.head} {count.drops / num_scored:.0%}".replace("%", " %")
-        for rule, count in zip(rules, verdict.counts, strict=True)
+        for rule, count in zip(verdict.rules, verdict.counts, strict=True)
         if isinstance(rule, Flag) and rule.threshold is None and count.drops > _OFTEN * num_scored
     ]
     if often:
@@ -195,21 +211,6 @@ def _often_flagged(output: Path, rules: Sequence[Rule], verdict: Verdict, num_sc
             f"Flagged by {', '.join(often)} (the model's thresholds promise 2 % of clean images): look at"
             f" them first: quality-model gallery {shlex.quote(str(output))}"
         )
-
-
-def show_dropped(output: Path, found: Filtered, to: Path) -> Path:
-    """Write a gallery of what each rule drops, a sample each, the worst first; give its path.
-
-    Raises:
-        UsageError, StorageError: As of `write_gallery`.
-    """
-    result = open_finished(output)
-    rows = Rows.of(result.files, result.thresholds)
-    sections = []
-    for count, mask in zip(found.verdict.counts, found.verdict.masks, strict=True):
-        note = f"{count.drops} dropped, {count.alone} of them by this rule alone"
-        sections.append(Section(f"Dropped: {count.title}", rows.sample(mask & rows.scored, _SHOWN), note))
-    return write_gallery(output, to, [section for section in sections if section.keys])
 
 
 def _record(
@@ -241,7 +242,9 @@ def _record(
 
 def _require_places(to: Outputs, result: FinishedResult) -> None:
     """Refuse, before anything is written, places inside the originals or the result, and those of others."""
-    places = [*to.lists, *to.folders]
+    if to.dropped is not None:
+        dropped_table.require_dropped_name(to.dropped)
+    places = [*to.tables, *to.folders]
     for place, folder in product(places, to.folders):
         if place is not folder and place.resolve().is_relative_to(folder.resolve()):
             raise UsageError(f"{place} is inside {folder}, another output.", "Choose another place.")
@@ -253,13 +256,19 @@ def _require_places(to: Outputs, result: FinishedResult) -> None:
             raise UsageError(f"{place} is inside the result {result.folder}.", "Choose another place.")
         if (result.is_tree and resolved.is_relative_to(result.root.resolve())) or resolved == result.root:
             raise UsageError(f"{place} is inside what was scored, {result.root}.", "Choose another place.")
-    for path in to.lists:
+    for path in to.tables:
         if path.is_dir() or (path.exists() and not _record_path(path).exists()):
             raise UsageError(
                 f"{path} is there and was not written by filter.", "Choose another name, or move it away."
             )
     if to.files and to.files[1] != "copy":
         outputs.require_linkable(result)
+
+
+def in_line(title: str, most: int = _WIDEST) -> str:
+    """A title in one line of at most so many characters."""
+    title = " ".join(title.split())
+    return title if len(title) <= most else f"{title[: most - 3]}..."
 
 
 def _record_path(path: Path) -> Path:

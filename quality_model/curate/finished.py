@@ -156,7 +156,6 @@ def _results_near(folder: Path) -> str:
 
 def _described(folder: Path, facts: Mapping[str, Any]) -> FinishedResult:
     inputs, settings = facts["inputs"], facts["settings"]
-    root, written = Path(file_name(inputs["absolute_root"])), Path(file_name(inputs["root"]))
     limits = {name: settings[name] for name in ("max_pixels", "max_bytes")}
     return FinishedResult(
         folder=folder,
@@ -165,8 +164,7 @@ def _described(folder: Path, facts: Mapping[str, Any]) -> FinishedResult:
         sha256=facts["sha256"],
         plan_sha256=facts["plan_sha256"],
         kind=inputs["kind"],
-        root=root,
-        # Of several arguments or a list, root is only what names are relative to.
-        is_tree=root.is_dir() and (written.name in (root.name, "", "..") or written.resolve() == root),
+        root=Path(file_name(inputs["absolute_root"])),
+        is_tree=inputs.get("is_folder", False),
         limits=WITHOUT_PROJECT.limits.model_copy(update={**limits, "formats": tuple(settings["formats"])}),
     )

@@ -22,16 +22,22 @@ const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202
 const visible = (key) =>
   key.replace(HIDDEN, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`) || "(an empty key)";
 
-// State: the tab, the head whose scores are shown, and the limit of each head.
+// State: the tab, the head whose scores are shown (WORST: of each image its highest), and the limit of each head.
+const WORST = -1;
 const heads = data.heads.map((head) => ({ ...head, limit: head.threshold ?? 0.5, moved: false }));
 const tabs = makeTabs();
 let tab = data.scored || !data.errors.length ? tabs[0] : tabs.at(-1);
 let judged = 0;
 let cards = [];
+const headOf = (image) => (judged === WORST ? image.scores.indexOf(Math.max(...image.scores)) : judged);
 
 function makeTabs() {
   const made = [];
   for (const section of data.sections) {
+    if (section.tab !== null) {
+      made.push({ head: null, judged: section.head ?? WORST, title: section.tab, count: section.count, sections: [section] });
+      continue;
+    }
     const same = section.head === null ? undefined : made.find((one) => one.head === section.head);
     if (same) same.sections.push(section);
     else made.push({ head: section.head, title: section.head === null ? section.title : heads[section.head].title, sections: [section] });
@@ -49,10 +55,11 @@ const labels = new Map();
 try {
   for (const [key, head, label] of JSON.parse(localStorage.getItem(STORE) ?? "[]")) labels.set(JSON.stringify([key, head]), label);
 } catch { /* nothing is kept, or not by this page */ }
-const labelOf = (image) => labels.get(JSON.stringify([image.key, heads[judged].name]));
+const placeOf = (image) => JSON.stringify([image.key, heads[headOf(image)].name]);
+const labelOf = (image) => labels.get(placeOf(image));
 
 function label(image, value) {
-  const place = JSON.stringify([image.key, heads[judged].name]);
+  const place = placeOf(image);
   if (labels.get(place) === value) labels.delete(place);
   else labels.set(place, value);
   try {
@@ -89,6 +96,7 @@ const isDropped = (image) => heads.some((head, place) => head.moved && image.sco
 const asNumber = (value) => String(value).replace(/^0\./, ".");
 
 function showLimit() {
+  if (judged === WORST) return;
   const head = heads[judged];
   const lost = dropped(head);
   const share = data.scored ? (100 * (data.scored - lost)) / data.scored : 0;
@@ -145,7 +153,7 @@ function drawChart(head) {
 function picture(image) {
   if (image.jpeg === null) return element("span", { class: "picture", text: "no picture" });
   const frame = element("span", { class: "frame" }, element("img", { alt: "", src: `data:image/jpeg;base64,${image.jpeg}` }));
-  const box = image.boxes && image.boxes[judged];
+  const box = image.boxes && image.boxes[headOf(image)];
   if (box) {
     const drawn = element("span", { class: "box" });
     ["left", "top", "right", "bottom"].forEach((side, at) => { drawn.style[side] = `${100 * (at < 2 ? box[at] : 1 - box[at])}%`; });
@@ -160,6 +168,7 @@ function makeCard(image) {
     element("span", { class: image.flags.includes(place) ? "over" : null, text: `${head.short} ${image.scores[place].toFixed(2)}` }));
   const button = element("button", { type: "button", class: "card", tabindex: -1, onclick: () => enlarge(image) }, picture(image),
     element("span", { class: "caption" }, chips, element("span", { class: "key", text: visible(image.key) }),
+      image.note ? element("span", { class: "why", text: visible(image.note) }) : null,
       element("span", { class: "all" }, ...scores)));
   const card = { image, button, chips };
   button.addEventListener("focus", () => setCurrent(card));
@@ -168,10 +177,11 @@ function makeCard(image) {
 }
 
 function markCard({ image, button, chips }) {
-  const [drops, marked] = [isDropped(image), labelOf(image)];
+  const [drops, marked, head] = [isDropped(image), labelOf(image), headOf(image)];
   button.classList.toggle("dropped", drops);
-  chips.replaceChildren(element("span", { class: "score", text: decimals(image.scores[judged]) }),
-    ...[drops ? ["drop", "dropped"] : image.flags.includes(judged) && ["flag", "flagged"], marked && [marked, marked]]
+  chips.replaceChildren(element("span", { class: "score", text: decimals(image.scores[head]) }),
+    judged === WORST ? element("span", { class: "chip", text: heads[head].short }) : "",
+    ...[drops ? ["drop", "dropped"] : image.flags.includes(head) && ["flag", "flagged"], marked && [marked, marked]]
       .filter(Boolean).map(([kind, text]) => element("span", { class: `chip ${kind}`, text })));
 }
 
@@ -181,7 +191,8 @@ function setCurrent(card) {
 const currentCard = () => cards.find((card) => card.button === document.activeElement);
 
 function ordered(images) {
-  const by = { high: (a, b) => b.scores[judged] - a.scores[judged], low: (a, b) => a.scores[judged] - b.scores[judged], key: (a, b) => (a.key < b.key ? -1 : 1) }[$("order").value];
+  const score = (image) => image.scores[headOf(image)];
+  const by = { high: (a, b) => score(b) - score(a), low: (a, b) => score(a) - score(b), key: (a, b) => (a.key < b.key ? -1 : 1) }[$("order").value];
   return by ? [...images].sort(by) : images;
 }
 
@@ -225,10 +236,10 @@ let enlarged = null;
 function enlarge(image) {
   enlarged = image;
   const at = cards.findIndex((card) => card.image === image);
-  const box = image.boxes && image.boxes[judged];
+  const box = image.boxes && image.boxes[headOf(image)];
   const view = image.boxes ? `Decided by ${box ? "the view in the box" : "the whole view"}.` : "";
   const rows = heads.map((head, place) =>
-    element("tr", { class: `${place === judged ? "current" : ""} ${image.flags.includes(place) ? "over" : ""}` },
+    element("tr", { class: `${place === headOf(image) ? "current" : ""} ${image.flags.includes(place) ? "over" : ""}` },
       element("th", { scope: "row", text: head.title }),
       element("td", { text: decimals(image.scores[place]) }),
       element("td", { text: head.threshold === null ? "none" : decimals(head.threshold) }),
@@ -243,7 +254,8 @@ function enlarge(image) {
     element("div", { class: "layout" }, picture(image), element("div", { class: "side" },
       element("table", {}, element("thead", {}, element("tr", {}, ...titles)), element("tbody", {}, ...rows)),
       element("p", { class: "muted", text: `Overall ${decimals(image.overall)}. ${view}` }),
-      element("div", { class: "row" }, element("span", { text: `As for ${heads[judged].title.toLowerCase()}:` }), mark("good"), mark("bad")),
+      image.note ? element("p", { class: "why", text: visible(image.note) }) : null,
+      element("div", { class: "row" }, element("span", { text: `As for ${heads[headOf(image)].title.toLowerCase()}:` }), mark("good"), mark("bad")),
       element("div", { class: "row" }, step(-1, "Previous"), step(1, "Next"), element("button", { type: "button", onclick: () => $("enlarged").close(), text: "Close" })))));
   const shown = $("enlarged").querySelector("img");
   shown?.addEventListener("load", () => { shown.style.width = `${2.5 * shown.naturalWidth}px`; });
@@ -254,7 +266,7 @@ function enlarge(image) {
 
 function openTab(next) {
   tab = next;
-  judged = tab.head ?? judged;
+  judged = tab.head ?? tab.judged ?? judged;
   for (const [place, button] of [...$("tabs").children].entries()) {
     button.setAttribute("aria-current", tabs[place] === tab);
     if (tabs[place] === tab) $("tabs").scrollLeft = button.offsetLeft - 40;
@@ -268,7 +280,7 @@ function openTab(next) {
 }
 
 function showHead() {
-  const head = heads[judged];
+  const head = heads[judged] ?? heads[0];
   $("judge").value = judged;
   $("title").textContent = head.title;
   $("meaning").textContent = head.meaning;
@@ -323,11 +335,14 @@ function start() {
   $("about").textContent = `${plural(data.scored, "image")} scored by ${visible(data.model)}` +
     (data.scored < data.inputs ? `, ${number(data.inputs - data.scored)} not scored` : "");
   $("tabs").replaceChildren(...tabs.map((one) => {
-    const count = one.errors ? data.inputs - data.scored : one.head === null ? null : heads[one.head].threshold === null ? null : heads[one.head].flagged;
+    const count = one.count !== undefined ? one.count : one.errors ? data.inputs - data.scored : one.head === null ? null : heads[one.head].threshold === null ? null : heads[one.head].flagged;
     return element("button", { type: "button", onclick: () => openTab(one) }, `${visible(one.title)} `,
       count === null ? null : element("small", { text: number(count) }));
   }));
-  $("judge").replaceChildren(...heads.map((head, place) => element("option", { value: place, text: head.title })));
+  $("judge").replaceChildren(...heads.map((head, place) => element("option", { value: place, text: head.title })),
+    element("option", { value: WORST, text: "Worst of the four" }));
+  $("story").textContent = visible(data.about);
+  $("story").hidden = !data.about;
   $("codes").replaceChildren(...data.errors.map(({ code, count, examples }) => element("div", {},
     element("h3", { text: code }), element("span", { class: "muted", text: `  ${plural(count, "input")}${count > examples.length ? `, of them ${examples.length}` : ""}` }),
     element("ul", {}, ...examples.map(([key, detail]) =>
@@ -351,7 +366,7 @@ function start() {
   $("keys").addEventListener("click", () => $("help").showModal());
   $("enlarged").addEventListener("close", () => cards.find((card) => card.image === enlarged)?.button.focus());
   document.addEventListener("keydown", onKey);
-  window.addEventListener("resize", () => drawChart(heads[judged]));
+  window.addEventListener("resize", showLimit);
   showLabels();
   openTab(tab);
 }

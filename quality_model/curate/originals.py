@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from quality_model.core import decoding
 from quality_model.curate.expressions import require_column
 from quality_model.curate.finished import FinishedResult, batches_of
-from quality_model.errors import ImageError, UsageError
+from quality_model.errors import ImageError, IncompleteError, UsageError
 from quality_model.params import LimitsParams
 from quality_model.records import Head
 from quality_model.score.inputs import sources_of
@@ -101,17 +101,20 @@ class Rows:
         found[~self.scored] = np.nan
         return found
 
-    def sample(self, chosen: Mask, count: int) -> list[str]:
-        """The keys of the chosen rows with the smallest hashes, those with the highest worst score first."""
+    def sample(self, chosen: Mask, count: int, column: str = "worst_score") -> npt.NDArray[np.int64]:
+        """The numbers of the chosen rows with the smallest hashes, those with the highest score first."""
         (numbers,) = np.nonzero(chosen)
         numbers = np.sort(numbers[np.argsort(self.key_hashes(chosen))[:count]])
-        found = np.zeros(len(chosen), np.bool_)
+        return numbers[np.argsort(-self.numbers(column)[numbers], kind="stable")]
+
+    def keys_of(self, numbers: npt.NDArray[np.int64]) -> list[str]:
+        """The keys of rows by their numbers, in this order."""
+        found = np.zeros(len(self.scored), np.bool_)
         found[numbers] = True
-        order = np.argsort(-self.numbers("worst_score")[numbers], kind="stable")
         keys: list[str] = []
         for batch, mask in self._masked(["key"], found):
             keys += batch.column(0).filter(mask).to_pylist()
-        return [keys[number] for number in order]
+        return [keys[place] for place in np.searchsorted(np.flatnonzero(found), numbers)]
 
     def key_hashes(self, chosen: Mask) -> npt.NDArray[np.uint64]:
         """Of the keys of chosen rows, in order (`order_of`)."""
@@ -153,9 +156,14 @@ def originals_of(result: FinishedResult, chosen: Mask) -> Iterator["Original"]:
 
     Raises:
         CorruptError: The plan is damaged.
+        IncompleteError: It is not that of the result: an update was interrupted at its end.
     """
     plan = open_plan(result.folder)
-    assert plan is not None
+    if plan is None or plan.plan_sha256 != result.plan_sha256:
+        raise IncompleteError(
+            f"The plan in {result.folder} is not that of its rows: an update did not end.",
+            "Run the same `score` again: it ends the update.",
+        )
     facts_of_parts = tables(result, chosen, ["sha256", "size_bytes", "format"])
     for number, mask in zip(plan.rows_of_parts, _by_part(result, chosen), strict=True):
         if mask.any():

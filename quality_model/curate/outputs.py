@@ -172,8 +172,9 @@ def require_linkable(result: FinishedResult) -> None:
 def name_below(key: str, format_name: str | None, *, is_path: bool) -> PurePath:
     """The place of an original below a folder: its key, from which nothing leads out.
 
-    The root of an absolute path and the scheme of a URL are left out, ``..`` becomes ``__``, and a hash of the
-    URL is for its query. A URL and a key of a table get the suffix of the format if they have none of an image.
+    The root of an absolute path and the scheme of a URL are left out, ``..`` becomes ``__``, and a hash of
+    the URL is for its query. A URL and a key of a table get the suffix of the format if they have none of an
+    image.
     """
     text = file_name(key) if is_path and not is_url(key) else key
     if is_url(key):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from quality_model.curate.finished import FinishedResult
-from quality_model.records import FLAG_COLUMNS, HEADS, Head
+from quality_model.records import HEADS, Head
 from quality_model.score.sketches import order_of
 
 NUM_STEPS: Final = 1000
@@ -21,17 +21,16 @@ NUM_WORST: Final = 48
 NUM_NEAR: Final = 40
 NUM_SAMPLE: Final = 96
 _NUM_EXAMPLES: Final = 10
-_COLUMNS: Final = ("key", *HEADS, "overall", *FLAG_COLUMNS.values(), "error_code", "error_detail")
+_COLUMNS: Final = ("key", *HEADS, "overall", "error_code", "error_detail")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An image that was scored: scores in the order of `HEADS`, and the heads that flag it."""
+    """An image that was scored: scores in the order of `HEADS`."""
 
     key: str
     scores: tuple[float, ...]
     overall: float
-    flags: tuple[Head, ...]
 
 
 @dataclass(slots=True)
@@ -149,7 +148,6 @@ def _rows(batch: pa.RecordBatch) -> list[Row]:
             row["key"],
             tuple(row[head] for head in HEADS),
             row["overall"],
-            tuple(head for head, flag in FLAG_COLUMNS.items() if row[flag]),
         )
         for row in batch.to_pylist()
     ]

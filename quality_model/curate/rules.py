@@ -4,7 +4,6 @@ Every rule looks at the rows with scores alone. A value that is null is dropped 
 condition that needs it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -15,15 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from quality_model.curate.duplicates import COLUMNS, MAX_DISTANCE, find_groups
 from quality_model.curate.expressions import keeps, parse_condition, require_column
+from quality_model.curate.key_files import read_keys, read_with_key
 from quality_model.curate.originals import Mask, Rows
 from quality_model.errors import UsageError
 from quality_model.records import FLAG_COLUMNS, HEADS, SCORE_COLUMNS, Head
-from quality_model.score.tables import first_line
 
 
 class Rule(Protocol):
@@ -172,7 +169,7 @@ class Only:
 
     def _named(self, rows: Rows) -> tuple[Mask, pa.Array]:
         """Which rows the file names, and its keys, each once."""
-        keys = pc.unique(_read_keys(self.file)).drop_null()
+        keys = pc.unique(read_keys(self.file)).drop_null()
         keys = keys.filter(pc.not_equal(keys, ""))
         return pc.is_in(rows.column("key"), keys).to_numpy(), keys
 
@@ -191,12 +188,41 @@ class BestOfDuplicates:
         return f"near duplicates (within {self.max_distance} bits)"
 
     def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
+        return self.find(rows).best >= 0
+
+    def find(self, rows: Rows) -> "Copies":
+        """Of which image each row is dropped as a copy.
+
+        Raises:
+            UsageError: The result has no hashes.
+        """
         for column in COLUMNS:
             require_column(column, rows.columns)
         table = pa.Table.from_batches(rows.batches(COLUMNS)).filter(pa.array(rows.scored))
-        drops = np.zeros(len(rows.scored), np.bool_)
-        drops[rows.scored] = ~find_groups(table, self.max_distance).is_best
-        return drops
+        groups, (numbers,) = find_groups(table, self.max_distance), np.nonzero(rows.scored)
+        found = Copies.none(len(rows.scored))
+        dropped = numbers[~groups.is_best]
+        found.best[dropped] = numbers[groups.best[~groups.is_best]]
+        found.distance[dropped] = groups.distance[~groups.is_best]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Rows that are dropped because a better copy is kept.
+
+    Attributes:
+        best: int64 (N,): the number of the row that is kept; -1 for all that are no copies.
+        distance: uint8 (N,): bits in which their hashes differ.
+    """
+
+    best: npt.NDArray[np.int64] = field(repr=False)
+    distance: npt.NDArray[np.uint8] = field(repr=False)
+
+    @classmethod
+    def none(cls, num_rows: int) -> "Copies":
+        """Of so many rows."""
+        return cls(np.full(num_rows, -1), np.zeros(num_rows, np.uint8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +247,7 @@ class Balance:
             require_column(self.column, rows.columns)
             values = rows.column(self.column)
         else:
-            known = _read_strata(self.file, self.column)
+            known = read_with_key(self.file, self.column)
             keys = known["key"].combine_chunks()
             if len(keys) != pc.count_distinct(keys, mode="all").as_py():
                 raise UsageError(f"{self.file} has a key twice.", "A key has one value.")
@@ -250,39 +276,48 @@ class Verdict:
 
     Attributes:
         kept: bool (N,): rows with scores that no rule drops.
+        rules: In the order in which they were applied.
         masks: bool (N,) for each rule: what it drops.
         counts: One for each rule.
+        copies: What `BestOfDuplicates` drops.
         notes: What else there is to say of them.
     """
 
     kept: Mask = field(repr=False)
+    rules: tuple[Rule, ...]
     masks: tuple[Mask, ...] = field(repr=False)
     counts: tuple[RuleCount, ...]
+    copies: Copies
     notes: tuple[str, ...] = ()
 
 
 def judge(rows: Rows, rules: Sequence[Rule], balance: Balance | None = None) -> Verdict:
-    """Apply rules to the rows of a result. Memory holds a byte a row for each rule, and a column at a time.
+    """Apply rules to the rows of a result, `BestOfDuplicates` last.
+
+    Memory holds a byte a row for each rule, and a column at a time.
 
     Raises:
         UsageError: A rule does not fit the result.
     """
     strata = None if balance is None else balance.strata(rows)
     times = np.zeros(len(rows.scored), np.uint16)
-    found: dict[int, Mask] = {}
-    for is_last in (False, True):  # the best of duplicates is chosen of what the others keep
-        left = replace(rows, scored=rows.scored & (times == 0)) if is_last else rows
-        for number, rule in enumerate(rules):
-            if isinstance(rule, BestOfDuplicates) == is_last:
-                found[number] = rule.drops(left, strata)
-                times += found[number]
-    masks = tuple(found[number] for number in range(len(rules)))
+    masks, copies = [], Copies.none(len(rows.scored))
+    rules = sorted(rules, key=lambda rule: isinstance(rule, BestOfDuplicates))
+    for rule in rules:
+        if isinstance(rule, BestOfDuplicates):  # the best is chosen of what the others keep
+            copies = rule.find(replace(rows, scored=rows.scored & (times == 0)))
+            masks.append(copies.best >= 0)
+        else:
+            masks.append(rule.drops(rows, strata))
+        times += masks[-1]
     counts = [
         RuleCount(rule.title, int(mask.sum()), int((mask & (times == 1)).sum()))
         for rule, mask in zip(rules, masks, strict=True)
     ]
     notes = filter(None, [rule.note(rows) for rule in rules if isinstance(rule, Only)])
-    return Verdict(rows.scored & (times == 0), masks, tuple(counts), tuple(notes))
+    return Verdict(
+        rows.scored & (times == 0), tuple(rules), tuple(masks), tuple(counts), copies, tuple(notes)
+    )
 
 
 def flag_rules(rows: Rows, heads: Sequence[Head] = (), own: Mapping[Head, float] | None = None) -> list[Flag]:
@@ -343,36 +378,3 @@ def _worst_of_each(
     drops = np.zeros(len(badness), np.bool_)
     drops[known[goes]] = True
     return drops
-
-
-def _read_keys(path: Path) -> pa.Array:
-    """The keys in a file, text."""
-    if path.suffix.lower() in (".csv", ".parquet"):
-        return _read_strata(path, "key")["key"].combine_chunks()
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}.", "It has a key a line.") from None
-    return pa.array(text.split("\0") if "\0" in text else re.split(r"\r?\n", text), pa.string())
-
-
-def _read_strata(path: Path, column: str) -> pa.Table:
-    """The columns ``key`` (text) and ``column`` of a CSV or Parquet file."""
-    try:
-        if path.suffix.lower() == ".parquet":
-            with pq.ParquetFile(path) as file:  # that may hold images too
-                names = file.schema_arrow.names
-                table = file.read([name for name in {"key", column} if name in names])
-        else:
-            as_text = pa.csv.ConvertOptions(column_types={"key": pa.string()})
-            table = pa.csv.read_csv(path, convert_options=as_text)
-            names = table.column_names
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{path} cannot be read: {first_line(error)}", "It is CSV or Parquet.") from None
-    for name in ("key", column):
-        if name not in names:
-            raise UsageError(
-                f"{path} has no column {name!r}; it has {', '.join(names)}.",
-                "It needs a column key, with the keys of the result, and the column to balance.",
-            )
-    return pa.table({column: table[column], "key": table["key"].cast(pa.string())})

@@ -130,7 +130,7 @@ class _TarShards:
         self._others: tuple[Path | None, dict[str, list[tuple[str, int, int]]]] = (None, {})
 
     def fits(self, original: Original) -> bool:
-        """Whether its name is new in the shard, and its stem: for WebDataset, members of one are one sample."""
+        """Whether its name is new in the shard, and its stem, by which WebDataset knows a sample."""
         name = _member_name(original)
         is_of_last = (original.planned.file, _stem(name)) == self._last
         return _stem(name) not in self._stems or (is_of_last and name not in self._names)
@@ -278,7 +278,7 @@ class _TableShards:
 def _member_name(original: Original) -> str:
     """The name of an original in a tar archive: its own one in the archive that it is from, or its key.
 
-    In a key all dots but that of the suffix are ``_``: WebDataset would take a.1.png and a.2.png for one sample.
+    In a key all dots but that of the suffix are ``_``: to WebDataset a.1.png and a.2.png are one sample.
     """
     planned = original.planned
     if planned.file is None:

@@ -351,6 +351,7 @@ class _Job:
                 "inputs": {
                     "root": printable(collection_of(self.inputs).title),
                     "absolute_root": printable(str(self._place.resolve())),
+                    "is_folder": isinstance(self.inputs, Path) and self.inputs.is_dir(),
                     "kind": plan.kind,
                     "num_files": plan.num_files,
                     "num_inputs": plan.num_inputs,

@@ -38,7 +38,7 @@ UPDATE_NAME, UPDATE_TABLE_NAME = "update.json", "update.parquet"
 """The plan of an update, until it is complete."""
 _REPORT_FILES: Final = (
     *(SUMMARY_NAME, FIGURE_NAME, THUMBNAILS_NAME),
-    *(f"{REPORT_NAME}/{name}" for name in ("validation.json", "gallery.html")),
+    *(f"{REPORT_NAME}/{name}" for name in ("validation.json", "gallery.html", "chosen.html")),
 )
 _EARLIER_LAYOUT: Final = ("shard-*.parquet", "shard-*.json", "summary.json", "summary.png")
 _START_AGAIN: Final = "Choose another output folder, or replace this result with --overwrite."

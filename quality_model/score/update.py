@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from quality_model.core import decoding, storage
 from quality_model.core.folders import JOB_NAME, PLAN_NAME
 from quality_model.core.jobs import JobFolder, part_name
-from quality_model.errors import CorruptError, ImageError, IncompleteError
+from quality_model.errors import CorruptError, ImageError, IncompleteError, UsageError
 from quality_model.params import LimitsParams
 from quality_model.score import result
 from quality_model.score.inputs import Survey, list_inputs, nothing_to_score, sources_of
@@ -119,7 +119,7 @@ def make(job: JobFolder, plan: Plan, found: Survey, limits: LimitsParams, *, ver
         The plan of the update; ``plan`` itself, if only ``verify`` asked for one and nothing has changed.
 
     Raises:
-        UsageError: There is no input any more, or two have the same key.
+        UsageError: There is no input any more, none of the result is among them, or two have the same key.
     """
     output = job.folder
     job.keep_parts(plan.rows_of_parts)  # what a killed planning left
@@ -130,6 +130,12 @@ def make(job: JobFolder, plan: Plan, found: Survey, limits: LimitsParams, *, ver
     new, old = _Rows.of(listing), _Rows.of(output / TABLE_NAME)
     places = new.places_of(old.keys)
     is_known = places >= 0
+    if not is_known.any():
+        listing.unlink()
+        raise UsageError(
+            f"{output} has scores of {len(old.keys)} other inputs: none of them is in {found.inputs.title}.",
+            "Choose another output folder, or replace this result with --overwrite.",
+        )
     has_same_facts = is_known & (new.facts[places] == old.facts)
     scored = _Scored.of(job, plan)
     is_same = has_same_facts

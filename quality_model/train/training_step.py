@@ -146,10 +146,12 @@ def train_candidate(
         of_own = own.compare(start, trained.model, choose_device(section.device)) if own and start else {}
         for head, found in of_own.items():
             log.info("Own labels, %s: %s.", head, found.line())
-        scale_version, champion = _scale_of(section, registry, root, samples, settings)
+        scale_version, champion = _champion_of_scale(section, registry, root, samples, settings)
         recipe, flag_facts = _flag_facts(
             section, trained, samples, recipe, champion, images=images, limits=limits
         )
+        if champion is not None and recipe.scale is not None:
+            scale_version = champion.facts.scale_version or FIRST_SCALE_VERSION
         save_model(
             output,
             trained.model,
@@ -231,30 +233,29 @@ def _flag_facts(
     }
 
 
-def _scale_of(
+def _champion_of_scale(
     section: TrainParams,
     registry: RegistryParams,
     root: Path,
     samples: TrainingSet,
     settings: Mapping[str, Any],
 ) -> tuple[str, LoadedModel | None]:
-    """The scale version of a model that is trained on these samples, and the champion whose scale it keeps.
+    """The scale version of a model without a map, and the champion whose scale a map would lead to.
 
-    A champion of another formula of labels, image size or profile of degradations has a scale of its own.
+    There is no map to a champion of another formula of labels, image size or profile of degradations.
     """
     try:
         champion = load_model(_find_champion(registry, root)[0], torch.device("cpu"))
     except QualityModelError as error:
         log.warning("There is no champion whose scale is kept: %s", error.problem)
         return SCALE_VERSION, None
-    version = champion.facts.scale_version or FIRST_SCALE_VERSION
-    formula, _, number = version.partition(".")
-    theirs = (formula, champion.image_size_px, (champion.facts.settings or {}).get("generate.profile"))
-    if theirs != (SCALE_VERSION, samples.image_size_px, settings.get("generate.profile")):
+    formula, _, number = (champion.facts.scale_version or FIRST_SCALE_VERSION).partition(".")
+    if formula != SCALE_VERSION:
         return SCALE_VERSION, None
-    if section.keep_scale:
-        return version, champion
-    return f"{SCALE_VERSION}.{int(number) + 1 if number.isdigit() else 1}", None
+    version = f"{SCALE_VERSION}.{int(number) + 1 if number.isdigit() else 1}"
+    theirs = (champion.image_size_px, (champion.facts.settings or {}).get("generate.profile"))
+    is_alike = theirs == (samples.image_size_px, settings.get("generate.profile"))
+    return version, champion if section.keep_scale and is_alike else None
 
 
 def _fit_scale(scored: ScoredImages, samples: TrainingSet, champion: LoadedModel) -> ScaleMap | None:

@@ -136,6 +136,7 @@ def test_the_images_needed_are_the_fewest_whose_interval_is_narrow_enough():
     half = Share(5, 10).images_needed
     assert 90 <= half <= 100
     assert Share(300, 1000).images_needed == 1000
+    assert Share(10, 1500).images_needed == 1500
 
 
 @pytest.mark.parametrize(("good", "bad"), [(0, 20), (20, 0), (FEWEST - 1, 20), (20, FEWEST - 1)])

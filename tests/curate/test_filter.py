@@ -1,12 +1,14 @@
 """Which images a filter keeps, and what it refuses."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from quality_model.cli import run
 from quality_model.errors import UsageError
 
 from .conftest import filtered, key, keys, names_in, rows_of, tree
@@ -145,6 +147,17 @@ def test_arguments_that_mean_nothing_are_refused(
     (place / "own.json").write_text('{"nose": 0.3}')
     assert filtered(*arguments) == 2
     assert said in capsys.readouterr().err
+
+
+def test_images_that_were_scored_by_another_name_get_no_copies_among_them(
+    place: Path, score_into: Callable[[str, Path], None], monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    (place / "link").symlink_to("images")
+    score_into("link", place / "by-link")
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    assert run(["filter", "../by-link", "--copy", "../images/kept"]) == 2
+    assert "is inside what was scored" in capsys.readouterr().err
 
 
 def test_without_an_output_it_says_what_would_be_dropped_and_how_to_write(place: Path, capsys) -> None:

@@ -94,14 +94,18 @@ def test_every_part_obeys_the_rules_of_axe_and_fits_the_width(
     opened: Open, result: Path, tmp_path: Path, size: tuple[int, int], scheme: str
 ) -> None:
     sections = [Section("The worst", HOSTILE, "a note", "noise"), Section("Others", ["000.png", "001.png"])]
-    page, axe = opened(write_gallery(result, tmp_path / "few.html", sections), size, scheme), Axe()
+    sections += [Section("Own", HOSTILE, tab=f"A tab of rule {number}", count=9) for number in range(9)]
+    few = write_gallery(
+        result, tmp_path / "few.html", sections, heading="kept 1", about="of this", notes={HOSTILE[0]: "why"}
+    )
+    page, axe = opened(few, size, scheme), Axe()
 
     def check(part: str) -> None:
         found = axe.run(page)
         assert found.violations_count == 0, f"{part}: {found.generate_report()}"
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0], part
 
-    for title in ("Others", "Blur", "Not scored", "Noise"):
+    for title in ("Others", "A tab of rule 8", "Blur", "Not scored", "Noise"):
         page.locator("#tabs button", has_text=title).click()
         check(title)
     page.locator("#limit").fill("0.2")
@@ -176,6 +180,37 @@ def test_images_are_put_in_the_order_that_was_chosen(opened: Open) -> None:
     page.locator("#order").select_option("key")
     plain = [key for key in page.locator("#images .key").all_text_contents() if re.match(r"\d+\.png", key)]
     assert plain == sorted(plain)
+
+
+def test_a_tab_of_its_own_opens_with_its_head_or_the_worst_score_of_each_image(
+    opened: Open, result: Path, tmp_path: Path
+) -> None:
+    keys = ["000.png", "001.png", "002.png"]
+    sections = [
+        Section("By noise", keys, tab="Noise flagged", count=56, head="noise"),
+        Section("By the worst", keys, tab="Near duplicates", count=124),
+    ]
+    page = opened(write_gallery(result, tmp_path / "tabs.html", sections, notes={keys[1]: "near a.png"}))
+    table = pq.read_table(result / "data").to_pylist()
+    rows = [{row["key"]: row for row in table}[key] for key in keys]
+    scores = page.locator("#images .score")
+    assert page.locator("#tabs button").all_text_contents()[:2] == ["Noise flagged 56", "Near duplicates 124"]
+    expect(page.locator("#judge option:checked")).to_have_text("Noise")
+    assert scores.all_text_contents() == [f"{row['noise']:.3f}" for row in rows]
+    page.keyboard.press("2")
+    assert scores.all_text_contents() == [f"{row['worst_score']:.3f}" for row in rows]
+    expect(page.locator("#images .why")).to_have_text(["near a.png"])
+    page.locator(".card").first.focus()
+    page.keyboard.press("b")
+    page.keyboard.press("Enter")
+    expect(page.locator("#enlarged tr.current td").first).to_have_text(f"{rows[0]['worst_score']:.3f}")
+    page.keyboard.press("Escape")
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    text = Path(download.value.path()).read_text(encoding="utf-8")
+    assert text.splitlines()[1:] == [f"000.png,{rows[0]['worst_head']},bad"]
+    page.locator("#order").select_option("high")
+    assert scores.all_text_contents() == sorted((f"{row['worst_score']:.3f}" for row in rows), reverse=True)
 
 
 def test_a_limit_says_what_it_keeps_dims_what_it_drops_and_gives_the_command(

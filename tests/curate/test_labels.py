@@ -105,6 +105,7 @@ def test_the_images_to_label_next_are_printed_and_written(place: Path, said: Sai
     keys = (place / "next.txt").read_text().splitlines()
     assert keys and set(keys) <= {"good/5.png", "bad/5.png"}
     assert all(f"  {key}\n" in out for key in keys)
+    assert "To label them: quality-model gallery out --only next.txt --head noise\n" in out
 
 
 @pytest.mark.parametrize(

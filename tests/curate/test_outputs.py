@@ -220,3 +220,22 @@ def test_urls_that_differ_in_their_query_alone_have_places_of_their_own() -> Non
     assert places[0] == "host/a.png" and places[5] == "host/b.jpg"
     assert len({*places}) == 6
     assert all(re.fullmatch(r"host/(a-[0-9a-f]{12}\.png|get-[0-9a-f]{12}\.jpg)", one) for one in places[1:5])
+
+
+def test_after_an_update_that_was_killed_at_its_end_originals_wait_for_its_plan(
+    place: Path, score_into, capsys
+) -> None:
+    earlier = {name: (place / "out" / name).read_bytes() for name in ("plan.json", "plan.parquet")}
+    (place / "images" / key(2)).unlink()
+    score_into("images", place / "out")
+    finished = {name: (place / "out" / name).read_bytes() for name in earlier}
+    for name, data in earlier.items():  # as before `update.finish`
+        (place / "out" / name).write_bytes(data)
+    assert filtered("--max", "noise=.3", "--to", "keys.txt") == 0
+    assert set(Path("keys.txt").read_text().splitlines()) == keys(0, 1, 3)
+    assert filtered("--max", "noise=.3", "--copy", "kept") == 10
+    assert "an update did not end" in capsys.readouterr().err
+    for name, data in finished.items():
+        (place / "out" / name).write_bytes(data)
+    assert filtered("--max", "noise=.3", "--copy", "kept") == 0
+    assert names_in(place / "kept") == keys(0, 1, 3)

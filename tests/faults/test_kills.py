@@ -13,7 +13,7 @@ from .processes import STEPS, signal_at
 NORMAL_SEEDS = 1
 ALL_SEEDS = 20
 
-PLAN_OR_PART = 3
+PLAN_OR_PART = 4
 """A killed run gets so far: it has written its plan, or one part more than the run before."""
 
 SEEDS = [

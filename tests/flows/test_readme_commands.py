@@ -18,6 +18,7 @@ from tests.flows.conftest import PROJECT, Run, command, replace_champion_by_a_po
 from tests.readme import BLOCKS, SHELL
 
 SMALLER = {
+    "score my-images --output scores/mine": "score my-images --output scores/mine --model bundled",
     "--epochs 50": "--epochs 1",
     "--epochs 10": "--epochs 1 --set train.samples_per_epoch=32",
     "--samples-per-image 5": "--samples-per-image 3",

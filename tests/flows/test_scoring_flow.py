@@ -179,7 +179,7 @@ def test_the_artifact_of_a_run_shows_what_it_flagged_the_worst_first_and_names_a
     sheet = printed["flagged"].partition("### Flagged, the worst first")[2]
     thumbnails = re.findall(r"!\[\]\(data:image/jpeg;base64,([^)]+)\)", sheet)
     sizes = [Image.open(io.BytesIO(base64.b64decode(one))).size for one in thumbnails]
-    assert 6 <= len(sizes) <= 12 and max(map(max, sizes)) == 192
+    assert 6 <= len(sizes) <= 12 and max(map(max, sizes)) == 256
     scores = [float(score) for score in re.findall(r"<br>\w+ (0\.\d\d)", sheet)]
     assert len(scores) == len(sizes) and scores == sorted(scores, reverse=True)
     assert "<br>a&#124;&#60;b&#62;&#42;&#95;blurred&#95;&#42;.jpg<br>blurriness 0." in sheet

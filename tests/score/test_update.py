@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from quality_model.core import storage
+from quality_model.errors import UsageError
 from quality_model.score import update
 from quality_model.score.reading import PlannedInput
 from quality_model.score.selection import Selection
@@ -50,6 +51,18 @@ def test_what_is_new_or_changed_is_scored_and_what_is_gone_is_dropped(folder, ru
     before = bytes_of(scored)
     run(folder, scorer=Interrupted(0))
     assert bytes_of(scored) == before
+
+
+def test_another_folder_does_not_replace_a_result_that_has_none_of_its_images(folder, run, scored, crops):
+    before = bytes_of(scored)
+    other = folder.parent / "other"
+    other.mkdir()
+    (other / "elsewhere.jpg").write_bytes(crops[0])
+    with pytest.raises(UsageError, match="20 other inputs: none of them is in"):
+        run(other, scorer=Interrupted(0))
+    assert bytes_of(scored) == before
+    run(other, overwrite=True)
+    assert len(rows_of(scored)) == 1
 
 
 def test_whole_parts_without_a_change_stay_as_they_are(folder, run, scored, crops):
