@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import PATH, command, registry_of, with_input_choice, with_params
+from quality_model.cli.flags import PATH, command, registry_of, share_of, with_input_choice, with_params
 from quality_model.errors import UsageError
 from quality_model.paths import user_path
 from quality_model.records import HEADS, Head
@@ -31,13 +31,13 @@ _to = click.option("--to", type=PATH, metavar="FILE", help="Write the thresholds
 @click.option(
     "--target-flag-rate",
     "target",
-    type=float,
+    metavar="SHARE",
     required=True,
-    help="Share of the scored images to flag by each head, such as 0.05.",
+    help="Share of the scored images to flag by each head, such as 5%.",
 )
 @_heads
 @_to
-def thresholds(out: Path, target: float, heads: tuple[Head, ...], to: Path | None) -> None:
+def thresholds(out: Path, target: str, heads: tuple[Head, ...], to: Path | None) -> None:
     """Find thresholds that flag a share of a result.
 
     OUT is a finished result of `score`. Never more than the share is flagged: images with equal scores are
@@ -47,8 +47,14 @@ def thresholds(out: Path, target: float, heads: tuple[Head, ...], to: Path | Non
     from quality_model.curate.finished import open_finished
     from quality_model.curate.thresholds import OwnThresholds, shown, thresholds_for_rate
 
+    share = share_of(target)
+    if share is None or not 0 <= share < 1:
+        raise UsageError(
+            f"--target-flag-rate {target!r} is not a share from 0 to below 1.",
+            "For example --target-flag-rate 5%.",
+        )
     result = open_finished(out)
-    found = thresholds_for_rate(result, target, heads or HEADS)
+    found = thresholds_for_rate(result, float(share), heads or HEADS)
     titles = ("head", "threshold", "flags", "present threshold", "flags now")
     rows = [
         (
@@ -179,6 +185,7 @@ def _hand_over(found: OwnThresholds, to: Path | None, out: Path | None) -> None:
 
     if to is not None:
         found.merged_into(to).write(to)
+        click.echo(f"Thresholds: {to}")
     click.echo("\n".join(["To use it:", *(f"  {line}" for line in lines_to_use(found.by_head, to, out))]))
 
 

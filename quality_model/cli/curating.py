@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from quality_model.cli.flags import PATH, command, with_download
+from quality_model.cli.flags import PATH, command, share_of, with_download
 from quality_model.errors import UsageError
 from quality_model.records import HEADS, Head
 
@@ -159,8 +159,6 @@ def filter_(
     if dry_run:  # but the list of what is dropped is of a dry run too
         to = Outputs(dropped=dropped)
     is_written = bool(dropped) or (not dry_run and bool(lists or folder or shards))
-    if not (rules or flagged or thresholds):
-        click.echo("No rule is given: what is flagged is dropped.")
     outcome = filter_result(
         output,
         rules,
@@ -169,6 +167,8 @@ def filter_(
         thresholds=thresholds,
         balance=Balance(balance, strata) if balance else None,
     )
+    if not (rules or flagged or thresholds):
+        click.echo("No rule is given: what is flagged is dropped.")
     for line in outcome.lines():
         click.echo(line)
     if page is not None:
@@ -181,32 +181,39 @@ def filter_(
 
 
 def _heads(names: tuple[str, ...]) -> tuple[Head, ...]:
+    names = tuple(name.strip() for text in names for name in text.split(","))
     for name in names:
         if name not in (*HEADS, _ALL):
-            raise UsageError(f"--flagged {name!r} is no head.", f"Heads are {', '.join(HEADS)}; or {_ALL}.")
+            close = get_close_matches(name.lower(), (*HEADS, _ALL), n=1, cutoff=0.5)
+            guess = f"Did you mean {close[0]}? " if close else ""
+            raise UsageError(
+                f"--flagged {name!r} is no head.", f"{guess}Heads are {', '.join(HEADS)}; or {_ALL}."
+            )
     return tuple(head for head in HEADS if head in names or _ALL in names)
 
 
 def _bound(option: str, text: str) -> tuple[str, float]:
-    name, equals, value = text.partition("=")
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if value.endswith("%") and name:
+        raise UsageError(
+            f"{option} {text}: a limit is a value of {name}, not a share of the images.",
+            f"For example {option} noise=0.3; a share is --drop-worst {name}={value}.",
+        )
     try:
         limit = float(value)
     except ValueError:
         limit = float("nan")
     if not (name and equals) or limit != limit:
         raise UsageError(f"{option} {text!r} is not NAME=VALUE.", f"For example {option} noise=0.3.")
-    return name.strip(), limit
+    return name, limit
 
 
 def _worst(text: str) -> Rule:
     from quality_model.curate.rules import Worst
 
     name, equals, value = text.rpartition("=")
-    try:
-        share = Fraction(value.strip().removesuffix("%")) / (100 if value.strip().endswith("%") else 1)
-    except (ValueError, ZeroDivisionError):
-        share = Fraction(-1)
-    if not 0 < share < 1 or (equals and not name.strip()):
+    share = share_of(value)
+    if share is None or not 0 < share < 1 or (equals and not name.strip()):
         raise UsageError(
             f"--drop-worst {text!r} is not a share between 0 and 1.",
             "For example --drop-worst 10%, or noise=5%.",

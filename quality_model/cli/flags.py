@@ -6,6 +6,7 @@ They are made when a command is asked for them: the list of commands appears wit
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args, get_origin
@@ -32,6 +33,14 @@ class _UserPath(click.Path):
 
 PATH: Final = _UserPath(path_type=Path)
 """The type of every path on the command line."""
+
+
+def share_of(text: str) -> Fraction | None:
+    """The share that a text means, such as 0.05, 5% or 1/20; None if it means no number."""
+    try:
+        return Fraction(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except (ValueError, ZeroDivisionError):
+        return None
 
 
 class _Command(click.Command):

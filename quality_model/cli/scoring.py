@@ -281,6 +281,7 @@ def _default_name(inputs: Path | Selection) -> str:
         return place.name if place.is_dir() else place.stem
     name = Path(inputs.arguments[0].removeprefix("@")).stem
     if len(inputs.arguments) > 1 or re.search(r"[*?\[]", name) or name in ("", "-"):
+        inputs.require_there()
         raise UsageError(f"The result of {inputs.title} has no name of its own.", "Name it with --output.")
     return name
 

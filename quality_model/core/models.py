@@ -15,6 +15,7 @@ import sqlite3
 import uuid
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -151,6 +152,7 @@ def _find_registered(reference: str, root: Path, registry: RegistryParams | None
     asked = CHAMPION if is_auto else reference
     name, alias, number = parse_reference(asked)
     if not database_exists(root):
+        _require_unlike_bundled(asked)
         raise ModelNotFoundError(
             f"{reference!r} names no model: there is no registry in {root.resolve()} yet.",
             "Run the retraining, set MLFLOW_TRACKING_URI, or name a file or the bundled model: bundled.",
@@ -161,6 +163,7 @@ def _find_registered(reference: str, root: Path, registry: RegistryParams | None
         if version is None and is_auto:
             return _no_champion()
         if version is None:
+            _require_unlike_bundled(asked)
             raise ModelNotFoundError(
                 f"The registry has no such model or version: {reference!r}.",
                 "Check that MLFLOW_TRACKING_URI names the server on which it was made.",
@@ -178,6 +181,12 @@ def _find_registered(reference: str, root: Path, registry: RegistryParams | None
         ref, path = ModelRef(found.name, found.version, found.run_id, ""), found.path
     decided = f"The champion scores: version {ref.version} of {ref.name}." if is_auto else ""
     return FoundModel(ref, path, decided)
+
+
+def _require_unlike_bundled(asked: str) -> None:
+    """Refuse what nothing is called as the bundled model that was most likely meant."""
+    if close := get_close_matches(asked.lower(), pretrained.FOLDERS, n=1, cutoff=0.75):
+        raise ModelNotFoundError(f"{asked!r} names no model.", f"Did you mean {close[0]}?")
 
 
 def _no_champion() -> FoundModel:

@@ -41,6 +41,10 @@ class Share:
     total: int
 
     @property
+    def share(self) -> float:
+        return self.count / self.total
+
+    @property
     def interval(self) -> tuple[float, float]:
         return wilson(self.count, self.total)
 
@@ -52,9 +56,8 @@ class Share:
     @property
     def images_needed(self) -> int:
         """The least number of images, at this share, whose interval is within `KNOWN_TO`; 1000: or more."""
-        share = self.count / self.total
         for total in range(self.total, _MOST_IMAGES):
-            low, high = wilson(round(share * total), total)
+            low, high = wilson(round(self.share * total), total)
             if high - low <= 2.0 * KNOWN_TO:
                 return total
         return max(self.total, _MOST_IMAGES)
@@ -117,6 +120,14 @@ class Calibration:
         found, wrongly = self.rates.found, self.rates.wrongly
         return wrongly.images_needed - wrongly.total, found.images_needed - found.total
 
+    @property
+    def present_is_as_good(self) -> bool:
+        """Whether each rate of the present threshold is within the interval of the best one's, or better."""
+        if self.rates is None or self.present_rates is None:
+            return False
+        best, now = self.rates, self.present_rates
+        return now.found.share >= best.found.interval[0] and now.wrongly.share <= best.wrongly.interval[1]
+
     def lines(self) -> list[str]:
         """The calibration for a console."""
         auc = self.auc
@@ -131,6 +142,8 @@ class Calibration:
         if self.present is not None:
             lines.append(f"  present threshold         {self.present:.4g}")
             lines.append(f"    flags                      {self.present_rates}")
+            if self.present_is_as_good:
+                lines.append("    Within the intervals: to keep the present one is as good.")
         return [*lines, f"  {self.verdict()}"]
 
     def verdict(self) -> str:

@@ -1,7 +1,8 @@
 """A result filtered: rules decide what is kept, and that is written. Originals and the result stay."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -15,7 +16,7 @@ from quality_model.curate import dropped_table, outputs, shards
 from quality_model.curate.finished import FinishedResult, open_finished
 from quality_model.curate.originals import Losses, Mask, Rows, moved_to
 from quality_model.curate.outputs import How
-from quality_model.curate.rules import Balance, Rule, Verdict, flag_rules, judge
+from quality_model.curate.rules import Balance, Flag, Rule, Verdict, flag_rules, judge
 from quality_model.curate.thresholds import read_thresholds
 from quality_model.errors import InputErrorsAboveLimit, UsageError
 from quality_model.records import Head
@@ -26,6 +27,9 @@ RECORD_SUFFIX: Final = ".filter.json"
 
 _WIDEST: Final = 60
 """Characters of a rule on a terminal."""
+
+_OFTEN: Final = 0.05
+"""A model's threshold that flags more than this share of the images is to be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class Filtered:
         written: The files and folders.
         losses: Kept originals that could not be written, by error code.
         thresholds: Those of one's own.
+        notes: What to know of the rules before they are trusted.
     """
 
     title: str
@@ -85,6 +90,7 @@ class Filtered:
     written: tuple[Path, ...] = ()
     losses: Losses = field(default_factory=Losses)
     thresholds: Mapping[Head, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The outcome for a console."""
@@ -96,7 +102,12 @@ class Filtered:
             kept = f"Nothing is dropped: all {self.num_rows} are kept."
         elif not self.num_kept:
             kept = f"Nothing is kept: all {self.num_rows} are dropped."
-        return [self.title, *table.splitlines(), kept, *(f"Written: {path}" for path in self.written)]
+        return [self.title, *table.splitlines(), *self.notes, kept, *map(self._written, self.written)]
+
+    def _written(self, path: Path) -> str:
+        if path.is_dir() and 0 < self.losses.total == self.num_kept:
+            return f"No original is written to {path}: all that are kept are gone or changed."
+        return f"Written: {path}"
 
     def require_complete(self) -> None:
         """Refuse losses.
@@ -162,6 +173,7 @@ def filter_result(
         verdict,
         dict(rows.errors),
         thresholds=thresholds or {},
+        notes=(*verdict.notes, *_often_flagged(output, verdict, int(rows.scored.sum()))),
     )
     if to is None:
         return outcome
@@ -185,6 +197,20 @@ def filter_result(
         _write_list(path, result, listed, to, record)
     losses = _write_folders(result, verdict.kept, to, record)
     return replace(outcome, written=(*to.tables, *to.folders), losses=losses)
+
+
+def _often_flagged(output: Path, verdict: Verdict, num_scored: int) -> Iterator[str]:
+    """A line if the model's own thresholds flag far more than they promise (docs/how-good.md)."""
+    often = [
+        f"{rule.head} {count.drops / num_scored:.0%}".replace("%", " %")
+        for rule, count in zip(verdict.rules, verdict.counts, strict=True)
+        if isinstance(rule, Flag) and rule.threshold is None and count.drops > _OFTEN * num_scored
+    ]
+    if often:
+        yield (
+            f"Flagged by {', '.join(often)} (the model's thresholds promise 2 % of clean images): look at"
+            f" them first: quality-model gallery {shlex.quote(str(output))}"
+        )
 
 
 def _record(

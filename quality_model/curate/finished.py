@@ -1,8 +1,11 @@
 """A finished scoring result, as what looks at it and acts on it reads it."""
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +21,8 @@ from quality_model.score.result import ScoringModel
 from quality_model.score.selection import Kind
 
 _BATCH_ROWS: Final = 1 << 17
+_MOST_ENTRIES: Final = 1000
+_NAMED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,8 @@ def open_finished(folder: Path) -> FinishedResult:
         CorruptError: It is not what its completion marker says.
     """
     if not is_result(folder):
-        raise UsageError(f"{folder} is no result of `score`.", "Name the folder that it printed.")
+        problem = "no result of `score`" if os.path.lexists(folder) else "not there"
+        raise UsageError(f"{printable(str(folder))} is {problem}.", _results_near(folder))
     try:
         str(folder).encode()
     except UnicodeEncodeError:  # PyArrow opens no such path
@@ -133,6 +139,19 @@ def open_finished(folder: Path) -> FinishedResult:
         raise CorruptError(
             f"The completion marker of {folder} does not say what made it of what.", "Score again."
         ) from None
+
+
+def _results_near(folder: Path) -> str:
+    """A remedy: results inside a folder that is none, or those beside it, the closest names first."""
+    for place in (folder, folder.parent):
+        with suppress(OSError):
+            entries = islice(os.scandir(place), _MOST_ENTRIES)
+            found = [entry.name for entry in entries if entry.is_dir() and is_result(place / entry.name)]
+            if found:
+                close = get_close_matches(folder.name, found, n=_NAMED, cutoff=0.0)
+                names = ", ".join(printable(str(place / name)) for name in close)
+                return f"Results {'in it' if place == folder else 'beside it'}: {names}."
+    return "Name the folder that `score` printed."
 
 
 def _described(folder: Path, facts: Mapping[str, Any]) -> FinishedResult:

@@ -39,13 +39,14 @@ def scores_in_result(result: FinishedResult, labels: Labels) -> list[LabelledSco
         UsageError: A labelled image is not in the result.
     """
     named = pa.array(sorted({key for of_head in labels.values() for key in of_head}), pa.string())
-    rows = result.rows(["key", *labels, "error_code"])
-    rows = rows.filter(pc.is_in(rows["key"], value_set=named))
+    everything = result.rows(["key", *labels, "error_code"])
+    rows = everything.filter(pc.is_in(everything["key"], value_set=named))
     if others := sorted({*named.to_pylist()} - {*rows["key"].to_pylist()}):
         first = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         raise UsageError(
             f"{len(others)} of {len(named)} labelled images are not in {result.folder}: {first}.",
-            "Name the result that they were labelled in, or score the same collection again.",
+            f"Its keys are such as {everything['key'][0]}. Name the result that they were labelled in, or"
+            " score the same collection again.",
         )
     by_key = {row["key"]: row for row in rows.to_pylist()}
     found = []

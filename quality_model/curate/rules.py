@@ -54,9 +54,17 @@ class Bound:
         return f"{self.column} {'<' if self.is_lowest else '>'} {self.limit:.15g}"
 
     def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
+        self._require_reachable()
         values = rows.numbers(self.column)
         badness = -values if self.is_lowest else values
         return _balanced(badness, badness > (-self.limit if self.is_lowest else self.limit), rows, strata)
+
+    def _require_reachable(self) -> None:
+        if self.column in SCORE_COLUMNS and not 0.0 <= self.limit <= 1.0:
+            given = f"--{'min' if self.is_lowest else 'max'} {self.column}="
+            guess = f" {given}{self.limit / 100:.15g}?" if 1.0 < self.limit <= 100.0 else ""
+            end = "end at 1" if self.limit > 1.0 else "begin at 0"
+            raise UsageError(f"{given}{self.limit:.15g}: scores {end}.{guess}", "Give a score from 0 to 1.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +151,27 @@ class Only:
         return f"not in {self.file.name}"
 
     def drops(self, rows: Rows, strata: npt.NDArray[np.int64] | None) -> Mask:
-        keys = read_keys(self.file)
-        drops: Mask = rows.scored & ~pc.is_in(rows.column("key"), keys).to_numpy()
+        is_named, keys = self._named(rows)
+        if len(keys) and not is_named.any():
+            raise UsageError(
+                f"{self.file} has not one key of the result: {keys[0]} is none,"
+                f" {rows.column('key')[0]} is one.",
+                "Write the keys as the result has them.",
+            )
+        drops: Mask = rows.scored & ~is_named
         return drops
+
+    def note(self, rows: Rows) -> str:
+        """How many of the keys in the file the result does not have; empty if it has all."""
+        is_named, keys = self._named(rows)
+        missing = len(keys) - int(is_named.sum())
+        return f"{missing} of {len(keys)} keys in {self.file} are not in the result." if missing > 0 else ""
+
+    def _named(self, rows: Rows) -> tuple[Mask, pa.Array]:
+        """Which rows the file names, and its keys, each once."""
+        keys = pc.unique(read_keys(self.file)).drop_null()
+        keys = keys.filter(pc.not_equal(keys, ""))
+        return pc.is_in(rows.column("key"), keys).to_numpy(), keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +280,7 @@ class Verdict:
         masks: bool (N,) for each rule: what it drops.
         counts: One for each rule.
         copies: What `BestOfDuplicates` drops.
+        notes: What else there is to say of them.
     """
 
     kept: Mask = field(repr=False)
@@ -261,6 +288,7 @@ class Verdict:
     masks: tuple[Mask, ...] = field(repr=False)
     counts: tuple[RuleCount, ...]
     copies: Copies
+    notes: tuple[str, ...] = ()
 
 
 def judge(rows: Rows, rules: Sequence[Rule], balance: Balance | None = None) -> Verdict:
@@ -286,7 +314,10 @@ def judge(rows: Rows, rules: Sequence[Rule], balance: Balance | None = None) -> 
         RuleCount(rule.title, int(mask.sum()), int((mask & (times == 1)).sum()))
         for rule, mask in zip(rules, masks, strict=True)
     ]
-    return Verdict(rows.scored & (times == 0), tuple(rules), tuple(masks), tuple(counts), copies)
+    notes = filter(None, [rule.note(rows) for rule in rules if isinstance(rule, Only)])
+    return Verdict(
+        rows.scored & (times == 0), tuple(rules), tuple(masks), tuple(counts), copies, tuple(notes)
+    )
 
 
 def flag_rules(rows: Rows, heads: Sequence[Head] = (), own: Mapping[Head, float] | None = None) -> list[Flag]:

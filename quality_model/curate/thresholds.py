@@ -226,7 +226,10 @@ def lines_to_use(by_head: Mapping[Head, float], written: Path | None, output: Pa
     pairs = ", ".join(f"{head}: {shown(value)}" for head, value in by_head.items())
     lines = [f"score and predict:  {flags}", f"params.yaml:        score.thresholds: {{{pairs}}}"]
     if written is not None:
-        lines.append(f"a finished result:  quality-model filter {output or 'OUT'} --thresholds {written}")
+        chosen = "".join(f" --flagged {head}" for head in by_head if len(by_head) < len(HEADS))
+        lines.append(
+            f"a finished result:  quality-model filter {output or 'OUT'} --thresholds {written}{chosen}"
+        )
     return lines
 
 

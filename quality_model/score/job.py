@@ -285,7 +285,7 @@ class _Job:
             for _ in repeat(None):
                 yield self.keeper.wanted(asked.popleft())
 
-        logger.info("Scoring %d inputs in %d parts.", num_inputs, len(todo))
+        logger.info("Scoring %d inputs in %d part%s.", num_inputs, len(todo), "" if len(todo) == 1 else "s")
         readings = read_inputs(
             all_planned(),
             self.inputs,

@@ -25,7 +25,7 @@ from quality_model.core.folders import JOB_NAME, PLAN_NAME, is_result, is_system
 from quality_model.core.jobs import DATA_FOLDER, UPDATE_FOLDER, JobFolder, part_name
 from quality_model.errors import CorruptError, StorageError, UsageError
 from quality_model.params import EngineName, LimitsParams, MeasureSet
-from quality_model.records import SCALE_VERSION, SCHEMA_VERSION
+from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION
 from quality_model.score.inputs import Survey, list_inputs, nothing_to_score
 from quality_model.score.reading import PlannedInput, repeated_hashes
 from quality_model.score.result import ScoringModel
@@ -140,13 +140,31 @@ class Plan:
             return {**dict(settings), **{f"model {name}": value for name, value in asdict(model).items()}}
 
         was, now = decisive(self.model, self.settings), decisive(model, settings)
-        changes = [f"{key} was {was[key]!r} and is {now[key]!r}" for key in now if was[key] != now[key]]
+        changes = [_difference(key, was[key], now[key]) for key in now if was[key] != now[key]]
         if self.kind != found.kind:
             changes.append(f"the kind of inputs was {self.kind!r} and is {found.kind!r}")
         if changes:
             raise UsageError(
                 "The output folder holds the scores of another job: " + "; ".join(changes) + ".", _START_AGAIN
             )
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    """What has changed, in words; of other nested values than thresholds only which they are."""
+    if name == "model thresholds":
+        before, after = was or {}, now or {}
+        changed = [head for head in HEADS if before.get(head) != after.get(head)]
+        texts = [(head, *_told_apart(before.get(head), after.get(head))) for head in changed]
+        return "; ".join(f"the threshold of {head} was {old} and is {new}" for head, old, new in texts)
+    if isinstance(was, Mapping) or isinstance(now, Mapping):
+        return f"the {name} differ"
+    return f"{name} was {was!r} and is {now!r}"
+
+
+def _told_apart(*values: float | None) -> list[str]:
+    """Numbers, rounded where that does not make them one."""
+    short = ["none" if value is None else f"{value:.3g}" for value in values]
+    return short if len({*short}) > 1 else [repr(value) for value in values]
 
 
 def begin(

@@ -116,6 +116,16 @@ class Selection:
         shown = ", ".join(self.arguments[:3]) + (", ..." if len(self.arguments) > 3 else "")
         return "standard input" if shown == STDIN else shown
 
+    def require_there(self) -> None:
+        """Refuse paths and globs on the command line that lead nowhere.
+
+        Raises:
+            UsageError: One does.
+        """
+        for argument in self.arguments:
+            if not (_is_list(argument) or _OTHER_URL.match(argument)):
+                _matches(argument)
+
     def kind_in(self, name: str, chosen: Kind | None) -> Kind | None:
         """The kind of a file: that of its name, or an image."""
         return "images" if is_url(name) else kind_of(name) or "images"
@@ -185,15 +195,8 @@ class Selection:
                     yield (name if is_plain else _normal(os.path.join(prefix, name))), problem  # noqa: PTH118
             elif _OTHER_URL.match(argument):
                 yield argument, None
-            elif os.path.lexists(argument):
-                yield _normal(argument), None
-            elif glob.has_magic(argument):
-                found = sorted(glob.iglob(argument, recursive=True), key=os.fsencode)  # noqa: PTH207
-                if not found:
-                    raise UsageError(f"Nothing matches {argument}.", "Check the pattern; ** enters folders.")
-                yield from ((_normal(name), None) for name in found)
             else:
-                raise UsageError(f"{argument} is not there.", "Name files, folders, globs, @list or -.")
+                yield from ((_normal(name), None) for name in _matches(argument))
 
     def _listed(self, argument: str) -> Iterator[tuple[str, ImageError | None]]:
         if argument == STDIN:
@@ -242,6 +245,17 @@ def _is_list(argument: str) -> bool:
     if argument == STDIN or (argument.startswith("@") and not os.path.lexists(argument)):
         return True
     return argument.lower().endswith(_TABLES) and not _OTHER_URL.match(argument)
+
+
+def _matches(argument: str) -> list[str]:
+    """The path that an argument is, or those that it matches; at least one."""
+    if os.path.lexists(argument):
+        return [argument]
+    if not glob.has_magic(argument):
+        raise UsageError(f"{argument} is not there.", "Name files, folders, globs, @list or -.")
+    if found := sorted(glob.iglob(argument, recursive=True), key=os.fsencode):  # noqa: PTH207
+        return found
+    raise UsageError(f"Nothing matches {argument}.", "Check the pattern; ** enters folders.")
 
 
 def _list_path(argument: str) -> Path:

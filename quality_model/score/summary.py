@@ -134,7 +134,8 @@ class ScoreSummary:
         lines = [
             f"Model: {self.model.title}.",
             f"{self.inputs} inputs: {self.scored} scored, {self.inputs - self.scored} with an error code,"
-            f" in {self.parts} parts ({self.parts_before} from an earlier run).",
+            f" in {self.parts} part{'' if self.parts == 1 else 's'}"
+            f" ({self.parts_before} from an earlier run).",
         ]
         if self.changes:
             lines.append("Last update: " + ", ".join(f"{n} {what}" for what, n in self.changes.items()) + ".")

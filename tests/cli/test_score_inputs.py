@@ -53,7 +53,10 @@ def test_a_result_is_flagged_by_thresholds_of_ones_own_and_says_so_and_others_ma
     assert pd.read_parquet("out/data")["is_noisy"].all()
     assert json.loads(Path("out/job.json").read_text())["thresholds"]["noise"] == 0.0
     assert score("d", "--output", "out", "--flag", "noise=1") == 2
-    assert "'noise': 0.0" in (said := capsys.readouterr().err) and "--overwrite" in said
+    assert (
+        ": the threshold of noise was 0 and is 1." in (said := capsys.readouterr().err)
+        and "--overwrite" in said
+    )
     assert score("d", "--output", "out", "--flag", "noise=1", "--overwrite") == 0
     assert not pd.read_parquet("out/data")["is_noisy"].any()
 
@@ -88,6 +91,7 @@ def test_kind_and_columns_are_named_by_flags(d, capsys):
         ("d/a.7z", "d/a.7z is no image, archive or table"),
         ("d/list.txt", "name a list as @list"),
         ("nowhere", "nowhere is not there"),
+        ("d/*.gif", "Nothing matches d/*.gif"),
         ("", "The path is empty"),
     ],
 )
@@ -97,6 +101,8 @@ def test_what_cannot_be_an_input_is_refused_in_a_line_or_two(d, capsys, given, s
     assert score(given, "--output", "out") == 2
     message = capsys.readouterr().err
     assert shown in message
+    if "*" in given:
+        assert score(given) == 2 and shown in capsys.readouterr().err
     assert message.count("\n") == 2
     assert not Path("out").exists()
     assert score("d", "--output", "s3://bucket/out") == 2

@@ -102,6 +102,13 @@ def test_a_path_that_exists_wins_over_a_reference_and_a_missing_one_is_called_mi
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ModelNotFoundError, match="'champion' names no model: there is no registry"):
         MultiHeadQualityInference("champion", device="cpu")
+    for name, meant in {
+        "bundeld": "bundled",
+        "Bundled": "bundled",
+        "bundled-standart": "bundled-standard",
+    }.items():
+        with pytest.raises(ModelNotFoundError, match=f"'{name}' names no model.\n  Did you mean {meant}\\?"):
+            MultiHeadQualityInference(name, device="cpu")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "champion").symlink_to(folders["1"])
     assert MultiHeadQualityInference("champion", device="cpu").source.version is None

@@ -121,6 +121,15 @@ def test_whether_the_images_are_enough_is_said_with_how_many_more_it_takes():
     assert any("present threshold" in line for line in ten.lines())
 
 
+@pytest.mark.parametrize(("present", "is_as_good"), [(0.3, True), (0.45, True), (0.1, False), (0.9, False)])
+def test_a_present_threshold_that_does_as_well_within_the_intervals_may_stay(
+    present: float, is_as_good: bool
+) -> None:
+    found = calibrate("noise", spread(0.0, 0.2, 20), spread(0.5, 1.0, 20), present=present)
+    assert found.present_is_as_good is is_as_good
+    assert ("to keep the present one is as good" in "\n".join(found.lines())) is is_as_good
+
+
 def test_the_images_needed_are_the_fewest_whose_interval_is_narrow_enough():
     assert Share(10, 10).images_needed == Share(0, 10).images_needed == 16
     assert Share(16, 16).half_width <= 0.1 < Share(15, 15).half_width

@@ -46,7 +46,7 @@ def test_every_dropped_input_has_a_row_that_says_why(copied: Path) -> None:
 
 def test_a_dry_run_writes_it_alone_even_if_nothing_is_kept(place: Path, capsys) -> None:
     before = set(tree(place))
-    assert filtered("--max", "noise=-1", "--dry-run", "--copy", "kept", "--dropped", "dropped.csv") == 0
+    assert filtered("--min", "noise=1", "--dry-run", "--copy", "kept", "--dropped", "dropped.csv") == 0
     assert set(tree(place)) - before == {"dropped.csv", "dropped.csv.filter.json"}
     assert len(pyarrow.csv.read_csv("dropped.csv")) == 11
     assert "Written: dropped.csv" in capsys.readouterr().out

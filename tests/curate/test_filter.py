@@ -15,6 +15,7 @@ from .conftest import filtered, key, keys, names_in, rows_of, tree
 
 
 def test_without_a_rule_what_is_flagged_is_dropped_and_the_table_says_by_whom(place: Path, capsys) -> None:
+    (place / "own.json").write_text('{"color_cast": 0.5, "blurriness": 0.5, "watermark": 0.5}')
     assert filtered("--to", "keys.txt") == 0
     assert set((place / "keys.txt").read_text().splitlines()) == keys(0, 1, 2, 3)
     said = capsys.readouterr().out
@@ -25,6 +26,10 @@ def test_without_a_rule_what_is_flagged_is_dropped_and_the_table_says_by_whom(pl
     }
     assert "not scored: not_an_image      1" in said
     assert "Kept: 4 of 11." in said
+    line = next(line for line in said.splitlines() if line.startswith("Flagged by color_cast 30 %, "))
+    assert "watermark 60 % (" in line and line.endswith("look at them first: quality-model gallery out")
+    assert filtered("--thresholds", "own.json", "--dry-run") == 0
+    assert "look at them first" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -35,6 +40,7 @@ def test_without_a_rule_what_is_flagged_is_dropped_and_the_table_says_by_whom(pl
         (["--max", "noise=.2", "--min", "overall=.85"], range(2)),
         (["--drop-worst", "30%"], range(7)),
         (["--drop-worst", "noise=.3", "--where", "width == 8 and contains(key, 'odd/')"], (1, 3, 5)),
+        (["--flagged", "color_cast, blurriness"], range(6)),
         (["--thresholds", "own.json"], range(3)),
         (["--thresholds", "own.json", "--flagged", "noise"], range(5)),
         (["--drop-worst", "40%", "--balance", "side", "--strata", "sides.csv"], range(6)),
@@ -96,11 +102,11 @@ def test_nothing_kept_is_an_error_before_anything_is_written_and_all_kept_is_sai
     place: Path, capsys
 ) -> None:
     before = tree(place)
-    assert filtered("--max", "noise=-1", "--to", "keys.txt", "--copy", "kept") == 2
+    assert filtered("--min", "noise=1", "--to", "keys.txt", "--copy", "kept") == 2
     assert "Nothing is kept" in capsys.readouterr().err
     assert tree(place) == before
     (place / "images" / "odd" / "damaged.png").unlink()
-    assert filtered("--max", "noise=-1", "--dry-run") == 0
+    assert filtered("--min", "noise=1", "--dry-run") == 0
     assert "Nothing is kept: all 11 are dropped." in capsys.readouterr().out
 
 
@@ -110,7 +116,20 @@ def test_nothing_kept_is_an_error_before_anything_is_written_and_all_kept_is_sai
         (["--dry-run", "--max", "nois=.3"], "Did you mean noise"),
         (["--dry-run", "--max", "noise"], "NAME=VALUE"),
         (["--dry-run", "--max", "noise=nan"], "NAME=VALUE"),
+        (["--dry-run", "--max", "noise=30"], "--max noise=30: scores end at 1. --max noise=0.3?"),
+        (["--dry-run", "--min", "overall=80"], "--min overall=80: scores end at 1. --min overall=0.8?"),
+        (["--dry-run", "--max", "noise=-.1"], "--max noise=-0.1: scores begin at 0."),
+        (["--dry-run", "--max", "noise=30%"], "a share is --drop-worst noise=30%"),
         (["--dry-run", "--flagged", "hue"], "Heads are color_cast"),
+        (["--dry-run", "--flagged", "blur"], "Did you mean blurriness?"),
+        (["--dry-run", "--flagged", "blurry"], "Did you mean blurriness?"),
+        (["--dry-run", "--flagged", "cast"], "Did you mean color_cast?"),
+        (
+            ["--dry-run", "--flagged", "noise,colour_cast"],
+            "'colour_cast' is no head.\n  Did you mean color_cast?",
+        ),
+        (["--dry-run", "--flagged", "mark"], "Did you mean watermark?"),
+        (["--dry-run", "--flagged", "Noisy"], "Did you mean noise?"),
         (["--dry-run", "--drop-worst", "110%"], "between 0 and 1"),
         (["--dry-run", "--drop-worst", "noise=x"], "between 0 and 1"),
         (["--dry-run", "--thresholds", "own.json"], "is no file of thresholds: nose"),

@@ -160,6 +160,7 @@ def test_any_tool_can_choose_the_keys_that_are_kept(rows: Rows, tmp_path: Path, 
     assert dropped(rows, Only(path), balance=Balance("format")) == keys(0, 2, 3, 4, 5, 6, 8, 9)
     with pytest.raises(UsageError, match="cannot be read"):
         judge(rows, [Only(tmp_path / f"no{name}")])
+    assert judge(rows, [Only(path)]).notes == (f"1 of 4 keys in {path} are not in the result.",)
 
 
 def test_lists_of_editors_that_mark_utf8_and_labels_of_several_heads_name_keys_too(
@@ -169,6 +170,12 @@ def test_lists_of_editors_that_mark_utf8_and_labels_of_several_heads_name_keys_t
     edited.write_bytes("\ufeffa1\r\na7\r\n".encode())
     labels.write_text("key,head,label\na1,noise,bad\na1,blurriness,bad\na7,noise,good\n")
     assert dropped(rows, Only(edited)) == dropped(rows, Only(labels)) == keys(0, 2, 3, 4, 5, 6, 8, 9)
+
+
+def test_keys_of_another_collection_are_refused_with_one_of_each(rows: Rows, tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_text("\nalbum/a1\nalbum/a7\n")
+    with pytest.raises(UsageError, match="has not one key of the result: album/a1 is none, a0 is one"):
+        judge(rows, [Only(tmp_path / "keys.txt")])
 
 
 def test_of_near_duplicates_the_best_that_other_rules_keep_stays(tmp_path: Path) -> None:

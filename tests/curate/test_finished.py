@@ -45,7 +45,9 @@ def cut(output: Path) -> Path:
     ("harmed", "code", "words"),
     [
         (lambda output: output.parent / "images", 2, "images is no result of `score`"),
-        (lambda output: output.parent / "none", 2, "none is no result of `score`"),
+        (lambda output: output.parent / "none", 2, "none is not there"),
+        (lambda output: output.parent / "owt", 2, "Results beside it: out."),
+        (lambda output: output.parent, 2, "Results in it: "),
         (lambda output: output.rename(os.fsdecode(b"out\xff")), 2, r"out\xff is not UTF-8"),
         (unfinished, 10, "out is not finished"),
         (change(schema_version=99), 2, "has version 99 of the columns"),

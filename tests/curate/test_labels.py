@@ -71,10 +71,14 @@ def test_labels_of_a_result_give_a_threshold_that_parts_them_and_can_be_used(pla
     assert "Not scored: torn.png: " in err
     threshold = read_thresholds(place / "t.json")["noise"]
     assert f"--flag noise={threshold:g}" in out
+    assert "Thresholds: t.json\n" in out and "filter out --thresholds t.json --flagged noise\n" in out
     write_labels(place / "labels.csv", head="watermark")
     assert said("calibrate", "out", "--labels", "labels.csv", "--head", "noise")[0] == 2
     code, out, _ = said("thresholds", "out", "--target-flag-rate", "0.5", "--head", "noise", "--to", "r.json")
     assert code == 0 and "50.00%" in out and "Of 12 scored images" in out
+    assert (
+        said("thresholds", "out", "--target-flag-rate", "50%", "--head", "noise", "--to", "r.json")[1] == out
+    )
     found = read_own_thresholds(place / "r.json")
     assert found.name == "bundled" and len(found.sha256) == 64
 
@@ -133,7 +137,8 @@ def test_what_cannot_be_calibrated_is_refused_with_what_to_give(
 def test_labels_of_images_that_the_result_lacks_are_refused_by_name(place: Path, said: Said) -> None:
     write_labels(place / "labels.csv", more="elsewhere.png,noise,bad\n")
     code, _, err = said("calibrate", "out", "--labels", "labels.csv")
-    assert code == 2 and "1 of 13 labelled images are not in" in err and "elsewhere.png" in err
+    assert code == 2 and "1 of 13 labelled images are not in" in err
+    assert "elsewhere.png" in err and "Its keys are such as bad/0.png" in err
 
 
 def test_thresholds_of_another_model_stay_as_they_are(place: Path, said: Said) -> None:
@@ -146,7 +151,7 @@ def test_thresholds_of_another_model_stay_as_they_are(place: Path, said: Said) -
     assert storage.read_json(place / "t.json") == other
 
 
-@pytest.mark.parametrize("rate", ["1", "-0.1", "5%", "nan"])
+@pytest.mark.parametrize("rate", ["1", "-0.1", "105%", "nan", "five"])
 def test_a_rate_that_is_no_share_is_refused(place: Path, said: Said, rate: str) -> None:
     code, _, err = said("thresholds", "out", "--target-flag-rate", rate)
     assert code == 2 and "--target-flag-rate" in err
@@ -155,7 +160,10 @@ def test_a_rate_that_is_no_share_is_refused(place: Path, said: Said, rate: str) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has no column key, head, label"),
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("a.png;noise;bad\n", "has no header: its first line is a label"),
+        ("a.png,Noise,Good\n", "has no header"),
         ("key,label\na,good\n", "has no column head"),
         ("key,head,label\n", "has no labels"),
         ("key,head,label\na,sharp,good\n", "line 2: the head is 'sharp'"),
@@ -180,3 +188,14 @@ def test_labels_are_read_by_head_with_a_byte_order_mark_other_columns_and_repeti
         encoding="utf-8-sig",
     )
     assert read_labels(path) == {"blurriness": {"é": False}, "noise": {"a,b": True, "é": False}}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", " ; "])
+def test_labels_are_read_as_spreadsheets_and_people_write_them(
+    tmp_path: Path, encoding: str, delimiter: str
+) -> None:
+    rows = [("KEY", "Head", "Label"), ("A é.png", "Noise", "BAD"), (" b.png", "noise ", " Good"), ()]
+    path = tmp_path / "labels.csv"
+    path.write_bytes("\r\n".join(delimiter.join(row) for row in rows).encode(encoding))
+    assert read_labels(path) == {"noise": {"A é.png": True, "b.png": False}}

@@ -122,6 +122,17 @@ def test_originals_that_are_gone_or_changed_are_not_written_and_the_rest_is(plac
     assert set(members_of(place / "shards")) == keys(0, 1, 2, 3)
 
 
+@pytest.mark.parametrize("option", ["--copy", "--link", "--shards"])
+def test_that_no_original_is_left_is_said_and_not_that_a_folder_is_written(
+    place: Path, option: str, capsys
+) -> None:
+    (place / "images").rename(place / "archive")
+    assert filtered("--max", "noise=.3", option, "kept", "--to", "keys.txt") == 4
+    said = capsys.readouterr().out
+    assert "No original is written to kept: all that are kept are gone or changed." in said
+    assert "Written: keys.txt" in said and "Written: kept" not in said
+
+
 def test_originals_that_moved_are_found_where_a_user_says(place: Path) -> None:
     (place / "images").rename(place / "archive")
     assert filtered("--max", "noise=.3", "--copy", "kept", "--originals", "archive") == 0

@@ -16,6 +16,7 @@ from quality_model.curate.thresholds import (
     threshold_for_rate,
 )
 from quality_model.errors import UsageError
+from quality_model.records import HEADS
 
 MODEL = {"name": "bundled", "version": "3", "sha256": "a" * 64, "scale_version": "1"}
 
@@ -139,5 +140,9 @@ def test_thresholds_are_shown_as_they_are_used():
     flags, params, result = lines_to_use({"noise": 0.1, "watermark": 0.25}, Path("t.json"), Path("scores/a"))
     assert flags.endswith("--flag noise=0.1 --flag watermark=0.25")
     assert params.endswith("score.thresholds: {noise: 0.1, watermark: 0.25}")
-    assert result.endswith("quality-model filter scores/a --thresholds t.json")
+    assert result.endswith(
+        "quality-model filter scores/a --thresholds t.json --flagged noise --flagged watermark"
+    )
+    everything = lines_to_use(dict.fromkeys(HEADS, 0.1), Path("t.json"), None)
+    assert everything[2].endswith("filter OUT --thresholds t.json")
     assert len(lines_to_use({"noise": 0.1}, None, None)) == 2

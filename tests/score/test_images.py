@@ -58,6 +58,8 @@ def test_images_whose_score_is_above_a_threshold_are_flagged(folder, run, tmp_pa
     assert summary.flagged == expected
     assert json.loads((tmp_path / "scores" / "report" / "summary.json").read_text())["flagged"] == expected
     assert f"{expected['blurriness']} x blurriness" in "\n".join(summary.lines())
+    assert f"in {summary.parts} parts (" in "\n".join(summary.lines())
+    assert "in 1 part (" in "\n".join(replace(summary, parts=1).lines())
 
 
 def test_a_score_equal_to_its_threshold_is_not_flagged(run, tmp_path):

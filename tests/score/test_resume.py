@@ -171,7 +171,10 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         "model version was '3' and is '4'",
     ),
     "weights": ({"model": other_model(sha256="d" * 64)}, "model sha256 was"),
-    "thresholds": ({"model": replace(IDENTITY, thresholds=None)}, "model thresholds was"),
+    "thresholds": (
+        {"model": replace(IDENTITY, thresholds=None)},
+        "the threshold of noise was .* and is none",
+    ),
 }
 
 
