@@ -4,6 +4,7 @@ They are made when a command is asked for them: the list of commands appears wit
 """
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from fractions import Fraction
@@ -37,8 +38,11 @@ PATH: Final = _UserPath(path_type=Path)
 
 def share_of(text: str) -> Fraction | None:
     """The share that a text means, such as 0.05, 5% or 1/20; None if it means no number."""
+    number, sign = text.strip().removesuffix("%"), text.strip().endswith("%")
+    if not re.fullmatch(r"[-+0-9./]{1,30}", number):  # an exponent may ask for a number of a billion digits
+        return None
     try:
-        return Fraction(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+        return Fraction(number) / (100 if sign else 1)
     except (ValueError, ZeroDivisionError):
         return None
 

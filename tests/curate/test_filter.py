@@ -132,6 +132,7 @@ def test_nothing_kept_is_an_error_before_anything_is_written_and_all_kept_is_sai
         (["--dry-run", "--flagged", "Noisy"], "Did you mean noise?"),
         (["--dry-run", "--drop-worst", "110%"], "between 0 and 1"),
         (["--dry-run", "--drop-worst", "noise=x"], "between 0 and 1"),
+        (["--dry-run", "--drop-worst", "1e999999999"], "between 0 and 1"),
         (["--dry-run", "--thresholds", "own.json"], "is no file of thresholds: nose"),
         (["--dry-run", "--thresholds", "nowhere.json"], "nowhere.json is not there"),
         (["--dry-run", "--strata", "own.json"], "--strata needs --balance"),
