@@ -267,7 +267,7 @@ def test_intervals_are_columns_behind_the_others_as_wide_as_the_bin_of_a_score_i
         for end, sign in (("lower", -1), ("upper", 1)):
             expected = np.clip(scored[head] + sign * width, 0, 1)
             assert scored[f"{head}_{end}"].to_numpy() == pytest.approx(expected, abs=1e-6)
-    with pytest.raises(UsageError, match="model intervals was"):
+    with pytest.raises(UsageError, match="the model intervals differ"):
         run(folder)
 
 
