@@ -208,6 +208,9 @@ EXTRAS: Final = {
     ),
     "formats": ("pi_heif",),
     "onnx": ("onnx",),
+    "stores": ("obstore", "upath", "fsspec"),
+    "ray": ("ray",),
+    "servers": ("boto3", "dvc_s3", "psycopg2"),
 }
 """By extra of the package, the names by which what it brings is imported, or its distribution looked up.
 
