@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from quality_model.core import storage
+from quality_model.core.stores import is_in_store, typed_path
 from quality_model.errors import ImageError, UsageError
-from quality_model.paths import user_path
 
 SYSTEM_FILES: Final = "hidden and system files"
 """How a walk counts what `is_system` says."""
@@ -200,7 +200,9 @@ def input_path(text: str | Path) -> Path:
     """
     if not str(text):
         raise UsageError("The path is empty.", "Name a file or a folder; the current one is a dot.")
-    path = user_path(text)
+    path = typed_path(text)
+    if is_in_store(path):
+        return path
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", str(text), re.DOTALL)
     if found is None or path.exists():
         return path

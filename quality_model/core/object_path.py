@@ -1,16 +1,20 @@
-"""Paths of object stores, as universal-pathlib writes them; what they read and write are requests of obstore.
+"""Paths of object stores, as universal-pathlib writes them; reads and writes are requests of obstore.
 
-Each request is repeated by obstore, with growing pauses, for up to three minutes. It is waited for in a way that
-Ctrl-C ends. What fails then is an `OSError` with one line and no address that a credential may be part of.
+Each request is repeated by obstore, with growing pauses, for up to three minutes. It is waited for in a way
+that Ctrl-C ends. What fails then is an `OSError` with one line, without an address that a credential may be
+part of.
 """
 
-import asyncio
+import atexit
 import errno
 import io
 import logging
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -18,7 +22,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import obstore
-from fsspec.asyn import get_loop
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import from_url
 from upath.implementations.cloud import CloudPath
@@ -63,12 +66,7 @@ class ObjectPath(CloudPath):
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         store, key = self.address
 
-        async def first() -> bool:
-            async for batch in obstore.list(store, key or None, chunk_size=1):
-                return bool(batch)
-            return False
-
-        return ask(self, first)
+        return ask(self, lambda: any(obstore.list(store, key or None, chunk_size=1)))
 
     def is_symlink(self) -> bool:
         return False
@@ -93,11 +91,7 @@ class ObjectPath(CloudPath):
 
     def read_bytes(self) -> bytes:
         store, key = self.address
-
-        async def read() -> bytes:
-            return bytes(await (await obstore.get_async(store, key)).bytes_async())
-
-        return ask(self, read)
+        return ask(self, lambda: bytes(obstore.get(store, key).bytes()))
 
     def read_text(self, encoding: str | None = None, *_: Any, **__: Any) -> str:
         return self.read_bytes().decode(encoding or "utf-8")
@@ -113,20 +107,19 @@ class ObjectPath(CloudPath):
     def put(self, content: bytes | Path) -> None:
         """Replace the object by bytes or by those of a file; it is never there in part."""
         store, key = self.address
-        ask(self, lambda: obstore.put_async(store, key, content, chunk_size=_CHUNK_BYTES))
+        ask(self, lambda: obstore.put(store, key, content, chunk_size=_CHUNK_BYTES))
 
     def put_if(self, data: bytes, tag: str | None) -> str | None:
         """Write the object if it is still the one with this tag; with None, if there is none.
 
         Returns:
-            Its new tag; None if it is another, or there is one: perhaps this very write, whose answer was lost.
+            Its new tag; None if it is another, or there is one: perhaps of this very write, whose answer was
+            lost.
         """
         store, key = self.address
         mode: Any = "create" if tag is None else {"e_tag": tag}
         try:
-            return (
-                ask(self, lambda: obstore.put_async(store, key, data, mode=mode), quick=True)["e_tag"] or ""
-            )
+            return ask(self, lambda: obstore.put(store, key, data, mode=mode), quick=True)["e_tag"] or ""
         except FileExistsError:
             return None
 
@@ -134,9 +127,9 @@ class ObjectPath(CloudPath):
         """The object and its tag, which changes with it; None if there is none."""
         store, key = self.address
 
-        async def read() -> tuple[bytes, str]:
-            found = await obstore.get_async(store, key)
-            return bytes(await found.bytes_async()), found.meta["e_tag"] or ""
+        def read() -> tuple[bytes, str]:
+            found = obstore.get(store, key)
+            return bytes(found.bytes()), found.meta["e_tag"] or ""
 
         try:
             return ask(self, read, quick=True)
@@ -147,7 +140,7 @@ class ObjectPath(CloudPath):
         """Remove the object. Stores do not say whether there was one."""
         store, key = self.address
         try:
-            ask(self, lambda: obstore.delete_async(store, key))
+            ask(self, lambda: obstore.delete(store, key))
         except FileNotFoundError:  # of Azure
             if not missing_ok:
                 raise
@@ -158,7 +151,7 @@ class ObjectPath(CloudPath):
         where, place = target.address
         if where != store:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(target))
-        ask(self, lambda: obstore.copy_async(store, key, place))
+        ask(self, lambda: obstore.copy(store, key, place))
         self.unlink(missing_ok=True)
         return target
 
@@ -198,16 +191,16 @@ class ObjectPath(CloudPath):
         if not key:
             return None
         try:
-            return ask(self, lambda: obstore.head_async(store, key))
+            return ask(self, lambda: obstore.head(store, key))
         except FileNotFoundError:
             raise
         except OSError:  # an answer to HEAD has no body, which would say why
-            ask(self, lambda: obstore.get_range_async(store, key, start=0, end=1))
+            ask(self, lambda: obstore.get_range(store, key, start=0, end=1))
             raise
 
     def _names(self) -> list[str]:
         store, key = self.address
-        found = ask(self, lambda: obstore.list_with_delimiter_async(store, key or None))
+        found = ask(self, lambda: obstore.list_with_delimiter(store, key or None))
         keys = [each["path"] for each in found["objects"]] + list(found["common_prefixes"])
         return [name.rstrip("/").rpartition("/")[2] for name in keys if name.rstrip("/") != key]
 
@@ -246,12 +239,8 @@ class _Reader(io.RawIOBase):
             return 0
         store, key = self._path.address
         options: Any = {"range": (start, end)} | ({"if_match": self._tag} if self._tag else {})
-
-        async def read() -> bytes:
-            return bytes(await (await obstore.get_async(store, key, options=options)).bytes_async())
-
         try:
-            data = ask(self._path, read)
+            data = ask(self._path, lambda: bytes(obstore.get(store, key, options=options).bytes()))
         except FileExistsError:
             raise OSError(errno.ESTALE, "it was changed while it was read", str(self._path)) from None
         view[: len(data)] = data
@@ -259,7 +248,7 @@ class _Reader(io.RawIOBase):
         return len(data)
 
 
-def ask(path: ObjectPath, request: Callable[[], Awaitable[T]], *, quick: bool = False) -> T:
+def ask(path: ObjectPath, request: Callable[[], T], *, quick: bool = False) -> T:
     """The answer of a store to a request about a path.
 
     Args:
@@ -268,11 +257,8 @@ def ask(path: ObjectPath, request: Callable[[], Awaitable[T]], *, quick: bool = 
     Raises:
         OSError: There is none, or it is a refusal; FileExistsError if a condition is not met.
     """
-
-    async def answer() -> T:
-        return await request()
-
-    future = asyncio.run_coroutine_threadsafe(answer(), get_loop())
+    future: Future[T] = Future()
+    threading.Thread(target=_answer, args=(future, request), daemon=True).start()
     try:
         try:
             return future.result(None if quick else _SAY_AFTER_S)
@@ -285,8 +271,29 @@ def ask(path: ObjectPath, request: Callable[[], Awaitable[T]], *, quick: bool = 
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
     except (BaseError, FileNotFoundError, ValueError, NotImplementedError) as error:
         raise _translated(error, path) from None
+
+
+def _answer(future: "Future[T]", request: Callable[[], T]) -> None:
+    """Ask in a thread of its own: obstore's calls do not end by Ctrl-C, waiting for them does."""
+    _asking.add(future)
+    try:
+        future.set_result(request())
+    except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
+        future.set_exception(error)
     finally:
-        future.cancel()
+        _asking.discard(future)
+
+
+_asking: "set[Future[Any]]" = set()
+
+
+@atexit.register
+def _leave() -> None:
+    """End at once while a request has no answer: it would come to an interpreter that is gone, and abort."""
+    if _asking:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)
 
 
 def _translated(error: Exception, path: ObjectPath) -> OSError:
@@ -331,6 +338,7 @@ def _environment(protocol: str) -> tuple[tuple[str, str], ...]:
 @lru_cache(maxsize=64)
 def _store(protocol: str, bucket: str, *environment: tuple[str, str]) -> "ObjectStore":
     known = dict(environment)
+    connect: Any = from_url
     client: dict[str, Any] = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(seconds=120)}
     config: dict[str, Any] = {}
     provider = None
@@ -342,7 +350,7 @@ def _store(protocol: str, bucket: str, *environment: tuple[str, str]) -> "Object
             client["allow_http"] = True
         if "AWS_ACCESS_KEY_ID" not in known and _has_profiles(known):
             provider = _profile()
-    return from_url(
+    return connect(  # type: ignore[no-any-return]
         f"{protocol}://{bucket}",
         config=config or None,
         client_options=client,

@@ -1,8 +1,8 @@
 """Object stores: an object of s3://, gs://, az:// or hf:// is a path that has the methods of `pathlib.Path`.
 
 Such a path is one of universal-pathlib, over fsspec; obstore does the transfers of S3, Google Cloud Storage
-and Azure, with retries and backoff. Both come with the extra ``stores``, hf:// with ``train``. Credentials are
-found where each store's own tools look for them; none is an argument of ours.
+and Azure, with retries and backoff. Both come with the extra ``stores``, hf:// with ``train``. Credentials
+are found where each store's own tools look for them; none is an argument of ours.
 """
 
 import errno

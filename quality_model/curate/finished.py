@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from quality_model.core import storage
 from quality_model.core.folders import JOB_NAME, file_name, is_result, printable
+from quality_model.core.stores import is_in_store, seekable
 from quality_model.errors import CorruptError, IncompleteError, StorageError, UsageError
 from quality_model.params import WITHOUT_PROJECT, LimitsParams
 from quality_model.records import SCHEMA_VERSION, Head
@@ -60,13 +61,18 @@ class FinishedResult:
         """The folder that names are relative to."""
         return self.root if self.root.is_dir() else self.root.parent
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the rows."""
+        return pq.read_schema(seekable(next(iter(self.files))))
+
     def rows(self, columns: Collection[str]) -> pa.Table:
         """Some columns of all rows, in the order of the plan.
 
         Raises:
             UsageError: The result is of an earlier release, without one of them.
         """
-        schema = pq.read_schema(next(iter(self.files)))
+        schema = self.schema
         if missing := [column for column in columns if column not in schema.names]:
             raise UsageError(
                 f"{self.folder} has no column {', '.join(missing)}.", "Score again, with --overwrite."
@@ -102,7 +108,7 @@ class FinishedResult:
 def batches_of(files: Iterable[Path], columns: Collection[str]) -> Iterator[pa.RecordBatch]:
     """Some columns of the rows of Parquet files, a hundred thousand rows at a time."""
     for path in files:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(seekable(path)) as file:
             yield from file.iter_batches(_BATCH_ROWS, columns=list(columns))
 
 
@@ -116,13 +122,14 @@ def open_finished(folder: Path) -> FinishedResult:
         CorruptError: It is not what its completion marker says.
     """
     if not is_result(folder):
-        problem = "no result of `score`" if os.path.lexists(folder) else "not there"
+        is_there = folder.exists() if is_in_store(folder) else os.path.lexists(folder)
+        problem = "no result of `score`" if is_there else "not there"
         raise UsageError(f"{printable(str(folder))} is {problem}.", _results_near(folder))
     try:
         str(folder).encode()
     except UnicodeEncodeError:  # PyArrow opens no such path
         raise UsageError(f"The path {printable(str(folder))} is not UTF-8.", "Rename the folder.") from None
-    if not (folder / JOB_NAME).exists():
+    if not (folder / JOB_NAME).is_file():
         raise IncompleteError(f"{folder} is not finished.", "Run the same `score` again: it resumes.")
     facts = storage.require_sealed(folder, marker_name=JOB_NAME)
     version = facts.get("schema_version", 0)
@@ -143,7 +150,7 @@ def open_finished(folder: Path) -> FinishedResult:
 
 def _results_near(folder: Path) -> str:
     """A remedy: results inside a folder that is none, or those beside it, the closest names first."""
-    for place in (folder, folder.parent):
+    for place in () if is_in_store(folder) else (folder, folder.parent):
         with suppress(OSError):
             entries = islice(os.scandir(place), _MOST_ENTRIES)
             found = [entry.name for entry in entries if entry.is_dir() and is_result(place / entry.name)]

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from quality_model.core import decoding
+from quality_model.core.stores import seekable
 from quality_model.curate.expressions import require_column
 from quality_model.curate.finished import FinishedResult, batches_of
 from quality_model.errors import ImageError, IncompleteError, UsageError
@@ -59,7 +60,7 @@ class Rows:
         )
         return cls(
             tuple(files),
-            pq.read_schema(next(iter(files))),
+            pq.read_schema(seekable(next(iter(files)))),
             thresholds,
             codes.is_null().to_numpy(),
             dict(counts.most_common()),

@@ -72,7 +72,7 @@ def write_keys(path: Path, result: FinishedResult, chosen: Mask, *, null: bool) 
 def write_rows(path: Path, result: FinishedResult, chosen: Mask) -> None:
     """Write the chosen rows as Parquet, with the columns and the metadata of the result."""
     with result.unchanged():
-        schema = pq.read_schema(next(iter(result.files)))
+        schema = result.schema
     with (
         storage.staged(path) as temporary,
         result.unchanged(),
@@ -128,7 +128,7 @@ def place_files(
     """
     losses, num_placed = Losses(), 0
     with result.unchanged():
-        schema = pq.read_schema(next(iter(result.files)))
+        schema = result.schema
     placer = _Placer(folder, result, how)
 
     def is_placed(original: Original, source: Source) -> bool:

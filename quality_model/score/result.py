@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quality_model.core.jobs import DATA_FOLDER
+from quality_model.core import storage
+from quality_model.core.folders import JOB_NAME
 from quality_model.core.measures import MEASURES
 from quality_model.core.processes import FailureKind
 from quality_model.core.provenance import Intervals
+from quality_model.core.stores import seekable
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import StorageError, UsageError
 from quality_model.params import EngineName
@@ -208,5 +210,13 @@ def replace_rows(table: pa.Table, rows: Sequence[int], new: pa.Table) -> pa.Tabl
 
 
 def read_rows(output: Path, columns: Collection[str]) -> pa.Table:
-    """Some columns of a complete result, in the order of its plan."""
-    return pq.read_table(output / DATA_FOLDER, columns=list(columns), partitioning=None)
+    """Some columns of a complete result, in the order of its plan.
+
+    Raises:
+        IncompleteError, CorruptError: It is not complete.
+    """
+    names = [part["file"] for part in storage.read_json(output / JOB_NAME)["parts"]]
+    wanted = list(columns)
+    return pa.concat_tables(
+        pq.read_table(seekable(output / name), columns=wanted, partitioning=None) for name in names
+    )
