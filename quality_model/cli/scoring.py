@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from quality_model.params import Params, ScoringParams
     from quality_model.score.inputs import InputChoice
     from quality_model.score.job import Check
-    from quality_model.score.reading import DownloadRules, Reading, Url
+    from quality_model.score.reading import DownloadRules, Reading, Stored, Url
     from quality_model.score.selection import Selection
     from quality_model.score.summary import ScoreSummary
 
@@ -102,13 +102,13 @@ def predict(
 
 def _named_sources(
     arguments: tuple[str, ...], *, may_fetch: bool
-) -> tuple[list[str], list[Path | ImageError | Url]]:
+) -> tuple[list[str], list[Path | ImageError | Url | Stored]]:
     """Names to print and what to read, of arguments that may be lists and globs."""
-    from quality_model.core.folders import is_url, printable
-    from quality_model.score.reading import Url
+    from quality_model.core.folders import is_url, place_of, printable
+    from quality_model.score.reading import Url, image_at
     from quality_model.score.selection import Selection, is_selection
 
-    found: list[tuple[str, Path | ImageError | Url]] = []
+    found: list[tuple[str, Path | ImageError | Url | Stored]] = []
     for text in arguments:
         if is_url(text) or not is_selection([text]):
             is_fetched = may_fetch and is_url(text)
@@ -119,28 +119,34 @@ def _named_sources(
             if is_url(file.name):
                 found.append((redacted(file.name), Url(file.name)))
             else:
-                found.append((printable(file.name), file.problem or chosen.base / file.name))
+                path = place_of(chosen.base, file.name)
+                found.append((printable(file.name), file.problem or image_at(path)))
     if not found:
         raise UsageError("There is no image in the list.", "A list has a path a line.")
     names, sources = zip(*found, strict=True)
     return list(names), list(sources)
 
 
-def _named_source(text: str) -> tuple[str, Path | ImageError]:
+def _named_source(text: str) -> tuple[str, Path | ImageError | Stored]:
     """An argument's name to print, without credentials, and its path or why there is nothing to read."""
-    from quality_model.core.folders import input_path, printable
+    from quality_model.core.folders import input_path, is_folder, printable, suffix
+    from quality_model.core.stores import is_in_store, is_store_address
+    from quality_model.score.reading import image_at
 
     if not text:  # Path("") is the current folder
         return text, ImageError("missing", "the name is empty")
     try:
         path = input_path(text)
     except UsageError:
+        if is_store_address(text):
+            raise
         address = re.sub(r"^([^:/]+:)/(?!/)", r"\1//", text)
         return printable(redacted(address)), ImageError("url", "URLs are fetched with --allow-download alone")
     name = printable(str(path))
-    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on a name that is too long
+    is_named = is_in_store(path) and bool(suffix(name))  # then it costs no request
+    if not is_named and (is_folder(path) if is_in_store(path) else os.path.isdir(path)):  # noqa: PTH112 - Path.is_dir raises on a name that is too long
         return name, ImageError("not_a_file", "it is a folder: use `score`")
-    return name, path
+    return name, image_at(path)
 
 
 def _scores(model: Scorer, reading: Reading) -> QualityScores | ImageError:
@@ -275,10 +281,13 @@ def _write_gallery(output: Path) -> None:
 
 
 def _default_name(inputs: Path | Selection) -> str:
-    """The name of a result: that of the one folder, file or list."""
-    if isinstance(inputs, Path):
+    """The name of a result: that of the one folder, file, bucket or list."""
+    from quality_model.core.folders import is_folder
+    from quality_model.score.selection import Selection
+
+    if not isinstance(inputs, Selection):
         place = inputs.resolve()
-        return place.name if place.is_dir() else place.stem
+        return (place.name if is_folder(place) else place.stem) or place.parts[0].rstrip("/")
     name = Path(inputs.arguments[0].removeprefix("@")).stem
     if len(inputs.arguments) > 1 or re.search(r"[*?\[]", name) or name in ("", "-"):
         inputs.require_there()

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -38,12 +39,28 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_ABSENT_KEY: Final = "quality-model-looks-whether-the-store-answers"
 _SAY_AFTER_S: Final = 10.0
 _RETRY_FOR: Final = timedelta(minutes=3)
-_MAX_RETRIES: Final = 10
-_BUFFER_BYTES: Final = 1 << 20
+_FIRST_RETRY_FOR: Final = timedelta(seconds=5)
+_MAX_RETRIES: Final = 50
+_BUFFER_BYTES: Final = 1 << 16
+_LEAST_BYTES, _MOST_BYTES = 1 << 18, 8 << 20
+"""Of a range: it grows while ranges follow one another."""
+_SKIPPED_BYTES: Final = 1 << 20
+"""As many are read through in the time that another request takes."""
 _CHUNK_BYTES: Final = 8 << 20
 """Of uploads: a longer file is sent in parts, which the store makes one object of when the last is there."""
+
+
+_REFUSED: Final = frozenset(
+    {
+        "AuthenticationFailed", "AuthorizationHeaderMalformed", "InvalidAccessKeyId",
+        "InvalidAuthenticationInfo", "InvalidSecurity", "InvalidToken", "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch", "UnrecognizedClientException",
+    }
+)  # fmt: skip
+"""Codes of answers that no other object would change."""
 
 
 class ObjectPath(CloudPath):
@@ -59,7 +76,7 @@ class ObjectPath(CloudPath):
 
     def is_file(self, *, follow_symlinks: bool = True) -> bool:
         try:
-            return self._head() is not None
+            return self.head() is not None
         except FileNotFoundError:
             return False
 
@@ -73,7 +90,7 @@ class ObjectPath(CloudPath):
 
     def stat(self, *, follow_symlinks: bool = True) -> Any:
         """Length and times of an object; FileNotFoundError for a folder too."""
-        found = self._head()
+        found = self.head()
         if found is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
         seconds = found["last_modified"].timestamp()
@@ -186,7 +203,8 @@ class ObjectPath(CloudPath):
         bucket, _, key = self.path.partition("/")
         return _store(self.protocol, bucket, *_environment(self.protocol)), key.rstrip("/")
 
-    def _head(self) -> Any:
+    def head(self) -> Any:
+        """What obstore says of the object; None for a bucket, FileNotFoundError without one."""
         store, key = self.address
         if not key:
             return None
@@ -197,6 +215,15 @@ class ObjectPath(CloudPath):
         except OSError:  # an answer to HEAD has no body, which would say why
             ask(self, lambda: obstore.get_range(store, key, start=0, end=1))
             raise
+
+    def require_answer(self) -> None:
+        """Look once whether the bucket can be reached, without the patience that a job has in its middle.
+
+        Raises:
+            OSError: There is no such bucket, no answer, or none to these credentials.
+        """
+        bucket = self.path.partition("/")[0]
+        _reached(self.protocol, bucket, *_environment(self.protocol))
 
     def _names(self) -> list[str]:
         store, key = self.address
@@ -214,10 +241,11 @@ class _Reader(io.RawIOBase):
 
     def __init__(self, path: ObjectPath) -> None:
         self._path = path
-        found = path._head()
+        found = path.head()
         if found is None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         self._size, self._tag, self._place = int(found["size"]), found["e_tag"], 0
+        self._block, self._start, self._num_ahead = b"", 0, _LEAST_BYTES
 
     def readable(self) -> bool:
         return True
@@ -234,18 +262,28 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        start, end = self._place, min(self._place + len(view), self._size)
-        if start >= end:
+        if self._place >= self._size:
             return 0
+        if not self._start <= self._place < self._start + len(self._block):
+            self._load(len(view))
+        first = self._place - self._start
+        data = self._block[first : first + len(view)]
+        view[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+    def _load(self, num_bytes: int) -> None:
+        gap = self._place - (self._start + len(self._block))
+        follows = self._block and 0 <= gap <= _SKIPPED_BYTES
+        self._num_ahead = min(2 * self._num_ahead, _MOST_BYTES) if follows else _LEAST_BYTES
+        start, end = self._place, min(self._place + max(num_bytes, self._num_ahead), self._size)
+        self._block, self._start = b"", start
         store, key = self._path.address
         options: Any = {"range": (start, end)} | ({"if_match": self._tag} if self._tag else {})
         try:
-            data = ask(self._path, lambda: bytes(obstore.get(store, key, options=options).bytes()))
+            self._block = ask(self._path, lambda: bytes(obstore.get(store, key, options=options).bytes()))
         except FileExistsError:
             raise OSError(errno.ESTALE, "it was changed while it was read", str(self._path)) from None
-        view[: len(data)] = data
-        self._place = start + len(data)
-        return len(data)
 
 
 def ask(path: ObjectPath, request: Callable[[], T], *, quick: bool = False) -> T:
@@ -308,9 +346,13 @@ def _translated(error: Exception, path: ObjectPath) -> OSError:
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if "Expired" in code or code == "TokenRefreshRequired":
         return PermissionError(errno.EPERM, f"the credentials have expired ({code})", str(path))
+    if code in _REFUSED or status == 401:
+        return PermissionError(errno.EPERM, f"the credentials are refused ({said})", str(path))
     if "169.254.169.254" in text or "metadata.google.internal" in text:
-        return PermissionError(errno.EACCES, "no credentials were found", str(path))
-    if status in (401, 403):
+        return PermissionError(errno.EPERM, "no credentials were found", str(path))
+    if status == 301 or "redirect without LOCATION" in text:
+        return OSError(errno.ENODEV, "the bucket is in another region: set AWS_REGION", str(path))
+    if status == 403:
         return PermissionError(errno.EACCES, f"access is denied ({said})", str(path))
     if status in (429, 503):
         return OSError(errno.EBUSY, f"the store is overloaded ({said})", str(path))
@@ -336,7 +378,9 @@ def _environment(protocol: str) -> tuple[tuple[str, str], ...]:
 
 
 @lru_cache(maxsize=64)
-def _store(protocol: str, bucket: str, *environment: tuple[str, str]) -> "ObjectStore":
+def _store(
+    protocol: str, bucket: str, *environment: tuple[str, str], retry_for: timedelta = _RETRY_FOR
+) -> "ObjectStore":
     known = dict(environment)
     connect: Any = from_url
     client: dict[str, Any] = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(seconds=120)}
@@ -354,9 +398,17 @@ def _store(protocol: str, bucket: str, *environment: tuple[str, str]) -> "Object
         f"{protocol}://{bucket}",
         config=config or None,
         client_options=client,
-        retry_config={"max_retries": _MAX_RETRIES, "retry_timeout": _RETRY_FOR},
+        retry_config={"max_retries": _MAX_RETRIES, "retry_timeout": retry_for},
         credential_provider=provider,
     )
+
+
+@lru_cache(maxsize=64)
+def _reached(protocol: str, bucket: str, *environment: tuple[str, str]) -> None:
+    """Read an object that is not there: of all answers this one says most."""
+    store = _store(protocol, bucket, *environment, retry_for=_FIRST_RETRY_FOR)
+    with suppress(FileNotFoundError):
+        ask(ObjectPath(f"{protocol}://{bucket}"), lambda: obstore.get(store, _ABSENT_KEY))
 
 
 def _has_profiles(known: dict[str, str]) -> bool:

@@ -30,6 +30,7 @@ from quality_model.core.engines import Engine, choose_device, choose_engine
 from quality_model.core.model_files import StoredModel, read_model
 from quality_model.core.models import AUTO, find_model
 from quality_model.core.provenance import Intervals, ModelFacts
+from quality_model.core.stores import is_store_address, store_path
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import CheckpointError, ImageError, UsageError
 from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams, ScoreParams
@@ -299,7 +300,7 @@ class Scorer:
         elif isinstance(image, np.ndarray):
             pixels = decoding.from_array(image)
         elif isinstance(image, bytes | str | Path):
-            data = image if isinstance(image, bytes) else decoding.read_bytes(user_path(image), self.limits)
+            data = image if isinstance(image, bytes) else decoding.read_bytes(_path_of(image), self.limits)
             pixels = decoding.decode(data, self.limits, shortest_px=self.views.decoded_px)
         elif "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor):
             pixels = decoding.from_array(_channels_last(image.detach().cpu().numpy()))
@@ -309,6 +310,10 @@ class Scorer:
                 "Give a PIL image, an array of pixels, a tensor, the bytes of a file, or a path.",
             )
         return views_module.cut(pixels, self.image_size_px, self.views).all
+
+
+def _path_of(image: str | Path) -> Path:
+    return store_path(str(image)) if is_store_address(str(image)) else user_path(image)
 
 
 def open_model(

@@ -124,6 +124,18 @@ class WorkerProcesses:
             workers.close()
 
 
+def in_order(items: Iterable[Task | Future[Task]], window: int) -> Iterator[Task]:
+    """Items, those that are still made when they are, at most ``window`` taken ahead."""
+    pending: deque[Task | Future[Task]] = deque()
+    for item in items:
+        pending.append(item)
+        while pending and (len(pending) >= window or not isinstance(pending[0], Future)):
+            first = pending.popleft()
+            yield first.result() if isinstance(first, Future) else first
+    for first in pending:
+        yield first.result() if isinstance(first, Future) else first
+
+
 def num_workers(asked: int, num_tasks: int) -> int:
     """Processes to use: ``asked``, but at most one a task; for 0 as many as pay off, at least 1."""
     if asked:

@@ -72,14 +72,19 @@ def store_path(address: str) -> Path:
 
     Raises:
         MissingExtraError: The extra is not installed.
-        UsageError: The address has no bucket, or leaves its folder.
+        UsageError: The address has no bucket, or holds credentials, or leaves its folder.
     """
     found = _ADDRESS.match(address)
     assert found is not None
     scheme, rest = found[1].lower(), address[found.end() :].rstrip("/")
     if not rest:
         raise UsageError(f"{address} names no bucket.", f"For example {scheme}://bucket/folder.")
-    if any(part in ("", ".", "..") for part in rest.split("/")):
+    if "@" in (bucket := rest.partition("/")[0]):
+        raise UsageError(
+            f"The address {scheme}://***@{bucket.rpartition('@')[2]} holds credentials.",
+            "Leave them out: they are found where the store's own tools look for them.",
+        )
+    if has_odd_parts(address):
         raise UsageError(f"{address} has an empty part, or one of dots.", "Write the address without.")
     if scheme in OBJECT_STORES:
         from quality_model.core.object_path import ObjectPath
@@ -88,6 +93,12 @@ def store_path(address: str) -> Path:
     from upath import UPath
 
     return cast(Path, UPath(f"{scheme}://{rest}"))
+
+
+def has_odd_parts(address: str) -> bool:
+    """Whether an address has an empty part, or one of dots: no client takes it for what it says."""
+    parts = address.partition("://")[2].strip("/").split("/")
+    return any(part in ("", ".", "..") for part in parts)
 
 
 def writable(path: Path) -> "ObjectPath":

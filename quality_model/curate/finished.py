@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from quality_model.core import storage
-from quality_model.core.folders import JOB_NAME, file_name, is_result, printable
+from quality_model.core.folders import JOB_NAME, file_name, is_folder, is_result, place_of, printable
 from quality_model.core.stores import is_in_store, seekable
 from quality_model.errors import CorruptError, IncompleteError, StorageError, UsageError
 from quality_model.params import WITHOUT_PROJECT, LimitsParams
@@ -59,7 +59,7 @@ class FinishedResult:
     @property
     def base(self) -> Path:
         """The folder that names are relative to."""
-        return self.root if self.root.is_dir() else self.root.parent
+        return self.root if is_folder(self.root) else self.root.parent
 
     @property
     def schema(self) -> pa.Schema:
@@ -171,7 +171,7 @@ def _described(folder: Path, facts: Mapping[str, Any]) -> FinishedResult:
         sha256=facts["sha256"],
         plan_sha256=facts["plan_sha256"],
         kind=inputs["kind"],
-        root=Path(file_name(inputs["absolute_root"])),
+        root=place_of(Path(), file_name(inputs["absolute_root"])),
         is_tree=inputs.get("is_folder", False),
         limits=WITHOUT_PROJECT.limits.model_copy(update={**limits, "formats": tuple(settings["formats"])}),
     )

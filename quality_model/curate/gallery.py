@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quality_model.core import storage
+from quality_model.core.folders import is_there
 from quality_model.curate.finished import FinishedResult, open_finished
 from quality_model.curate.key_files import read_keys
 from quality_model.curate.overview import Overview, Row, overview
@@ -186,7 +187,7 @@ def _standard(found: Overview, result: FinishedResult) -> tuple[dict[str, Row], 
 def _read(result: FinishedResult, keys: list[str], *, required: bool) -> dict[str, Thumbnail]:
     """Thumbnails of images that are read again; which view decided is not known of them."""
     remedy = "Put them back there, or score again with this release, which keeps thumbnails."
-    if not result.root.exists():
+    if not is_there(result.root):
         if not required:
             return {}
         raise UsageError(

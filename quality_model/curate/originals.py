@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from quality_model.core import decoding
+from quality_model.core.folders import input_path, is_there
 from quality_model.core.stores import seekable
 from quality_model.curate.expressions import require_column
 from quality_model.curate.finished import FinishedResult, batches_of
@@ -139,7 +140,8 @@ def moved_to(result: FinishedResult, root: Path) -> FinishedResult:
     Raises:
         UsageError: It is not there.
     """
-    if not root.exists():
+    root = input_path(root)
+    if not is_there(root):
         raise UsageError(f"{root} is not there.", "Name what was scored, where it is now.")
     return replace(result, root=root.resolve())
 

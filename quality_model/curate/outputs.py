@@ -24,6 +24,7 @@ from quality_model.core import storage
 from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import file_name, is_url, suffix
 from quality_model.core.jobs import LOCK_NAME
+from quality_model.core.stores import is_store_address
 from quality_model.curate.finished import FinishedResult
 from quality_model.curate.originals import Losses, Mask, Original, originals_of, tables, with_sources
 from quality_model.errors import ImageError, StorageError, UsageError
@@ -177,6 +178,8 @@ def name_below(key: str, format_name: str | None, *, is_path: bool) -> PurePath:
     image.
     """
     text = file_name(key) if is_path and not is_url(key) else key
+    if is_store_address(key):
+        text = text.split("://", 1)[-1]
     if is_url(key):
         text, *query = re.split("[?#]", key.split("://", 1)[1], maxsplit=1)
         if query:

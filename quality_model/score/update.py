@@ -41,7 +41,7 @@ from quality_model.score.plan import (
     plan_from,
     write_inputs,
 )
-from quality_model.score.reading import Source, Url
+from quality_model.score.reading import Source, fetched
 
 _LISTING_NAME = "listing.parquet"
 _KEPT_FROM = 0.5
@@ -284,13 +284,14 @@ def _hash_inputs(listing: Path, found: Survey, limits: LimitsParams) -> npt.NDAr
         planned = (
             one for group in range(file.num_row_groups) for one in inputs_from(file.read_row_group(group))
         )
-        with closing(sources_of(planned, found.inputs, found.kind)) as sources:
+        named = sources_of(planned, found.inputs, found.kind)
+        with closing(named), closing(fetched(named, None, limits)) as sources:
             hashes.extend(hash(_sha256(source, limits)) for source in sources)
     return np.frombuffer(hashes, np.int64)
 
 
-def _sha256(source: Source | Url, limits: LimitsParams) -> str | None:
-    if isinstance(source, ImageError | Url):
+def _sha256(source: Source, limits: LimitsParams) -> str | None:
+    if isinstance(source, ImageError):
         return None
     try:
         data = decoding.read_bytes(source, limits) if isinstance(source, Path) else source
