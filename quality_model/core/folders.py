@@ -233,6 +233,13 @@ def is_there(path: Path) -> bool:
     return objects.facts(path) is not None if is_in_store(path) else path.exists()
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path is a folder, or leads to what is in it."""
+    if is_in_store(path) or is_in_store(folder):
+        return f"{path}/".startswith(f"{str(folder).rstrip('/')}/")
+    return path.resolve().is_relative_to(folder.resolve())
+
+
 def place_of(base: Path, name: str) -> Path:
     """The path that a name means, an address in an object store or relative to ``base``."""
     return store_path(name) if is_store_address(name) else base / name

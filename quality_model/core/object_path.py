@@ -62,6 +62,12 @@ _REFUSED: Final = frozenset(
 )  # fmt: skip
 """Codes of answers that no other object would change."""
 
+_NO_CREDENTIALS: Final = {
+    "s3": "no credentials were found (AWS_PROFILE, or AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY; for a"
+    " public bucket set AWS_SKIP_SIGNATURE to true)",
+    **dict.fromkeys(("gs", "az"), "no credentials were found"),
+}
+
 
 class ObjectPath(CloudPath):
     """An object, or the common beginning of the names of some, which is called a folder.
@@ -349,7 +355,7 @@ def _translated(error: Exception, path: ObjectPath) -> OSError:
     if code in _REFUSED or status == 401:
         return PermissionError(errno.EPERM, f"the credentials are refused ({said})", str(path))
     if "169.254.169.254" in text or "metadata.google.internal" in text:
-        return PermissionError(errno.EPERM, "no credentials were found", str(path))
+        return PermissionError(errno.EPERM, _NO_CREDENTIALS[path.protocol], str(path))
     if status == 301 or "redirect without LOCATION" in text:
         return OSError(errno.ENODEV, "the bucket is in another region: set AWS_REGION", str(path))
     if status == 403:
@@ -379,7 +385,7 @@ def _environment(protocol: str) -> tuple[tuple[str, str], ...]:
 
 @lru_cache(maxsize=64)
 def _store(
-    protocol: str, bucket: str, *environment: tuple[str, str], retry_for: timedelta = _RETRY_FOR
+    protocol: str, bucket: str, *environment: tuple[str, str], is_quick: bool = False
 ) -> "ObjectStore":
     known = dict(environment)
     connect: Any = from_url
@@ -398,7 +404,10 @@ def _store(
         f"{protocol}://{bucket}",
         config=config or None,
         client_options=client,
-        retry_config={"max_retries": _MAX_RETRIES, "retry_timeout": retry_for},
+        retry_config={
+            "max_retries": _MAX_RETRIES,
+            "retry_timeout": _FIRST_RETRY_FOR if is_quick else _RETRY_FOR,
+        },
         credential_provider=provider,
     )
 
@@ -406,7 +415,7 @@ def _store(
 @lru_cache(maxsize=64)
 def _reached(protocol: str, bucket: str, *environment: tuple[str, str]) -> None:
     """Read an object that is not there: of all answers this one says most."""
-    store = _store(protocol, bucket, *environment, retry_for=_FIRST_RETRY_FOR)
+    store = _store(protocol, bucket, *environment, is_quick=True)
     with suppress(FileNotFoundError):
         ask(ObjectPath(f"{protocol}://{bucket}"), lambda: obstore.get(store, _ABSENT_KEY))
 

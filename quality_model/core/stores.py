@@ -26,7 +26,7 @@ _OTHER_NAMES: Final = {
     "gcs": "gs", "azure": "az", "abfs": "az", "abfss": "az", "adl": "az", "s3a": "s3", "s3n": "s3",
 }  # fmt: skip
 _REMEDIES: Final = {
-    errno.EPERM: "Get new credentials, and run the same command again: it resumes.",
+    errno.EPERM: "Get credentials, and run the same command again: it resumes.",
     errno.EACCES: "Check the credentials, and what they may do there.",
     errno.ENODEV: "Check the name: no command makes a bucket.",
     errno.EINVAL: "Check the address.",
