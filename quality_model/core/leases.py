@@ -1,9 +1,9 @@
 """Locks in object stores, which have none: a lease, an object that its holder renews.
 
 It is written only on the condition that it is still the one that was read (by its entity tag), so that of
-several writers one succeeds. No clocks are compared: a process that wants a lease takes it over when it has seen
-it unchanged for `TAKEN_AFTER_S` of its own time, able to read it all the while. A holder that could not renew it
-for long writes nothing more before it has renewed it: `require_held`.
+several writers one succeeds. No clocks are compared: a process that wants a lease takes it over when it has
+seen it unchanged for `TAKEN_AFTER_S` of its own time, able to read it all the while. A holder that could not
+renew it for long writes nothing more before it has renewed it: `require_held`.
 """
 
 import json

@@ -8,7 +8,7 @@ are found where each store's own tools look for them; none is an argument of our
 import errno
 import re
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from quality_model.errors import UsageError
 from quality_model.paths import user_path
@@ -115,14 +115,6 @@ def writable(path: Path) -> "ObjectPath":
     return path
 
 
-def seekable(path: Path) -> Path | IO[bytes]:
-    """What PyArrow opens: a path of this machine, or the open object, of which it reads ranges.
-
-    PyArrow must not be given the file system itself: its threads end the interpreter with an abort.
-    """
-    return path.open("rb") if is_in_store(path) else path
-
-
 def remedy(error: OSError) -> str:
     """What to do about what a store refuses."""
     return _REMEDIES.get(error.errno or 0, "Run the same command again later: it resumes.")
@@ -132,11 +124,13 @@ def require_local(path: Path, what: str) -> Path:
     """Refuse a place in a store for what has to be a file of this machine.
 
     Args:
-        what: Begins the line, such as "A copy of originals".
+        what: Begins the line, such as "Copies of originals".
 
     Raises:
         UsageError: It is in a store.
     """
     if is_in_store(path):
-        raise UsageError(f"{what} cannot be in an object store: {path}.", "Name a folder of this machine.")
+        raise UsageError(
+            f"{what} are not written to an object store, such as {path}.", "Name a folder of this machine."
+        )
     return path

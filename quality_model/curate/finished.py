@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from quality_model.core import storage
 from quality_model.core.folders import JOB_NAME, file_name, is_folder, is_result, place_of, printable
-from quality_model.core.stores import is_in_store, seekable
+from quality_model.core.parquet import open_parquet
+from quality_model.core.stores import is_in_store
 from quality_model.errors import CorruptError, IncompleteError, StorageError, UsageError
 from quality_model.params import WITHOUT_PROJECT, LimitsParams
 from quality_model.records import SCHEMA_VERSION, Head
@@ -64,7 +64,7 @@ class FinishedResult:
     @property
     def schema(self) -> pa.Schema:
         """Of the rows."""
-        return pq.read_schema(seekable(next(iter(self.files))))
+        return schema_of(self.files)
 
     def rows(self, columns: Collection[str]) -> pa.Table:
         """Some columns of all rows, in the order of the plan.
@@ -105,10 +105,16 @@ class FinishedResult:
         return batches_of(self.files, columns)
 
 
+def schema_of(files: Iterable[Path]) -> pa.Schema:
+    """The columns of Parquet files of one result."""
+    with open_parquet(next(iter(files))) as file:
+        return file.schema_arrow
+
+
 def batches_of(files: Iterable[Path], columns: Collection[str]) -> Iterator[pa.RecordBatch]:
     """Some columns of the rows of Parquet files, a hundred thousand rows at a time."""
     for path in files:
-        with pq.ParquetFile(seekable(path)) as file:
+        with open_parquet(path) as file:
             yield from file.iter_batches(_BATCH_ROWS, columns=list(columns))
 
 

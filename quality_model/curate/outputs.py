@@ -24,7 +24,7 @@ from quality_model.core import storage
 from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import file_name, is_url, suffix
 from quality_model.core.jobs import LOCK_NAME
-from quality_model.core.stores import is_store_address
+from quality_model.core.stores import is_store_address, require_local
 from quality_model.curate.finished import FinishedResult
 from quality_model.curate.originals import Losses, Mask, Original, originals_of, tables, with_sources
 from quality_model.errors import ImageError, StorageError, UsageError
@@ -87,8 +87,9 @@ def require_free(folder: Path, record: dict[str, object]) -> None:
     """Refuse a folder that is neither empty nor of the same record.
 
     Raises:
-        UsageError: It holds other files, or what another filter kept.
+        UsageError: It holds other files, or what another filter kept, or is in a store.
     """
+    require_local(folder, "Copies, links and shards of images")
     if not (folder / RECORD_NAME).exists():
         require_own(folder, (), "output of filter")
     elif (was := storage.read_json(folder / RECORD_NAME)) != record:

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from quality_model.core import storage
 from quality_model.core.folders import JOB_NAME
 from quality_model.core.measures import MEASURES
+from quality_model.core.parquet import read_columns
 from quality_model.core.processes import FailureKind
 from quality_model.core.provenance import Intervals
-from quality_model.core.stores import seekable
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import StorageError, UsageError
 from quality_model.params import EngineName
@@ -216,7 +216,4 @@ def read_rows(output: Path, columns: Collection[str]) -> pa.Table:
         IncompleteError, CorruptError: It is not complete.
     """
     names = [part["file"] for part in storage.read_json(output / JOB_NAME)["parts"]]
-    wanted = list(columns)
-    return pa.concat_tables(
-        pq.read_table(seekable(output / name), columns=wanted, partitioning=None) for name in names
-    )
+    return pa.concat_tables(read_columns(output / name, columns) for name in names)

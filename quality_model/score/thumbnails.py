@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 
 from quality_model.core import storage
 from quality_model.core.jobs import THUMBNAILS_FOLDER, part_name
-from quality_model.core.stores import is_in_store, seekable
+from quality_model.core.parquet import read_columns
+from quality_model.core.stores import is_in_store
 from quality_model.records import HEADS, Head
 from quality_model.score.reading import Reading
 from quality_model.score.sketches import Rank, Wanted, order_of, values_of
@@ -214,7 +215,7 @@ def _read(path: Path) -> dict[_Id, Thumbnail]:
         StorageError: The object store does not give it.
     """
     try:
-        rows = pq.read_table(seekable(path), schema=SCHEMA, partitioning=None).to_pylist()
+        rows = read_columns(path).cast(SCHEMA).to_pylist()
     except (OSError, pa.ArrowException) as error:
         if is_in_store(path) and not isinstance(error, FileNotFoundError | pa.ArrowException):
             raise storage.explain(error, path) from error

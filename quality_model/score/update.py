@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from quality_model.core import decoding, storage
 from quality_model.core.folders import JOB_NAME, PLAN_NAME
 from quality_model.core.jobs import JobFolder, part_name
-from quality_model.core.stores import seekable
+from quality_model.core.parquet import open_parquet
 from quality_model.errors import CorruptError, ImageError, IncompleteError, UsageError
 from quality_model.params import LimitsParams
 from quality_model.score import result
@@ -58,7 +58,7 @@ class _Rows:
     @classmethod
     def of(cls, path: Path) -> "_Rows":
         keys, facts = array("q"), array("q")
-        with pq.ParquetFile(seekable(path)) as file:
+        with open_parquet(path) as file:
             for group in range(file.num_row_groups):
                 columns = file.read_row_group(group).to_pydict()
                 keys.extend(map(hash, columns.pop("key")))
@@ -237,7 +237,7 @@ class _Parts:
         carried = np.concatenate([*self._carried.values(), np.zeros(0, np.int64)])
         entries = _taken(self._listing, np.sort(carried))
         with (
-            pq.ParquetFile(seekable(self._plan.table_path(self._job.folder))) as before,
+            open_parquet(self._plan.table_path(self._job.folder)) as before,
             pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer,
         ):
             groups = {number: group for group, number in enumerate(self._plan.rows_of_parts)}
