@@ -10,6 +10,7 @@ with s3_server(tmp_path) as server:
 
 import http.client
 import json
+import os
 import re
 import shutil
 import signal
@@ -29,6 +30,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
+import pytest
 
 from tests.servers import free_port, wait_for
 
@@ -56,6 +58,14 @@ def store_environment(port: int, keys: tuple[str, str] = WRITER) -> dict[str, st
         "AWS_DEFAULT_REGION": _REGION,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+def use_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    """Let this process, and those it starts, use a server and no other keys."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
 
 
 class S3Server:

@@ -99,7 +99,7 @@ def read(path: Path, max_bytes: int) -> bytes:
     else:
         import obstore
 
-        from quality_model.core.object_path import ask
+        from quality_model.core.store_requests import ask
 
         store, key = _object(path).address
 
@@ -220,7 +220,7 @@ class _Guarded(io.RawIOBase):
 def _entries(folder: Path) -> list[Entry]:
     import obstore
 
-    from quality_model.core.object_path import ask
+    from quality_model.core.store_requests import ask
 
     place = _object(folder)
     store, key = place.address

@@ -5,13 +5,12 @@ and the folder flushed. A folder of files is complete when it has its completion
 written last and has the hash of each file. Readers accept only what a completion marker verifies.
 
 In an object store a file is written on this machine first, then put there as one object, which is there as a
-whole or not at all; there is nothing to flush. Locks are leases (`leases`).
+whole or not at all; there is nothing to flush. Locks are in `locks`.
 
 Each step is an audit event (PEP 578), ``quality_model.core.storage.<step>`` with the path: a
 monitor can follow what is written, and fault tests end the process at any of them.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -25,14 +24,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any, Final, Literal
 
-from filelock import FileLock, Timeout
-
-from quality_model.core.stores import is_in_store, remedy, writable
-from quality_model.errors import CorruptError, IncompleteError, StorageError
+from quality_model.core.locks import locked as locked
+from quality_model.core.locks import only_maker as only_maker
+from quality_model.core.locks import require_held
+from quality_model.core.stores import explain as explain
+from quality_model.core.stores import is_in_store, writable
+from quality_model.errors import CorruptError, IncompleteError
 
 MARKER_NAME: Final = "_complete.json"
 _TEMPORARY_PREFIX: Final = ".partial-"
-_BUSY_AFTER_S: Final = 1.0
 _THREADS: Final = 16
 """As many objects of a store are looked at at once."""
 
@@ -206,58 +206,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-@contextmanager
-def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
-    """Hold a lock between processes; the system frees it when its holder dies, in a store `leases` does.
-
-    Args:
-        path: The lock file; it stays.
-        timeout_s: How long to wait for another holder; -1 for as long as it takes.
-
-    Raises:
-        StorageError: Another process held it for longer than ``timeout_s``.
-    """
-    if is_in_store(path):
-        from quality_model.core.leases import leased
-
-        try:
-            with leased(path, timeout_s=timeout_s):
-                yield
-        except OSError as error:
-            raise explain(error, path) from error
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, timeout=timeout_s)
-        lock.acquire(poll_interval=0.05 if timeout_s >= 0 else 0.5)  # of a file server, by many nodes
-    except Timeout:
-        held = f"has held {path} for more than {timeout_s:g} s" if timeout_s else f"holds {path}"
-        raise StorageError(
-            f"Another process {held}.",
-            "Wait for it to end, or end it; then try again.",
-        ) from None
-    except OSError as error:
-        raise explain(error, path) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def only_maker(folder: Path) -> Iterator[None]:
-    """Be the one process that makes ``folder``; a second one is refused at once.
-
-    The lock file is beside the folder, so that the folder has nothing but its content. It stays: a
-    lock file that is removed may be held.
-
-    Raises:
-        StorageError: Another process makes it.
-    """
-    with locked(folder.parent / f".{folder.name}.lock", timeout_s=_BUSY_AFTER_S):
-        yield
-
-
 def seal(
     folder: Path,
     names: Sequence[str],
@@ -386,19 +334,6 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def explain(error: OSError, path: object) -> StorageError:
-    """Turn an error of the operating system about ``path`` into a StorageError with a remedy."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StorageError(
-            f"No space is left for {path}.", "Free some space and run the same command again: it resumes."
-        )
-    is_here = isinstance(path, str | PurePath)
-    return StorageError(
-        f"{path} cannot be used: {error.strerror or error}.",
-        "Check the path and its permissions." if is_here else remedy(error),
-    )
-
-
 def _looked_at(paths: Sequence[Path]) -> list[os.stat_result | None]:
     """Length and times of files, None of those that are not there; of objects many at once."""
 
@@ -416,8 +351,6 @@ def _looked_at(paths: Sequence[Path]) -> list[os.stat_result | None]:
 
 def _upload(content: Path | bytes, path: Path) -> None:
     """Put an object in its place, whole."""
-    from quality_model.core.leases import require_held
-
     _reached("written", path)
     require_held(path)
     writable(path).put(content)

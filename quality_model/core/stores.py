@@ -7,10 +7,10 @@ are found where each store's own tools look for them; none is an argument of our
 
 import errno
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final, cast
 
-from quality_model.errors import UsageError
+from quality_model.errors import StorageError, UsageError
 from quality_model.paths import user_path
 
 if TYPE_CHECKING:
@@ -113,6 +113,19 @@ def writable(path: Path) -> "ObjectPath":
         schemes = ", ".join(f"{scheme}://" for scheme in OBJECT_STORES)
         raise UsageError(f"{path} cannot be written to.", f"Name a folder, or an address of {schemes}.")
     return path
+
+
+def explain(error: OSError, path: object) -> StorageError:
+    """Turn an error of the operating system about ``path`` into a StorageError with a remedy."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageError(
+            f"No space is left for {path}.", "Free some space and run the same command again: it resumes."
+        )
+    is_here = isinstance(path, str | PurePath)
+    return StorageError(
+        f"{path} cannot be used: {error.strerror or error}.",
+        "Check the path and its permissions." if is_here else remedy(error),
+    )
 
 
 def remedy(error: OSError) -> str:

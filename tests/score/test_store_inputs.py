@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from quality_model.cli import run as run_command
-from quality_model.core import object_path
+from quality_model.core import object_path, store_requests
 from quality_model.core.stores import store_path
 from quality_model.errors import StorageError, UsageError
 from quality_model.score import store_reads
@@ -292,10 +292,10 @@ def test_credentials_that_expire_in_the_middle_end_the_job_which_resumes(
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_RETRY_FOR", "_FIRST_RETRY_FOR"):
-        monkeypatch.setattr(object_path, name, timedelta(seconds=0.5))
-    object_path._store.cache_clear()
+        monkeypatch.setattr(store_requests, name, timedelta(seconds=0.5))
+    store_requests.connected.cache_clear()
     yield
-    object_path._store.cache_clear()
+    store_requests.connected.cache_clear()
 
 
 @servers

@@ -1,9 +1,10 @@
-"""Locks in object stores, which have none: a lease, an object that its holder renews.
+"""Locks between processes: those of the file system, and in object stores, which have none, leases.
 
-It is written only on the condition that it is still the one that was read (by its entity tag), so that of
-several writers one succeeds. No clocks are compared: a process that wants a lease takes it over when it has
-seen it unchanged for `TAKEN_AFTER_S` of its own time, able to read it all the while. A holder that could not
-renew it for long writes nothing more before it has renewed it: `require_held`.
+A lease is an object that its holder renews. It is written only on the condition that it is still the one that
+was read (by its entity tag), so that of several writers one succeeds. No clocks are compared: a process that
+wants a lease takes it over when it has seen it unchanged for `TAKEN_AFTER_S` of its own time, able to read it
+all the while. A holder that could not renew it for long writes nothing more before it has renewed it:
+`require_held`.
 """
 
 import json
@@ -12,11 +13,13 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from quality_model.core.stores import writable
+from filelock import FileLock, Timeout
+
+from quality_model.core.stores import explain, is_in_store, writable
 from quality_model.errors import QualityModelError, StorageError
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_BUSY_AFTER_S: Final = 1.0
 RENEWED_EACH_S: Final = 4.0
 TAKEN_AFTER_S: Final = 24.0
 _SURE_FOR_S: Final = TAKEN_AFTER_S / 2
@@ -90,12 +94,65 @@ class Lease:
 
 
 @contextmanager
-def leased(path: Path, *, timeout_s: float) -> Iterator[None]:
-    """Hold a lock between processes in a store; see `storage.locked`.
+def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
+    """Hold a lock between processes; it is free when its holder has died.
+
+    Args:
+        path: The lock file; it stays.
+        timeout_s: How long to wait for another holder; -1 for as long as it takes.
+
+    Raises:
+        StorageError: Another process held it for longer than ``timeout_s``.
+    """
+    if is_in_store(path):
+        try:
+            with _leased(path, timeout_s=timeout_s):
+                yield
+        except OSError as error:
+            raise explain(error, path) from error
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=timeout_s)
+        lock.acquire(poll_interval=0.05 if timeout_s >= 0 else 0.5)  # of a file server, by many nodes
+    except Timeout:
+        held = f"has held {path} for more than {timeout_s:g} s" if timeout_s else f"holds {path}"
+        raise StorageError(
+            f"Another process {held}.",
+            "Wait for it to end, or end it; then try again.",
+        ) from None
+    except OSError as error:
+        raise explain(error, path) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def only_maker(folder: Path) -> Iterator[None]:
+    """Be the one process that makes ``folder``; a second one is refused at once.
+
+    The lock file is beside the folder, so that the folder has nothing but its content. It stays: a
+    lock file that is removed may be held.
+
+    Raises:
+        StorageError: Another process makes it.
+    """
+    with locked(folder.parent / f".{folder.name}.lock", timeout_s=_BUSY_AFTER_S):
+        yield
+
+
+@contextmanager
+def _leased(path: Path, *, timeout_s: float) -> Iterator[None]:
+    """Hold a lock between processes in a store; see `locked`.
 
     A holder that was killed is noticed after `TAKEN_AFTER_S`, however short ``timeout_s`` is.
     """
-    lease = _acquire(writable(path), timeout_s)
+    place = writable(path)
+    with suppress(PermissionError):  # it may be allowed to write
+        place.require_answer()
+    lease = _acquire(place, timeout_s)
     _held.append(lease)
     try:
         yield
