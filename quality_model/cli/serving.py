@@ -30,7 +30,7 @@ _POSITIVE = click.FloatRange(0, 86400, min_open=True)
     type=_POSITIVE,
     default=30,
     show_default=True,
-    help="Seconds for a body to arrive, and as many for its scores.",
+    help="Seconds for a request to arrive, and as many for its scores.",
 )
 @click.option(
     "--follow", type=_POSITIVE, metavar="SECONDS", help="Ask the registry for a new model this often."

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -26,7 +27,6 @@ from quality_model.serve.serving_metrics import ServingMetrics
 MOST_CONNECTIONS: Final = 512
 """More are answered with 503."""
 
-_HEADER_WITHIN_S: Final = 10.0
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class ServerSettings:
     Attributes:
         host, port: Where it listens; port 0 is a free one.
         queue_length: Most images that wait or are scored at a time, and most in a batch.
-        within_s: Seconds for a body to arrive, and as many for its scores.
+        within_s: Seconds for the header of a request to arrive, as many for its body, and for its scores.
         follow_s: Seconds between two questions to the registry; None: the model stays.
         drain_s: Seconds after a signal in which requests are still taken while /healthz says 503.
         finish_s: Most seconds for requests that have begun, after that.
@@ -116,7 +116,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 make_app(service, body_within_s=settings.within_s),
-                http=_Protocol,
+                http=partial(_Protocol, settings.within_s),  # type: ignore[arg-type]  # called, not compared
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -161,8 +161,9 @@ class _Server(uvicorn.Server):
 class _Protocol(H11Protocol):
     """uvicorn's protocol, with a time limit for the header of a request."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, within_s: float, **named: Any) -> None:
+        super().__init__(**named)
+        self._within_s = within_s
         self._header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -181,7 +182,7 @@ class _Protocol(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_timer()
         elif self._header_timer is None:
-            self._header_timer = self.loop.call_later(_HEADER_WITHIN_S, self._end_if_waiting)
+            self._header_timer = self.loop.call_later(self._within_s, self._end_if_waiting)
 
     def _stop_timer(self) -> None:
         if self._header_timer is not None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from quality_model.core.models import FoundModel, find_model
 from quality_model.core.processes import Failure, Workers
-from quality_model.errors import QualityModelError, RegistryError
+from quality_model.errors import RegistryError
 from quality_model.params import RegistryParams
 from quality_model.score.document import ScoreDocument
 from quality_model.serve.loaded_model import Identity, LoadedModel, identity_of
@@ -178,8 +178,8 @@ class ChampionWatch:
             await asyncio.sleep(every_s)
             try:
                 await self._follow_once(service)
-            except QualityModelError as error:
-                log.warning("The model stays: %s", error)
+            except Exception as error:  # noqa: BLE001 - the server scores whatever happens here
+                log.warning("The model stays: %s: %s", type(error).__name__, error)
                 service.metrics.follows.set(0)
                 service.metrics.follow_errors.inc()
             else:
