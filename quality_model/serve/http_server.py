@@ -67,7 +67,7 @@ def serve(
         UsageError: The address is taken, or the model that is to be followed cannot become another one.
         CheckpointError, ModelNotFoundError, RegistryError, CorruptError: The model is not available.
     """
-    prometheus_client.disable_created_metrics()
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     listener = _bound(settings.host, settings.port)
     try:
         asyncio.run(_serve(section, limits, settings, registry, listener))
