@@ -1,9 +1,9 @@
 """How fast a server answers, and how many images it scores: `python -m benchmarks.serving`.
 
 A client of its own (asyncio, one connection for each concurrent request, no pauses) posts 500 x 375 JPEG
-files to `quality-model serve`; the obvious loop, `Scorer.predict` on one image after the other in one process,
-scores the same files. Both take turns, round after round. Core time is that of the server with its workers,
-the client's left out: on a busy machine read it rather than the rates.
+files to `quality-model serve`; the obvious loop, `Scorer.predict` on one image after the other in one
+process, scores the same files. Both take turns, round after round. Core time is that of the server with its
+workers, the client left out: on a busy machine read it rather than the rates.
 """
 
 import asyncio
