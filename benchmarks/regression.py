@@ -111,7 +111,7 @@ def run_side(tree: Path, images: Path, scratch: Path) -> Sample:
     """Score a folder, and predict one image, with the code of a tree.
 
     Raises:
-        subprocess.CalledProcessError: A command failed; it says why on stderr.
+        RuntimeError: A command failed.
     """
     output = scratch / "scores"
     shutil.rmtree(output, ignore_errors=True)
@@ -127,17 +127,28 @@ def _timed(tree: Path, folder: Path, *arguments: str) -> tuple[float, float, flo
     environment = os.environ | {"PYTHONPATH": str(tree)}
     os.sync()
     start = time.monotonic()
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
+    with (folder / "said").open("wb") as said:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said)
+        _, status, used = os.wait4(process.pid, 0)
     elapsed_s = time.monotonic() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+        raise RuntimeError(f"{' '.join(command)} in {tree}: {(folder / 'said').read_text()}")
     return elapsed_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
+def _require_own_code(tree: Path, folder: Path) -> None:
+    """Make sure that what is installed does not run in the place of a tree."""
+    command = [sys.executable, "-c", "import quality_model; print(quality_model.__file__)"]
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()).resolve().is_relative_to(tree.resolve()), done.stdout
 
 
 def measure(before: Path, after: Path, images: Path, scratch: Path, rounds: int) -> Iterator[Verdict]:
     """Let two trees take turns, and compare them; a first round fills caches and does not count."""
+    for tree in (before, after):
+        _require_own_code(tree, scratch)
     samples: dict[Path, list[Sample]] = {before: [], after: []}
     for number in range(rounds + 1):
         for tree in (before, after) if number % 2 else (after, before):
