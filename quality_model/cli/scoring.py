@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from quality_model.cli.flags import PATH, command, registry_of, with_download, with_input_choice, with_params
 from quality_model.errors import ImageError, InputErrorsAboveLimit, QualityModelError, UsageError, redacted
 from quality_model.paths import ProjectPaths
-from quality_model.records import HEADS, SCHEMA_VERSION, QualityScores
+from quality_model.records import HEADS, QualityScores
 
 if TYPE_CHECKING:
     from quality_model.core.predict import Scorer
@@ -47,8 +46,9 @@ def predict(
     IMAGES are files, globs, @list, a CSV file, or - for a list from standard input. 0: absent, 1: severe; the
     overall score is 1 for an image without a fault.
     """
-    from quality_model.core.measures import chosen_sets, measures_of
+    from quality_model.core.measures import chosen_sets
     from quality_model.core.predict import Scorer
+    from quality_model.score.document import DocumentRow, ScoreDocument
     from quality_model.score.reading import fetched, read_images
 
     model = Scorer.from_params(params.score, params.limits, registry=registry_of(params))
@@ -73,8 +73,7 @@ def predict(
     rows = []
     for reading, name in zip(readings, names, strict=True):
         scores = _scores(model, reading)
-        measured = {each.name: (reading.measures or {}).get(each.name) for each in measures_of(measures)}
-        rows.append(_json_row(name, reading, scores, measured))
+        rows.append(DocumentRow(name, reading, scores, measures))
         if as_json:
             continue
         if isinstance(scores, ImageError):
@@ -83,12 +82,10 @@ def predict(
             cells = (f"{getattr(scores, column):10.3f}" for column in columns)
             click.echo("  ".join([f"{name:{width}}", *cells, ", ".join(scores.flags) or "-"]))
     if as_json:
-        of_model = {**asdict(model.source), "scale_version": model.scale_version}
-        facts = {"schema_version": SCHEMA_VERSION, "model": of_model, "thresholds": model.thresholds}
-        click.echo(json.dumps({**facts, "images": rows}))
+        click.echo(json.dumps(ScoreDocument(model, rows).to_dict()))
     if model.thresholds is None:
         click.echo("Nothing is flagged: the model has no thresholds.", err=True)
-    if unreadable := sum(row["error_code"] is not None for row in rows):
+    if unreadable := sum(row.error is not None for row in rows):
         folders = [
             name
             for name, source in zip(names, sources, strict=True)
@@ -159,23 +156,6 @@ def _scores(model: Scorer, reading: Reading) -> QualityScores | ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - the other images have scores all the same
         return ImageError("not_scored", f"{type(error).__name__}: {error}")
-
-
-def _json_row(
-    name: str, reading: Reading, scores: QualityScores | ImageError, measured: Mapping[str, Any]
-) -> dict[str, Any]:
-    """An image of the JSON document (docs/results-format.md): the same keys with scores and with an error."""
-    failed = scores if isinstance(scores, ImageError) else None
-    known = ("sha256", "size_bytes", "width", "height", "format")
-    return {
-        "path": name,
-        **{key: getattr(reading, key) for key in known},
-        **dict.fromkeys((*HEADS, "overall", "flags")),
-        **({} if isinstance(scores, ImageError) else scores.to_dict()),
-        **measured,
-        "error_code": failed and failed.reason,
-        "error_detail": failed and failed.detail,
-    }
 
 
 @command()

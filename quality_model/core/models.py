@@ -125,6 +125,15 @@ def is_reference(text: str) -> bool:
     return _REFERENCE.fullmatch(text.strip()) is not None
 
 
+def can_move(reference: str | Path) -> bool:
+    """Whether a name may come to mean another version: ``auto``, or an alias of the registry."""
+    if reference == AUTO:
+        return True
+    if pretrained.bundled_name(reference) is not None or not is_reference(text := os.fspath(reference)):
+        return False
+    return parse_reference(text)[1] is not None
+
+
 def parse_reference(reference: str) -> tuple[str | None, str | None, str | None]:
     """Split a reference into (name, alias, version); the name is None if left out, as is alias or version.
 

@@ -266,11 +266,14 @@ def read_images(
         measure=measure,
     )
     with closing(pool.run(read, zip(sources, wanted, strict=False))) as outcomes:
-        for outcome in outcomes:
-            if isinstance(outcome, Failure):
-                yield Reading(error_code=outcome.kind, error_detail=outcome.detail)
-            else:
-                yield outcome
+        yield from map(reading_of, outcomes)
+
+
+def reading_of(outcome: Reading | Failure) -> Reading:
+    """What became of an image in the worker processes: its reading, or the error code of a failure."""
+    if isinstance(outcome, Failure):
+        return Reading(error_code=outcome.kind, error_detail=outcome.detail)
+    return outcome
 
 
 def _read_image(task: tuple[Source, Wanted | None], **how: Any) -> Reading:
