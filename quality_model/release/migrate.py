@@ -242,7 +242,7 @@ class _Move:
     def _other(self, what: str) -> RegistryError:
         return RegistryError(
             f"{self.shown} has {what}, which is not from {self.moved.source}.",
-            "Migrate to a server without content under these names; nothing was changed.",
+            "Migrate to a server that has nothing under these names.",
         )
 
     def _require_same(self, facts: Facts, there: Facts) -> None:
