@@ -3,7 +3,7 @@
     python deploy/images.py lock [EXTRA ...]   # what of requirements.lock the package with these extras needs
     python deploy/images.py sizes              # a table; in the environment that `make install` made
 
-Sizes are computed, no image is built for them: those of the installed files, without bytecode, as the wheels of
+Sizes are computed, no image is built for them: those of the installed files, without bytecode, as wheels of
 this platform have them. The base image and what apt adds come on top.
 """
 

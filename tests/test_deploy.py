@@ -13,13 +13,15 @@ import click
 import pytest
 import yaml
 
+from benchmarks import cost
 from quality_model.cli import cli
 
 from .test_pipeline_definition import PROJECT
 
 DEPLOY = PROJECT / "deploy"
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and path.suffix != ".pyc")
-COMMAND = re.compile(r"(?:^|[\s/\"])quality-model ((?:[a-z-]+)(?: [^\n#]*)?)$", re.MULTILINE)
+PAGE = PROJECT / "docs" / "cluster.md"
+COMMAND = re.compile(r"(?:^|[\s/])quality-model ((?:[a-z-]+)(?: [^\n#`]*)?)(?=$|#)", re.MULTILINE)
 NOT_RUN = re.compile(r"\bnot (run|built)\b", re.IGNORECASE)
 
 
@@ -44,13 +46,12 @@ def pods(found: Any) -> list[dict[str, Any]]:
 
 def test_every_command_in_the_examples_exists_with_its_options() -> None:
     seen = {}
-    for path in FILES:
+    for path in (*FILES, PAGE):
         for words in commands(path):
             command = cli.commands[words[0]]
             options = {opt for p in command.params if isinstance(p, click.Option) for opt in p.opts}
             assert {word for word in words[1:] if word.startswith("--")} <= options, (path, words)
-            seen[path.name] = words[0]
-    assert set(seen.values()) == {"score"}
+            seen[path.name] = words
     assert {"slurm-array.sh", "ray-job.sh", "kuberay-job.yaml", "quality-model-score.service"} <= seen.keys()
 
 
@@ -117,6 +118,39 @@ def test_the_stack_has_its_services_on_loopback_and_no_password_in_it() -> None:
     made = services["buckets"]["command"][-1]
     compile(made, "buckets", "exec")
     assert "basic-auth" in services["mlflow"]["command"]
+
+
+def test_the_page_has_the_table_of_costs_and_each_file_of_the_folder(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cost.main([])
+    assert capsys.readouterr().out in PAGE.read_text()
+    for path in FILES:
+        assert path.name in PAGE.read_text() or path.suffix == ".service"
+
+
+def test_costs_are_products_of_the_prices_and_a_gpu_has_a_row_only_with_a_figure_of_yours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cost.main(["--images", "3.6e6", "--cores", "10", "--core-hour", "1", "--get", "1", "--put", "1000"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert rows[2][3:] == [
+        "17.5",
+        "105.0 min",
+        "180 GB",
+        "29",
+        "403 MB",
+        "3.6 M, 7.2 k",
+        "17.50",
+        "10.80",
+        "7.86 |",
+    ]
+    assert not any("GPU" in row for row in rows)
+    cost.main(["--images", "1e6", "--gpu-images-per-s", "500", "--gpu-hour", "3", "--gpus", "2"])
+    (row, *_) = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "GPU" in line]
+    assert (row[4], row[9]) == ("16.7 min", "1.67")
+    with pytest.raises(SystemExit):
+        cost.main(["--cores", "0"])
 
 
 def test_the_servers_options_exist() -> None:
