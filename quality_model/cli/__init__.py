@@ -53,7 +53,7 @@ GROUPS: Final = {
         *("validate-training-set", "export-samples", "train", "evaluate"),
     ),
     "Registry": ("gate", "register", "promote", "rollback", "history", "export"),
-    "Maintain": ("publish",),
+    "Maintain": ("publish", "migrate"),
 }
 """The commands in the order of their use, as ``--help`` lists them."""
 

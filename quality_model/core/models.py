@@ -261,8 +261,7 @@ def version_folder(root: Path, version: RegisteredVersion) -> Path:
     parts = urlsplit(version.location)
     if parts.scheme in ("", "file"):
         path = Path(unquote(parts.path))
-        own = root.resolve() / ARTIFACTS_NAME / path.as_posix().rpartition(f"/{ARTIFACTS_NAME}/")[2]
-        folder = (own if own.is_dir() else path) / MODEL_FOLDER
+        folder = own_artifacts(root, path) / MODEL_FOLDER
         if not folder.is_dir():
             raise RegistryError(
                 f"The files of version {version.number} of {version.name} are not at {path}.",
@@ -282,6 +281,12 @@ def version_folder(root: Path, version: RegisteredVersion) -> Path:
             f"Delete {folder} and run the same command again.",
         )
     return folder
+
+
+def own_artifacts(root: Path, stored: Path) -> Path:
+    """The folder of this project for a stored one of the project that it was moved or copied from."""
+    own = root.resolve() / ARTIFACTS_NAME / stored.as_posix().rpartition(f"/{ARTIFACTS_NAME}/")[2]
+    return own if own.is_dir() else stored
 
 
 def _ask_database(path: Path, name: str, alias: str | None, number: str | None) -> RegisteredVersion | None:

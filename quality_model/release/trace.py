@@ -248,13 +248,15 @@ def _add_from_registry(found: Trace, number: str, catalogue: Registry) -> None:
         return
     if version is None:
         found.notes.append(f"{shown} is no longer in the registry.")
-    elif run_id not in (None, version.run_id):
+    elif run_id not in (None, *version.run_ids):
         found.notes.append(
             f"{shown} came from run {run_id}; here that version came from run {version.run_id}."
             " The scores were made with another registry: set MLFLOW_TRACKING_URI."
         )
     else:
         found.model_sha256, found.aliases = version.model_sha256, version.aliases
+        if run_id not in (None, version.run_id):
+            found.notes.append(f"The registry was migrated: the run is {version.run_id} here.")
         found.origin |= _known(version.tags)
         found.verdict = version.tags.get("verdict")
         if found.verdict is None:
