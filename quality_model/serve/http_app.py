@@ -137,7 +137,7 @@ class _Bodies:
 
 
 class _Watched:
-    """Counts requests, and ends a connection whose body was left unread.
+    """Counts requests, and ends connections: all while the server drains, and those with an unread body.
 
     A client that is still sending would else not see the answer: for a second more its bytes are dropped.
     """
@@ -162,7 +162,7 @@ class _Watched:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if not is_read and _has_body(scope):
+                if self._service.is_draining or (not is_read and _has_body(scope)):
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
             elif not message.get("more_body", False) and not is_read and _has_body(scope):
                 await send({**message, "more_body": True})

@@ -27,6 +27,9 @@ from quality_model.serve.serving_metrics import ServingMetrics
 MOST_CONNECTIONS: Final = 512
 """More are answered with 503."""
 
+_IDLE_S: Final = 75
+"""Above the 60 s of nginx and of load balancers: who sends requests is the one who closes."""
+
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 log = logging.getLogger(__name__)
@@ -124,6 +127,7 @@ class _Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 limit_concurrency=MOST_CONNECTIONS,
+                timeout_keep_alive=_IDLE_S,
                 timeout_graceful_shutdown=settings.finish_s,  # type: ignore[arg-type]  # it waits for floats too
             )
         )
@@ -133,7 +137,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         host, port = (sockets or [])[0].getsockname()[:2]
-        log.info("%s scores at http://%s:%d", self._service.model.scorer.source.title, host, port)
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        log.info("%s scores at http://%s", self._service.model.scorer.source.title, address)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -35,6 +35,11 @@ class LoadedModel:
 
     Scores are those of `predict` to the bit: both read by `read_image`, and score each image by itself.
 
+    Attributes:
+        scorer: The model.
+        num_running: Images that wait or are scored.
+        is_working: The last image met a process, whatever came of the image.
+
     Args:
         found: The model.
         section: How it scores; ``workers`` 0 means one for each core.
@@ -56,6 +61,7 @@ class LoadedModel:
         self.identity = identity_of(found)
         self.scorer = Scorer.from_params(section, limits, registry=registry, found=found)
         self.num_running = 0
+        self.is_working = True
         self._measures = chosen_sets(section.measures)
         self._accelerator = asyncio.Lock()
         self.num_workers = section.workers or num_cores()
@@ -92,7 +98,9 @@ class LoadedModel:
         """
         loop = asyncio.get_running_loop()
 
-        def end(_: Future[Reading | Failure]) -> None:
+        def end(future: Future[Reading | Failure]) -> None:
+            if not future.cancelled():
+                self.is_working = future.exception() is None
             loop.call_soon_threadsafe(self._end, ended)
 
         self.num_running += 1

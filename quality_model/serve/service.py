@@ -119,11 +119,11 @@ class Service:
         self.metrics.held.set(self._num_held_bytes)
 
     async def is_healthy(self) -> bool:
-        """Whether requests are wanted and workers answer; those that score something now do."""
+        """Whether requests are wanted and workers answer; while they score, the last answer counts."""
         if self.is_draining:
             return False
         if self.model.num_running:
-            return True
+            return self.model.is_working
         try:
             return await asyncio.wait_for(self.model.answers(), _HEALTHY_WITHIN_S)
         except TimeoutError:

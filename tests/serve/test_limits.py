@@ -110,7 +110,8 @@ def test_a_draining_server_says_so_and_still_scores(tmp_path, images):
         assert server.get("/healthz").status_code == 200
         server.process.send_signal(signal.SIGTERM)
         wait_for("draining", lambda: server.get("/healthz").status_code == 503, within_s=3)
-        assert server.score(images[0]).status_code == 200
+        answer = server.score(images[0])
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
         begun = time.monotonic()
         assert server.process.wait(30) == 0
         assert time.monotonic() - begun < 20
