@@ -113,24 +113,20 @@ class _Bodies:
         if int(request.headers.get("content-length", "0")) > self._most_bytes:
             raise self._too_long()
         self._service.require_room(1)
-        parts: list[bytes] = []
-        num_bytes = 0
+        body = bytearray()
         try:
             try:
                 async with asyncio.timeout(self._within_s):
                     async for part in request.stream():
-                        if num_bytes + len(part) > self._most_bytes:
+                        if len(body) + len(part) > self._most_bytes:
                             raise self._too_long()
                         self._service.hold(len(part))
-                        num_bytes += len(part)
-                        parts.append(part)
+                        body += part
             except TimeoutError:
                 raise Refusal(408, "body_too_slow", f"no whole body within {self._within_s:g} s") from None
-            body = b"".join(parts)
-            parts.clear()
-            yield body
+            yield bytes(body)
         finally:
-            self._service.hold(-num_bytes)
+            self._service.hold(-len(body))
 
     def _too_long(self) -> Refusal:
         return Refusal(413, "too_many_bytes", f"more than {self._most_bytes} bytes")

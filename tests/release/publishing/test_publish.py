@@ -97,7 +97,7 @@ def test_a_finished_training_is_one_run_with_everything_that_it_left(project, se
     assert (str(logged.status), output.step) == ("READY", 3)
     assert logged.params["train.learning_rate"] == "6e-05"
     written = Path(logged.artifact_location.removeprefix("file://"))
-    assert '"shape": [-1, -1,' in (written / "MLmodel").read_text()
+    assert '"type": "binary", "name": "image"' in (written / "MLmodel").read_text()
     assert not {path.suffix for path in written.rglob("*")} & {".pkl", ".pickle", ".pt", ".pth", ".py"}
     assert_names_no_path_of_this_machine(project, client.get_run(run_id))
 
