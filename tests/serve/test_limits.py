@@ -53,7 +53,7 @@ def test_a_client_that_sends_slowly_or_nothing_is_cut_off_and_others_are_served(
         with connected(server) as gone:
             gone.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
         assert server.get("/healthz").status_code == 200
-        assert server.metric("quality_model_held_bytes") == 0
+        wait_for("release", lambda: server.metric("quality_model_held_bytes") == 0, within_s=10)
 
 
 def test_an_image_that_crashes_or_hangs_its_reader_is_refused_and_the_next_one_is_scored(
