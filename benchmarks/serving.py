@@ -42,6 +42,7 @@ class Load:
         seconds: Of each request.
         elapsed_s: Of all.
         cpu_s: Of the server and its workers.
+        front_s: Of the server alone, which listens and writes answers.
     """
 
     concurrency: int
@@ -49,6 +50,7 @@ class Load:
     seconds: tuple[float, ...]
     elapsed_s: float
     cpu_s: float
+    front_s: float
 
     @property
     def num_images(self) -> int:
@@ -62,16 +64,17 @@ class Load:
             self.seconds + other.seconds,
             self.elapsed_s + other.elapsed_s,
             self.cpu_s + other.cpu_s,
+            self.front_s + other.front_s,
         )
 
     def line(self, obvious: "Load") -> str:
         """A row of the table, beside the obvious loop."""
         middle, late = np.percentile(np.array(self.seconds) * 1000, (50, 99))
         rate, of_loop = (one.num_images / one.elapsed_s for one in (self, obvious))
-        core_ms = 1000 * self.cpu_s / self.num_images
+        core_ms, front_ms = (1000 * spent / self.num_images for spent in (self.cpu_s, self.front_s))
         return (
             f"| {self.concurrency} | {self.batch} | {middle:.1f} ms | {late:.1f} ms | {rate:.1f} "
-            f"| {rate / of_loop:.2f} | {core_ms:.1f} | {len(self.seconds)} |"
+            f"| {rate / of_loop:.2f} | {core_ms:.1f} | {front_ms:.1f} | {len(self.seconds)} |"
         )
 
 
@@ -85,7 +88,7 @@ def loop(scorer: Scorer, images: Sequence[bytes], for_s: float) -> Load:
         seconds.append(time.monotonic() - start)
         if time.monotonic() - begun > for_s:
             break
-    return Load(1, 1, tuple(seconds), time.monotonic() - begun, time.process_time() - cpu)
+    return Load(1, 1, tuple(seconds), time.monotonic() - begun, time.process_time() - cpu, 0.0)
 
 
 def post(url: str, images: Sequence[bytes], concurrency: int, batch: int, for_s: float, pid: int) -> Load:
@@ -103,9 +106,10 @@ def post(url: str, images: Sequence[bytes], concurrency: int, batch: int, for_s:
         RuntimeError: An answer is not 200.
     """
     bodies = [_body(images, at, batch) for at in range(0, len(images), batch)]
-    before, begun = _cpu_s(pid), time.monotonic()
+    (all_s, front_s), begun = _cpu_s(pid), time.monotonic()
     seconds = asyncio.run(_post(url, bodies, concurrency, "/score" if batch == 1 else "/batch", for_s))
-    return Load(concurrency, batch, tuple(seconds), time.monotonic() - begun, _cpu_s(pid) - before)
+    elapsed_s, (all_then_s, front_then_s) = time.monotonic() - begun, _cpu_s(pid)
+    return Load(concurrency, batch, tuple(seconds), elapsed_s, all_then_s - all_s, front_then_s - front_s)
 
 
 def _body(images: Sequence[bytes], at: int, batch: int) -> bytes:
@@ -138,10 +142,12 @@ async def _post(url: str, bodies: Sequence[bytes], concurrency: int, path: str, 
     return seconds
 
 
-def _cpu_s(pid: int) -> float:
+def _cpu_s(pid: int) -> tuple[float, float]:
+    """CPU seconds of a process with its children, and of it alone."""
     process = psutil.Process(pid)
     times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
-    return float(sum(one.user + one.system for one in times))
+    front_s, *rest = [float(one.user + one.system) for one in times]
+    return front_s + sum(rest), front_s
 
 
 @contextmanager
@@ -187,8 +193,10 @@ def main(concurrency: str, batch: int, seconds: float, rounds: int, workers: int
                     load = post(url, images, *each, seconds, pid)
                     found[each] = found[each].with_more(load) if each in found else load
     assert obvious is not None
-    click.echo("| requests at a time | images in each | p50 | p99 | images/s | ratio | core-ms | requests |")
-    click.echo("|---|---|---|---|---|---|---|---|")
+    click.echo(
+        "| requests at a time | images in each | p50 | p99 | images/s | ratio | core-ms | in front | requests |"
+    )
+    click.echo("|---|---|---|---|---|---|---|---|---|")
     click.echo(obvious.line(obvious).replace("| 1 | 1 |", "| the loop | 1 |", 1))
     for load in found.values():
         click.echo(load.line(obvious))

@@ -11,6 +11,7 @@ from prometheus_client import (
 )
 
 from quality_model.core.predict import Scorer
+from quality_model.errors import ImageError
 from quality_model.records import HEADS
 from quality_model.score.document import DocumentRow
 
@@ -70,12 +71,11 @@ class ServingMetrics:
     def count_image(self, row: DocumentRow) -> None:
         """Count an image that was scored, or could not be."""
         self.images.labels(row.error.reason if row.error else "none").inc()
-        if row.error is not None:
+        if isinstance(row.scores, ImageError):
             return
-        for head, score in row.to_dict().items():
-            if head in HEADS:
-                self.scores.labels(head).observe(score)
-        for head in row.to_dict()["flags"]:
+        for head in HEADS:
+            self.scores.labels(head).observe(getattr(row.scores, head))
+        for head in row.scores.flags:
             self.flagged.labels(head).inc()
 
     def name_model(self, scorer: Scorer) -> None:

@@ -18,7 +18,7 @@ def test_a_load_posts_every_image_and_an_answer_without_scores_ends_it(server, i
 
 
 def test_the_line_of_a_load_has_percentiles_rate_and_the_ratio_to_the_loop():
-    obvious = Load(1, 1, (0.1,) * 10, 1.0, 0.5)
-    load = Load(2, 4, (0.01,) * 98 + (0.5,) * 2, 10.0, 4.0)
-    assert load.line(obvious) == "| 2 | 4 | 10.0 ms | 500.0 ms | 40.0 | 4.00 | 10.0 | 100 |"
+    obvious = Load(1, 1, (0.1,) * 10, 1.0, 0.5, 0.0)
+    load = Load(2, 4, (0.01,) * 98 + (0.5,) * 2, 10.0, 4.0, 0.4)
+    assert load.line(obvious) == "| 2 | 4 | 10.0 ms | 500.0 ms | 40.0 | 4.00 | 10.0 | 1.0 | 100 |"
     assert load.with_more(load).num_images == 800
