@@ -194,7 +194,7 @@ def main(concurrency: str, batch: int, seconds: float, rounds: int, workers: int
                     found[each] = found[each].with_more(load) if each in found else load
     assert obvious is not None
     click.echo(
-        "| requests at a time | images in each | p50 | p99 | images/s | ratio | core-ms | in front | requests |"
+        "| requests at a time | images in each | p50 | p99 | images/s | ratio | core-ms | in front | sent |"
     )
     click.echo("|---|---|---|---|---|---|---|---|---|")
     click.echo(obvious.line(obvious).replace("| 1 | 1 |", "| the loop | 1 |", 1))
