@@ -75,7 +75,7 @@ def test_an_image_that_crashes_or_hangs_its_reader_is_refused_and_the_next_one_i
 def test_a_full_queue_is_503_with_the_time_to_come_again_and_scores_that_take_too_long_are_504(
     harmed, tmp_path, images
 ):
-    arguments = ["--workers", "1", "--queue", "2", "--timeout", "2", "--set", "limits.max_seconds=3"]
+    arguments = ["--workers", "1", "--queue", "2", "--timeout", "6", "--set", "limits.max_seconds=4"]
     with serving(tmp_path, "--model", "bundled", *arguments) as server, ThreadPoolExecutor(2) as threads:
         slow = [threads.submit(server.score, hostile(images[0], "hang")) for _ in range(2)]
         wait_for("queue", lambda: server.metric("quality_model_queue_images") == 2)
@@ -84,7 +84,7 @@ def test_a_full_queue_is_503_with_the_time_to_come_again_and_scores_that_take_to
         assert int(refused.headers["retry-after"]) >= 1
         assert {answer.result().status_code for answer in slow} == {504}
         # The one that did not begin has left the queue; the other one when its process was killed twice.
-        wait_for("end", lambda: server.metric("quality_model_queue_images") == 0, within_s=30)
+        wait_for("end", lambda: server.metric("quality_model_queue_images") == 0, within_s=60)
         assert server.score(images[0]).status_code == 200
 
 
