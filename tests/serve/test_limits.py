@@ -34,7 +34,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def test_a_client_that_sends_slowly_or_nothing_is_cut_off_and_others_are_served(tmp_path, images):
-    with serving(tmp_path, "--model", "bundled", "--workers", "1", "--timeout", "1.5") as server:
+    with serving(tmp_path, "--model", "bundled", "--workers", "1", "--timeout", "4") as server:
         silent, in_header, in_body = (connected(server) for _ in range(3))
         in_header.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\n")
         in_body.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + images[0][:10])
@@ -59,7 +59,7 @@ def test_a_client_that_sends_slowly_or_nothing_is_cut_off_and_others_are_served(
 def test_an_image_that_crashes_or_hangs_its_reader_is_refused_and_the_next_one_is_scored(
     harmed, tmp_path, images
 ):
-    limits = ["--set", "limits.max_seconds=1", "--workers", "1"]
+    limits = ["--set", "limits.max_seconds=3", "--workers", "1"]
     with serving(tmp_path, "--model", "bundled", *limits) as server:
         for behaviour, code in (
             ("crash", "worker_died"),
@@ -106,10 +106,10 @@ def test_a_signal_ends_the_server_with_success_after_what_has_begun(tmp_path, ph
 
 
 def test_a_draining_server_says_so_and_still_scores(tmp_path, images):
-    with serving(tmp_path, "--model", "bundled", "--workers", "1", "--drain", "3") as server:
+    with serving(tmp_path, "--model", "bundled", "--workers", "1", "--drain", "6") as server:
         assert server.get("/healthz").status_code == 200
         server.process.send_signal(signal.SIGTERM)
-        wait_for("draining", lambda: server.get("/healthz").status_code == 503, within_s=3)
+        wait_for("draining", lambda: server.get("/healthz").status_code == 503, within_s=6)
         answer = server.score(images[0])
         assert (answer.status_code, answer.headers["connection"]) == (200, "close")
         begun = time.monotonic()
