@@ -89,8 +89,6 @@ async def _serve(
         return LoadedModel(found, section, limits, registry)
 
     found = find_model(section.model, Path(), registry)
-    if found.decided:
-        log.info(found.decided)
     service = Service(
         load(found),
         queue_length=settings.queue_length,
