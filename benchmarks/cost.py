@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--get", type=float, default=prices.get, help="a million reads (%(default)s)")
     parser.add_argument("--put", type=float, default=prices.put, help="a million writes (%(default)s)")
     parser.add_argument("--gigabyte", type=float, default=0.0, help="traffic out of the store (%(default)s)")
-    parser.add_argument("--read-bytes", type=float, default=8e6, help="a read of a shard (%(default)s)")
+    parser.add_argument("--read-bytes", type=float, default=2.0**23, help="of a shard (%(default)s)")
     parser.add_argument("--gpu-images-per-s", type=float, help="of one GPU; unmeasured: no row without it")
     parser.add_argument("--gpu-hour", type=float, default=prices.gpu_hour, help="default: %(default)s")
     parser.add_argument("--gpus", type=int, default=1, help="default: %(default)s")

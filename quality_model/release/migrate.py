@@ -16,11 +16,12 @@ repetition, and compares nothing.
 import logging
 import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from quality_model.core import storage
 from quality_model.core.figures import text_table
@@ -31,9 +32,11 @@ from quality_model.release.migration_fill import Filler
 from quality_model.release.mlflow_connection import connect, mlflow_errors, server_uri
 from quality_model.release.registry_facts import (
     EARLIER_ID,
-    EARLIER_RUN,
     HIGHEST,
+    KINDS,
     MODEL_VERSIONS,
+    REPEATED,
+    Content,
     Fact,
     Facts,
     Side,
@@ -55,7 +58,6 @@ _LEFT: Final = {
 """What is not moved, with the query that counts it."""
 
 _HIGHEST: Final = "SELECT max(version) FROM model_versions WHERE name = ?"
-_AWAIT_S: Final = 60
 _LOCK_WAIT_S: Final = 5.0
 
 
@@ -85,7 +87,7 @@ class Migration:
 
     def table(self) -> str:
         """The counts of both sides, for a terminal."""
-        rows = [(kind, f"{count:,}", f"{self.there.get(kind, 0):,}") for kind, count in self.here.items()]
+        rows = [(kind, *(f"{side.get(kind, 0):,}" for side in (self.here, self.there))) for kind in KINDS]
         return text_table(("what", "here", "there"), rows, right=("here", "there"))
 
     def headline(self) -> str:
@@ -144,63 +146,42 @@ def _copy_of(database: Path) -> Iterator[Path]:
 
 
 class _Move:
-    """One migration: ``new`` has the target's id of each run and logged model of the source."""
+    """One migration. The target's ids: ``new`` of runs and models, ``places`` of experiments."""
 
     def __init__(self, source: Side, target: Side, copy: Path, moved: Migration) -> None:
         self.source, self.target, self.copy, self.moved = source, target, copy, moved
         self.client, self.new = target.connection.client, moved.ids
         self.shown = target.connection.shown
         self.fill = Filler(source, self.client, self.new)
+        self.places: dict[str, str] = {}
 
     def run(self) -> None:
-        from mlflow.entities import ViewType
-
-        here = self.source.connection.client
-        experiments = here.search_experiments(ViewType.ALL, max_results=1000)
-        found = {one.name: (one, self.source.runs(one.experiment_id)) for one in experiments}
-        models = {one.name: self.source.models(one.experiment_id) for one in experiments}
-        found = {name: pair for name, pair in found.items() if pair[1] or models[name]}
-        registered = list(here.search_registered_models(max_results=1000))
-        self._require_shown(registered)
+        here = self.source.content()
+        self._require_whole(here)
+        self._require_free(here)
         self._count_left()
-        self._require_free(found, models, registered)
-
-        places = {name: self._experiment(one) for name, (one, _) in found.items()}
-        for name, (_, runs) in found.items():
-            for run in runs:
-                self._ensure_run(run, places[name])
-            for model in models[name]:
-                self._ensure_model(model, places[name])
-        versions = {one.name: self.source.versions(one.name) for one in registered}
-        for one in registered:
-            self._ensure_versions(one, versions[one.name])
-
-        for name, (experiment, runs) in found.items():
-            log.info("Experiment %s: %d runs, %d logged models.", name, len(runs), len(models[name]))
-            for model in models[name]:
+        for name in here.experiments:
+            self._make_runs_and_models(here, name)
+        for name in here.registered:
+            self._make_versions(name, here.versions[name])
+        for name, experiment in here.experiments.items():
+            log.info("Experiment %s: %d runs.", name, len(here.runs[name]))
+            for model in here.models[name]:
                 self._model(model, name)
-            for run in runs:  # a deleted one takes no metrics of its models any more
+            for run in here.runs[name]:  # in the trash, it takes no metrics of its models any more
                 self._run(run)
-            self._settle(
-                self.source.of_experiment(experiment),
-                lambda name=name: self.target.of_experiment(self.client.get_experiment(places[name])),  # type: ignore[misc]
-                lambda lacking, one=experiment: self.fill.experiment(one, places[one.name], lacking),  # type: ignore[misc]
-            )
-        for one in registered:
-            log.info("Registered model %s: %d versions.", one.name, len(versions[one.name]))
-            for version in versions[one.name].values():
+            self._experiment(experiment)
+        for name, registered in here.registered.items():
+            log.info("Registered model %s: %d versions.", name, len(here.versions[name]))
+            for version in here.versions[name].values():
                 self._version(version)
-            self._settle(
-                self.source.of_registered(one),
-                lambda one=one: self.target.of_registered(self.client.get_registered_model(one.name)),  # type: ignore[misc]
-                lambda lacking, one=one: self.fill.registered(one, lacking),  # type: ignore[misc]
-            )
+            self._registered(registered)
 
     # -- what speaks against it
 
-    def _require_shown(self, registered: "list[RegisteredModel]") -> None:
-        """All decisions of this machine are in the source's registry, or they would stay behind."""
-        shown = {(one.name, tag) for one in registered for tag in one.tags}
+    def _require_whole(self, here: Content) -> None:
+        """All decisions of this machine are in its registry, and all versions have files in it."""
+        shown = {(name, tag) for name, one in here.registered.items() for tag in one.tags}
         missing = [
             folder
             for folder, decision in finished_records(self.source.root).items()
@@ -211,33 +192,53 @@ class _Move:
                 f"The decision in {missing[0]} is not in {self.moved.source} yet ({len(missing)} such).",
                 "Run `quality-model publish` without MLFLOW_TRACKING_URI first.",
             )
+        for version in (one for versions in here.versions.values() for one in versions.values()):
+            kind, _, place = (source := self.source.source(version)).partition(":/")
+            if kind not in ("models", "runs") or place.partition("/")[0] not in self.source.ids:
+                raise UsageError(
+                    f"The files of version {version.version} of {version.name} are at {source}, which is no"
+                    f" model or run in {self.moved.source}.",
+                    "Delete that version in MLflow first, if it is not needed.",
+                )
 
-    def _require_free(self, found: Any, models: Any, registered: "list[RegisteredModel]") -> None:
+    def _require_free(self, here: Content) -> None:
         """The server has nothing under these names but what an earlier migration of this project made."""
-        for name, (_, runs) in found.items():
-            experiment = self.client.get_experiment_by_name(name)
-            if experiment is None:
+        for name in here.experiments:
+            if there := self.client.get_experiment_by_name(name):
+                self._take_runs(here, name, there.experiment_id)
+                self._take_models(here, name, there.experiment_id)
+        for name, registered in here.registered.items():
+            if not (found := self.client.search_registered_models(f"name='{name}'")):
                 continue
-            known = {run.info.run_id for run in runs}
-            for run in self.target.runs(experiment.experiment_id):
-                self._know(run.data.tags.get(EARLIER_ID), run.info.run_id, known, f"experiment {name}")
-            known = {model.model_id for model in models[name]}
-            for model in self.target.models(experiment.experiment_id):
-                self._know(model.tags.get(EARLIER_ID), model.model_id, known, f"experiment {name}")
-        for one in registered:
-            there = next(iter(self.client.search_registered_models(f"name='{one.name}'")), None)
-            known = {str(number) for number in self.source.versions(one.name)}
-            for number, version in self.target.versions(one.name).items() if there else ():
-                earlier = version.tags.get(EARLIER_ID)
-                if earlier not in known:
-                    raise self._other(f"version {number} of {one.name}")
-            if there:
-                self._require_same(self.source.of_registered(one), self.target.of_registered(there))
+            for number, version in self.target.versions(name).items():
+                if version.tags.get(EARLIER_ID) not in {*map(str, here.versions[name])}:
+                    raise self._other(f"version {number} of {name}")
+            self._require_same(self.source.of_registered(registered), self.target.of_registered(found[0]))
 
-    def _know(self, earlier: str | None, own: str, known: set[str], where: str) -> None:
+    def _take_runs(self, here: Content, name: str, place: str) -> None:
+        """Learn the ids of the runs that are there; of two of one run the second goes."""
+        known = {run.info.run_id for run in here.runs[name]}
+        for run in self.target.runs(place):
+            own, earlier = run.info.run_id, run.data.tags.get(EARLIER_ID)
+            if earlier != REPEATED and self._take(earlier, own, known, name):
+                continue
+            if run.info.lifecycle_stage == "active":
+                self.client.set_tag(own, EARLIER_ID, REPEATED)
+                self.client.delete_run(own)
+
+    def _take_models(self, here: Content, name: str, place: str) -> None:
+        """As `_take_runs`, of logged models."""
+        known = {model.model_id for model in here.models[name]}
+        for model in self.target.models(place):
+            if not self._take(model.tags.get(EARLIER_ID), model.model_id, known, name):
+                self.client.delete_logged_model(model.model_id)
+
+    def _take(self, earlier: str | None, own: str, known: set[str], name: str) -> bool:
+        """Whether ``own`` is the one that was made for ``earlier``."""
         if earlier not in known:
-            raise self._other(f"{own} in {where}")
-        self.new[earlier], self.target.ids[own] = own, earlier
+            raise self._other(f"{own} in experiment {name}")
+        self.target.ids[self.new.setdefault(earlier, own)] = earlier
+        return self.new[earlier] == own
 
     def _other(self, what: str) -> RegistryError:
         return RegistryError(
@@ -257,84 +258,45 @@ class _Move:
 
     # -- what others name, empty
 
-    def _experiment(self, one: "Experiment") -> str:
-        there = self.client.get_experiment_by_name(one.name)
-        return there.experiment_id if there else str(self.client.create_experiment(one.name))
+    def _make_runs_and_models(self, here: Content, name: str) -> None:
+        there = self.client.get_experiment_by_name(name)
+        place = self.places[name] = there.experiment_id if there else str(self.client.create_experiment(name))
+        for run in here.runs[name]:
+            if run.info.run_id not in self.new:
+                self.new[run.info.run_id] = self.fill.make_run(run, place)
+        self._take_runs(here, name, place)
+        for model in here.models[name]:
+            if model.model_id not in self.new:
+                self.new[model.model_id] = self.fill.make_model(model, place)
+        self._take_models(here, name, place)
 
-    def _ensure_run(self, run: "Run", experiment_id: str) -> None:
-        old = run.info.run_id
-        if old in self.new:
-            return
-        user = {key: run.data.tags[key] for key in ("mlflow.user",) if key in run.data.tags}
-        tags = {EARLIER_ID: old, **user}
-        made = self.client.create_run(experiment_id, run.info.start_time, tags, run.info.run_name)
-        self.new[old], self.target.ids[made.info.run_id] = made.info.run_id, old
-
-    def _ensure_model(self, model: "LoggedModel", experiment_id: str) -> None:
-        old = model.model_id
-        if old in self.new:
-            return
-        run_id = self.new.get(model.source_run_id or "")
-        tags = {EARLIER_ID: old}
-        made = self.client.create_logged_model(
-            experiment_id, model.name, run_id, tags, model_type=model.model_type
-        )
-        self.new[old], self.target.ids[made.model_id] = made.model_id, old
-
-    def _ensure_versions(self, one: "RegisteredModel", versions: "dict[int, ModelVersion]") -> None:
+    def _make_versions(self, name: str, versions: "dict[int, ModelVersion]") -> None:
         """Make the versions in order; for each number without one, a version is made and deleted."""
-        name = one.name
         if not self.client.search_registered_models(f"name='{name}'"):
             self.client.create_registered_model(name)
+        self._delete_others(name)
         there = self.target.versions(name)
-        for number, version in list(there.items()):
-            if version.tags[EARLIER_ID] != str(number):
-                self.client.delete_model_version(name, str(number))
-                del there[number]
         for number, version in versions.items():
             made = number if number in there else 0
             while made < number:
-                made = self._make_version(version)
-                if made > number:
-                    self.client.delete_model_version(name, str(made))
-                    raise self._other(f"had {made - 1} versions of {name}")
-                if made < number:
-                    self.client.delete_model_version(name, str(made))
+                made = self.fill.make_version(version)
+            self._delete_others(name)
+            if made > number and number not in self.target.versions(name):
+                raise self._other(f"had {made - 1} versions of {name}")
         with closing(sqlite3.connect(self.copy)) as database:
             highest = database.execute(_HIGHEST, (name,)).fetchone()[0] or 0
         last = max(versions, default=0)
-        tags = self.client.get_registered_model(name).tags
-        if last and highest > last and HIGHEST not in tags:
-            made = last
-            while made < highest:
-                made = self._make_version(versions[last])
-                self.client.delete_model_version(name, str(made))
+        if last and highest > last and HIGHEST not in self.client.get_registered_model(name).tags:
+            while self.fill.make_version(versions[last]) < highest:
+                pass
+            self._delete_others(name)
             self.client.set_registered_model_tag(name, HIGHEST, str(highest))
 
-    def _make_version(self, version: "ModelVersion") -> int:
-        run_id, source = version.run_id or None, self.source.source(version)
-        tags = {EARLIER_ID: str(version.version), **({EARLIER_RUN: run_id} if run_id else {})}
-        model_id = self.new.get(source.removeprefix("models:/"))
-        if model_id:
-            source = f"models:/{model_id}"
-        elif source.startswith("runs:/"):
-            old, _, path = source.removeprefix("runs:/").partition("/")
-            source = f"{self.client.get_run(self.new[old]).info.artifact_uri}/{path}"
-        else:
-            raise RegistryError(
-                f"The files of version {version.version} of {version.name} are at {source},"
-                " which is no model or run of this registry.",
-                "Delete that version in MLflow first, if it is not needed.",
-            )
-        made = self.client.create_model_version(
-            version.name,
-            source,
-            self.new[run_id] if run_id else None,
-            tags,
-            model_id=model_id,
-            await_creation_for=_AWAIT_S,
-        )
-        return int(made.version)
+    def _delete_others(self, name: str) -> None:
+        """Delete the versions that only keep a number from being given to another one."""
+        for number, version in self.target.versions(name).items():
+            if version.tags[EARLIER_ID] != str(number):
+                self.client.delete_model_version(name, str(number))
 
     # -- what they hold
 
@@ -348,8 +310,7 @@ class _Move:
             there = read()
             self.moved.added += len(lacking)
         for counted, side in ((self.moved.here, facts), (self.moved.there, there)):
-            for fact in side:
-                counted[fact.kind] = counted.get(fact.kind, 0) + 1
+            counted.update(Counter(counted) + Counter(fact.kind for fact in side))
         self.moved.differences += [
             _told(fact, facts, there)
             for fact in facts.keys() | there.keys()
@@ -372,12 +333,27 @@ class _Move:
             lambda lacking: self.fill.model(model, new, lacking),
         )
 
+    def _experiment(self, one: "Experiment") -> None:
+        place = self.places[one.name]
+        self._settle(
+            self.source.of_experiment(one),
+            lambda: self.target.of_experiment(self.client.get_experiment(place)),
+            lambda lacking: self.fill.experiment(one, place, lacking),
+        )
+
     def _version(self, version: "ModelVersion") -> None:
         name, number = version.name, str(version.version)
         self._settle(
             self.source.of_version(version),
             lambda: self.target.of_version(self.client.get_model_version(name, number)),
             lambda lacking: self.fill.version(version, lacking),
+        )
+
+    def _registered(self, one: "RegisteredModel") -> None:
+        self._settle(
+            self.source.of_registered(one),
+            lambda: self.target.of_registered(self.client.get_registered_model(one.name)),
+            lambda lacking: self.fill.registered(one, lacking),
         )
 
     def _count_left(self) -> None:

@@ -1,17 +1,19 @@
-"""Adds to a server what it lacks of a run, a logged model or a version: the writing half of `migrate`."""
+"""Makes runs, models and versions on a server, and adds what they lack: the writing half of `migrate`."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from quality_model.release.registry_facts import Fact, Side, inputs_of, point_fact
+from quality_model.release.registry_facts import EARLIER_ID, EARLIER_RUN, Fact, Side, point_fact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
+_AWAIT_S: Final = 60
 _BATCH, _POINTS = 100, 1000
 """Parameters or tags, and points of metrics, that MLflow takes in a call."""
 
@@ -27,6 +29,40 @@ class Filler:
 
     def __init__(self, source: Side, client: "MlflowClient", new: Mapping[str, str]) -> None:
         self.source, self.client, self.new = source, client, new
+
+    # -- what others name, empty
+
+    def make_run(self, run: "Run", experiment_id: str) -> str:
+        """Make a run, and return its id."""
+        user = {key: run.data.tags[key] for key in ("mlflow.user",) if key in run.data.tags}
+        tags = {EARLIER_ID: run.info.run_id, **user}
+        made = self.client.create_run(experiment_id, run.info.start_time, tags, run.info.run_name)
+        return str(made.info.run_id)
+
+    def make_model(self, model: "LoggedModel", experiment_id: str) -> str:
+        """Make a logged model, and return its id."""
+        run_id, tags = self.new.get(model.source_run_id or ""), {EARLIER_ID: model.model_id}
+        made = self.client.create_logged_model(
+            experiment_id, model.name, run_id, tags, model_type=model.model_type
+        )
+        return str(made.model_id)
+
+    def make_version(self, version: "ModelVersion") -> int:
+        """Make the next version of a registered model, and return its number."""
+        source, old = self.source.source(version), version.run_id or ""
+        model_id = self.new.get(source.removeprefix("models:/"))
+        if model_id:
+            source = f"models:/{model_id}"
+        else:
+            run_id, _, path = source.removeprefix("runs:/").partition("/")
+            source = f"{self.client.get_run(self.new[run_id]).info.artifact_uri}/{path}"
+        tags = {EARLIER_ID: str(version.version), **({EARLIER_RUN: old} if old else {})}
+        made = self.client.create_model_version(
+            version.name, source, self.new.get(old), tags, model_id=model_id, await_creation_for=_AWAIT_S
+        )
+        return int(made.version)
+
+    # -- what they lack
 
     def run(self, run: "Run", new: str, lacking: set[Fact]) -> None:
         from mlflow.entities import LoggedModelInput, LoggedModelOutput, Metric, Param, RunTag
@@ -48,21 +84,19 @@ class Filler:
         ]
         for first in range(0, len(points), _POINTS):
             self.client.log_batch(new, metrics=points[first : first + _POINTS])
-        inputs = [one for one in inputs_of(run) if self.source.input_fact(owner, one) in lacking]
+        inputs = [one for one in self.source.inputs(run) if self.source.input_fact(owner, one) in lacking]
         datasets = [one for one in inputs if not hasattr(one, "model_id")]
         read = [LoggedModelInput(self.new[one.model_id]) for one in inputs if hasattr(one, "model_id")]
         if inputs:
             self.client.log_inputs(new, datasets, read)
         outputs = [
             LoggedModelOutput(self.new[one.model_id], one.step)
-            for one in (run.outputs.model_outputs if run.outputs else ())
+            for one in self.source.outputs(run)
             if Fact(owner, "outputs", one.model_id) in lacking
         ]
         if outputs:
             self.client.log_outputs(new, outputs)
-        for name, path in self.source.files(old.artifact_uri):
-            if Fact(owner, "files", name) in lacking:
-                self.client.log_artifact(new, str(path), name.rpartition("/")[0] or None)
+        self._upload(owner, old.artifact_uri, lacking, partial(self.client.log_artifacts, new))
         if Fact(owner, "properties", "status") in lacking or Fact(owner, "properties", "end") in lacking:
             if old.end_time:
                 self.client.set_terminated(new, old.status, old.end_time)
@@ -82,17 +116,14 @@ class Filler:
             self.client.log_model_params(new, params)
         if tags := self._tags(owner, model.tags, lacking):
             self.client.set_logged_model_tags(new, tags)
-        for point in model.metrics or ():
+        for point in self.source.model_points(model):
             if self.source.model_point(owner, point) in lacking:
                 run_id = self.new[point.run_id or ""]
                 about = (new, point.dataset_name, point.dataset_digest, run_id)
                 values = (point.key, point.value, point.timestamp, point.step)
                 self.client.log_batch(run_id, metrics=[Metric(*values, *about)])
-        for name, path in self.source.files(model.artifact_location):
-            if Fact(owner, "files", name) in lacking:
-                with tempfile.TemporaryDirectory() as folder:
-                    Path(folder, path.name).symlink_to(path)
-                    self.client.log_model_artifacts(new, folder, name.rpartition("/")[0] or None)
+        upload = partial(self.client.log_model_artifacts, new)
+        self._upload(owner, model.artifact_location, lacking, upload)
         if Fact(owner, "properties", "status") in lacking:
             self.client.finalize_logged_model(new, model.status)
 
@@ -120,6 +151,18 @@ class Filler:
             self.client.set_experiment_tag(new, key, value)
         if Fact(owner, "properties", "in the trash") in lacking:
             self.client.delete_experiment(new)
+
+    def _upload(self, owner: str, location: str, lacking: set[Fact], upload: Callable[[str], object]) -> None:
+        """Upload a folder of links to the files below a location that are lacking, if there are any."""
+        names = {fact.name for fact in lacking if fact.owner == owner and fact.kind == "files"}
+        with tempfile.TemporaryDirectory() as folder:
+            for name, path in self.source.files(location) if names else ():
+                if name in names:
+                    link = Path(folder, name)
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(path)
+            if names:
+                upload(folder)
 
     def _tags(self, owner: str, tags: Any, lacking: set[Fact]) -> dict[str, str]:
         """The tags that are lacking, with the target's ids."""

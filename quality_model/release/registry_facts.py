@@ -17,7 +17,7 @@ from quality_model.core.storage import file_sha256
 from quality_model.release.mlflow_connection import Connection, stored_path
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment, LoggedModel, Metric, Run
+    from mlflow.entities import Experiment, LoggedModel, LoggedModelOutput, Metric, Run
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 EARLIER_ID: Final = "quality_model.earlier_id"
@@ -26,11 +26,20 @@ EARLIER_ID: Final = "quality_model.earlier_id"
 EARLIER_RUN: Final = "quality_model.earlier_run_id"
 """Tag of a version that was migrated: the id that its run had."""
 
+REPEATED: Final = "repeated"
+"""Value of that tag for a run that a server made twice because its first answer was lost."""
+
 HIGHEST: Final = "quality_model.highest_version"
 """Tag of a registered model: the highest number that it gave away where it came from."""
 
 MODEL_VERSIONS: Final = "mlflow.modelVersions"
 """MLflow's tag of a logged model; a server adds to it when a version is made."""
+
+KINDS: Final = (
+    *("experiments", "runs", "logged models", "registered models", "versions", "aliases", "decisions"),
+    *("parameters", "tags", "metric points", "inputs", "outputs", "files", "properties"),
+)
+"""The kinds of facts: what there is, then what it holds."""
 
 _OURS: Final = frozenset({EARLIER_ID, EARLIER_RUN, HIGHEST})
 _PAGE: Final = 500
@@ -47,6 +56,17 @@ class Fact(NamedTuple):
 Facts = dict[Fact, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a registry holds, by the names of experiments and registered models; all but empty experiments."""
+
+    experiments: "dict[str, Experiment]"
+    runs: "dict[str, list[Run]]"
+    models: "dict[str, list[LoggedModel]]"
+    registered: "dict[str, RegisteredModel]"
+    versions: "dict[str, dict[int, ModelVersion]]"
+
+
 @dataclass(slots=True)
 class Side:
     """One of two registries that are compared.
@@ -54,8 +74,8 @@ class Side:
     Attributes:
         connection: Its client.
         root: The project folder of its local files.
-        ids: Its ids of runs and logged models with those of the other side; empty for the side that all facts
-            name.
+        ids: The ids that its runs and logged models have here, with those that facts name them by. Links to
+            others, which were deleted, are not compared.
     """
 
     connection: Connection
@@ -67,6 +87,28 @@ class Side:
         return self.ids.get(value, value)
 
     # -- what there is
+
+    def content(self) -> Content:
+        """All that there is; facts name its runs and models by the ids that they have here."""
+        from mlflow.entities import ViewType
+
+        search = self.connection.client.search_experiments
+        experiments = {one.name: one for one in _pages(lambda t: search(ViewType.ALL, _PAGE, page_token=t))}
+        runs = {name: self.runs(one.experiment_id) for name, one in experiments.items()}
+        models = {name: self.models(one.experiment_id) for name, one in experiments.items()}
+        used = [name for name in experiments if runs[name] or models[name]]
+        find = self.connection.client.search_registered_models
+        registered = {one.name: one for one in _pages(lambda t: find(max_results=_PAGE, page_token=t))}
+        ids = [run.info.run_id for name in used for run in runs[name]]
+        ids += [model.model_id for name in used for model in models[name]]
+        self.ids = dict(zip(ids, ids, strict=True))
+        return Content(
+            {name: experiments[name] for name in used},
+            {name: runs[name] for name in used},
+            {name: models[name] for name in used},
+            registered,
+            {name: self.versions(name) for name in registered},
+        )
 
     def runs(self, experiment_id: str) -> "list[Run]":
         """All runs of an experiment, the earliest first; those in the trash too."""
@@ -117,11 +159,8 @@ class Side:
             **{Fact(owner, "parameters", key): value for key, value in data.params.items()},
             **self._tags(owner, data.tags),
             **{point_fact(owner, point): "" for point in self.points(run)},
-            **{self.input_fact(owner, one): "" for one in inputs_of(run)},
-            **{
-                Fact(owner, "outputs", self.named(one.model_id)): str(one.step)
-                for one in (run.outputs.model_outputs if run.outputs else ())
-            },
+            **{self.input_fact(owner, one): "" for one in self.inputs(run)},
+            **{Fact(owner, "outputs", self.ids[one.model_id]): str(one.step) for one in self.outputs(run)},
             **self._files(owner, info.artifact_uri),
         }
 
@@ -133,14 +172,14 @@ class Side:
             "experiment": experiment,
             "model type": model.model_type,
             "status": "" if str(model.status) == "PENDING" else str(model.status),
-            "run": self.named(model.source_run_id or ""),
+            "run": self.ids.get(model.source_run_id or ""),
         }
         return {
             Fact(owner, "logged models"): "",
             **_filled(owner, state),
             **{Fact(owner, "parameters", key): value for key, value in model.params.items()},
             **self._tags(owner, model.tags),
-            **{self.model_point(owner, point): "" for point in model.metrics or ()},
+            **{self.model_point(owner, point): "" for point in self.model_points(model)},
             **self._files(owner, model.artifact_location),
         }
 
@@ -159,7 +198,7 @@ class Side:
         owner = f"version {version.version} of {version.name}"
         state = {
             "description": version.description,
-            "run": self.named(version.run_id or ""),
+            "run": self.ids.get(version.run_id or ""),
             "source": self.source(version),
         }
         return {
@@ -174,7 +213,7 @@ class Side:
         prefix, separator, model_id = source.rpartition("models:/")
         if separator and not prefix:
             return f"models:/{self.named(model_id)}"
-        if version.run_id:
+        if version.run_id in self.ids:
             place = self.connection.client.get_run(version.run_id).info.artifact_uri.rstrip("/")
             if source.startswith(f"{place}/"):
                 return f"runs:/{self.named(version.run_id)}{source.removeprefix(place)}"
@@ -186,6 +225,20 @@ class Side:
         """Every point of every metric of a run."""
         for key in run.data.metrics:
             yield from self.connection.client.get_metric_history(run.info.run_id, key)
+
+    def model_points(self, model: "LoggedModel") -> "list[Metric]":
+        """The metrics of a logged model, by the runs that measured them."""
+        return [point for point in model.metrics or () if point.run_id in self.ids]
+
+    def inputs(self, run: "Run") -> list[Any]:
+        """The datasets and the logged models that a run read, as MLflow's entities."""
+        found = [*run.inputs.dataset_inputs, *run.inputs.model_inputs] if run.inputs else []
+        return [one for one in found if getattr(one, "model_id", None) in {None, *self.ids}]
+
+    def outputs(self, run: "Run") -> "list[LoggedModelOutput]":
+        """The logged models that a run made."""
+        found = run.outputs.model_outputs if run.outputs else []
+        return [one for one in found if one.model_id in self.ids]
 
     def model_point(self, owner: str, point: "Metric") -> Fact:
         """A point of a metric of a logged model."""
@@ -240,11 +293,6 @@ def point_fact(owner: str, point: "Metric", about: str = "") -> Fact:
         "metric points",
         f"{point.key} = {point.value!r} in step {point.step} at {point.timestamp}{about}",
     )
-
-
-def inputs_of(run: "Run") -> list[Any]:
-    """The datasets and the logged models that a run read, as MLflow's entities; datasets first."""
-    return [*run.inputs.dataset_inputs, *run.inputs.model_inputs] if run.inputs else []
 
 
 def _json(value: Any) -> str:
