@@ -18,7 +18,7 @@ from quality_model.params_file import load_params
 from quality_model.release.decisions import read_decisions
 from quality_model.release.registry import Registry
 from tests.flows.conftest import TINY, small_project
-from tests.server_stack import NAMES, RunningStack, missing, running_stack
+from tests.server_stack import NAMES, RunningStack, is_alive, missing, running_stack
 from tests.servers import wait_for
 
 pytestmark = [
@@ -210,7 +210,7 @@ def test_after_all_were_killed_and_after_an_orderly_end_everything_is_there(
     assert kept() == before
     processes = stack.processes()
     assert stack.down().count("ended") == len(NAMES)
-    assert not [one for one in processes if one.is_running()]
+    assert not [one for one in processes if is_alive(one.pid)]
     assert stack.down() == ""
     stack.up()
     assert kept() == before
