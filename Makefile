@@ -30,7 +30,7 @@ unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
 # Without bytecode every start compiles all imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install git-check FORCE run check test torture bench bench-check docs lint format real experiments mlflow-ui prefect-ui service lock clean clean-all
+.PHONY: help install git-check FORCE run check test torture test-servers bench bench-check docs lint format real experiments mlflow-ui prefect-ui service stack stack-down lock clean clean-all
 
 help: ## The targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -87,6 +87,10 @@ torture: install ## Faults with many seeds, fuzzing and a soak test (SOAK_INPUTS
 	@mkdir -p "$$PREFECT_HOME"
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -v -p tests.torture -m torture --timeout 1500
 
+test-servers: install ## The whole way on PostgreSQL, S3, MLflow and Prefect, and their faults
+	@mkdir -p "$$PREFECT_HOME"
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadscope -v -m servers --timeout 1500
+
 bench: install ## Speed against the obvious implementation: a table, in about 15 minutes
 	python -m benchmarks
 
@@ -139,6 +143,12 @@ service: install ## Deploy the schedules and work on them (needs prefect-ui runn
 	prefect --no-prompt deploy --all
 	prefect worker start --pool quality
 
+stack: install ## PostgreSQL, S3, MLflow, Prefect and a worker on loopback, in state/stack (PORTS="mlflow=5000 prefect=4200")
+	@python -m deploy.stack up $(PORTS)
+
+stack-down: install ## End what `make stack` started; nothing is lost
+	@python -m deploy.stack down
+
 lock: ## Resolve the lock files again (needs uv; UV_FLAGS=--upgrade for newer versions)
 	@mkdir -p build
 	cat requirements.lock requirements-dev.lock > build/resolved.lock
@@ -163,5 +173,6 @@ KEPT := mlflow.db* mlartifacts mlruns state .dvc/cache .dvc/tmp
 clean-all: ## Also remove the model registry, the decisions and DVC's cache: needs CONFIRM=yes
 	@test "$(CONFIRM)" = yes || { echo "Error: this removes models, decisions and caches for good ($(KEPT));" \
 	  "if you mean it: make clean-all CONFIRM=yes" >&2; exit 2; }
+	@test ! -e state/stack/stack.json || python -m deploy.stack down
 	@$(MAKE) --no-print-directory -f $(firstword $(MAKEFILE_LIST)) clean
 	rm -rf $(KEPT)

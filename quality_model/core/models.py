@@ -346,10 +346,10 @@ def _get(address: str, path: str) -> bytes:
                 f"The server {host} has no such model or version: {said[:200]}",
                 "Check that MLFLOW_TRACKING_URI names the server on which it was made.",
             ) from None
-        raise RegistryError(
-            f"The server {host} answered {error.code}: {said[:200]}",
-            "Check its address and your credentials.",
-        ) from None
+        remedy = "Check its address and your credentials."
+        if error.code >= 500:
+            remedy = "Check that its database and its store run; then run the same command again."
+        raise RegistryError(f"The server {host} answered {error.code}: {said[:200]}", remedy) from None
     except (URLError, OSError, ValueError) as error:
         raise RegistryError(
             f"The server {host} does not answer: {error}.",

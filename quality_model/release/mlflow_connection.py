@@ -72,13 +72,15 @@ class Connection:
     """A client of one tracking server or database.
 
     ``shown`` is the URI without credentials, for messages. ``artifacts`` is where a new
-    experiment keeps its files, or None where the server decides.
+    experiment keeps its files, or None where the server decides. ``is_shared``: it is not the
+    project's own file, so that other projects and machines may use it.
     """
 
     uri: str
     shown: str
     artifacts: str | None
     client: "MlflowClient"
+    is_shared: bool
 
 
 def tracking_uri(root: Path) -> str:
@@ -165,7 +167,8 @@ def connect(root: Path, uri: str | None = None) -> Connection:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         if artifacts is not None:
             _open_database(client, root, uri, artifacts)
-    return Connection(uri, shown, artifacts.as_uri() if artifacts else None, client)
+    is_shared = uri != f"sqlite:///{root.resolve() / DATABASE_NAME}"
+    return Connection(uri, shown, artifacts.as_uri() if artifacts else None, client, is_shared)
 
 
 def _open_database(client: "MlflowClient", root: Path, uri: str, artifacts: Path) -> None:

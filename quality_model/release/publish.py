@@ -31,7 +31,7 @@ from quality_model.release.registry import Registry, newest_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
     from quality_model.evaluate.evidence import Evaluated
     from quality_model.train import EpochReport
@@ -220,8 +220,7 @@ def _open_run(
         with mlflow_errors(connection.shown, "Publishing the training"):
             experiment = client.get_experiment_by_name(registry.experiment)
             if experiment is None:
-                made = client.create_experiment(registry.experiment, artifact_location=connection.artifacts)
-                experiment = client.get_experiment(made)
+                experiment = _make_experiment(client, registry.experiment, connection.artifacts)
             elif experiment.lifecycle_stage != "active":
                 client.restore_experiment(experiment.experiment_id)
             key, settings = str(facts.training_fingerprint), facts.settings or {}
@@ -241,6 +240,18 @@ def _open_run(
                 sizes = {"num_rows": facts.data_rows, "groups": facts.data_groups}
                 _add_data(client, run, facts.data_name, facts.data_sha256, "training", sizes)
             yield client, run
+
+
+def _make_experiment(client: "MlflowClient", name: str, artifacts: str | None) -> "Experiment":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_experiment(client.create_experiment(name, artifact_location=artifacts))
+    except MlflowException:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:  # else another process made it meanwhile
+            raise
+        return experiment
 
 
 def _find_or_make(

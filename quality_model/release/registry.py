@@ -3,14 +3,14 @@
 Aliases only, no stages: ``candidate`` is the newest model that passed its gate, ``champion`` the one that
 scoring uses. The alias in the registry alone says who is champion, so an alias that was moved in MLflow's
 UI is obeyed. MLflow's aliases are last-writer-wins: every change of ours is made under a lock between
-processes, on what is read inside it, and read again afterwards.
+processes, and between machines on a server, on what is read inside it, and read again afterwards.
 """
 
 import json
 import shutil
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from quality_model.errors import CorruptError, IncompleteError, ModelNotFoundErr
 from quality_model.params import RegistryParams
 from quality_model.paths import MODEL_FOLDER, ProjectPaths
 from quality_model.records import ModelRef
+from quality_model.release.lease import Lease
 from quality_model.release.mlflow_connection import RequestRefusedError, as_current, connect, mlflow_errors
 from quality_model.release.registry_facts import EARLIER_ID, EARLIER_RUN
 
@@ -117,6 +118,7 @@ class Registry:
         self.connection = connect(root)
         self.client = self.connection.client
         self.errors = partial(mlflow_errors, self.connection.shown)
+        self._lease: Lease | None = None
 
     # -- reading
 
@@ -230,14 +232,26 @@ class Registry:
 
     # -- writing
 
-    def changing(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def changing(self) -> Iterator[None]:
         """Hold the lock for a change of an alias, and for what is read to decide on it.
 
+        It is a file of this project, and where other projects may use the registry also a `Lease` there.
+
         Raises:
-            StorageError: Another process of this machine holds it for too long.
+            StorageError: Another process holds it for too long.
         """
         path = ProjectPaths(self.root).state / "locks" / f"registry-{self.name}.lock"
-        return locked(path, timeout_s=self.section.lock_timeout_s)
+        with locked(path, timeout_s=self.section.lock_timeout_s):
+            if not self.connection.is_shared:
+                yield
+                return
+            self.ensure_registered_model()
+            try:
+                with Lease(self).held(self.section.lock_timeout_s) as self._lease:
+                    yield
+            finally:
+                self._lease = None
 
     def register(self, run_id: str) -> ModelVersion:
         """Make a version of the model that a run logged last; a second call returns the same version.
@@ -287,6 +301,8 @@ class Registry:
         Raises:
             RegistryError: Something else moved it at the same time.
         """
+        if self._lease is not None:
+            self._lease.require()
         with self.errors(f"Setting {alias}"):
             self.client.set_registered_model_alias(self.name, alias, version.version)
         sys.audit("quality_model.release.registry.moved", alias, version.version)
@@ -299,11 +315,16 @@ class Registry:
 
     def ensure_registered_model(self) -> None:
         """Make the registered model if there is none."""
-        if self._registered() is None:
+        if self._registered() is not None:
+            return
+        try:
             with self.errors("Making the registered model"):
                 self.client.create_registered_model(
                     self.name, description="Scores colour cast, blur, watermark and noise of images."
                 )
+        except RegistryError:
+            if self._registered() is None:  # else another process made it meanwhile
+                raise
 
     # -- inside
 

@@ -1,0 +1,1 @@
+"""Servers and examples for running the project elsewhere than in one process."""
