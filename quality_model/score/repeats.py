@@ -53,6 +53,11 @@ def repeated_hashes(keys: Iterable[str]) -> Hashes:
         return hashes.repeated()
 
 
+def is_among(key: str, repeated: Hashes) -> bool:
+    """Whether the hash of a key is among these, which are sorted."""
+    return any(is_suspect for _, is_suspect in with_suspicion([key], str, repeated))
+
+
 def with_suspicion(
     rows: Iterable[_Row], key: Callable[[_Row], str], repeated: Hashes
 ) -> Iterator[tuple[_Row, bool]]:
