@@ -49,7 +49,7 @@ def is_comparable(hashes: Hashes) -> npt.NDArray[np.bool_]:
 def near(hashes: Hashes, one: np.uint64) -> npt.NDArray[np.bool_]:
     """bool (N,): which of the images with these hashes, uint64 (N,), are near duplicates of ``one``'s."""
     is_near = np.bitwise_count(hashes ^ one) <= NEAR_DUPLICATE_BITS
-    return np.asarray(is_near & is_comparable(hashes) & is_comparable(one))
+    return np.asarray(is_near & is_comparable(hashes) & (np.bitwise_count(one) >= FEWEST_BITS))
 
 
 def first_of_equal(values: npt.NDArray[np.generic]) -> Indices:
