@@ -61,9 +61,12 @@ def test_a_part_is_read_with_its_row_groups_alone(tmp_path):
     plan_table.write_inputs(path, (PlannedInput(f"{number:06d}") for number in range(150_000)))
     groups = pq.read_metadata(path)
     assert [groups.row_group(number).num_rows for number in range(3)] == [65_536, 65_536, 150_000 - 131_072]
+    earlier = tmp_path / "earlier.parquet"  # with a row group for each part
+    pq.write_table(pq.read_table(path), earlier, row_group_size=1000)
     for first, count in [(0, 1), (65_000, 1000), (65_536, 65_536), (1, 149_999), (149_999, 1)]:
-        keys = plan_table.read_rows(path, "", first, count)["key"].to_pylist()
-        assert keys == [f"{number:06d}" for number in range(first, first + count)]
+        expected = [f"{number:06d}" for number in range(first, first + count)]
+        for each in (path, earlier):
+            assert plan_table.read_rows(each, "", first, count)["key"].to_pylist() == expected
 
 
 def test_repeated_keys_are_found_in_runs_on_the_disk_as_in_memory():
