@@ -61,10 +61,10 @@ def write_shards(
         StorageError: The disk is full, or cannot be written.
     """
     is_table = result.kind in ("parquet", "arrow")
-    writer = _TableShards(result) if is_table else _TarShards(result, download)
     losses, made = Losses(), []
     storage.sweep(folder / MARKERS_FOLDER)
     with result.unchanged():
+        writer = _TableShards(result) if is_table else _TarShards(result, download)
         for number, originals in enumerate(_cut(originals_of(result, chosen), writer, shard_size)):
             name = f"shard-{number:05d}{'.parquet' if is_table else '.tar'}"
             marker = folder / MARKERS_FOLDER / f"{number:05d}.json"
