@@ -154,7 +154,7 @@ def _calibrate_result(
     if by_head:
         _hand_over(OwnThresholds.of(by_head, result.model, result.model.scale_version), to, out)
     chosen: dict[str, None] = {}
-    has_hashes = "phash" in result.columns  # an earlier release did not measure them
+    has_hashes = "phash" in result.schema.names  # an earlier release did not measure them
     for head, threshold in by_head.items():
         columns = ["key", "sha256", head, *(["phash"] if has_hashes else [])]
         keys = choose_next(result.rows(columns), head, threshold, given[head], count)

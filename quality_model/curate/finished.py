@@ -66,11 +66,6 @@ class FinishedResult:
         """Of the rows."""
         return schema_of(self.files)
 
-    @property
-    def columns(self) -> list[str]:
-        """Of the rows: a result of an earlier release has fewer."""
-        return list(pq.read_schema(next(iter(self.files))).names)
-
     def rows(self, columns: Collection[str]) -> pa.Table:
         """Some columns of all rows, in the order of the plan.
 
