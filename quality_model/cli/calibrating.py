@@ -154,11 +154,13 @@ def _calibrate_result(
     if by_head:
         _hand_over(OwnThresholds.of(by_head, result.model, result.model.scale_version), to, out)
     chosen: dict[str, None] = {}
+    has_hashes = "phash" in result.schema.names  # an earlier release did not measure them
     for head, threshold in by_head.items():
-        rows = result.rows(["key", head, "phash"])
-        keys = choose_next(rows, head, threshold, given[head], count)
+        columns = ["key", "sha256", head, *(["phash"] if has_hashes else [])]
+        keys = choose_next(result.rows(columns), head, threshold, given[head], count)
         if keys:
-            click.echo(f"Label next for {head}, near the threshold and unlike each other:")
+            unlike = " and unlike each other" if has_hashes else ""
+            click.echo(f"Label next for {head}, near the threshold{unlike}:")
             click.echo("".join(f"  {key}\n" for key in keys), nl=False)
         chosen |= dict.fromkeys(keys)
     if next_file is not None:

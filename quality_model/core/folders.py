@@ -68,7 +68,7 @@ def walk(
 
     Links are followed; each real folder is entered once, so that a loop of links ends.
     A sub-folder that cannot be listed is given itself, lest it be lost. Memory holds the names
-    of one folder for each level of depth.
+    of one folder for each level of depth, some 250 bytes each.
 
     Args:
         folder: The folder, or one file, which is then the only one.

@@ -19,11 +19,12 @@ _WIDEST: Final = 28
 """Characters on a tab."""
 
 
-def show_dropped(output: Path, found: Filtered, to: Path) -> Path:
+def show_dropped(output: Path, found: Filtered, to: Path, originals: Path | None = None) -> Path:
     """Write a gallery of what each rule drops, a sample each, the worst first; give its path.
 
     A rule about one head shows and orders by its scores, others by the worst score. Each card says which
-    rules drop the image; near duplicates come behind the image that is kept.
+    rules drop the image; near duplicates come behind the image that is kept. ``originals`` is where the
+    images are now, if they were moved.
 
     Raises:
         UsageError, StorageError: As of `write_gallery`.
@@ -51,6 +52,7 @@ def show_dropped(output: Path, found: Filtered, to: Path) -> Path:
         about=f"Dropped: {'; '.join(count.title for count in verdict.counts)}",
         notes=notes,
         thresholds=found.thresholds,
+        originals=originals,
     )
 
 

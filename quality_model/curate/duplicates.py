@@ -9,9 +9,8 @@ distance, and a chain of small changes does not join what is far apart.
 hide noise: an image of half the sides is `HALF_SIZE` worse, and one of JPEG quality q `JPEG_LOSS`
 (1 - q / 100). Of equal ones it has the most bytes, then the first key.
 
-**What is a duplicate.** Files of equal SHA-256 always are. Others are by their hashes, if both say something:
-half of the bits of an image with detail are set, because they compare with the median; a hash with fewer than
-`FEWEST_BITS` is that of a plain image, a gradient or stripes.
+**What is a duplicate.** Files of equal SHA-256 always are. Others are by their hashes, if both say something
+(`hash_search.is_comparable`).
 """
 
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ from quality_model.core import storage
 from quality_model.core.figures import text_table
 from quality_model.core.measures import NEAR_DUPLICATE_BITS
 from quality_model.curate.finished import open_finished
-from quality_model.curate.hash_search import Indices, first_of_equal, leaders
+from quality_model.curate.hash_search import Indices, first_of_equal, is_comparable, leaders
 from quality_model.errors import UsageError
 
 MAX_DISTANCE: Final = 6
@@ -41,8 +40,6 @@ HALF_SIZE: Final = 0.2
 JPEG_LOSS: Final = 0.4
 """Worth of size and quality in scores. With both, of 112 scenes with a copy of half the size and JPEG quality
 70, each was better than its copy; without them, 53 were."""
-
-FEWEST_BITS: Final = 16
 
 COLUMNS: Final = (
     *("key", "sha256", "phash", "worst_score"),
@@ -98,7 +95,7 @@ def find_groups(table: pa.Table, max_distance: int = MAX_DISTANCE) -> DuplicateG
     hashes = scored["phash"].fill_null(0).to_numpy().view(np.uint64)[order]
     rows, files, hashed = rows[order], files[order], hashed[order]
     best = first_of_equal(files)
-    is_compared = (best == np.arange(len(best))) & hashed & (np.bitwise_count(hashes) >= FEWEST_BITS)
+    is_compared = (best == np.arange(len(best))) & hashed & is_comparable(hashes)
     compared = np.flatnonzero(is_compared)
     best[compared] = compared[leaders(hashes[compared], max_distance)]
     best = best[best]  # of equal files, that of the one that was compared

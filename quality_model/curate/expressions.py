@@ -1,14 +1,18 @@
 """Conditions over the columns of a result, such as ``noise < .3 and width >= 512``, in PyArrow's expressions.
 
 The text is parsed as Python and never run: nodes of a few kinds are translated, any other is refused.
+
+A number that is compared with a float32 column is rounded as the column's values were: a value that is shown
+as 0.3 is equal to .3, in every comparison.
 """
 
 import ast
 import operator
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -46,8 +50,8 @@ _LANGUAGE: Final = (
 )
 
 
-def parse_condition(text: str, columns: Collection[str]) -> tuple[pc.Expression, tuple[str, ...]]:
-    """The expression that a text means, and the columns that it names.
+def parse_condition(text: str, columns: Mapping[str, pa.DataType]) -> tuple[pc.Expression, tuple[str, ...]]:
+    """The expression that a text means, and the columns that it names, of those with their types.
 
     A comparison with a value that is null is null, as in SQL.
 
@@ -63,7 +67,7 @@ def parse_condition(text: str, columns: Collection[str]) -> tuple[pc.Expression,
         )
         for name in names:
             require_column(name, columns)
-        found = _translated(tree)
+        found = _translated(_Rounded(columns).visit(tree))
         if not isinstance(found, pc.Expression) or not names:
             raise ValueError("it names no column")
     except (
@@ -110,6 +114,23 @@ def keeps(expression: pc.Expression, batch: pa.RecordBatch, text: str) -> Any:
             f"{text[:200]!r} is no condition: {str(error).splitlines()[0]}.", _LANGUAGE
         ) from None
     return values.fill_null(False).to_numpy()
+
+
+class _Rounded(ast.NodeTransformer):
+    """Rounds the numbers that are compared with float32 columns to float32."""
+
+    def __init__(self, columns: Mapping[str, pa.DataType]) -> None:
+        self._names = {name for name, kind in columns.items() if kind == pa.float32()}
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        sides = [node.left, *node.comparators]
+        of_column = [isinstance(side, ast.Name) and side.id in self._names for side in sides]
+        for place, side in enumerate(sides):
+            if any(of_column[max(0, place - 1) : place + 2]) and not isinstance(side, ast.Call | ast.BinOp):
+                for literal in ast.walk(side):
+                    if isinstance(literal, ast.Constant) and isinstance(literal.value, float):
+                        literal.value = float(np.float32(literal.value))
+        return self.generic_visit(node)
 
 
 def _translated(node: ast.AST) -> Any:

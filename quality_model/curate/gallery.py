@@ -23,6 +23,7 @@ from quality_model.core import storage
 from quality_model.core.folders import is_inside, is_there
 from quality_model.curate.finished import FinishedResult, open_finished
 from quality_model.curate.key_files import read_keys
+from quality_model.curate.originals import moved_to
 from quality_model.curate.overview import Overview, Row, overview
 from quality_model.errors import UsageError
 from quality_model.params import WITHOUT_PROJECT
@@ -81,6 +82,7 @@ def write_gallery(
     about: str = "",
     notes: Mapping[str, str] | None = None,
     thresholds: Mapping[Head, float] | None = None,
+    originals: Path | None = None,
 ) -> Path:
     """Write the gallery of a complete result, and give its path.
 
@@ -93,6 +95,7 @@ def write_gallery(
         about: A line below the heading.
         notes: What to say of an image on its card, by key.
         thresholds: Flag by these; a head without one has that of the result.
+        originals: Where the images are now, if they were moved.
 
     Raises:
         UsageError: The folder is no result, one of another release, or one whose images are neither kept nor
@@ -104,6 +107,8 @@ def write_gallery(
     require_place(to, output)
     own = {**result.thresholds, **(thresholds or {})}
     result = replace(result, model=replace(result.model, thresholds=own))
+    if originals is not None:
+        result = moved_to(result, originals)
     kept = read_thumbnails(output)
     if sections is None:
         found = overview(result, shown=list(kept) if kept else None)

@@ -1,4 +1,7 @@
-"""Perceptual hashes that differ in few bits: exact, in near-linear time.
+"""Perceptual hashes that differ in few bits: which of two, and of very many, exact, in near-linear time.
+
+Half of the bits of an image with detail are set, because they compare with the median. A hash with fewer than
+`FEWEST_BITS` is that of a plain image, a gradient or stripes, and says nothing.
 
 The 64 bits are split into d + k blocks, so that hashes within d bits are equal in k blocks at least. For each
 choice of k blocks the hashes are sorted by them, and those that are equal there are compared (Manku, Jain &
@@ -13,6 +16,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from quality_model.core.measures import NEAR_DUPLICATE_BITS
+
+FEWEST_BITS: Final = 16
 
 _BITS: Final = 64
 _SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -32,6 +39,17 @@ _AT_ONCE: Final = 1 << 16
 
 Hashes = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
+
+
+def is_comparable(hashes: Hashes) -> npt.NDArray[np.bool_]:
+    """bool (N,): which hashes, uint64 (N,), say something of their images."""
+    return np.asarray(np.bitwise_count(hashes) >= FEWEST_BITS)
+
+
+def near(hashes: Hashes, one: np.uint64) -> npt.NDArray[np.bool_]:
+    """bool (N,): which of the images with these hashes, uint64 (N,), are near duplicates of ``one``'s."""
+    is_near = np.bitwise_count(hashes ^ one) <= NEAR_DUPLICATE_BITS
+    return np.asarray(is_near & is_comparable(hashes) & (np.bitwise_count(one) >= FEWEST_BITS))
 
 
 def first_of_equal(values: npt.NDArray[np.generic]) -> Indices:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from quality_model.core.measures import NEAR_DUPLICATE_BITS
+from quality_model.curate.hash_search import Hashes, near
 from quality_model.records import Head
 
 _NEAR: Final = 5
@@ -26,28 +26,32 @@ def choose_next(
     missing then are the nearest of the others.
 
     Args:
-        rows: With the columns ``key``, the head and ``phash`` (null: like no other image).
+        rows: With the columns ``key``, ``sha256``, the head, and ``phash``; an image without that, or a plain
+            one, is like the same file alone.
         threshold: In [0, 1].
         labelled: Keys that have a label of this head.
         count: At most so many are chosen.
     """
     table = rows.filter(pc.is_valid(rows[head]))
     has_label = pc.is_in(table["key"], value_set=pa.array(list(labelled), pa.string()))
-    taken = [one.as_py() for one in table["phash"].filter(has_label) if one.is_valid]
+    taken = _hashes_of(table.filter(has_label))
+    taken_files = {*table.filter(has_label)["sha256"].to_pylist()}
     open_ones = table.filter(pc.invert(has_label))
     distance = np.abs(open_ones[head].to_numpy().astype(np.float64) - threshold)
     nearest = pa.array(np.argsort(distance, kind="stable")[: _NEAR * count])
-    near = open_ones.take(nearest).sort_by([(head, "ascending"), ("key", "ascending")])
-    keys, hashes = near["key"].to_pylist(), near["phash"].to_pylist()
-    distance = np.abs(near[head].to_numpy().astype(np.float64) - threshold)
+    close = open_ones.take(nearest).sort_by([(head, "ascending"), ("key", "ascending")])
+    keys, files, hashes = close["key"].to_pylist(), close["sha256"].to_pylist(), _hashes_of(close)
+    distance = np.abs(close[head].to_numpy().astype(np.float64) - threshold)
     chosen: list[int] = []
 
     def take(places: npt.NDArray[np.intp], most: int) -> None:
+        nonlocal taken
         for place in places[np.argsort(distance[places], kind="stable")].tolist():
-            own = hashes[place]
-            if most and place not in chosen and (own is None or not _is_near(own, taken)):
+            is_new = files[place] not in taken_files and not near(taken, hashes[place]).any()
+            if most and place not in chosen and is_new:
                 chosen.append(place)
-                taken.extend([] if own is None else [own])
+                taken_files.add(files[place])
+                taken = np.append(taken, hashes[place])
                 most -= 1
 
     everything = np.arange(len(keys))
@@ -58,7 +62,7 @@ def choose_next(
     return [keys[place] for place in sorted(chosen, key=lambda place: (distance[place], place))]
 
 
-def _is_near(own: int, others: list[int]) -> bool:
-    """Whether a 64-bit hash is that of a near duplicate of one of the others."""
-    mask = 2**64 - 1
-    return any(((own ^ other) & mask).bit_count() <= NEAR_DUPLICATE_BITS for other in others)
+def _hashes_of(rows: pa.Table) -> Hashes:
+    """uint64 (N,): the hash of each row; 0, which is like no other, of one without."""
+    hashes = rows["phash"] if "phash" in rows.column_names else pa.nulls(len(rows), pa.int64())
+    return np.asarray(hashes.fill_null(0).to_numpy(zero_copy_only=False)).view(np.uint64)

@@ -135,7 +135,7 @@ class Where:
                 "A condition has no order by which each value of a column could lose the same share.",
                 "Balance with --max, --min, --flagged or --drop-worst, or leave --where out.",
             )
-        expression, names = parse_condition(self.condition, rows.columns)
+        expression, names = parse_condition(self.condition, {each.name: each.type for each in rows.schema})
         kept = [keeps(expression, batch, self.condition) for batch in rows.batches(names)]
         return ~np.concatenate(kept) & rows.scored
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 import pyarrow as pa
@@ -26,6 +26,7 @@ from quality_model.curate.outputs import RECORD_NAME, name_below
 from quality_model.errors import CorruptError, ImageError, IncompleteError, UsageError
 from quality_model.score.archives import ArchiveKind, ArchiveReader, list_others
 from quality_model.score.reading import DownloadRules
+from quality_model.score.repeats import is_among, repeated_hashes
 from quality_model.score.tables import content_of, open_table, place_of
 
 MARKERS_FOLDER: Final = "shards"
@@ -51,18 +52,19 @@ def write_shards(
 ) -> Losses:
     """Write the originals of the chosen rows as shards, and complete the folder.
 
-    A tar member has the name of the original, and beside it what has the same stem (captions). A shard is
-    shorter where a stem would occur in it twice, or where the columns of tables differ.
+    A tar member has the name of the original, and beside it what has the same stem (captions). Image files of
+    the result that differ in their suffixes alone have it in their stems, too: a_jpg.jpg and a_png.png. A
+    shard is shorter where a stem would occur in it twice, or where the columns of tables differ.
 
     Raises:
         UsageError: A table names its images and does not hold them.
         StorageError: The disk is full, or cannot be written.
     """
     is_table = result.kind in ("parquet", "arrow")
-    writer = _TableShards(result) if is_table else _TarShards(result, download)
     losses, made = Losses(), []
     storage.sweep(folder / MARKERS_FOLDER)
     with result.unchanged():
+        writer = _TableShards(result) if is_table else _TarShards(result, download)
         for number, originals in enumerate(_cut(originals_of(result, chosen), writer, shard_size)):
             name = f"shard-{number:05d}{'.parquet' if is_table else '.tar'}"
             marker = folder / MARKERS_FOLDER / f"{number:05d}.json"
@@ -124,6 +126,7 @@ class _TarShards:
         self._result = result
         self._download = download
         self._kind: ArchiveKind = "zip" if result.kind == "zip" else "tar"
+        self._shared_stems = repeated_hashes(_stems_of(result) if result.kind == "images" else ())
         self._names: set[str] = set()
         self._stems: set[str] = set()
         self._last: tuple[str | None, str] | None = None
@@ -131,15 +134,29 @@ class _TarShards:
 
     def fits(self, original: Original) -> bool:
         """Whether its name is new in the shard, and its stem, by which WebDataset knows a sample."""
-        name = _member_name(original)
-        is_of_last = (original.planned.file, _stem(name)) == self._last
+        name = self._name(original)
+        file = original.planned.file
+        is_of_last = file is not None and (file, _stem(name)) == self._last
         return _stem(name) not in self._stems or (is_of_last and name not in self._names)
+
+    def _name(self, original: Original) -> str:
+        """The name of an original: its own one in the archive that it is from, or that of a file."""
+        planned = original.planned
+        if planned.file is None:
+            path = _file_member(planned.key, original.format)
+            if is_among(_stem(path.as_posix()), self._shared_stems):
+                path = path.with_name(f"{path.stem}_{path.suffix[1:]}{path.suffix}")
+            return path.as_posix()
+        name = planned.key.removeprefix(f"{planned.file}#")
+        if suffix(name) not in SUFFIXES:
+            name = re.sub(r"#\d+$", "", name)  # of a name that the archive has twice
+        return name_below(name, None, is_path=True).as_posix()
 
     def add(self, original: Original, *, is_first: bool) -> None:
         """Count an original to the shard."""
         if is_first:
             self._names, self._stems = set(), set()
-        name = _member_name(original)
+        name = self._name(original)
         self._names.add(name)
         self._stems.add(_stem(name))
         self._last = original.planned.file, _stem(name)
@@ -161,7 +178,7 @@ class _TarShards:
                 except ImageError as error:
                     lost[original.planned.key] = error.reason
                     continue
-                for name, content in ((_member_name(original), data), *captions):
+                for name, content in ((self._name(original), data), *captions):
                     if name not in written:
                         info = tarfile.TarInfo(name)
                         info.size, info.mode = len(content), 0o644
@@ -172,7 +189,7 @@ class _TarShards:
         self, original: Original, source: Path | None, members: ArchiveReader
     ) -> Iterator[tuple[str, bytes]]:
         """Names and bytes of what goes with an image."""
-        name = _member_name(original)
+        name = self._name(original)
         if source is not None:
             for ending in _CAPTIONS:
                 if (path := source.with_suffix(ending)).is_file():
@@ -275,19 +292,20 @@ class _TableShards:
         return self._result.base / file_name(name)
 
 
-def _member_name(original: Original) -> str:
-    """The name of an original in a tar archive: its own one in the archive that it is from, or its key.
+def _file_member(key: str, image_format: str | None) -> PurePath:
+    """The name of an image file in a tar archive: its key, where all dots but that of the suffix are ``_``.
 
-    In a key all dots but that of the suffix are ``_``: to WebDataset a.1.png and a.2.png are one sample.
+    To WebDataset a.1.png and a.2.png are one sample.
     """
-    planned = original.planned
-    if planned.file is None:
-        path = name_below(planned.key, original.format, is_path=True)
-        return path.with_name(path.stem.replace(".", "_") + path.suffix).as_posix()
-    name = planned.key.removeprefix(f"{planned.file}#")
-    if suffix(name) not in SUFFIXES:
-        name = re.sub(r"#\d+$", "", name)  # of a name that the archive has twice
-    return name_below(name, None, is_path=True).as_posix()
+    path = name_below(key, image_format, is_path=True)
+    return path.with_name(path.stem.replace(".", "_") + path.suffix)
+
+
+def _stems_of(result: FinishedResult) -> Iterator[str]:
+    """The stems of all image files of a result."""
+    for batch in result.batches(["key", "format"]):
+        for row in batch.to_pylist():
+            yield _stem(_file_member(row["key"], row["format"]).as_posix())
 
 
 def _stem(name: str) -> str:

@@ -174,9 +174,9 @@ def list_inputs(found: Survey, limits: LimitsParams, skipped: Counter[str]) -> I
     Raises:
         CorruptError: A Parquet file cannot be read.
     """
-    tables, kind_in = [], found.inputs.kind_in
+    tables, kind_in, base = [], found.inputs.kind_in, found.inputs.base
     for file in found.inputs.walk(found.output):
-        name, path = printable(file.name), place_of(found.inputs.base, file.name)
+        name = printable(file.name)
         if file.problem is not None:
             yield PlannedInput(name, error_code=file.problem.reason, error_detail=file.problem.detail)
         elif not (name in found.columns if found.columns else kind_in(file.name, found.kind) == found.kind):
@@ -184,12 +184,12 @@ def list_inputs(found: Survey, limits: LimitsParams, skipped: Counter[str]) -> I
         elif found.kind == "images":
             yield PlannedInput(name, num_bytes=file.num_bytes, mtime_ns=file.mtime_ns)
         elif found.kind == "tar" or found.kind == "zip":
-            for member in list_members(path, name, found.kind, limits, skipped):
+            for member in list_members(place_of(base, file.name), name, found.kind, limits, skipped):
                 yield replace(member, mtime_ns=file.mtime_ns)
         elif (problem := found.columns[name].problem) is not None:
             yield PlannedInput(name, error_code="unreadable_rows", error_detail=problem)
         else:
-            tables.append((file, path, found.columns[name]))
+            tables.append((file, place_of(base, file.name), found.columns[name]))
     yield from list_rows(tables)
 
 

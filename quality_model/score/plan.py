@@ -1,23 +1,21 @@
 """The plan of a job: which input is which row of which part, fixed when the job starts.
 
-``plan.parquet`` holds a row per input, a row group per part; ``plan.json``, written after it, says what was
+``plan.parquet`` holds a row per input; ``plan.json``, written after it, says what was
 planned, with which model and settings. A job that resumes must find all three as they were.
 """
 
 import shutil
-from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from itertools import islice
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from quality_model.core import folders, storage
@@ -29,7 +27,8 @@ from quality_model.errors import CorruptError, StorageError, UsageError
 from quality_model.params import EngineName, LimitsParams, MeasureSet
 from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION
 from quality_model.score.inputs import Survey, list_inputs, nothing_to_score
-from quality_model.score.reading import PlannedInput, repeated_hashes
+from quality_model.score.plan_table import SCHEMA, inputs_from, read_rows, write_inputs
+from quality_model.score.reading import PlannedInput
 from quality_model.score.result import ScoringModel
 from quality_model.score.selection import Kind
 from quality_model.score.summary import FIGURE_NAME, REPORT_NAME, SUMMARY_NAME
@@ -44,16 +43,6 @@ _REPORT_FILES: Final = (
 )
 _EARLIER_LAYOUT: Final = ("shard-*.parquet", "shard-*.json", "summary.json", "summary.png")
 _START_AGAIN: Final = "Choose another output folder, or replace this result with --overwrite."
-
-SCHEMA: Final = pa.schema(
-    {
-        **dict.fromkeys(("key", "file"), pa.string()),
-        **dict.fromkeys(("at", "num_bytes"), pa.int64()),
-        **dict.fromkeys(("error_code", "error_detail"), pa.string()),
-        **{"columns": pa.list_(pa.string()), "mtime_ns": pa.int64()},
-    }
-)
-"""The columns of the plan, which are the fields of `PlannedInput`."""
 
 
 class Settings(BaseModel):
@@ -80,7 +69,7 @@ class Settings(BaseModel):
         return {name: value for name, value in self if value not in (None, ())}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """A planned job, as plan.json describes it.
 
@@ -101,9 +90,9 @@ class Plan:
     counts: Mapping[str, int] | None = None
     is_update: bool = False
 
-    @property
+    @cached_property
     def rows_of_parts(self) -> dict[int, int]:
-        """Inputs of each part, by its number, in the order of the row groups of the plan."""
+        """Inputs of each part, by its number, in the order of the rows of the plan."""
         if self.parts is not None:
             return {int(number): rows for number, rows in self.parts.items()}
         size = self.settings.shard_size
@@ -113,12 +102,19 @@ class Plan:
     def table_path(self, output: Path) -> Path:
         return output / (UPDATE_TABLE_NAME if self.is_update else TABLE_NAME)
 
+    @cached_property
+    def _first_rows(self) -> dict[int, int]:
+        """The row of the plan at which each part begins."""
+        return dict(zip(self.rows_of_parts, accumulate(self.rows_of_parts.values(), initial=0), strict=False))
+
+    def rows_of(self, output: Path, part: int) -> pa.Table:
+        """The rows of the plan that are of one part."""
+        first, count = self._first_rows[part], self.rows_of_parts[part]
+        return read_rows(self.table_path(output), self.plan_sha256, first, count)
+
     def inputs_of(self, output: Path, part: int) -> list[PlannedInput]:
         """The inputs of one part, in order."""
-        path = self.table_path(output)
-        group = part if self.parts is None else list(self.parts).index(str(part))
-        with open_parquet(path, _footer(path, self.plan_sha256)) as file:
-            return inputs_from(file.read_row_group(group))
+        return inputs_from(self.rows_of(output, part))
 
     def write(self, output: Path) -> None:
         """Write plan.json, or update.json; the table comes first."""
@@ -223,13 +219,6 @@ def begin(
     return update.make(job, plan, found, limits, verify=verify)
 
 
-@lru_cache(maxsize=2)
-def _footer(path: Path, _: str) -> pq.FileMetaData:
-    """What a table says of its row groups: as long as there are parts, and needed for each."""
-    with open_parquet(path) as file:
-        return file.metadata
-
-
 def open_plan(output: Path) -> Plan | None:
     """Read the plan of the job in ``output``; None if it has none.
 
@@ -317,11 +306,11 @@ def _foreign_parts(output: Path, numbers: Collection[int] | None) -> list[str]:
 def _make(
     job: JobFolder, found: Survey, limits: LimitsParams, model: ScoringModel, settings: Settings
 ) -> Plan:
-    """List the inputs and write the plan. Memory holds one part's rows and eight bytes for each input."""
+    """List the inputs and write the plan."""
     skipped = Counter(found.skipped)
     planned = list_inputs(found, limits, skipped)
     with storage.staged(job.folder / TABLE_NAME) as temporary:
-        num_inputs = write_inputs(temporary, planned, settings.shard_size)
+        num_inputs = write_inputs(temporary, planned)
         if not num_inputs:
             raise nothing_to_score(found, skipped)
         plan_sha256 = storage.file_sha256(temporary)
@@ -361,37 +350,3 @@ def _clear(job: JobFolder) -> None:
         (output / REPORT_NAME).rmdir()
     for name in (UPDATE_NAME, UPDATE_TABLE_NAME, PLAN_NAME, JOB_NAME):
         storage.remove(output / name)
-
-
-def inputs_from(table: pa.Table) -> list[PlannedInput]:
-    """The inputs that rows of a plan describe."""
-    return [PlannedInput(**{**row, "columns": tuple(row["columns"])}) for row in table.to_pylist()]
-
-
-def write_inputs(path: Path, planned: Iterator[PlannedInput], shard_size: int) -> int:
-    """Write the table of the plan, a row group per part, and give the number of inputs.
-
-    Raises:
-        UsageError: Two inputs have the same key: found first by hash, then, of the suspects, by the keys.
-    """
-    hashes = array("q")
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-        while rows := list(islice(planned, shard_size)):
-            columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
-            hashes.extend(map(hash, columns["key"]))
-            writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=shard_size)
-    suspects, _ = repeated_hashes(hashes)
-    first: dict[str, str] = {}
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=["key", "file"]) if suspects else ():
-            for key, name in zip(*batch.to_pydict().values(), strict=True):
-                if hash(key) not in suspects:
-                    continue
-                if key in first:
-                    raise UsageError(
-                        f"Two inputs are called {key!r}: one in {first[key]}, one in {name}.",
-                        "A duplicated file? Move one away, give the rows unique keys, or score the files"
-                        " one by one.",
-                    )
-                first[key] = name
-    return len(hashes)

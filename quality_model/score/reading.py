@@ -5,7 +5,6 @@ user asked, some ahead of the inputs that are read.
 """
 
 import hashlib
-from array import array
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
@@ -92,17 +91,6 @@ class PlannedInput:
     error_detail: str | None = None
     columns: tuple[str, ...] = ()
     mtime_ns: int = 0
-
-
-def hashes_of(keys: Iterable[str]) -> "array[int]":
-    """The hash of each key, int64; those of one process can be compared."""
-    return array("q", map(hash, keys))
-
-
-def repeated_hashes(hashes: "array[int]") -> tuple[set[int], npt.NDArray[np.int64]]:
-    """Those hashes of keys that occur more than once, and all of them once, sorted."""
-    values, counts = np.unique(np.frombuffer(hashes, dtype=np.int64), return_counts=True)
-    return set(values[counts > 1].tolist()), values
 
 
 @dataclass(frozen=True, slots=True)

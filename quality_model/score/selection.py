@@ -27,7 +27,8 @@ from quality_model.core.processes import in_order
 from quality_model.core.stores import has_odd_parts, is_in_store, is_store_address
 from quality_model.errors import ImageError, UsageError
 from quality_model.score.columns import PATH_COLUMNS, named_columns
-from quality_model.score.reading import THREADS, hashes_of, repeated_hashes
+from quality_model.score.reading import THREADS
+from quality_model.score.repeats import Hashes, repeated_hashes, with_suspicion
 
 Kind = Literal["images", "tar", "zip", "parquet", "arrow"]
 
@@ -106,7 +107,7 @@ class Selection:
     column: str | None = None
     is_folder: ClassVar = True
     _stdin: IO[bytes] | None = field(default=None, repr=False)
-    _repeated: set[int] | None = field(default=None, repr=False)
+    _repeated: Hashes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for argument in self.arguments:
@@ -145,20 +146,23 @@ class Selection:
     ) -> Iterator[ListedFile]:
         """See `folders.walk`; a file that is named has a problem, or is an image, whatever its suffix.
 
+        Memory holds the names that are listed more than once.
+
         Raises:
             UsageError: A path or glob on the command line leads nowhere, a list has NUL bytes and lines, or a
                 CSV file has no column of images.
         """
         skipped = Counter() if skipped is None else skipped
         if self._repeated is None:
-            names = (file.name for file in self._files(leave_out, Counter(), needs_facts=False))
-            self._repeated = repeated_hashes(hashes_of(names))[0]
+            files = self._files(leave_out, Counter(), needs_facts=False)
+            self._repeated = repeated_hashes(file.name for file in files)
         seen: set[str] = set()
-        for file in self._files(leave_out, skipped):
-            if hash(file.name) in self._repeated:
-                if file.name in seen:
-                    skipped[LISTED_TWICE] += 1
-                    continue
+        files = self._files(leave_out, skipped)
+        for file, is_suspect in with_suspicion(files, lambda file: file.name, self._repeated):
+            if is_suspect and file.name in seen:
+                skipped[LISTED_TWICE] += 1
+                continue
+            if is_suspect:
                 seen.add(file.name)
             yield file
 

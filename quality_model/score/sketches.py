@@ -65,18 +65,19 @@ def values_of(
 class Wanted:
     """Which scores put an image of this key into a selection, as the selections were when it was read.
 
-    ``thresholds`` is float64 (4,), as of `values_of`; ``cutoffs`` has the first rank that is outside of each
-    selection.
+    ``order`` is that of the key (`order_of`), ``thresholds`` is float64 (4,), as of `values_of`; ``cutoffs``
+    has the first rank that is outside of each selection.
     """
 
     key: str
+    order: int
     thresholds: npt.NDArray[np.float64]
     cutoffs: tuple[Rank, ...]
 
     def admits(self, scores: npt.NDArray[np.float32]) -> bool:
         """Whether an image with these scores, float32 (4,), is among those to keep."""
-        order, values = order_of(self.key), values_of(scores, self.thresholds).tolist()
-        return any((value, order) < cutoff for value, cutoff in zip(values, self.cutoffs, strict=True))
+        values = values_of(scores, self.thresholds).tolist()
+        return any((value, self.order) < cutoff for value, cutoff in zip(values, self.cutoffs, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def iter_scores(
     """Score a collection in a loop: an item for every input, in the order of a result, which is not written.
 
     Inputs are found and read as `job.score` does, in worker processes, a few ahead of the loop. Memory does
-    not grow with the collection, except by eight bytes an input of lists and of key columns.
+    not grow with the collection (docs/performance.md has what does).
     The processes end when the iterator is exhausted, closed or no longer referenced.
 
     >>> from pathlib import Path

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,17 +17,11 @@ from quality_model.core import folders, objects
 from quality_model.core.folders import ListedFile, printable
 from quality_model.core.stores import is_in_store, is_store_address
 from quality_model.errors import CorruptError, ImageError
-from quality_model.score.reading import (
-    PlannedInput,
-    Source,
-    Stored,
-    Url,
-    hashes_of,
-    image_at,
-    repeated_hashes,
-)
+from quality_model.score.reading import PlannedInput, Source, Stored, Url, image_at
+from quality_model.score.repeats import repeated_hashes, with_suspicion
 
 _IMAGES_AT_ONCE, _KEYS_AT_ONCE = 64, 10_000
+_NUMBERED = re.compile(r"#[0-9]+\Z")
 
 _log = logging.getLogger(__name__)
 
@@ -161,7 +155,7 @@ def list_rows(files: Sequence[tuple[ListedFile, Path, Columns]]) -> Iterator[Pla
     A row's key is its value in the key column, or ``file#row`` where there is none, it cannot be read, or it
     is the image itself as base64 text. Where a key occurs twice in the collection, every key gets its file in
     front, ``file#key``; one that occurs twice in one file then gets its number behind, ``file#key#2``.
-    Memory holds eight bytes for each row, and the keys that occur twice in one file.
+    Memory holds the keys that occur twice in one file, and those that look like numbered ones of these.
     """
     damaged: set[str] = set()
 
@@ -178,24 +172,25 @@ def list_rows(files: Sequence[tuple[ListedFile, Path, Columns]]) -> Iterator[Pla
                 )
 
     has_keys = any(columns.key is not None for _, _, columns in files)
-    if not has_keys or not repeated_hashes(hashes_of(row.key for row in rows(False)))[0]:
+    if not has_keys or not len(repeated_hashes(row.key for row in rows(False))):
         yield from rows(False)
         return
     _log.warning("Keys occur twice: each gets the name of its file in front, as in file.parquet#key.")
-    repeated, taken = repeated_hashes(hashes_of(row.key for row in rows(True)))
-
-    def is_taken(key: str) -> bool:
-        place = int(np.searchsorted(taken, hash(key)))
-        return place < len(taken) and int(taken[place]) == hash(key)
-
+    repeated = repeated_hashes(row.key for row in rows(True))
+    numbered = (row.key for row in rows(True) if _NUMBERED.search(row.key)) if len(repeated) else ()
+    taken = {key for key, is_suspect in with_suspicion(numbered, _unnumbered, repeated) if is_suspect}
     times_seen: Counter[str] = Counter()
-    for row in rows(True):
+    for row, is_suspect in with_suspicion(rows(True), lambda row: row.key, repeated):
         unique = key = row.key
-        if hash(key) in repeated:
+        if is_suspect:
             times_seen[key] += 1
-            while times_seen[key] > 1 and is_taken(unique := f"{key}#{times_seen[key]}"):
+            while times_seen[key] > 1 and (unique := f"{key}#{times_seen[key]}") in taken:
                 times_seen[key] += 1
         yield replace(row, key=unique)
+
+
+def _unnumbered(key: str) -> str:
+    return key.rpartition("#")[0]
 
 
 def _keys(path: Path, name: str, column: str | None, damaged: set[str]) -> Iterator[str | None]:

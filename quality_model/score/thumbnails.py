@@ -86,7 +86,7 @@ class Selections:
 
     def wanted(self, key: str) -> Wanted:
         """Which scores would make an image of this key one of the chosen."""
-        return Wanted(key, self._thresholds, tuple(self._cutoffs))
+        return Wanted(key, order_of(key), self._thresholds, tuple(self._cutoffs))
 
     @property
     def chosen(self) -> set[str]:
@@ -94,10 +94,15 @@ class Selections:
         return {key for key, _ in self._uses}
 
     def add(
-        self, key: str, sha256: str, scores: npt.NDArray[np.float32], thumbnail: Thumbnail | None
+        self,
+        key: str,
+        sha256: str,
+        scores: npt.NDArray[np.float32],
+        thumbnail: Thumbnail | None,
+        order: int | None = None,
     ) -> None:
-        """Add an image by its key, which is new, and its scores, float32 (4,)."""
-        order, one = order_of(key), (key, sha256)
+        """Add an image by its key, which is new, and its scores, float32 (4,); ``order`` is of its key."""
+        order, one = order_of(key) if order is None else order, (key, sha256)
         for number, value in enumerate(values_of(scores, self._thresholds).tolist()):
             if (value, order) >= self._cutoffs[number]:
                 continue
@@ -122,14 +127,15 @@ class Selections:
         keys, hashes = table["key"].to_pylist(), table["sha256"]
         scores = np.column_stack([table[head].to_numpy() for head in HEADS]).astype(np.float32)
         values = values_of(scores, self._thresholds)
-        values[:, -1] = [order_of(key) for key in keys]  # to within rounding
+        orders = [order_of(key) for key in keys]
+        values[:, -1] = orders  # to within rounding
         cutoffs = np.array([value for value, _ in self._cutoffs])
         if np.isfinite(cutoffs[-1]):
             cutoffs[-1] = self._cutoffs[-1][1]
         may_enter = ((values <= cutoffs) & np.isfinite(values)).any(axis=1) & np.isfinite(scores).all(axis=1)
         for row in np.flatnonzero(may_enter).tolist():
             key, sha256 = keys[row], hashes[row].as_py()
-            self.add(key, sha256, scores[row], known.get((key, sha256)))
+            self.add(key, sha256, scores[row], known.get((key, sha256)), orders[row])
 
 
 class ThumbnailKeeper:
@@ -155,6 +161,7 @@ class ThumbnailKeeper:
         of_parts = {self._path(number) for number in parts}
         others = [path for path in self._parts() if path not in of_parts]
         paths = [output / THUMBNAILS_NAME, *others] if is_on else []
+        self._orders: dict[str, int] = {}  # of the inputs that are being read
         self._before = {one: thumbnail for path in paths for one, thumbnail in _read(path).items()}
 
     def add_part(self, number: int, table: pa.Table) -> None:
@@ -164,12 +171,17 @@ class ThumbnailKeeper:
 
     def wanted(self, key: str) -> Wanted | None:
         """What makes a thumbnail of the input of this key wanted; None: nothing."""
-        return self._selections.wanted(key) if self._is_on else None
+        if not self._is_on:
+            return None
+        wanted = self._selections.wanted(key)
+        self._orders[key] = wanted.order
+        return wanted
 
     def add(self, key: str, reading: Reading) -> None:
         """Add an input that was read and, unless it has an error, scored."""
+        order = self._orders.pop(key, None)
         if self._is_on and reading.scores is not None and reading.sha256 is not None:
-            self._selections.add(key, reading.sha256, reading.scores, reading.thumbnail)
+            self._selections.add(key, reading.sha256, reading.scores, reading.thumbnail, order)
 
     def write_part(self, number: int, table: pa.Table) -> None:
         """Write the chosen ones of a part's rows; call it before the part is written."""

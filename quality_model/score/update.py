@@ -31,16 +31,8 @@ from quality_model.errors import CorruptError, ImageError, IncompleteError, Usag
 from quality_model.params import LimitsParams
 from quality_model.score import result
 from quality_model.score.inputs import Survey, list_inputs, nothing_to_score, sources_of
-from quality_model.score.plan import (
-    SCHEMA,
-    TABLE_NAME,
-    UPDATE_NAME,
-    UPDATE_TABLE_NAME,
-    Plan,
-    inputs_from,
-    plan_from,
-    write_inputs,
-)
+from quality_model.score.plan import TABLE_NAME, UPDATE_NAME, UPDATE_TABLE_NAME, Plan, plan_from
+from quality_model.score.plan_table import SCHEMA, TableWriter, inputs_from, write_inputs
 from quality_model.score.reading import Source, fetched
 
 _LISTING_NAME = "listing.parquet"
@@ -132,7 +124,7 @@ def _make(
 ) -> Plan:
     output = job.folder
     skipped = Counter(found.skipped)
-    if not write_inputs(listing, list_inputs(found, limits, skipped), plan.settings.shard_size):
+    if not write_inputs(listing, list_inputs(found, limits, skipped)):
         raise nothing_to_score(found, skipped)
     new, old = _Rows.of(listing), _Rows.of(output / TABLE_NAME)
     places = new.places_of(old.keys)
@@ -234,23 +226,19 @@ class _Parts:
         """Write what is left, then the plan's table; give the rows of each part by its number."""
         self._flush(1)
         rows = {}
-        carried = np.concatenate([*self._carried.values(), np.zeros(0, np.int64)])
-        entries = _taken(self._listing, np.sort(carried))
-        with (
-            open_parquet(self._plan.table_path(self._job.folder)) as before,
-            pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer,
-        ):
-            groups = {number: group for group, number in enumerate(self._plan.rows_of_parts)}
+        carried = np.sort(np.concatenate([*self._carried.values(), np.zeros(0, np.int64)]))
+        entries = _taken(self._listing, carried)
+        with TableWriter(path) as writer:
             for number in self.kept:
-                table = before.read_row_group(groups[number])
-                writer.write_table(table, row_group_size=len(table))
+                table = self._plan.rows_of(self._job.folder, number)
+                writer.write(table)
                 rows[number] = len(table)
             for number, places in self._carried.items():
-                table = entries.take(np.searchsorted(np.sort(carried), places))
-                writer.write_table(table, row_group_size=len(table))
+                table = entries.take(np.searchsorted(carried, places))
+                writer.write(table)
                 rows[number] = len(table)
             for table in _filtered(self._listing, is_fresh, self._plan.settings.shard_size):
-                writer.write_table(table, row_group_size=len(table))
+                writer.write(table)
                 rows[self._next] = len(table)
                 self._next += 1
         return rows

@@ -21,9 +21,10 @@ from torch.nn import functional
 
 from quality_model.core import folders, views
 from quality_model.core.decoding import Pixels, decode_image, read_bytes
-from quality_model.core.measures import NEAR_DUPLICATE_BITS, MeasuredImage, of_hash
+from quality_model.core.measures import MeasuredImage, of_hash
 from quality_model.core.provenance import OwnLabelFacts
 from quality_model.core.views import ViewRecipe
+from quality_model.curate.hash_search import near
 from quality_model.curate.labels import Labels, read_labels
 from quality_model.curate.roc import area_under_curve, auc_interval
 from quality_model.errors import ImageError, UsageError
@@ -154,7 +155,7 @@ def open_own_labels(
     for head, of_head in given.items():
         bad = sum(of_head.values())
         _require_enough(head, len(of_head) - bad, bad)
-    cut, hashes = {}, {}
+    cut, hashes, files = {}, {}, {}
     digest = hashlib.sha256()
     for key in sorted({key for of_head in given.values() for key in of_head}):
         try:
@@ -165,25 +166,29 @@ def open_own_labels(
                 f"The labelled image {key} in {folder} cannot be read: {error}.",
                 "Name the folder that was scored, or remove its lines from the labels.",
             ) from None
-        digest.update(hashlib.sha256(data).digest())
+        files[key] = hashlib.sha256(data).digest()
+        digest.update(files[key])
         cut[key] = views.cut(decoded.pixels, size_px, recipe).all
         hashes[key] = int(of_hash(MeasuredImage.of(decoded, len(data)))["phash"] or 0)
-    train, held_out = split_labels(given, hashes)
+    train, held_out = split_labels(given, hashes, files)
     facts = {head: sorted(of_head.items()) for head, of_head in given.items()}
     return OwnLabels(cut, train, held_out, size_px, recipe, values_sha256([facts, digest.hexdigest()]))
 
 
-def split_labels(labels: Labels, hashes: Mapping[str, int]) -> tuple[dict[Head, Split], dict[Head, Split]]:
+def split_labels(
+    labels: Labels, hashes: Mapping[str, int], files: Mapping[str, bytes] | None = None
+) -> tuple[dict[Head, Split], dict[Head, Split]]:
     """The labels to train on, and those held out (`open_own_labels`).
 
     Args:
         labels: At least `FEWEST` good and bad ones of each head.
         hashes: The perceptual hash of each image.
+        files: The SHA-256 of each image.
 
     Raises:
         UsageError: So many are near duplicates that too few are left on a side.
     """
-    groups = sorted(near_duplicates(hashes), key=lambda keys: order_of(keys[0]))
+    groups = sorted(near_duplicates(hashes, files), key=lambda keys: order_of(keys[0]))
     held: set[str] = set()
     for of_head in labels.values():
         for is_bad in (False, True):
@@ -207,14 +212,18 @@ def split_labels(labels: Labels, hashes: Mapping[str, int]) -> tuple[dict[Head, 
     return split
 
 
-def near_duplicates(hashes: Mapping[str, int]) -> list[list[str]]:
-    """Keys in groups: in a chain of images, each is a near duplicate of the next. Sorted, as are the keys."""
+def near_duplicates(hashes: Mapping[str, int], files: Mapping[str, bytes] | None = None) -> list[list[str]]:
+    """Keys in groups: in a chain of images, each is a near duplicate of the next, or the same file.
+
+    Sorted, as are the keys.
+    """
     keys = sorted(hashes)
     bits = np.array([hashes[key] for key in keys], dtype=np.int64).view(np.uint64)
+    same = np.array([(files or {}).get(key, key.encode()) for key in keys], dtype=object)
     group = np.arange(len(keys))
     for place in range(len(keys)):
-        near = np.bitwise_count(bits ^ bits[place]) <= NEAR_DUPLICATE_BITS
-        group[np.isin(group, group[near])] = group[near].min()
+        joined = near(bits, bits[place]) | (same == same[place])
+        group[np.isin(group, group[joined])] = group[joined].min()
     return [[keys[place] for place in np.flatnonzero(group == one)] for one in np.unique(group)]
 
 

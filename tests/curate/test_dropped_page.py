@@ -30,6 +30,18 @@ def shown(data: dict[str, Any], tab: str) -> list[str]:
     return [data["images"][place]["key"] for place in section["images"]]
 
 
+def test_originals_that_moved_are_shown_from_where_a_user_says(place: Path) -> None:
+    job = json.loads((place / "out" / "job.json").read_text())  # of a result without thumbnails
+    job["files"] = [entry for entry in job["files"] if "thumbnails" not in entry["name"]]
+    (place / "out" / "job.json").write_text(json.dumps(job))
+    (place / "out" / "report" / "thumbnails.parquet").unlink()
+    (place / "images").rename(place / "archive")
+    show = ["--max", "noise=.5", "--dry-run", "--gallery", "dropped.html"]
+    assert filtered(*show) == 2
+    assert filtered(*show, "--originals", "archive") == 0
+    assert shown(data_of(place / "dropped.html"), "Noise > 0.5") == [key(9), key(8), key(7)]
+
+
 def test_a_rule_about_a_head_shows_that_head_and_others_the_worst_score(place: Path) -> None:
     rules = [
         "--max",

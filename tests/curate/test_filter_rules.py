@@ -95,6 +95,9 @@ def keys(*numbers: int) -> set[str]:
         (Worst(Fraction(1, 4), "overall"), keys(7, 8, 9)),  # 2.5 of ten: the nearest whole number, up
         (Worst(Fraction(1, 100), "noise"), keys()),
         (Where("noise < .3 and width >= 100 or key == 'a9'"), keys(0, 3, 4, 5, 6, 7, 8)),
+        (Where("noise <= .3 or noise in (.6, .7) or .9 == noise"), keys(4, 5, 8)),  # as they are shown
+        (Where(".1 < noise < .3 or noise > .8 or noise == .6"), keys(0, 1, 3, 4, 5, 7, 8)),
+        (Where("noise not in [.3] and noise != .6 and noise > -.1"), keys(3, 6)),
         (Where("not is_noisy"), keys(6, 7, 8, 9)),
         (Where("jpeg_quality > 20"), keys(0, 1, 2, 3)),  # null is not true
         (Where("jpeg_quality > 20 or jpeg_quality is null"), keys(0, 1, 2)),

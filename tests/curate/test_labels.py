@@ -1,9 +1,11 @@
 """Labels of a person through the command line: from images and a CSV file to thresholds."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -106,6 +108,25 @@ def test_the_images_to_label_next_are_printed_and_written(place: Path, said: Sai
     assert keys and set(keys) <= {"good/5.png", "bad/5.png"}
     assert all(f"  {key}\n" in out for key in keys)
     assert "To label them: quality-model gallery out --only next.txt --head noise\n" in out
+
+
+def test_a_result_of_an_earlier_release_is_calibrated_though_it_has_no_hashes(
+    place: Path, said: Said
+) -> None:
+    write_labels(place / "labels.csv")
+    lines = (place / "labels.csv").read_text().splitlines()
+    (place / "labels.csv").write_text("\n".join(lines[:-1]))
+    shutil.copytree(place / "out", place / "earlier")
+    job = storage.read_json(place / "earlier" / "job.json")
+    for entry in job["files"]:
+        if (path := place / "earlier" / entry["name"]).suffix == ".parquet" and path.parent.name == "data":
+            pq.write_table(pq.read_table(path).drop_columns(["phash"]), path)
+            entry["bytes"] = path.stat().st_size
+    storage.write_json(place / "earlier" / "job.json", {**job, "schema_version": 1})
+    code, out, err = said("calibrate", "earlier", "--labels", "labels.csv", "--to", "own.json")
+    assert (code, err) == (0, "")
+    assert "Label next for noise, near the threshold:\n  bad/5.png\n" in out
+    assert list(read_thresholds(place / "own.json")) == ["noise"]
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,23 @@ def test_images_of_one_name_or_of_one_name_before_a_dot_are_samples_of_their_own
     assert members_of(Path("parted")) == {"x_1.png": image(1), "x_2.png": image(2), "x_2.txt": b"two"}
 
 
+def test_files_that_differ_in_their_suffixes_are_samples_whose_names_do_not_depend_on_what_is_kept(
+    place: Path, score_into
+) -> None:
+    for name, level in {"a.png": 5, "a.bmp": 250, "a.1.png": 6, "b.png": 7, "c/a.png": 8}.items():
+        path = place / "twins" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image(level))
+    (place / "twins" / "a.txt").write_text("caption")
+    score_into("twins", place / "twice")
+    shown = {"a_png.png", "a_png.txt", "a_1.png", "b.png", "c/a.png"}
+    assert run(["filter", "twice", "--min", "noise=0", "--shards", "all"]) == 0
+    assert set(members_of(place / "all")) == {*shown, "a_bmp.bmp", "a_bmp.txt"}
+    assert len([*(place / "all").glob("*.tar")]) == 1
+    assert run(["filter", "twice", "--max", "noise=.5", "--shards", "some"]) == 0
+    assert set(members_of(place / "some")) == shown
+
+
 def test_shards_of_a_folder_take_the_captions_beside_the_images(place: Path) -> None:
     (place / "images" / "even" / "n00.txt").write_text("black")
     assert filtered("--max", "noise=.3", "--shards", "kept") == 0

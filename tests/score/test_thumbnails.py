@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from quality_model.core.decoding import Pixels
 from quality_model.core.views import HeadRule, ViewRecipe
 from quality_model.params import Params
 from quality_model.records import HEADS
+from quality_model.score import sketches, thumbnails
 from quality_model.score.sketches import order_of
 from quality_model.score.summary import ScoreSummary
 from quality_model.score.thumbnails import (
@@ -99,6 +101,20 @@ def test_neither_parts_nor_workers_nor_where_images_are_scored_decide(
 ):
     run(greys, scorer=scorer(), workers=workers, shard_size=shard_size)
     assert (tmp_path / "scores" / FILE).read_bytes() == (greys_scored / FILE).read_bytes()
+
+
+@pytest.mark.parametrize("scorer", [MeanScorer, PerCoreScorer])
+def test_the_key_of_an_image_is_hashed_once(greys, run, monkeypatch, scorer):
+    hashed: Counter[str] = Counter()
+
+    def counted(key: str) -> int:
+        hashed[key] += 1
+        return order_of(key)
+
+    for module in (sketches, thumbnails):
+        monkeypatch.setattr(module, "order_of", counted)
+    run(greys, scorer=scorer(), workers=1, shard_size=90)
+    assert len(hashed) == NUM_IMAGES + 2 and set(hashed.values()) == {1}
 
 
 def test_a_job_that_is_interrupted_again_and_again_keeps_the_same(greys, greys_scored, run, tmp_path):

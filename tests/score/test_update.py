@@ -190,13 +190,13 @@ def test_killed_at_any_step_an_update_leaves_the_old_or_the_new_result_and_ends_
 
 
 def test_what_decides_about_an_input_is_all_that_a_plan_says_of_it(tmp_path):
-    from quality_model.score.plan import write_inputs
+    from quality_model.score.plan_table import write_inputs
 
     one = PlannedInput("a", num_bytes=3, mtime_ns=4)
     others = [PlannedInput("a", num_bytes=4, mtime_ns=4), PlannedInput("a", num_bytes=3, mtime_ns=5)]
     found = []
     for number, planned in enumerate([one, one, *others]):
-        write_inputs(tmp_path / f"{number}.parquet", iter([planned]), 10)
+        write_inputs(tmp_path / f"{number}.parquet", iter([planned]))
         found.append(update._Rows.of(tmp_path / f"{number}.parquet").facts.tolist())
     assert found[0] == found[1]
     assert found[0] not in found[2:]

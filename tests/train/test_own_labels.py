@@ -133,9 +133,17 @@ def test_an_image_is_on_one_side_for_all_its_heads_and_near_duplicates_stay_toge
 
 
 def test_near_duplicates_form_chains() -> None:
-    hashes = {"a": 0, "b": 2**8 - 1, "c": 2**16 - 1, "d": -1}
+    first = 2**32 - 1
+    hashes = {"a": first, "b": first ^ (2**8 - 1), "c": first ^ (2**16 - 1), "d": -1}
     assert near_duplicates(hashes) == [["a", "b", "c"], ["d"]]
     assert near_duplicates({}) == []
+
+
+def test_plain_images_are_near_duplicates_only_if_they_are_one_file() -> None:
+    hashes = {"a": 0, "b": 0, "c": 1, "d": 2**15 - 1}
+    assert near_duplicates(hashes) == [["a"], ["b"], ["c"], ["d"]]
+    files = {"a": b"1", "b": b"2", "c": b"1", "d": b"3"}
+    assert near_duplicates(hashes, files) == [["a", "c"], ["b"], ["d"]]
 
 
 def test_labels_that_cannot_be_trained_on_are_refused(own: Open, labelled: Path, tmp_path: Path) -> None:
@@ -152,7 +160,7 @@ def test_labels_that_cannot_be_trained_on_are_refused(own: Open, labelled: Path,
             own(tmp_path / "labels.csv")
     same = {"noise": {f"{number}.png": number % 2 == 1 for number in range(24)}}
     with pytest.raises(UsageError, match="near duplicates leave too few"):
-        split_labels(same, dict.fromkeys(same["noise"], 7))
+        split_labels(same, dict.fromkeys(same["noise"], 2**20 - 1))
 
 
 def test_a_pair_is_the_same_each_time_and_changes_no_statistics_of_the_network(
