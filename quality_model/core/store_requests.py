@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import timedelta
@@ -35,6 +36,8 @@ _SAY_AFTER_S: Final = 10.0
 _RETRY_FOR: Final = timedelta(minutes=3)
 _FIRST_RETRY_FOR: Final = timedelta(seconds=5)
 _MAX_RETRIES: Final = 50
+_ATTEMPTS: Final = 8
+_FIRST_PAUSE_S: Final = 0.05
 _REFUSED: Final = frozenset(
     {
         "AuthenticationFailed", "AuthorizationHeaderMalformed", "InvalidAccessKeyId",
@@ -74,6 +77,22 @@ def ask(path: UPath, request: Callable[[], T], *, quick: bool = False) -> T:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
     except (BaseError, FileNotFoundError, ValueError, NotImplementedError) as error:
         raise _translated(error, path) from None
+
+
+def ask_again(path: UPath, request: Callable[[], T], *, quick: bool = False) -> T:
+    """As `ask`, for what changes nothing: asked for again if its answer breaks off, which obstore does not do.
+
+    Raises:
+        OSError: See `ask`.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            return ask(path, request, quick=quick)
+        except OSError as error:
+            if error.errno != errno.ECONNABORTED or attempt + 1 == _ATTEMPTS:
+                raise
+            time.sleep(_FIRST_PAUSE_S * 2**attempt)
+    raise AssertionError
 
 
 def _answer(future: "Future[T]", request: Callable[[], T]) -> None:
@@ -126,7 +145,8 @@ def _translated(error: Exception, path: UPath) -> OSError:
     if "HTTP error" in text:
         host = _found(r"://(?:[^/@\s]*@)?([^/\s,]+)", text) or "the store"
         what = "no connection to" if "kind: Connect" in text else "the connection broke or timed out:"
-        return ConnectionError(errno.ECONNABORTED, f"{what} {host}", str(path))
+        number = errno.ETIMEDOUT if "retries, max_retries" in text else errno.ECONNABORTED
+        return ConnectionError(number, f"{what} {host}", str(path))
     line = re.sub(r"\S*://\S+", "...", text.partition("\n")[0])[:200]
     return OSError(errno.EINVAL, line or type(error).__name__, str(path))
 
@@ -163,8 +183,8 @@ def connected(
             config["endpoint"] = endpoint
         if endpoint.startswith("http://"):
             client["allow_http"] = True
-        if "AWS_ACCESS_KEY_ID" not in known and _has_profiles(known):
-            provider = _profile()
+        if not known.keys() & {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"} and _has_profiles(known):
+            provider = _profile(known.get("AWS_PROFILE"))
     return connect(  # type: ignore[no-any-return]
         f"{protocol}://{bucket}",
         config=config or None,
@@ -188,7 +208,13 @@ def _has_profiles(known: dict[str, str]) -> bool:
     return "AWS_PROFILE" in known or (not known.keys() & {*roles} and any(map(Path.exists, files)))
 
 
-def _profile() -> Any:
+def _profile(name: str | None) -> Any:
+    """Keys of a profile of AWS's own tools; None if their files have none.
+
+    Raises:
+        PermissionError: They cannot be read, or a sign-in has ended.
+        MissingExtraError: boto3 reads them.
+    """
     try:
         from obstore.auth.boto3 import Boto3CredentialProvider
     except ImportError:
@@ -196,4 +222,10 @@ def _profile() -> Any:
             "The keys of ~/.aws are read by boto3, which is not installed.",
             'Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or: pip install "quality-model[servers]"',
         ) from None
-    return Boto3CredentialProvider()
+    try:
+        return Boto3CredentialProvider()
+    except ValueError:
+        return None
+    except Exception as error:  # noqa: BLE001 - the errors of botocore need no import of it
+        said = f"the profile {name or 'default'} of AWS has no credentials ({type(error).__name__})"
+        raise PermissionError(errno.EPERM, said) from None

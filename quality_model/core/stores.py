@@ -6,6 +6,7 @@ are found where each store's own tools look for them; none is an argument of our
 """
 
 import errno
+import logging
 import re
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final, cast
@@ -92,6 +93,7 @@ def store_path(address: str) -> Path:
         return cast(Path, ObjectPath(f"{scheme}://{rest}"))
     from upath import UPath
 
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # of the hub's client: a line for each request
     return cast(Path, UPath(f"{scheme}://{rest}"))
 
 

@@ -176,12 +176,14 @@ def list_inputs(found: Survey, limits: LimitsParams, skipped: Counter[str]) -> I
     """
     tables, kind_in = [], found.inputs.kind_in
     for file in found.inputs.walk(found.output):
-        name, path = printable(file.name), place_of(found.inputs.base, file.name)
+        name = printable(file.name)
         if file.problem is not None:
             yield PlannedInput(name, error_code=file.problem.reason, error_detail=file.problem.detail)
-        elif not (name in found.columns if found.columns else kind_in(file.name, found.kind) == found.kind):
             continue
-        elif found.kind == "images":
+        if not (name in found.columns if found.columns else kind_in(file.name, found.kind) == found.kind):
+            continue
+        path = place_of(found.inputs.base, file.name)
+        if found.kind == "images":
             yield PlannedInput(name, num_bytes=file.num_bytes, mtime_ns=file.mtime_ns)
         elif found.kind == "tar" or found.kind == "zip":
             for member in list_members(path, name, found.kind, limits, skipped):
