@@ -80,7 +80,7 @@ def ask(path: UPath, request: Callable[[], T], *, quick: bool = False) -> T:
 
 
 def ask_again(path: UPath, request: Callable[[], T], *, quick: bool = False) -> T:
-    """As `ask`, for what changes nothing: asked for again if its answer breaks off, which obstore does not do.
+    """As `ask`, for what changes nothing: asked again if its answer breaks off, which obstore does not do.
 
     Raises:
         OSError: See `ask`.

@@ -283,7 +283,7 @@ class _Listing:
         return {
             printable(file.name): file
             for file, its_kind in self.tables
-            if its_kind is not None and kind in (None, its_kind)
+            if its_kind is not None and kind in (None, its_kind) and not file.is_folder
         }
 
     def counts(self, kind: Kind) -> int:
