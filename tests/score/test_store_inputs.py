@@ -19,6 +19,7 @@ import pytest
 from quality_model.cli import run as run_command
 from quality_model.core import object_path, store_requests
 from quality_model.core.stores import store_path
+from quality_model.data.sources import open_source
 from quality_model.errors import InputErrorsAboveLimit, StorageError, UsageError
 from quality_model.score import store_reads
 from quality_model.score.selection import Selection
@@ -435,6 +436,20 @@ def test_the_gallery_and_copies_find_originals_in_the_store_again(bucket, folder
     assert run_command(["filter", output, "--where", "noise < 2", "--copy", str(tmp_path / "kept")]) == 0
     copied = {path.name: path.read_bytes() for path in (tmp_path / "kept").rglob("*.jpg")}
     assert copied == {path.name: path.read_bytes() for path in folder.rglob("*.jpg")}
+
+
+@servers
+def test_a_folder_of_clean_images_may_be_in_a_store(bucket, folder, params) -> None:
+    upload(folder, f"{bucket}/in")
+    found = {}
+    for dataset in (f"{bucket}/in", str(folder)):
+        section = params.source.model_copy(update={"dataset": dataset, "num_images": 9})
+        found[dataset] = [
+            (image.image_id, image.group, image.sha256)
+            for image in open_source(section, params.limits).images()
+        ]
+    assert len(found[str(folder)]) == 20
+    assert found[f"{bucket}/in"] == found[str(folder)]
 
 
 @servers
