@@ -1,9 +1,9 @@
 """Folders of object stores that are used through memory maps, or many times: fetched once into a cache.
 
 The cache is below the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``), in
-``quality-model/stores``. What was fetched is known by its address and by the hash in its completion marker, so
-that a folder that is replaced in the store is fetched again; it is verified by the hash of each file. The cache
-may be deleted at any time.
+``quality-model/stores``. What was fetched is known by its address and by the hash in its completion marker,
+so that a folder that is replaced in the store is fetched again; it is verified by the hash of each file. The
+cache may be deleted at any time.
 """
 
 import hashlib

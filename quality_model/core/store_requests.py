@@ -38,6 +38,7 @@ _FIRST_RETRY_FOR: Final = timedelta(seconds=5)
 _MAX_RETRIES: Final = 50
 _ATTEMPTS: Final = 8
 _FIRST_PAUSE_S: Final = 0.05
+_ENDPOINTS: Final = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 _REFUSED: Final = frozenset(
     {
         "AuthenticationFailed", "AuthorizationHeaderMalformed", "InvalidAccessKeyId",
@@ -175,14 +176,13 @@ def connected(
     known = dict(environment)
     connect: Any = from_url
     client: dict[str, Any] = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(seconds=120)}
+    client["allow_http"] = any(known.get(name, "").startswith("http://") for name in _ENDPOINTS)
     config: dict[str, Any] = {}
     provider = None
     if protocol == "s3":
         endpoint = known.get("AWS_ENDPOINT_URL_S3") or known.get("AWS_ENDPOINT_URL") or ""
         if endpoint:
             config["endpoint"] = endpoint
-        if endpoint.startswith("http://"):
-            client["allow_http"] = True
         if not known.keys() & {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"} and _has_profiles(known):
             provider = _profile(known.get("AWS_PROFILE"))
     return connect(  # type: ignore[no-any-return]

@@ -281,8 +281,8 @@ def test_lists_rows_and_pages_are_written_to_a_store_and_images_are_not(
         capsys.readouterr()
         assert run_command(["filter", str(output), "--max", "noise=.5", flag, str(kept / "images")]) == 2
         assert "not written to an object store" in capsys.readouterr().err
-    assert run_command(["filter", str(output), "--max", "noise=.5", "--copy", str(tmp_path / "images")]) == 0
-    assert any((tmp_path / "images").rglob("*.jpg"))
+    assert run_command(["filter", str(output), "--max", "noise=.5", "--copy", str(tmp_path / "good")]) == 0
+    assert any((tmp_path / "good").rglob("*.jpg"))
 
 
 @servers
