@@ -65,6 +65,7 @@ def ask(path: UPath, request: Callable[[], T], *, quick: bool = False) -> T:
         OSError: There is none, or it is a refusal; FileExistsError if a condition is not met.
     """
     future: Future[T] = Future()
+    _asking.add(future)
     threading.Thread(target=_answer, args=(future, request), daemon=True).start()
     try:
         try:
@@ -98,16 +99,20 @@ def ask_again(path: UPath, request: Callable[[], T], *, quick: bool = False) -> 
 
 def _answer(future: "Future[T]", request: Callable[[], T]) -> None:
     """Ask in a thread of its own: obstore's calls do not end by Ctrl-C, waiting for them does."""
-    _asking.add(future)
     try:
-        future.set_result(request())
+        found = request()
     except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
-        future.set_exception(error)
-    finally:
         _asking.discard(future)
+        future.set_exception(error)
+    else:
+        _asking.discard(future)
+        future.set_result(found)
 
 
 _asking: "set[Future[Any]]" = set()
+
+exit_code = 130
+"""Of a process that ends while a request has no answer; 130: it was interrupted."""
 
 
 @atexit.register
@@ -116,7 +121,7 @@ def _leave() -> None:
     if _asking:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(130)
+        os._exit(exit_code)
 
 
 def _translated(error: Exception, path: UPath) -> OSError:
