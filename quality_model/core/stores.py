@@ -52,7 +52,11 @@ def typed_path(text: str | Path) -> Path:
         UsageError: It is an address, and a wrong one.
     """
     if not isinstance(text, str):
-        return user_path(text) if isinstance(text, Path) else text
+        if not isinstance(text, Path):
+            return text
+        if not _LOST_SLASH.match(str(text)) or text.exists():
+            return user_path(text)
+        text = str(text).replace(":/", "://", 1)  # a Path has one slash of an address
     if is_store_address(text):
         return store_path(text)
     path = user_path(text)

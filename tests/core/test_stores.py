@@ -98,6 +98,8 @@ def test_what_is_typed_is_a_place_of_this_machine_unless_it_is_an_address(tmp_pa
     assert typed_path("s3:/x") == Path("s3:/x")  # it is there
     assert typed_path("~/x") == Path.home() / "x"
     assert typed_path("ftp://x") == Path("ftp://x")
+    for read in (typed_path, input_path):  # a Path has lost a slash
+        assert str(read(Path("s3://bucket/x"))) == "s3://bucket/x"
     with pytest.raises(UsageError):
         require_local(store_path("s3://bucket/x"), "Copies")
 
