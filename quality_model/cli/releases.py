@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import PATH, command, folder_option, registry_of, with_input_choice, with_params
+from quality_model.cli.flags import (
+    LOCAL,
+    PATH,
+    command,
+    folder_option,
+    registry_of,
+    with_input_choice,
+    with_params,
+)
 from quality_model.errors import GateRefusedError
 from quality_model.paths import CARD_NAME, ProjectPaths
 
@@ -19,8 +27,10 @@ if TYPE_CHECKING:
 _PATHS = ProjectPaths()
 _ROOT = Path()
 _BUNDLED = Path("quality_model", "pretrained", "standard")
-_MODEL_IN = folder_option("--model", _PATHS.model, "Folder of the candidate.")
-_MODEL_OR_VERSION = folder_option("--model", _PATHS.model, "Folder of the candidate, or a version.")
+_MODEL_IN = folder_option("--model", _PATHS.model, "Folder of the candidate.", is_read=True)
+_MODEL_OR_VERSION = folder_option(
+    "--model", _PATHS.model, "Folder of the candidate, or a version.", is_read=True
+)
 _REASON = click.option(
     "--reason", default="by hand", show_default=True, help="Reason; recorded in the history."
 )
@@ -28,8 +38,15 @@ _VERDICT = folder_option("--report", _PATHS.gate_report, "Folder of the verdict.
 
 
 @command()
-@folder_option("--data-dir", _PATHS.training_set, "Folder of the training dataset, for its test split.")
-@folder_option("--images", _PATHS.images, "Folder of the images table that the dataset was generated from.")
+@folder_option(
+    "--data-dir", _PATHS.training_set, "Folder of the training dataset, for its test split.", is_read=True
+)
+@folder_option(
+    "--images",
+    _PATHS.images,
+    "Folder of the images table that the dataset was generated from.",
+    is_read=True,
+)
 @_MODEL_OR_VERSION
 @_VERDICT
 @with_params("evaluate")
@@ -78,7 +95,7 @@ def register(params: Params, model: Path, report: Path) -> None:
 
 
 @command()
-@click.argument("folder", type=PATH)
+@click.argument("folder", type=LOCAL)
 @click.option("--model", default="candidate", show_default=True, help="The new model: a version or a path.")
 @click.option(
     "--against",
@@ -210,7 +227,7 @@ def migrate(params: Params, to: str, report: Path) -> None:
 
 
 @command()
-@click.option("--onnx", type=PATH, required=True, metavar="FILE", help="The ONNX file to write.")
+@click.option("--onnx", type=LOCAL, required=True, metavar="FILE", help="The ONNX file to write.")
 @click.option(
     "--model",
     default="auto",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import PATH, command, folder_option, with_params
+from quality_model.cli.flags import LOCAL, PATH, command, folder_option, with_params
 from quality_model.errors import UsageError
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 
@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
 _PATHS = ProjectPaths()
 _ROOT = Path()
-_TRAINING_SET_IN = folder_option("--data-dir", _PATHS.training_set, "Folder of the training dataset.")
+_TRAINING_SET_IN = folder_option(
+    "--data-dir", _PATHS.training_set, "Folder of the training dataset.", is_read=True
+)
 _IMAGES_IN = folder_option(
-    "--images", _PATHS.images, "Folder of the images table that the dataset was generated from."
+    "--images",
+    _PATHS.images,
+    "Folder of the images table that the dataset was generated from.",
+    is_read=True,
 )
 
 
@@ -29,7 +34,7 @@ _IMAGES_IN = folder_option(
 @folder_option("--report", _PATHS.training_report, "Folder for metrics.json, history.json and history.csv.")
 @folder_option("--checkpoints", _PATHS.checkpoints, "Folder for checkpoints, to resume an interrupted run.")
 @click.option("--own-labels", type=PATH, metavar="FILE", help="Train on your labels, too: key,head,label.")
-@click.option("--own-images", type=PATH, metavar="DIR", help="Folder of the images that --own-labels names.")
+@click.option("--own-images", type=LOCAL, metavar="DIR", help="Folder of the images that --own-labels names.")
 @with_params("train")
 def train(
     params: Params,
@@ -73,7 +78,7 @@ def train(
 
 @command()
 @_TRAINING_SET_IN
-@folder_option("--model", _PATHS.model, "Folder or file of the model.")
+@folder_option("--model", _PATHS.model, "Folder or file of the model.", is_read=True)
 @_IMAGES_IN
 @folder_option("--history", _PATHS.training_report, "Folder of the training's report.")
 @folder_option("--output", _PATHS.evaluation_report, "Folder for measures and figures.")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from quality_model.core import objects, storage
 from quality_model.core.stores import is_in_store, is_store_address, store_path, typed_path
@@ -241,8 +241,17 @@ def is_inside(path: Path, folder: Path) -> bool:
 
 
 def place_of(base: Path, name: str) -> Path:
-    """The path that a name means, an address in an object store or relative to ``base``."""
-    return store_path(name) if is_store_address(name) else base / name
+    """The path that a name means, an address in an object store or relative to ``base``.
+
+    Raises:
+        UsageError: No object can have its name, or it leaves the bucket of ``base``; see `store_path`.
+    """
+    if is_store_address(name):
+        return store_path(name)
+    if not is_in_store(base):
+        return base / name
+    place = cast(Any, base)
+    return store_path(f"{place.protocol}://{posixpath.normpath(f'{place.path}/{name}')}")
 
 
 def is_base64_image(text: str) -> bool:

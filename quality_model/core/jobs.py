@@ -196,17 +196,22 @@ class JobFolder:
         Raises:
             StorageError: The system cannot read it.
         """
-        path = self._update_path(number)
         try:
             part = Part(**storage.read_json(self.folder / _marker_name(number)))
-            path = path if path.is_file() else self.folder / part_name(number)
-            data = path.read_bytes()
-        except (CorruptError, IncompleteError, TypeError, FileNotFoundError):
+        except (CorruptError, IncompleteError, TypeError):
             return None
-        except OSError as error:
-            raise storage.explain(error, path) from error
-        is_whole = (part.rows, part.bytes) == (rows, len(data)) and isinstance(part.errors, dict)
-        return (part, data) if is_whole and part.sha256 == hashlib.sha256(data).hexdigest() else None
+        if part.rows != rows or not isinstance(part.errors, dict):
+            return None
+        for path in (self.folder / part_name(number), self._update_path(number)):
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise storage.explain(error, path) from error
+            if part.bytes == len(data) and part.sha256 == hashlib.sha256(data).hexdigest():
+                return part, data
+        return None
 
     def publish_parts(self, numbers: Iterable[int]) -> None:
         """Move parts of an update to the others; those that are there already stay."""
@@ -227,6 +232,7 @@ class JobFolder:
 
     def keep_parts(self, numbers: Collection[int]) -> None:
         """Remove all parts but these, their completion markers, and folders that are empty then."""
+        storage.require_held(self.folder / DATA_FOLDER)
         kept = {Path(part_name(number)).stem for number in numbers}
         for path in self._files_of_parts():
             if path.stem not in kept:

@@ -105,11 +105,13 @@ def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
         StorageError: Another process held it for longer than ``timeout_s``.
     """
     if is_in_store(path):
+        lease = _lease_of(path, timeout_s)
+        _held.append(lease)
         try:
-            with _leased(path, timeout_s=timeout_s):
-                yield
-        except OSError as error:
-            raise explain(error, path) from error
+            yield
+        finally:
+            _held.remove(lease)
+            lease.release()
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,22 +145,15 @@ def only_maker(folder: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _leased(path: Path, *, timeout_s: float) -> Iterator[None]:
-    """Hold a lock between processes in a store; see `locked`.
-
-    A holder that was killed is noticed after `TAKEN_AFTER_S`, however short ``timeout_s`` is.
-    """
+def _lease_of(path: Path, timeout_s: float) -> Lease:
+    """A holder that was killed is noticed after `TAKEN_AFTER_S`, however short ``timeout_s`` is."""
     place = writable(path)
-    with suppress(PermissionError):  # it may be allowed to write
-        place.require_answer()
-    lease = _acquire(place, timeout_s)
-    _held.append(lease)
     try:
-        yield
-    finally:
-        _held.remove(lease)
-        lease.release()
+        with suppress(PermissionError):  # it may be allowed to write
+            place.require_answer()
+        return _acquire(place, timeout_s)
+    except OSError as error:
+        raise explain(error, path) from error
 
 
 def require_held(path: Path) -> None:

@@ -21,10 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from quality_model.core import storage
 from quality_model.core.network import ARCHITECTURES, Weights, weight_shapes
 from quality_model.core.provenance import ModelFacts
+from quality_model.core.store_cache import fetched
+from quality_model.core.stores import typed_path
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import CheckpointError, StorageError, install_command
 from quality_model.params import ArchitectureName
-from quality_model.paths import DESCRIPTION_NAME, user_path
+from quality_model.paths import DESCRIPTION_NAME
 from quality_model.records import HEADS, OVERALL_WEIGHTS
 
 FORMAT_VERSION: Final = 1
@@ -156,7 +158,7 @@ def read_model(path: Path) -> StoredModel:
         CheckpointError: The files are missing, cut short or altered, hold code, another
             architecture or weights that are not finite. The message names the file.
     """
-    path = user_path(path)
+    path = fetched(typed_path(path))
     if path.is_dir():
         return _read_folder(path)
     beside = [path.with_name(name) for name in (storage.MARKER_NAME, DESCRIPTION_NAME)]

@@ -26,6 +26,8 @@ from urllib.request import Request, urlopen
 from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.core.model_files import MODEL_FILES
+from quality_model.core.store_cache import fetched
+from quality_model.core.stores import typed_path
 from quality_model.errors import (
     CorruptError,
     ModelNotFoundError,
@@ -35,7 +37,7 @@ from quality_model.errors import (
 )
 from quality_model.params import RegistryParams
 from quality_model.params_file import is_project, load_params
-from quality_model.paths import ARTIFACTS_NAME, DATABASE_NAME, MODEL_FOLDER, ProjectPaths, user_path
+from quality_model.paths import ARTIFACTS_NAME, DATABASE_NAME, MODEL_FOLDER, ProjectPaths
 from quality_model.records import ModelRef
 
 AUTO: Final = "auto"
@@ -111,13 +113,13 @@ def find_model(reference: str | Path, root: Path, registry: RegistryParams | Non
         if not (may_have_champion and database_exists(root)):
             return _no_champion()
     else:
-        path = user_path(reference)
-        text = os.fspath(reference)
+        text = str(reference)
+        path = fetched(typed_path(reference))
         # What can only be meant as a path is one: a missing file is called a missing file.
         is_path = os.sep in text or text.endswith((".safetensors", ".pt", ".pth"))
         if path.exists() or (is_path and not text.startswith("models:/")):
             return FoundModel(ModelRef(path.name, None, None, ""), path)
-    return _find_registered(os.fspath(reference), root, registry)
+    return _find_registered(str(reference), root, registry)
 
 
 def is_reference(text: str) -> bool:

@@ -15,7 +15,7 @@ from upath.implementations.cloud import CloudPath
 from upath.registry import register_implementation
 from upath.types import UNSET_DEFAULT
 
-from quality_model.core.store_requests import ask, connected, environment_of
+from quality_model.core.store_requests import ask, ask_again, connected, environment_of
 from quality_model.core.stores import OBJECT_STORES
 
 if TYPE_CHECKING:
@@ -249,7 +249,9 @@ class _Reader(io.RawIOBase):
         store, key = self._path.address
         options: Any = {"range": (start, end)} | ({"if_match": self._tag} if self._tag else {})
         try:
-            self._block = ask(self._path, lambda: bytes(obstore.get(store, key, options=options).bytes()))
+            self._block = ask_again(
+                self._path, lambda: bytes(obstore.get(store, key, options=options).bytes())
+            )
         except FileExistsError:
             raise OSError(errno.ESTALE, "it was changed while it was read", str(self._path)) from None
 

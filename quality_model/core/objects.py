@@ -99,16 +99,16 @@ def read(path: Path, max_bytes: int) -> bytes:
     else:
         import obstore
 
-        from quality_model.core.store_requests import ask
+        from quality_model.core.store_requests import ask_again
 
-        store, key = _object(path).address
+        store, key = _asked(path, lambda: _object(path).address)
 
         def get() -> int | bytes:
             answer = obstore.get(store, key)
             num_bytes = answer.meta["size"]
             return num_bytes if num_bytes > max_bytes else bytes(answer.bytes())
 
-        found = _asked(path, lambda: ask(_object(path), get, quick=True))
+        found = _asked(path, lambda: ask_again(_object(path), get, quick=True))
         if isinstance(found, bytes):
             return found
         num_bytes = found
@@ -220,11 +220,11 @@ class _Guarded(io.RawIOBase):
 def _entries(folder: Path) -> list[Entry]:
     import obstore
 
-    from quality_model.core.store_requests import ask
+    from quality_model.core.store_requests import ask_again
 
     place = _object(folder)
-    store, key = place.address
-    listed = _asked(folder, lambda: ask(place, lambda: obstore.list_with_delimiter(store, key or None)))
+    store, key = _asked(folder, lambda: place.address)
+    listed = _asked(folder, lambda: ask_again(place, lambda: obstore.list_with_delimiter(store, key or None)))
     found = [_entry(each) for each in listed["objects"] if each["path"] != key]
     return found + [Entry(_name(each.rstrip("/")), is_folder=True) for each in listed["common_prefixes"]]
 
@@ -268,8 +268,11 @@ def _asked(path: Path, request: Callable[[], T]) -> T:
         require_own_fault(found, path)
         raise found from None
     except Exception as error:
-        if _is_of_hub(path):  # its connections have errors of their own
-            require_own_fault(error, path)
+        if not _is_of_hub(path):
+            raise
+        if isinstance(error, ValueError):
+            raise OSError(errno.EINVAL, "no name of the hub") from None
+        require_own_fault(error, path)  # its connections have errors of their own
         raise
 
 

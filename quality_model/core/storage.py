@@ -26,7 +26,7 @@ from typing import Any, Final, Literal
 
 from quality_model.core.locks import locked as locked
 from quality_model.core.locks import only_maker as only_maker
-from quality_model.core.locks import require_held
+from quality_model.core.locks import require_held as require_held
 from quality_model.core.stores import explain as explain
 from quality_model.core.stores import is_in_store, writable
 from quality_model.errors import CorruptError, IncompleteError
@@ -106,6 +106,7 @@ def move(path: Path, target: Path) -> None:
     """
     try:
         if is_in_store(target):
+            require_held(target)
             path.replace(target)
             _reached("renamed", target)
             return
@@ -258,6 +259,7 @@ def remove(path: Path) -> None:
         StorageError: The system refuses.
     """
     try:
+        require_held(path)
         path.unlink()
         flush_folder(path.parent)
     except FileNotFoundError:

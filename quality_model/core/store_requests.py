@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import timedelta
@@ -35,6 +36,9 @@ _SAY_AFTER_S: Final = 10.0
 _RETRY_FOR: Final = timedelta(minutes=3)
 _FIRST_RETRY_FOR: Final = timedelta(seconds=5)
 _MAX_RETRIES: Final = 50
+_ATTEMPTS: Final = 8
+_FIRST_PAUSE_S: Final = 0.05
+_ENDPOINTS: Final = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 _REFUSED: Final = frozenset(
     {
         "AuthenticationFailed", "AuthorizationHeaderMalformed", "InvalidAccessKeyId",
@@ -61,6 +65,7 @@ def ask(path: UPath, request: Callable[[], T], *, quick: bool = False) -> T:
         OSError: There is none, or it is a refusal; FileExistsError if a condition is not met.
     """
     future: Future[T] = Future()
+    _asking.add(future)
     threading.Thread(target=_answer, args=(future, request), daemon=True).start()
     try:
         try:
@@ -76,18 +81,38 @@ def ask(path: UPath, request: Callable[[], T], *, quick: bool = False) -> T:
         raise _translated(error, path) from None
 
 
+def ask_again(path: UPath, request: Callable[[], T], *, quick: bool = False) -> T:
+    """As `ask`, for what changes nothing: asked again if its answer breaks off, which obstore does not do.
+
+    Raises:
+        OSError: See `ask`.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            return ask(path, request, quick=quick)
+        except OSError as error:
+            if error.errno != errno.ECONNABORTED or attempt + 1 == _ATTEMPTS:
+                raise
+            time.sleep(_FIRST_PAUSE_S * 2**attempt)
+    raise AssertionError
+
+
 def _answer(future: "Future[T]", request: Callable[[], T]) -> None:
     """Ask in a thread of its own: obstore's calls do not end by Ctrl-C, waiting for them does."""
-    _asking.add(future)
     try:
-        future.set_result(request())
+        found = request()
     except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
-        future.set_exception(error)
-    finally:
         _asking.discard(future)
+        future.set_exception(error)
+    else:
+        _asking.discard(future)
+        future.set_result(found)
 
 
 _asking: "set[Future[Any]]" = set()
+
+exit_code = 130
+"""Of a process that ends while a request has no answer; 130: it was interrupted."""
 
 
 @atexit.register
@@ -96,7 +121,7 @@ def _leave() -> None:
     if _asking:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(130)
+        os._exit(exit_code)
 
 
 def _translated(error: Exception, path: UPath) -> OSError:
@@ -126,7 +151,8 @@ def _translated(error: Exception, path: UPath) -> OSError:
     if "HTTP error" in text:
         host = _found(r"://(?:[^/@\s]*@)?([^/\s,]+)", text) or "the store"
         what = "no connection to" if "kind: Connect" in text else "the connection broke or timed out:"
-        return ConnectionError(errno.ECONNABORTED, f"{what} {host}", str(path))
+        number = errno.ETIMEDOUT if "retries, max_retries" in text else errno.ECONNABORTED
+        return ConnectionError(number, f"{what} {host}", str(path))
     line = re.sub(r"\S*://\S+", "...", text.partition("\n")[0])[:200]
     return OSError(errno.EINVAL, line or type(error).__name__, str(path))
 
@@ -155,16 +181,15 @@ def connected(
     known = dict(environment)
     connect: Any = from_url
     client: dict[str, Any] = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(seconds=120)}
+    client["allow_http"] = any(known.get(name, "").startswith("http://") for name in _ENDPOINTS)
     config: dict[str, Any] = {}
     provider = None
     if protocol == "s3":
         endpoint = known.get("AWS_ENDPOINT_URL_S3") or known.get("AWS_ENDPOINT_URL") or ""
         if endpoint:
             config["endpoint"] = endpoint
-        if endpoint.startswith("http://"):
-            client["allow_http"] = True
-        if "AWS_ACCESS_KEY_ID" not in known and _has_profiles(known):
-            provider = _profile()
+        if not known.keys() & {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"} and _has_profiles(known):
+            provider = _profile(known.get("AWS_PROFILE"))
     return connect(  # type: ignore[no-any-return]
         f"{protocol}://{bucket}",
         config=config or None,
@@ -188,7 +213,13 @@ def _has_profiles(known: dict[str, str]) -> bool:
     return "AWS_PROFILE" in known or (not known.keys() & {*roles} and any(map(Path.exists, files)))
 
 
-def _profile() -> Any:
+def _profile(name: str | None) -> Any:
+    """Keys of a profile of AWS's own tools; None if their files have none.
+
+    Raises:
+        PermissionError: They cannot be read, or a sign-in has ended.
+        MissingExtraError: boto3 reads them.
+    """
     try:
         from obstore.auth.boto3 import Boto3CredentialProvider
     except ImportError:
@@ -196,4 +227,10 @@ def _profile() -> Any:
             "The keys of ~/.aws are read by boto3, which is not installed.",
             'Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or: pip install "quality-model[servers]"',
         ) from None
-    return Boto3CredentialProvider()
+    try:
+        return Boto3CredentialProvider()
+    except ValueError:
+        return None
+    except Exception as error:  # noqa: BLE001 - the errors of botocore need no import of it
+        said = f"the profile {name or 'default'} of AWS has no credentials ({type(error).__name__})"
+        raise PermissionError(errno.EPERM, said) from None

@@ -6,6 +6,7 @@ are found where each store's own tools look for them; none is an argument of our
 """
 
 import errno
+import logging
 import re
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final, cast
@@ -51,7 +52,11 @@ def typed_path(text: str | Path) -> Path:
         UsageError: It is an address, and a wrong one.
     """
     if not isinstance(text, str):
-        return user_path(text) if isinstance(text, Path) else text
+        if not isinstance(text, Path):
+            return text
+        if not _LOST_SLASH.match(str(text)) or text.exists():
+            return user_path(text)
+        text = str(text).replace(":/", "://", 1)  # a Path has one slash of an address
     if is_store_address(text):
         return store_path(text)
     path = user_path(text)
@@ -92,6 +97,7 @@ def store_path(address: str) -> Path:
         return cast(Path, ObjectPath(f"{scheme}://{rest}"))
     from upath import UPath
 
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # of the hub's client: a line for each request
     return cast(Path, UPath(f"{scheme}://{rest}"))
 
 

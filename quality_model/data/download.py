@@ -8,6 +8,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -17,12 +18,14 @@ from tqdm import tqdm
 
 from quality_model.core import decoding, folders, storage
 from quality_model.core.folders import printable
-from quality_model.core.processes import end_if_imported_again
+from quality_model.core.processes import end_if_imported_again, in_order
+from quality_model.core.stores import is_in_store
 from quality_model.data.images_table import TABLE_NAME, ImagesWriter, decoded, fetch_image
 from quality_model.data.sources import Combined, Source, open_source
 from quality_model.errors import ImageError, SourceError
 from quality_model.params import LimitsParams, SourceParams, flatten, values_sha256
 from quality_model.records import CleanImage
+from quality_model.score.reading import THREADS
 
 _logger = logging.getLogger(__name__)
 
@@ -183,7 +186,7 @@ class Listing(NamedTuple):
 
 
 class LocalFolder:
-    """The images in a folder and its sub-folders.
+    """The images in a folder and its sub-folders; it may be in an object store.
 
     Hidden and system files and earlier results are skipped, links are followed, and a folder that
     is reached twice is read once (see `folders.walk`). Images of one sub-folder form a group. An
@@ -227,15 +230,25 @@ class LocalFolder:
             candidates.sort(key=self._rank)
         parents = {PurePosixPath(name).parent for name in candidates}
         _logger.info("%s: %d images in %d folders", self.name, len(candidates), len(parents))
-        for name in candidates:
+
+        def fetch(name: str) -> CleanImage:
             parent = PurePosixPath(name).parent.as_posix()
-            yield fetch_image(
+            return fetch_image(
                 printable(name),
                 printable(parent if len(parents) > 1 and parent != "." else name),
                 printable(name),
                 partial(self._read, name, problems.get(name)),
                 self._limits,
             )
+
+        if not is_in_store(self.root):
+            yield from map(fetch, candidates)
+            return
+        with ThreadPoolExecutor(THREADS) as threads:
+            fetched: Iterator[CleanImage] = in_order(
+                (threads.submit(fetch, name) for name in candidates), 2 * THREADS
+            )
+            yield from fetched
 
     def _read(self, name: str, problem: ImageError | None) -> bytes:
         if problem:

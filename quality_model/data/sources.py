@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from quality_model.core.folders import is_folder, is_there
+from quality_model.core.stores import is_store_address, store_path
 from quality_model.errors import UsageError
 from quality_model.paths import user_path
 from quality_model.records import JOINT, REPOSITORY, CleanImage, split_expression
@@ -67,8 +69,8 @@ class Source(Protocol):
 def open_source(section: "SourceParams", limits: "LimitsParams", *, root: Path = Path()) -> Source:
     """Find the source that ``section.dataset`` names.
 
-    An existing folder comes first if the value looks like a path (it has a slash, or starts
-    with a dot or a tilde); then presets, then ``owner/name`` of the Hugging Face hub. Several,
+    An existing folder, also of an object store, comes first if the value looks like a path (it has a slash,
+    or starts with a dot or a tilde); then presets, then ``owner/name`` of the Hugging Face hub. Several,
     joined by `` + ``, form one source (see `Combined`). A relative folder is below ``root``.
 
     Raises:
@@ -81,12 +83,12 @@ def open_source(section: "SourceParams", limits: "LimitsParams", *, root: Path =
         return Combined([(open_source(part, limits, root=root), part.num_images) for part in _parts(section)])
     path_like = "/" in value or os.sep in value or value.startswith((".", "~"))
     if path_like:
-        folder = root / user_path(value)
-        if folder.is_dir():
+        folder = store_path(value) if is_store_address(value) else root / user_path(value)
+        if is_folder(folder):
             from quality_model.data.download import LocalFolder
 
             return LocalFolder(section, limits, folder)
-        if folder.exists():
+        if is_there(folder):
             raise UsageError(f"{value} is a file, not a folder of images.", "Name its folder.")
     if value == SAMPLE_PHOTOS:
         from quality_model.data.sample_photos import SamplePhotos
@@ -101,8 +103,8 @@ def open_source(section: "SourceParams", limits: "LimitsParams", *, root: Path =
         raise UsageError(f"There is no folder {value}.", "Check the path.")
     close = get_close_matches(value, [*PRESETS], n=1)
     guess = f"Did you mean {close[0]!r}? " if close else ""
-    is_folder = bool(value) and Path(value).is_dir()
-    here = f" (there is a folder of that name here: write ./{value})" if is_folder else ""
+    is_here = bool(value) and Path(value).is_dir()
+    here = f" (there is a folder of that name here: write ./{value})" if is_here else ""
     raise UsageError(
         f"There is no dataset {value!r}{here}.",
         f"{guess}Presets: {', '.join(PRESETS)}. Or name a Hugging Face dataset as owner/name, "

@@ -179,9 +179,11 @@ def list_inputs(found: Survey, limits: LimitsParams, skipped: Counter[str]) -> I
         name = printable(file.name)
         if file.problem is not None:
             yield PlannedInput(name, error_code=file.problem.reason, error_detail=file.problem.detail)
-        elif not (name in found.columns if found.columns else kind_in(file.name, found.kind) == found.kind):
             continue
-        elif found.kind == "images":
+        if not (name in found.columns if found.columns else kind_in(file.name, found.kind) == found.kind):
+            continue
+        path = place_of(found.inputs.base, file.name)
+        if found.kind == "images":
             yield PlannedInput(name, num_bytes=file.num_bytes, mtime_ns=file.mtime_ns)
         elif found.kind == "tar" or found.kind == "zip":
             for member in list_members(place_of(base, file.name), name, found.kind, limits, skipped):
@@ -281,7 +283,7 @@ class _Listing:
         return {
             printable(file.name): file
             for file, its_kind in self.tables
-            if its_kind is not None and kind in (None, its_kind)
+            if its_kind is not None and kind in (None, its_kind) and not file.is_folder
         }
 
     def counts(self, kind: Kind) -> int:

