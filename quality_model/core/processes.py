@@ -40,15 +40,16 @@ _NO_MAIN_GUARD: Final = 113
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 FailureKind = Literal["worker_died", "too_slow"]
+LossKind = FailureKind | Literal["node_lost"]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Stands in the place of the result of a task that cost two worker processes."""
+    """Stands in the place of the result of a task that cost two worker processes, or three actors of Ray."""
 
-    kind: FailureKind
+    kind: LossKind
 
     @property
     def detail(self) -> str:
@@ -56,6 +57,7 @@ class Failure:
         return {
             "worker_died": "two worker processes crashed while reading it (out of memory?)",
             "too_slow": "reading it took longer than limits.max_seconds, twice",
+            "node_lost": "three nodes of the cluster, or processes on them, were lost with it",
         }[self.kind]
 
 
@@ -110,16 +112,9 @@ class WorkerProcesses:
             UsageError: The script lacks a main guard, so that its workers would run it again.
         """
         end_if_imported_again()
-        window = max(self.window, self.count)
-        pending: deque[Future[Result | Failure]] = deque()
         workers = Workers(function, self.count, self.timeout_s)
         try:
-            for task in tasks:
-                pending.append(workers.submit(task))
-                if len(pending) >= window:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            yield from workers.results(tasks, max(self.window, self.count))
         finally:
             workers.close()
 
@@ -134,6 +129,40 @@ def in_order(items: Iterable[Task | Future[Task]], window: int) -> Iterator[Task
             yield first.result() if isinstance(first, Future) else first
     for first in pending:
         yield first.result() if isinstance(first, Future) else first
+
+
+class KeptProcesses:
+    """Worker processes that stay from one run to the next of the same function: they start once.
+
+    Close it in the end. A run that is stopped early ends them.
+    """
+
+    def __init__(self) -> None:
+        self._serving: tuple[WorkerProcesses, bytes] | None = None
+        self._workers: Workers | None = None
+
+    def run(
+        self, how: WorkerProcesses, function: Callable[[Task], Result], tasks: Iterable[Task]
+    ) -> Generator[Result | Failure, None, None]:
+        """See `WorkerProcesses.run`; ``how`` says how many processes, as there."""
+        end_if_imported_again()
+        wanted = how, pickle.dumps(function)
+        if self._workers is None or wanted != self._serving:
+            self.close()
+            self._workers, self._serving = Workers(function, how.count, how.timeout_s), wanted
+        is_whole = False
+        try:
+            yield from self._workers.results(tasks, max(how.window, how.count))
+            is_whole = True
+        finally:
+            if not is_whole:
+                self.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._workers is not None:
+            self._workers.close()
+        self._workers = None
 
 
 def num_workers(asked: int, num_tasks: int) -> int:
@@ -207,6 +236,10 @@ class Workers:
     def submit(self, task: Any) -> Future[Any]:
         """The result of a task, or its `Failure`; a task that has not begun can be cancelled."""
         return self._threads.submit(self._work, task)
+
+    def results(self, tasks: Iterable[Any], window: int) -> Iterator[Any]:
+        """The results in the order of the tasks, of which ``window`` at most are taken ahead."""
+        return in_order(map(self.submit, tasks), window)
 
     def close(self) -> None:
         """Kill the processes and wait for the threads."""

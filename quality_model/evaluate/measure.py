@@ -26,6 +26,7 @@ the other heads move.
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -35,8 +36,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from quality_model.core.decoding import Pixels
+from quality_model.core.processes import Executor, Failure, InThisProcess
+from quality_model.core.ray_nodes import lost_error
 from quality_model.core.torch_engine import choose_device
-from quality_model.data.dataset import TrainingSet, stratified_subset
+from quality_model.data.dataset import IMAGES_NAME, TrainingSet, stratified_subset
 from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
 from quality_model.evaluate.baselines import baseline_rows, predict_baselines
@@ -81,6 +84,9 @@ _DETAIL: Final = {"plain": 0.15, "middle": 0.25, "detailed": 1.0}
 
 _ALL_SOURCES: Final = "all"
 
+_BATCHES_AT_ONCE: Final = 16
+"""Batches of samples that are scored together, on one node where there are several."""
+
 _IMAGES_AT_ONCE: Final = 16
 """Bounds memory: 16 images of 224 px are 2.4 MB, and as many go through the model."""
 
@@ -102,6 +108,7 @@ def evaluate(
     excluded_groups: Collection[str] = (),
     images: Path | None = None,
     limits: LimitsParams = WITHOUT_PROJECT.limits,
+    executor: Executor | None = None,
 ) -> Evaluation:
     """Score the test split, measure the scores, and gather the evidence on the split's clean images.
 
@@ -114,6 +121,8 @@ def evaluate(
             all there is, the figures are of all groups, and ``num_counted_groups`` is 0: they are for
             information and no evidence.
         images, limits: As of `score_whole_images`: flags and intervals are measured there, or on samples.
+        executor: Where images and samples of the split are scored; by default in this process. The rest takes
+            the same time for any split.
 
     Raises:
         UsageError: The test or the train split has no samples.
@@ -121,7 +130,9 @@ def evaluate(
         DeviceUnavailableError: The section's device is not there.
     """
     bootstrap = bootstrap_of(section)
-    predictions = score_split(section, loaded, training_set, excluded_groups=excluded_groups)
+    predictions = score_split(
+        section, loaded, training_set, excluded_groups=excluded_groups, executor=executor
+    )
     rows = training_set.representative("train")
     training = predictions_table(training_set, rows, np.zeros((len(rows), len(HEADS)), np.float32))
     size, seed = section.baseline_samples, section.seed
@@ -150,6 +161,7 @@ def evaluate(
         seed=seed,
         device=choose_device(section.device),
         excluded_groups=excluded_groups,
+        executor=executor,
     ) or scored_samples(predictions)
     thresholds = loaded.facts.thresholds if scored.of_images else loaded.thresholds
     intervals = loaded.facts.intervals if scored.of_images or loaded.views.squeezed else None
@@ -211,6 +223,7 @@ def score_split(
     training_set: TrainingSet,
     *,
     excluded_groups: Collection[str] = (),
+    executor: Executor | None = None,
 ) -> pd.DataFrame:
     """Score the samples of the test split, see `predictions_table`; arguments and errors as of `evaluate`."""
     rows = training_set.counted("test", excluded_groups)
@@ -218,7 +231,27 @@ def score_split(
         raise UsageError(
             "The split test has no samples.", "Raise generate.test_share, or generate from more groups."
         )
-    return predictions_table(training_set, rows, _score(section, loaded, training_set.images, rows))
+    size = section.batch_size * _BATCHES_AT_ONCE
+    blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    work = _SplitWork(section, loaded, training_set.folder.absolute())
+    with closing((executor or InThisProcess()).run(work, blocks)) as results:
+        scores = [found for found in results if not isinstance(found, Failure)]
+    if len(scores) < len(blocks):
+        raise lost_error()
+    return predictions_table(training_set, rows, np.concatenate(scores))
+
+
+@dataclass(frozen=True, slots=True)
+class _SplitWork:
+    """Scores samples of a training dataset, which are whole batches; see `_score`."""
+
+    section: EvaluateParams
+    loaded: LoadedModel
+    folder: Path
+
+    def __call__(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        images = np.load(self.folder / IMAGES_NAME, mmap_mode="r")
+        return _score(self.section, self.loaded, images, rows)
 
 
 def _score(
