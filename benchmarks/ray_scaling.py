@@ -37,7 +37,8 @@ from PIL import Image
 from quality_model.core import system
 from quality_model.core.engines import Engine
 from quality_model.core.figures import markdown_table
-from quality_model.core.ray_nodes import RAY, RayNodes
+from quality_model.core.ray_cluster import RAY
+from quality_model.core.ray_nodes import RayNodes
 from quality_model.errors import QualityModelError
 from quality_model.params import WITHOUT_PROJECT
 from quality_model.score.job import score

@@ -131,40 +131,6 @@ def in_order(items: Iterable[Task | Future[Task]], window: int) -> Iterator[Task
         yield first.result() if isinstance(first, Future) else first
 
 
-class KeptProcesses:
-    """Worker processes that stay from one run to the next of the same function: they start once.
-
-    Close it in the end. A run that is stopped early ends them.
-    """
-
-    def __init__(self) -> None:
-        self._serving: tuple[WorkerProcesses, bytes] | None = None
-        self._workers: Workers | None = None
-
-    def run(
-        self, how: WorkerProcesses, function: Callable[[Task], Result], tasks: Iterable[Task]
-    ) -> Generator[Result | Failure, None, None]:
-        """See `WorkerProcesses.run`; ``how`` says how many processes, as there."""
-        end_if_imported_again()
-        wanted = how, pickle.dumps(function)
-        if self._workers is None or wanted != self._serving:
-            self.close()
-            self._workers, self._serving = Workers(function, how.count, how.timeout_s), wanted
-        is_whole = False
-        try:
-            yield from self._workers.results(tasks, max(how.window, how.count))
-            is_whole = True
-        finally:
-            if not is_whole:
-                self.close()
-
-    def close(self) -> None:
-        """End the processes."""
-        if self._workers is not None:
-            self._workers.close()
-        self._workers = None
-
-
 def num_workers(asked: int, num_tasks: int) -> int:
     """Processes to use: ``asked``, but at most one a task; for 0 as many as pay off, at least 1."""
     if asked:

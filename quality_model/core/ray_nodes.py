@@ -5,29 +5,21 @@ The tasks of an actor that is lost with its node or its process are done by anot
 order of the tasks; how far the tasks run ahead of the first one that is not done is bounded.
 """
 
+import functools
 import logging
-import os
 import pickle
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from quality_model.core.processes import Failure, Result, Task, end_if_imported_again
+from quality_model.core.processes import Failure, Result, Task
 from quality_model.core.provenance import code_sha256
-from quality_model.core.system import num_cores, silence_telemetry
-from quality_model.errors import MissingExtraError, QualityModelError, UsageError, missing_extra
-
-LOCAL: Final = "local"
-RAY: Final = "ray"
-AUTO: Final = "auto"
-_SCHEME: Final = "ray://"
+from quality_model.errors import QualityModelError, UsageError
 
 _ATTEMPTS: Final = 3
 _IN_FLIGHT: Final = 2
@@ -37,37 +29,8 @@ _AHEAD: Final = 16
 _LOOK_AGAIN_S: Final = 5.0
 """After which the size of the cluster is asked for again."""
 _SAY_AFTER_S: Final = 30.0
-_CONNECT_WITHIN_S: Final = 5.0
-_OBJECT_STORE_BYTES: Final = 256 << 20
-"""Of a cluster that is started here. Tasks and results are small: images never pass through it."""
-_QUIET: Final = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DISABLE_IMPORT_WARNING": "1",
-}
 
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def executor_on(on: str, *, cpus: int = 1, gpu: bool = False) -> Iterator["RayNodes | None"]:
-    """The executor that a job runs on; None for this machine, where each job has processes of its own.
-
-    Args:
-        on: ``local``; ``ray`` for the cluster that RAY_ADDRESS names, or else one on this machine that ends
-            with the job; ``auto`` for the cluster that runs here; or ``ray://host:port``.
-        cpus: What the function uses of a node.
-        gpu: It wants a GPU, too; its actors have one where the cluster has any.
-
-    Raises:
-        UsageError: There is no such place, no cluster answers, or it has another version of Ray or Python.
-        MissingExtraError: Ray is not installed.
-    """
-    if on == LOCAL:
-        yield None
-        return
-    end_if_imported_again()
-    with _connected(on):
-        yield RayNodes.of_cluster(cpus, gpu=gpu)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +51,21 @@ class RayNodes:
 
     @classmethod
     def of_cluster(cls, cpus: int = 1, *, gpu: bool = False) -> "RayNodes":
-        """Actors of so many CPUs each; with GPUs one of these, and its share of the CPUs."""
-        there = _resources()
-        num_gpus = int(there.get("GPU", 0)) if gpu else 0
-        if not num_gpus:
-            return cls(cpus)
-        return cls(max(cpus, int(there.get("CPU", 1)) // num_gpus), 1)
+        """Actors of so many CPUs each; with GPUs one of these, and its share of its node's CPUs.
+
+        Raises:
+            UsageError: No node has as many CPUs.
+        """
+        nodes = _nodes()
+        if gpu and (shares := [had // gpus for had, gpus in nodes if gpus]):
+            return cls(max(1, min(shares)), 1)
+        most = max((had for had, _ in nodes), default=0)
+        if 0 < most < cpus:
+            raise UsageError(
+                f"An actor is to have {cpus} CPUs, and no node of the cluster has more than {most}.",
+                "Lower --workers: those of each actor. A node has as many actors as its CPUs allow.",
+            )
+        return cls(cpus)
 
     def run(
         self, function: Callable[[Task], Result], tasks: Iterable[Task]
@@ -180,11 +152,9 @@ class _Run:
     def _room(self) -> int:
         """Actors that the cluster has room for, at least 1: a cluster may grow when one is asked for."""
         if time.monotonic() - self._looked_at >= _LOOK_AGAIN_S:
-            there = _resources()
-            rooms = [int(there.get("CPU", 0)) // self._nodes.cpus]
-            if self._nodes.gpus:
-                rooms.append(int(there.get("GPU", 0)) // self._nodes.gpus)
-            self._most_actors, self._looked_at = max(1, min(rooms)), time.monotonic()
+            cpus, gpus = self._nodes.cpus, self._nodes.gpus
+            rooms = [min(had // cpus, had_gpus if gpus else had) for had, had_gpus in _nodes()]
+            self._most_actors, self._looked_at = max(1, sum(rooms)), time.monotonic()
         return self._most_actors
 
     def _start(self, room: int) -> None:
@@ -315,6 +285,7 @@ def difference(expected: tuple[str, str]) -> UsageError | None:
     )
 
 
+@functools.cache
 def _own_version() -> tuple[str, str]:
     """The version of this package, and a hash of its code."""
     try:
@@ -337,68 +308,10 @@ def _problem_of(error: Exception) -> QualityModelError:
     return QualityModelError(f"Ray could not run a task: {line}", "Look at the logs of its nodes.")
 
 
-def _resources() -> Mapping[str, float]:
-    """Of all nodes of the cluster together, by name."""
+def _nodes() -> list[tuple[int, int]]:
+    """CPUs and GPUs of each node of the cluster."""
     import ray
 
-    ask: Any = ray.cluster_resources  # without types
-    return ask()  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _connected(on: str) -> Iterator[None]:
-    """Be connected to the cluster; one that was started for this is stopped."""
-    address = _address(on)
-    os.environ.update(_QUIET)
-    silence_telemetry()
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) or error from None
-    if ray.is_initialized():  # by the program that calls
-        yield
-        return
-    try:
-        _connect(ray, address)
-    except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
-        line = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UsageError(
-            f"No connection to Ray at {address}: {line}",
-            "Check the address; cluster and driver need the same versions of Ray and Python.",
-        ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _address(on: str) -> str:
-    """What Ray calls the place that ``on`` names."""
-    if on == RAY:
-        return os.environ.get("RAY_ADDRESS") or LOCAL
-    if on == AUTO or (on.startswith(_SCHEME) and urlsplit(on).hostname):
-        return on
-    raise UsageError(f"--on {on!r} is no place to run.", "Give local, ray, auto or ray://host:port.")
-
-
-def _connect(ray: Any, address: str) -> None:
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address != LOCAL:
-        if address.startswith(_SCHEME):
-            place = urlsplit(address)
-            with socket.create_connection((place.hostname, place.port or 10001), _CONNECT_WITHIN_S):
-                pass  # Ray itself tries for half a minute
-            if find_spec("grpc") is None:
-                raise MissingExtraError(
-                    'ray:// needs grpcio, which is not installed: pip install "ray[client]"'
-                )
-        ray.init(address=address, **quiet)
-        return
-    ray.init(
-        address=LOCAL,
-        num_cpus=num_cores(),
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        _node_ip_address="127.0.0.1",
-        **quiet,
-    )
+    ask: Any = ray.nodes  # without types
+    there = [node["Resources"] for node in ask() if node["Alive"]]
+    return [(int(had.get("CPU", 0)), int(had.get("GPU", 0))) for had in there]

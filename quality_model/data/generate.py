@@ -26,7 +26,8 @@ from quality_model.core.processes import (
     end_if_imported_again,
 )
 from quality_model.core.provenance import code_sha256
-from quality_model.core.ray_nodes import LOCAL, executor_on, lost_error
+from quality_model.core.ray_cluster import LOCAL, executor_on
+from quality_model.core.ray_nodes import lost_error
 from quality_model.core.system import num_cores
 from quality_model.data.dataset import (
     IMAGES_NAME,
@@ -102,8 +103,8 @@ def generate(
         train_samples: ``fresh`` if training degrades the clean images of the train split anew. Then the
             degraded samples of that split are not made, except for whole images with together at most
             `CALIBRATION_SAMPLES`. The other samples are the same as with ``stored``.
-        on: Where samples are made: see `ray_nodes.executor_on`. All nodes write their pixels into one file of
-            the output, which has to be on a file system that they share.
+        on: Where samples are made: see `ray_cluster.executor_on`. All nodes write their pixels into one file
+            of the output, which has to be on a file system that they share.
 
     Raises:
         IncompleteError, CorruptError: The images table is not usable.

@@ -26,7 +26,6 @@ the other heads move.
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -36,11 +35,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from quality_model.core.decoding import Pixels
-from quality_model.core.processes import Executor, Failure, InThisProcess
-from quality_model.core.ray_nodes import lost_error
+from quality_model.core.processes import Executor
 from quality_model.core.torch_engine import choose_device
-from quality_model.data.dataset import IMAGES_NAME, TrainingSet, stratified_subset
-from quality_model.errors import UsageError
+from quality_model.data.dataset import TrainingSet, stratified_subset
 from quality_model.evaluate import metrics
 from quality_model.evaluate.baselines import baseline_rows, predict_baselines
 from quality_model.evaluate.evidence import (
@@ -55,7 +52,7 @@ from quality_model.evaluate.evidence import (
     decisive,
 )
 from quality_model.evaluate.metrics import Bootstrap, Floats, measure_coverage, measure_flags
-from quality_model.evaluate.predictions import predict_scores, predictions_table
+from quality_model.evaluate.predictions import predictions_table, score_rows, score_split
 from quality_model.evaluate.sweeps import SWEEPS, SeveritySweep
 from quality_model.evaluate.whole_images import score_whole_images, scored_samples
 from quality_model.networks.model import LoadedModel
@@ -83,9 +80,6 @@ _DETAIL: Final = {"plain": 0.15, "middle": 0.25, "detailed": 1.0}
 """Upper edges of the finer slices; a value on an edge is in the lower one."""
 
 _ALL_SOURCES: Final = "all"
-
-_BATCHES_AT_ONCE: Final = 16
-"""Batches of samples that are scored together, on one node where there are several."""
 
 _IMAGES_AT_ONCE: Final = 16
 """Bounds memory: 16 images of 224 px are 2.4 MB, and as many go through the model."""
@@ -145,7 +139,7 @@ def evaluate(
     clean = predictions[predictions["is_clean"]]
     chosen = clean.iloc[stratified_subset(np.arange(len(clean)), section.sweep_images, seed)]
     scores = score_sweeps(
-        lambda pixels: _score(section, loaded, pixels, np.arange(len(pixels))).astype(np.float64),
+        lambda pixels: score_rows(section, loaded, pixels, np.arange(len(pixels))).astype(np.float64),
         training_set.images[chosen["row"].to_numpy()],
         seed=seed,
     )
@@ -215,52 +209,6 @@ def measuring(section: EvaluateParams) -> dict[str, int | float]:
 def bootstrap_of(section: EvaluateParams) -> Bootstrap:
     """The intervals that the parameters ask for."""
     return Bootstrap(section.bootstrap_samples, section.confidence, section.seed)
-
-
-def score_split(
-    section: EvaluateParams,
-    loaded: LoadedModel,
-    training_set: TrainingSet,
-    *,
-    excluded_groups: Collection[str] = (),
-    executor: Executor | None = None,
-) -> pd.DataFrame:
-    """Score the samples of the test split, see `predictions_table`; arguments and errors as of `evaluate`."""
-    rows = training_set.counted("test", excluded_groups)
-    if len(rows) == 0:
-        raise UsageError(
-            "The split test has no samples.", "Raise generate.test_share, or generate from more groups."
-        )
-    size = section.batch_size * _BATCHES_AT_ONCE
-    blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
-    work = _SplitWork(section, loaded, training_set.folder.absolute())
-    with closing((executor or InThisProcess()).run(work, blocks)) as results:
-        scores = [found for found in results if not isinstance(found, Failure)]
-    if len(scores) < len(blocks):
-        raise lost_error()
-    return predictions_table(training_set, rows, np.concatenate(scores))
-
-
-@dataclass(frozen=True, slots=True)
-class _SplitWork:
-    """Scores samples of a training dataset, which are whole batches; see `_score`."""
-
-    section: EvaluateParams
-    loaded: LoadedModel
-    folder: Path
-
-    def __call__(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        images = np.load(self.folder / IMAGES_NAME, mmap_mode="r")
-        return _score(self.section, self.loaded, images, rows)
-
-
-def _score(
-    section: EvaluateParams, loaded: LoadedModel, images: npt.NDArray[np.uint8], rows: npt.ArrayLike
-) -> npt.NDArray[np.float32]:
-    device = choose_device(section.device)
-    model = loaded.model.to(device)
-    scores = predict_scores(model, images, rows, batch_size=section.batch_size, device=device)
-    return loaded.views.on_scale(scores)
 
 
 def _measure_slices(

@@ -17,7 +17,7 @@ import pandas as pd
 
 from quality_model.core import storage
 from quality_model.core.figures import save_figure, text_table
-from quality_model.core.ray_nodes import LOCAL, executor_on
+from quality_model.core.ray_cluster import LOCAL, executor_on
 from quality_model.core.torch_engine import choose_device
 from quality_model.data.dataset import TrainingSet, seen_by, seen_groups
 from quality_model.errors import StorageError, UsageError
@@ -29,7 +29,8 @@ from quality_model.evaluate.evidence import (
     Evaluated,
     Evidence,
 )
-from quality_model.evaluate.measure import Evaluation, bootstrap_of, evaluate, measuring, score_split
+from quality_model.evaluate.measure import Evaluation, bootstrap_of, evaluate, measuring
+from quality_model.evaluate.predictions import score_split
 from quality_model.evaluate.real_defects import measure_real_defects
 from quality_model.evaluate.whole_images import has_images
 from quality_model.networks.model import LoadedModel, load_model
@@ -70,7 +71,7 @@ def evaluate_candidate(
         images: Folder of the images table that the dataset was generated from; where it is missing, clean
             flags and the coverage of intervals are those of the dataset's samples (`whole_images`).
         limits: What an image may be.
-        on: Where images and samples are scored: see `ray_nodes.executor_on`. Nodes read both by their paths.
+        on: Where images and samples are scored: see `ray_cluster.executor_on`. Nodes read both by path.
 
     Raises:
         CheckpointError: The model does not load.

@@ -13,7 +13,8 @@ from quality_model.core.folders import JOB_NAME, is_folder, printable
 from quality_model.core.jobs import JobFolder, Part
 from quality_model.core.measures import chosen_sets, measures_of
 from quality_model.core.provenance import deciding_record
-from quality_model.core.ray_nodes import LOCAL, RayNodes, executor_on
+from quality_model.core.ray_cluster import LOCAL, executor_on
+from quality_model.core.ray_nodes import RayNodes
 from quality_model.errors import UsageError
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import SCHEMA_VERSION
@@ -77,7 +78,7 @@ def score(
         model: Whose scores they are; needed with a ``scorer`` alone.
         share: Make this share of the parts alone, beside other processes; `merge` completes the job, and
             judges the errors of the inputs.
-        on: Where parts are made: see `ray_nodes.executor_on`. The result is the same.
+        on: Where parts are made: see `ray_cluster.executor_on`. The result is the same.
 
     Returns:
         The summary of all rows, or of those of the share.
@@ -271,18 +272,24 @@ class _Job:
         from tqdm import tqdm
 
         logger.info("Scoring %d inputs in %d part%s.", num_inputs, len(todo), "" if len(todo) == 1 else "s")
-        how = (self.section, self.limits, self.download)
         with tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty()) as bar:
             if self.nodes is None:
                 assert not isinstance(scorer, ModelFiles)
-                maker = PartMaker(self.folder, self.plan, *how, self.inputs, scorer, self.keeper)
+                maker = PartMaker(
+                    *(self.folder, self.plan, self.section, self.limits, self.download, self.inputs),
+                    scorer,
+                    self.keeper,
+                )
                 yield from maker.make(todo, bar.update)
                 return
             model = (
                 ModelFiles.of(scorer.source, scorer.path) if isinstance(scorer, predict.Scorer) else scorer
             )
             base = collection_of(self.inputs).base.absolute()
-            parts = NodeParts(self.folder.folder.absolute(), self.plan, *how, base, model)
+            section = self.section.model_copy(update={"workers": self.nodes.cpus})
+            parts = NodeParts(
+                self.folder.folder.absolute(), self.plan, section, self.limits, self.download, base, model
+            )
             for made in make_on(self.nodes, parts, todo):
                 table = read_made(self.folder, self.plan, made)
                 self.keeper.add_part(made.todo.number, table)

@@ -18,7 +18,8 @@ import pyarrow as pa
 from quality_model.core import predict
 from quality_model.core.folders import is_there
 from quality_model.core.jobs import JobFolder
-from quality_model.core.processes import Executor, Failure, KeptProcesses
+from quality_model.core.kept_processes import KeptProcesses
+from quality_model.core.processes import Executor, Failure
 from quality_model.errors import CheckpointError, IncompleteError, UsageError
 from quality_model.params import EngineName, LimitsParams, ScoreParams
 from quality_model.records import ModelRef

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from quality_model.core.jobs import JobFolder, Part, part_name
-from quality_model.core.processes import KeptProcesses
+from quality_model.core.kept_processes import KeptProcesses
 from quality_model.params import LimitsParams, ScoreParams
 from quality_model.score import result
 from quality_model.score.plan import Plan

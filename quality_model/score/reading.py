@@ -22,9 +22,10 @@ from PIL import Image
 from quality_model.core import decoding, views
 from quality_model.core.decoding import DecodedImage, Pixels
 from quality_model.core.engines import Engine
+from quality_model.core.kept_processes import KeptProcesses
 from quality_model.core.measures import MEASURED_PX, MeasuredImage, Values
 from quality_model.core.measures import measure as measure_image
-from quality_model.core.processes import Failure, KeptProcesses, WorkerProcesses, in_order, num_workers
+from quality_model.core.processes import Failure, WorkerProcesses, in_order, num_workers
 from quality_model.core.stores import is_in_store, is_store_address, store_path
 from quality_model.core.views import ViewRecipe
 from quality_model.errors import CheckpointError, ImageError, QualityModelError, UsageError

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 
 import pytest
 
-from quality_model.core.ray_nodes import RayNodes, executor_on
+from quality_model.core.ray_cluster import executor_on
+from quality_model.core.ray_nodes import RayNodes
 from quality_model.errors import MissingExtraError
 
 pytestmark = pytest.mark.servers

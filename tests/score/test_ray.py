@@ -183,6 +183,14 @@ def test_a_node_with_another_version_of_the_package_is_refused_in_one_line(clust
     assert "Install the same version on all nodes" in said and "Traceback" not in said
 
 
+@pytest.mark.servers
+def test_actors_take_the_gpu_of_a_node_and_say_what_the_model_is_there(cluster, start, local):
+    """The GPU is one in name, so they score by the CPU: the result is the same."""
+    cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=80 << 20)
+    done(start("there", "--on", "ray"))
+    assert left_by(Path("there")) == local
+
+
 @pytest.mark.parametrize(
     ("on", "message"),
     [
