@@ -99,6 +99,7 @@ def _connect(ray: Any, address: str) -> None:
                 )
         ray.init(address=address, **quiet)
         return
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as worker processes have, and not Ray's 15
     ray.init(
         address=LOCAL,
         num_cpus=num_cores(),
