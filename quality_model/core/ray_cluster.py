@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -64,7 +66,8 @@ def _connected(on: str) -> Iterator[None]:
         yield
         return
     try:
-        _connect(ray, address)
+        with _own_handler_of(signal.SIGTERM):
+            _connect(ray, address)
     except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
         line = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UsageError(
@@ -75,6 +78,17 @@ def _connected(on: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_handler_of(number: signal.Signals) -> Iterator[None]:
+    """Keep the program's handler of a signal: Ray puts one of its own in its place."""
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(number, before)
 
 
 def _address(on: str) -> str:

@@ -135,7 +135,9 @@ def test_a_node_that_is_lost_costs_nothing_and_what_was_begun_elsewhere_is_resum
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize(("end", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("end", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
 def test_a_driver_that_ends_leaves_whole_parts_and_the_same_command_resumes_it_anywhere(
     cluster, slow, start, local, end, code
 ):
