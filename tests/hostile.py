@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import pytest
 
-Behaviour = Literal["crash", "hang", "exit", "raise", "no memory"]
+Behaviour = Literal["crash", "hang", "exit", "raise", "no memory", "slow", "fatal"]
 
 _MARK: Final = "hostile image: "
 
@@ -36,6 +36,10 @@ def obey(file, *arguments, **options):
             raise LookupError("unforeseen")
         if behaviour == b"no memory":
             raise MemoryError
+        if behaviour == b"slow":
+            time.sleep(1.0)
+        if behaviour == b"fatal":
+            os.kill(os.getppid(), signal.SIGKILL)
     return opened(file, *arguments, **options)
 
 Image.open = obey

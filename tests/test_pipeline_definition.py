@@ -30,6 +30,7 @@ CHANGES_NO_VALUE = (
     *("__init__.py", "__main__.py", "cli/", "release/", "pretrained/"),
     *("errors.py", "params.py", "params_file.py", "paths.py"),
     *("core/__init__.py", "core/jobs.py", "core/models.py", "core/processes.py"),
+    *("core/ray_cluster.py", "core/ray_nodes.py"),
     *("core/storage.py", "core/system.py"),
 )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import PATH, command, folder_option, with_params
+from quality_model.cli.flags import PATH, command, folder_option, with_on, with_params
 from quality_model.paths import ProjectPaths
 from quality_model.records import SPLITS, Split
 
@@ -66,13 +66,14 @@ def validate_images(params: Params, data_dir: Path, output: Path) -> None:
 @command()
 @_IMAGES_IN
 @folder_option("--output", _PATHS.training_set, "Folder for the training dataset.")
+@with_on
 @with_params("generate")
-def generate(params: Params, data_dir: Path, output: Path) -> None:
+def generate(params: Params, data_dir: Path, output: Path, on: str) -> None:
     """Degrade clean images into a training dataset.
 
     It has the labelled samples that train.samples asks for.
     """
-    _generate(params, data_dir, output)
+    _generate(params, data_dir, output, on)
 
 
 @command("generate-hf")
@@ -82,7 +83,7 @@ def generate(params: Params, data_dir: Path, output: Path) -> None:
 def generate_hf(params: Params, images: Path, output: Path) -> None:
     """Download, then generate: both in one command."""
     _download(params, images)
-    _generate(params, images, output)
+    _generate(params, images, output, "local")
 
 
 @command("validate-training-set")
@@ -126,11 +127,11 @@ def _download(params: Params, output: Path) -> None:
     _report("download", download(params.source, params.limits, output), output)
 
 
-def _generate(params: Params, images: Path, output: Path) -> None:
+def _generate(params: Params, images: Path, output: Path, on: str) -> None:
     from quality_model.data.generate import generate
 
     samples = params.train.samples
-    summary = generate(params.generate, params.limits, images, output, train_samples=samples)
+    summary = generate(params.generate, params.limits, images, output, train_samples=samples, on=on)
     _report("generate", summary, output)
 
 

@@ -131,6 +131,12 @@ def with_input_choice(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def with_on(command: F) -> F:
+    """Pass ``on``, where the work is done (`core.ray_cluster.executor_on`), to a command."""
+    text = "Where to run: local, ray (here, or RAY_ADDRESS), auto (a running cluster), ray://host:port."
+    return click.option("--on", default="local", show_default=True, metavar="PLACE", help=text)(command)
+
+
 def with_download(command: Callable[..., Any]) -> Callable[..., Any]:
     """Pass ``download``, a `score.reading.DownloadRules`, or None where a user does not allow it."""
 

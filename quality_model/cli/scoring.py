@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import PATH, command, registry_of, with_download, with_input_choice, with_params
+from quality_model.cli.flags import (
+    PATH,
+    command,
+    registry_of,
+    with_download,
+    with_input_choice,
+    with_on,
+    with_params,
+)
 from quality_model.errors import ImageError, InputErrorsAboveLimit, QualityModelError, UsageError, redacted
 from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS, QualityScores
@@ -171,6 +179,7 @@ def _scores(model: Scorer, reading: Reading) -> QualityScores | ImageError:
 @click.option("--gallery", "with_gallery", is_flag=True, help="Then write a page to look at; see `gallery`.")
 @click.option("--part", metavar="I/N", help="Make the I-th of N shares of a job, on one of N machines.")
 @click.option("--merge", "is_merged", is_flag=True, help="Complete a job when all its shares are made.")
+@with_on
 @click.option("--estimate", "only_estimate", is_flag=True, help="Say what a job will take and flag.")
 @with_download
 @with_input_choice
@@ -186,6 +195,7 @@ def score(
     part: str | None,
     is_merged: bool,
     only_estimate: bool,
+    on: str,
     download: DownloadRules | None,
     choice: InputChoice,
 ) -> None:
@@ -201,6 +211,7 @@ def score(
     from quality_model.score.shares import Share
 
     given = {"--overwrite": overwrite, "--verify": verify, "--estimate": only_estimate}
+    given["--on"] = on != "local"
     excluded = given | ({"--merge": is_merged, "--gallery": with_gallery} if part else {})
     if (part or is_merged) and (others := [name for name, is_given in excluded.items() if is_given]):
         raise UsageError(f"{'--part' if part else '--merge'} does not go with {others[0]}.", "Leave one out.")
@@ -221,6 +232,7 @@ def score(
         download=download,
         registry=registry_of(params),
         share=share,
+        on=on,
     )
     make: Callable[..., ScoreSummary] = job.merge if is_merged else scored
     try:

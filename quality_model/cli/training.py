@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quality_model.cli.flags import LOCAL, PATH, command, folder_option, with_params
+from quality_model.cli.flags import LOCAL, PATH, command, folder_option, with_on, with_params
 from quality_model.errors import UsageError
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 
@@ -82,8 +82,11 @@ def train(
 @_IMAGES_IN
 @folder_option("--history", _PATHS.training_report, "Folder of the training's report.")
 @folder_option("--output", _PATHS.evaluation_report, "Folder for measures and figures.")
+@with_on
 @with_params("evaluate")
-def evaluate(params: Params, data_dir: Path, model: Path, images: Path, history: Path, output: Path) -> None:
+def evaluate(
+    params: Params, data_dir: Path, model: Path, images: Path, history: Path, output: Path, on: str
+) -> None:
     """Evaluate a model on the test split."""
     from quality_model.evaluate.step import evaluate_candidate, summary_table
     from quality_model.release.pages import write_index
@@ -98,6 +101,7 @@ def evaluate(params: Params, data_dir: Path, model: Path, images: Path, history:
         loss_weights=params.train.loss_weights,
         images=images,
         limits=params.limits,
+        on=on,
     )
     write_index(_ROOT)
     if model.is_dir():

@@ -82,12 +82,16 @@ class JobFolder:
             with ThreadPoolExecutor(_THREADS) as threads:
                 for _ in threads.map(_require_free, self._locks_of_shares()):
                     pass  # from now on nobody else gets it
-            for name in ("", MARKERS_FOLDER, UPDATE_FOLDER, THUMBNAILS_FOLDER):
-                storage.sweep(self.folder / name)
+            self.sweep()
             yield
             if (self.folder / JOB_NAME).exists():
                 for path in (self.folder / SHARES_NAME, *self._locks_of_shares()):
                     storage.remove(path)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half written; for who alone works in the folder."""
+        for name in ("", MARKERS_FOLDER, UPDATE_FOLDER, THUMBNAILS_FOLDER):
+            storage.sweep(self.folder / name)
 
     @contextmanager
     def shared(self, number: int, count: int, plan: Callable[[], object]) -> Iterator[None]:

@@ -40,15 +40,16 @@ _NO_MAIN_GUARD: Final = 113
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 FailureKind = Literal["worker_died", "too_slow"]
+LossKind = FailureKind | Literal["node_lost"]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Stands in the place of the result of a task that cost two worker processes."""
+    """Stands in the place of the result of a task that cost two worker processes, or three actors of Ray."""
 
-    kind: FailureKind
+    kind: LossKind
 
     @property
     def detail(self) -> str:
@@ -56,6 +57,7 @@ class Failure:
         return {
             "worker_died": "two worker processes crashed while reading it (out of memory?)",
             "too_slow": "reading it took longer than limits.max_seconds, twice",
+            "node_lost": "three nodes of the cluster, or processes on them, were lost with it",
         }[self.kind]
 
 
@@ -110,16 +112,9 @@ class WorkerProcesses:
             UsageError: The script lacks a main guard, so that its workers would run it again.
         """
         end_if_imported_again()
-        window = max(self.window, self.count)
-        pending: deque[Future[Result | Failure]] = deque()
         workers = Workers(function, self.count, self.timeout_s)
         try:
-            for task in tasks:
-                pending.append(workers.submit(task))
-                if len(pending) >= window:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            yield from workers.results(tasks, max(self.window, self.count))
         finally:
             workers.close()
 
@@ -207,6 +202,10 @@ class Workers:
     def submit(self, task: Any) -> Future[Any]:
         """The result of a task, or its `Failure`; a task that has not begun can be cancelled."""
         return self._threads.submit(self._work, task)
+
+    def results(self, tasks: Iterable[Any], window: int) -> Iterator[Any]:
+        """The results in the order of the tasks, of which ``window`` at most are taken ahead."""
+        return in_order(map(self.submit, tasks), window)
 
     def close(self) -> None:
         """Kill the processes and wait for the threads."""

@@ -26,6 +26,8 @@ from quality_model.core.processes import (
     end_if_imported_again,
 )
 from quality_model.core.provenance import code_sha256
+from quality_model.core.ray_cluster import LOCAL, executor_on
+from quality_model.core.ray_nodes import lost_error
 from quality_model.core.system import num_cores
 from quality_model.data.dataset import (
     IMAGES_NAME,
@@ -84,6 +86,7 @@ def generate(
     output: Path,
     *,
     train_samples: TrainSamples = "stored",
+    on: str = LOCAL,
 ) -> GenerateSummary:
     """Make ``samples_per_image`` degraded samples of every readable image, and keep the image itself.
 
@@ -100,6 +103,8 @@ def generate(
         train_samples: ``fresh`` if training degrades the clean images of the train split anew. Then the
             degraded samples of that split are not made, except for whole images with together at most
             `CALIBRATION_SAMPLES`. The other samples are the same as with ``stored``.
+        on: Where samples are made: see `ray_cluster.executor_on`. All nodes write their pixels into one file
+            of the output, which has to be on a file system that they share.
 
     Raises:
         IncompleteError, CorruptError: The images table is not usable.
@@ -136,7 +141,10 @@ def generate(
         work = _Work(output, plan, (num_samples, side, side, 3))
         try:
             work.open()
-            _make_parts(parts, Recipe(images, section, limits, work.pixels, work.header_bytes), work)
+            pixels = work.pixels.absolute()
+            recipe = Recipe(images.absolute(), section, limits, pixels, work.header_bytes)
+            with executor_on(on) as nodes:
+                _make_parts(parts, recipe, work, nodes)
             soft_images = _publish(parts, work, output)
         finally:
             work.remove_if_empty()
@@ -272,13 +280,14 @@ class _Work:
         self._job.write_plan(self._plan)
 
 
-def _make_parts(parts: Sequence[PartTask], recipe: Recipe, work: _Work) -> None:
-    """Make the parts that are not finished, in this process (1 worker) or in others."""
+def _make_parts(parts: Sequence[PartTask], recipe: Recipe, work: _Work, nodes: Executor | None) -> None:
+    """Make the parts that are not finished, in this process (1 worker), in others, or on nodes."""
     todo = [part for part in parts if work.read(part) is None]
     total, num_todo = (sum(part.num_samples for part in some) for some in (parts, todo))
     if num_todo < total:
         _log.info("Resuming after %d of %d samples", total - num_todo, total)
-    results = _executor(todo, recipe).run(partial(make_part, recipe=recipe), todo)
+    executor = nodes or _executor(todo, recipe)
+    results = executor.run(partial(make_part, recipe=recipe), todo)
     try:
         with (
             closing(results),
@@ -288,14 +297,18 @@ def _make_parts(parts: Sequence[PartTask], recipe: Recipe, work: _Work) -> None:
         ):
             for part, rows in zip(todo, results, strict=True):
                 if isinstance(rows, Failure):
-                    raise QualityModelError(
-                        f"Two worker processes failed on the same images ({rows.kind}).",
-                        "Run the same command again with fewer workers (generate.workers), at least 1.",
-                    )
+                    raise lost_error() if rows.kind == "node_lost" else _of_workers(rows)
                 work.write(part, rows)
                 bar.update(len(rows))
     except OSError as error:
         raise storage.explain(error, recipe.pixels_path) from error
+
+
+def _of_workers(part: Failure) -> QualityModelError:
+    return QualityModelError(
+        f"Two worker processes failed on the same images ({part.kind}).",
+        "Run the same command again with fewer workers (generate.workers), at least 1.",
+    )
 
 
 def _executor(todo: Sequence[PartTask], recipe: Recipe) -> Executor:

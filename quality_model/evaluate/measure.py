@@ -35,9 +35,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from quality_model.core.decoding import Pixels
+from quality_model.core.processes import Executor
 from quality_model.core.torch_engine import choose_device
 from quality_model.data.dataset import TrainingSet, stratified_subset
-from quality_model.errors import UsageError
 from quality_model.evaluate import metrics
 from quality_model.evaluate.baselines import baseline_rows, predict_baselines
 from quality_model.evaluate.evidence import (
@@ -52,7 +52,7 @@ from quality_model.evaluate.evidence import (
     decisive,
 )
 from quality_model.evaluate.metrics import Bootstrap, Floats, measure_coverage, measure_flags
-from quality_model.evaluate.predictions import predict_scores, predictions_table
+from quality_model.evaluate.predictions import predictions_table, score_rows, score_split
 from quality_model.evaluate.sweeps import SWEEPS, SeveritySweep
 from quality_model.evaluate.whole_images import score_whole_images, scored_samples
 from quality_model.networks.model import LoadedModel
@@ -102,6 +102,7 @@ def evaluate(
     excluded_groups: Collection[str] = (),
     images: Path | None = None,
     limits: LimitsParams = WITHOUT_PROJECT.limits,
+    executor: Executor | None = None,
 ) -> Evaluation:
     """Score the test split, measure the scores, and gather the evidence on the split's clean images.
 
@@ -114,6 +115,8 @@ def evaluate(
             all there is, the figures are of all groups, and ``num_counted_groups`` is 0: they are for
             information and no evidence.
         images, limits: As of `score_whole_images`: flags and intervals are measured there, or on samples.
+        executor: Where images and samples of the split are scored; by default in this process. The rest takes
+            the same time for any split.
 
     Raises:
         UsageError: The test or the train split has no samples.
@@ -121,7 +124,9 @@ def evaluate(
         DeviceUnavailableError: The section's device is not there.
     """
     bootstrap = bootstrap_of(section)
-    predictions = score_split(section, loaded, training_set, excluded_groups=excluded_groups)
+    predictions = score_split(
+        section, loaded, training_set, excluded_groups=excluded_groups, executor=executor
+    )
     rows = training_set.representative("train")
     training = predictions_table(training_set, rows, np.zeros((len(rows), len(HEADS)), np.float32))
     size, seed = section.baseline_samples, section.seed
@@ -134,7 +139,7 @@ def evaluate(
     clean = predictions[predictions["is_clean"]]
     chosen = clean.iloc[stratified_subset(np.arange(len(clean)), section.sweep_images, seed)]
     scores = score_sweeps(
-        lambda pixels: _score(section, loaded, pixels, np.arange(len(pixels))).astype(np.float64),
+        lambda pixels: score_rows(section, loaded, pixels, np.arange(len(pixels))).astype(np.float64),
         training_set.images[chosen["row"].to_numpy()],
         seed=seed,
     )
@@ -150,6 +155,7 @@ def evaluate(
         seed=seed,
         device=choose_device(section.device),
         excluded_groups=excluded_groups,
+        executor=executor,
     ) or scored_samples(predictions)
     thresholds = loaded.facts.thresholds if scored.of_images else loaded.thresholds
     intervals = loaded.facts.intervals if scored.of_images or loaded.views.squeezed else None
@@ -203,31 +209,6 @@ def measuring(section: EvaluateParams) -> dict[str, int | float]:
 def bootstrap_of(section: EvaluateParams) -> Bootstrap:
     """The intervals that the parameters ask for."""
     return Bootstrap(section.bootstrap_samples, section.confidence, section.seed)
-
-
-def score_split(
-    section: EvaluateParams,
-    loaded: LoadedModel,
-    training_set: TrainingSet,
-    *,
-    excluded_groups: Collection[str] = (),
-) -> pd.DataFrame:
-    """Score the samples of the test split, see `predictions_table`; arguments and errors as of `evaluate`."""
-    rows = training_set.counted("test", excluded_groups)
-    if len(rows) == 0:
-        raise UsageError(
-            "The split test has no samples.", "Raise generate.test_share, or generate from more groups."
-        )
-    return predictions_table(training_set, rows, _score(section, loaded, training_set.images, rows))
-
-
-def _score(
-    section: EvaluateParams, loaded: LoadedModel, images: npt.NDArray[np.uint8], rows: npt.ArrayLike
-) -> npt.NDArray[np.float32]:
-    device = choose_device(section.device)
-    model = loaded.model.to(device)
-    scores = predict_scores(model, images, rows, batch_size=section.batch_size, device=device)
-    return loaded.views.on_scale(scores)
 
 
 def _measure_slices(

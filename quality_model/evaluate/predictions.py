@@ -1,6 +1,10 @@
 """A model's scores of samples beside their labels, and the thresholds and intervals that scores give."""
 
 import math
+from collections.abc import Collection
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -8,15 +12,21 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from quality_model.core.processes import Executor, Failure, InThisProcess
 from quality_model.core.provenance import HeadIntervals, Intervals
-from quality_model.core.torch_engine import exact_float32
-from quality_model.data.dataset import TrainingSet
-from quality_model.errors import CheckpointError
-from quality_model.networks.model import to_model_input
+from quality_model.core.ray_nodes import lost_error
+from quality_model.core.torch_engine import choose_device, exact_float32
+from quality_model.data.dataset import IMAGES_NAME, TrainingSet
+from quality_model.errors import CheckpointError, UsageError
+from quality_model.networks.model import LoadedModel, to_model_input
+from quality_model.params import EvaluateParams
 from quality_model.records import HEADS, OVERALL_WEIGHTS, Head
 
 CONFIDENCE: Final = 0.9
 """Share of images whose severity is in the interval around their score."""
+
+_BATCHES_AT_ONCE: Final = 16
+"""Batches of samples that are scored together, on one node where there are several."""
 
 MOST_BINS: Final = 4
 FEWEST_IN_BIN: Final = 20
@@ -99,6 +109,58 @@ def predictions_table(
         if name in manifest:
             columns[name] = manifest[name].to_numpy(np.float64)
     return pd.DataFrame(columns)
+
+
+def score_split(
+    section: EvaluateParams,
+    loaded: LoadedModel,
+    training_set: TrainingSet,
+    *,
+    excluded_groups: Collection[str] = (),
+    executor: Executor | None = None,
+) -> pd.DataFrame:
+    """Score the samples of the test split, see `predictions_table`; arguments as of `measure.evaluate`.
+
+    Raises:
+        UsageError: The split has none.
+        CheckpointError: As of `predict_scores`.
+    """
+    rows = training_set.counted("test", excluded_groups)
+    if len(rows) == 0:
+        raise UsageError(
+            "The split test has no samples.", "Raise generate.test_share, or generate from more groups."
+        )
+    size = section.batch_size * _BATCHES_AT_ONCE
+    blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    work = _SplitWork(section, loaded, training_set.folder.absolute())
+    with closing((executor or InThisProcess()).run(work, blocks)) as results:
+        scores = [found for found in results if not isinstance(found, Failure)]
+    if len(scores) < len(blocks):
+        raise lost_error()
+    return predictions_table(training_set, rows, np.concatenate(scores))
+
+
+@dataclass(frozen=True, slots=True)
+class _SplitWork:
+    """Scores samples of a training dataset, which are whole batches; see `score_rows`."""
+
+    section: EvaluateParams
+    loaded: LoadedModel
+    folder: Path
+
+    def __call__(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        images = np.load(self.folder / IMAGES_NAME, mmap_mode="r")
+        return score_rows(self.section, self.loaded, images, rows)
+
+
+def score_rows(
+    section: EvaluateParams, loaded: LoadedModel, images: npt.NDArray[np.uint8], rows: npt.ArrayLike
+) -> npt.NDArray[np.float32]:
+    """Score some images, as `predict_scores`, on the section's device and the model's scale."""
+    device = choose_device(section.device)
+    model = loaded.model.to(device)
+    scores = predict_scores(model, images, rows, batch_size=section.batch_size, device=device)
+    return loaded.views.on_scale(scores)
 
 
 def calibrate_thresholds(scores: npt.ArrayLike, share: float) -> dict[Head, float] | None:

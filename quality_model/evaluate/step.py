@@ -17,6 +17,7 @@ import pandas as pd
 
 from quality_model.core import storage
 from quality_model.core.figures import save_figure, text_table
+from quality_model.core.ray_cluster import LOCAL, executor_on
 from quality_model.core.torch_engine import choose_device
 from quality_model.data.dataset import TrainingSet, seen_by, seen_groups
 from quality_model.errors import StorageError, UsageError
@@ -28,7 +29,8 @@ from quality_model.evaluate.evidence import (
     Evaluated,
     Evidence,
 )
-from quality_model.evaluate.measure import Evaluation, bootstrap_of, evaluate, measuring, score_split
+from quality_model.evaluate.measure import Evaluation, bootstrap_of, evaluate, measuring
+from quality_model.evaluate.predictions import score_split
 from quality_model.evaluate.real_defects import measure_real_defects
 from quality_model.evaluate.whole_images import has_images
 from quality_model.networks.model import LoadedModel, load_model
@@ -54,6 +56,7 @@ def evaluate_candidate(
     loss_weights: PerHead,
     images: Path | None,
     limits: LimitsParams,
+    on: str = LOCAL,
 ) -> Evaluation:
     """Measure a model on the test split, with the evidence that the gate asks for.
 
@@ -68,6 +71,7 @@ def evaluate_candidate(
         images: Folder of the images table that the dataset was generated from; where it is missing, clean
             flags and the coverage of intervals are those of the dataset's samples (`whole_images`).
         limits: What an image may be.
+        on: Where images and samples are scored: see `ray_cluster.executor_on`. Nodes read both by path.
 
     Raises:
         CheckpointError: The model does not load.
@@ -80,15 +84,17 @@ def evaluate_candidate(
     excluded = seen_groups([loaded.facts], samples, "test")
     if excluded:
         log.warning("Test groups that the model or its start weights have seen: %s.", ", ".join(excluded))
-    evaluation = evaluate(
-        section,
-        loaded,
-        samples,
-        loss_weights=loss_weights,
-        excluded_groups=excluded,
-        images=images,
-        limits=limits,
-    )
+    with executor_on(on) as nodes:
+        evaluation = evaluate(
+            section,
+            loaded,
+            samples,
+            loss_weights=loss_weights,
+            excluded_groups=excluded,
+            images=images,
+            limits=limits,
+            executor=nodes,
+        )
     storage.sweep(output)
     write_evaluation(evaluation, output)
     figures = plots.evaluation_figures(evaluation, samples.images)

@@ -9,6 +9,7 @@ what intervals cover, on those of the test split.
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -20,6 +21,8 @@ import torch
 
 from quality_model.core import decoding, storage, views
 from quality_model.core.decoding import Pixels
+from quality_model.core.processes import Executor, Failure, InThisProcess
+from quality_model.core.ray_nodes import lost_error
 from quality_model.core.views import MULTIPLE_PX, ViewRecipe
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.images_table import ImagesTable
@@ -106,6 +109,7 @@ def score_whole_images(
     device: torch.device,
     excluded_groups: Collection[str] = (),
     champion: LoadedModel | None = None,
+    executor: Executor | None = None,
 ) -> ScoredImages | None:
     """Score the images of a split: clean ones and look-alikes by each of some recipes, degraded ones by the
     first.
@@ -121,6 +125,7 @@ def score_whole_images(
         device: To score on.
         excluded_groups: Groups that do not count; they do if no others are left.
         champion: Scores the same images, as it does.
+        executor: Where to score; by default in this process.
 
     Returns:
         None where the images table is missing, or is not the one that the dataset was generated from.
@@ -130,41 +135,114 @@ def score_whole_images(
     if images is None or wanted is None:
         log.warning("%s is not the images table of the dataset: its samples are measured.", images)
         return None
-    model.to(device)
-    profile, size_px = PROFILES[str(manifest["profile"].iloc[0])], training_set.image_size_px
-
-    score = image_scorer(model, size_px, device)
-    theirs: tuple[list[Scores], list[Scores]] = ([], [])
-    score_theirs = champion and image_scorer(champion.model.to(device), champion.image_size_px, device)
-    clean: list[list[Scores]] = [[] for _ in recipes]
-    scores, labels = [], []
-    groups: list[str] = []
-    slices: list[tuple[str, ...]] = []
-    sources: list[str] = []
+    profile = str(manifest["profile"].iloc[0])
     fewest = FEWEST_BESIDE_CHAMPION if champion else FEWEST_DEGRADED
     degraded_each = int(np.clip(np.ceil(fewest / max(1, len(wanted))), 1, MOST_PER_IMAGE))
-    for image, pixels in _read(images, wanted, limits, recipes[0]):
-        for shown, belongs in _clean_ones(pixels, profile, SampleRandomness(seed, f"clean {image.image_id}")):
-            groups.append(image.group)
-            slices.append(belongs)
-            for recipe, found in zip(recipes, clean, strict=True):
-                found.append(score(shown, recipe))
-            if champion and score_theirs:
-                theirs[0].append(score_theirs(shown, champion.views))
-        for number in range(degraded_each):
-            randomness = SampleRandomness(seed, f"degraded {image.image_id} {number}")
-            sample = degrade_image(pixels, profile, randomness, size_px, recipes[0])
-            sources.append(image.group)
-            labels.append(sample.labels)
-            scores.append(score(sample.image, recipes[0]))
-            if champion and score_theirs:
-                theirs[1].append(score_theirs(sample.image, champion.views))
-    return ScoredImages(
-        CleanScores([_rows(found) for found in clean], groups, slices),
-        DegradedScores(_rows(scores), _rows(labels), sources),
-        of_images=True,
-        champion=_rows([*theirs[0], *theirs[1]]) if champion else None,
+    work = _Work(
+        *(
+            images.absolute(),
+            wanted,
+            limits,
+            recipes,
+            profile,
+            training_set.image_size_px,
+            seed,
+            degraded_each,
+        ),
+        *(model, champion, device),
     )
+    with ImagesTable(images) as table:
+        groups = range(len(table.row_group_sizes))
+    clean, degraded = _Scored(), _Scored()
+    with closing((executor or InThisProcess()).run(work, groups)) as results:
+        for found in results:
+            if isinstance(found, Failure):
+                raise lost_error()
+            clean.extend(found[0])
+            degraded.extend(found[1])
+    return ScoredImages(
+        CleanScores(
+            [_rows([scores[place] for scores in clean.scores]) for place in range(len(recipes))],
+            clean.groups,
+            clean.slices,
+        ),
+        DegradedScores(
+            _rows([scores[0] for scores in degraded.scores]), _rows(degraded.labels), degraded.groups
+        ),
+        of_images=True,
+        champion=_rows([*clean.theirs, *degraded.theirs]) if champion else None,
+    )
+
+
+@dataclass(slots=True)
+class _Scored:
+    """What was scored of some images: by each recipe, and by the champion; the rest as of `ScoredImages`."""
+
+    groups: list[str] = field(default_factory=list)
+    scores: list[list[Scores]] = field(default_factory=list)
+    theirs: list[Scores] = field(default_factory=list)
+    slices: list[tuple[str, ...]] = field(default_factory=list)
+    labels: list[npt.ArrayLike] = field(default_factory=list)
+
+    def extend(self, other: "_Scored") -> None:
+        for name in self.__slots__:
+            getattr(self, name).extend(getattr(other, name))
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Scores the images of a row group of the images table; arguments as of `score_whole_images`."""
+
+    images: Path
+    wanted: Collection[str]
+    limits: LimitsParams
+    recipes: Sequence[ViewRecipe]
+    profile: str
+    size_px: int
+    seed: int
+    degraded_each: int
+    model: torch.nn.Module
+    champion: LoadedModel | None
+    device: torch.device
+
+    def __call__(self, row_group: int) -> tuple[_Scored, _Scored]:
+        """The clean ones, with look-alikes, and the degraded ones."""
+        profile = PROFILES[self.profile]
+        score = image_scorer(self.model.to(self.device), self.size_px, self.device)
+        theirs = champion_scorer(self.champion, self.device)
+        clean, degraded = _Scored(), _Scored()
+        for image, pixels in self._read(row_group):
+            randomness = SampleRandomness(self.seed, f"clean {image.image_id}")
+            for shown, belongs in _clean_ones(pixels, profile, randomness):
+                clean.groups.append(image.group)
+                clean.slices.append(belongs)
+                clean.scores.append([score(shown, recipe) for recipe in self.recipes])
+                clean.theirs += theirs(shown)
+            for number in range(self.degraded_each):
+                randomness = SampleRandomness(self.seed, f"degraded {image.image_id} {number}")
+                sample = degrade_image(pixels, profile, randomness, self.size_px, self.recipes[0])
+                degraded.groups.append(image.group)
+                degraded.labels.append(sample.labels)
+                degraded.scores.append([score(sample.image, self.recipes[0])])
+                degraded.theirs += theirs(sample.image)
+        return clean, degraded
+
+    def _read(self, row_group: int) -> Iterator[tuple[CleanImage, Pixels]]:
+        with ImagesTable(self.images) as table:
+            for image in table.row_group(row_group):
+                if image.image_id in self.wanted:
+                    yield (
+                        image,
+                        decoding.decode(image.data, self.limits, shortest_px=self.recipes[0].decoded_px),
+                    )
+
+
+def champion_scorer(champion: LoadedModel | None, device: torch.device) -> Callable[[Pixels], list[Scores]]:
+    """What scores an image by another model's own recipe, if there is one."""
+    if champion is None:
+        return lambda pixels: []
+    score, recipe = image_scorer(champion.model.to(device), champion.image_size_px, device), champion.views
+    return lambda pixels: [score(pixels, recipe)]
 
 
 def image_scorer(
@@ -216,15 +294,6 @@ def _clean_ids(manifest: pd.DataFrame, images: Path) -> set[str] | None:
     wanted = {*manifest["image_id"][manifest["is_clean"]]}
     with ImagesTable(images) as table:
         return wanted if wanted <= {*table.frame(["image_id"])["image_id"]} else None
-
-
-def _read(
-    images: Path, wanted: Collection[str], limits: LimitsParams, recipe: ViewRecipe
-) -> Iterator[tuple[CleanImage, Pixels]]:
-    with ImagesTable(images) as table:
-        for image in table.images():
-            if image.image_id in wanted:
-                yield image, decoding.decode(image.data, limits, shortest_px=recipe.decoded_px)
 
 
 def _clean_ones(

@@ -3,33 +3,30 @@
 import logging
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice, repeat
 from pathlib import Path
-from typing import NamedTuple
-
-import pyarrow as pa
 
 from quality_model.core import predict, processes, storage
 from quality_model.core.folders import JOB_NAME, is_folder, printable
-from quality_model.core.jobs import JobFolder, Part, part_name
+from quality_model.core.jobs import JobFolder, Part
 from quality_model.core.measures import chosen_sets, measures_of
 from quality_model.core.provenance import deciding_record
+from quality_model.core.ray_cluster import LOCAL, executor_on
+from quality_model.core.ray_nodes import RayNodes
 from quality_model.errors import UsageError
 from quality_model.params import LimitsParams, RegistryParams, ScoreParams
 from quality_model.records import SCHEMA_VERSION
 from quality_model.score import result, update
 from quality_model.score.inputs import NO_CHOICE, InputChoice, Survey, collection_of, survey
+from quality_model.score.node_parts import ModelFiles, NodeParts, make_on, read_made
+from quality_model.score.parts import MadePart, PartMaker, Todo, read_finished
 from quality_model.score.plan import Plan, Settings, begin, planned_engine
-from quality_model.score.reading import DownloadRules, PlannedInput, Reading, Scorer, with_scores
+from quality_model.score.reading import DownloadRules, Scorer
 from quality_model.score.result import ScoringModel
 from quality_model.score.selection import Selection
 from quality_model.score.shares import Share, join, require_all
-from quality_model.score.sketches import Wanted
-from quality_model.score.stream import read_inputs
 from quality_model.score.summary import REPORT_NAME, Range, ScoreSummary, require_scored, write_report
 from quality_model.score.thumbnails import ThumbnailKeeper
 
@@ -55,6 +52,7 @@ def score(
     scorer: Scorer | None = None,
     model: ScoringModel | None = None,
     share: Share | None = None,
+    on: str = LOCAL,
 ) -> ScoreSummary:
     """Score a collection: a row for every input, with scores or with an error code.
 
@@ -80,6 +78,7 @@ def score(
         model: Whose scores they are; needed with a ``scorer`` alone.
         share: Make this share of the parts alone, beside other processes; `merge` completes the job, and
             judges the errors of the inputs.
+        on: Where parts are made: see `ray_cluster.executor_on`. The result is the same.
 
     Returns:
         The summary of all rows, or of those of the share.
@@ -95,34 +94,46 @@ def score(
     processes.end_if_imported_again()  # before a model is loaded
     if share is not None and (overwrite or verify):
         raise UsageError("--part neither overwrites nor verifies a result.", "Do that without --part.")
+    if share is not None and on != LOCAL:
+        raise UsageError(f"--part does not go with --on {on}: Ray shares the parts out.", "Leave one out.")
     is_given = scorer is not None and model is not None
-
-    def loaded() -> tuple[Scorer, ScoringModel]:
-        if scorer is not None and model is not None:
-            return scorer, model
-        engine = planned_engine(output) if section.engine == "auto" else None
-        found = predict.Scorer.from_params(section, limits, root=root, registry=registry, engine=engine)
-        return found, ScoringModel.of(found, intervals=section.intervals)
-
-    its_scorer, its_model = loaded()
-    found = survey(inputs, output, choice)
     folder = JobFolder(output)
+    with ExitStack() as held:
+        on_gpu = section.device in ("auto", "cuda") and not is_given
+        nodes = held.enter_context(executor_on(on, cpus=section.workers or 1, gpu=on_gpu))
 
-    def begun() -> Plan:
-        settings = _settings(section, limits, found, in_batches=its_scorer.engine is None)
-        return begin(folder, found, limits, its_model, settings, overwrite=overwrite, verify=verify)
+        def loaded() -> tuple[Scorer | ModelFiles, ScoringModel, bool]:
+            if scorer is not None and model is not None:
+                return scorer, model, scorer.engine is None
+            engine = planned_engine(output) if section.engine == "auto" else None
+            if nodes is not None and nodes.gpus:  # which this machine may lack
+                ref, path, _ = predict.open_model(section.model, root or Path(), registry)
+                files = ModelFiles.of(ref, path)
+                return files, *files.described_on(nodes, section, limits, engine)
+            found = predict.Scorer.from_params(section, limits, root=root, registry=registry, engine=engine)
+            return found, ScoringModel.of(found, intervals=section.intervals), found.engine is None
 
-    with folder.locked() if share is None else folder.shared(share.number, share.count, begun):
+        its_scorer, its_model, in_batches = loaded()
+        found = survey(inputs, output, choice)
+
+        def begun() -> Plan:
+            settings = _settings(section, limits, found, in_batches=in_batches)
+            return begin(folder, found, limits, its_model, settings, overwrite=overwrite, verify=verify)
+
         if share is None:
+            held.enter_context(folder.locked())
             storage.sweep(output / REPORT_NAME)
             plan = begun()
         else:
+            held.enter_context(folder.shared(share.number, share.count, begun))
             if not is_given and its_model.engine != planned_engine(output):  # another node has planned
-                its_scorer, its_model = loaded()
-            settings = _settings(section, limits, found, in_batches=its_scorer.engine is None)
-            plan = join(folder, found, its_model, settings)
+                its_scorer, its_model, in_batches = loaded()
+            plan = join(folder, found, its_model, _settings(section, limits, found, in_batches=in_batches))
         keeper = ThumbnailKeeper(output, its_model.thresholds, plan.rows_of_parts, is_on=section.thumbnails)
-        job = _Job(folder, plan, section, limits, inputs, its_scorer, root or Path(), download, keeper, share)
+        job = _Job(
+            *(folder, plan, section, limits, inputs, its_scorer, root or Path(), download, keeper, share),
+            nodes,
+        )
         summary = job.run(check)
     if share is None:
         require_scored(summary, section.max_error_share)
@@ -174,19 +185,12 @@ def _settings(section: ScoreParams, limits: LimitsParams, found: Survey, *, in_b
     )
 
 
-class _Todo(NamedTuple):
-    """Inputs to read: all of a part, or some rows of a finished table that are read again."""
-
-    part: int
-    rows: Sequence[int]
-    table: pa.Table | None
-
-
 @dataclass(frozen=True, slots=True)
 class _Job:
     """A planned job and what carries it out.
 
-    Without ``scorer`` all parts must be there; with ``share`` it is that of the parts, and does not complete.
+    Without ``scorer`` all parts must be there; with ``share`` it is that of the parts, and does not complete;
+    with ``nodes`` these make the parts.
     """
 
     folder: JobFolder
@@ -194,11 +198,12 @@ class _Job:
     section: ScoreParams
     limits: LimitsParams
     inputs: Path | Selection
-    scorer: Scorer | None
+    scorer: Scorer | ModelFiles | None
     root: Path
     download: DownloadRules | None
     keeper: ThumbnailKeeper
     share: Share | None = None
+    nodes: RayNodes | None = None
 
     def run(self, check: Check | None) -> ScoreSummary:
         """Make what is not there yet, and complete the job."""
@@ -215,35 +220,34 @@ class _Job:
         is_merged = self.scorer is None or (self.share is not None and (folder.folder / JOB_NAME).exists())
         again = frozenset() if is_merged else result.NOT_FINAL | ({"url"} if self.download else set())
         parts: dict[int, Part] = {}
-        todo: list[_Todo] = []
+        todo: list[Todo] = []
+        rows_of_parts = plan.rows_of_parts
         for number in numbers:
-            rows = plan.rows_of_parts[number]
-            if (finished := folder.read_part(number, rows=rows)) is None:
-                todo.append(_Todo(number, range(rows), None))
+            rows = rows_of_parts[number]
+            if (finished := read_finished(folder, plan, number, rows)) is None:
+                todo.append(Todo(number, rows))
                 continue
-            part, data = finished
-            keys = [planned.key for planned in plan.inputs_of(folder.folder, number)]
-            path = folder.folder / part_name(number)
-            table = result.from_parquet(data, path, keys=keys, schema=plan.model.schema)
-            self.keeper.add_part(number, table)
+            part, table = finished
             codes = enumerate(table["error_code"].to_pylist())
-            if retried := [row for row, code in codes if code in again]:
-                todo.append(_Todo(number, retried, table))
+            if retried := tuple(row for row, code in codes if code in again):
+                todo.append(Todo(number, rows, retried))
                 summary.retried += len(retried)
             else:
                 parts[number] = part
                 summary.add(table)
-        summary.parts_before = len(numbers) - sum(one.table is None for one in todo)
+                self.keeper.add_part(number, table)
+        summary.parts_before = len(numbers) - sum(one.again is None for one in todo)
         if self.scorer is None:
-            require_all(folder, plan, [one.part for one in todo])
+            require_all(folder, plan, [one.number for one in todo])
         elif todo:
             started = time.monotonic()
-            num_inputs = sum(len(one.rows) for one in todo)
+            num_inputs = sum(one.num_inputs for one in todo)
             if self.share is None and not plan.is_update:
                 folder.reopen()  # before an update is complete, the earlier result stays
-            for number, part, table in self._make(todo, num_inputs, self.scorer):
-                parts[number] = part
-                summary.add(table)
+            for made in self._make(todo, num_inputs, self.scorer):
+                parts[made.todo.number] = made.part
+                summary.add(made.table)
+                made.log(max(rows_of_parts) + 1)
             summary.elapsed_s = time.monotonic() - started
             summary.images_per_s = num_inputs / max(summary.elapsed_s, 1e-9)
         if self.share is not None:
@@ -263,74 +267,35 @@ class _Job:
         """The folder or file; of a selection, what its names are relative to."""
         return self.inputs.base if isinstance(self.inputs, Selection) else self.inputs
 
-    def _make(
-        self, todo: list[_Todo], num_inputs: int, scorer: Scorer
-    ) -> Iterator[tuple[int, Part, pa.Table]]:
-        """Make parts, in order, each written before the next one begins."""
+    def _make(self, todo: list[Todo], num_inputs: int, scorer: Scorer | ModelFiles) -> Iterator[MadePart]:
+        """Make parts, each written before it is given, and account for their thumbnails."""
         from tqdm import tqdm
 
-        def planned(one: _Todo) -> list[PlannedInput]:
-            inputs = self.plan.inputs_of(self.folder.folder, one.part)
-            return [inputs[row] for row in one.rows]
-
-        asked: deque[str] = deque()
-
-        def all_planned() -> Iterator[PlannedInput]:
-            for one in todo:
-                for each in planned(one):
-                    asked.append(each.key)
-                    yield each
-
-        def wanted() -> Iterator[Wanted | None]:
-            for _ in repeat(None):
-                yield self.keeper.wanted(asked.popleft())
-
         logger.info("Scoring %d inputs in %d part%s.", num_inputs, len(todo), "" if len(todo) == 1 else "s")
-        readings = read_inputs(
-            all_planned(),
-            self.inputs,
-            self.plan.kind,
-            self.download,
-            num_sources=num_inputs,
-            workers=self.section.workers,
-            window=2 * self.section.batch_size,
-            image_size_px=self.plan.model.image_size_px,
-            recipe=self.plan.model.recipe,
-            limits=self.limits,
-            engine=scorer.engine,
-            measure=self.plan.settings.measures,
-            wanted=wanted(),
-        )
-        bar = tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty())
-        with bar, closing(readings):
-            for one in todo:
-                started = time.monotonic()
-                # Batches never cross a part's border, so that they are the same after an interruption.
-                of_part = islice(readings, len(one.rows))
-                scored: list[Reading] = []
-                keys = [each.key for each in planned(one)]
-                for reading in with_scores(of_part, scorer, self.plan.model.recipe, self.section.batch_size):
-                    self.keeper.add(keys[len(scored)], reading)
-                    scored.append(replace(reading, thumbnail=None))
-                    bar.update(1)
-                table = result.make_table(keys, scored, self.plan.model, self.plan.plan_sha256)
-                if one.table is not None:
-                    table = result.replace_rows(one.table, one.rows, table)
-                errors = Counter(table["error_code"].drop_null().to_pylist())
-                self.keeper.write_part(one.part, table)
-                part = self.folder.write_part(
-                    one.part,
-                    result.to_parquet(table),
-                    rows=table.num_rows,
-                    errors=errors,
-                    for_update=self.plan.is_update,
+        with tqdm(total=num_inputs, unit="image", disable=not sys.stderr.isatty()) as bar:
+            if self.nodes is None:
+                assert not isinstance(scorer, ModelFiles)
+                maker = PartMaker(
+                    *(self.folder, self.plan, self.section, self.limits, self.download, self.inputs),
+                    scorer,
+                    self.keeper,
                 )
-                logger.info(
-                    "Part %d of %d: %d inputs, %d scored, %.1f images/s.",
-                    *(one.part + 1, max(self.plan.rows_of_parts) + 1, part.rows, part.rows - part.num_errors),
-                    len(one.rows) / max(time.monotonic() - started, 1e-9),
-                )
-                yield one.part, part, table
+                yield from maker.make(todo, bar.update)
+                return
+            model = (
+                ModelFiles.of(scorer.source, scorer.path) if isinstance(scorer, predict.Scorer) else scorer
+            )
+            base = collection_of(self.inputs).base.absolute()
+            section = self.section.model_copy(update={"workers": self.nodes.cpus})
+            parts = NodeParts(
+                self.folder.folder.absolute(), self.plan, section, self.limits, self.download, base, model
+            )
+            for made in make_on(self.nodes, parts, todo):
+                table = read_made(self.folder, self.plan, made)
+                self.keeper.add_part(made.todo.number, table)
+                bar.update(made.todo.num_inputs)
+                yield replace(made, table=table)
+        self.folder.sweep()  # of what lost nodes were writing
 
     def _complete(self, parts: list[Part], summary: ScoreSummary, check: Check | None) -> None:
         """Write the summary, have it checked, then write the completion marker."""

@@ -21,6 +21,7 @@ from PIL import Image
 from quality_model.core import decoding, views
 from quality_model.core.decoding import DecodedImage, Pixels
 from quality_model.core.engines import Engine
+from quality_model.core.kept_processes import KeptProcesses
 from quality_model.core.measures import MEASURED_PX, MeasuredImage, Values
 from quality_model.core.measures import measure as measure_image
 from quality_model.core.processes import Failure, WorkerProcesses, in_order, num_workers
@@ -237,11 +238,12 @@ def read_images(
     engine: Engine | None,
     measure: Collection[MeasureSet] = (),
     wanted: Iterable[Wanted | None] = repeat(None),
+    processes: KeptProcesses | None = None,
 ) -> Generator[Reading, None, None]:
     """Give the readings of `read_image` in order, made in worker processes with a time limit.
 
     ``workers`` is 0 for as many as pay off, ``window`` how many readings the caller takes at once, ``wanted``
-    says it of each source and is asked after the source.
+    says it of each source and is asked after the source; ``processes`` are used again if there are any.
     """
     count = num_workers(workers, num_sources)
     pool = WorkerProcesses(count, window=window + 2 * count, timeout_s=limits.max_seconds)
@@ -253,7 +255,9 @@ def read_images(
         engine=engine,
         measure=measure,
     )
-    with closing(pool.run(read, zip(sources, wanted, strict=False))) as outcomes:
+    tasks = zip(sources, wanted, strict=False)
+    readings = pool.run(read, tasks) if processes is None else processes.run(pool, read, tasks)
+    with closing(readings) as outcomes:
         yield from map(reading_of, outcomes)
 
 
