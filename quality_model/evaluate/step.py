@@ -267,9 +267,11 @@ def compare_scores(
         labels = champion[f"{head}_label"]
         ours, theirs = candidate[f"{head}_score"], champion[f"{head}_score"]
         measured = metrics.measure(labels, theirs)
+        differences = (ours - labels) ** 2 - (theirs - labels) ** 2
         compared[head] = AgainstChampion(
             mse=measured["mse"],
             r2=measured["r2"],
-            difference=bootstrap.mean((ours - labels) ** 2 - (theirs - labels) ** 2, champion["group"]),
+            difference=bootstrap.mean(differences, champion["group"]),
+            p_better=metrics.p_below_zero(differences, champion["group"]),
         )
     return compared

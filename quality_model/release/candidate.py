@@ -9,7 +9,7 @@ from typing import Any, Final
 from quality_model.core import storage
 from quality_model.core.model_files import read_description
 from quality_model.core.models import is_reference
-from quality_model.data.dataset import TrainingSet
+from quality_model.data.dataset import TrainingSet, split_digests
 from quality_model.errors import GateRefusedError, RegistryError, UsageError
 from quality_model.params import (
     EvaluateParams,
@@ -38,6 +38,7 @@ from quality_model.release.decisions import (
     find_record,
     last_verdict,
     now,
+    num_judged,
     read_record,
     try_project,
     write_record,
@@ -133,6 +134,9 @@ def judge_candidate(
             real=gate.real,
             root=root,
         )
+        tested_on = split_digests(samples, "test")
+        earlier = num_judged(decisions_of(catalogue), samples.data_sha256, tested_on, but=model_sha256)
+        evidence = evidence.model_copy(update={"earlier_candidates": earlier})
         verdict, facts = decide(gate, evidence), read_description(folder).facts
         own = ModelRef(registry.model_name, None, run_id, weights_sha256(folder))
         decision = Decision(
@@ -143,6 +147,7 @@ def judge_candidate(
             params_sha256=None if facts.settings is None else values_sha256(facts.settings),
             git_commit=facts.git_commit,
             refusals=verdict.refusals,
+            tested_on=tuple(sorted(tested_on)),
             rows=verdict.rows,
             **decided_by,
         )
