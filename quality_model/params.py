@@ -260,6 +260,10 @@ class GateParams(Section):
     max_luck: Share
     """chance that, of all candidates ever judged on one test split, one that is no better than the champion
     passes as better"""
+    approval: Literal["none", "required"]
+    """required: a person decides, in Prefect, whether a candidate that passed becomes champion"""
+    approval_within_s: Positive
+    """longest wait for that person, after which the champion stays, seconds"""
     real: RealParams | None
     """evidence on images with real defects: `folder` and `min_auc` by head; null: none is asked for"""
 

@@ -319,14 +319,14 @@ class Evaluated(_Stored):
 class AgainstChampion(_Facts):
     """One head of the champion on the same samples.
 
-    ``difference`` is the candidate's MSE less this one, ``p_better`` the chance of one at least as far below 0
-    if the candidate were no better (`metrics.p_below_zero`); None where that is not defined.
+    ``difference`` is the candidate's MSE less this one, ``p_better`` the chance of one at least as far below
+    0 if the candidate were no better (`metrics.p_below_zero`); None where that is not defined.
     """
 
     mse: float | None
     r2: float | None
     difference: Signed
-    p_better: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    p_better: Annotated[float, Field(ge=0.0, le=1.0)] | None
 
 
 class Champion(_Facts):
@@ -369,7 +369,7 @@ class Evidence(_Stored):
     real: RealEvidence | None = None
     own_labels: dict[Head, OwnLabelFacts] = {}
     silent_models: tuple[str, ...]
-    earlier_candidates: Count = 0
+    earlier_candidates: Count
 
 
 def decisive(

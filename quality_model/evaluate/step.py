@@ -161,6 +161,7 @@ def gather_evidence(
     limits: LimitsParams,
     real: RealParams | None = None,
     root: Path = Path(),
+    earlier_candidates: int = 0,
 ) -> tuple[Evidence, pd.DataFrame | None]:
     """Measure candidate and champion on the test split.
 
@@ -175,6 +176,7 @@ def gather_evidence(
         limits: What an image may be.
         real: Names a folder of real defects, on which the candidate is measured too, and heads.
         root: The project folder, below which that folder is.
+        earlier_candidates: Others that were judged on some of these test images before.
 
     Returns:
         The evidence; and if there is a champion the candidate's predictions (see `predictions_table`), with
@@ -224,6 +226,7 @@ def gather_evidence(
         real=found,
         own_labels=candidate.facts.own_labels or {},
         silent_models=tuple(name for name, side in sides.items() if seen_by(side.facts, samples) is None),
+        earlier_candidates=earlier_candidates,
     )
     return evidence, ours if champion is not None else None
 

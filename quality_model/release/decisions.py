@@ -33,9 +33,10 @@ from quality_model.release.registry import ModelVersion, Registry
 
 log = logging.getLogger(__name__)
 
-Action = Literal["baseline", "passed", "refused", "registered", "promoted", "rolled back"]
+Action = Literal["baseline", "passed", "refused", "registered", "declined", "promoted", "rolled back"]
 """``baseline``: the bundled model became the first champion. ``passed``, ``refused``: by the gate.
-``registered``: a version was made. ``promoted``, ``rolled back``: the alias ``champion`` moved."""
+``registered``: a version was made. ``declined``: a person, or nobody in time, approved of it. ``promoted``,
+``rolled back``: the alias ``champion`` moved."""
 
 OF_THE_GATE: Final[tuple[Action, ...]] = ("passed", "refused")
 OF_THE_CHAMPION: Final = ("baseline", "promoted", "rolled back")

@@ -127,14 +127,16 @@ def decide(section: GateParams, evidence: Evidence) -> Verdict:
 def gate_sha256(section: GateParams, evaluate: EvaluateParams, root: Path) -> str:
     """Return one hash for the thresholds and all that decides about the figures.
 
-    That is the versions of measures, too, and what the folder of real defects holds.
+    That is the versions of measures, too, and what the folder of real defects holds; not whether a person is
+    asked afterwards.
     """
     from quality_model.evaluate.measure import measuring
     from quality_model.evaluate.real_defects import contents_sha256
 
     folder = section.real and ProjectPaths(root).place(Path(section.real.folder))
     real = [contents_sha256(folder)] if folder else []
-    return values_sha256([flatten(section), measuring(evaluate), *real])
+    thresholds = {name: value for name, value in flatten(section).items() if "approval" not in name}
+    return values_sha256([thresholds, measuring(evaluate), *real])
 
 
 # -- the rules

@@ -21,6 +21,8 @@ SECTION = GateParams.model_validate(
         "max_clean_flags": dict.fromkeys(HEADS, 0.02),
         "max_mse_increase": dict.fromkeys(HEADS, 0.005),
         "max_luck": 0.1,
+        "approval": "none",
+        "approval_within_s": 60.0,
         "real": None,
     }
 )
@@ -119,6 +121,7 @@ def tree(*, champion: bool = False) -> Tree:
         if champion
         else None,
         "silent_models": [],
+        "earlier_candidates": 0,
     }
 
 

@@ -16,7 +16,7 @@ GROUPS = np.repeat(np.arange(NUM_GROUPS), PER_GROUP)
 
 
 def differences(random: np.random.Generator, gain: float = 0.0) -> np.ndarray:
-    """What a candidate's squared errors are less than the champion's: of scenes, and of samples of a scene."""
+    """A candidate's squared errors less the champion's, which vary by scene and by sample."""
     of_groups = random.standard_normal(NUM_GROUPS)[GROUPS]
     return (of_groups + random.standard_normal(len(GROUPS)) - gain) * 0.01
 
@@ -31,7 +31,7 @@ def verdict_passes(p_values: Sequence[float | None], earlier: int) -> bool:
 def test_of_fifty_candidates_that_are_as_good_as_the_champion_one_passes_no_more_often_than_max_luck() -> (
     None
 ):
-    """Three hundred lines of fifty candidates; a rule of 5 % for each would let a line's luckiest pass nearly always."""
+    """In 300 lines of candidates; by a rule of 5 % for each, nearly every line has one that passes."""
     random = np.random.default_rng(7)
     num_lines, passed, naive = 300, 0, 0
     for _ in range(num_lines):
