@@ -30,7 +30,7 @@ unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
 # Without bytecode every start compiles all imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install git-check FORCE run check test torture bench docs lint format real experiments mlflow-ui prefect-ui service lock clean clean-all
+.PHONY: help install git-check FORCE run check test torture bench docs lint format real experiments mlflow-ui prefect-ui service alerts lock clean clean-all
 
 help: ## The targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -120,8 +120,9 @@ mlflow-ui: install ## Runs, metrics, models: http://127.0.0.1:5000, or MLFLOW_PO
 experiments: install ## Compare workspace, commits and experiments: metrics, and the parameters that differ
 	dvc exp show --md --only-changed --drop '^(quality_model|data|models|reports)/' --keep '^(loss|(?!train)\w+\.(r2|clean_flag_share))$$'
 
-# The pages in the browser call this address.
+# The pages in the browser call the first address; alerts link to the second.
 prefect-ui: export PREFECT_SERVER_UI_API_URL := http://127.0.0.1:$(PREFECT_PORT)/api
+prefect-ui: export PREFECT_UI_URL ?= http://127.0.0.1:$(PREFECT_PORT)
 prefect-ui: install ## Flows and schedules: http://127.0.0.1:4200, or PREFECT_PORT=N
 	@python -m tasks.local_server free $@ PREFECT_PORT "$(PREFECT_PORT)"
 	@mkdir -p "$$PREFECT_HOME"
@@ -133,6 +134,11 @@ service: install ## Deploy the schedules and work on them (needs prefect-ui runn
 	prefect work-pool create quality --type process --overwrite
 	prefect --no-prompt deploy --all
 	prefect worker start --pool quality
+
+alerts: export PREFECT_API_URL := http://127.0.0.1:$(PREFECT_PORT)/api
+alerts: install ## Notify BLOCKS="TYPE/NAME ..." of what prefect.yaml calls an alert (needs prefect-ui running)
+	@python -m tasks.local_server ours "$(PREFECT_PORT)"
+	@python -m tasks.alerts $(BLOCKS)
 
 lock: ## Resolve the lock files again (needs uv; UV_FLAGS=--upgrade for newer versions)
 	@mkdir -p build
