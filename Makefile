@@ -30,7 +30,7 @@ unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
 # Without bytecode every start compiles all imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install git-check FORCE run check test torture bench docs lint format real experiments mlflow-ui prefect-ui service alerts lock clean clean-all
+.PHONY: help install git-check FORCE run check test torture bench bench-check docs lint format real experiments mlflow-ui prefect-ui service alerts lock clean clean-all
 
 help: ## The targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -89,6 +89,11 @@ torture: install ## Faults with many seeds, fuzzing and a soak test (SOAK_INPUTS
 
 bench: install ## Speed against the obvious implementation: a table, in about 15 minutes
 	python -m benchmarks
+
+AGAINST ?=
+
+bench-check: install ## Whether scoring lost speed since the latest tag, or AGAINST=COMMIT: fails above 10 %, in minutes
+	python -m benchmarks.regression $(if $(AGAINST),--against $(AGAINST))
 
 REAL ?= ../shared/real
 MODEL ?= bundled

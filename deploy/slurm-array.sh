@@ -1,6 +1,7 @@
 #!/bin/bash
 # One job on many nodes, which share a file system: sbatch deploy/slurm-array.sh INPUTS OUTPUT [OPTIONS OF score]
 # Then the same once with --merge (docs/cluster.md).
+# Not run on Slurm. Tests run what it does, by processes of one machine.
 #SBATCH --job-name=score
 #SBATCH --array=0-15
 #SBATCH --ntasks=1

@@ -210,6 +210,7 @@ EXTRAS: Final = {
     "onnx": ("onnx",),
     "stores": ("obstore", "upath", "fsspec"),
     "ray": ("ray",),
+    "serve": ("prometheus_client", "starlette", "uvicorn"),
     "servers": ("boto3", "dvc_s3", "psycopg2"),
 }
 """By extra of the package, the names by which what it brings is imported, or its distribution looked up.

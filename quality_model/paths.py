@@ -59,6 +59,7 @@ class ProjectPaths:
         self.evaluation_report: Final = self.reports / "evaluation"
         self.gate_report: Final = self.reports / "gate"
         self.comparison_report: Final = self.reports / "comparison"  # two models on the same images
+        self.migration_report: Final = self.reports / "migration"
         self.examples: Final = root / "examples"  # ordinary images to score, some with a visible fault
         self.samples: Final = root / "samples"  # PNG files of some samples, to look at or to score
         self.scores: Final = root / "scores"  # batch scoring's output, a folder for each job

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from quality_model.cli import calibrating, curating, data, releases, scoring, training
+from quality_model.cli import calibrating, curating, data, releases, scoring, serving, training
 from quality_model.core import system
 from quality_model.errors import MemoryExhaustedError, QualityModelError, StorageError
 
@@ -45,7 +45,7 @@ def _without_clicks_ending() -> Iterator[None]:
 
 
 GROUPS: Final = {
-    "Score": ("predict", "score"),
+    "Score": ("predict", "score", "serve"),
     "Look": ("gallery", "trace", "compare", "agree"),
     "Act": ("filter", "duplicates", "thresholds", "calibrate"),
     "Train": (
@@ -53,7 +53,7 @@ GROUPS: Final = {
         *("validate-training-set", "export-samples", "train", "evaluate"),
     ),
     "Registry": ("gate", "register", "promote", "rollback", "history", "export"),
-    "Maintain": ("publish",),
+    "Maintain": ("publish", "migrate"),
 }
 """The commands in the order of their use, as ``--help`` lists them."""
 
@@ -112,7 +112,7 @@ def cli(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-for module in (data, training, scoring, curating, calibrating, releases):
+for module in (data, training, scoring, serving, curating, calibrating, releases):
     for command in module.COMMANDS:
         cli.add_command(command)
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args, get_or
 import click
 from click.core import ParameterSource
 
+from quality_model.core.stores import is_in_store, typed_path
 from quality_model.errors import ParameterError, UsageError
-from quality_model.paths import ProjectPaths, user_path
+from quality_model.paths import ProjectPaths
 from quality_model.records import HEADS
 
 if TYPE_CHECKING:
@@ -26,10 +27,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _UserPath(click.Path):
-    """A path in which `~` is the home folder, also where the shell did not expand it (in quotes)."""
+    """A path in which `~` is the home folder, also in quotes; or an address in an object store."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return super().convert(user_path(value), param, ctx)
+        place = typed_path(value)
+        return place if is_in_store(place) else super().convert(place, param, ctx)
 
 
 PATH: Final = _UserPath(path_type=Path)

@@ -1,4 +1,4 @@
-"""Commands of the registry: gate, register, compare, promote, rollback, history, trace, export, ship."""
+"""Commands of the registry: gate, register, promote, rollback, history, trace, migrate and others."""
 
 from __future__ import annotations
 
@@ -190,6 +190,26 @@ def trace(params: Params | ScoringParams, scores: Path, as_json: bool) -> None:
 
 
 @command()
+@click.option("--to", required=True, metavar="URI", help="Address of an MLflow server: http://host:port.")
+@folder_option("--report", _PATHS.migration_report, "Folder for migration.json: counts of both sides, ids.")
+@with_params()
+def migrate(params: Params, to: str, report: Path) -> None:
+    """Move this project's registry to an MLflow server.
+
+    With history: runs, metrics, versions with their numbers, aliases, decisions and files. Both sides are
+    compared at the end. Run the same command again to resume it.
+    """
+    from quality_model.release.migrate import migrate as move
+
+    moved = move(root=_ROOT, to=to, report=report)
+    click.echo(moved.table())
+    for words, count in moved.left.items():
+        click.echo(f"Not moved: {words} ({count}).")
+    click.echo(moved.headline())
+    click.echo(f"Use it from now on: MLFLOW_TRACKING_URI={moved.target}. Report: {report}")
+
+
+@command()
 @click.option("--onnx", type=PATH, required=True, metavar="FILE", help="The ONNX file to write.")
 @click.option(
     "--model",
@@ -227,4 +247,4 @@ def ship(model: Path, output: Path, image_licence: str | None) -> None:
     click.echo(f"The bundled model: {output}: {files}.")
 
 
-COMMANDS = [gate, register, compare, promote, rollback, history, trace, export, ship]
+COMMANDS = [gate, register, compare, promote, rollback, history, trace, migrate, export, ship]

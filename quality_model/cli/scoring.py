@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from quality_model.cli.flags import PATH, command, registry_of, with_download, with_input_choice, with_params
 from quality_model.errors import ImageError, InputErrorsAboveLimit, QualityModelError, UsageError, redacted
 from quality_model.paths import ProjectPaths
-from quality_model.records import HEADS, SCHEMA_VERSION, QualityScores
+from quality_model.records import HEADS, QualityScores
 
 if TYPE_CHECKING:
     from quality_model.core.predict import Scorer
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from quality_model.params import Params, ScoringParams
     from quality_model.score.inputs import InputChoice
     from quality_model.score.job import Check
-    from quality_model.score.reading import DownloadRules, Reading, Url
+    from quality_model.score.reading import DownloadRules, Reading, Stored, Url
     from quality_model.score.selection import Selection
     from quality_model.score.summary import ScoreSummary
 
@@ -47,8 +46,9 @@ def predict(
     IMAGES are files, globs, @list, a CSV file, or - for a list from standard input. 0: absent, 1: severe; the
     overall score is 1 for an image without a fault.
     """
-    from quality_model.core.measures import chosen_sets, measures_of
+    from quality_model.core.measures import chosen_sets
     from quality_model.core.predict import Scorer
+    from quality_model.score.document import DocumentRow, ScoreDocument
     from quality_model.score.reading import fetched, read_images
 
     model = Scorer.from_params(params.score, params.limits, registry=registry_of(params))
@@ -73,8 +73,7 @@ def predict(
     rows = []
     for reading, name in zip(readings, names, strict=True):
         scores = _scores(model, reading)
-        measured = {each.name: (reading.measures or {}).get(each.name) for each in measures_of(measures)}
-        rows.append(_json_row(name, reading, scores, measured))
+        rows.append(DocumentRow(name, reading, scores, measures))
         if as_json:
             continue
         if isinstance(scores, ImageError):
@@ -83,12 +82,10 @@ def predict(
             cells = (f"{getattr(scores, column):10.3f}" for column in columns)
             click.echo("  ".join([f"{name:{width}}", *cells, ", ".join(scores.flags) or "-"]))
     if as_json:
-        of_model = {**asdict(model.source), "scale_version": model.scale_version}
-        facts = {"schema_version": SCHEMA_VERSION, "model": of_model, "thresholds": model.thresholds}
-        click.echo(json.dumps({**facts, "images": rows}))
+        click.echo(json.dumps(ScoreDocument(model, rows).to_dict()))
     if model.thresholds is None:
         click.echo("Nothing is flagged: the model has no thresholds.", err=True)
-    if unreadable := sum(row["error_code"] is not None for row in rows):
+    if unreadable := sum(row.error is not None for row in rows):
         folders = [
             name
             for name, source in zip(names, sources, strict=True)
@@ -102,13 +99,13 @@ def predict(
 
 def _named_sources(
     arguments: tuple[str, ...], *, may_fetch: bool
-) -> tuple[list[str], list[Path | ImageError | Url]]:
+) -> tuple[list[str], list[Path | ImageError | Url | Stored]]:
     """Names to print and what to read, of arguments that may be lists and globs."""
-    from quality_model.core.folders import is_url, printable
-    from quality_model.score.reading import Url
+    from quality_model.core.folders import is_url, place_of, printable
+    from quality_model.score.reading import Url, image_at
     from quality_model.score.selection import Selection, is_selection
 
-    found: list[tuple[str, Path | ImageError | Url]] = []
+    found: list[tuple[str, Path | ImageError | Url | Stored]] = []
     for text in arguments:
         if is_url(text) or not is_selection([text]):
             is_fetched = may_fetch and is_url(text)
@@ -119,28 +116,34 @@ def _named_sources(
             if is_url(file.name):
                 found.append((redacted(file.name), Url(file.name)))
             else:
-                found.append((printable(file.name), file.problem or chosen.base / file.name))
+                path = place_of(chosen.base, file.name)
+                found.append((printable(file.name), file.problem or image_at(path)))
     if not found:
         raise UsageError("There is no image in the list.", "A list has a path a line.")
     names, sources = zip(*found, strict=True)
     return list(names), list(sources)
 
 
-def _named_source(text: str) -> tuple[str, Path | ImageError]:
+def _named_source(text: str) -> tuple[str, Path | ImageError | Stored]:
     """An argument's name to print, without credentials, and its path or why there is nothing to read."""
-    from quality_model.core.folders import input_path, printable
+    from quality_model.core.folders import input_path, is_folder, printable, suffix
+    from quality_model.core.stores import is_in_store, is_store_address
+    from quality_model.score.reading import image_at
 
     if not text:  # Path("") is the current folder
         return text, ImageError("missing", "the name is empty")
     try:
         path = input_path(text)
     except UsageError:
+        if is_store_address(text):
+            raise
         address = re.sub(r"^([^:/]+:)/(?!/)", r"\1//", text)
         return printable(redacted(address)), ImageError("url", "URLs are fetched with --allow-download alone")
     name = printable(str(path))
-    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on a name that is too long
+    is_named = is_in_store(path) and bool(suffix(name))  # then it costs no request
+    if not is_named and (is_folder(path) if is_in_store(path) else os.path.isdir(path)):  # noqa: PTH112 - Path.is_dir raises on a name that is too long
         return name, ImageError("not_a_file", "it is a folder: use `score`")
-    return name, path
+    return name, image_at(path)
 
 
 def _scores(model: Scorer, reading: Reading) -> QualityScores | ImageError:
@@ -153,23 +156,6 @@ def _scores(model: Scorer, reading: Reading) -> QualityScores | ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - the other images have scores all the same
         return ImageError("not_scored", f"{type(error).__name__}: {error}")
-
-
-def _json_row(
-    name: str, reading: Reading, scores: QualityScores | ImageError, measured: Mapping[str, Any]
-) -> dict[str, Any]:
-    """An image of the JSON document (docs/results-format.md): the same keys with scores and with an error."""
-    failed = scores if isinstance(scores, ImageError) else None
-    known = ("sha256", "size_bytes", "width", "height", "format")
-    return {
-        "path": name,
-        **{key: getattr(reading, key) for key in known},
-        **dict.fromkeys((*HEADS, "overall", "flags")),
-        **({} if isinstance(scores, ImageError) else scores.to_dict()),
-        **measured,
-        "error_code": failed and failed.reason,
-        "error_detail": failed and failed.detail,
-    }
 
 
 @command()
@@ -275,10 +261,13 @@ def _write_gallery(output: Path) -> None:
 
 
 def _default_name(inputs: Path | Selection) -> str:
-    """The name of a result: that of the one folder, file or list."""
-    if isinstance(inputs, Path):
+    """The name of a result: that of the one folder, file, bucket or list."""
+    from quality_model.core.folders import is_folder
+    from quality_model.score.selection import Selection
+
+    if not isinstance(inputs, Selection):
         place = inputs.resolve()
-        return place.name if place.is_dir() else place.stem
+        return (place.name if is_folder(place) else place.stem) or place.parts[0].rstrip("/")
     name = Path(inputs.arguments[0].removeprefix("@")).stem
     if len(inputs.arguments) > 1 or re.search(r"[*?\[]", name) or name in ("", "-"):
         inputs.require_there()

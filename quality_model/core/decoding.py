@@ -23,9 +23,11 @@ from typing import Final
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
+from quality_model.core.objects import read_image
 from quality_model.core.pixels import SIGNIFICANT_BITS, is_deep_color, srgb_pixels
 from quality_model.core.pixels import Pixels as Pixels
 from quality_model.core.pixels import from_array as from_array
+from quality_model.core.stores import is_in_store
 from quality_model.errors import ImageError, ParameterError, install_command
 from quality_model.params import LimitsParams
 
@@ -41,8 +43,13 @@ def read_bytes(path: Path, limits: LimitsParams) -> bytes:
 
     Raises:
         ImageError: ``missing``, ``not_a_file`` (a folder, pipe or device),
-            ``no_permission``, ``empty``, ``too_many_bytes`` or ``unreadable``.
+            ``no_permission``, ``empty``, ``too_many_bytes`` or ``unreadable``; of an object store see
+            `objects.read_image`.
     """
+    if is_in_store(path):
+        data = read_image(path, limits.max_bytes)
+        check_bytes(data, limits)
+        return data
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:

@@ -1,11 +1,13 @@
 """Folders of images: the one walk for scoring and training, file names as text, and paths that stay inside.
 
 A walk never enters hidden and system files and folders, nor the outputs of this project: it
-counts them. What a data file names is opened only inside the folder of that file.
+counts them. What a data file names is opened only inside the folder of that file. A folder may be one of
+an object store: there it is a prefix, without links.
 """
 
 import json
 import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -14,9 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from quality_model.core import storage
+from quality_model.core import objects, storage
+from quality_model.core.stores import is_in_store, is_store_address, store_path, typed_path
 from quality_model.errors import ImageError, UsageError
-from quality_model.paths import user_path
 
 SYSTEM_FILES: Final = "hidden and system files"
 """How a walk counts what `is_system` says."""
@@ -45,6 +47,7 @@ _BASE64 = re.compile(r"data:image/[\w.+-]+[;,]|/9j/[\w+/]{12}|iVBORw0KGgo|R0lGOD
 class ListedFile:
     """A file below a folder; ``name`` is relative to it, with slashes, and with surrogates for odd bytes.
 
+    ``mtime_ns`` is the time of the last change; of an object what tells its versions apart.
     ``problem`` marks a folder that cannot be listed: what it holds is unknown.
     """
 
@@ -73,12 +76,16 @@ def walk(
         skipped: Counts what is skipped, under `SYSTEM_FILES` and `EARLIER_RESULTS`.
 
     Raises:
-        OSError: ``folder`` itself cannot be listed.
+        OSError: ``folder`` itself cannot be listed; of an object store any folder.
+        UsageError, StorageError: The object store cannot be used, or does not answer.
     """
-    if not folder.is_dir():
+    skipped = Counter() if skipped is None else skipped
+    if not is_folder(folder):
         yield file_facts(folder, folder.name)
         return
-    skipped = Counter() if skipped is None else skipped
+    if is_in_store(folder):
+        yield from _walk_store(folder, leave_out, skipped)
+        return
     entries, num_system = _entries(folder)
     skipped += Counter({SYSTEM_FILES: num_system})
     entered = {_identity(folder), None if leave_out is None else _identity(leave_out)}
@@ -117,6 +124,27 @@ def walk(
         skipped += Counter({SYSTEM_FILES: num_system})
         stack.append(iter(entries))
         prefixes.append(name + "/")
+
+
+def _walk_store(folder: Path, leave_out: Path | None, skipped: Counter[str]) -> Iterator[ListedFile]:
+    stack, prefixes = [iter(objects.entries(folder))], [""]
+    while stack:
+        if (entry := next(stack[-1], None)) is None:
+            stack.pop()
+            prefixes.pop()
+            continue
+        name = prefixes[-1] + entry.name
+        if is_system(entry.name):
+            skipped[SYSTEM_FILES] += 1
+        elif not entry.is_folder:
+            yield ListedFile(name, entry.num_bytes, entry.version)
+        elif str(path := folder / name) != str(leave_out):
+            entries = objects.entries(path)
+            if is_output(path, {entry.name for entry in entries}):
+                skipped[EARLIER_RESULTS] += 1
+                continue
+            stack.append(iter(entries))
+            prefixes.append(name + "/")
 
 
 def is_system(name: str) -> bool:
@@ -173,6 +201,11 @@ def inside(folder: Path, name: str) -> Path:
         raise ImageError("base64_text", "the image is base64 text; store the bytes themselves")
     if _URL.match(name):
         raise ImageError("url", "the image is named by a URL, which only --allow-download fetches")
+    if is_in_store(folder):
+        relative = posixpath.normpath(name)
+        if relative.startswith(("/", "..")):
+            raise ImageError("outside_folder", "the path leaves the folder of the file that names it")
+        return folder / relative
     try:
         root, path = _real(folder), _real(folder / name)
     except ValueError as error:  # a null character
@@ -183,8 +216,33 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is an address that can be fetched."""
+    """Whether a name is an address of the web that can be fetched."""
     return _WEB.match(name) is not None
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder, here or in an object store."""
+    if not is_in_store(path):
+        return path.is_dir()
+    found = objects.facts(path)
+    return found is not None and found.is_folder
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path is a file or a folder, here or in an object store."""
+    return objects.facts(path) is not None if is_in_store(path) else path.exists()
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path is a folder, or leads to what is in it."""
+    if is_in_store(path) or is_in_store(folder):
+        return f"{path}/".startswith(f"{str(folder).rstrip('/')}/")
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def place_of(base: Path, name: str) -> Path:
+    """The path that a name means, an address in an object store or relative to ``base``."""
+    return store_path(name) if is_store_address(name) else base / name
 
 
 def is_base64_image(text: str) -> bool:
@@ -196,11 +254,13 @@ def input_path(text: str | Path) -> Path:
     """The path that an argument for a file or folder means.
 
     Raises:
-        UsageError: It is a URL, or empty.
+        UsageError: It is a URL, or empty, or an address in an object store with credentials.
     """
     if not str(text):
         raise UsageError("The path is empty.", "Name a file or a folder; the current one is a dot.")
-    path = user_path(text)
+    path = typed_path(text)
+    if is_in_store(path):
+        return path
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", str(text), re.DOTALL)
     if found is None or path.exists():
         return path
@@ -211,7 +271,7 @@ def input_path(text: str | Path) -> Path:
     remedy = "Copy the files to a disk, or mount them, and name the folder."
     if scheme.lower() == "file":
         remedy = f"Name the path itself: /{rest}"
-    raise UsageError(f"{shown} is a URL; only files and folders of this machine can be named.", remedy)
+    raise UsageError(f"{shown} is a URL; only files and folders, and object stores, can be named.", remedy)
 
 
 def printable(name: str) -> str:
@@ -250,16 +310,20 @@ def _is_all(marker: Any, names: set[str]) -> bool:
 
 
 def _real(path: Path) -> Path:
+    if is_in_store(path):
+        return path
     return Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
 
 
 def _json(path: Path) -> Any:
     """What a file of JSON holds; None for whatever is not one, however large or strange it is."""
     try:
+        if is_in_store(path):
+            return json.loads(objects.read(path, _MAX_JSON_BYTES))
         if not path.is_file() or path.stat().st_size > _MAX_JSON_BYTES:
             return None
         return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ImageError, ValueError, RecursionError):
         return None
 
 
@@ -301,6 +365,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def file_facts(path: Path, name: str) -> ListedFile:
     """A file under this name; one that cannot be looked at has length and time -1."""
     try:
+        if is_in_store(path):
+            entry = objects.facts(path)
+            return ListedFile(name, *((-1, -1) if entry is None else (entry.num_bytes, entry.version)))
         found = path.stat()
     except (OSError, ValueError):
         return ListedFile(name, -1, -1)

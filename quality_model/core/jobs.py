@@ -12,6 +12,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import Any, Final
 
 from quality_model.core import storage
 from quality_model.core.folders import JOB_NAME, PLAN_NAME
-from quality_model.errors import CorruptError, IncompleteError, StorageError, UsageError
+from quality_model.core.stores import is_in_store
+from quality_model.errors import CorruptError, IncompleteError, UsageError
 
 LOCK_NAME: Final = ".lock"
 PLANNING_NAME: Final = ".planning.lock"
@@ -33,6 +35,7 @@ _PART_FOLDERS: Final = {
     MARKERS_FOLDER: "json",
 }
 _BUSY_AFTER_S: Final = 1.0
+_THREADS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,9 @@ class JobFolder:
             StorageError: Another process works there, or one of several on its share.
         """
         with storage.locked(self.folder / LOCK_NAME, timeout_s=_BUSY_AFTER_S):
-            for path in self._locks_of_shares():
-                with storage.locked(path, timeout_s=0):  # from now on nobody else gets it
-                    pass
+            with ThreadPoolExecutor(_THREADS) as threads:
+                for _ in threads.map(_require_free, self._locks_of_shares()):
+                    pass  # from now on nobody else gets it
             for name in ("", MARKERS_FOLDER, UPDATE_FOLDER, THUMBNAILS_FOLDER):
                 storage.sweep(self.folder / name)
             yield
@@ -112,7 +115,7 @@ class JobFolder:
                         f"The parts of {self.folder} are shared by {before} processes, not by {count}.",
                         f"Give --part I/{before}, or run `score` without --part: it does all that is left.",
                     )
-                lock = self.folder / f".share-{number}-of-{count}.lock"
+                lock = self._lock_of_share(number, count)
                 held.enter_context(storage.locked(lock, timeout_s=_BUSY_AFTER_S))
                 if not (self.folder / PLAN_NAME).exists():
                     plan()
@@ -127,7 +130,12 @@ class JobFolder:
         return None
 
     def _locks_of_shares(self) -> list[Path]:
-        return [*self.folder.glob(".share-*.lock")]
+        if (count := self.num_shares()) is None:
+            return [*self.folder.glob(".share-*.lock")]
+        return [self._lock_of_share(number, count) for number in range(1, count + 1)]
+
+    def _lock_of_share(self, number: int, count: int) -> Path:
+        return self.folder / f".share-{number}-of-{count}.lock"
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Write plan.json: JSON values."""
@@ -167,8 +175,11 @@ class JobFolder:
         """
         name = part_name(number)
         path = self._update_path(number) if for_update else self.folder / name
-        with storage.staged(path, beside=self.folder / path.name) as temporary:
-            temporary.write_bytes(data)
+        if is_in_store(path):
+            storage.write_bytes(path, data)
+        else:
+            with storage.staged(path, beside=self.folder / path.name) as temporary:
+                temporary.write_bytes(data)
         part = Part(
             name, rows, len(data), hashlib.sha256(data).hexdigest(), dict(sorted((errors or {}).items()))
         )
@@ -186,9 +197,9 @@ class JobFolder:
             StorageError: The system cannot read it.
         """
         path = self._update_path(number)
-        path = path if path.exists() else self.folder / part_name(number)
         try:
             part = Part(**storage.read_json(self.folder / _marker_name(number)))
+            path = path if path.is_file() else self.folder / part_name(number)
             data = path.read_bytes()
         except (CorruptError, IncompleteError, TypeError, FileNotFoundError):
             return None
@@ -200,7 +211,7 @@ class JobFolder:
     def publish_parts(self, numbers: Iterable[int]) -> None:
         """Move parts of an update to the others; those that are there already stay."""
         for number in numbers:
-            if self._update_path(number).exists():
+            if self._update_path(number).is_file():
                 storage.move(self._update_path(number), self.folder / part_name(number))
 
     def release_other_files(self) -> None:
@@ -261,9 +272,16 @@ class JobFolder:
 
     def completion(self) -> dict[str, Any] | None:
         """The content of the completion marker; None if the job is not complete."""
-        with suppress(StorageError):
+        with suppress(IncompleteError, CorruptError):
             return storage.require_sealed(self.folder, marker_name=JOB_NAME)
         return None
+
+
+def _require_free(lock: Path) -> None:
+    """Refuse the lock of a share that another process holds."""
+    if lock.is_file():
+        with storage.locked(lock, timeout_s=0):
+            pass
 
 
 def part_name(number: int) -> str:

@@ -125,6 +125,15 @@ def is_reference(text: str) -> bool:
     return _REFERENCE.fullmatch(text.strip()) is not None
 
 
+def can_move(reference: str | Path) -> bool:
+    """Whether a name may come to mean another version: ``auto``, or an alias of the registry."""
+    if reference == AUTO:
+        return True
+    if pretrained.bundled_name(reference) is not None or not is_reference(text := os.fspath(reference)):
+        return False
+    return parse_reference(text)[1] is not None
+
+
 def parse_reference(reference: str) -> tuple[str | None, str | None, str | None]:
     """Split a reference into (name, alias, version); the name is None if left out, as is alias or version.
 
@@ -252,8 +261,7 @@ def version_folder(root: Path, version: RegisteredVersion) -> Path:
     parts = urlsplit(version.location)
     if parts.scheme in ("", "file"):
         path = Path(unquote(parts.path))
-        own = root.resolve() / ARTIFACTS_NAME / path.as_posix().rpartition(f"/{ARTIFACTS_NAME}/")[2]
-        folder = (own if own.is_dir() else path) / MODEL_FOLDER
+        folder = own_artifacts(root, path) / MODEL_FOLDER
         if not folder.is_dir():
             raise RegistryError(
                 f"The files of version {version.number} of {version.name} are not at {path}.",
@@ -273,6 +281,12 @@ def version_folder(root: Path, version: RegisteredVersion) -> Path:
             f"Delete {folder} and run the same command again.",
         )
     return folder
+
+
+def own_artifacts(root: Path, stored: Path) -> Path:
+    """The folder of this project for a stored one of the project that it was moved or copied from."""
+    own = root.resolve() / ARTIFACTS_NAME / stored.as_posix().rpartition(f"/{ARTIFACTS_NAME}/")[2]
+    return own if own.is_dir() else stored
 
 
 def _ask_database(path: Path, name: str, alias: str | None, number: str | None) -> RegisteredVersion | None:

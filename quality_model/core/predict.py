@@ -28,8 +28,9 @@ from quality_model.core import views as views_module
 from quality_model.core.decoding import Pixels
 from quality_model.core.engines import Engine, choose_device, choose_engine
 from quality_model.core.model_files import StoredModel, read_model
-from quality_model.core.models import AUTO, find_model
+from quality_model.core.models import AUTO, FoundModel, find_model
 from quality_model.core.provenance import Intervals, ModelFacts
+from quality_model.core.stores import is_store_address, store_path
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.errors import CheckpointError, ImageError, UsageError
 from quality_model.params import WITHOUT_PROJECT, EngineName, LimitsParams, RegistryParams, ScoreParams
@@ -70,7 +71,7 @@ class Scorer:
             the original architecture; a folder or file of weights (see `model_files.read_model`); or a
             registry reference: ``champion``, ``candidate``, a version number, ``models:/name@alias`` or
             ``models:/name/3``. A path that exists wins over a reference of the same name, but not over
-            auto and bundled.
+            auto and bundled. A `models.FoundModel` was found already.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         limits: What an image file may be before it is refused; by default `SAFE_LIMITS`.
         root: The project folder whose registry a reference means; by default the current one.
@@ -109,7 +110,7 @@ class Scorer:
 
     def __init__(
         self,
-        model_path: str | Path = AUTO,
+        model_path: str | Path | FoundModel = AUTO,
         device: str = "auto",
         limits: LimitsParams | None = None,
         *,
@@ -143,10 +144,11 @@ class Scorer:
         root: Path | None = None,
         registry: RegistryParams | None = None,
         engine: EngineName | None = None,
+        found: FoundModel | None = None,
     ) -> Self:
-        """The model that ``section`` names; ``engine`` is used where it says ``auto``."""
+        """The model that ``section`` names, or that was found; ``engine`` is used where it says ``auto``."""
         return cls(
-            section.model,
+            found or section.model,
             section.device,
             limits,
             root=root,
@@ -299,7 +301,7 @@ class Scorer:
         elif isinstance(image, np.ndarray):
             pixels = decoding.from_array(image)
         elif isinstance(image, bytes | str | Path):
-            data = image if isinstance(image, bytes) else decoding.read_bytes(user_path(image), self.limits)
+            data = image if isinstance(image, bytes) else decoding.read_bytes(_path_of(image), self.limits)
             pixels = decoding.decode(data, self.limits, shortest_px=self.views.decoded_px)
         elif "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor):
             pixels = decoding.from_array(_channels_last(image.detach().cpu().numpy()))
@@ -311,15 +313,19 @@ class Scorer:
         return views_module.cut(pixels, self.image_size_px, self.views).all
 
 
+def _path_of(image: str | Path) -> Path:
+    return store_path(str(image)) if is_store_address(str(image)) else user_path(image)
+
+
 def open_model(
-    reference: str | Path, root: Path, registry: RegistryParams | None = None
+    reference: str | Path | FoundModel, root: Path, registry: RegistryParams | None = None
 ) -> tuple[ModelRef, Path, StoredModel]:
     """The model that a name means (`Scorer`): which it is, its folder or file, and its content.
 
     Raises:
         CheckpointError, ModelNotFoundError, RegistryError: As of `Scorer`.
     """
-    found = find_model(reference, root, registry)
+    found = reference if isinstance(reference, FoundModel) else find_model(reference, root, registry)
     if found.decided:
         logger.info(found.decided)
     stored = read_model(found.path)

@@ -112,7 +112,7 @@ class WorkerProcesses:
         end_if_imported_again()
         window = max(self.window, self.count)
         pending: deque[Future[Result | Failure]] = deque()
-        workers = _Workers(pickle.dumps(function), self.count, self.timeout_s)
+        workers = Workers(function, self.count, self.timeout_s)
         try:
             for task in tasks:
                 pending.append(workers.submit(task))
@@ -122,6 +122,18 @@ class WorkerProcesses:
                 yield pending.popleft().result()
         finally:
             workers.close()
+
+
+def in_order(items: Iterable[Task | Future[Task]], window: int) -> Iterator[Task]:
+    """Items, those that are still made when they are, at most ``window`` taken ahead."""
+    pending: deque[Task | Future[Task]] = deque()
+    for item in items:
+        pending.append(item)
+        while pending and (len(pending) >= window or not isinstance(pending[0], Future)):
+            first = pending.popleft()
+            yield first.result() if isinstance(first, Future) else first
+    for first in pending:
+        yield first.result() if isinstance(first, Future) else first
 
 
 def num_workers(asked: int, num_tasks: int) -> int:
@@ -172,11 +184,17 @@ def start_process(function: Callable[..., None], *arguments: Any) -> SpawnProces
     return process
 
 
-class _Workers:
-    """Threads that each serve one worker process at a time."""
+class Workers:
+    """Processes for tasks that come one by one, as to a server; threads each serve one process at a time.
 
-    def __init__(self, function: bytes, count: int, timeout_s: float) -> None:
-        self._function = function
+    Args:
+        function: As of `Executor.run`; importable and picklable.
+        count: Processes. Each of the first ``count`` tasks starts one.
+        timeout_s: Seconds for one task, after which its process is killed.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], count: int, timeout_s: float) -> None:
+        self._function = pickle.dumps(function)
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
         self._idle: SimpleQueue[_Worker | None] = SimpleQueue()  # None: still to be started
@@ -187,6 +205,7 @@ class _Workers:
         self._is_closed = False
 
     def submit(self, task: Any) -> Future[Any]:
+        """The result of a task, or its `Failure`; a task that has not begun can be cancelled."""
         return self._threads.submit(self._work, task)
 
     def close(self) -> None:

@@ -4,29 +4,37 @@ A file is written under a temporary name in its own folder, flushed to the disk,
 and the folder flushed. A folder of files is complete when it has its completion marker, which is
 written last and has the hash of each file. Readers accept only what a completion marker verifies.
 
+In an object store a file is written on this machine first, then put there as one object, which is there as a
+whole or not at all; there is nothing to flush. Locks are in `locks`.
+
 Each step is an audit event (PEP 578), ``quality_model.core.storage.<step>`` with the path: a
 monitor can follow what is written, and fault tests end the process at any of them.
 """
 
-import errno
 import hashlib
 import json
 import os
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any, Final, Literal
 
-from filelock import FileLock, Timeout
-
-from quality_model.errors import CorruptError, IncompleteError, StorageError
+from quality_model.core.locks import locked as locked
+from quality_model.core.locks import only_maker as only_maker
+from quality_model.core.locks import require_held
+from quality_model.core.stores import explain as explain
+from quality_model.core.stores import is_in_store, writable
+from quality_model.errors import CorruptError, IncompleteError
 
 MARKER_NAME: Final = "_complete.json"
 _TEMPORARY_PREFIX: Final = ".partial-"
-_BUSY_AFTER_S: Final = 1.0
+_THREADS: Final = 16
+"""As many objects of a store are looked at at once."""
 
 Step = Literal["written", "flushed", "renamed", "sealing"]
 """The temporary file is written; it is on the disk; it has its name; the completion marker comes next."""
@@ -42,7 +50,13 @@ def staged(path: Path, *, beside: Path | None = None) -> Iterator[Path]:
 
     Raises:
         StorageError: The disk is full or the folder cannot be written.
+        UsageError: The store cannot be used.
     """
+    if is_in_store(path):
+        with scratch(path) as temporary:
+            yield temporary
+            _upload(temporary, path)
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,13 +73,42 @@ def staged(path: Path, *, beside: Path | None = None) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Give a path of this machine for a file that is needed for a while: beside ``path`` if that is here.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    if not is_in_store(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent.absolute() / f"{_TEMPORARY_PREFIX}{path.name.removeprefix(_TEMPORARY_PREFIX)}"
+        try:
+            yield temporary
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        return
+    try:
+        with tempfile.TemporaryDirectory(prefix="quality-model-") as folder:
+            yield Path(folder) / path.name
+    except OSError as error:
+        raise explain(error, path) from error
+
+
 def move(path: Path, target: Path) -> None:
     """Move a written file of the same file system to its place, durably; an earlier one is replaced.
+
+    In a store it is copied as a whole, then removed.
 
     Raises:
         StorageError: It cannot be moved there.
     """
     try:
+        if is_in_store(target):
+            path.replace(target)
+            _reached("renamed", target)
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         _put_in_place(path, target)
         flush_folder(path.parent)
@@ -95,6 +138,12 @@ def flush_system() -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file durably (see `staged`)."""
+    if is_in_store(path):
+        try:
+            _upload(data, path)
+        except OSError as error:
+            raise explain(error, path) from error
+        return
     with staged(path) as temporary:
         temporary.write_bytes(data)
 
@@ -157,49 +206,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-@contextmanager
-def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
-    """Hold a lock between processes; the system frees it when its holder dies.
-
-    Args:
-        path: The lock file; it stays.
-        timeout_s: How long to wait for another holder; -1 for as long as it takes.
-
-    Raises:
-        StorageError: Another process held it for longer than ``timeout_s``.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, timeout=timeout_s)
-        lock.acquire(poll_interval=0.05 if timeout_s >= 0 else 0.5)  # of a file server, by many nodes
-    except Timeout:
-        held = f"has held {path} for more than {timeout_s:g} s" if timeout_s else f"holds {path}"
-        raise StorageError(
-            f"Another process {held}.",
-            "Wait for it to end, or end it; then try again.",
-        ) from None
-    except OSError as error:
-        raise explain(error, path) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def only_maker(folder: Path) -> Iterator[None]:
-    """Be the one process that makes ``folder``; a second one is refused at once.
-
-    The lock file is beside the folder, so that the folder has nothing but its content. It stays: a
-    lock file that is removed may be held.
-
-    Raises:
-        StorageError: Another process makes it.
-    """
-    with locked(folder.parent / f".{folder.name}.lock", timeout_s=_BUSY_AFTER_S):
-        yield
-
-
 def seal(
     folder: Path,
     names: Sequence[str],
@@ -228,13 +234,11 @@ def seal(
     known = hashed or {}
     sweep(folder)
     files = [
-        {
-            "name": name,
-            "bytes": (folder / name).stat().st_size,
-            "sha256": known.get(name) or file_sha256(folder / name),
-        }
-        for name in names
+        {"name": name, "bytes": found.st_size, "sha256": known.get(name) or file_sha256(folder / name)}
+        for name, found in zip(names, _looked_at([folder / name for name in names]), strict=True)
+        if found is not None
     ]
+    assert len(files) == len(names)
     digest = hashlib.sha256("".join(f"{f['name']}\0{f['sha256']}\n" for f in files).encode()).hexdigest()
     marker = {**facts, "rows": rows, "files": files, "sha256": digest}
     _reached("sealing", folder)
@@ -276,18 +280,18 @@ def require_sealed(folder: Path, *, verify: bool = False, marker_name: str = MAR
     """
     path = folder / marker_name
     try:
-        if not path.exists():
+        if not path.is_file():
             raise IncompleteError(
                 f"{folder} is not complete: it has no {marker_name}.", "Run the step that makes it."
             )
         marker = read_json(path)
         if not is_marker(marker):
             raise CorruptError(f"{path} is not a completion marker.", "Run the step that makes it again.")
-        for entry in marker["files"]:
-            path = folder / entry["name"]
-            if not path.exists():
+        paths = [folder / entry["name"] for entry in marker["files"]]
+        for path, entry, found in zip(paths, marker["files"], _looked_at(paths), strict=True):
+            if found is None:
                 raise IncompleteError(f"{path} is missing.", "Run the step that makes it again.")
-            if path.stat().st_size != entry["bytes"] or (verify and file_sha256(path) != entry["sha256"]):
+            if found.st_size != entry["bytes"] or (verify and file_sha256(path) != entry["sha256"]):
                 raise CorruptError(
                     f"{path} is not the file that {marker_name} describes.",
                     "Delete the folder and run the step that makes it again.",
@@ -303,7 +307,9 @@ def sealed_sha256(folder: Path) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files and folders that a killed writer left in ``folder``."""
+    """Remove temporary files and folders that a killed writer left in ``folder``; none in a store."""
+    if is_in_store(folder):
+        return
     for path in folder.glob(f"{_TEMPORARY_PREFIX}*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -319,7 +325,7 @@ def file_sha256(path: Path) -> str:
 
 def flush_folder(folder: Path) -> None:
     """Make renames and removals in ``folder`` survive a power cut; Windows opens no folder."""
-    if sys.platform == "win32":
+    if sys.platform == "win32" or is_in_store(folder):
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -328,15 +334,27 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def explain(error: OSError, path: object) -> StorageError:
-    """Turn an error of the operating system about ``path`` into a StorageError with a remedy."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StorageError(
-            f"No space is left for {path}.", "Free some space and run the same command again: it resumes."
-        )
-    return StorageError(
-        f"{path} cannot be used: {error.strerror or error}.", "Check the path and its permissions."
-    )
+def _looked_at(paths: Sequence[Path]) -> list[os.stat_result | None]:
+    """Length and times of files, None of those that are not there; of objects many at once."""
+
+    def look(path: Path) -> os.stat_result | None:
+        try:
+            return path.stat()
+        except FileNotFoundError:
+            return None
+
+    if not paths or not is_in_store(paths[0]):
+        return [look(path) for path in paths]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return list(threads.map(look, paths))
+
+
+def _upload(content: Path | bytes, path: Path) -> None:
+    """Put an object in its place, whole."""
+    _reached("written", path)
+    require_held(path)
+    writable(path).put(content)
+    _reached("renamed", path)
 
 
 def _put_in_place(written: Path, path: Path) -> None:

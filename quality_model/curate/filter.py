@@ -12,6 +12,7 @@ import numpy as np
 
 from quality_model.core import storage
 from quality_model.core.figures import text_table
+from quality_model.core.folders import is_inside
 from quality_model.curate import dropped_table, outputs, shards
 from quality_model.curate.finished import FinishedResult, open_finished
 from quality_model.curate.originals import Losses, Mask, Rows, moved_to
@@ -246,15 +247,14 @@ def _require_places(to: Outputs, result: FinishedResult) -> None:
         dropped_table.require_dropped_name(to.dropped)
     places = [*to.tables, *to.folders]
     for place, folder in product(places, to.folders):
-        if place is not folder and place.resolve().is_relative_to(folder.resolve()):
+        if place is not folder and is_inside(place, folder):
             raise UsageError(f"{place} is inside {folder}, another output.", "Choose another place.")
     if len({place.resolve() for place in places}) < len(places):
         raise UsageError("Two outputs are in one place.", "Name another for each.")
     for place in places:
-        resolved = place.resolve()
-        if resolved.is_relative_to(result.folder.resolve()):
+        if is_inside(place, result.folder):
             raise UsageError(f"{place} is inside the result {result.folder}.", "Choose another place.")
-        if (result.is_tree and resolved.is_relative_to(result.root.resolve())) or resolved == result.root:
+        if is_inside(place, result.root) and (result.is_tree or place.resolve() == result.root):
             raise UsageError(f"{place} is inside what was scored, {result.root}.", "Choose another place.")
     for path in to.tables:
         if path.is_dir() or (path.exists() and not _record_path(path).exists()):

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from quality_model.core import storage
-from quality_model.core.folders import JOB_NAME, file_name, is_result, printable
+from quality_model.core.folders import JOB_NAME, file_name, is_folder, is_result, place_of, printable
+from quality_model.core.parquet import open_parquet
+from quality_model.core.stores import is_in_store
 from quality_model.errors import CorruptError, IncompleteError, StorageError, UsageError
 from quality_model.params import WITHOUT_PROJECT, LimitsParams
 from quality_model.records import SCHEMA_VERSION, Head
@@ -58,7 +59,12 @@ class FinishedResult:
     @property
     def base(self) -> Path:
         """The folder that names are relative to."""
-        return self.root if self.root.is_dir() else self.root.parent
+        return self.root if is_folder(self.root) else self.root.parent
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the rows."""
+        return schema_of(self.files)
 
     def rows(self, columns: Collection[str]) -> pa.Table:
         """Some columns of all rows, in the order of the plan.
@@ -66,7 +72,7 @@ class FinishedResult:
         Raises:
             UsageError: The result is of an earlier release, without one of them.
         """
-        schema = pq.read_schema(next(iter(self.files)))
+        schema = self.schema
         if missing := [column for column in columns if column not in schema.names]:
             raise UsageError(
                 f"{self.folder} has no column {', '.join(missing)}.", "Score again, with --overwrite."
@@ -99,10 +105,16 @@ class FinishedResult:
         return batches_of(self.files, columns)
 
 
+def schema_of(files: Iterable[Path]) -> pa.Schema:
+    """The columns of Parquet files of one result."""
+    with open_parquet(next(iter(files))) as file:
+        return file.schema_arrow
+
+
 def batches_of(files: Iterable[Path], columns: Collection[str]) -> Iterator[pa.RecordBatch]:
     """Some columns of the rows of Parquet files, a hundred thousand rows at a time."""
     for path in files:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             yield from file.iter_batches(_BATCH_ROWS, columns=list(columns))
 
 
@@ -116,13 +128,14 @@ def open_finished(folder: Path) -> FinishedResult:
         CorruptError: It is not what its completion marker says.
     """
     if not is_result(folder):
-        problem = "no result of `score`" if os.path.lexists(folder) else "not there"
+        is_there = folder.exists() if is_in_store(folder) else os.path.lexists(folder)
+        problem = "no result of `score`" if is_there else "not there"
         raise UsageError(f"{printable(str(folder))} is {problem}.", _results_near(folder))
     try:
         str(folder).encode()
     except UnicodeEncodeError:  # PyArrow opens no such path
         raise UsageError(f"The path {printable(str(folder))} is not UTF-8.", "Rename the folder.") from None
-    if not (folder / JOB_NAME).exists():
+    if not (folder / JOB_NAME).is_file():
         raise IncompleteError(f"{folder} is not finished.", "Run the same `score` again: it resumes.")
     facts = storage.require_sealed(folder, marker_name=JOB_NAME)
     version = facts.get("schema_version", 0)
@@ -143,7 +156,7 @@ def open_finished(folder: Path) -> FinishedResult:
 
 def _results_near(folder: Path) -> str:
     """A remedy: results inside a folder that is none, or those beside it, the closest names first."""
-    for place in (folder, folder.parent):
+    for place in () if is_in_store(folder) else (folder, folder.parent):
         with suppress(OSError):
             entries = islice(os.scandir(place), _MOST_ENTRIES)
             found = [entry.name for entry in entries if entry.is_dir() and is_result(place / entry.name)]
@@ -164,7 +177,7 @@ def _described(folder: Path, facts: Mapping[str, Any]) -> FinishedResult:
         sha256=facts["sha256"],
         plan_sha256=facts["plan_sha256"],
         kind=inputs["kind"],
-        root=Path(file_name(inputs["absolute_root"])),
+        root=place_of(Path(), file_name(inputs["absolute_root"])),
         is_tree=inputs.get("is_folder", False),
         limits=WITHOUT_PROJECT.limits.model_copy(update={**limits, "formats": tuple(settings["formats"])}),
     )

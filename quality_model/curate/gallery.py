@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quality_model.core import storage
+from quality_model.core.folders import is_inside, is_there
 from quality_model.curate.finished import FinishedResult, open_finished
 from quality_model.curate.key_files import read_keys
 from quality_model.curate.overview import Overview, Row, overview
@@ -153,7 +154,7 @@ def require_place(to: Path, output: Path) -> None:
     place, own = to.resolve(), output.resolve()
     if to.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{to} is not the name of an HTML file.", "Name one, such as gallery.html.")
-    if place.is_relative_to(own) and place.parent != own / REPORT_NAME:
+    if is_inside(to, output) and place.parent != own / REPORT_NAME:
         raise UsageError(f"{to} is among the files of the result.", f"Write to {output / GALLERY_NAME}.")
     if place != own / GALLERY_NAME and to.exists() and not _is_gallery(to):
         raise UsageError(f"{to} is there and is no gallery.", "Choose another name, or move it away.")
@@ -186,7 +187,7 @@ def _standard(found: Overview, result: FinishedResult) -> tuple[dict[str, Row], 
 def _read(result: FinishedResult, keys: list[str], *, required: bool) -> dict[str, Thumbnail]:
     """Thumbnails of images that are read again; which view decided is not known of them."""
     remedy = "Put them back there, or score again with this release, which keeps thumbnails."
-    if not result.root.exists():
+    if not is_there(result.root):
         if not required:
             return {}
         raise UsageError(

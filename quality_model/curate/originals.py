@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from quality_model.core import decoding
+from quality_model.core.folders import input_path, is_there
+from quality_model.core.parquet import open_parquet
 from quality_model.curate.expressions import require_column
-from quality_model.curate.finished import FinishedResult, batches_of
+from quality_model.curate.finished import FinishedResult, batches_of, schema_of
 from quality_model.errors import ImageError, IncompleteError, UsageError
 from quality_model.params import LimitsParams
 from quality_model.records import Head
@@ -59,7 +60,7 @@ class Rows:
         )
         return cls(
             tuple(files),
-            pq.read_schema(next(iter(files))),
+            schema_of(files),
             thresholds,
             codes.is_null().to_numpy(),
             dict(counts.most_common()),
@@ -138,7 +139,8 @@ def moved_to(result: FinishedResult, root: Path) -> FinishedResult:
     Raises:
         UsageError: It is not there.
     """
-    if not root.exists():
+    root = input_path(root)
+    if not is_there(root):
         raise UsageError(f"{root} is not there.", "Name what was scored, where it is now.")
     return replace(result, root=root.resolve())
 
@@ -147,7 +149,7 @@ def tables(result: FinishedResult, chosen: Mask, columns: Sequence[str] | None =
     """The chosen rows of each part that has some, in the order of the plan."""
     for path, mask in zip(result.files, _by_part(result, chosen), strict=True):
         if mask.any():
-            with pq.ParquetFile(path) as file:
+            with open_parquet(path) as file:
                 yield file.read(columns).filter(pa.array(mask))
 
 

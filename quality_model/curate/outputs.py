@@ -24,6 +24,7 @@ from quality_model.core import storage
 from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import file_name, is_url, suffix
 from quality_model.core.jobs import LOCK_NAME
+from quality_model.core.stores import is_store_address, require_local
 from quality_model.curate.finished import FinishedResult
 from quality_model.curate.originals import Losses, Mask, Original, originals_of, tables, with_sources
 from quality_model.errors import ImageError, StorageError, UsageError
@@ -72,7 +73,7 @@ def write_keys(path: Path, result: FinishedResult, chosen: Mask, *, null: bool) 
 def write_rows(path: Path, result: FinishedResult, chosen: Mask) -> None:
     """Write the chosen rows as Parquet, with the columns and the metadata of the result."""
     with result.unchanged():
-        schema = pq.read_schema(next(iter(result.files)))
+        schema = result.schema
     with (
         storage.staged(path) as temporary,
         result.unchanged(),
@@ -86,8 +87,9 @@ def require_free(folder: Path, record: dict[str, object]) -> None:
     """Refuse a folder that is neither empty nor of the same record.
 
     Raises:
-        UsageError: It holds other files, or what another filter kept.
+        UsageError: It holds other files, or what another filter kept, or is in a store.
     """
+    require_local(folder, "Copies, links and shards of images")
     if not (folder / RECORD_NAME).exists():
         require_own(folder, (), "output of filter")
     elif (was := storage.read_json(folder / RECORD_NAME)) != record:
@@ -128,7 +130,7 @@ def place_files(
     """
     losses, num_placed = Losses(), 0
     with result.unchanged():
-        schema = pq.read_schema(next(iter(result.files)))
+        schema = result.schema
     placer = _Placer(folder, result, how)
 
     def is_placed(original: Original, source: Source) -> bool:
@@ -177,6 +179,8 @@ def name_below(key: str, format_name: str | None, *, is_path: bool) -> PurePath:
     image.
     """
     text = file_name(key) if is_path and not is_url(key) else key
+    if is_store_address(key):
+        text = text.split("://", 1)[-1]
     if is_url(key):
         text, *query = re.split("[?#]", key.split("://", 1)[1], maxsplit=1)
         if query:

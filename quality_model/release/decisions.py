@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from quality_model.core import storage
 from quality_model.core.models import database_exists
-from quality_model.errors import CorruptError, ModelNotFoundError, ParameterError, RegistryError
+from quality_model.errors import CorruptError, ParameterError, RegistryError
 from quality_model.params import RegistryParams
 from quality_model.params_file import parse_yaml, to_yaml
 from quality_model.paths import BESIDE_CHAMPION_NAME, CARD_NAME, DECISION_NAME, EVIDENCE_NAME, ProjectPaths
@@ -359,23 +359,23 @@ def project(record: Path, catalogue: Registry) -> str:
     """
     decision, card_path = read_record(record), record / CARD_NAME
     card = card_path.read_text(encoding="utf-8") if card_path.exists() else ""
-    client, name, run_id = catalogue.client, catalogue.name, decision.model.run_id or ""
+    client, name = catalogue.client, catalogue.name
     catalogue.ensure_registered_model()
     with catalogue.errors("Recording the decision"):
         client.set_registered_model_tag(name, f"{_TAG_PREFIX}{record.name}", _in_short(decision))
-    try:
+    asked = decision.model.run_id
+    run = catalogue.find_run(asked) if asked else None
+    run_id = run.info.run_id if run else ""
+    if run is not None:
         with catalogue.errors("Adding the decision to its run"):
-            known = client.get_run(run_id).data.tags if run_id else {}
-            if run_id:
-                client.log_artifacts(run_id, str(record), f"decisions/{record.name}")
-            if run_id and known.get("decided", "") <= decision.time:
+            client.log_artifacts(run_id, str(record), f"decisions/{record.name}")
+            if run.data.tags.get("decided", "") <= decision.time:
                 for key, value in _tags(decision).items():
                     client.set_tag(run_id, key, value)
                 if card:
                     client.log_text(run_id, card, CARD_NAME)
-    except ModelNotFoundError:
-        log.warning("The run %s is not at %s.", run_id, catalogue.connection.shown)
-        run_id = ""
+    elif asked:
+        log.warning("The run %s is not at %s.", asked, catalogue.connection.shown)
     version = catalogue.look_up(number=decision.model.version) if decision.model.version else None
     if version is None or version.model_sha256 != decision.model_sha256:
         return run_id

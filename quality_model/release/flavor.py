@@ -1,9 +1,10 @@
 """The model as MLflow keeps it: safetensors and JSON, loaded by this package; no pickle, no code inside.
 
-The folder is an MLflow model with the ``python_function`` flavor, whose ``loader_module``
-is this module. So ``mlflow.pyfunc.load_model`` gives scores for a batch of any size.
+The folder is an MLflow model with the ``python_function`` flavor, whose ``loader_module`` is this module. So
+`mlflow.pyfunc.load_model`, `mlflow models serve` and Spark give the scores that `predict` gives.
 """
 
+import io
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from quality_model import __version__
+from quality_model.core.predict import Scorer
 from quality_model.core.storage import MARKER_NAME, require_sealed
+from quality_model.errors import ImageError
 from quality_model.paths import MODEL_FOLDER
-from quality_model.records import HEADS, OVERALL_WEIGHTS
+from quality_model.records import HEADS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,15 +28,20 @@ if TYPE_CHECKING:
 MODEL_NAME: Final = "quality-model"
 """Name of the logged model."""
 
+IMAGE_COLUMN: Final = "image"
+"""The column of encoded images that the model takes."""
+
+_SCORES: Final = (*HEADS, "overall")
+_ERRORS: Final = ("error_code", "error_detail")
 _EXAMPLE_SIDE_PX: Final = 32
-_REQUIREMENTS: Final = ("numpy", "pandas", "safetensors", "torch")
+_REQUIREMENTS: Final = ("filelock", "ncnn", "numpy", "pandas", "pillow", "pydantic", "safetensors")
 
 
 def write_mlflow_model(model_folder: Path, output: Path, *, run_id: str, model_id: str) -> None:
     """Write an MLflow model around the files of ``model_folder``.
 
-    The signature takes uint8 (-1, -1, -1, 3), RGB images already resized to the model's
-    size, and gives a row of five scores in [0, 1] for each.
+    The signature takes a binary column ``image`` of encoded images, and gives for each a row of five scores
+    in [0, 1], or an error code.
 
     Args:
         model_folder: Complete folder with model.safetensors and model.json.
@@ -44,13 +53,19 @@ def write_mlflow_model(model_folder: Path, output: Path, *, run_id: str, model_i
         IncompleteError, CorruptError: The model's files are not those that its completion marker describes.
     """
     import mlflow.pyfunc
+    import pandas as pd
     from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, Schema, TensorSpec
+    from mlflow.types import ColSpec, Schema
 
     marker = require_sealed(model_folder, verify=True)
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3), name=None)]),
-        outputs=Schema([ColSpec("float", name=head) for head in (*HEADS, "overall")]),
+        inputs=Schema([ColSpec("binary", name=IMAGE_COLUMN)]),
+        outputs=Schema(
+            [
+                *(ColSpec("double", name=name) for name in _SCORES),
+                *(ColSpec("string", name=name, required=False) for name in _ERRORS),
+            ]
+        ),
     )
     with tempfile.TemporaryDirectory() as scratch:
         staged = Path(scratch) / Path(MODEL_FOLDER).name
@@ -69,7 +84,7 @@ def write_mlflow_model(model_folder: Path, output: Path, *, run_id: str, model_i
                 metadata={"loaded_by": f"quality-model {__version__}"},
             ),
             signature=signature,
-            input_example=_example(),
+            input_example=pd.DataFrame({IMAGE_COLUMN: _examples()}),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS],
         )
 
@@ -78,36 +93,39 @@ class PyfuncModel:
     """The model behind ``mlflow.pyfunc.load_model``."""
 
     def __init__(self, folder: Path) -> None:
-        import torch
-
-        from quality_model.networks.model import load_model
-
-        self._device = torch.device("cpu")
-        loaded = load_model(folder, self._device)
-        self._model, self._views = loaded.model, loaded.views
+        self._scorer = Scorer(folder, "cpu")
 
     def predict(
-        self, model_input: npt.NDArray[np.uint8], params: dict[str, Any] | None = None
+        self, model_input: "pd.DataFrame | npt.NDArray[np.uint8]", params: dict[str, Any] | None = None
     ) -> "pd.DataFrame":
-        """Score a batch.
+        """Score images, as `Scorer.predict` does.
 
         Args:
-            model_input: uint8 (N, S, S, 3) RGB, already resized to the model's size.
+            model_input: Encoded images in the column ``image``; or uint8 (N, H, W, 3) RGB, which models take
+                that were logged before they had this column.
             params: Unused; MLflow's interface has it.
 
         Returns:
-            float32 (N, 5): the four heads, 0 absent to 1 severe, and ``overall``, 1 best.
+            float64 (N, 5), the four heads, 0 absent to 1 severe, and ``overall``, 1 best; then ``error_code``
+            and ``error_detail`` of images without scores, which have NaN.
         """
         import pandas as pd
-        import torch
 
-        from quality_model.networks.model import to_model_input
+        images = [*model_input] if isinstance(model_input, np.ndarray) else [*model_input[IMAGE_COLUMN]]
+        rows = self._scorer.predict_batch(map(_image_of, images), errors="return")
+        errors = [row if isinstance(row, ImageError) else None for row in rows]
+        columns: dict[str, Any] = {
+            name: pd.Series([getattr(row, name, float("nan")) for row in rows], dtype="float64")
+            for name in _SCORES
+        }
+        columns["error_code"] = pd.Series([error and error.reason for error in errors], dtype=object)
+        columns["error_detail"] = pd.Series([error and error.detail for error in errors], dtype=object)
+        return pd.DataFrame(columns)
 
-        with torch.inference_mode():
-            found = self._model(to_model_input(np.asarray(model_input), self._device))["all_scores"]
-        scores = self._views.on_scale(found.float().numpy())
-        weights = np.array([OVERALL_WEIGHTS[head] for head in HEADS], np.float32)
-        return pd.DataFrame(scores, columns=[*HEADS]).assign(overall=1.0 - scores @ weights)
+
+def _image_of(value: Any) -> bytes | npt.NDArray[np.uint8]:
+    """An image of a request; a text, which would be a path of this machine, is none."""
+    return value if isinstance(value, bytes | np.ndarray) else b""
 
 
 def _load_pyfunc(data_path: str) -> PyfuncModel:
@@ -115,7 +133,12 @@ def _load_pyfunc(data_path: str) -> PyfuncModel:
     return PyfuncModel(Path(data_path))
 
 
-def _example() -> npt.NDArray[np.uint8]:
-    """Two images that are gradients, uint8 (2, 32, 32, 3)."""
+def _examples() -> list[bytes]:
+    """Two images that are gradients, as PNG."""
     shape = (2, _EXAMPLE_SIDE_PX, _EXAMPLE_SIDE_PX, 3)
-    return np.linspace(0, 255, num=int(np.prod(shape))).astype(np.uint8).reshape(shape)
+    examples = []
+    for pixels in np.linspace(0, 255, num=int(np.prod(shape))).astype(np.uint8).reshape(shape):
+        encoded = io.BytesIO()
+        Image.fromarray(pixels).save(encoded, "PNG")
+        examples.append(encoded.getvalue())
+    return examples

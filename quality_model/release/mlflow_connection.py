@@ -95,13 +95,25 @@ def tracking_uri(root: Path) -> str:
             "Use http://host:port or a database such as sqlite:///mlflow.db; unset: the project's own file.",
         )
     if kind != "sqlite":
-        _require_readable(uri, is_server=kind in ("http", "https"))
+        _require_readable("MLFLOW_TRACKING_URI", uri, is_server=kind in ("http", "https"))
     return uri
 
 
-def _require_readable(uri: str, *, is_server: bool) -> None:
+def server_uri(name: str, uri: str) -> str:
+    """Return the address of a tracking server, given as the option or variable ``name``.
+
+    Raises:
+        UsageError: It is that of a database, or none at all.
+    """
+    if not uri.startswith(("http://", "https://")):
+        raise UsageError(f"{name} = {redacted(uri)!r} is no address of a server.", "Use http://host:port.")
+    _require_readable(name, uri, is_server=True)
+    return uri.rstrip("/")
+
+
+def _require_readable(name: str, uri: str, *, is_server: bool) -> None:
     """Refuse what MLflow or a driver would take for another address, and name in its errors."""
-    shown = f"MLFLOW_TRACKING_URI = {redacted(uri)!r}"
+    shown = f"{name} = {redacted(uri)!r}"
     place = uri.partition("://")[2]
     authority = re.split("[/?#]", place, maxsplit=1)[0]
     rest = place.removeprefix(authority)
@@ -126,17 +138,18 @@ def _require_readable(uri: str, *, is_server: bool) -> None:
         )
 
 
-def connect(root: Path) -> Connection:
+def connect(root: Path, uri: str | None = None) -> Connection:
     """Open the tracking server or database of a project; a new SQLite file is made, which takes seconds.
 
     Args:
         root: The project folder, which holds ``mlflow.db`` and ``mlartifacts`` by default.
+        uri: Another server or database than `tracking_uri`.
 
     Raises:
         UsageError: MLFLOW_TRACKING_URI, or a setting of MLflow's waits, is not usable.
         RegistryError: The database cannot be opened. A server that is down shows at the first call.
     """
-    uri = tracking_uri(root)
+    uri = uri or tracking_uri(root)
     for name, value in _BOUNDS.items():
         given = os.environ.get(name, value)
         if not re.fullmatch(r"\d+" if value.isdigit() else r"\d+(\.\d+)?", given):
@@ -165,12 +178,13 @@ def _open_database(client: "MlflowClient", root: Path, uri: str, artifacts: Path
 
 
 @contextmanager
-def mlflow_errors(shown: str, doing: str) -> Iterator[None]:
+def mlflow_errors(shown: str, doing: str, setting: str = "MLFLOW_TRACKING_URI") -> Iterator[None]:
     """Call MLflow with bounded waits, and turn what it raises into errors of ours.
 
     Args:
         shown: The URI without credentials.
         doing: What is being done, as the beginning of a sentence.
+        setting: The variable or option that names the server.
 
     Raises:
         ModelNotFoundError: The server answered that there is no such thing.
@@ -187,11 +201,11 @@ def mlflow_errors(shown: str, doing: str) -> Iterator[None]:
             problem = f"{doing} failed at {shown}: {_first_words(error)}"
             code = getattr(error, "error_code", None)
             if code == "RESOURCE_DOES_NOT_EXIST":
-                remedy = "Check that MLFLOW_TRACKING_URI names the server on which it was made."
+                remedy = f"Check that {setting} names the server on which it was made."
                 raise ModelNotFoundError(problem, remedy) from error
             if code == "INVALID_PARAMETER_VALUE":
                 raise RequestRefusedError(problem) from error
-            remedy = _remedy(shown)
+            remedy = _remedy(shown, setting)
             if isinstance(error, NoSuchModuleError):
                 remedy = "Correct what is before :// in MLFLOW_TRACKING_URI, or install the driver it names."
             elif isinstance(error, ImportError):
@@ -255,9 +269,9 @@ def _first_words(error: Exception) -> str:
     return words if len(words) <= _MESSAGE_LENGTH else words[:_MESSAGE_LENGTH] + "..."
 
 
-def _remedy(shown: str) -> str:
+def _remedy(shown: str, setting: str) -> str:
     if shown.startswith(("http", "databricks")):
-        return "Check that the server runs and MLFLOW_TRACKING_URI names it; then run the same command again."
+        return f"Check that the server runs and {setting} names it; then run the same command again."
     return "Check that the database can be read and written and that its disk has space."
 
 
@@ -291,7 +305,7 @@ def _relocate(database: Path, artifacts: Path) -> None:
     new = artifacts.parent
     with closing(sqlite3.connect(database, timeout=_WAIT_S)) as connection:
         rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments")
-        places = {place for (location,) in rows if (place := _local(location)).is_absolute()}
+        places = {place for (location,) in rows if (place := stored_path(location)).is_absolute()}
         for place in sorted(path for path in places if path.name == artifacts.name and path != artifacts):
             old, copied = place.parent, _locations(place.with_name(database.name))
             is_gone = not os.path.exists(place)  # noqa: PTH110 - False where it may not be read
@@ -301,7 +315,7 @@ def _relocate(database: Path, artifacts: Path) -> None:
                     for row, location in connection.execute(
                         f"SELECT rowid, {column} FROM {table}"
                     ).fetchall():
-                        if not (path := _local(location)).is_relative_to(old):
+                        if not (path := stored_path(location)).is_relative_to(old):
                             continue
                         path = new / path.relative_to(old)
                         if table == "experiments" or is_gone or location in copied or path.exists():
@@ -311,7 +325,7 @@ def _relocate(database: Path, artifacts: Path) -> None:
             log.warning("%s is from %s; its records now name %s.", database.name, old, new)
 
 
-def _local(location: str | None) -> Path:
+def stored_path(location: str | None) -> Path:
     """The path of a stored location, be it a URI or a path; of one elsewhere, it is not absolute."""
     parts = urlsplit(location or "")
     return Path(url2pathname(parts.path) if parts.scheme == "file" else location or "")

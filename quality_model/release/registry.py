@@ -25,6 +25,7 @@ from quality_model.params import RegistryParams
 from quality_model.paths import MODEL_FOLDER, ProjectPaths
 from quality_model.records import ModelRef
 from quality_model.release.mlflow_connection import RequestRefusedError, as_current, connect, mlflow_errors
+from quality_model.release.registry_facts import EARLIER_ID, EARLIER_RUN
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -61,6 +62,11 @@ class ModelVersion:
     def model_sha256(self) -> str:
         """Hash of the model's folder; empty for a version that this project did not register."""
         return self.tags.get("model_sha256", "")
+
+    @property
+    def run_ids(self) -> tuple[str | None, ...]:
+        """The run's id, and the one that it had before the registry was migrated."""
+        return self.run_id, *filter(None, [self.tags.get(EARLIER_RUN)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +205,23 @@ class Registry:
             version.tags,
             folder,
         )
+
+    def find_run(self, run_id: str) -> "Run | None":
+        """Return the run with this id, or the one that had it before the registry was migrated."""
+        from mlflow.exceptions import MlflowException
+
+        with self.errors(f"Reading run {run_id}"):
+            try:
+                return self.client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+            experiment = self.client.get_experiment_by_name(self.section.experiment)
+            if experiment is None:
+                return None
+            asked = f"tags.`{EARLIER_ID}` = '{run_id}'"
+            found = self.client.search_runs([experiment.experiment_id], asked, max_results=1)
+        return found[0] if found else None
 
     def tags(self) -> Mapping[str, str]:
         """Return the tags of the registered model; none if nothing was ever registered."""

@@ -6,7 +6,7 @@ what is missing there is looked up in the registry; what cannot be looked up is 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,11 +15,12 @@ from typing import Any, Final
 from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.core.figures import text_table
-from quality_model.core.folders import JOB_NAME, PLAN_NAME
+from quality_model.core.folders import JOB_NAME, PLAN_NAME, result_facts
 from quality_model.core.jobs import DATA_FOLDER, MARKERS_FOLDER
 from quality_model.core.model_files import read_description
 from quality_model.core.models import database_exists
 from quality_model.core.provenance import ModelFacts
+from quality_model.core.stores import is_in_store
 from quality_model.errors import CorruptError, RegistryError, UsageError
 from quality_model.params import RegistryParams
 from quality_model.records import ModelRef
@@ -146,8 +147,7 @@ def trace(registry: RegistryParams | None, *, root: Path, path: Path) -> Trace:
 
 
 def _files_of(path: Path) -> list[Path]:
-    groups = (sorted(path.glob(pattern)) for pattern in _FILES) if path.is_dir() else iter([[path]])
-    files = next(filter(None, groups), [])
+    files = next(filter(None, _groups_of(path)), [])
     if not path.exists() or not files:
         problem = "holds no scores" if path.exists() else "is not there"
         raise UsageError(f"{path} {problem}.", "Name the output folder of `score`, or a part in it.")
@@ -158,6 +158,17 @@ def _files_of(path: Path) -> list[Path]:
                     f"{file} is not the file that {marker.name} describes.", "Score the collection again."
                 )
     return files
+
+
+def _groups_of(path: Path) -> Iterator[list[Path]]:
+    """Files of scores by what ``path`` may be. In a store a finished result names its own."""
+    if not path.is_dir():
+        yield [path]
+    elif is_in_store(path):
+        yield [path / part["file"] for part in result_facts(path / JOB_NAME).get("parts", ())]
+    for pattern in _FILES:
+        folder, _, name = pattern.rpartition("/")
+        yield sorted((path / folder if folder else path).glob(name))
 
 
 def _result_of(file: Path) -> Path:
@@ -179,12 +190,13 @@ def _model_in_rows(files: Sequence[Path]) -> tuple[str, str | None, str | None]:
 
 def _models_in(file: Path) -> set[tuple[str, str | None, str | None]]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from quality_model.core.parquet import open_parquet
 
     try:
-        present = set(pq.read_schema(file).names)
-        columns = list(_EARLIER_COLUMNS if present.issuperset(_EARLIER_COLUMNS) else _COLUMNS)
-        with pq.ParquetFile(file) as opened:
+        with open_parquet(file) as opened:
+            present = set(opened.schema_arrow.names)
+            columns = list(_EARLIER_COLUMNS if present.issuperset(_EARLIER_COLUMNS) else _COLUMNS)
             rows = opened.read(columns=[name for name in columns if name in present])
         distinct = rows.group_by(columns).aggregate([])
     except (pa.ArrowException, OSError) as error:
@@ -197,11 +209,11 @@ def _models_in(file: Path) -> set[tuple[str, str | None, str | None]]:
 
 def _stated(file: Path, name: str, version: str | None) -> Mapping[str, Any]:
     """What the file itself, or the job beside it, states of this model."""
-    import pyarrow.parquet as pq
+    from quality_model.core.parquet import open_parquet
 
     models: list[Any] = []
-    with suppress(ValueError):
-        models.append(json.loads((pq.read_schema(file).metadata or {}).get(_MODEL_KEY, b"null")))
+    with suppress(ValueError), open_parquet(file) as opened:
+        models.append(json.loads((opened.schema_arrow.metadata or {}).get(_MODEL_KEY, b"null")))
     jobs = [_result_of(file) / job for job in (JOB_NAME, PLAN_NAME)]
     models += [storage.read_json(job).get("model") for job in jobs if job.exists()]
     for model in models:
@@ -236,13 +248,15 @@ def _add_from_registry(found: Trace, number: str, catalogue: Registry) -> None:
         return
     if version is None:
         found.notes.append(f"{shown} is no longer in the registry.")
-    elif run_id not in (None, version.run_id):
+    elif run_id not in (None, *version.run_ids):
         found.notes.append(
             f"{shown} came from run {run_id}; here that version came from run {version.run_id}."
             " The scores were made with another registry: set MLFLOW_TRACKING_URI."
         )
     else:
         found.model_sha256, found.aliases = version.model_sha256, version.aliases
+        if run_id not in (None, version.run_id):
+            found.notes.append(f"The registry was migrated: the run is {version.run_id} here.")
         found.origin |= _known(version.tags)
         found.verdict = version.tags.get("verdict")
         if found.verdict is None:

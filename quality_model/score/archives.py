@@ -4,7 +4,6 @@ import bz2
 import gzip
 import io
 import lzma
-import os
 import re
 import stat
 import tarfile
@@ -19,8 +18,10 @@ from typing import IO, Any, Final, Literal, cast
 
 import pyarrow as pa
 
+from quality_model.core import objects
 from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import SYSTEM_FILES, is_system, printable, suffix
+from quality_model.core.stores import is_in_store
 from quality_model.errors import ImageError
 from quality_model.params import LimitsParams
 from quality_model.score.reading import PlannedInput
@@ -134,8 +135,12 @@ class _Zip:
 
     def __init__(self, path: Path) -> None:
         _require_file(path)
-        self._archive = zipfile.ZipFile(path)
-        self.close = self._archive.close
+        self._file = objects.open_file(path)
+        self._archive = zipfile.ZipFile(self._file)
+
+    def close(self) -> None:
+        self._archive.close()
+        self._file.close()
 
     def members(self) -> Iterator[_Member]:
         for at, info in enumerate(self._archive.infolist()):
@@ -299,7 +304,7 @@ class _Streams:
     """
 
     def __init__(self, path: Path, new: Callable[[], Any]) -> None:
-        self._file = path.open("rb")
+        self._file = objects.open_file(path)
         self._new = new
         self._stream = new()
 
@@ -326,18 +331,18 @@ class _Streams:
 def _open_tar(path: Path) -> IO[bytes]:
     """Open the archive inside a shard: its first bytes, not its name, say how it is compressed."""
     _require_file(path)
-    stream = path.open("rb")
+    stream = objects.open_file(path)
     first = stream.read(10)
     start: Callable[[], Any]
     if first.startswith(b"\x1f\x8b"):
-        stream.close()
-        return cast(IO[bytes], gzip.open(path))
+        stream.seek(0)
+        return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
     if re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", first):
         start = partial(_Streams, path, bz2.BZ2Decompressor)
     elif first.startswith(b"\xfd7zXZ\0"):
         start = partial(_Streams, path, partial(lzma.LZMADecompressor, memlimit=_MAX_XZ_BYTES))
     elif re.match(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", first):
-        start = lambda: pa.CompressedInputStream(pa.OSFile(os.fsencode(path), "rb"), "zstd")  # noqa: E731
+        start = lambda: pa.CompressedInputStream(objects.open_file(path), "zstd")  # noqa: E731
     else:
         stream.seek(0)
         return stream
@@ -346,7 +351,9 @@ def _open_tar(path: Path) -> IO[bytes]:
 
 
 def _require_file(path: Path) -> None:
-    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+    if not is_in_store(path) and not stat.S_ISREG(
+        path.stat().st_mode
+    ):  # opening a pipe would wait for its writer
         raise ImageError("not_a_file", "it is a folder, a pipe or a device")
 
 

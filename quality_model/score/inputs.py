@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from quality_model.core import folders
 from quality_model.core.decoding import SUFFIXES
-from quality_model.core.folders import ListedFile, file_name, is_url, printable
+from quality_model.core.folders import ListedFile, file_name, is_url, place_of, printable
 from quality_model.errors import ImageError, UsageError
 from quality_model.params import LimitsParams
 from quality_model.score.archives import ArchiveReader, list_members
 from quality_model.score.columns import choose_columns
-from quality_model.score.reading import PlannedInput, Source, Url
+from quality_model.score.reading import PlannedInput, Source, Stored, Url, image_at
 from quality_model.score.selection import (
     TAR_SUFFIXES,
     Collection,
@@ -132,7 +132,7 @@ def survey(inputs: Path | Selection, output: Path | None, choice: InputChoice = 
     if choice.kind in (None, *TABLES) and (tables := listing.tables_of(choice.kind)):
         alone = choice.kind is not None or not any(map(listing.counts, _FILES))
         columns = choose_columns(
-            {name: collection.base / file.name for name, file in tables.items()},
+            {name: place_of(collection.base, file.name) for name, file in tables.items()},
             choice.image_column,
             choice.key_column,
             alone=alone,
@@ -176,7 +176,7 @@ def list_inputs(found: Survey, limits: LimitsParams, skipped: Counter[str]) -> I
     """
     tables, kind_in = [], found.inputs.kind_in
     for file in found.inputs.walk(found.output):
-        name, path = printable(file.name), found.inputs.base / file.name
+        name, path = printable(file.name), place_of(found.inputs.base, file.name)
         if file.problem is not None:
             yield PlannedInput(name, error_code=file.problem.reason, error_detail=file.problem.detail)
         elif not (name in found.columns if found.columns else kind_in(file.name, found.kind) == found.kind):
@@ -205,7 +205,7 @@ def nothing_to_score(found: Survey, skipped: Mapping[str, int]) -> UsageError:
 
 def sources_of(
     inputs: Iterable[PlannedInput], collection: Path | Collection, kind: Kind
-) -> Generator[Source | Url, None, None]:
+) -> Generator[Source | Url | Stored, None, None]:
     """Give the source of each input of a collection whose files are of one kind, in order."""
     base = collection_of(collection).base
     rows = RowReader()
@@ -215,23 +215,24 @@ def sources_of(
                 yield ImageError(planned.error_code, planned.error_detail or "")
             elif planned.file is None:
                 name = file_name(planned.key)
-                yield Url(name) if is_url(name) else base / name
+                yield Url(name) if is_url(name) else image_at(place_of(base, name))
             elif planned.columns:
-                yield rows.read(base / file_name(planned.file), planned.file, planned.at, planned.columns)
+                path = place_of(base, file_name(planned.file))
+                yield rows.read(path, planned.file, planned.at, planned.columns)
             else:
-                yield members.read(base / file_name(planned.file), planned.at, planned.num_bytes)
+                yield members.read(place_of(base, file_name(planned.file)), planned.at, planned.num_bytes)
 
 
 def collection_of(inputs: Path | Collection) -> Collection:
     """What can be walked for what was named."""
-    return OnePath(folders.input_path(inputs)) if isinstance(inputs, Path) else inputs
+    return inputs if isinstance(inputs, OnePath | Selection) else OnePath(folders.input_path(inputs))
 
 
 def _require_input(path: Path, output: Path | None) -> None:
     """Refuse a path that is not there, the output itself, and an earlier result."""
-    if not path.exists():
+    if not folders.is_there(path):
         raise UsageError(f"{path} is not there.", "Name a folder, a Parquet file or a tar shard.")
-    if output is not None and path.resolve() == output.resolve():
+    if output is not None and str(path.resolve()) == str(output.resolve()):
         raise UsageError(f"{path} is both input and output.", "Choose another output folder.")
     if (result := folders.result_of(path)) is not None:
         raise UsageError(

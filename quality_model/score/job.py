@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from quality_model.core import predict, processes, storage
-from quality_model.core.folders import JOB_NAME, printable
+from quality_model.core.folders import JOB_NAME, is_folder, printable
 from quality_model.core.jobs import JobFolder, Part, part_name
 from quality_model.core.measures import chosen_sets, measures_of
 from quality_model.core.provenance import deciding_record
@@ -261,7 +261,7 @@ class _Job:
     @property
     def _place(self) -> Path:
         """The folder or file; of a selection, what its names are relative to."""
-        return self.inputs if isinstance(self.inputs, Path) else self.inputs.base
+        return self.inputs.base if isinstance(self.inputs, Selection) else self.inputs
 
     def _make(
         self, todo: list[_Todo], num_inputs: int, scorer: Scorer
@@ -351,7 +351,7 @@ class _Job:
                 "inputs": {
                     "root": printable(collection_of(self.inputs).title),
                     "absolute_root": printable(str(self._place.resolve())),
-                    "is_folder": isinstance(self.inputs, Path) and self.inputs.is_dir(),
+                    "is_folder": not isinstance(self.inputs, Selection) and is_folder(self.inputs),
                     "kind": plan.kind,
                     "num_files": plan.num_files,
                     "num_inputs": plan.num_inputs,

@@ -23,6 +23,8 @@ from pydantic import BaseModel, ConfigDict
 from quality_model.core import folders, storage
 from quality_model.core.folders import JOB_NAME, PLAN_NAME, is_result, is_system
 from quality_model.core.jobs import DATA_FOLDER, UPDATE_FOLDER, JobFolder, part_name
+from quality_model.core.parquet import open_parquet
+from quality_model.core.stores import is_in_store
 from quality_model.errors import CorruptError, StorageError, UsageError
 from quality_model.params import EngineName, LimitsParams, MeasureSet
 from quality_model.records import HEADS, SCALE_VERSION, SCHEMA_VERSION
@@ -115,7 +117,7 @@ class Plan:
         """The inputs of one part, in order."""
         path = self.table_path(output)
         group = part if self.parts is None else list(self.parts).index(str(part))
-        with pq.ParquetFile(path, metadata=_footer(path, self.plan_sha256)) as file:
+        with open_parquet(path, _footer(path, self.plan_sha256)) as file:
             return inputs_from(file.read_row_group(group))
 
     def write(self, output: Path) -> None:
@@ -224,7 +226,8 @@ def begin(
 @lru_cache(maxsize=2)
 def _footer(path: Path, _: str) -> pq.FileMetaData:
     """What a table says of its row groups: as long as there are parts, and needed for each."""
-    return pq.read_metadata(path)
+    with open_parquet(path) as file:
+        return file.metadata
 
 
 def open_plan(output: Path) -> Plan | None:
@@ -245,9 +248,11 @@ def open_plan(output: Path) -> Plan | None:
     except (TypeError, KeyError, ValueError, CorruptError):
         raise CorruptError(f"{output / PLAN_NAME} is not a plan of this release.", _START_AGAIN) from None
     table = output / TABLE_NAME
-    if not table.exists() or storage.file_sha256(table) != plan.plan_sha256:
+    if not table.is_file() or storage.file_sha256(table) != plan.plan_sha256:
         raise CorruptError(f"{table} is not the plan that {PLAN_NAME} describes.", _START_AGAIN)
-    if not pq.read_schema(table).equals(SCHEMA):
+    with open_parquet(table) as file:
+        schema = file.schema_arrow
+    if not schema.equals(SCHEMA):
         raise CorruptError(f"{table} is a plan of another release.", _START_AGAIN)
     return plan
 
@@ -276,8 +281,11 @@ def plan_from(values: Mapping[str, Any], *, is_update: bool = False) -> Plan:
 def find_inputs(output: Path, keys: list[str]) -> list[PlannedInput]:
     """The inputs of a job that have some keys, in the order of ``keys``."""
     wanted = pa.array(keys, pa.string())
-    filters = pc.field("key").isin(wanted)
-    table = pq.read_table(output / TABLE_NAME, filters=filters, partitioning=None)
+    with open_parquet(output / TABLE_NAME) as file:
+        groups = (file.read_row_group(number) for number in range(file.num_row_groups))
+        table = pa.concat_tables(
+            [SCHEMA.empty_table(), *(g.filter(pc.is_in(g["key"], wanted)) for g in groups)]
+        )
     return inputs_from(table.take(pc.index_in(wanted, table["key"])))
 
 
@@ -316,6 +324,7 @@ def _make(
         num_inputs = write_inputs(temporary, planned, settings.shard_size)
         if not num_inputs:
             raise nothing_to_score(found, skipped)
+        plan_sha256 = storage.file_sha256(temporary)
         _clear(job)  # it is sure now that there will be a plan
     plan = Plan(
         kind=found.kind,
@@ -323,7 +332,7 @@ def _make(
         num_files=found.num_files,
         fingerprint=found.fingerprint,
         skipped=dict(sorted(skipped.items())),
-        plan_sha256=storage.file_sha256(job.folder / TABLE_NAME),
+        plan_sha256=plan_sha256,
         model=model,
         settings=settings,
     )
@@ -341,10 +350,13 @@ def _clear(job: JobFolder) -> None:
     if not is_earlier:
         job.reopen()
     job.keep_parts(())
-    for pattern in (*_REPORT_FILES, *(_EARLIER_LAYOUT if is_earlier else ())):
+    for name in _REPORT_FILES:
+        storage.remove(output / name)
+    for pattern in _EARLIER_LAYOUT if is_earlier else ():
         for path in output.glob(pattern):
             path.unlink()
-    shutil.rmtree(output / REPORT_NAME / "docs", ignore_errors=True)
+    if not is_in_store(output):
+        shutil.rmtree(output / REPORT_NAME / "docs", ignore_errors=True)
     with suppress(OSError):
         (output / REPORT_NAME).rmdir()
     for name in (UPDATE_NAME, UPDATE_TABLE_NAME, PLAN_NAME, JOB_NAME):

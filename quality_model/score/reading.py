@@ -1,15 +1,14 @@
 """From a planned input to a score: its encoded bytes, its pixels, and what went wrong with them.
 
-Worker processes import this module alone, without PyArrow. URLs are fetched only when a user asked: threads
-fetch some ahead of the inputs that are read.
+Worker processes import this module alone, without PyArrow. Threads fetch objects of stores, and URLs when a
+user asked, some ahead of the inputs that are read.
 """
 
 import hashlib
 from array import array
-from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
@@ -25,15 +24,16 @@ from quality_model.core.decoding import DecodedImage, Pixels
 from quality_model.core.engines import Engine
 from quality_model.core.measures import MEASURED_PX, MeasuredImage, Values
 from quality_model.core.measures import measure as measure_image
-from quality_model.core.processes import Failure, WorkerProcesses, num_workers
+from quality_model.core.processes import Failure, WorkerProcesses, in_order, num_workers
+from quality_model.core.stores import is_in_store, is_store_address, store_path
 from quality_model.core.views import ViewRecipe
-from quality_model.errors import CheckpointError, ImageError, QualityModelError
+from quality_model.errors import CheckpointError, ImageError, QualityModelError, UsageError
 from quality_model.params import LimitsParams, MeasureSet
 from quality_model.records import HEADS
 from quality_model.score.sketches import Sketch, Thumbnail, Wanted
 
 THREADS: Final = 16
-"""That fetch URLs."""
+"""That fetch."""
 
 Source = Path | bytes | ImageError
 """An image file to read, encoded bytes that were read, or why there are none."""
@@ -44,6 +44,18 @@ class Url:
     """An address to fetch; worker processes get what was fetched."""
 
     address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object of a store to fetch."""
+
+    path: Path
+
+
+def image_at(path: Path) -> Path | Stored:
+    """An image file: of an object store, to fetch."""
+    return Stored(path) if is_in_store(path) else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,31 +148,44 @@ class Scorer(Protocol):
 
 
 def fetched(
-    sources: Iterable[Source | Url], rules: DownloadRules | None, limits: LimitsParams
+    sources: Iterable[Source | Url | Stored], rules: DownloadRules | None, limits: LimitsParams
 ) -> Generator[Source, None, None]:
-    """Put what was fetched in the place of each URL, in order; without rules, an error code.
+    """Put what was fetched in the place of each URL and object, in order; of URLs without rules an error.
 
     What goes wrong is one, too: ``download_refused`` for what the other side or a rule denies,
     ``download_failed`` for what may work at another time, which the same command tries again.
+
+    Raises:
+        UsageError, StorageError: An object store cannot be used (see `store_reads`).
     """
-    if rules is None:
-        for source in sources:
-            refused = ImageError("url", "URLs are fetched with --allow-download alone")
-            yield refused if isinstance(source, Url) else source
-        return
-    from quality_model.score.downloads import Downloads  # requests takes a tenth of a second to import
+    from quality_model.score.store_reads import StoreReads
 
-    def done(source: Source | Future[Source]) -> Source:
-        return source.result() if isinstance(source, Future) else source
+    with ExitStack() as opened:
+        reads = opened.enter_context(closing(StoreReads(limits)))
+        downloads = None
+        if rules is not None:
+            from quality_model.score.downloads import (
+                Downloads,  # requests takes a tenth of a second to import
+            )
 
-    pending: deque[Source | Future[Source]] = deque()
-    with closing(Downloads(rules, limits)) as downloads:
-        for source in sources:
-            pending.append(downloads.start(source.address) if isinstance(source, Url) else source)
-            while pending and (len(pending) >= 2 * THREADS or not isinstance(pending[0], Future)):
-                yield done(pending.popleft())
-        while pending:
-            yield done(pending.popleft())
+            downloads = opened.enter_context(closing(Downloads(rules, limits)))
+
+        def started(source: Source | Url | Stored) -> Source | Future[Source]:
+            if isinstance(source, Stored):
+                return reads.start(source.path)
+            if not isinstance(source, Url):
+                return source
+            if downloads is None:
+                return ImageError("url", "URLs are fetched with --allow-download alone")
+            if is_store_address(source.address):
+                try:
+                    return reads.start(store_path(source.address))
+                except UsageError as error:
+                    return ImageError("download_refused", error.problem)
+            return downloads.start(source.address)
+
+        ready: Iterator[Source] = in_order(map(started, sources), 2 * THREADS)
+        yield from ready
 
 
 def read_image(
@@ -241,11 +266,14 @@ def read_images(
         measure=measure,
     )
     with closing(pool.run(read, zip(sources, wanted, strict=False))) as outcomes:
-        for outcome in outcomes:
-            if isinstance(outcome, Failure):
-                yield Reading(error_code=outcome.kind, error_detail=outcome.detail)
-            else:
-                yield outcome
+        yield from map(reading_of, outcomes)
+
+
+def reading_of(outcome: Reading | Failure) -> Reading:
+    """What became of an image in the worker processes: its reading, or the error code of a failure."""
+    if isinstance(outcome, Failure):
+        return Reading(error_code=outcome.kind, error_detail=outcome.detail)
+    return outcome
 
 
 def _read_image(task: tuple[Source, Wanted | None], **how: Any) -> Reading:

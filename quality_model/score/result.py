@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quality_model.core.jobs import DATA_FOLDER
+from quality_model.core import storage
+from quality_model.core.folders import JOB_NAME
 from quality_model.core.measures import MEASURES
+from quality_model.core.parquet import read_columns
 from quality_model.core.processes import FailureKind
 from quality_model.core.provenance import Intervals
 from quality_model.core.views import SQUEEZED, ViewRecipe
@@ -208,5 +210,10 @@ def replace_rows(table: pa.Table, rows: Sequence[int], new: pa.Table) -> pa.Tabl
 
 
 def read_rows(output: Path, columns: Collection[str]) -> pa.Table:
-    """Some columns of a complete result, in the order of its plan."""
-    return pq.read_table(output / DATA_FOLDER, columns=list(columns), partitioning=None)
+    """Some columns of a complete result, in the order of its plan.
+
+    Raises:
+        IncompleteError, CorruptError: It is not complete.
+    """
+    names = [part["file"] for part in storage.read_json(output / JOB_NAME)["parts"]]
+    return pa.concat_tables(read_columns(output / name, columns) for name in names)

@@ -5,24 +5,29 @@ A selection is walked as a folder is, and as often as is asked; lists are read a
 
 import csv
 import glob
+import io
 import os
 import re
 import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import IO, ClassVar, Final, Literal
 
-from quality_model.core import folders
+from quality_model.core import folders, objects
 from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import ListedFile, is_url, printable
+from quality_model.core.processes import in_order
+from quality_model.core.stores import has_odd_parts, is_in_store, is_store_address
 from quality_model.errors import ImageError, UsageError
 from quality_model.score.columns import PATH_COLUMNS, named_columns
-from quality_model.score.reading import hashes_of, repeated_hashes
+from quality_model.score.reading import THREADS, hashes_of, repeated_hashes
 
 Kind = Literal["images", "tar", "zip", "parquet", "arrow"]
 
@@ -35,6 +40,9 @@ LISTED_TWICE: Final = "listed more than once"
 _BY_SUFFIX: Final[dict[str, Kind]] = {".zip": "zip", ".parquet": "parquet", ".arrow": "arrow"}
 _TABLES: Final = (".csv", ".tsv")
 _MAX_NAME_BYTES: Final = 1 << 20
+_Place = tuple[Path, str, ListedFile | None]
+"""A path, the name by which it was named, and what is known of the file; None is a folder."""
+
 _OTHER_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
@@ -48,9 +56,9 @@ def kind_of(name: str) -> Kind | None:
     return "tar" if name.lower().endswith(TAR_SUFFIXES) else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OnePath:
-    """A folder, or one file."""
+    """A folder, or one file; of an object store too."""
 
     path: Path
 
@@ -62,10 +70,10 @@ class OnePath:
     def title(self) -> str:
         return str(self.path)
 
-    @property
+    @cached_property
     def is_folder(self) -> bool:
         """Whether the suffix of a file says what it is, and whether it is an input."""
-        return self.path.is_dir()
+        return folders.is_folder(self.path)
 
     def kind_in(self, name: str, chosen: Kind | None) -> Kind | None:
         """The kind of a file: that of its name, or what was chosen for one that was named itself."""
@@ -81,6 +89,8 @@ class OnePath:
 @dataclass(slots=True)
 class Selection:
     """Several paths, globs, lists and URLs. The name of a file is what was written, and so its key.
+
+    Each may be in an object store.
 
     In a list, a path is relative to the folder of the list (for standard input: to the current one); if
     anything else is named too, the names are relative to the current folder. A file that is named twice is
@@ -102,7 +112,7 @@ class Selection:
         for argument in self.arguments:
             if _is_list(argument) and argument != STDIN:
                 path = _list_path(argument)
-                if not path.is_file():
+                if not folders.is_there(path) or folders.is_folder(path):
                     raise UsageError(f"{path} is not there, or no file.", "Name a list of paths.")
 
     @property
@@ -123,7 +133,7 @@ class Selection:
             UsageError: One does.
         """
         for argument in self.arguments:
-            if not (_is_list(argument) or _OTHER_URL.match(argument)):
+            if not (_is_list(argument) or _is_other_url(argument)):
                 _matches(argument)
 
     def kind_in(self, name: str, chosen: Kind | None) -> Kind | None:
@@ -141,7 +151,7 @@ class Selection:
         """
         skipped = Counter() if skipped is None else skipped
         if self._repeated is None:
-            names = (file.name for file in self._files(leave_out, Counter()))
+            names = (file.name for file in self._files(leave_out, Counter(), needs_facts=False))
             self._repeated = repeated_hashes(hashes_of(names))[0]
         seen: set[str] = set()
         for file in self._files(leave_out, skipped):
@@ -152,24 +162,53 @@ class Selection:
                 seen.add(file.name)
             yield file
 
-    def _files(self, leave_out: Path | None, skipped: Counter[str]) -> Iterator[ListedFile]:
-        base = self.base
+    def _files(
+        self, leave_out: Path | None, skipped: Counter[str], *, needs_facts: bool = True
+    ) -> Iterator[ListedFile]:
         is_result = lru_cache(1024)(lambda folder: folders.result_of(folder) is not None)
-        for name, problem in self._names():
-            if problem is not None or is_url(name):
-                yield ListedFile(name, 0, 0, problem)
-                continue
-            if _OTHER_URL.match(name):
-                yield ListedFile(name, 0, 0, ImageError("url", "only http and https addresses are fetched"))
-                continue
-            path = base / name
-            is_folder = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises on a name that is too long
-            if is_result(path if is_folder else path.parent):
-                skipped[folders.EARLIER_RESULTS] += 1
-            elif not is_folder:
-                yield folders.file_facts(path, name)
-            else:
-                yield from self._folder(path, name, leave_out, skipped)
+        with closing(self._found(needs_facts)) as found:
+            for place in found:
+                if isinstance(place, ListedFile):
+                    yield place
+                    continue
+                path, name, file = place
+                if is_result(path if file is None else path.parent):
+                    skipped[folders.EARLIER_RESULTS] += 1
+                elif file is not None:
+                    yield file
+                else:
+                    yield from self._folder(path, name, leave_out, skipped)
+
+    def _found(self, needs_facts: bool) -> Generator[ListedFile | _Place, None, None]:
+        """What each name means; threads look at objects of stores, some ahead."""
+        base = self.base
+
+        def started(
+            threads: ThreadPoolExecutor,
+        ) -> Iterator[ListedFile | _Place | Future[ListedFile | _Place]]:
+            for name, problem in self._names():
+                if problem is not None or is_url(name):
+                    yield ListedFile(name, 0, 0, problem)
+                elif _is_other_url(name):
+                    problem = ImageError("url", "only http, https and object stores are read")
+                    yield ListedFile(name, 0, 0, problem)
+                elif is_store_address(name) and has_odd_parts(name):
+                    yield ListedFile(name, 0, 0, ImageError("unreadable", "an empty part, or one of dots"))
+                elif is_in_store(path := folders.place_of(base, name)):
+                    if needs_facts or not folders.suffix(name):
+                        yield threads.submit(_object, path, name)
+                    else:
+                        yield path, name, ListedFile(name, 0, 0)
+                else:
+                    is_folder = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises on long names
+                    yield path, name, None if is_folder else folders.file_facts(path, name)
+
+        threads = ThreadPoolExecutor(THREADS, thread_name_prefix="names")
+        try:
+            ready: Iterator[ListedFile | _Place] = in_order(started(threads), 2 * THREADS)
+            yield from ready
+        finally:
+            threads.shutdown(cancel_futures=True)
 
     @staticmethod
     def _folder(path: Path, name: str, leave_out: Path | None, skipped: Counter[str]) -> Iterator[ListedFile]:
@@ -189,11 +228,11 @@ class Selection:
         for argument in self.arguments:
             if _is_list(argument):
                 folder = _list_path(argument).parent if argument != STDIN else Path()
-                prefix = "" if folder == self.base else f"{folder}/"
+                prefix = "" if folder == self.base else f"{str(folder).rstrip('/')}/"
                 for name, problem in self._listed(argument):
                     is_plain = problem is not None or _OTHER_URL.match(name)
                     yield (name if is_plain else _normal(os.path.join(prefix, name))), problem  # noqa: PTH118
-            elif _OTHER_URL.match(argument):
+            elif _is_other_url(argument):
                 yield argument, None
             else:
                 yield from ((_normal(name), None) for name in _matches(argument))
@@ -210,7 +249,7 @@ class Selection:
         if path.suffix.lower() in _TABLES:
             yield from _cells(path, self.column)
             return
-        with path.open("rb") as handle:
+        with objects.open_file(path) as handle:
             yield from _lines(handle)
 
 
@@ -223,6 +262,8 @@ def is_selection(arguments: Sequence[str]) -> bool:
     (only,) = arguments if len(arguments) == 1 else [None]
     if only is None or _is_list(only) or is_url(only):
         return True
+    if is_store_address(only):
+        return glob.has_magic(only) and not folders.is_there(folders.input_path(only))
     return not os.path.lexists(only) and glob.has_magic(only)
 
 
@@ -238,28 +279,45 @@ def shown_suffix(name: str) -> str:
 
 
 def _normal(name: str) -> str:
+    if is_store_address(name):
+        return name
     return os.path.normpath(name) if name else name
+
+
+def _is_other_url(name: str) -> bool:
+    return _OTHER_URL.match(name) is not None and not is_store_address(name)
+
+
+def _object(path: Path, name: str) -> _Place:
+    """An object of a store, or a folder there; None is one that is not there as well."""
+    found = objects.facts(path)
+    if found is None:
+        return path, name, ListedFile(name, -1, -1)
+    return path, name, None if found.is_folder else ListedFile(name, found.num_bytes, found.version)
 
 
 def _is_list(argument: str) -> bool:
     if argument == STDIN or (argument.startswith("@") and not os.path.lexists(argument)):
         return True
-    return argument.lower().endswith(_TABLES) and not _OTHER_URL.match(argument)
+    return argument.lower().endswith(_TABLES) and not _is_other_url(argument)
 
 
 def _matches(argument: str) -> list[str]:
     """The path that an argument is, or those that it matches; at least one."""
-    if os.path.lexists(argument):
+    in_store = is_store_address(argument)
+    if folders.is_there(folders.input_path(argument)) if in_store else os.path.lexists(argument):
         return [argument]
     if not glob.has_magic(argument):
         raise UsageError(f"{argument} is not there.", "Name files, folders, globs, @list or -.")
-    if found := sorted(glob.iglob(argument, recursive=True), key=os.fsencode):  # noqa: PTH207
-        return found
+    found = objects.matching(argument) if in_store else glob.iglob(argument, recursive=True)  # noqa: PTH207
+    if names := sorted(found, key=os.fsencode):
+        return names
     raise UsageError(f"Nothing matches {argument}.", "Check the pattern; ** enters folders.")
 
 
 def _list_path(argument: str) -> Path:
-    return Path(argument[argument.startswith("@") and not os.path.lexists(argument) :]).expanduser()
+    name = argument[argument.startswith("@") and not os.path.lexists(argument) :]
+    return folders.input_path(name) if is_store_address(name) else Path(name).expanduser()
 
 
 def _lines(handle: IO[bytes]) -> Iterator[tuple[str, ImageError | None]]:
@@ -288,7 +346,8 @@ def _between_nuls(handle: IO[bytes]) -> Iterator[bytes]:
 
 def _cells(path: Path, column: str | None) -> Iterator[tuple[str, ImageError | None]]:
     """The values of the column of a CSV or TSV file that names the images."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+    opened = objects.open_file(path)
+    with io.TextIOWrapper(opened, encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
         head = handle.readline(_MAX_NAME_BYTES)
         handle.seek(0)
         by_tab = path.suffix.lower() == ".tsv" or (head.count("\t") > head.count(","))

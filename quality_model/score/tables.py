@@ -13,10 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quality_model.core import folders
+from quality_model.core import folders, objects
 from quality_model.core.folders import ListedFile, printable
+from quality_model.core.stores import is_in_store, is_store_address
 from quality_model.errors import CorruptError, ImageError
-from quality_model.score.reading import PlannedInput, Source, Url, hashes_of, repeated_hashes
+from quality_model.score.reading import (
+    PlannedInput,
+    Source,
+    Stored,
+    Url,
+    hashes_of,
+    image_at,
+    repeated_hashes,
+)
 
 _IMAGES_AT_ONCE, _KEYS_AT_ONCE = 64, 10_000
 
@@ -61,14 +70,17 @@ class TableFile:
 
 
 class _ParquetFile(TableFile):
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, *, use_threads: bool = True) -> None:
+        self._use_threads = use_threads
         self._file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
         self.schema = self._file.schema_arrow
         metadata = self._file.metadata
         self.rows_of_groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
     def batches(self, group: int, columns: Sequence[str], num_rows: int) -> Iterator[pa.RecordBatch]:
-        yield from self._file.iter_batches(num_rows, row_groups=[group], columns=columns)
+        yield from self._file.iter_batches(
+            num_rows, row_groups=[group], columns=columns, use_threads=self._use_threads
+        )
 
     def close(self) -> None:
         self._file.close()
@@ -77,7 +89,7 @@ class _ParquetFile(TableFile):
 class _ArrowFile(TableFile):
     """Record batches, as `datasets` saves them (a stream) or as an IPC file; one batch is a group.
 
-    They are read through a memory map: what is not asked for is not read.
+    They are read through a memory map: what is not asked for is not read. An object is copied first.
     """
 
     def __init__(self, source: Any) -> None:
@@ -111,6 +123,11 @@ def open_table(path: Path, name: str) -> TableFile:
     """
     is_arrow = path.name.lower().endswith(".arrow")
     try:
+        if is_in_store(path):
+            if is_arrow:
+                return _ArrowFile(_mapped(path))
+            # A thread of PyArrow that holds a Python file when the interpreter ends aborts the process.
+            return _ParquetFile(objects.open_file(path), use_threads=False)
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
             raise OSError("it is a folder, a pipe or a device")
         if is_arrow:
@@ -126,6 +143,11 @@ def open_table(path: Path, name: str) -> TableFile:
         raise CorruptError(
             f"{name} cannot be read as {kind}: {first_line(error)}", "Replace it or move it away."
         ) from None
+
+
+def _mapped(path: Path) -> Any:
+    with objects.copied(path) as copy:
+        return pa.memory_map(str(copy))
 
 
 def first_line(error: BaseException) -> str:
@@ -205,9 +227,9 @@ class RowReader:
 
     def __init__(self) -> None:
         self._at: tuple[Path, Sequence[str], int] | None = None
-        self._rows: Iterator[Source | Url] = iter(())
+        self._rows: Iterator[Source | Url | Stored] = iter(())
 
-    def read(self, path: Path, name: str, row: int, columns: Sequence[str]) -> Source | Url:
+    def read(self, path: Path, name: str, row: int, columns: Sequence[str]) -> Source | Url | Stored:
         """Give a row's encoded bytes, the path of its image, or why it has neither."""
         if self._at != (path, columns, row):
             self._rows = _images(path, name, row, columns)
@@ -215,7 +237,7 @@ class RowReader:
         return next(self._rows, ImageError("unreadable_rows", f"{name} no longer has this row"))
 
 
-def _images(path: Path, name: str, first: int, columns: Sequence[str]) -> Iterator[Source | Url]:
+def _images(path: Path, name: str, first: int, columns: Sequence[str]) -> Iterator[Source | Url | Stored]:
     """The image of each row from ``first`` on: in the first of the columns that is not null there."""
     try:
         file = open_table(path, name)
@@ -233,16 +255,16 @@ def _images(path: Path, name: str, first: int, columns: Sequence[str]) -> Iterat
                 yield _image(values, [fields for _, fields in places], path.parent)
 
 
-def _image(values: Sequence[Any], places: Sequence[Sequence[str]], folder: Path) -> Source | Url:
+def _image(values: Sequence[Any], places: Sequence[Sequence[str]], folder: Path) -> Source | Url | Stored:
     try:
         for value, fields in zip(values, places, strict=True):
             content = content_of(value, fields)
             if isinstance(content, bytes):
                 return content
-            if content and folders.is_url(content):
+            if content and (folders.is_url(content) or is_store_address(content)):
                 return Url(content)
             if content:
-                return folders.inside(folder, content)
+                return image_at(folders.inside(folder, content))
     except ImageError as error:
         return error
     except (ValueError, OverflowError) as error:

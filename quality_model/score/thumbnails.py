@@ -26,6 +26,8 @@ import pyarrow.parquet as pq
 
 from quality_model.core import storage
 from quality_model.core.jobs import THUMBNAILS_FOLDER, part_name
+from quality_model.core.parquet import read_columns
+from quality_model.core.stores import is_in_store
 from quality_model.records import HEADS, Head
 from quality_model.score.reading import Reading
 from quality_model.score.sketches import Rank, Wanted, order_of, values_of
@@ -185,14 +187,14 @@ class ThumbnailKeeper:
         else:
             storage.remove(path)
         for part in self._parts():
-            part.unlink()
+            part.unlink(missing_ok=True)
         with suppress(OSError):  # what a user put there stays
             (self._output / THUMBNAILS_FOLDER).rmdir()
         return (THUMBNAILS_NAME,) if self._is_on else ()
 
     def must_remove(self) -> bool:
         """Whether the result has thumbnails that are not to be there."""
-        return not self._is_on and (self._output / THUMBNAILS_NAME).exists()
+        return not self._is_on and (self._output / THUMBNAILS_NAME).is_file()
 
     def _path(self, number: int) -> Path:
         return self._output / THUMBNAILS_FOLDER / Path(part_name(number)).name
@@ -207,10 +209,16 @@ def read_thumbnails(output: Path) -> dict[str, Thumbnail]:
 
 
 def _read(path: Path) -> dict[_Id, Thumbnail]:
-    """The thumbnails of a file; none where there is no such file, or it is damaged."""
+    """The thumbnails of a file; none where there is no such file, or it is damaged.
+
+    Raises:
+        StorageError: The object store does not give it.
+    """
     try:
-        rows = pq.read_table(path, schema=SCHEMA, partitioning=None).to_pylist()
-    except (OSError, pa.ArrowException):
+        rows = read_columns(path).cast(SCHEMA).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        if is_in_store(path) and not isinstance(error, FileNotFoundError | pa.ArrowException):
+            raise storage.explain(error, path) from error
         return {}
     return {(row["key"], row["sha256"]): _thumbnail(row) for row in rows}
 

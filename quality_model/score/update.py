@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from quality_model.core import decoding, storage
 from quality_model.core.folders import JOB_NAME, PLAN_NAME
 from quality_model.core.jobs import JobFolder, part_name
+from quality_model.core.parquet import open_parquet
 from quality_model.errors import CorruptError, ImageError, IncompleteError, UsageError
 from quality_model.params import LimitsParams
 from quality_model.score import result
@@ -40,9 +41,9 @@ from quality_model.score.plan import (
     plan_from,
     write_inputs,
 )
-from quality_model.score.reading import Source, Url
+from quality_model.score.reading import Source, fetched
 
-_LISTING_NAME = ".partial-listing.parquet"
+_LISTING_NAME = "listing.parquet"
 _KEPT_FROM = 0.5
 """A part with fewer rows, as a share of a whole one, is merged with others, lest small parts pile up."""
 
@@ -57,7 +58,7 @@ class _Rows:
     @classmethod
     def of(cls, path: Path) -> "_Rows":
         keys, facts = array("q"), array("q")
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for group in range(file.num_row_groups):
                 columns = file.read_row_group(group).to_pydict()
                 keys.extend(map(hash, columns.pop("key")))
@@ -77,7 +78,7 @@ def open_pending(output: Path) -> Plan | None:
     """The plan of an update that is not complete; None without one, and for one that is damaged."""
     facts = _facts(output / UPDATE_NAME)
     table = output / UPDATE_TABLE_NAME
-    if not facts or not table.exists() or storage.file_sha256(table) != facts.get("plan_sha256"):
+    if not facts or not table.is_file() or storage.file_sha256(table) != facts.get("plan_sha256"):
         return None
     try:
         return plan_from(facts, is_update=True)
@@ -91,7 +92,7 @@ def finish(job: JobFolder) -> None:
     facts = _facts(output / UPDATE_NAME)
     if not facts or _facts(output / JOB_NAME).get("plan_sha256") != facts.get("plan_sha256"):
         return
-    if (output / UPDATE_TABLE_NAME).exists():
+    if (output / UPDATE_TABLE_NAME).is_file():
         storage.move(output / UPDATE_TABLE_NAME, output / TABLE_NAME)
     job.keep_parts(plan_from(facts).rows_of_parts)
     storage.move(output / UPDATE_NAME, output / PLAN_NAME)
@@ -121,9 +122,15 @@ def make(job: JobFolder, plan: Plan, found: Survey, limits: LimitsParams, *, ver
     Raises:
         UsageError: There is no input any more, none of the result is among them, or two have the same key.
     """
-    output = job.folder
     job.keep_parts(plan.rows_of_parts)  # what a killed planning left
-    listing = output / _LISTING_NAME
+    with storage.scratch(job.folder / _LISTING_NAME) as listing:
+        return _make(job, plan, found, limits, listing, verify=verify)
+
+
+def _make(
+    job: JobFolder, plan: Plan, found: Survey, limits: LimitsParams, listing: Path, *, verify: bool
+) -> Plan:
+    output = job.folder
     skipped = Counter(found.skipped)
     if not write_inputs(listing, list_inputs(found, limits, skipped), plan.settings.shard_size):
         raise nothing_to_score(found, skipped)
@@ -131,7 +138,6 @@ def make(job: JobFolder, plan: Plan, found: Survey, limits: LimitsParams, *, ver
     places = new.places_of(old.keys)
     is_known = places >= 0
     if not is_known.any():
-        listing.unlink()
         raise UsageError(
             f"{output} has scores of {len(old.keys)} other inputs: none of them is in {found.inputs.title}.",
             "Choose another output folder, or replace this result with --overwrite.",
@@ -148,7 +154,6 @@ def make(job: JobFolder, plan: Plan, found: Survey, limits: LimitsParams, *, ver
         "unchanged": int((is_same & scored.is_final).sum()),
     }
     if verify and plan.has_same_inputs(found) and bool(is_same[scored.is_final].all()):
-        listing.unlink()
         return plan
     stays = is_same & scored.is_final
     parts = _Parts(job, plan, listing)
@@ -165,14 +170,14 @@ def make(job: JobFolder, plan: Plan, found: Survey, limits: LimitsParams, *, ver
     is_fresh[places[stays]] = False
     with storage.staged(output / UPDATE_TABLE_NAME) as temporary:
         rows_of_parts = parts.write(temporary, is_fresh)
-    listing.unlink()
+        plan_sha256 = storage.file_sha256(temporary)
     made = replace(
         plan,
         num_inputs=len(new.keys),
         num_files=found.num_files,
         fingerprint=found.fingerprint,
         skipped=dict(sorted(skipped.items())),
-        plan_sha256=storage.file_sha256(output / UPDATE_TABLE_NAME),
+        plan_sha256=plan_sha256,
         parts={str(number): rows for number, rows in rows_of_parts.items()},
         counts=counts,
         is_update=True,
@@ -209,7 +214,7 @@ class _Parts:
     def __init__(self, job: JobFolder, plan: Plan, listing: Path) -> None:
         self.kept: list[int] = []
         self._job, self._plan, self._listing = job, plan, listing
-        self._next = job.next_number()
+        self._next = max(job.next_number(), 1 + max(plan.rows_of_parts))
         self._tables: list[pa.Table] = []
         self._places: list[npt.NDArray[np.int64]] = []
         self._carried: dict[int, npt.NDArray[np.int64]] = {}
@@ -232,7 +237,7 @@ class _Parts:
         carried = np.concatenate([*self._carried.values(), np.zeros(0, np.int64)])
         entries = _taken(self._listing, np.sort(carried))
         with (
-            pq.ParquetFile(self._plan.table_path(self._job.folder)) as before,
+            open_parquet(self._plan.table_path(self._job.folder)) as before,
             pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer,
         ):
             groups = {number: group for group, number in enumerate(self._plan.rows_of_parts)}
@@ -279,13 +284,14 @@ def _hash_inputs(listing: Path, found: Survey, limits: LimitsParams) -> npt.NDAr
         planned = (
             one for group in range(file.num_row_groups) for one in inputs_from(file.read_row_group(group))
         )
-        with closing(sources_of(planned, found.inputs, found.kind)) as sources:
+        named = sources_of(planned, found.inputs, found.kind)
+        with closing(named), closing(fetched(named, None, limits)) as sources:
             hashes.extend(hash(_sha256(source, limits)) for source in sources)
     return np.frombuffer(hashes, np.int64)
 
 
-def _sha256(source: Source | Url, limits: LimitsParams) -> str | None:
-    if isinstance(source, ImageError | Url):
+def _sha256(source: Source, limits: LimitsParams) -> str | None:
+    if isinstance(source, ImageError):
         return None
     try:
         data = decoding.read_bytes(source, limits) if isinstance(source, Path) else source

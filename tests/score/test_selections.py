@@ -87,10 +87,10 @@ def test_the_column_of_a_csv_file_is_found_or_named_and_commas_may_be_quoted(pla
 
 
 def test_addresses_are_rows_that_are_not_fetched_unless_asked(place, run):
-    Path("l.txt").write_text("https://example.com/1.jpg\ns3://bucket/2.jpg\n")
+    Path("l.txt").write_text("https://example.com/1.jpg\nftp://host/2.jpg\n")
     with pytest.raises(InputErrorsAboveLimit):
         run(Selection(["@l.txt"]))
-    assert outcome(place / "scores") == {"https://example.com/1.jpg": "url", "s3://bucket/2.jpg": "url"}
+    assert outcome(place / "scores") == {"https://example.com/1.jpg": "url", "ftp://host/2.jpg": "url"}
 
 
 def test_a_zip_archive_is_read_in_place_and_what_is_wrong_with_a_member_is_its_row(place, run, crops):

@@ -187,12 +187,13 @@ class Gateway:
         request.wfile.write(content)
 
 
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _OF_A_HOP = frozenset({"host", "connection", "content-length", "accept-encoding"})
 
 
 @contextmanager
 def misbehaving_server(answer: Answer, port: int = 0) -> Iterator[str]:
-    methods = {f"do_{name}": lambda request: answer(request) for name in ("GET", "POST", "PUT", "PATCH")}
+    methods = {f"do_{name}": lambda request: answer(request) for name in _METHODS}
     silent = {"log_message": lambda *_: None}
     handler = type("Handler", (BaseHTTPRequestHandler,), {**methods, **silent})
     httpd = ThreadingHTTPServer(("127.0.0.1", port), handler)

@@ -4,15 +4,11 @@ import json
 import os
 import shutil
 
-import mlflow.pyfunc
 import numpy as np
 import pytest
-import torch
 
 from quality_model.core import storage
 from quality_model.errors import CorruptError, ModelNotFoundError, RegistryError
-from quality_model.networks.model import load_model, to_model_input
-from quality_model.records import HEADS, OVERALL_WEIGHTS
 from quality_model.release.candidate import attach_comparison
 from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
@@ -106,26 +102,6 @@ def test_files_that_are_gone_or_have_no_recorded_hash_are_not_used(registry, cli
     client.delete_model_version_tag("quality-model", "3", "model_sha256")
     with pytest.raises(CorruptError):
         registry.resolve("3")
-
-
-def test_mlflow_loads_the_model_and_scores_batches_of_any_size(registry, project, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
-    model = mlflow.pyfunc.load_model("models:/quality-model/2")
-    loaded = load_model(registry.resolve("2").path, torch.device("cpu"))
-    for batch in (1, 3):
-        pixels = np.random.default_rng(0).integers(0, 256, (batch, 48, 48, 3), dtype=np.uint8)
-        scores = model.predict(pixels)
-        assert list(scores.columns) == [*HEADS, "overall"]
-        with torch.inference_mode():
-            expected = loaded.model(to_model_input(pixels, torch.device("cpu")))["all_scores"].numpy()
-        np.testing.assert_allclose(scores[list(HEADS)].to_numpy(), expected, atol=1e-6)
-        weighed = sum(OVERALL_WEIGHTS[head] * scores[head] for head in HEADS)
-        np.testing.assert_allclose(scores["overall"], 1 - weighed, atol=1e-6)
-    assert model.input_example.shape == (2, 32, 32, 3)
-    assert len(model.predict(model.input_example.astype(np.uint8))) == 2
-    for wrong in (np.zeros((2, 48, 48, 3), dtype=np.float64), np.zeros((2, 48, 48), dtype=np.uint8)):
-        with pytest.raises(mlflow.MlflowException):
-            model.predict(wrong)
 
 
 def test_a_comparison_is_attached_to_the_version_and_run_of_the_new_model_if_there_are_any(

@@ -1,0 +1,1 @@
+"""Scores over HTTP: image bytes in, the document of `predict --json` out."""
