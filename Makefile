@@ -31,7 +31,7 @@ unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
 # Without bytecode every start compiles all imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install git-check FORCE run check test torture test-servers bench bench-check docs lint format real experiments mlflow-ui prefect-ui service stack stack-down lock clean clean-all
+.PHONY: help install git-check FORCE run check test torture test-servers bench bench-check docs lint format real experiments mlflow-ui prefect-ui service alerts stack stack-down lock clean clean-all
 
 help: ## The targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -130,8 +130,9 @@ mlflow-ui: install ## Runs, metrics, models: http://127.0.0.1:5000, or MLFLOW_PO
 experiments: install ## Compare workspace, commits and experiments: metrics, and the parameters that differ
 	dvc exp show --md --only-changed --drop '^(quality_model|data|models|reports)/' --keep '^(loss|(?!train)\w+\.(r2|clean_flag_share))$$'
 
-# The pages in the browser call this address.
+# The pages in the browser call the first address; alerts link to the second.
 prefect-ui: export PREFECT_SERVER_UI_API_URL := http://127.0.0.1:$(PREFECT_PORT)/api
+prefect-ui: export PREFECT_UI_URL ?= http://127.0.0.1:$(PREFECT_PORT)
 prefect-ui: install ## Flows and schedules: http://127.0.0.1:4200, or PREFECT_PORT=N
 	@python -m tasks.local_server free $@ PREFECT_PORT "$(PREFECT_PORT)"
 	@mkdir -p "$$PREFECT_HOME"
@@ -149,6 +150,11 @@ stack: install ## PostgreSQL, S3, MLflow, Prefect and a worker on loopback, in s
 
 stack-down: install ## End what `make stack` started; nothing is lost
 	@python -m deploy.stack down
+
+alerts: export PREFECT_API_URL := http://127.0.0.1:$(PREFECT_PORT)/api
+alerts: install ## Notify BLOCKS="TYPE/NAME ..." of what prefect.yaml calls an alert (needs prefect-ui running)
+	@python -m tasks.local_server ours "$(PREFECT_PORT)"
+	@python -m tasks.alerts $(BLOCKS)
 
 lock: ## Resolve the lock files again (needs uv; UV_FLAGS=--upgrade for newer versions)
 	@mkdir -p build

@@ -12,7 +12,7 @@ from quality_model.params import UserPath
 from quality_model.params_file import load_params
 from quality_model.paths import ProjectPaths
 from quality_model.release.gate import AFTER_A_REFUSAL
-from tasks import pipeline, release
+from tasks import approval, pipeline, release
 from tasks.ending import run_by_hand
 from tasks.naming import run_name
 
@@ -23,7 +23,7 @@ WHERE = "The gate's reasons are in the artifact `gate`; everything is on the pag
 class Ending:
     """How a retraining ended: one sentence, and what a person can do where the champion stays."""
 
-    outcome: Literal["promoted", "refused", "unchanged"]
+    outcome: Literal["promoted", "refused", "declined", "unchanged"]
     summary: str
     next_step: str = ""
 
@@ -33,7 +33,8 @@ def retrain(project: UserPath = Path(), compare_on: UserPath | None = None) -> E
     """Bring the candidate up to date and let it become champion if it may.
 
     Where there is no champion yet the bundled model becomes it first, so that the candidate starts from
-    its weights and is judged against it. That a candidate is refused is a good ending too.
+    its weights and is judged against it. That a candidate is refused is a good ending too. With
+    `gate.approval: required` the run pauses for a person before a candidate that passed becomes champion.
 
     Args:
         project: Folder of dvc.yaml and params.yaml.
@@ -43,6 +44,7 @@ def retrain(project: UserPath = Path(), compare_on: UserPath | None = None) -> E
     """
     paths = ProjectPaths(project)
     params = load_params(paths.params)
+    approval.require_place(params.gate)
     release.ensure_baseline(params.registry, params.generate, paths)
     release.check_size(params.registry, params.generate, paths)
     pipeline.look_for_new_images(params.source, params.limits, paths)
@@ -58,11 +60,16 @@ def retrain(project: UserPath = Path(), compare_on: UserPath | None = None) -> E
             params.evaluate, params.gate, params.registry, params.train.loss_weights, params.limits, paths
         )
         if not decision.passed:
+            release.announce_refusal(params.registry, decision)
             return _said(Ending("refused", decision.verdict.ending(), AFTER_A_REFUSAL))
         registered = release.register(params.registry, paths, decision)
         if compare_on is not None:
             release.compare(params, paths, registered, compare_on, return_state=True)
-        promoted = release.promote(params.registry, paths, registered)
+        answer = approval.ask(params.gate, paths, registered)
+        if not answer.approve:
+            release.decline(params.registry, paths, registered, answer.reason)
+            return _said(Ending("declined", approval.ending(registered, answer)))
+        promoted = release.promote(params.registry, paths, registered, answer.reason)
     release.announce(params.registry, registered)
     return _said(Ending("promoted", decision.verdict.ending(registered.model.version)))
 

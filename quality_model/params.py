@@ -257,6 +257,13 @@ class GateParams(Section):
     """largest share of clean test images that a head may flag, at the model's threshold"""
     max_mse_increase: PerHead
     """margin of non-inferiority: how much worse than the champion's MSE a head's may be, with confidence"""
+    max_luck: Share
+    """chance that, of all candidates ever judged on one test split, one that is no better than the champion
+    passes as better"""
+    approval: Literal["none", "required"]
+    """required: a person decides, in Prefect, whether a candidate that passed becomes champion"""
+    approval_within_s: Positive
+    """longest wait for that person, after which the champion stays, seconds"""
     real: RealParams | None
     """evidence on images with real defects: `folder` and `min_auc` by head; null: none is asked for"""
 

@@ -25,6 +25,9 @@ from tasks.failures import can_heal
 CHAMPION_PROMOTED = "quality-model.champion.promoted"
 """The event that a scoring deployment waits for (prefect.yaml)."""
 
+GATE_REFUSED = "quality-model.gate.refused"
+"""The event that an alert waits for (flows/alerts.yaml)."""
+
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def ensure_baseline(registry: RegistryParams, generate: GenerateParams, paths: ProjectPaths) -> None:
@@ -109,9 +112,15 @@ def compare(params: Params, paths: ProjectPaths, registered: Decision, folder: P
 
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
-def promote(registry: RegistryParams, paths: ProjectPaths, registered: Decision) -> bool:
+def promote(registry: RegistryParams, paths: ProjectPaths, registered: Decision, reason: str) -> bool:
     """Make the version that passed the gate the champion; False if there is another champion by now."""
-    return champion.promote_candidate(registry, root=paths.root, decision=registered)
+    return champion.promote_candidate(registry, root=paths.root, decision=registered, reason=reason)
+
+
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
+def decline(registry: RegistryParams, paths: ProjectPaths, registered: Decision, reason: str) -> None:
+    """Record that a person, or nobody in time, approved of the version."""
+    champion.decline_candidate(registry, root=paths.root, decision=registered, reason=reason)
 
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
@@ -119,9 +128,21 @@ def announce(registry: RegistryParams, registered: Decision) -> None:
     """Emit the event that a scoring deployment waits for: there is a new champion."""
     emit_event(
         event=CHAMPION_PROMOTED,
-        resource={
-            "prefect.resource.id": f"quality-model.{registry.model_name}",
-            "prefect.resource.name": registry.model_name,
-        },
+        resource=_resource(registry),
         payload={"version": registered.model.version},
     )
+
+
+@task
+def announce_refusal(registry: RegistryParams, decision: Decision) -> None:
+    """Emit the event that an alert waits for: the gate refused a candidate."""
+    emit_event(
+        event=GATE_REFUSED,
+        resource=_resource(registry),
+        payload={"reasons": list(decision.refusals), "summary": decision.verdict.ending()},
+    )
+
+
+def _resource(registry: RegistryParams) -> dict[str, str]:
+    name = registry.model_name
+    return {"prefect.resource.id": f"quality-model.{name}", "prefect.resource.name": name}

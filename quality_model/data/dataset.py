@@ -328,6 +328,12 @@ def seen_groups(models: Iterable[ModelFacts], training_set: TrainingSet, split: 
     return tuple(sorted(group for group, digests in groups.items() if not digests.isdisjoint(seen)))
 
 
+def split_digests(training_set: TrainingSet, split: Split) -> frozenset[str]:
+    """Digests of the images and groups of a split: another split with one of them shares a scene with it."""
+    manifest = training_set.manifest
+    return frozenset().union(*_digests(training_set, manifest[manifest["split"] == split]).values())
+
+
 def _digests(training_set: TrainingSet, rows: "pd.DataFrame") -> dict[str, set[str]]:
     """The digests of each group among some rows of the manifest.
 

@@ -317,11 +317,16 @@ class Evaluated(_Stored):
 
 
 class AgainstChampion(_Facts):
-    """One head of the champion on the same samples; ``difference``: the candidate's MSE less this one."""
+    """One head of the champion on the same samples.
+
+    ``difference`` is the candidate's MSE less this one, ``p_better`` the chance of one at least as far below
+    0 if the candidate were no better (`metrics.p_below_zero`); None where that is not defined.
+    """
 
     mse: float | None
     r2: float | None
     difference: Signed
+    p_better: Annotated[float, Field(ge=0.0, le=1.0)] | None
 
 
 class Champion(_Facts):
@@ -356,6 +361,7 @@ class Evidence(_Stored):
         real: Of the candidate; None if it was not asked for.
         own_labels: Of the candidate, by head; empty where it was not fine-tuned on a person's labels.
         silent_models: ``candidate`` and ``champion``, if they do not say what they have seen in training.
+        earlier_candidates: Other candidates that the gate has judged on some of these test images before.
     """
 
     candidate: Evaluated
@@ -363,6 +369,7 @@ class Evidence(_Stored):
     real: RealEvidence | None = None
     own_labels: dict[Head, OwnLabelFacts] = {}
     silent_models: tuple[str, ...]
+    earlier_candidates: Count
 
 
 def decisive(

@@ -172,6 +172,31 @@ class Bootstrap:
         return Estimate(value=value, low=low, high=high, num_groups=len(np.unique(np.asarray(groups))))
 
 
+def p_below_zero(values: npt.ArrayLike, groups: npt.ArrayLike) -> float | None:
+    """The chance of a mean at least as far below 0 as that of ``values`` (n,), if the true mean were 0.
+
+    Student's t with a standard error from the sums of whole groups (n,), as many degrees of freedom as groups
+    less one. A bootstrap cannot say how rare a thing is that none of its resamples shows.
+
+    Source: Cameron and Miller, A Practitioner's Guide to Cluster-Robust Inference, Journal of Human Resources
+    50, 2015, section VI.
+
+    Returns:
+        None with fewer than two groups, without scatter, and where a value is not finite.
+    """
+    from scipy.stats import t as students_t
+
+    numbers = np.asarray(values, dtype=np.float64)
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < _FEWEST_GROUPS or not np.isfinite(numbers).all():
+        return None
+    sums = np.bincount(index, weights=numbers - numbers.mean())
+    error = np.sqrt(len(names) / (len(names) - 1) * np.sum(sums**2)) / len(numbers)
+    if error <= np.finfo(np.float64).eps * np.abs(numbers).max():
+        return None
+    return float(students_t.cdf(numbers.mean() / error, df=len(names) - 1))
+
+
 def resample_counts(num_groups: int, samples: int, seed: int) -> Floats:
     """How often each group is drawn in each resample: (samples, num_groups), rows add up to num_groups."""
     generator = np.random.default_rng(seed)

@@ -167,6 +167,7 @@ def gather_evidence(
     limits: LimitsParams,
     real: RealParams | None = None,
     root: Path = Path(),
+    earlier_candidates: int = 0,
 ) -> tuple[Evidence, pd.DataFrame | None]:
     """Measure candidate and champion on the test split.
 
@@ -181,6 +182,7 @@ def gather_evidence(
         limits: What an image may be.
         real: Names a folder of real defects, on which the candidate is measured too, and heads.
         root: The project folder, below which that folder is.
+        earlier_candidates: Others that were judged on some of these test images before.
 
     Returns:
         The evidence; and if there is a champion the candidate's predictions (see `predictions_table`), with
@@ -230,6 +232,7 @@ def gather_evidence(
         real=found,
         own_labels=candidate.facts.own_labels or {},
         silent_models=tuple(name for name, side in sides.items() if seen_by(side.facts, samples) is None),
+        earlier_candidates=earlier_candidates,
     )
     return evidence, ours if champion is not None else None
 
@@ -273,9 +276,11 @@ def compare_scores(
         labels = champion[f"{head}_label"]
         ours, theirs = candidate[f"{head}_score"], champion[f"{head}_score"]
         measured = metrics.measure(labels, theirs)
+        differences = (ours - labels) ** 2 - (theirs - labels) ** 2
         compared[head] = AgainstChampion(
             mse=measured["mse"],
             r2=measured["r2"],
-            difference=bootstrap.mean((ours - labels) ** 2 - (theirs - labels) ** 2, champion["group"]),
+            difference=bootstrap.mean(differences, champion["group"]),
+            p_better=metrics.p_below_zero(differences, champion["group"]),
         )
     return compared

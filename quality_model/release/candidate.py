@@ -9,7 +9,7 @@ from typing import Any, Final
 from quality_model.core import storage
 from quality_model.core.model_files import read_description
 from quality_model.core.models import is_reference
-from quality_model.data.dataset import TrainingSet
+from quality_model.data.dataset import TrainingSet, split_digests
 from quality_model.errors import GateRefusedError, RegistryError, UsageError
 from quality_model.params import (
     EvaluateParams,
@@ -29,7 +29,7 @@ from quality_model.paths import (
 )
 from quality_model.records import ModelRef
 from quality_model.release.card import card_of
-from quality_model.release.champion import ensure_baseline
+from quality_model.release.champion import PASSED, ensure_baseline
 from quality_model.release.decisions import (
     OF_THE_GATE,
     VERDICT_TEXT_NAME,
@@ -38,6 +38,7 @@ from quality_model.release.decisions import (
     find_record,
     last_verdict,
     now,
+    num_judged,
     read_record,
     try_project,
     write_record,
@@ -121,6 +122,7 @@ def judge_candidate(
         device = choose_device(section.device)
         candidate = load_model(folder, device)
         require_size(candidate, samples)
+        tested_on, decided = split_digests(samples, "test"), decisions_of(catalogue)
         evidence, predictions = gather_evidence(
             section,
             samples,
@@ -132,6 +134,7 @@ def judge_candidate(
             limits=limits,
             real=gate.real,
             root=root,
+            earlier_candidates=num_judged(decided, samples.data_sha256, tested_on, but=model_sha256),
         )
         verdict, facts = decide(gate, evidence), read_description(folder).facts
         own = ModelRef(registry.model_name, None, run_id, weights_sha256(folder))
@@ -143,6 +146,7 @@ def judge_candidate(
             params_sha256=None if facts.settings is None else values_sha256(facts.settings),
             git_commit=facts.git_commit,
             refusals=verdict.refusals,
+            tested_on=tuple(sorted(tested_on)),
             rows=verdict.rows,
             **decided_by,
         )
@@ -170,9 +174,10 @@ def past_decision(
 ) -> str | None:
     """Say why there is nothing to decide about a candidate; None if there is.
 
-    A refusal holds for the same model, data, thresholds and measures, while the champion is the one that
-    the candidate was compared with. A promotion holds while the registry has a version of this model. By
-    other thresholds there is nothing to decide about a candidate that is the champion.
+    A refusal, by the gate or a person, holds for the same model, data, thresholds and measures, while the
+    champion is the one that the candidate was compared with. A promotion holds while the registry has a
+    version of this model. By other thresholds there is nothing to decide about a candidate that is the
+    champion.
 
     Args:
         section: Decides about the figures.
@@ -201,8 +206,10 @@ def past_decision(
         ):
             return f"{since}, when version {decision.model.version} was promoted"
         compared = champion.model_sha256 if champion else None
-        if decision.action == "refused" and decision.champion_sha256 == compared:
+        if decision.champion_sha256 == compared and decision.action == "refused":
             return f"{since}, when the gate refused: {'; '.join(decision.refusals)}"
+        if decision.champion_sha256 == compared and decision.action == "declined":
+            return f"{since}, when version {decision.model.version} was {decision.reason}"
     return None
 
 
@@ -265,9 +272,7 @@ def register_candidate(
         same = {key: getattr(decision, key) for key in _DECIDED_BY}
         record = find_record(root, "registered", model=ref, **same)
         if record is None:
-            registration = replace(
-                decision, action="registered", time=now(), model=ref, reason="passed the gate"
-            )
+            registration = replace(decision, action="registered", time=now(), model=ref, reason=PASSED)
             card = card_of(model, find_record(root, *OF_THE_GATE, **same), registration)
             record = write_record(root, registration, card=card)
     _write_report(record, report)

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 FIRST: Final = "the bundled model is the first champion; its evidence is its model card"
 """Reason of the decision `baseline`, which claims no pass of the gate."""
 
+PASSED: Final = "passed the gate"
+"""Reason of a registration, and of a promotion that asks nobody."""
+
 OUTSIDE: Final = "the alias was moved in MLflow, or by a command that was interrupted"
 """Reason of a promotion that is found on the alias alone."""
 
@@ -82,13 +85,16 @@ def ensure_baseline(registry: RegistryParams, *, root: Path, image_size_px: int)
         log.info("Another process made the first champion.")
 
 
-def promote_candidate(registry: RegistryParams, *, root: Path, decision: Decision) -> bool:
+def promote_candidate(
+    registry: RegistryParams, *, root: Path, decision: Decision, reason: str = PASSED
+) -> bool:
     """Make the version that passed the gate the champion.
 
     Args:
         registry: Name of the registered model.
         root: The project folder.
         decision: The registration; it names the champion that the gate compared the version with.
+        reason: Recorded in the history: who approved, where somebody was asked.
 
     Returns:
         False if the champion changed since the comparison: the gate has to compare with that one.
@@ -99,11 +105,24 @@ def promote_candidate(registry: RegistryParams, *, root: Path, decision: Decisio
     catalogue = Registry(root, registry)
     version = catalogue.find(decision.model.version or "")
     try:
-        make_champion(catalogue, version, "promoted", "passed the gate", decision.champion_sha256)
+        make_champion(catalogue, version, "promoted", reason, decision.champion_sha256)
     except ChampionChangedError as error:
         log.warning("%s", error.problem)
         return False
     return True
+
+
+def decline_candidate(registry: RegistryParams, *, root: Path, decision: Decision, reason: str) -> None:
+    """Record that a version that passed the gate does not become champion, and why.
+
+    Args:
+        registry: Name of the registered model.
+        root: The project folder.
+        decision: The registration.
+        reason: Who declined, and why.
+    """
+    record = write_record(root, replace(decision, action="declined", time=now(), reason=reason))
+    try_project(Registry(root, registry), record)
 
 
 def promote_by_hand(

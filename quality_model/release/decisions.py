@@ -12,7 +12,7 @@ read, never written.
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -33,9 +33,10 @@ from quality_model.release.registry import ModelVersion, Registry
 
 log = logging.getLogger(__name__)
 
-Action = Literal["baseline", "passed", "refused", "registered", "promoted", "rolled back"]
+Action = Literal["baseline", "passed", "refused", "registered", "declined", "promoted", "rolled back"]
 """``baseline``: the bundled model became the first champion. ``passed``, ``refused``: by the gate.
-``registered``: a version was made. ``promoted``, ``rolled back``: the alias ``champion`` moved."""
+``registered``: a version was made. ``declined``: a person, or nobody in time, approved of it. ``promoted``,
+``rolled back``: the alias ``champion`` moved."""
 
 OF_THE_GATE: Final[tuple[Action, ...]] = ("passed", "refused")
 OF_THE_CHAMPION: Final = ("baseline", "promoted", "rolled back")
@@ -74,6 +75,8 @@ class Decision:
         git_commit: Of the code that trained the model.
         reason: Given by a person, or by the command.
         refusals: The gate's reasons to refuse.
+        tested_on: Digests of the test images and groups that decided, by which later decisions know how often
+            they were used; empty in what was read from a server.
         rows: The evidence in short: each rule of the gate with its value. Empty where the gate did not
             decide, and in what was read from a server.
     """
@@ -90,6 +93,7 @@ class Decision:
     git_commit: str | None = None
     reason: str = ""
     refusals: tuple[str, ...] = ()
+    tested_on: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
 
     @property
@@ -284,6 +288,26 @@ def last_verdict(decisions: Sequence[Decision], model_sha256: str) -> Decision |
     return about[-1] if about else None
 
 
+def num_judged(decisions: Sequence[Decision], data_sha256: str, tested_on: Collection[str], but: str) -> int:
+    """How many candidates the gate has judged on a training dataset's test split, or on a part of it.
+
+    Args:
+        decisions: Of this machine and of others; of these only the dataset is known.
+        data_sha256: Of the training dataset.
+        tested_on: Digests of its test images and groups; one in common is a part.
+        but: Hash of the model's folder that does not count.
+    """
+    return len(
+        {
+            one.model_sha256
+            for one in decisions
+            if one.action in OF_THE_GATE
+            and (one.data_sha256 == data_sha256 or not set(one.tested_on).isdisjoint(tested_on))
+        }
+        - {but}
+    )
+
+
 def succession(decisions: Sequence[Decision], versions: Sequence[ModelVersion]) -> list[str]:
     """Return the numbers of the champions that precede one another, the last one on record last.
 
@@ -383,7 +407,9 @@ def _tags(decision: Decision) -> dict[str, str]:
 def _in_short(decision: Decision) -> str:
     """The decision as lines that a tag has room for: without the rows, and long reasons cut."""
     refusals = tuple(reason[:_REASON_LENGTH] for reason in decision.refusals[:_NUM_REASONS])
-    short = replace(decision, rows=(), refusals=refusals, reason=decision.reason[:_REASON_LENGTH])
+    short = replace(
+        decision, rows=(), tested_on=(), refusals=refusals, reason=decision.reason[:_REASON_LENGTH]
+    )
     values = _DECISION.dump_python(short, mode="json")
     return to_yaml({key: value for key, value in values.items() if value or key == "model_sha256"})
 

@@ -127,14 +127,16 @@ def decide(section: GateParams, evidence: Evidence) -> Verdict:
 def gate_sha256(section: GateParams, evaluate: EvaluateParams, root: Path) -> str:
     """Return one hash for the thresholds and all that decides about the figures.
 
-    That is the versions of measures, too, and what the folder of real defects holds.
+    That is the versions of measures, too, and what the folder of real defects holds; not whether a person is
+    asked afterwards.
     """
     from quality_model.evaluate.measure import measuring
     from quality_model.evaluate.real_defects import contents_sha256
 
     folder = section.real and ProjectPaths(root).place(Path(section.real.folder))
     real = [contents_sha256(folder)] if folder else []
-    return values_sha256([flatten(section), measuring(evaluate), *real])
+    thresholds = {name: value for name, value in flatten(section).items() if "approval" not in name}
+    return values_sha256([thresholds, measuring(evaluate), *real])
 
 
 # -- the rules
@@ -283,23 +285,31 @@ def non_inferiority(section: GateParams, evidence: Evidence) -> Iterator[Row]:
 
 
 def improvement(section: GateParams, evidence: Evidence) -> Iterator[Row]:
-    """At least one head is better than the champion's: its MSE's difference is below 0 with confidence.
+    """At least one head is better than the champion's, and luck is no explanation, however many were judged.
 
-    Without that there is no reason to replace a champion that is known to work.
+    Without that there is no reason to replace a champion that is known to work. The n-th candidate that is
+    judged on a test split passes by luck with a chance of at most ``max_luck`` / (n (n + 1)), shared by the
+    heads. Over all n these add up to ``max_luck``, a union bound, which holds whatever the candidates have in
+    common.
     """
     if evidence.champion is None:
         return
-    pairs = {head: pair.difference for head, pair in evidence.champion.heads.items()}
+    number = evidence.earlier_candidates + 1
+    allowed = section.max_luck / (number * (number + 1) * len(HEADS))
+    found = {head: pair.p_better for head, pair in evidence.champion.heads.items()}
+    lowest = min((p for p in found.values() if p is not None), default=None)
     better = [
-        f"{head} by {-pair.high:.2g} to {-pair.low:.2g}"
-        for head, pair in pairs.items()
-        if pair.low is not None and pair.high is not None and pair.high < 0
+        f"{head} by {-pair.difference.value:.2g} (p {pair.p_better:.2g})"
+        for head, pair in evidence.champion.heads.items()
+        if pair.p_better is not None and pair.p_better <= allowed and pair.difference.value is not None
     ]
     reason = (
         f"better on {', '.join(better)}" if better else "better than the champion on no head with confidence"
     )
-    lowest = min((pair.high for pair in pairs.values() if pair.high is not None), default=None)
-    yield Row(ALL_HEADS, "improvement", lowest, 0.0, bool(better), reason)
+    at_most = f"p at most {allowed:.2g}"
+    if number > 1:
+        at_most += f" for candidate {number} on this test split; new test scenes start anew"
+    yield Row(ALL_HEADS, "improvement", lowest, allowed, bool(better), f"{reason}, {at_most}")
 
 
 Rule = Callable[[GateParams, Evidence], Iterable[Row]]

@@ -46,6 +46,7 @@ TINY = {
         "min_r2": each_head(-50.0),
         "min_r2_over_baseline": each_head(-50.0),
         "max_mse_increase": each_head(1.0),
+        "max_luck": 1.0,
         "real": None,
     },
     "score": {"workers": 1},

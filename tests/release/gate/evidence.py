@@ -20,6 +20,9 @@ SECTION = GateParams.model_validate(
         "max_cross_talk": dict.fromkeys(HEADS, 0.05),
         "max_clean_flags": dict.fromkeys(HEADS, 0.02),
         "max_mse_increase": dict.fromkeys(HEADS, 0.005),
+        "max_luck": 0.1,
+        "approval": "none",
+        "approval_within_s": 60.0,
         "real": None,
     }
 )
@@ -89,7 +92,7 @@ def a_head(head: str) -> Tree:
 
 def tree(*, champion: bool = False) -> Tree:
     """The evidence as it is stored; with a champion, the candidate is a little better on every head."""
-    pair = {"mse": 0.032, "r2": 0.45, "difference": estimate(-0.002, -0.003, -0.001)}
+    pair = {"mse": 0.032, "r2": 0.45, "difference": estimate(-0.002, -0.003, -0.001), "p_better": 0.001}
     return {
         "format_version": FORMAT_VERSION,
         "candidate": {
@@ -118,6 +121,7 @@ def tree(*, champion: bool = False) -> Tree:
         if champion
         else None,
         "silent_models": [],
+        "earlier_candidates": 0,
     }
 
 
@@ -140,7 +144,7 @@ def evidence(changes: Mapping[str, Any] | None = None, *, champion: bool = False
     """The evidence of `tree`, with changes below ``candidate``, or below ``champion`` if that is named."""
     paths = {
         path
-        if path.startswith(("champion.", "silent_models", "real", "own_labels"))
+        if path.startswith(("champion.", "silent_models", "real", "own_labels", "earlier_candidates"))
         else f"candidate.{path}": value
         for path, value in (changes or {}).items()
     }
@@ -148,9 +152,12 @@ def evidence(changes: Mapping[str, Any] | None = None, *, champion: bool = False
 
 
 def paired(head: str, value: float, low: float | None, high: float | None, groups: int = 12) -> Tree:
-    """The change that gives a head's difference to the champion."""
+    """The change that gives a head's difference to the champion, sure where the interval is below 0."""
+    difference = {"value": value, "low": low, "high": high, "num_groups": groups}
+    p_better = None if high is None else 0.001 if high < 0 else 0.5
     return {
-        f"champion.heads.{head}.difference": {"value": value, "low": low, "high": high, "num_groups": groups}
+        f"champion.heads.{head}.difference": difference,
+        f"champion.heads.{head}.p_better": p_better,
     }
 
 

@@ -135,10 +135,10 @@ def test_a_candidate_passes_if_it_is_better_on_a_head_and_within_the_margin_on_t
     pairs = {**all_paired(0.003, 0.001, 0.005), **paired("blurriness", -0.05, -0.07, -0.03)}
     verdict = decide(SECTION, evidence(pairs, champion=True))
     assert verdict.passed
-    assert verdict.rows[-1].reason == "better on blurriness by 0.03 to 0.07"
+    assert verdict.rows[-1].reason == "better on blurriness by 0.05 (p 0.001), p at most 0.013"
     assert any("0.003 in [0.001, 0.005] over 12 groups, within 0.005" in row.reason for row in verdict.rows)
     as_good = decide(SECTION, evidence(all_paired(0.0, -0.001, 0.001), champion=True))
-    assert as_good.refusals == ("better than the champion on no head with confidence",)
+    assert as_good.refusals == ("better than the champion on no head with confidence, p at most 0.013",)
 
 
 @pytest.mark.parametrize(

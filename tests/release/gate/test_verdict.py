@@ -133,7 +133,7 @@ def ending(changes: dict[str, Any], promoted: str | None = None) -> str:
 def test_the_ending_says_in_one_sentence_what_came_of_it() -> None:
     alike = all_paired(0.0, -0.001, 0.001)
     better = ending({**alike, **paired("blurriness", -0.05, -0.07, -0.03)}, "2")
-    assert better == "Version 2 is now champion: better on blurriness by 0.03 to 0.07."
+    assert better == "Version 2 is now champion: better on blurriness by 0.05 (p 0.001), p at most 0.013."
     assert ending(alike) == "Version 1 stays champion: too little evidence that the new model is better."
     worse = ending({**alike, **paired("noise", 0.05, 0.02, 0.07)})
     assert worse == "Version 1 stays champion: the new model is worse on noise."

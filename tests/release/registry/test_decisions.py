@@ -51,6 +51,9 @@ LENIENT = GateParams(
     max_cross_talk=per_head(1.0),
     max_clean_flags=per_head(1.0),
     max_mse_increase=per_head(1.0),
+    max_luck=0.1,
+    approval="none",
+    approval_within_s=60.0,
     real=None,
 )
 STRICT = LENIENT.model_copy(update={"max_mse": per_head(0.0)})
