@@ -182,7 +182,6 @@ def list_inputs(found: Survey, limits: LimitsParams, skipped: Counter[str]) -> I
             continue
         if not (name in found.columns if found.columns else kind_in(file.name, found.kind) == found.kind):
             continue
-        path = place_of(found.inputs.base, file.name)
         if found.kind == "images":
             yield PlannedInput(name, num_bytes=file.num_bytes, mtime_ns=file.mtime_ns)
         elif found.kind == "tar" or found.kind == "zip":
