@@ -57,6 +57,7 @@ def bare_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, 
         "predict": ["none.jpg"],
         "score": ["images"],
         "export": ["--onnx", "model.onnx"],
+        "migrate": ["--to", "http://127.0.0.1:1"],
     }
     code = (
         "import contextlib, io\n"
