@@ -19,7 +19,7 @@ from quality_model.cli import cli
 from .test_pipeline_definition import PROJECT
 
 DEPLOY = PROJECT / "deploy"
-FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and path.suffix != ".pyc")
+FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc"))
 PAGE = PROJECT / "docs" / "cluster.md"
 COMMAND = re.compile(r"(?:^|[\s/])quality-model ((?:[a-z-]+)(?: [^\n#`]*)?)(?=$|#)", re.MULTILINE)
 NOT_RUN = re.compile(r"\bnot (run|built)\b", re.IGNORECASE)
@@ -57,10 +57,9 @@ def test_every_command_in_the_examples_exists_with_its_options() -> None:
 
 def test_every_example_says_at_its_top_that_it_was_not_run() -> None:
     for path in FILES:
-        if path.name != "images.py":
-            top = path.read_text().split("\n\n")[0]
-            comment = " ".join(line.strip("# ") for line in top.splitlines() if line.startswith("#"))
-            assert NOT_RUN.search(comment), path
+        top = path.read_text().split("\n\n")[0]
+        comment = " ".join(line.strip("# ") for line in top.splitlines() if line.startswith("#"))
+        assert NOT_RUN.search(comment), path
 
 
 def test_scripts_are_bash_and_stop_at_the_first_failure() -> None:
