@@ -41,6 +41,9 @@ KINDS: Final = (
 )
 """The kinds of facts: what there is, then what it holds."""
 
+_LEASES: Final = "changing."
+"""Beginning of the tags by which one at a time changes an alias on a server."""
+
 _OURS: Final = frozenset({EARLIER_ID, EARLIER_RUN, HIGHEST})
 _PAGE: Final = 500
 
@@ -277,7 +280,11 @@ class Side:
         }
 
     def _tags(self, owner: str, tags: Mapping[str, Any]) -> Facts:
-        shown = {key: self.named(str(value)) for key, value in tags.items() if key not in _OURS}
+        shown = {
+            key: self.named(str(value))
+            for key, value in tags.items()
+            if key not in _OURS and not key.startswith(_LEASES)
+        }
         if MODEL_VERSIONS in shown:
             shown[MODEL_VERSIONS] = _json(json.loads(shown[MODEL_VERSIONS]))
         return {
