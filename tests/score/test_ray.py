@@ -23,21 +23,30 @@ pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not ins
 
 PROJECT = Path(__file__).resolve().parents[2]
 NUM_PARTS = 10
+STORE = 80 << 20
 SETTINGS = ["--model", "bundled", "--set", "score.shard_size=2", "--set", "limits.max_seconds=20"]
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Of all processes that start here: this code, decoders that images harm, and no cluster."""
+    with pytest.MonkeyPatch.context() as patch:
+        decoders_obey_images(tmp_path_factory.mktemp("decoders") / "site", patch)
+        patch.setenv("PYTHONPATH", str(PROJECT), prepend=":")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield
+
+
 @pytest.fixture
-def work(tmp_path: Path, crops: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
+def work(tmp_path: Path, environment: None, crops: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of twenty images in the current directory, two of which no decoder survives."""
     monkeypatch.chdir(tmp_path)
     folder = fill(tmp_path / "images", crops)
     for name, behaviour in (("day/003.jpg", "crash"), ("night/010.jpg", "raise")):
         (folder / name).write_bytes(hostile((folder / name).read_bytes(), behaviour))
-    decoders_obey_images(tmp_path / "site", monkeypatch)
-    monkeypatch.setenv("PYTHONPATH", str(PROJECT), prepend=":")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return folder
 
 
@@ -60,21 +69,27 @@ def local(start: Start) -> dict[str, bytes]:
     return left_by(Path("local"))
 
 
-@pytest.fixture
-def cluster(work: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A cluster of a head without CPUs and three nodes of one; RAY_ADDRESS names it."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+@pytest.fixture(scope="module")
+def nodes(environment: None) -> Iterator[Any]:
+    """A cluster of a head without CPUs."""
     from ray.cluster_utils import Cluster
 
-    size = {"include_dashboard": False, "object_store_memory": 80 << 20}
+    size = {"include_dashboard": False, "object_store_memory": STORE}
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **size})
     try:
-        found.workers = [found.add_node(num_cpus=1, object_store_memory=80 << 20) for _ in range(3)]
-        found.wait_for_nodes()
-        monkeypatch.setenv("RAY_ADDRESS", found.address)
         yield found
     finally:
         found.shutdown()
+
+
+@pytest.fixture
+def cluster(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same with three nodes of one CPU; RAY_ADDRESS names it."""
+    while len(nodes.worker_nodes) < 3:
+        nodes.add_node(num_cpus=1, object_store_memory=STORE)
+    nodes.wait_for_nodes()
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    return nodes
 
 
 @pytest.fixture
@@ -123,7 +138,7 @@ def test_a_node_that_is_lost_costs_nothing_and_what_was_begun_elsewhere_is_resum
 ):
     process = start("there", "--on", "ray")
     wait_for_parts(Path("there"), 2, process)
-    cluster.remove_node(cluster.workers.pop(), allow_graceful=False)
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     said = done(process)
     assert "Ray lost a node" in said and "(0 from an earlier run)" in said
     assert left_by(Path("there")) == local
@@ -188,8 +203,11 @@ def test_a_node_with_another_version_of_the_package_is_refused_in_one_line(clust
 @pytest.mark.servers
 def test_actors_take_the_gpu_of_a_node_and_say_what_the_model_is_there(cluster, start, local):
     """The GPU is one in name, so they score by the CPU: the result is the same."""
-    cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=80 << 20)
-    done(start("there", "--on", "ray"))
+    node = cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE)
+    try:
+        done(start("there", "--on", "ray"))
+    finally:
+        cluster.remove_node(node)
     assert left_by(Path("there")) == local
 
 
