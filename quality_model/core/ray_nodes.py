@@ -11,7 +11,7 @@ import pickle
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -119,7 +119,7 @@ class _Run:
         self._done: dict[int, Any] = {}
         self._most_actors, self._looked_at = 1, -_LOOK_AGAIN_S
         self._failed_starts = 0
-        self._has_answered = False
+        self._began, self._has_answered = time.monotonic(), False
 
     def results(self, tasks: Iterator[Any]) -> Iterator[Any]:
         """See `Executor.run`."""
@@ -160,9 +160,8 @@ class _Run:
     def _start(self, room: int) -> None:
         """Start actors for tasks that wait, where there is room."""
         idle = sum(not actor.numbers for actor in self._actors)
-        while len(self._actors) + len(self._starting) < room and len(self._starting) + idle < len(
-            self._waiting
-        ):
+        wanted = min(len(self._waiting) - idle, room - len(self._actors))
+        while len(self._starting) < wanted:
             actor = _Actor(self._class.remote(self._function, _own_version()))
             self._starting[actor.handle.begin.remote()] = actor
 
@@ -177,15 +176,12 @@ class _Run:
                     self._asked[answer] = (actor, number)
 
     def _collect(self) -> None:
-        """Wait for an answer of an actor: it has started, it has done a task, or it is lost."""
-        began = time.monotonic()
-        ready: Sequence[Any] = ()
-        while not ready:
-            asked = [*self._asked, *self._starting]
-            ready, _ = self._ray.wait(asked, num_returns=1, timeout=_LOOK_AGAIN_S)
-            if not ready and not self._has_answered and time.monotonic() - began > _SAY_AFTER_S:
-                logger.warning("Ray has started nothing yet: its nodes start, or other jobs have them.")
-                self._has_answered = True
+        """Wait a while for an answer of an actor: it has started, it has done a task, or it is lost."""
+        asked = [*self._asked, *self._starting]
+        ready, _ = self._ray.wait(asked, num_returns=1, timeout=_LOOK_AGAIN_S)
+        if not (ready or self._has_answered) and time.monotonic() - self._began > _SAY_AFTER_S:
+            logger.warning("Ray has started nothing yet: its nodes start, or other jobs have them.")
+            self._has_answered = True
         for answer in ready:
             actor, number = self._asked.pop(answer, (None, None))
             actor = actor or self._starting.pop(answer)
