@@ -23,7 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -160,11 +160,15 @@ def measure_overhead(images: Path, part_size: int, num_parts: int, repeats: int)
         write_table(table, found, part_size * num_parts)
         for number in range(repeats):
             took: dict[str, _Parts] = {}
+            core_s = []
             for on in ("local", RAY):
+                times = _CoreTime()
+                times.start()
                 with _parts() as took[on]:
                     here = section.model_copy(update={"workers": 0 if on == RAY else system.num_cores()})
                     output = Path(folder) / f"{on}{number}"
                     score(here, WITHOUT_PROJECT.limits, inputs=table, output=output, on=on)
+                core_s.append(times.stop(took[on].began, took[on].ended))
             parts = [(Path(folder) / f"{on}{number}" / "data") for on in ("local", RAY)]
             hashes = [_hash_of(part) for part in parts]
             seconds = [took[on].ended - took[on].began for on in ("local", RAY)]
@@ -172,12 +176,41 @@ def measure_overhead(images: Path, part_size: int, num_parts: int, repeats: int)
                 *(f"{one:.1f}" for one in seconds),
                 f"{took[RAY].longest_s:.1f}",
                 f"{seconds[1] / seconds[0]:.3f}",
+                *(f"{one:.1f}" for one in core_s),
+                f"{core_s[1] / core_s[0]:.3f}",
                 "yes" if hashes[0] == hashes[1] else "NO",
             ]
 
 
 def _hash_of(folder: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.iterdir()))).hexdigest()
+
+
+class _CoreTime(threading.Thread):
+    """Samples the core time of this process and of all that it has started, a cluster included."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._end = threading.Event()
+        self._known: dict[int, float] = {}
+        self._samples: list[tuple[float, float]] = []
+
+    def run(self) -> None:
+        """Sample until the end."""
+        own = psutil.Process()
+        while not self._end.wait(_SAMPLE_EVERY_S / 4):
+            for process in (own, *own.children(recursive=True)):
+                with suppress(psutil.Error):
+                    times = process.cpu_times()
+                    self._known[process.pid] = times.user + times.system
+            self._samples.append((time.time(), sum(self._known.values())))
+
+    def stop(self, began: float, ended: float) -> float:
+        """Seconds between two times."""
+        self._end.set()
+        self.join()
+        within = [core_s for at, core_s in self._samples if began <= at <= ended]
+        return within[-1] - within[0]
 
 
 class _Memory(threading.Thread):
@@ -264,7 +297,16 @@ def _encoded(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 
 _TITLES: Final = {
-    "overhead": ("local, s", "Ray, s", "longest part, s", "ratio", "same bytes"),
+    "overhead": (
+        "local, s",
+        "Ray, s",
+        "longest part, s",
+        "ratio",
+        "local, core-s",
+        "Ray, core-s",
+        "ratio",
+        "same bytes",
+    ),
     "nodes": ("nodes", "tasks of 1 s", "efficiency"),
     "memory": ("parts done", "driver, MB", "largest actor, MB"),
 }
