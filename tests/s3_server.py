@@ -145,7 +145,7 @@ class S3Server:
 
     def _below(self, folder: str, prefix: str) -> Iterator[tuple[str, bytes]]:
         asked: dict[str, Any] = {"params": {"limit": 100_000}, "headers": {"Accept": "application/json"}}
-        answer = httpx.get(f"{self._filer}{quote(folder)}/", **asked).raise_for_status()
+        answer = httpx.get(f"{self._filer}{quote(folder)}/", timeout=60, **asked).raise_for_status()
         for entry in answer.json()["Entries"] or ():
             name = entry["FullPath"].rpartition("/")[2]
             if entry["Mode"] & (1 << 31):  # a folder, as Go writes it

@@ -242,6 +242,7 @@ def test_rows_of_the_first_version_are_read_with_those_of_this_one(result, tmp_p
     measures = [each.name for each in MEASURES]
     (tmp_path / "data").mkdir()
     pq.write_table(table.drop_columns(measures), tmp_path / "data" / "part-00000.parquet")
+    (tmp_path / "job.json").write_text('{"parts": [{"file": "data/part-00000.parquet"}]}')
     assert read_rows(tmp_path, ["key", "noise", "is_noisy"]).num_rows == table.num_rows
     both = pa.dataset.dataset([pa.dataset.dataset(result / "data"), pa.dataset.dataset(tmp_path / "data")])
     assert both.to_table()["phash"].null_count >= table.num_rows
