@@ -1,8 +1,11 @@
 """Small collections, and a scorer whose scores can be worked out by hand."""
 
+import hashlib
 import io
 import json
 import os
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from quality_model.core.decoding import Pixels
 from quality_model.core.jobs import LOCK_NAME
 from quality_model.core.processes import InThisProcess
+from quality_model.core.stores import store_path
 from quality_model.params import Params
 from quality_model.records import Head
 from quality_model.score import reading, summary
@@ -25,6 +31,7 @@ from quality_model.score.result import ScoringModel
 from quality_model.score.selection import Kind, Selection
 from quality_model.score.shares import Share
 from quality_model.score.summary import ScoreSummary
+from tests.s3_server import S3Server, use_environment
 
 THRESHOLDS: dict[Head, float] = {"color_cast": 0.5, "blurriness": 0.4, "watermark": 0.3, "noise": 1.0}
 IDENTITY = ScoringModel("grey", "3", "a1b2", "c" * 64, image_size_px=32, thresholds=THRESHOLDS)
@@ -203,3 +210,48 @@ def runner(params: Params, place: Path) -> Callable[..., ScoreSummary]:
             )
 
     return run
+
+
+@pytest.fixture
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """The address of an empty folder of a bucket; the environment has its keys."""
+    use_environment(monkeypatch, s3.environment())
+    return f"s3://bucket/{hashlib.md5(request.node.nodeid.encode()).hexdigest()}"
+
+
+def upload(folder: Path, address: str) -> Path:
+    """Mirror a folder; gives the place."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            store_path(f"{address}/{path.relative_to(folder).as_posix()}").write_bytes(path.read_bytes())
+    return store_path(address)
+
+
+def same_rows(one: Path, other: Path) -> bool:
+    """All but the words of errors."""
+    return bool(rows_of(one).drop(columns="error_detail").equals(rows_of(other).drop(columns="error_detail")))
+
+
+def write_containers(folder: Path, crops: list[bytes]) -> None:
+    """A folder for each kind of container."""
+    for kind in ("tar", "gz", "zip", "parquet", "arrow", "paths"):
+        (folder / kind).mkdir(parents=True)
+    for name, mode in (("tar/x.tar", "w"), ("gz/x.tar.gz", "w:gz")):
+        with tarfile.open(folder / name, mode) as tar:
+            for number, data in enumerate(crops[:9]):
+                member = tarfile.TarInfo(f"{number}.jpg")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    with zipfile.ZipFile(folder / "zip/x.zip", "w") as archive:
+        for number, data in enumerate(crops[:9]):
+            archive.writestr(f"d/{number}.jpg", data)
+    table = pa.table({"id": [f"k{number}" for number in range(9)], "image": crops[:9]})
+    pq.write_table(table, folder / "parquet/x.parquet", row_group_size=4)
+    with (
+        pa.OSFile(str(folder / "arrow/data.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as out,
+    ):
+        out.write_table(table, max_chunksize=4)
+    (folder / "paths/1.jpg").write_bytes(crops[0])
+    names = ["1.jpg", "../tar/x.tar", "/etc/passwd", "none.jpg", "s3://elsewhere/1.jpg"]
+    pq.write_table(pa.table({"path": names}), folder / "paths/x.parquet")
