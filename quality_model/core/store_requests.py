@@ -36,8 +36,7 @@ _SAY_AFTER_S: Final = 10.0
 _RETRY_FOR: Final = timedelta(minutes=3)
 _FIRST_RETRY_FOR: Final = timedelta(seconds=5)
 _MAX_RETRIES: Final = 50
-_ATTEMPTS: Final = 8
-_FIRST_PAUSE_S: Final = 0.05
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 _REFUSED: Final = frozenset(
     {
@@ -87,14 +86,15 @@ def ask_again(path: UPath, request: Callable[[], T], *, quick: bool = False) -> 
     Raises:
         OSError: See `ask`.
     """
-    for attempt in range(_ATTEMPTS):
+    deadline, pause_s = time.monotonic() + _RETRY_FOR.total_seconds(), _FIRST_PAUSE_S
+    while True:
         try:
             return ask(path, request, quick=quick)
         except OSError as error:
-            if error.errno != errno.ECONNABORTED or attempt + 1 == _ATTEMPTS:
+            if error.errno != errno.ECONNABORTED or time.monotonic() > deadline:
                 raise
-            time.sleep(_FIRST_PAUSE_S * 2**attempt)
-    raise AssertionError
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def _answer(future: "Future[T]", request: Callable[[], T]) -> None:

@@ -24,8 +24,8 @@ from .conftest import outcome, rows_of, same_rows, upload, write_containers
 servers = pytest.mark.servers
 PROJECT = Path(__file__).resolve().parents[2]
 HOSTILE = [
-    "a b.jpg", "a#b.jpg", "a%20b.jpg", "a%b.jpg", "a?b.jpg", "ü😀.jpg", "a.jpg", "a/b.jpg", "a[1]*.jpg", "a/~",
-    "A+&=;.jpg",
+    "a b.jpg", "a#b.jpg", "a%20b.jpg", "a%b.jpg", "a?b.jpg", "ü😀.jpg", "a.jpg", "a/b.jpg", "a[1]*.jpg",
+    "a/~", "A+&=;.jpg",
 ]  # fmt: skip
 
 
