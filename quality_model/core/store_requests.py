@@ -152,6 +152,8 @@ def _translated(error: Exception, path: UPath) -> OSError:
         host = _found(r"://(?:[^/@\s]*@)?([^/\s,]+)", text) or "the store"
         what = "no connection to" if "kind: Connect" in text else "the connection broke or timed out:"
         return ConnectionError(errno.ECONNABORTED, f"{what} {host}", str(path))
+    if name := re.search(r'Error parsing Path "(.*?)": ', text, re.DOTALL):
+        return OSError(errno.EINVAL, f"a name that no client takes: {name[1][-200:]!r}", str(path))
     line = re.sub(r"\S*://\S+", "...", text.partition("\n")[0])[:200]
     return OSError(errno.EINVAL, line or type(error).__name__, str(path))
 

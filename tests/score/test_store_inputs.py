@@ -85,7 +85,9 @@ def test_a_folder_marker_is_no_file_and_a_name_with_a_line_break_is_refused(
     run(store_path(bucket))
     assert list(outcome(tmp_path / "scores")) == ["day/y.jpg", "x.jpg"]
     client.put_object(Bucket=name, Key=f"{prefix}/a\nb.jpg", Body=crops[0])
-    with pytest.raises(UsageError, match=r"cannot be listed: .* Rename that object") as refused:
+    with pytest.raises(
+        UsageError, match=r"listed: a name that no client takes: .*/a.nb.jpg.*\n  Rename that object"
+    ) as refused:
         run(store_path(bucket))
     assert "\n" not in refused.value.problem
 
