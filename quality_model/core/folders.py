@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 from quality_model.core import objects, storage
-from quality_model.core.stores import is_in_store, is_store_address, store_path, typed_path
+from quality_model.core.stores import is_in_store, is_store_address, remedy, store_path, typed_path
 from quality_model.errors import ImageError, UsageError
 
 SYSTEM_FILES: Final = "hidden and system files"
@@ -221,16 +221,27 @@ def is_url(name: str) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is a folder, here or in an object store."""
+    """Whether a path is a folder, here or in an object store.
+
+    Raises:
+        UsageError, StorageError: One may not look there, or the store does not answer.
+    """
     if not is_in_store(path):
         return path.is_dir()
-    found = objects.facts(path)
+    found = _facts(path)
     return found is not None and found.is_folder
 
 
 def is_there(path: Path) -> bool:
-    """Whether a path is a file or a folder, here or in an object store."""
-    return objects.facts(path) is not None if is_in_store(path) else path.exists()
+    """Whether a path is a file or a folder, here or in an object store; errors as of `is_folder`."""
+    return _facts(path) is not None if is_in_store(path) else path.exists()
+
+
+def _facts(path: Path) -> objects.Entry | None:
+    try:
+        return objects.facts(path)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}.", remedy(error)) from None
 
 
 def is_inside(path: Path, folder: Path) -> bool:

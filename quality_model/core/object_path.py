@@ -51,7 +51,7 @@ class ObjectPath(CloudPath):
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         store, key = self.address
 
-        return ask(self, lambda: any(obstore.list(store, key or None, chunk_size=1)))
+        return ask_again(self, lambda: any(obstore.list(store, key or None, chunk_size=1)))
 
     def is_symlink(self) -> bool:
         return False
@@ -76,7 +76,7 @@ class ObjectPath(CloudPath):
 
     def read_bytes(self) -> bytes:
         store, key = self.address
-        return ask(self, lambda: bytes(obstore.get(store, key).bytes()))
+        return ask_again(self, lambda: bytes(obstore.get(store, key).bytes()))
 
     def read_text(self, encoding: str | None = None, *_: Any, **__: Any) -> str:
         return self.read_bytes().decode(encoding or "utf-8")
@@ -177,7 +177,7 @@ class ObjectPath(CloudPath):
         if not key:
             return None
         try:
-            return ask(self, lambda: obstore.head(store, key))
+            return ask_again(self, lambda: obstore.head(store, key))
         except FileNotFoundError:
             raise
         except OSError:  # an answer to HEAD has no body, which would say why
@@ -195,7 +195,7 @@ class ObjectPath(CloudPath):
 
     def _names(self) -> list[str]:
         store, key = self.address
-        found = ask(self, lambda: obstore.list_with_delimiter(store, key or None))
+        found = ask_again(self, lambda: obstore.list_with_delimiter(store, key or None))
         keys = [each["path"] for each in found["objects"]] + list(found["common_prefixes"])
         return [name.rstrip("/").rpartition("/")[2] for name in keys if name.rstrip("/") != key]
 

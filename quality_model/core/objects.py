@@ -78,7 +78,7 @@ def facts(path: Path) -> Entry | None:
     try:
         found = _asked(path, place.head)
     except FileNotFoundError:
-        return Entry(path.name, is_folder=True) if _asked(path, path.is_dir) else None
+        return Entry(path.name, is_folder=True) if _is_folder(path) else None
     return Entry(path.name, is_folder=True) if found is None else _entry(found)
 
 
@@ -287,6 +287,15 @@ def _of_hub(error: OSError) -> OSError:
     if isinstance(error, FileNotFoundError) or status == 404:
         return OSError(errno.ENOENT, "there is no such file")
     return error
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return _asked(path, path.is_dir)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return True  # it holds a name that the client does not take
 
 
 def _object(path: Path) -> "ObjectPath":

@@ -81,7 +81,7 @@ def ask(path: UPath, request: Callable[[], T], *, quick: bool = False) -> T:
 
 
 def ask_again(path: UPath, request: Callable[[], T], *, quick: bool = False) -> T:
-    """As `ask`, for what changes nothing: asked again if its answer breaks off, which obstore does not do.
+    """As `ask`, for what changes nothing: asked again where an answer breaks off, which obstore does not do.
 
     Raises:
         OSError: See `ask`.
@@ -151,8 +151,9 @@ def _translated(error: Exception, path: UPath) -> OSError:
     if "HTTP error" in text:
         host = _found(r"://(?:[^/@\s]*@)?([^/\s,]+)", text) or "the store"
         what = "no connection to" if "kind: Connect" in text else "the connection broke or timed out:"
-        number = errno.ETIMEDOUT if "retries, max_retries" in text else errno.ECONNABORTED
-        return ConnectionError(number, f"{what} {host}", str(path))
+        return ConnectionError(errno.ECONNABORTED, f"{what} {host}", str(path))
+    if name := re.search(r'Error parsing Path "(.*?)": ', text, re.DOTALL):
+        return OSError(errno.EINVAL, f"a name that no client takes: {name[1][-200:]!r}", str(path))
     line = re.sub(r"\S*://\S+", "...", text.partition("\n")[0])[:200]
     return OSError(errno.EINVAL, line or type(error).__name__, str(path))
 

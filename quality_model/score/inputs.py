@@ -1,5 +1,6 @@
 """What is in a collection: which of its files are inputs, of which kind, and what they are called."""
 
+import errno
 import hashlib
 import logging
 from collections import Counter
@@ -308,9 +309,10 @@ def _list(collection: Collection, output: Path | None, kind: Kind | None) -> _Li
         for file in collection.walk(output, listing.skipped):
             listing.add(file, collection.kind_in(file.name, kind))
     except OSError as error:
-        raise UsageError(
-            f"{collection.title} cannot be listed: {error.strerror}.", "Check its permissions."
-        ) from None
+        remedy = "Check its permissions."
+        if error.errno == errno.EINVAL:  # of an object store, whose client does not take a name there
+            remedy = "Rename that object, or name other prefixes."
+        raise UsageError(f"{collection.title} cannot be listed: {error.strerror}.", remedy) from None
     return listing
 
 

@@ -306,7 +306,10 @@ def _place_of(base: Path, name: str) -> Path | None:
 
 def _object(path: Path, name: str) -> _Place:
     """An object of a store, or a folder there; None is one that is not there as well."""
-    found = objects.facts(path)
+    try:
+        found = objects.facts(path)
+    except OSError:  # reading it will say why
+        found = None
     if found is None:
         return path, name, ListedFile(name, -1, -1)
     return path, name, None if found.is_folder else ListedFile(name, found.num_bytes, found.version)

@@ -74,18 +74,22 @@ def test_odd_names_and_folders_come_in_the_order_of_a_folder_here(bucket, crops,
 
 
 @servers
-def test_a_folder_marker_is_no_file(bucket, crops, run, tmp_path) -> None:
-    store = store_path(f"{bucket}/in/x.jpg").address[0]
-    store_path(f"{bucket}/in/x.jpg").write_bytes(crops[0])
-    import datetime as dt
-
-    import httpx
-    from obstore import sign  # the client takes no trailing slash, other tools write one
-
-    url = sign(store, "PUT", "in/day/", dt.timedelta(minutes=1))
-    httpx.put(url.replace("in/day?", "in/day/?"), content=b"")
-    run(store_path(f"{bucket}/in"))
-    assert list(outcome(tmp_path / "scores")) == ["x.jpg"]
+def test_a_folder_marker_is_no_file_and_a_name_with_a_line_break_is_refused(
+    bucket, crops, run, tmp_path
+) -> None:
+    boto3 = pytest.importorskip("boto3")
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    name, prefix = bucket.removeprefix("s3://").split("/")
+    for key, data in (("x.jpg", crops[0]), ("day/", b""), ("day/y.jpg", crops[1]), ("night/", b"")):
+        client.put_object(Bucket=name, Key=f"{prefix}/{key}", Body=data)
+    run(store_path(bucket))
+    assert list(outcome(tmp_path / "scores")) == ["day/y.jpg", "x.jpg"]
+    client.put_object(Bucket=name, Key=f"{prefix}/a\nb.jpg", Body=crops[0])
+    with pytest.raises(
+        UsageError, match=r"listed: a name that no client takes: .*/a.nb.jpg.*\n  Rename that object"
+    ) as refused:
+        run(store_path(bucket))
+    assert "\n" not in refused.value.problem
 
 
 @servers
