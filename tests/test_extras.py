@@ -16,7 +16,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 WORKS_BARE = {
     *("predict", "score", "gallery", "filter", "duplicates", "thresholds", "calibrate"),
-    *("trace", "history", "list-datasets", "publish"),
+    *("trace", "history", "list-datasets", "publish", "migrate"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +39,6 @@ from quality_model.release.decisions import (
     find_record,
     last_verdict,
     now,
-    num_judged,
     read_record,
     try_project,
     write_record,
@@ -161,6 +161,26 @@ def judge_candidate(
     log.info("%s\n%s", decision.verdict.table(), decision.verdict.summary())
     try_project(catalogue, record)
     return decision
+
+
+def num_judged(decisions: Sequence[Decision], data_sha256: str, tested_on: Collection[str], but: str) -> int:
+    """How many candidates the gate has judged on a training dataset's test split, or on a part of it.
+
+    Args:
+        decisions: Of this machine and of others; of these only the dataset is known.
+        data_sha256: Of the training dataset.
+        tested_on: Digests of its test images and groups; one in common is a part.
+        but: Hash of the model's folder that does not count.
+    """
+    return len(
+        {
+            one.model_sha256
+            for one in decisions
+            if one.action in OF_THE_GATE
+            and (one.data_sha256 == data_sha256 or not set(one.tested_on).isdisjoint(tested_on))
+        }
+        - {but}
+    )
 
 
 def past_decision(

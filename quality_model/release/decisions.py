@@ -12,7 +12,7 @@ read, never written.
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -286,26 +286,6 @@ def last_verdict(decisions: Sequence[Decision], model_sha256: str) -> Decision |
     """
     about = [one for one in decisions if one.action in OF_THE_GATE and one.model_sha256 == model_sha256]
     return about[-1] if about else None
-
-
-def num_judged(decisions: Sequence[Decision], data_sha256: str, tested_on: Collection[str], but: str) -> int:
-    """How many candidates the gate has judged on a training dataset's test split, or on a part of it.
-
-    Args:
-        decisions: Of this machine and of others; of these only the dataset is known.
-        data_sha256: Of the training dataset.
-        tested_on: Digests of its test images and groups; one in common is a part.
-        but: Hash of the model's folder that does not count.
-    """
-    return len(
-        {
-            one.model_sha256
-            for one in decisions
-            if one.action in OF_THE_GATE
-            and (one.data_sha256 == data_sha256 or not set(one.tested_on).isdisjoint(tested_on))
-        }
-        - {but}
-    )
 
 
 def succession(decisions: Sequence[Decision], versions: Sequence[ModelVersion]) -> list[str]:

@@ -7,7 +7,8 @@ import pytest
 
 from quality_model.evaluate.metrics import Bootstrap, p_below_zero
 from quality_model.records import HEADS, ModelRef
-from quality_model.release.decisions import Action, Decision, num_judged
+from quality_model.release.candidate import num_judged
+from quality_model.release.decisions import Action, Decision
 from quality_model.release.gate import decide
 from tests.release.gate.evidence import SECTION, evidence, refused
 
