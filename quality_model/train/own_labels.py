@@ -24,16 +24,13 @@ from quality_model.core.decoding import Pixels, decode_image, read_bytes
 from quality_model.core.measures import NEAR_DUPLICATE_BITS, MeasuredImage, of_hash
 from quality_model.core.provenance import OwnLabelFacts
 from quality_model.core.views import ViewRecipe
-from quality_model.curate.labels import Labels, read_labels
-from quality_model.curate.roc import area_under_curve, auc_interval
+from quality_model.curate.labels import Floats, Labels, area_under_curve, auc_interval, read_labels
 from quality_model.errors import ImageError, UsageError
 from quality_model.evaluate.predictions import predict_scores
 from quality_model.networks.model import LoadedModel, MultiHeadQualityAssessmentModel, to_model_input
 from quality_model.params import LimitsParams, values_sha256
 from quality_model.records import HEADS, Head
 from quality_model.score.sketches import order_of
-
-Floats = npt.NDArray[np.float64]
 
 WEIGHT: Final = 0.05
 """Of the loss of a pair, beside that of the samples."""
