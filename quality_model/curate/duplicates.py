@@ -14,9 +14,9 @@ half of the bits of an image with detail are set, because they compare with the 
 `FEWEST_BITS` is that of a plain image, a gradient or stripes.
 
 **The search** is exact, in near-linear time. The 64 bits of a hash are split into d + k blocks, so that
-hashes within d bits are equal in k blocks at least. For each choice of k blocks the hashes are sorted by them,
-and those that are equal there are compared (Manku, Jain & Das Sarma 2007). Where very many hashes are alike,
-the first half is settled first: what it keeps stands for all that joins it.
+hashes within d bits are equal in k blocks at least. For each choice of k blocks the hashes are sorted by
+them, and those that are equal there are compared (Manku, Jain & Das Sarma 2007). Where very many hashes are
+alike, the first half is settled first: what it keeps stands for all that joins it.
 """
 
 from collections.abc import Iterator
