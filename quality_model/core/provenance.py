@@ -43,7 +43,7 @@ class HeadIntervals(BaseModel):
 
 
 class Intervals(BaseModel):
-    """Prediction intervals around scores (`evaluate.predictions.calibrate_intervals`)."""
+    """Prediction intervals around scores (`evaluate.whole_images.calibrate_intervals`)."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 

@@ -52,10 +52,9 @@ from quality_model.evaluate.evidence import (
     decisive,
 )
 from quality_model.evaluate.metrics import Bootstrap, Floats, measure_coverage, measure_flags
-from quality_model.evaluate.predictions import predict_scores, predictions_table
 from quality_model.evaluate.sweeps import SWEEPS, SeveritySweep
 from quality_model.evaluate.whole_images import score_whole_images, scored_samples
-from quality_model.networks.model import LoadedModel
+from quality_model.networks.model import LoadedModel, predict_scores
 from quality_model.params import WITHOUT_PROJECT, EvaluateParams, LimitsParams, PerHead
 from quality_model.records import HEADS, Head
 
@@ -87,7 +86,7 @@ _IMAGES_AT_ONCE: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was measured, and the predictions it was measured on (see `predictions_table`)."""
+    """What was measured, and the predictions it was measured on (see `TrainingSet.scored`)."""
 
     measured: Evaluated
     predictions: pd.DataFrame
@@ -123,7 +122,7 @@ def evaluate(
     bootstrap = bootstrap_of(section)
     predictions = score_split(section, loaded, training_set, excluded_groups=excluded_groups)
     rows = training_set.representative("train")
-    training = predictions_table(training_set, rows, np.zeros((len(rows), len(HEADS)), np.float32))
+    training = training_set.scored(rows, np.zeros((len(rows), len(HEADS)), np.float32))
     size, seed = section.baseline_samples, section.seed
     known = baseline_rows(training_set, "train", max_samples=size, seed=seed)
     compared = baseline_rows(
@@ -134,7 +133,7 @@ def evaluate(
     clean = predictions[predictions["is_clean"]]
     chosen = clean.iloc[stratified_subset(np.arange(len(clean)), section.sweep_images, seed)]
     scores = score_sweeps(
-        lambda pixels: _score(section, loaded, pixels, np.arange(len(pixels))).astype(np.float64),
+        lambda pixels: _score(section, loaded, pixels).astype(np.float64),
         training_set.images[chosen["row"].to_numpy()],
         seed=seed,
     )
@@ -212,17 +211,20 @@ def score_split(
     *,
     excluded_groups: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Score the samples of the test split, see `predictions_table`; arguments and errors as of `evaluate`."""
+    """Score the test split, see `TrainingSet.scored`; arguments and errors as of `evaluate`."""
     rows = training_set.counted("test", excluded_groups)
     if len(rows) == 0:
         raise UsageError(
             "The split test has no samples.", "Raise generate.test_share, or generate from more groups."
         )
-    return predictions_table(training_set, rows, _score(section, loaded, training_set.images, rows))
+    return training_set.scored(rows, _score(section, loaded, training_set.images, rows))
 
 
 def _score(
-    section: EvaluateParams, loaded: LoadedModel, images: npt.NDArray[np.uint8], rows: npt.ArrayLike
+    section: EvaluateParams,
+    loaded: LoadedModel,
+    images: npt.NDArray[np.uint8],
+    rows: npt.ArrayLike | None = None,
 ) -> npt.NDArray[np.float32]:
     device = choose_device(section.device)
     model = loaded.model.to(device)

@@ -8,8 +8,10 @@ what intervals cover, on those of the test split.
 """
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,16 +22,16 @@ import torch
 
 from quality_model.core import decoding, storage, views
 from quality_model.core.decoding import Pixels
+from quality_model.core.provenance import HeadIntervals, Intervals
 from quality_model.core.views import MULTIPLE_PX, ViewRecipe
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.images_table import ImagesTable
 from quality_model.degrade import PROFILES, DegradedSample, Profile, SampleRandomness
 from quality_model.degrade.calibrated.point_spread import source_softness
 from quality_model.degrade.severity import to_lab
-from quality_model.evaluate.predictions import predict_scores
-from quality_model.networks.model import LoadedModel
+from quality_model.networks.model import LoadedModel, predict_scores
 from quality_model.params import LimitsParams
-from quality_model.records import HEADS, REFERENCE_SIDE_PX, CleanImage, Split
+from quality_model.records import HEADS, REFERENCE_SIDE_PX, CleanImage, Head, Split
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,13 @@ MOST_PER_IMAGE: Final = 5
 
 FEWEST_BESIDE_CHAMPION: Final = 1000
 """The same where a champion scores them too: a share of images is compared, not an error of each."""
+
+CONFIDENCE: Final = 0.9
+"""Share of images whose severity is in the interval around their score."""
+
+MOST_BINS: Final = 4
+FEWEST_IN_BIN: Final = 20
+"""Scores are binned by their quartiles, or by fewer quantiles if a bin had fewer images."""
 
 NIGHT_LIGHTNESS: Final = 20.0
 HIGH_KEY_LIGHTNESS: Final = 75.0
@@ -177,9 +186,7 @@ def image_scorer(
         size_px: Its image size.
         device: To score on.
     """
-
-    def score_views(seen: Pixels) -> Scores:
-        return predict_scores(model, seen, np.arange(len(seen)), batch_size=len(seen), device=device)
+    score_views = partial(predict_scores, model, device=device)
 
     def score(pixels: Pixels, recipe: ViewRecipe) -> Scores:
         seen = views.cut(pixels, size_px, recipe).all
@@ -189,7 +196,7 @@ def image_scorer(
 
 
 def scored_samples(predictions: pd.DataFrame) -> ScoredImages:
-    """The same of a dataset's samples (`predictions.predictions_table`), each one squeezed view.
+    """The same of a dataset's samples (`TrainingSet.scored`), each one squeezed view.
 
     Of them the untouched ones are clean, and all of them are as the profile draws them.
     """
@@ -284,3 +291,60 @@ def central_square(pixels: Pixels, *, multiple_px: int = 1) -> Pixels:
     side = min(pixels.shape[:2]) // multiple_px * multiple_px
     top, left = ((length - side) // 2 for length in pixels.shape[:2])
     return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+
+
+# -- thresholds and intervals
+
+
+def calibrate_thresholds(scores: npt.ArrayLike, share: float) -> dict[Head, float] | None:
+    """The smallest threshold of each head that flags at most ``share`` of clean images.
+
+    A head flags an image whose score is above its threshold. A false alarm costs a good image, so thresholds
+    are set by their share on clean images: on the validation split, because they are a choice.
+
+    Args:
+        scores: (n, 4) scores of clean images, in the order of `HEADS`.
+        share: In [0, 1]. At most floor(share * n) images are flagged, which is none below 1 / share images.
+
+    Returns:
+        By head, in [0, 1]; None without images.
+    """
+    values = np.sort(np.asarray(scores, dtype=np.float64).reshape(-1, len(HEADS)), axis=0)
+    if len(values) == 0:
+        return None
+    allowed = min(int(share * len(values) + 1e-9), len(values) - 1)  # 0.02 * 50 is 1, not 0.99...
+    return {head: float(values[-1 - allowed, position]) for position, head in enumerate(HEADS)}
+
+
+def calibrate_intervals(scores: npt.ArrayLike, labels: npt.ArrayLike) -> Intervals | None:
+    """Split-conformal prediction intervals around scores, in bins of the score.
+
+    The half-width of a bin with n images is the one of rank ceil((n + 1) * `CONFIDENCE`) of their
+    |label - score|, and 1, which is every severity, where n is less than that. So of images like these about
+    that share have their label in the interval, in each bin. Source: Angelopoulos and Bates, A gentle
+    introduction to conformal prediction, arXiv 2107.07511, sections 1 and 4.1 (group-balanced).
+
+    Args:
+        scores: (n, 4) in [0, 1], in the order of `HEADS`, of images that the weights were not trained on.
+        labels: (n, 4) of the same images.
+
+    Returns:
+        None without images.
+    """
+    ours, truth = (np.asarray(one, dtype=np.float64).reshape(-1, len(HEADS)) for one in (scores, labels))
+    if len(ours) == 0:
+        return None
+    num_bins = int(np.clip(len(ours) // FEWEST_IN_BIN, 1, MOST_BINS))
+    heads: dict[Head, HeadIntervals] = {}
+    for head, score, label in zip(HEADS, ours.T, truth.T, strict=True):
+        edges = np.unique(np.quantile(score, np.arange(1, num_bins) / num_bins))
+        places = np.searchsorted(edges, score, side="right")
+        residuals = np.abs(label - score)
+        widths = [_conformal_quantile(residuals[places == place]) for place in range(len(edges) + 1)]
+        heads[head] = HeadIntervals(edges=edges.tolist(), half_widths=widths)
+    return Intervals(confidence=CONFIDENCE, num_images=len(ours), heads=heads)
+
+
+def _conformal_quantile(residuals: npt.NDArray[np.float64]) -> float:
+    rank = math.ceil((len(residuals) + 1) * CONFIDENCE)
+    return float(np.sort(residuals)[rank - 1]) if rank <= len(residuals) else 1.0
