@@ -176,14 +176,13 @@ class Calibration:
 
 
 def calibrate(
-    head: Head, good: npt.ArrayLike, bad: npt.ArrayLike, *, present: float | None = None, seed: int = 0
+    head: Head, good: npt.ArrayLike, bad: npt.ArrayLike, *, present: float | None = None
 ) -> Calibration:
     """Measure a head on the scores of images that a person called good and bad.
 
     Args:
         good, bad: (n,) and (m,), in [0, 1], higher where worse.
         present: The threshold in use now.
-        seed: Of the resamples.
 
     Raises:
         UsageError: There are fewer than `FEWEST` of one of them.
@@ -194,7 +193,7 @@ def calibrate(
             f"{head}: {len(first)} good and {len(second)} bad images are too few to say anything.",
             f"Label at least {FEWEST} of each; 10 to 20 of each show whether the head works.",
         )
-    threshold = best_threshold(first, second, seed=seed)
+    threshold = best_threshold(first, second)
     return Calibration(
         head,
         len(first),
@@ -228,7 +227,7 @@ def best_gap(good: Floats, bad: Floats) -> tuple[float, float] | None:
     return float(values[widest]), float(values[widest + 1])
 
 
-def best_threshold(good: Floats, bad: Floats, *, seed: int = 0) -> Measured | None:
+def best_threshold(good: Floats, bad: Floats) -> Measured | None:
     """The middle of `best_gap`, as a short decimal, with a 95 % interval; None if no threshold beats chance.
 
     The interval is from the 2.5 % quantile of the lower ends to the 97.5 % quantile of the upper ends of the
@@ -240,7 +239,7 @@ def best_threshold(good: Floats, bad: Floats, *, seed: int = 0) -> Measured | No
     gap = best_gap(good, bad)
     if gap is None:
         return None
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     ends = np.array(
         [
             best_gap(generator.choice(good, len(good)), generator.choice(bad, len(bad))) or (0.0, 1.0)

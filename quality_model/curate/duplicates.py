@@ -52,6 +52,7 @@ JPEG_LOSS: Final = 0.4
 70, each was better than its copy; without them, 53 were."""
 
 FEWEST_BITS: Final = 16
+_MOST_SHOWN: Final = 5
 
 COLUMNS: Final = (
     *("key", "sha256", "phash", "worst_score"),
@@ -158,7 +159,7 @@ class DuplicatesReport:
     table: pa.Table
     size_bytes: Indices
 
-    def lines(self, num_shown: int = 5) -> Iterator[str]:
+    def lines(self) -> Iterator[str]:
         """What a terminal shows: the counts, and the largest groups."""
         is_best, group = self.table["is_best"].to_numpy(), self.table["group"].to_numpy()
         sizes = np.bincount(group)
@@ -171,7 +172,7 @@ class DuplicatesReport:
             return
         wasted = np.bincount(group, surplus)
         cells = []
-        for number in np.argsort(-sizes, kind="stable")[:num_shown]:
+        for number in np.argsort(-sizes, kind="stable")[:_MOST_SHOWN]:
             first = int(np.searchsorted(group, number))
             best, other = self.table["key"].slice(first, 2).to_pylist()
             more = f" and {sizes[number] - 2} more" if sizes[number] > 2 else ""
