@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import comparison, growth, machine, worker_memory
+from benchmarks import comparison, machine, worker_memory
 from benchmarks.jobs import JOBS
 from benchmarks.start_up import measure as measure_start_up
 from quality_model.core import system
@@ -110,9 +110,9 @@ def _growth(folder: Path, model: Path | None, workers: int, jobs: list[str], mos
     task = comparison.prepare("score", folder, count=64, photographs=None, model=model)
     task = comparison.with_workers(task, workers)
     counts = [count for count in _GROWTH if count <= most]
-    grown = [*growth.measure(task, [job for job in jobs if job in ("generate-seed", "score")], counts)]
+    grown = [*comparison.grow(task, [job for job in jobs if job in ("generate-seed", "score")], counts)]
     if "generate-seed" in jobs:
-        grown += growth.memory_of_generation(task, [count for count in _SAMPLES if count <= most])
+        grown += comparison.grow_generation(task, [count for count in _SAMPLES if count <= most])
     _say(["| ours | images | each | peak memory |", "|---|---|---|---|", *(one.line() for one in grown)])
     return [{"job": one.job, "images": one.num_images, "seconds": one.repetition.elapsed_s} for one in grown]
 

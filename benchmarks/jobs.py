@@ -1,13 +1,20 @@
-"""The jobs, both ways. A repetition runs one of these functions in a process of its own."""
+"""The jobs, both ways. A repetition runs one of these functions in a process of its own:
 
+python -m benchmarks.jobs JOB SIDE TASK, TASK being JSON
+"""
+
+import json
 import os
+import resource
 import subprocess
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
+from quality_model.core.system import num_cores
 from quality_model.params import Params
 from quality_model.params_file import load_params
 
@@ -182,8 +189,6 @@ def decode_alone(task: Task) -> Outcome:
 
     from PIL import Image
 
-    from quality_model.core.system import num_cores
-
     def decode(path: Path) -> None:
         Image.open(path).convert("RGB")
 
@@ -251,3 +256,39 @@ JOBS: Final[dict[str, dict[Side, Callable[[Task], Outcome]]]] = {
     "score-whole": {"obvious": score_cleanvision, "ours": score_ours},
 }
 """What each is measured against: docs/performance.md."""
+
+
+@dataclass(frozen=True)
+class Repetition(Outcome):
+    """An outcome in a process of its own: ``peak_memory_mb`` is of it and its workers together, at most."""
+
+    peak_memory_mb: float
+
+
+def repeat(job: str, side: Side, task: Task) -> Repetition:
+    """Run one side once, after all writes have reached the disk.
+
+    Raises:
+        subprocess.CalledProcessError: It failed; its message is on stderr.
+    """
+    os.sync()
+    command = [sys.executable, "-m", "benchmarks.jobs", job, side, json.dumps(asdict(task), default=str)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Repetition(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    job, side, text = sys.argv[1:]
+    plain: dict[str, Any] = json.loads(text)
+    values: dict[str, Any] = {name: Path(v) if isinstance(v, str) else v for name, v in plain.items()}
+    task = Task(**values)
+    outcome = JOBS[job][cast("Side", side)](task)
+    workers = task.params.generate.workers or num_cores()
+    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # The system keeps the largest of the children: an upper bound for all of them.
+    peak_kb += workers * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    sys.stdout.write(f"\n{json.dumps({**asdict(outcome), 'peak_memory_mb': peak_kb / 1024})}\n")
+
+
+if __name__ == "__main__":
+    main()

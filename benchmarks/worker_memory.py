@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -49,8 +49,8 @@ def measure(
     large = [Image.open(path) for path in sorted((folder / "large").glob("*.jpg"))]
     for number in range(_NUM_IMAGES):
         large[number % 2].save(task.images / f"large-{number}.{suffix}", quality=90, compress_level=1)
-    task = comparison.with_workers(replace(task), _WORKERS)
-    command = [sys.executable, "-m", "benchmarks.repetition", "score", "ours"]
+    task = comparison.with_workers(task, _WORKERS)
+    command = [sys.executable, "-m", "benchmarks.jobs", "score", "ours"]
     with subprocess.Popen(
         [*command, json.dumps(asdict(task), default=str)], stdout=subprocess.DEVNULL
     ) as job:

@@ -173,10 +173,15 @@ def split_expression(dataset: str) -> list[tuple[str, int | None]]:
     return found
 
 
+def last_name(path: str) -> str:
+    """What a path of this machine, or of another kind of machine, ends with."""
+    return _SEPARATORS.split(path.rstrip("/\\"))[-1]
+
+
 def without_folders(dataset: str) -> str:
     """The expression without paths of this machine: of a folder's path, its last name alone."""
     parts = []
     for name, count in split_expression(dataset):
-        shown = name if REPOSITORY.fullmatch(name) else _SEPARATORS.split(name.rstrip("/\\"))[-1]
+        shown = name if REPOSITORY.fullmatch(name) else last_name(name)
         parts.append(shown if count is None else f"{shown}*{count}")
     return JOINT.join(parts)

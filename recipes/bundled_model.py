@@ -36,7 +36,10 @@ from quality_model.core.views import MULTIPLE_PX, SQUEEZED, HeadRule, ViewRecipe
 from quality_model.degrade import PROFILES, SampleRandomness
 from quality_model.evaluate.metrics import ROUNDING
 from quality_model.evaluate.predictions import calibrate_intervals, calibrate_thresholds
-from quality_model.evaluate.whole_images import central_square, degrade_image
+from quality_model.evaluate.whole_images import (
+    central_square,
+    degrade_image,
+)
 from quality_model.networks.model import load_model, save_model
 from quality_model.params import WITHOUT_PROJECT
 from quality_model.records import HEADS, Head

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from quality_model.core.decoding import decode_image
+from quality_model.core.decoding import SUFFIXES, decode_image
 from quality_model.core.measures import MEASURED_PX, MeasuredImage, of_hash
 from quality_model.errors import ImageError
 from quality_model.params import WITHOUT_PROJECT
@@ -24,7 +24,6 @@ from quality_model.params import WITHOUT_PROJECT
 MOST_BITS: Final = 6
 """Of 64. Unrelated photographs differ in 32 on average, with a standard deviation of 4."""
 
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 Hashes = npt.NDArray[np.uint64]
 
 

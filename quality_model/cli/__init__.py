@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from quality_model.cli import calibrating, curating, data, releases, scoring, serving, training
+from quality_model.cli import calibrating, curating, pipeline, releases, scoring, serving
 from quality_model.core import system
 from quality_model.errors import MemoryExhaustedError, QualityModelError, StorageError
 
@@ -112,7 +112,7 @@ def cli(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-for module in (data, training, scoring, serving, curating, calibrating, releases):
+for module in (pipeline, scoring, serving, curating, calibrating, releases):
     for command in module.COMMANDS:
         cli.add_command(command)
 

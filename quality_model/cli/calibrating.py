@@ -14,8 +14,7 @@ from quality_model.paths import user_path
 from quality_model.records import HEADS, Head
 
 if TYPE_CHECKING:
-    from quality_model.curate.calibrate import Calibration
-    from quality_model.curate.labelled_scores import LabelledScores
+    from quality_model.curate.calibrate import Calibration, LabelledScores
     from quality_model.curate.thresholds import OwnThresholds
     from quality_model.params import Params, ScoringParams
     from quality_model.score.inputs import InputChoice
@@ -118,7 +117,7 @@ def calibrate(
     if next_file is not None:
         raise UsageError("--next names images of a result.", "Give OUT and --labels.")
     from quality_model.core.predict import Scorer
-    from quality_model.curate.labelled_scores import scores_of_collections
+    from quality_model.curate.calibrate import scores_of_collections
     from quality_model.curate.thresholds import OwnThresholds
 
     scorer = Scorer.from_params(params.score, params.limits, registry=registry_of(params))
@@ -134,10 +133,9 @@ def _calibrate_result(
     out: Path, labels: Path, heads: tuple[Head, ...], to: Path | None, next_file: Path | None, count: int
 ) -> None:
     from quality_model.core import storage
+    from quality_model.curate.calibrate import scores_in_result
     from quality_model.curate.finished import open_finished
-    from quality_model.curate.labelled_scores import scores_in_result
-    from quality_model.curate.labels import read_labels
-    from quality_model.curate.next_labels import choose_next
+    from quality_model.curate.labels import choose_next, read_labels
     from quality_model.curate.thresholds import OwnThresholds
 
     result, given = open_finished(out), read_labels(labels)
@@ -188,7 +186,7 @@ def _hand_over(found: OwnThresholds, to: Path | None, out: Path | None) -> None:
     if to is not None:
         found.merged_into(to).write(to)
         click.echo(f"Thresholds: {to}")
-    click.echo("\n".join(["To use it:", *(f"  {line}" for line in lines_to_use(found.by_head, to, out))]))
+    click.echo("\n".join(["To use it:", *(f"  {line}" for line in lines_to_use(found.thresholds, to, out))]))
 
 
 COMMANDS: list[click.Command] = [thresholds, calibrate]

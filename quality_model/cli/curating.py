@@ -172,9 +172,10 @@ def filter_(
     for line in outcome.lines():
         click.echo(line)
     if page is not None:
-        from quality_model.curate.dropped_page import show_dropped
+        from quality_model.curate.dropped import show_dropped
 
-        click.echo(f"Gallery: {show_dropped(output, outcome, page, originals)}")
+        page_path = show_dropped(output, outcome.verdict, page, outcome.thresholds, originals)
+        click.echo(f"Gallery: {page_path}")
     if not is_written and not dry_run and page is None:
         click.echo("Nothing is written: give --to FILE, --copy DIR, --link DIR or --shards DIR.")
     outcome.require_complete()

@@ -70,7 +70,7 @@ class OwnLabelFacts(BaseModel):
         num_train: Labels that it was trained on.
         num_good, num_bad: Labels held out.
         before, after: The area under the ROC curve on those, of the start weights and of the model.
-        low, high: The 95 % interval of ``after`` (`curate.roc.auc_interval`).
+        low, high: The 95 % interval of ``after`` (`curate.labels.auc_interval`).
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")

@@ -10,12 +10,20 @@ hide noise: an image of half the sides is `HALF_SIZE` worse, and one of JPEG qua
 (1 - q / 100). Of equal ones it has the most bytes, then the first key.
 
 **What is a duplicate.** Files of equal SHA-256 always are. Others are by their hashes, if both say something
-(`hash_search.is_comparable`).
+(`is_comparable`): half of the bits of an image with detail are set, because they compare with the median; a
+hash with fewer than `FEWEST_BITS` is that of a plain image, a gradient or stripes.
+
+**The search** is exact, in near-linear time. The 64 bits of a hash are split into d + k blocks, so that
+hashes within d bits are equal in k blocks at least. For each choice of k blocks the hashes are sorted by
+them, and those that are equal there are compared (Manku, Jain & Das Sarma 2007). Where very many hashes are
+alike, the first half is settled first: what it keeps stands for all that joins it.
 """
 
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
+from math import comb
 from pathlib import Path
 from typing import Final
 
@@ -30,8 +38,10 @@ from quality_model.core import storage
 from quality_model.core.figures import text_table
 from quality_model.core.measures import NEAR_DUPLICATE_BITS
 from quality_model.curate.finished import open_finished
-from quality_model.curate.hash_search import Indices, first_of_equal, is_comparable, leaders
 from quality_model.errors import UsageError
+
+Hashes = npt.NDArray[np.uint64]
+Indices = npt.NDArray[np.int64]
 
 MAX_DISTANCE: Final = 6
 """Bits of 64, the default (docs/filter.md has what it finds)."""
@@ -40,6 +50,9 @@ HALF_SIZE: Final = 0.2
 JPEG_LOSS: Final = 0.4
 """Worth of size and quality in scores. With both, of 112 scenes with a copy of half the size and JPEG quality
 70, each was better than its copy; without them, 53 were."""
+
+FEWEST_BITS: Final = 16
+_MOST_SHOWN: Final = 5
 
 COLUMNS: Final = (
     *("key", "sha256", "phash", "worst_score"),
@@ -146,7 +159,7 @@ class DuplicatesReport:
     table: pa.Table
     size_bytes: Indices
 
-    def lines(self, num_shown: int = 5) -> Iterator[str]:
+    def lines(self) -> Iterator[str]:
         """What a terminal shows: the counts, and the largest groups."""
         is_best, group = self.table["is_best"].to_numpy(), self.table["group"].to_numpy()
         sizes = np.bincount(group)
@@ -159,7 +172,7 @@ class DuplicatesReport:
             return
         wasted = np.bincount(group, surplus)
         cells = []
-        for number in np.argsort(-sizes, kind="stable")[:num_shown]:
+        for number in np.argsort(-sizes, kind="stable")[:_MOST_SHOWN]:
             first = int(np.searchsorted(group, number))
             best, other = self.table["key"].slice(first, 2).to_pylist()
             more = f" and {sizes[number] - 2} more" if sizes[number] > 2 else ""
@@ -224,3 +237,141 @@ def report_duplicates(output: Path, max_distance: int = MAX_DISTANCE) -> Duplica
     rows = [table["key"].take(members), found.group[members], found.is_best[members], found.distance[members]]
     sizes = table["size_bytes"].take(members).to_numpy()
     return DuplicatesReport(table.num_rows, pa.table(rows, schema=REPORT_SCHEMA), sizes)
+
+
+# -- the search
+
+_BITS: Final = 64
+_SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
+"""2**64 / golden ratio, for Knuth's multiplicative hashing."""
+
+_LOW: Final = np.uint64(0xFFFFFFFF)
+_SORTING: Final = 16
+"""Comparisons of two hashes that cost as much as to sort one."""
+
+_MOST_CANDIDATES: Final = 100
+_MOST_PAIRS: Final = 8
+_FEW: Final = 1024
+"""Hashes that have more of them, each, are settled in halves, unless they are few."""
+
+_AT_ONCE: Final = 1 << 16
+"""Pairs that are Python's numbers at once."""
+
+
+def is_comparable(hashes: Hashes) -> npt.NDArray[np.bool_]:
+    """bool (N,): which hashes, uint64 (N,), say something of their images."""
+    return np.asarray(np.bitwise_count(hashes) >= FEWEST_BITS)
+
+
+def near(hashes: Hashes, one: np.uint64) -> npt.NDArray[np.bool_]:
+    """bool (N,): which of the images with these hashes, uint64 (N,), are near duplicates of ``one``'s."""
+    is_near = np.bitwise_count(hashes ^ one) <= NEAR_DUPLICATE_BITS
+    return np.asarray(is_near & is_comparable(hashes) & (np.bitwise_count(one) >= FEWEST_BITS))
+
+
+def first_of_equal(values: npt.NDArray[np.generic]) -> Indices:
+    """For each value, of any dtype (N,), the place where it is found first: int64 (N,)."""
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    return np.asarray(first[inverse], dtype=np.int64)
+
+
+def leaders(hashes: Hashes, max_distance: int) -> Indices:
+    """Keep hashes one after the other, but let each join the first kept one that is near, if there is one.
+
+    Args:
+        hashes: uint64 (N,), the preferred ones first.
+        max_distance: Most bits in which a hash differs from the one that it joins; the time grows steeply
+            with it.
+
+    Returns:
+        int64 (N,): the place of the hash that each joins; its own if it is kept.
+    """
+    first = first_of_equal(hashes)
+    distinct = np.flatnonzero(first == np.arange(len(first)))
+    leader = first.copy()
+    leader[distinct] = distinct[_leaders(hashes[distinct], max_distance)]
+    return np.asarray(leader[first])
+
+
+def _leaders(hashes: Hashes, max_distance: int) -> Indices:
+    """`leaders` of distinct hashes."""
+    num = len(hashes)
+    pairs = _pairs(hashes, max_distance, num_first=num, limited=num > _FEW)
+    if pairs is not None:
+        return _taken_in_order(num, pairs)
+    half = num // 2
+    leader = np.arange(num)
+    leader[:half] = _leaders(hashes[:half], max_distance)
+    kept = np.flatnonzero(leader[:half] == np.arange(half))
+    both = np.concatenate([kept, np.arange(half, num)])
+    pairs = _pairs(hashes[both], max_distance, num_first=len(kept), limited=False)
+    assert pairs is not None
+    leader[both] = both[_taken_in_order(len(both), pairs)]
+    left = half + np.flatnonzero(leader[half:] == np.arange(half, num))
+    leader[left] = left[_leaders(hashes[left], max_distance)]
+    return leader
+
+
+def _taken_in_order(num: int, pairs: Hashes) -> Indices:
+    """Who joins whom, of pairs (i << 32 | j) with i < j, in ascending order."""
+    leader = list(range(num))
+    for begin in range(0, len(pairs), _AT_ONCE):
+        some = pairs[begin : begin + _AT_ONCE]
+        for i, j in zip((some >> np.uint64(32)).tolist(), (some & _LOW).tolist(), strict=True):
+            if leader[i] == i and leader[j] == j:
+                leader[j] = i
+    return np.array(leader, dtype=np.int64)
+
+
+def _pairs(hashes: Hashes, max_distance: int, *, num_first: int, limited: bool) -> Hashes | None:
+    """Pairs within the distance of one of the first hashes, i, and a later one, j: i << 32 | j, ascending.
+
+    None if they are ``limited`` and there are too many.
+    """
+    found: list[Hashes] = []
+    num = len(hashes)
+    num_found = 0
+    for mask in _masks(num, num_first, max_distance):
+        keyed = ((hashes & mask) * _SPREAD) & ~_LOW | np.arange(num, dtype=np.uint64)
+        keyed.sort()
+        number = keyed & _LOW
+        ordered = hashes[number]
+        begins = np.ones(num, dtype=bool)
+        begins[1:] = (keyed[1:] ^ keyed[:-1]) > _LOW
+        start = np.maximum.accumulate(np.where(begins, np.arange(num), 0))
+        before = np.cumsum(number < num_first)
+        before = np.concatenate([[0], before[:-1]])
+        # Of the first hashes, which come first among those of one key.
+        most: Indices = before - before[start]
+        if limited and most.sum() > _MOST_CANDIDATES * num:
+            return None
+        later, shift = np.flatnonzero(most), 0
+        while len(later):
+            earlier = start[later] + shift
+            near = np.bitwise_count(ordered[earlier] ^ ordered[later]) <= max_distance
+            found.append(number[earlier[near]] << np.uint64(32) | number[later[near]])
+            num_found += len(found[-1])
+            if limited and num_found > _MOST_PAIRS * num:
+                return None
+            shift += 1
+            later = later[most[later] > shift]
+    return np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
+
+
+def _masks(num: int, num_first: int, max_distance: int) -> Iterator[np.uint64]:
+    """The bits to sort by: two hashes within the distance are equal in those of one mask at least.
+
+    As many blocks as cost the least, if hashes were random; no mask but 0 compares all.
+    """
+
+    def cost(num_equal: int) -> float:
+        blocks = max_distance + num_equal
+        candidates = num_first / 2.0 ** (_BITS * num_equal // blocks if blocks else 0)
+        return comb(blocks, num_equal) * (_SORTING + candidates)
+
+    num_equal = min(range(7), key=cost)
+    num_blocks = max_distance + num_equal
+    # Neighbouring bits go to different blocks: those of low frequencies vary less than others.
+    blocks = [sum(1 << bit for bit in range(block, _BITS, num_blocks)) for block in range(num_blocks)]
+    for chosen in combinations(blocks, num_equal):
+        yield np.uint64(sum(chosen))

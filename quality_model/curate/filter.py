@@ -13,7 +13,7 @@ import numpy as np
 from quality_model.core import storage
 from quality_model.core.figures import text_table
 from quality_model.core.folders import is_inside
-from quality_model.curate import dropped_table, outputs, shards
+from quality_model.curate import dropped, outputs, shards
 from quality_model.curate.finished import FinishedResult, open_finished
 from quality_model.curate.originals import Losses, Mask, Rows, moved_to
 from quality_model.curate.outputs import How
@@ -26,9 +26,6 @@ from quality_model.score.reading import DownloadRules
 RECORD_SUFFIX: Final = ".filter.json"
 """Of the record beside a list or a table."""
 
-_WIDEST: Final = 60
-"""Characters of a rule on a terminal."""
-
 _OFTEN: Final = 0.05
 """A model's threshold that flags more than this share of the images is to be looked at."""
 
@@ -39,7 +36,7 @@ class Outputs:
 
     Attributes:
         lists: Files: ``.parquet`` gets the rows, any other name the keys.
-        dropped: A file, ``.csv`` or ``.parquet``, of what is dropped and why (`dropped_table`).
+        dropped: A file, ``.csv`` or ``.parquet``, of what is dropped and why (`dropped`).
         files: A folder of copies or links, and which.
         shards: A folder of tar shards, or of Parquet shards if tables were scored.
         shard_size: Images a shard.
@@ -74,7 +71,6 @@ class Filtered:
     """What a filter decided, and what it wrote.
 
     Attributes:
-        num_rows, num_kept: Of the result; those with scores that no rule drops.
         verdict: Of the rules.
         errors: Rows with each error code; they are dropped, and counted by no rule.
         written: The files and folders.
@@ -84,8 +80,6 @@ class Filtered:
     """
 
     title: str
-    num_rows: int
-    num_kept: int
     verdict: Verdict
     errors: dict[str, int]
     written: tuple[Path, ...] = ()
@@ -93,9 +87,21 @@ class Filtered:
     thresholds: Mapping[Head, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
+    def num_rows(self) -> int:
+        """Of the result."""
+        return len(self.verdict.kept)
+
+    @property
+    def num_kept(self) -> int:
+        return int(self.verdict.kept.sum())
+
     def lines(self) -> list[str]:
         """The outcome for a console."""
-        cells = [[in_line(count.title), str(count.drops), str(count.alone)] for count in self.verdict.counts]
+        cells = [
+            [dropped.in_line(count.title), str(count.drops), str(count.alone)]
+            for count in self.verdict.counts
+        ]
         cells += [[f"not scored: {code}", str(count), "-"] for code, count in self.errors.items()]
         table = text_table(("rule", "drops", "alone"), cells, right=("drops", "alone")) if cells else ""
         kept = f"Kept: {self.num_kept} of {self.num_rows}."
@@ -169,8 +175,6 @@ def filter_result(
     title = f"{output}: {len(rows.scored)} rows, scored by {result.model.title}."
     outcome = Filtered(
         title,
-        len(rows.scored),
-        int(verdict.kept.sum()),
         verdict,
         dict(rows.errors),
         thresholds=thresholds or {},
@@ -193,7 +197,7 @@ def filter_result(
         outputs.require_free(folder, its_record)
     if to.dropped is not None:
         storage.write_json(_record_path(to.dropped), record)
-        dropped_table.write_dropped(to.dropped, result, rows, verdict)
+        dropped.write_dropped(to.dropped, result, rows, verdict)
     for path in to.lists:
         _write_list(path, result, listed, to, record)
     losses = _write_folders(result, verdict.kept, to, record)
@@ -244,7 +248,7 @@ def _record(
 def _require_places(to: Outputs, result: FinishedResult) -> None:
     """Refuse, before anything is written, places inside the originals or the result, and those of others."""
     if to.dropped is not None:
-        dropped_table.require_dropped_name(to.dropped)
+        dropped.require_dropped_name(to.dropped)
     places = [*to.tables, *to.folders]
     for place, folder in product(places, to.folders):
         if place is not folder and is_inside(place, folder):
@@ -263,12 +267,6 @@ def _require_places(to: Outputs, result: FinishedResult) -> None:
             )
     if to.files and to.files[1] != "copy":
         outputs.require_linkable(result)
-
-
-def in_line(title: str, most: int = _WIDEST) -> str:
-    """A title in one line of at most so many characters."""
-    title = " ".join(title.split())
-    return title if len(title) <= most else f"{title[: most - 3]}..."
 
 
 def _record_path(path: Path) -> Path:

@@ -21,8 +21,7 @@ from typing import Any, Final
 
 from quality_model.core import storage
 from quality_model.core.folders import is_inside, is_there
-from quality_model.curate.finished import FinishedResult, open_finished
-from quality_model.curate.key_files import read_keys
+from quality_model.curate.finished import FinishedResult, open_finished, read_keys
 from quality_model.curate.originals import moved_to
 from quality_model.curate.overview import Overview, Row, overview
 from quality_model.errors import UsageError

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from quality_model.curate.duplicates import COLUMNS, MAX_DISTANCE, find_groups
 from quality_model.curate.expressions import keeps, parse_condition, require_column
-from quality_model.curate.key_files import read_keys, read_with_key
+from quality_model.curate.finished import read_keys, read_with_key
 from quality_model.curate.originals import Mask, Rows
 from quality_model.errors import UsageError
 from quality_model.records import FLAG_COLUMNS, HEADS, SCORE_COLUMNS, Head
@@ -221,7 +221,6 @@ class Copies:
 
     @classmethod
     def none(cls, num_rows: int) -> "Copies":
-        """Of so many rows."""
         return cls(np.full(num_rows, -1), np.zeros(num_rows, np.uint8))
 
 

@@ -5,7 +5,7 @@ An image is flagged where its score is *above* the threshold, everywhere in this
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Final, Self
@@ -97,52 +97,38 @@ def shortest_between(low: float, high: float) -> float:
     return low
 
 
-class _MadeWith(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class MadeWith(BaseModel):
+    """The model whose scores thresholds were chosen from.
 
-    name: str
-    version: str | None
-    sha256: str
-    scale_version: str
-
-
-class _File(BaseModel):
-    """The JSON of thresholds, named as in a result's completion marker."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    thresholds: dict[Head, _Share] = Field(min_length=1)
-    model: _MadeWith
-
-
-_BY_HAND: Final = TypeAdapter(
-    Annotated[dict[Head, _Share], Field(min_length=1)], config=ConfigDict(strict=True)
-)
-"""Heads and scores alone, as a person writes them."""
-
-
-@dataclass(frozen=True, slots=True)
-class OwnThresholds:
-    """Thresholds with the model whose scores they were chosen from.
-
-    Attributes:
-        by_head: Of at least one head, in [0, 1].
-        scale_version: Of the scores: with another one, the same number means another severity.
+    ``scale_version`` is that of the scores: with another one, the same number means another severity.
     """
 
-    by_head: Mapping[Head, float]
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
     name: str
     version: str | None
     sha256: str
     scale_version: str
-
-    @classmethod
-    def of(cls, by_head: Mapping[Head, float], model: ModelRef, scale_version: str) -> Self:
-        return cls(by_head, model.name, model.version, model.sha256, scale_version)
 
     @property
     def title(self) -> str:
         return f"{self.name} version {self.version}" if self.version else self.name
+
+
+class OwnThresholds(BaseModel):
+    """Thresholds of at least one head with their model, as the JSON file has them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    thresholds: dict[Head, _Share] = Field(min_length=1)
+    model: MadeWith
+
+    @classmethod
+    def of(cls, by_head: dict[Head, float], model: ModelRef, scale_version: str) -> Self:
+        made_with = MadeWith(
+            name=model.name, version=model.version, sha256=model.sha256, scale_version=scale_version
+        )
+        return cls(thresholds=by_head, model=made_with)
 
     def merged_into(self, path: Path) -> "OwnThresholds":
         """These, and those of other heads that the file has; these alone if there is no file.
@@ -153,19 +139,25 @@ class OwnThresholds:
         if not path.exists():
             return self
         earlier = read_own_thresholds(path)
-        if (earlier.sha256, earlier.scale_version) != (self.sha256, self.scale_version):
+        theirs, ours = earlier.model, self.model
+        if (theirs.sha256, theirs.scale_version) != (ours.sha256, ours.scale_version):
             raise UsageError(
-                f"{path} has thresholds of {earlier.title} ({earlier.sha256[:12]}), and these are of"
-                f" {self.title} ({self.sha256[:12]}).",
+                f"{path} has thresholds of {theirs.title} ({theirs.sha256[:12]}), and these are of"
+                f" {ours.title} ({ours.sha256[:12]}).",
                 "Write to another file.",
             )
-        merged = {**earlier.by_head, **self.by_head}
-        return OwnThresholds(**{**asdict(self), "by_head": {h: merged[h] for h in HEADS if h in merged}})
+        merged = earlier.thresholds | self.thresholds
+        return OwnThresholds(thresholds={head: merged[head] for head in HEADS if head in merged}, model=ours)
 
     def write(self, path: Path) -> None:
         """Write the file, durably."""
-        facts = {name: value for name, value in asdict(self).items() if name != "by_head"}
-        storage.write_json(path, {"thresholds": dict(self.by_head), "model": facts})
+        storage.write_json(path, self.model_dump())
+
+
+_BY_HAND: Final = TypeAdapter(
+    Annotated[dict[Head, _Share], Field(min_length=1)], config=ConfigDict(strict=True)
+)
+"""Heads and scores alone, as a person writes them."""
 
 
 def read_thresholds(path: Path, *, scale_version: str | None = None) -> Mapping[Head, float]:
@@ -184,13 +176,13 @@ def read_thresholds(path: Path, *, scale_version: str | None = None) -> Mapping[
         if not isinstance(content, dict) or "thresholds" not in content:
             return _BY_HAND.validate_python(content)
     found = read_own_thresholds(path)
-    if scale_version not in (None, found.scale_version):
+    if scale_version not in (None, found.model.scale_version):
         raise UsageError(
-            f"{path} has thresholds of scale version {found.scale_version}, and the scores are of"
+            f"{path} has thresholds of scale version {found.model.scale_version}, and the scores are of"
             f" {scale_version}.",
             "Make thresholds from these scores, with `quality-model thresholds` or `calibrate`.",
         )
-    return found.by_head
+    return found.thresholds
 
 
 def read_own_thresholds(path: Path) -> OwnThresholds:
@@ -200,8 +192,7 @@ def read_own_thresholds(path: Path) -> OwnThresholds:
         UsageError: There is no such file, or it is another one.
     """
     with _explained(path):
-        file = _File.model_validate(storage.read_json(path))
-    return OwnThresholds(file.thresholds, **dict(file.model))
+        return OwnThresholds.model_validate(storage.read_json(path))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from PIL import Image
 from quality_model.core import storage
 from quality_model.core.provenance import ModelFacts
 from quality_model.errors import CorruptError, IncompleteError, SourceError, UsageError
-from quality_model.records import HEADS, JOINT, Split
+from quality_model.records import HEADS, JOINT, OVERALL_WEIGHTS, Split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,6 +161,42 @@ class TrainingSet:
             return rows
         kept = ~self.manifest["group"].iloc[rows].isin(list(excluded_groups)).to_numpy(dtype=bool)
         return rows[kept] if kept.any() else rows
+
+    def scored(self, indices: npt.ArrayLike, scores: npt.NDArray[np.float32]) -> "pd.DataFrame":
+        """A model's scores beside the labels, a row per sample.
+
+        Args:
+            indices: (n,) rows.
+            scores: float32 (n, 4), of the same rows.
+
+        Returns:
+            ``sample_id``, ``group``, ``row``, ``is_clean``; for each head ``{head}_kind`` (None where the
+            degradation is absent), ``{head}_label``, ``{head}_score``; ``overall_label``, ``overall_score``
+            (1 best); and ``mean_brightness`` and ``brightness_std`` where the manifest has them.
+        """
+        import pandas as pd
+
+        rows = np.asarray(indices, dtype=np.int64)
+        manifest = self.manifest.iloc[rows]
+        labels = np.asarray(self.labels[rows], dtype=np.float64)
+        weights = np.array([OVERALL_WEIGHTS[head] for head in HEADS])
+        columns: dict[str, object] = {
+            "sample_id": manifest["sample_id"].to_numpy(),
+            "group": manifest["group"].to_numpy(),
+            "row": rows,
+            "is_clean": self.is_untouched[rows],
+        }
+        for position, head in enumerate(HEADS):
+            kinds = manifest[f"{head}_kind"]
+            columns[f"{head}_kind"] = kinds.astype(object).where(kinds.notna(), None).to_numpy()
+            columns[f"{head}_label"] = labels[:, position]
+            columns[f"{head}_score"] = scores[:, position].astype(np.float64)
+        columns["overall_label"] = 1.0 - labels @ weights
+        columns["overall_score"] = 1.0 - scores.astype(np.float64) @ weights
+        for name in ("mean_brightness", "brightness_std"):
+            if name in manifest:
+                columns[name] = manifest[name].to_numpy(np.float64)
+        return pd.DataFrame(columns)
 
 
 def _load(path: Path, dtype: type[np.generic], shape: tuple[Any, ...]) -> npt.NDArray[Any]:

@@ -52,7 +52,7 @@ from quality_model.evaluate.evidence import (
     decisive,
 )
 from quality_model.evaluate.metrics import Bootstrap, Floats, measure_coverage, measure_flags
-from quality_model.evaluate.predictions import predictions_table, score_rows, score_split
+from quality_model.evaluate.predictions import score_rows, score_split
 from quality_model.evaluate.sweeps import SWEEPS, SeveritySweep
 from quality_model.evaluate.whole_images import score_whole_images, scored_samples
 from quality_model.networks.model import LoadedModel
@@ -87,7 +87,7 @@ _IMAGES_AT_ONCE: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was measured, and the predictions it was measured on (see `predictions_table`)."""
+    """What was measured, and the predictions it was measured on (see `TrainingSet.scored`)."""
 
     measured: Evaluated
     predictions: pd.DataFrame
@@ -128,7 +128,7 @@ def evaluate(
         section, loaded, training_set, excluded_groups=excluded_groups, executor=executor
     )
     rows = training_set.representative("train")
-    training = predictions_table(training_set, rows, np.zeros((len(rows), len(HEADS)), np.float32))
+    training = training_set.scored(rows, np.zeros((len(rows), len(HEADS)), np.float32))
     size, seed = section.baseline_samples, section.seed
     known = baseline_rows(training_set, "train", max_samples=size, seed=seed)
     compared = baseline_rows(
@@ -139,7 +139,7 @@ def evaluate(
     clean = predictions[predictions["is_clean"]]
     chosen = clean.iloc[stratified_subset(np.arange(len(clean)), section.sweep_images, seed)]
     scores = score_sweeps(
-        lambda pixels: score_rows(section, loaded, pixels, np.arange(len(pixels))).astype(np.float64),
+        lambda pixels: score_rows(section, loaded, pixels).astype(np.float64),
         training_set.images[chosen["row"].to_numpy()],
         seed=seed,
     )

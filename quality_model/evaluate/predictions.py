@@ -1,4 +1,4 @@
-"""A model's scores of samples beside their labels, and the thresholds and intervals that scores give."""
+"""A model's scores of the test split, and the thresholds and intervals that scores give."""
 
 import math
 from collections.abc import Collection
@@ -10,17 +10,16 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 
 from quality_model.core.processes import Executor, Failure, InThisProcess
 from quality_model.core.provenance import HeadIntervals, Intervals
 from quality_model.core.ray_nodes import lost_error
-from quality_model.core.torch_engine import choose_device, exact_float32
+from quality_model.core.torch_engine import choose_device
 from quality_model.data.dataset import IMAGES_NAME, TrainingSet
-from quality_model.errors import CheckpointError, UsageError
-from quality_model.networks.model import LoadedModel, to_model_input
+from quality_model.errors import UsageError
+from quality_model.networks.model import LoadedModel, predict_scores
 from quality_model.params import EvaluateParams
-from quality_model.records import HEADS, OVERALL_WEIGHTS, Head
+from quality_model.records import HEADS, Head
 
 CONFIDENCE: Final = 0.9
 """Share of images whose severity is in the interval around their score."""
@@ -33,84 +32,6 @@ FEWEST_IN_BIN: Final = 20
 """Scores are binned by their quartiles, or by fewer quantiles if a bin had fewer images."""
 
 
-def predict_scores(
-    model: torch.nn.Module,
-    images: npt.NDArray[np.uint8],
-    rows: npt.ArrayLike,
-    *,
-    batch_size: int,
-    device: torch.device,
-) -> npt.NDArray[np.float32]:
-    """Score images in `exact_float32`, reading a memory map one batch at a time.
-
-    Args:
-        model: On ``device``; its forward returns ``all_scores``. It is put into evaluation mode.
-        images: uint8 (N, S, S, 3), such as `TrainingSet.images`.
-        rows: (n,) which of them, scored in this order.
-        batch_size: Samples per forward pass.
-        device: Where the model is.
-
-    Returns:
-        float32 (n, 4), each in [0, 1], columns in the order of `records.HEADS`.
-
-    Raises:
-        CheckpointError: A score is not finite: the weights are damaged.
-    """
-    chosen = np.asarray(rows, dtype=np.int64)
-    scores = np.empty((len(chosen), len(HEADS)), dtype=np.float32)
-    model.eval()
-    with torch.inference_mode(), exact_float32():
-        for start in range(0, len(chosen), batch_size):
-            batch = to_model_input(images[chosen[start : start + batch_size]], device)
-            scores[start : start + batch_size] = model(batch)["all_scores"].float().cpu().numpy()
-    if not np.isfinite(scores).all():
-        bad = int((~np.isfinite(scores).all(axis=1)).sum())
-        raise CheckpointError(
-            f"The model gives scores that are not finite for {bad} of {len(chosen)} samples.",
-            "Its weights are damaged: use another checkpoint, or train again.",
-        )
-    return scores
-
-
-def predictions_table(
-    training_set: TrainingSet, indices: npt.ArrayLike, scores: npt.NDArray[np.float32]
-) -> pd.DataFrame:
-    """Scores beside labels, a row per sample.
-
-    Args:
-        training_set: Holds labels and manifest.
-        indices: (n,) rows of the training dataset.
-        scores: float32 (n, 4), of the same rows.
-
-    Returns:
-        ``sample_id``, ``group``, ``row`` (in the training dataset), ``is_clean``; for each head
-        ``{head}_kind`` (None where the degradation is absent), ``{head}_label``,
-        ``{head}_score``; ``overall_label``, ``overall_score`` (1 best); and ``mean_brightness``
-        and ``brightness_std`` where the manifest has them.
-    """
-    rows = np.asarray(indices, dtype=np.int64)
-    manifest = training_set.manifest.iloc[rows]
-    labels = np.asarray(training_set.labels[rows], dtype=np.float64)
-    weights = np.array([OVERALL_WEIGHTS[head] for head in HEADS])
-    columns: dict[str, object] = {
-        "sample_id": manifest["sample_id"].to_numpy(),
-        "group": manifest["group"].to_numpy(),
-        "row": rows,
-        "is_clean": training_set.is_untouched[rows],
-    }
-    for position, head in enumerate(HEADS):
-        kinds = manifest[f"{head}_kind"]
-        columns[f"{head}_kind"] = kinds.astype(object).where(kinds.notna(), None).to_numpy()
-        columns[f"{head}_label"] = labels[:, position]
-        columns[f"{head}_score"] = scores[:, position].astype(np.float64)
-    columns["overall_label"] = 1.0 - labels @ weights
-    columns["overall_score"] = 1.0 - scores.astype(np.float64) @ weights
-    for name in ("mean_brightness", "brightness_std"):
-        if name in manifest:
-            columns[name] = manifest[name].to_numpy(np.float64)
-    return pd.DataFrame(columns)
-
-
 def score_split(
     section: EvaluateParams,
     loaded: LoadedModel,
@@ -119,7 +40,7 @@ def score_split(
     excluded_groups: Collection[str] = (),
     executor: Executor | None = None,
 ) -> pd.DataFrame:
-    """Score the samples of the test split, see `predictions_table`; arguments as of `measure.evaluate`.
+    """Score the samples of the test split, see `TrainingSet.scored`; arguments as of `measure.evaluate`.
 
     Raises:
         UsageError: The split has none.
@@ -137,7 +58,7 @@ def score_split(
         scores = [found for found in results if not isinstance(found, Failure)]
     if len(scores) < len(blocks):
         raise lost_error()
-    return predictions_table(training_set, rows, np.concatenate(scores))
+    return training_set.scored(rows, np.concatenate(scores))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +75,10 @@ class _SplitWork:
 
 
 def score_rows(
-    section: EvaluateParams, loaded: LoadedModel, images: npt.NDArray[np.uint8], rows: npt.ArrayLike
+    section: EvaluateParams,
+    loaded: LoadedModel,
+    images: npt.NDArray[np.uint8],
+    rows: npt.ArrayLike | None = None,
 ) -> npt.NDArray[np.float32]:
     """Score some images, as `predict_scores`, on the section's device and the model's scale."""
     device = choose_device(section.device)

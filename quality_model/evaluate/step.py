@@ -185,7 +185,7 @@ def gather_evidence(
         earlier_candidates: Others that were judged on some of these test images before.
 
     Returns:
-        The evidence; and if there is a champion the candidate's predictions (see `predictions_table`), with
+        The evidence; and if there is a champion the candidate's predictions (see `TrainingSet.scored`), with
         the champion's scores as ``{head}_champion``.
 
     Raises:
@@ -266,7 +266,7 @@ def compare_scores(
     Args:
         section: Bootstrap. Both models are measured on the same resample of groups each time, so what is
             hard for both cancels.
-        candidate: Predictions, see `predictions_table`.
+        candidate: Predictions, see `TrainingSet.scored`.
         champion: Of the same samples in the same order.
     """
     assert list(candidate["sample_id"]) == list(champion["sample_id"])

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,8 +30,7 @@ from quality_model.data.images_table import ImagesTable
 from quality_model.degrade import PROFILES, DegradedSample, Profile, SampleRandomness
 from quality_model.degrade.calibrated.point_spread import source_softness
 from quality_model.degrade.severity import to_lab
-from quality_model.evaluate.predictions import predict_scores
-from quality_model.networks.model import LoadedModel
+from quality_model.networks.model import LoadedModel, predict_scores
 from quality_model.params import LimitsParams
 from quality_model.records import HEADS, REFERENCE_SIDE_PX, CleanImage, Split
 
@@ -255,9 +255,7 @@ def image_scorer(
         size_px: Its image size.
         device: To score on.
     """
-
-    def score_views(seen: Pixels) -> Scores:
-        return predict_scores(model, seen, np.arange(len(seen)), batch_size=len(seen), device=device)
+    score_views = partial(predict_scores, model, device=device)
 
     def score(pixels: Pixels, recipe: ViewRecipe) -> Scores:
         seen = views.cut(pixels, size_px, recipe).all
@@ -267,7 +265,7 @@ def image_scorer(
 
 
 def scored_samples(predictions: pd.DataFrame) -> ScoredImages:
-    """The same of a dataset's samples (`predictions.predictions_table`), each one squeezed view.
+    """The same of a dataset's samples (`TrainingSet.scored`), each one squeezed view.
 
     Of them the untouched ones are clean, and all of them are as the profile draws them.
     """

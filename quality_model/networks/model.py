@@ -1,4 +1,4 @@
-"""The network as a PyTorch module, its loss, and the files of a trained one (see `core.model_files`).
+"""The network as a PyTorch module, its scores, its loss, and the files of a trained one (`core.model_files`).
 
 It is `core.network` computed by PyTorch, with gradients and batch statistics.
 
@@ -31,8 +31,9 @@ from quality_model.core.model_files import (
 )
 from quality_model.core.network import ARCHITECTURES, Activation, Convolution, forward, norm_of, weight_shapes
 from quality_model.core.provenance import ModelFacts
-from quality_model.core.torch_engine import TorchOperations, activated
+from quality_model.core.torch_engine import TorchOperations, activated, exact_float32
 from quality_model.core.views import SQUEEZED, ViewRecipe
+from quality_model.errors import CheckpointError
 from quality_model.params import ArchitectureName
 from quality_model.paths import DESCRIPTION_NAME
 from quality_model.records import HEADS, OVERALL_WEIGHTS, Head
@@ -131,6 +132,46 @@ def to_model_input(pixels: npt.NDArray[np.uint8] | Tensor, device: torch.device)
     """uint8 (N, S, S, 3) RGB -> float32 (N, 3, S, S) in [0, 1] on ``device``, channels last."""
     batch = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.ascontiguousarray(pixels))
     return batch.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div(255.0)
+
+
+def predict_scores(
+    model: nn.Module,
+    images: npt.NDArray[np.uint8],
+    rows: npt.ArrayLike | None = None,
+    *,
+    device: torch.device,
+    batch_size: int | None = None,
+) -> npt.NDArray[np.float32]:
+    """Score images in `exact_float32`, reading a memory map one batch at a time.
+
+    Args:
+        model: On ``device``; its forward returns ``all_scores``. It is put into evaluation mode.
+        images: uint8 (N, S, S, 3), such as `TrainingSet.images`.
+        rows: (n,) which of them, scored in this order; None: all.
+        device: Where the model is.
+        batch_size: Samples per forward pass; None: all at once.
+
+    Returns:
+        float32 (n, 4), each in [0, 1], columns in the order of `records.HEADS`.
+
+    Raises:
+        CheckpointError: A score is not finite: the weights are damaged.
+    """
+    chosen = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
+    batch_size = batch_size or max(1, len(chosen))
+    scores = np.empty((len(chosen), len(HEADS)), dtype=np.float32)
+    model.eval()
+    with torch.inference_mode(), exact_float32():
+        for start in range(0, len(chosen), batch_size):
+            batch = to_model_input(images[chosen[start : start + batch_size]], device)
+            scores[start : start + batch_size] = model(batch)["all_scores"].float().cpu().numpy()
+    if not np.isfinite(scores).all():
+        bad = int((~np.isfinite(scores).all(axis=1)).sum())
+        raise CheckpointError(
+            f"The model gives scores that are not finite for {bad} of {len(chosen)} samples.",
+            "Its weights are damaged: use another checkpoint, or train again.",
+        )
+    return scores
 
 
 def weighted_mse(scores: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from quality_model.core import storage
 from quality_model.evaluate.evidence import Estimate, Evaluated, Evidence, FlaggedShare
 from quality_model.params import values_sha256
 from quality_model.paths import CARD_NAME, DESCRIPTION_NAME, EVIDENCE_NAME
-from quality_model.records import HEADS, MEANINGS, without_folders
+from quality_model.records import HEADS, MEANINGS, last_name, without_folders
 from quality_model.release.decisions import OF_THE_GATE, Decision, find_record, read_record
 
 _TEMPLATE: Final = "model_card.md.j2"
@@ -31,7 +31,6 @@ _OF_A_MACHINE: Final = frozenset({"device", "workers", "host", "hostname", "user
 
 _DATASET: Final = "source.dataset"
 _PATH: Final = re.compile(r"(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|file:)")
-_SEPARATOR: Final = re.compile(r"[/\\]+")
 
 
 def card_of(
@@ -218,5 +217,5 @@ def _portable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_portable(inner) for inner in value]
     if isinstance(value, str) and _PATH.match(value):
-        return _SEPARATOR.split(value.rstrip("/\\"))[-1]
+        return last_name(value)
     return value

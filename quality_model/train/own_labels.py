@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,17 +23,18 @@ from quality_model.core.decoding import Pixels, decode_image, read_bytes
 from quality_model.core.measures import MeasuredImage, of_hash
 from quality_model.core.provenance import OwnLabelFacts
 from quality_model.core.views import ViewRecipe
-from quality_model.curate.hash_search import near
-from quality_model.curate.labels import Labels, read_labels
-from quality_model.curate.roc import area_under_curve, auc_interval
+from quality_model.curate.duplicates import near
+from quality_model.curate.labels import Floats, Labels, area_under_curve, auc_interval, read_labels
 from quality_model.errors import ImageError, UsageError
-from quality_model.evaluate.predictions import predict_scores
-from quality_model.networks.model import LoadedModel, MultiHeadQualityAssessmentModel, to_model_input
+from quality_model.networks.model import (
+    LoadedModel,
+    MultiHeadQualityAssessmentModel,
+    predict_scores,
+    to_model_input,
+)
 from quality_model.params import LimitsParams, values_sha256
 from quality_model.records import HEADS, Head
 from quality_model.score.sketches import order_of
-
-Floats = npt.NDArray[np.float64]
 
 WEIGHT: Final = 0.05
 """Of the loss of a pair, beside that of the samples."""
@@ -113,7 +113,9 @@ class OwnLabels:
         scores: list[dict[str, Floats]] = []
         for model in (before.model.to(device), after):
             found = views.score_images(
-                partial(_scores_of, model, device), [self.views[key] for key in keys], self.recipe
+                partial(predict_scores, model, batch_size=16, device=device),
+                [self.views[key] for key in keys],
+                self.recipe,
             )
             scores.append(dict(zip(keys, found.astype(np.float64), strict=True)))
         facts = {}
@@ -252,9 +254,3 @@ def _score(
         return whole
     tiles = torch.quantile(torch.stack(seen[1:]), rule.tiles)
     return torch.maximum(whole, tiles) if rule.highest else rule.whole * whole + (1.0 - rule.whole) * tiles
-
-
-def _scores_of(
-    model: torch.nn.Module, device: torch.device, seen: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.float32]:
-    return predict_scores(model, seen, np.arange(len(seen)), batch_size=16, device=device)

@@ -19,19 +19,14 @@ from quality_model.core.torch_engine import choose_device
 from quality_model.core.views import SQUEEZED, ViewRecipe
 from quality_model.data.dataset import SEEN_GROUPS, TrainingSet, seen_by, seen_groups, seen_in_training
 from quality_model.errors import ModelNotFoundError, QualityModelError, RegistryError, UsageError
-from quality_model.evaluate.predictions import (
-    calibrate_intervals,
-    calibrate_thresholds,
-    predict_scores,
-    predictions_table,
-)
+from quality_model.evaluate.predictions import calibrate_intervals, calibrate_thresholds
 from quality_model.evaluate.whole_images import (
     DegradedScores,
     ScoredImages,
     score_whole_images,
     scored_samples,
 )
-from quality_model.networks.model import LoadedModel, load_model, save_model
+from quality_model.networks.model import LoadedModel, load_model, predict_scores, save_model
 from quality_model.params import LimitsParams, RegistryParams, TrainParams
 from quality_model.paths import HISTORY_NAME, ProjectPaths
 from quality_model.records import FIRST_SCALE_VERSION, HEADS, SCALE_VERSION, Head, without_folders
@@ -207,7 +202,7 @@ def _flag_facts(
         scores = predict_scores(
             trained.model, samples.images, rows, batch_size=section.batch_size, device=device
         )
-        scored = scored_samples(predictions_table(samples, rows, scores))
+        scored = scored_samples(samples.scored(rows, scores))
     clean, degraded, of_images, _ = scored
     facts: dict[str, Any] = {}
     if champion and (scale := _fit_scale(scored, samples, champion)):

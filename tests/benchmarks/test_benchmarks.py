@@ -10,11 +10,10 @@ import torch
 from benchmarks.ablations import num_trained
 from benchmarks.comparison import Comparison, facts, table
 from benchmarks.images import find_photographs, write_images
-from benchmarks.jobs import Task, train_obvious, train_ours
+from benchmarks.jobs import Repetition, Task, train_obvious, train_ours
 from benchmarks.obvious import calibrated
 from benchmarks.obvious.generation import generate
 from benchmarks.obvious.network import Network, SmallNetwork
-from benchmarks.repetition import Repetition
 from quality_model.core.decoding import Pixels
 from quality_model.degrade.seed import STRENGTHS
 from quality_model.networks.model import MultiHeadQualityAssessmentModel, save_model

@@ -14,7 +14,7 @@ from quality_model.curate.calibrate import (
     calibrate,
     held_out_rates,
 )
-from quality_model.curate.roc import area_under_curve, auc_interval
+from quality_model.curate.labels import area_under_curve, auc_interval
 from quality_model.errors import UsageError
 
 

@@ -22,10 +22,12 @@ from quality_model.curate.duplicates import (
     MAX_DISTANCE,
     REPORT_SCHEMA,
     DuplicatesReport,
+    Hashes,
+    Indices,
     find_groups,
+    leaders,
     report_duplicates,
 )
-from quality_model.curate.hash_search import Hashes, Indices, leaders
 from quality_model.errors import UsageError
 
 DETAIL = 0x5A5A_3C3C_0FF0_A5C3

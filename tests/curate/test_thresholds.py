@@ -1,12 +1,15 @@
 """Thresholds that flag a share, and the file that keeps thresholds."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 
 from quality_model.curate.thresholds import (
+    MadeWith,
     OwnThresholds,
     lines_to_use,
     read_own_thresholds,
@@ -16,9 +19,13 @@ from quality_model.curate.thresholds import (
     threshold_for_rate,
 )
 from quality_model.errors import UsageError
-from quality_model.records import HEADS
+from quality_model.records import HEADS, Head
 
 MODEL = {"name": "bundled", "version": "3", "sha256": "a" * 64, "scale_version": "1"}
+
+
+def made(by_head: dict[Head, float], change: Mapping[str, str] = MappingProxyType({})) -> OwnThresholds:
+    return OwnThresholds(thresholds=by_head, model=MadeWith(**{**MODEL, **change}))
 
 
 def flagged(scores: np.ndarray, target: float) -> int:
@@ -74,11 +81,11 @@ def test_a_threshold_is_the_shortest_decimal_that_flags_the_same():
 
 def test_thresholds_are_read_as_they_were_written_and_heads_merge(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "thresholds.json"
-    OwnThresholds({"noise": 0.1}, **MODEL).merged_into(path).write(path)
+    made({"noise": 0.1}).merged_into(path).write(path)
     assert read_thresholds(path) == {"noise": 0.1}
-    OwnThresholds({"color_cast": 0.3, "noise": 0.2}, **MODEL).merged_into(path).write(path)
+    made({"color_cast": 0.3, "noise": 0.2}).merged_into(path).write(path)
     assert list(read_thresholds(path, scale_version="1").items()) == [("color_cast", 0.3), ("noise", 0.2)]
-    assert read_own_thresholds(path).title == "bundled version 3"
+    assert read_own_thresholds(path).model.title == "bundled version 3"
     assert json.loads(path.read_text())["model"] == MODEL
     path.write_text('{"noise": 0, "watermark": 0.25}')
     assert read_thresholds(path, scale_version="2") == {"noise": 0.0, "watermark": 0.25}
@@ -87,16 +94,16 @@ def test_thresholds_are_read_as_they_were_written_and_heads_merge(tmp_path: Path
 @pytest.mark.parametrize("change", [{"sha256": "b" * 64}, {"scale_version": "2"}])
 def test_thresholds_of_another_model_or_scale_do_not_merge(tmp_path: Path, change: dict[str, str]) -> None:
     path = tmp_path / "thresholds.json"
-    OwnThresholds({"noise": 0.1}, **MODEL).write(path)
+    made({"noise": 0.1}).write(path)
     with pytest.raises(UsageError, match="thresholds of bundled version 3") as caught:
-        OwnThresholds({"watermark": 0.1}, **{**MODEL, **change}).merged_into(path)
+        made({"watermark": 0.1}, change).merged_into(path)
     assert "another file" in caught.value.remedy
     assert read_thresholds(path) == {"noise": 0.1}
 
 
 def test_thresholds_are_not_used_on_scores_of_another_scale(tmp_path: Path) -> None:
     path = tmp_path / "thresholds.json"
-    OwnThresholds({"noise": 0.1}, **MODEL).write(path)
+    made({"noise": 0.1}).write(path)
     with pytest.raises(UsageError, match="scale version 1, and the scores are of 2"):
         read_thresholds(path, scale_version="2")
 

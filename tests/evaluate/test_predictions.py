@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 from quality_model.core.torch_engine import exact_float32
 from quality_model.data.dataset import TrainingSet
 from quality_model.errors import CheckpointError
-from quality_model.evaluate.predictions import (
-    calibrate_intervals,
-    calibrate_thresholds,
-    predict_scores,
-    predictions_table,
-)
-from quality_model.networks.model import MultiHeadQualityAssessmentModel
+from quality_model.evaluate.predictions import calibrate_intervals, calibrate_thresholds
+from quality_model.networks.model import MultiHeadQualityAssessmentModel, predict_scores
 from quality_model.records import HEADS, overall_score
 from tests.evaluate.conftest import ReadsLabels
 
@@ -72,7 +67,7 @@ def test_the_table_holds_labels_beside_scores_and_the_overall_of_both(
 ) -> None:
     indices = training_set.indices("test")
     scores = np.random.default_rng(0).random((len(indices), 4)).astype(np.float32)
-    table = predictions_table(training_set, indices, scores)
+    table = training_set.scored(indices, scores)
     manifest = training_set.manifest.iloc[indices]
     assert list(table["sample_id"]) == list(manifest["sample_id"])
     assert list(table["row"]) == list(indices)

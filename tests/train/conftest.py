@@ -20,12 +20,18 @@ from quality_model.core.views import squeezed as resize
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.images_table import TABLE_NAME, ImagesWriter
 from quality_model.degrade import PROFILES, SampleRandomness
-from quality_model.params import Params, TrainParams
+from quality_model.params import Params, TrainParams, flatten
 from quality_model.records import HEADS, CleanImage
 from quality_model.train import EpochReport, TrainedModel, train
+from quality_model.train.training_step import train_candidate
 
 SIZE_PX = 32
 PHOTO_PX = 40
+
+ON_CUDA = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 Change = Callable[[np.ndarray, np.ndarray], None]
 
@@ -49,6 +55,30 @@ class FinishedRun:
     def copy_plan(self, target: Path) -> Path:
         """Only how it computes, as a run killed in its first epoch leaves it."""
         return Path(shutil.copytree(self.checkpoints, target, ignore=shutil.ignore_patterns("epoch-*")))
+
+
+def with_values(section: TrainParams, **values: object) -> TrainParams:
+    return section.model_copy(update=values)
+
+
+def train_in(
+    project: Path, params: Params, samples: TrainingSet, changes: dict[str, Any], **options: Any
+) -> TrainedModel:
+    """Train a model as the pipeline does, from scratch for one epoch, with some parameters changed."""
+    small = {"epochs": 1, "device": "cpu", "precision": "float32", "start_from": "scratch"}
+    section = with_values(params.train, **{**small, **changes})
+    folders = {"output": project / "model", "report": project / "report"}
+    return train_candidate(
+        section,
+        params.registry,
+        root=project,
+        images=images_of(samples.folder),
+        limits=params.limits,
+        training_set=samples.folder,
+        checkpoints=project / "checkpoints",
+        settings=flatten(params.model_copy(update={"train": section})),
+        **{**folders, **options},
+    )
 
 
 def interrupt(
@@ -197,4 +227,4 @@ def section(params: Params) -> TrainParams:
     small = {"epochs": 3, "batch_size": 8, "device": "cpu", "precision": "float32", "crops_px": ()}
     plain = {"samples": "stored", "warmup_epochs": 0.0, "weight_average": 0.0, "start_from": "scratch"}
     plain |= {"learning_rate": 0.001, "dropout": 0.3, "architecture": "small"}
-    return params.train.model_copy(update=small | plain)
+    return with_values(params.train, **small, **plain)

@@ -9,18 +9,12 @@ import torch
 
 from quality_model.core.torch_engine import exact_float32
 from quality_model.data.dataset import TrainingSet
-from quality_model.params import TrainParams
+from quality_model.params import WITHOUT_PROJECT, TrainParams
 from quality_model.train import train
-from quality_model.train.samples import StoredPixels
-from quality_model.train.variation import Crops
 
-from .conftest import interrupt, write_training_set
+from .conftest import ON_CUDA, images_of, interrupt, with_values, write_training_set
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = [*ON_CUDA, pytest.mark.timeout(1800)]
 
 EPOCHS = 10
 SEEDS = (1, 2, 3)
@@ -36,18 +30,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
 @pytest.fixture(scope="module")
 def recipe(section: TrainParams) -> TrainParams:
     """In float32, so that a device is compared with a CPU and not a dtype with another one."""
-    values = {"epochs": EPOCHS, "patience": EPOCHS, "architecture": "small", "batch_size": 8}
-    return section.model_copy(update=values)
+    return with_values(section, epochs=EPOCHS, patience=EPOCHS, architecture="small", batch_size=8)
 
 
 @pytest.fixture(autouse=True)
 def without_tf32() -> Iterator[None]:
     with exact_float32():
         yield
-
-
-def on_cuda(recipe: TrainParams, **values: object) -> TrainParams:
-    return recipe.model_copy(update={"device": "cuda", **values})
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +46,7 @@ def cpu_losses(
     """The least validation loss of a run on the CPU, for each seed."""
     root = tmp_path_factory.mktemp("cpu")
     return [
-        train(recipe.model_copy(update={"seed": seed}), dataset, root / str(seed)).best.validation_loss
+        train(with_values(recipe, seed=seed), dataset, root / str(seed)).best.validation_loss
         for seed in SEEDS
     ]
 
@@ -71,7 +60,7 @@ def assert_within_the_spread(loss: float, cpu_losses: list[float]) -> None:
 def test_200_steps_on_cuda_end_within_the_spread_of_seeds_on_the_cpu(
     dataset: TrainingSet, recipe: TrainParams, cpu_losses: list[float], tmp_path: Path
 ) -> None:
-    trained = train(on_cuda(recipe), dataset, tmp_path)
+    trained = train(with_values(recipe, device="cuda"), dataset, tmp_path)
     assert trained.plan.device == "cuda"
     assert len(trained.history) == EPOCHS
     assert trained.best.validation_loss < trained.history[0].validation_loss
@@ -81,8 +70,8 @@ def test_200_steps_on_cuda_end_within_the_spread_of_seeds_on_the_cpu(
 def test_a_run_on_cuda_resumes(
     dataset: TrainingSet, recipe: TrainParams, cpu_losses: list[float], tmp_path: Path
 ) -> None:
-    interrupt(on_cuda(recipe), dataset, tmp_path, after=EPOCHS // 2)
-    resumed = train(on_cuda(recipe), dataset, tmp_path)
+    interrupt(with_values(recipe, device="cuda"), dataset, tmp_path, after=EPOCHS // 2)
+    resumed = train(with_values(recipe, device="cuda"), dataset, tmp_path)
     assert resumed.resumed_from_epoch == EPOCHS // 2
     assert len(resumed.history) == EPOCHS
     assert_within_the_spread(resumed.best.validation_loss, cpu_losses)
@@ -93,29 +82,19 @@ def test_bfloat16_on_cuda_learns_as_well(
 ) -> None:
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         pytest.skip("this device has no bfloat16")
-    trained = train(on_cuda(recipe, precision="auto"), dataset, tmp_path)
+    trained = train(with_values(recipe, device="cuda", precision="auto"), dataset, tmp_path)
     assert trained.plan.precision == "bfloat16"
     assert trained.best.validation_loss < trained.history[0].validation_loss
     assert trained.best.validation_loss < 2 * max(cpu_losses)
 
 
-def test_pixels_kept_on_cuda_are_those_on_disk(dataset: TrainingSet) -> None:
-    rows = dataset.indices("train")
-    device = torch.device("cuda")
-    kept, on_disk = (StoredPixels(dataset, rows, device, budget) for budget in (2**30, 0))
-    crops = Crops.draw(len(rows), dataset.image_size_px, 17, np.random.default_rng(2))
-    images, labels = kept.read(rows, crops)
-    expected_images, expected_labels = on_disk.read(rows, crops)
-    assert isinstance(images, torch.Tensor)
-    assert images.device.type == "cuda"
-    assert np.array_equal(images.cpu().numpy(), expected_images)
-    assert np.array_equal(labels, expected_labels)
-
-
 def test_fresh_samples_from_worker_processes_feed_cuda(
     photographs: TrainingSet, recipe: TrainParams, tmp_path: Path
 ) -> None:
-    fresh = on_cuda(recipe, samples="fresh", samples_per_epoch=64, epochs=2, crops_px=(32,))
-    trained = train(fresh, photographs, tmp_path)
+    fresh = with_values(
+        recipe, device="cuda", samples="fresh", samples_per_epoch=64, epochs=2, crops_px=(32,)
+    )
+    images, limits = images_of(photographs.folder), WITHOUT_PROJECT.limits
+    trained = train(fresh, photographs, tmp_path, images=images, limits=limits)
     assert len(trained.history) == 2
     assert np.isfinite(trained.best.validation_loss)

@@ -13,13 +13,12 @@ from quality_model.core.decoding import Pixels
 from quality_model.core.model_files import Description, read_description
 from quality_model.data.dataset import TrainingSet
 from quality_model.data.images_table import ImagesTable
-from quality_model.params import Params, flatten
+from quality_model.params import Params
 from quality_model.records import HEADS
 from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
-from quality_model.train.training_step import train_candidate
 
-from .conftest import images_of, write_photographs
+from .conftest import images_of, train_in, write_photographs
 
 Train = Callable[..., Description]
 
@@ -35,26 +34,7 @@ def train(params: Params, project: Path, many: TrainingSet) -> Train:
     """The function in a project folder; returns what the files of the model say."""
 
     def train(name: str, samples: TrainingSet = many, **changes: object) -> Description:
-        small = {
-            "epochs": 1,
-            "device": "cpu",
-            "precision": "float32",
-            "start_from": "scratch",
-            "crops_px": (),
-        }
-        section = params.train.model_copy(update={**small, **changes})
-        train_candidate(
-            section,
-            params.registry,
-            root=project,
-            images=images_of(samples.folder),
-            limits=params.limits,
-            training_set=samples.folder,
-            output=project / name,
-            report=project / "report",
-            checkpoints=project / "checkpoints",
-            settings=flatten(params.model_copy(update={"train": section})),
-        )
+        train_in(project, params, samples, {"crops_px": (), **changes}, output=project / name)
         return read_description(project / name)
 
     return train

@@ -17,14 +17,10 @@ from quality_model.records import HEADS
 from quality_model.train import EpochReport, TrainedModel, train
 from quality_model.train.epochs import best_epoch, learning_rate
 
-from .conftest import FinishedRun, assert_same_bits
+from .conftest import FinishedRun, assert_same_bits, with_values
 
 Write = Callable[..., TrainingSet]
 CPU = torch.device("cpu")
-
-
-def with_values(section: TrainParams, **values: object) -> TrainParams:
-    return section.model_copy(update=values)
 
 
 def validation_loss(trained: TrainedModel, training_set: TrainingSet, section: TrainParams) -> float:

@@ -18,7 +18,7 @@ from quality_model.params import Params, TrainParams
 from quality_model.train import train
 from quality_model.train.own_labels import OwnLabels, near_duplicates, open_own_labels, split_labels
 
-from .conftest import SIZE_PX, FinishedRun, Interrupted, assert_same_bits
+from .conftest import SIZE_PX, FinishedRun, assert_same_bits, interrupt, with_values
 
 CPU = torch.device("cpu")
 Open = Callable[..., OwnLabels]
@@ -76,7 +76,7 @@ def test_a_fine_tuning_learns_either_order_and_says_how_well_before_and_after(
         text = text.replace("bad", "?").replace("good", "bad").replace("?", "good")
     (tmp_path / "labels.csv").write_text(text)
     labels = own(tmp_path / "labels.csv")
-    longer = section.model_copy(update={"epochs": 20, "patience": 20, "dropout": 0.0})
+    longer = with_values(section, epochs=20, patience=20, dropout=0.0)
     tuned = train(longer, training_set, tmp_path / "tuned", start=start, own=labels).model
     found = labels.compare(start, tuned, CPU)["noise"]
     assert found.after >= 0.9
@@ -90,12 +90,7 @@ def test_an_interrupted_fine_tuning_ends_with_the_weights_of_an_undisturbed_one(
 ) -> None:
     labels = own()
     whole = train(section, training_set, tmp_path / "whole", start=start, own=labels)
-
-    def stop(report: object) -> None:
-        raise Interrupted
-
-    with pytest.raises(Interrupted):
-        train(section, training_set, tmp_path / "halves", stop, start=start, own=labels)
+    interrupt(section, training_set, tmp_path / "halves", after=1, start=start, own=labels)
     resumed = train(section, training_set, tmp_path / "halves", start=start, own=labels)
     assert resumed.resumed_from_epoch == 1
     assert_same_bits(whole, resumed)

@@ -25,7 +25,7 @@ from quality_model.records import HEADS
 from quality_model.train.samples import Batch, StoredPixels, open_batches
 from quality_model.train.variation import Crops, WatermarkBoxes, vary
 
-from .conftest import PHOTO_PX, images_of, write_dataset, write_photographs
+from .conftest import ON_CUDA, PHOTO_PX, images_of, with_values, write_dataset, write_photographs
 
 CPU = torch.device("cpu")
 CROP_PX = 32
@@ -36,17 +36,13 @@ NUMBERS = range(60)
 @pytest.fixture(scope="module")
 def stored(section: TrainParams) -> TrainParams:
     """Three epochs of stored samples, cropped."""
-    return section.model_copy(update={"crops_px": (CROP_PX,)})
+    return with_values(section, crops_px=(CROP_PX,))
 
 
 @pytest.fixture(scope="module")
 def fresh(stored: TrainParams) -> TrainParams:
     """Three epochs of three batches of fresh samples."""
-    return stored.model_copy(update={"samples": "fresh", "samples_per_epoch": 12, "batch_size": 4})
-
-
-def with_values(section: TrainParams, **values: object) -> TrainParams:
-    return section.model_copy(update=values)
+    return with_values(stored, samples="fresh", samples_per_epoch=12, batch_size=4)
 
 
 def opened(
@@ -211,10 +207,12 @@ def test_samples_of_profile_seed_stay_whole_and_keep_their_labels(
     assert sorted(map(tuple, labels)) == sorted(map(tuple, expected))
 
 
-def test_pixels_kept_on_a_device_are_those_on_disk(photographs: TrainingSet) -> None:
+@pytest.mark.parametrize("name", ["cpu", pytest.param("cuda", marks=ON_CUDA)])
+def test_pixels_kept_on_a_device_are_those_on_disk(photographs: TrainingSet, name: str) -> None:
     rows = np.array([20, 3, 7, 12, 25])
     size_bytes = 5 * PHOTO_PX**2 * 3
-    kept, on_disk = (StoredPixels(photographs, rows, CPU, budget) for budget in (size_bytes, size_bytes - 1))
+    budgets, device = (size_bytes, size_bytes - 1), torch.device(name)
+    kept, on_disk = (StoredPixels(photographs, rows, device, budget) for budget in budgets)
     for some, crops in (
         (rows, None),
         (rows[1:3], None),
@@ -224,8 +222,8 @@ def test_pixels_kept_on_a_device_are_those_on_disk(photographs: TrainingSet) -> 
         expected_images, expected_labels, _ = on_disk.read(some, crops)
         assert isinstance(images, torch.Tensor)
         assert isinstance(expected_images, np.ndarray)
-        assert images.dtype == torch.uint8
-        assert np.array_equal(images.numpy(), expected_images)
+        assert (images.dtype, images.device.type) == (torch.uint8, name)
+        assert np.array_equal(images.cpu().numpy(), expected_images)
         assert np.array_equal(labels, expected_labels)
 
 

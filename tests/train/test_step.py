@@ -12,12 +12,14 @@ from quality_model import pretrained
 from quality_model.core import storage
 from quality_model.data.dataset import TrainingSet, seen_in_training
 from quality_model.errors import StorageError, UsageError
-from quality_model.params import Params, flatten
+from quality_model.params import Params
 from quality_model.release.publish import publish
 from quality_model.release.registry import Registry
 from quality_model.train import TrainedModel
-from quality_model.train.training_step import TrainingProgress, train_candidate
+from quality_model.train.training_step import TrainingProgress
 from tests.evaluate.conftest import write_training_set
+
+from .conftest import train_in
 
 Step = Callable[..., TrainedModel]
 
@@ -30,8 +32,6 @@ def samples(tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> Trai
 @pytest.fixture
 def step(params: Params, samples: TrainingSet) -> Step:
     """The function in a project folder, for one epoch, with some parameters of training changed."""
-    small = {"epochs": 1, "device": "cpu", "precision": "float32", "samples": "stored"}
-    small |= {"architecture": "small", "start_from": "scratch"}
 
     def step(
         project: Path,
@@ -39,22 +39,9 @@ def step(params: Params, samples: TrainingSet) -> Step:
         own: Path | None = None,
         **changes: object,
     ) -> TrainedModel:
-        section = params.train.model_copy(update={**small, **changes})
-        return train_candidate(
-            section,
-            params.registry,
-            root=project,
-            images=project / "images",
-            limits=params.limits,
-            training_set=samples.folder,
-            output=project / "model",
-            report=project / "report",
-            checkpoints=project / "checkpoints",
-            settings=flatten(params.model_copy(update={"train": section})),
-            own_labels=own and own / "labels.csv",
-            own_images=own,
-            on_epoch=on_epoch,
-        )
+        values = {"samples": "stored", "architecture": "small", **changes}
+        labels = {"own_labels": own and own / "labels.csv", "own_images": own}
+        return train_in(project, params, samples, values, on_epoch=on_epoch, **labels)
 
     return step
 
