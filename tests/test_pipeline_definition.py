@@ -24,20 +24,36 @@ STAGES = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
 
 # What a stage imports without its result depending on it: values reach a stage through DVC's params;
-# the command line, messages, places, processes, types of facts and the way to the disk change no value;
+# the command line, messages, places, processes, types of facts, and the way to disk or store change no value;
 # the release keeps a record beside it; the weights that a training starts from are named in the model.
 CHANGES_NO_VALUE = (
     *("__init__.py", "__main__.py", "cli/", "release/", "pretrained/"),
     *("errors.py", "params.py", "params_file.py", "paths.py"),
     *("core/__init__.py", "core/jobs.py", "core/models.py", "core/processes.py"),
     *("core/ray_cluster.py", "core/ray_nodes.py"),
-    *("core/storage.py", "core/system.py"),
+    *("core/storage.py", "core/locks.py", "core/system.py", "core/parquet.py"),
+    *(
+        "core/stores.py",
+        "core/objects.py",
+        "core/object_path.py",
+        "core/store_requests.py",
+        "core/store_cache.py",
+    ),
 )
 
 DISTRIBUTIONS = packages_distributions()
 
-# Packages that change no value: a lock between processes, the types of facts and a progress bar.
-NOT_COMPUTING = {"filelock", "pi-heif", "pydantic", "tqdm"}
+# Packages that change no value: a lock between processes, object stores, the types of facts and a progress bar.
+NOT_COMPUTING = {
+    "boto3",
+    "botocore",
+    "filelock",
+    "obstore",
+    "pi-heif",
+    "pydantic",
+    "tqdm",
+    "universal-pathlib",
+}
 
 DISTRIBUTIONS = packages_distributions()
 

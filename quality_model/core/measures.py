@@ -283,6 +283,9 @@ Within it labels are not given twice, nor parted into training and test. `curate
 that it takes fewer by default.
 """
 
+FEWEST_BITS: Final = 16
+"""A hash with fewer is that of a plain image, a gradient or stripes: it says nothing of the image."""
+
 _HASH_PX: Final = 32
 _HASH_SIDE: Final = 8
 
@@ -321,3 +324,14 @@ _BY_SET: Final[dict[MeasureSet, Callable[[MeasuredImage], Values]]] = {
     "hash": of_hash,
     "reencoding": of_reencoding,
 }
+
+
+def is_comparable(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """bool (N,): which hashes, uint64 (N,), say something of their images."""
+    return np.asarray(np.bitwise_count(hashes) >= FEWEST_BITS)
+
+
+def near(hashes: npt.NDArray[np.uint64], one: np.uint64) -> npt.NDArray[np.bool_]:
+    """bool (N,): which of the images with these hashes, uint64 (N,), are near duplicates of ``one``'s."""
+    is_near = np.bitwise_count(hashes ^ one) <= NEAR_DUPLICATE_BITS
+    return np.asarray(is_near & is_comparable(hashes) & (np.bitwise_count(one) >= FEWEST_BITS))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from quality_model.curate.duplicates import Hashes, near
+from quality_model.core.measures import near
 from quality_model.errors import UsageError
 from quality_model.records import HEADS, Head
 
@@ -191,7 +191,7 @@ def choose_next(
     return [keys[place] for place in sorted(chosen, key=lambda place: (distance[place], place))]
 
 
-def _hashes_of(rows: pa.Table) -> Hashes:
+def _hashes_of(rows: pa.Table) -> npt.NDArray[np.uint64]:
     """uint64 (N,): the hash of each row; 0, which is like no other, of one without."""
     hashes = rows["phash"] if "phash" in rows.column_names else pa.nulls(len(rows), pa.int64())
     return np.asarray(hashes.fill_null(0).to_numpy(zero_copy_only=False)).view(np.uint64)

@@ -54,8 +54,7 @@ _ROOM: Final = 5000
 _NUM_REASONS, _REASON_LENGTH = 20, 200
 _EARLIER_PREFIX: Final = "history."
 _NAME_DIGITS: Final = 20
-_SHORT: Final = 8
-"""Characters of a hash that a person compares."""
+_SHORT: Final = 8  # characters of a hash that a person compares
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +74,7 @@ class Decision:
         git_commit: Of the code that trained the model.
         reason: Given by a person, or by the command.
         refusals: The gate's reasons to refuse.
-        tested_on: Digests of the test images and groups that decided, by which later decisions know how often
-            they were used; empty in what was read from a server.
+        tested_on: Digests of the test images and groups that decided; empty in what was read from a server.
         rows: The evidence in short: each rule of the gate with its value. Empty where the gate did not
             decide, and in what was read from a server.
     """
