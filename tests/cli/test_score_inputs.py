@@ -105,5 +105,5 @@ def test_what_cannot_be_an_input_is_refused_in_a_line_or_two(d, capsys, given, s
         assert score(given) == 2 and shown in capsys.readouterr().err
     assert message.count("\n") == 2
     assert not Path("out").exists()
-    assert score("d", "--output", "s3://bucket/out") == 2
-    assert "s3://bucket/out is a URL" in capsys.readouterr().err
+    assert score("d", "--output", "ftp://host/out") == 2
+    assert "ftp://host/out is a URL" in capsys.readouterr().err

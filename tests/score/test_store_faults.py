@@ -150,6 +150,24 @@ def test_what_makes_a_store_unusable_is_one_line_without_a_secret(
     assert not (tmp_path / "out").exists()
 
 
+def test_keys_of_a_profile_are_found_and_a_profile_without_is_one_line(
+    bucket, s3, folder, run, tmp_path, monkeypatch
+) -> None:
+    pytest.importorskip("boto3")
+    upload(folder, f"{bucket}/in")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    (tmp_path / "keys").write_text(
+        f"[here]\naws_access_key_id={READER[0]}\naws_secret_access_key={READER[1]}\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    monkeypatch.setenv("AWS_PROFILE", "here")
+    assert run(store_path(f"{bucket}/in")).planned == 20
+    monkeypatch.setenv("AWS_PROFILE", "nowhere")
+    with pytest.raises(UsageError, match="the profile nowhere of AWS has no credentials"):
+        run(store_path(f"{bucket}/in"), tmp_path / "other")
+
+
 def test_no_credential_is_in_what_a_job_writes_or_says(
     bucket, s3, folder, run, tmp_path, monkeypatch, caplog
 ) -> None:
