@@ -24,7 +24,7 @@ STAGES = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
 
 # What a stage imports without its result depending on it: values reach a stage through DVC's params;
-# the command line, messages, places, processes, types of facts, and the way to disk or store change no value;
+# command line, messages, places, processes, types of facts, and the way to disk or store change no value;
 # the release keeps a record beside it; the weights that a training starts from are named in the model.
 CHANGES_NO_VALUE = (
     *("__init__.py", "__main__.py", "cli/", "release/", "pretrained/"),
@@ -43,7 +43,7 @@ CHANGES_NO_VALUE = (
 
 DISTRIBUTIONS = packages_distributions()
 
-# Packages that change no value: a lock between processes, object stores, the types of facts and a progress bar.
+# Packages that change no value: locks between processes, object stores, types of facts and a progress bar.
 NOT_COMPUTING = {
     "boto3",
     "botocore",
