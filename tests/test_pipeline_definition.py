@@ -24,13 +24,20 @@ STAGES = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
 
 # What a stage imports without its result depending on it: values reach a stage through DVC's params;
-# the command line, messages, places, processes, types of facts and the way to the disk change no value;
+# the command line, messages, places, processes, types of facts, the way to disks and stores change no value;
 # the release keeps a record beside it; the weights that a training starts from are named in the model.
 CHANGES_NO_VALUE = (
     *("__init__.py", "__main__.py", "cli/", "release/", "pretrained/"),
     *("errors.py", "params.py", "params_file.py", "paths.py"),
     *("core/__init__.py", "core/jobs.py", "core/models.py", "core/processes.py"),
     *("core/ray_cluster.py", "core/ray_nodes.py"),
+    *(
+        "core/stores.py",
+        "core/store_requests.py",
+        "core/store_cache.py",
+        "core/objects.py",
+        "core/object_path.py",
+    ),
     *("core/storage.py", "core/system.py"),
 )
 

@@ -30,6 +30,9 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 from quality_model.core.system import num_cores
 from quality_model.errors import QualityModelError, UsageError
 
+THREADS: Final = 16
+"""That fetch."""
+
 _START_WITHIN_S: Final = 120.0
 _ATTEMPTS: Final = 2
 _WORTH_A_PROCESS: Final = 32

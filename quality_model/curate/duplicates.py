@@ -10,8 +10,7 @@ hide noise: an image of half the sides is `HALF_SIZE` worse, and one of JPEG qua
 (1 - q / 100). Of equal ones it has the most bytes, then the first key.
 
 **What is a duplicate.** Files of equal SHA-256 always are. Others are by their hashes, if both say something
-(`is_comparable`): half of the bits of an image with detail are set, because they compare with the median; a
-hash with fewer than `FEWEST_BITS` is that of a plain image, a gradient or stripes.
+(`measures.is_comparable`).
 
 **The search** is exact, in near-linear time. The 64 bits of a hash are split into d + k blocks, so that
 hashes within d bits are equal in k blocks at least. For each choice of k blocks the hashes are sorted by
@@ -36,11 +35,10 @@ import pyarrow.parquet as pq
 
 from quality_model.core import storage
 from quality_model.core.figures import text_table
-from quality_model.core.measures import NEAR_DUPLICATE_BITS
+from quality_model.core.measures import NEAR_DUPLICATE_BITS, Hashes, is_comparable
 from quality_model.curate.finished import open_finished
 from quality_model.errors import UsageError
 
-Hashes = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
 
 MAX_DISTANCE: Final = 6
@@ -51,7 +49,6 @@ JPEG_LOSS: Final = 0.4
 """Worth of size and quality in scores. With both, of 112 scenes with a copy of half the size and JPEG quality
 70, each was better than its copy; without them, 53 were."""
 
-FEWEST_BITS: Final = 16
 _MOST_SHOWN: Final = 5
 
 COLUMNS: Final = (
@@ -256,17 +253,6 @@ _FEW: Final = 1024
 
 _AT_ONCE: Final = 1 << 16
 """Pairs that are Python's numbers at once."""
-
-
-def is_comparable(hashes: Hashes) -> npt.NDArray[np.bool_]:
-    """bool (N,): which hashes, uint64 (N,), say something of their images."""
-    return np.asarray(np.bitwise_count(hashes) >= FEWEST_BITS)
-
-
-def near(hashes: Hashes, one: np.uint64) -> npt.NDArray[np.bool_]:
-    """bool (N,): which of the images with these hashes, uint64 (N,), are near duplicates of ``one``'s."""
-    is_near = np.bitwise_count(hashes ^ one) <= NEAR_DUPLICATE_BITS
-    return np.asarray(is_near & is_comparable(hashes) & (np.bitwise_count(one) >= FEWEST_BITS))
 
 
 def first_of_equal(values: npt.NDArray[np.generic]) -> Indices:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from quality_model.curate.duplicates import Hashes, near
+from quality_model.core.measures import Hashes, near
 from quality_model.errors import UsageError
 from quality_model.records import HEADS, Head
 

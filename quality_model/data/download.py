@@ -18,14 +18,13 @@ from tqdm import tqdm
 
 from quality_model.core import decoding, folders, storage
 from quality_model.core.folders import printable
-from quality_model.core.processes import end_if_imported_again, in_order
+from quality_model.core.processes import THREADS, end_if_imported_again, in_order
 from quality_model.core.stores import is_in_store
 from quality_model.data.images_table import TABLE_NAME, ImagesWriter, decoded, fetch_image
 from quality_model.data.sources import Combined, Source, open_source
 from quality_model.errors import ImageError, SourceError
 from quality_model.params import LimitsParams, SourceParams, flatten, values_sha256
 from quality_model.records import CleanImage
-from quality_model.score.reading import THREADS
 
 _logger = logging.getLogger(__name__)
 

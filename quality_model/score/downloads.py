@@ -17,9 +17,10 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
+from quality_model.core.processes import THREADS
 from quality_model.errors import ImageError, redacted
 from quality_model.params import LimitsParams
-from quality_model.score.reading import THREADS, DownloadRules, Source
+from quality_model.score.reading import DownloadRules, Source
 
 _ATTEMPTS: Final = 3
 _MAX_REDIRECTS: Final = 5

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +24,13 @@ from quality_model.core.engines import Engine
 from quality_model.core.kept_processes import KeptProcesses
 from quality_model.core.measures import MEASURED_PX, MeasuredImage, Values
 from quality_model.core.measures import measure as measure_image
-from quality_model.core.processes import Failure, WorkerProcesses, in_order, num_workers
+from quality_model.core.processes import THREADS, Failure, WorkerProcesses, in_order, num_workers
 from quality_model.core.stores import is_in_store, is_store_address, store_path
 from quality_model.core.views import ViewRecipe
 from quality_model.errors import CheckpointError, ImageError, QualityModelError, UsageError
 from quality_model.params import LimitsParams, MeasureSet
 from quality_model.records import HEADS
 from quality_model.score.sketches import Sketch, Thumbnail, Wanted
-
-THREADS: Final = 16
-"""That fetch."""
 
 Source = Path | bytes | ImageError
 """An image file to read, encoded bytes that were read, or why there are none."""

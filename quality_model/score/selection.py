@@ -23,11 +23,10 @@ from typing import IO, ClassVar, Final, Literal
 from quality_model.core import folders, objects
 from quality_model.core.decoding import SUFFIXES
 from quality_model.core.folders import ListedFile, is_url, printable
-from quality_model.core.processes import in_order
+from quality_model.core.processes import THREADS, in_order
 from quality_model.core.stores import has_odd_parts, is_in_store, is_store_address
 from quality_model.errors import ImageError, UsageError
 from quality_model.score.columns import PATH_COLUMNS, named_columns
-from quality_model.score.reading import THREADS
 from quality_model.score.repeats import Hashes, repeated_hashes, with_suspicion
 
 Kind = Literal["images", "tar", "zip", "parquet", "arrow"]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from quality_model.core.objects import read_image
+from quality_model.core.processes import THREADS
 from quality_model.errors import ImageError, StorageError
 from quality_model.params import LimitsParams
-from quality_model.score.reading import THREADS, Source
+from quality_model.score.reading import Source
 
 STOPS_AFTER: Final = 50
 """Objects in a row that were refused, or that the store did not give."""

@@ -20,10 +20,9 @@ from torch.nn import functional
 
 from quality_model.core import folders, views
 from quality_model.core.decoding import Pixels, decode_image, read_bytes
-from quality_model.core.measures import MeasuredImage, of_hash
+from quality_model.core.measures import MeasuredImage, near, of_hash
 from quality_model.core.provenance import OwnLabelFacts
 from quality_model.core.views import ViewRecipe
-from quality_model.curate.duplicates import near
 from quality_model.curate.labels import Floats, Labels, area_under_curve, auc_interval, read_labels
 from quality_model.errors import ImageError, UsageError
 from quality_model.networks.model import (
