@@ -284,7 +284,10 @@ that it takes fewer by default.
 """
 
 FEWEST_BITS: Final = 16
-"""A hash with fewer is that of a plain image, a gradient or stripes: it says nothing of the image."""
+"""Half of the bits of an image with detail are set, because they compare with the median. A hash with fewer
+than these is that of a plain image, a gradient or stripes, and says nothing."""
+
+Hashes = npt.NDArray[np.uint64]
 
 _HASH_PX: Final = 32
 _HASH_SIDE: Final = 8
@@ -304,6 +307,17 @@ def of_hash(image: MeasuredImage) -> Values:
     frequencies = (_cosines() @ shrunk @ _cosines().T).round(6)
     bits = np.packbits(frequencies > np.median(frequencies)).tobytes()
     return {"phash": int.from_bytes(bits, "big", signed=True)}
+
+
+def is_comparable(hashes: Hashes) -> npt.NDArray[np.bool_]:
+    """bool (N,): which hashes, uint64 (N,), say something of their images."""
+    return np.asarray(np.bitwise_count(hashes) >= FEWEST_BITS)
+
+
+def near(hashes: Hashes, one: np.uint64) -> npt.NDArray[np.bool_]:
+    """bool (N,): which of the images with these hashes, uint64 (N,), are near duplicates of ``one``'s."""
+    is_near = np.bitwise_count(hashes ^ one) <= NEAR_DUPLICATE_BITS
+    return np.asarray(is_near & is_comparable(hashes) & (np.bitwise_count(one) >= FEWEST_BITS))
 
 
 _QUALITY: Final = 75
@@ -326,12 +340,12 @@ _BY_SET: Final[dict[MeasureSet, Callable[[MeasuredImage], Values]]] = {
 }
 
 
-def is_comparable(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+def is_comparable(hashes: Hashes) -> npt.NDArray[np.bool_]:
     """bool (N,): which hashes, uint64 (N,), say something of their images."""
     return np.asarray(np.bitwise_count(hashes) >= FEWEST_BITS)
 
 
-def near(hashes: npt.NDArray[np.uint64], one: np.uint64) -> npt.NDArray[np.bool_]:
+def near(hashes: Hashes, one: np.uint64) -> npt.NDArray[np.bool_]:
     """bool (N,): which of the images with these hashes, uint64 (N,), are near duplicates of ``one``'s."""
     is_near = np.bitwise_count(hashes ^ one) <= NEAR_DUPLICATE_BITS
     return np.asarray(is_near & is_comparable(hashes) & (np.bitwise_count(one) >= FEWEST_BITS))

@@ -10,8 +10,7 @@ hide noise: an image of half the sides is `HALF_SIZE` worse, and one of JPEG qua
 (1 - q / 100). Of equal ones it has the most bytes, then the first key.
 
 **What is a duplicate.** Files of equal SHA-256 always are. Others are by their hashes, if both say something
-(`is_comparable`): half of the bits of an image with detail are set, because they compare with the median; a
-hash with fewer than `measures.FEWEST_BITS` is that of a plain image, a gradient or stripes.
+(`measures.is_comparable`).
 
 **The search** is exact, in near-linear time. The 64 bits of a hash are split into d + k blocks, so that
 hashes within d bits are equal in k blocks at least. For each choice of k blocks the hashes are sorted by
@@ -36,11 +35,10 @@ import pyarrow.parquet as pq
 
 from quality_model.core import storage
 from quality_model.core.figures import text_table
-from quality_model.core.measures import NEAR_DUPLICATE_BITS, is_comparable
+from quality_model.core.measures import NEAR_DUPLICATE_BITS, Hashes, is_comparable
 from quality_model.curate.finished import open_finished
 from quality_model.errors import UsageError
 
-Hashes = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
 
 MAX_DISTANCE: Final = 6
