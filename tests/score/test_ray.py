@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from quality_model.core.stores import store_path
 from tests.hostile import decoders_obey_images, hostile
+from tests.s3_server import s3_server, use_environment, weed
 from tests.servers import free_port
 
 from .conftest import bytes_of, fill, outcome
@@ -55,8 +57,8 @@ def work(tmp_path: Path, environment: None, crops: list[bytes], monkeypatch: pyt
 def start(work: Path) -> Start:
     """Begin `score` of that folder."""
 
-    def start(output: str, *options: str, **changes: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "quality_model", "score", "images", "--output", output]
+    def start(output: str, *options: str, inputs: str = "images", **changes: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "quality_model", "score", inputs, "--output", output]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen([*command, *SETTINGS, *options], env=os.environ | changes, **pipes)  # type: ignore[call-overload,no-any-return]
 
@@ -228,3 +230,21 @@ def test_a_wrong_address_is_one_line_and_nothing_is_written(start, on, message):
 
 def test_options_that_mean_nothing_on_a_cluster_are_refused(start):
     assert "--part does not go with --on" in done(start("there", "--on", "ray", "--part", "1/2"), 2)
+
+
+@pytest.mark.servers
+@pytest.mark.skipif(
+    find_spec("obstore") is None or weed() is None, reason="no object store: the extra `stores`"
+)
+def test_inputs_and_output_may_be_in_an_object_store(start, local, work, tmp_path, monkeypatch):
+    with s3_server(tmp_path / "server") as server:
+        server.make_bucket("bucket")
+        use_environment(monkeypatch, server.environment())
+        images = store_path("s3://bucket/images")
+        for path in sorted(work.rglob("*.jpg")):
+            (images / path.relative_to(work).as_posix()).write_bytes(path.read_bytes())
+        done(start("s3://bucket/scores", "--on", "ray", inputs="s3://bucket/images"))
+        found = server.objects("bucket")
+    parts = {name: data for name, data in local.items() if name.startswith("report/thumb")}
+    assert {name: found[f"scores/{name}"] for name in parts} == parts
+    assert "scores/job.json" in found and len([name for name in found if "scores/data/" in name]) == NUM_PARTS
