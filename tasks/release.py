@@ -133,7 +133,7 @@ def announce(registry: RegistryParams, registered: Decision) -> None:
     )
 
 
-@task
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)
 def announce_refusal(registry: RegistryParams, decision: Decision) -> None:
     """Emit the event that an alert waits for: the gate refused a candidate."""
     emit_event(

@@ -338,14 +338,3 @@ _BY_SET: Final[dict[MeasureSet, Callable[[MeasuredImage], Values]]] = {
     "hash": of_hash,
     "reencoding": of_reencoding,
 }
-
-
-def is_comparable(hashes: Hashes) -> npt.NDArray[np.bool_]:
-    """bool (N,): which hashes, uint64 (N,), say something of their images."""
-    return np.asarray(np.bitwise_count(hashes) >= FEWEST_BITS)
-
-
-def near(hashes: Hashes, one: np.uint64) -> npt.NDArray[np.bool_]:
-    """bool (N,): which of the images with these hashes, uint64 (N,), are near duplicates of ``one``'s."""
-    is_near = np.bitwise_count(hashes ^ one) <= NEAR_DUPLICATE_BITS
-    return np.asarray(is_near & is_comparable(hashes) & (np.bitwise_count(one) >= FEWEST_BITS))
