@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from deploy.daemons import PRIVATE, Daemon, opened
-from deploy.settings import REGION, USER, ServerError, Stack, write_ini
+from deploy.settings import KEY_ID, REGION, USER, ServerError, Stack, write_ini
 from quality_model.core import storage
 from quality_model.errors import UsageError
 
@@ -165,9 +165,13 @@ class Store(Service):
         super().prepare()
         key = self.stack.keys["s3"]
         actions = ["Admin", "Read", "List", "Tagging", "Write"]
-        identity = {"name": USER, "credentials": [{"accessKey": USER, "secretKey": key}], "actions": actions}
+        identity = {
+            "name": USER,
+            "credentials": [{"accessKey": KEY_ID, "secretKey": key}],
+            "actions": actions,
+        }
         storage.write_json(self.stack.folder / "s3.json", {"identities": [identity]})
-        profile = {"aws_access_key_id": USER, "aws_secret_access_key": key}
+        profile = {"aws_access_key_id": KEY_ID, "aws_secret_access_key": key}
         write_ini(self.stack.folder / "aws.ini", "default", profile)
 
     def command(self) -> list[str]:
@@ -201,7 +205,7 @@ class Store(Service):
             "s3",
             endpoint_url=self.address,
             region_name=REGION,
-            aws_access_key_id=USER,
+            aws_access_key_id=KEY_ID,
             aws_secret_access_key=self.stack.keys["s3"],
             config=Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 1}, proxies={}),
         )
@@ -267,7 +271,7 @@ class Mlflow(Service):
             "MLFLOW_ENABLE_AI_GATEWAY": "false",
             "AWS_SHARED_CREDENTIALS_FILE": str(self.stack.folder / "aws.ini"),
             "AWS_ENDPOINT_URL": self.stack.url("s3"),
-            "AWS_DEFAULTREGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
         }
 
     def require_answer(self) -> None:

@@ -15,7 +15,10 @@ from quality_model.core import storage, system
 from quality_model.errors import QualityModelError, UsageError
 
 USER: Final = "quality"
-"""Of PostgreSQL, the S3 server, MLflow and Prefect."""
+"""Of PostgreSQL, MLflow and Prefect."""
+
+KEY_ID: Final = "quality-model-stack"
+"""Of the store: like a secret it is blanked out wherever it is shown, so it is no word of paths."""
 
 REGION: Final = "us-east-1"
 SETTINGS_NAME: Final = "stack.json"
@@ -92,11 +95,11 @@ class Stack:
             "MLFLOW_TRACKING_PASSWORD": self.keys["password"],
             "PREFECT_API_URL": f"{self.url('prefect')}/api",
             "PREFECT_API_AUTH_STRING": f"{USER}:{self.keys['password']}",
-            "AWS_ACCESS_KEY_ID": USER,
+            "AWS_ACCESS_KEY_ID": KEY_ID,
             "AWS_SECRET_ACCESS_KEY": self.keys["s3"],
             "AWS_ENDPOINT_URL": self.url("s3"),
-            "AWSREGION": REGION,
-            "AWS_DEFAULTREGION": REGION,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
             "AWS_ALLOW_HTTP": "true",
             "AWS_EC2_METADATA_DISABLED": "true",
             "no_proxy": "127.0.0.1,localhost",
