@@ -28,7 +28,7 @@ ELSEWHERE = {
     "make run": "the fixture `trained` runs the flow behind it",
     "make test": "is running",
     **dict.fromkeys(("make mlflow-ui", "make prefect-ui", "make service"), "tests/flows/test_servers.py"),
-    'make alerts BLOCKS="slack-webhook/team slack-webhook/mail custom-webhook/ours"': "tests/flows/test_alerts.py",
+    'make alerts BLOCKS="slack-webhook/team slack-webhook/mail custom-webhook/ours"': "test_alerts.py",
 }
 
 
