@@ -21,7 +21,8 @@
     |   `-- CorruptError             they are not what the completion marker says
     |-- ImageError            11   one image; batch work turns it into a row's error code
     |-- MemoryExhaustedError    12   the system has no memory to give
-    `-- FlowServerError         13   the server of the flows does not answer
+    |-- FlowServerError         13   the server of the flows does not answer
+    `-- DriftError              14   a collection has moved since its reference
 
 Each says what was wrong, the value, and the remedy. None shows a credential: `redacted` is the one function
 that takes credentials out of a text that is shown, logged or stored. It does not parse addresses, because
@@ -186,6 +187,12 @@ class FlowServerError(QualityModelError):
     """Prefect's server does not answer, or is of another version."""
 
     exit_code = 13
+
+
+class DriftError(QualityModelError):
+    """A collection has moved since its reference, and the user asked to fail then."""
+
+    exit_code = 14
 
 
 EXTRAS: Final = {

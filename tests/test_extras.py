@@ -15,7 +15,7 @@ from tests.core.bare import bare_python
 PROJECT = Path(__file__).resolve().parents[1]
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 WORKS_BARE = {
-    *("predict", "score", "gallery", "filter", "duplicates", "thresholds", "calibrate"),
+    *("predict", "score", "gallery", "filter", "duplicates", "thresholds", "calibrate", "drift"),
     *("trace", "history", "list-datasets", "publish", "migrate"),
 }
 
@@ -52,6 +52,7 @@ def bare_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, 
         "trace": ["images"],
         **{name: ["images"] for name in ("gallery", "filter", "duplicates", "thresholds")},
         "calibrate": ["images", "--labels", "labels.csv"],
+        "drift": ["images", "--against", "images"],
         "agree": ["--koniq", "images"],
         "ship": ["--output", "shipped"],
         "predict": ["none.jpg"],

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from quality_model.cli import calibrating, curating, pipeline, releases, scoring, serving
+from quality_model.cli import calibrating, curating, pipeline, releases, scoring, serving, watching
 from quality_model.core import system
 from quality_model.errors import MemoryExhaustedError, QualityModelError, StorageError
 
@@ -48,6 +48,7 @@ GROUPS: Final = {
     "Score": ("predict", "score", "serve"),
     "Look": ("gallery", "trace", "compare", "agree"),
     "Act": ("filter", "duplicates", "thresholds", "calibrate"),
+    "Watch": ("drift",),
     "Train": (
         *("list-datasets", "download", "validate-images", "generate", "generate-hf"),
         *("validate-training-set", "export-samples", "train", "evaluate"),
@@ -112,7 +113,7 @@ def cli(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-for module in (pipeline, scoring, serving, curating, calibrating, releases):
+for module in (pipeline, scoring, serving, curating, calibrating, watching, releases):
     for command in module.COMMANDS:
         cli.add_command(command)
 

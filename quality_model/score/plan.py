@@ -31,14 +31,14 @@ from quality_model.score.plan_table import SCHEMA, inputs_from, read_rows, write
 from quality_model.score.reading import PlannedInput
 from quality_model.score.result import ScoringModel
 from quality_model.score.selection import Kind
-from quality_model.score.summary import FIGURE_NAME, REPORT_NAME, SUMMARY_NAME
+from quality_model.score.summary import DISTRIBUTIONS_NAME, FIGURE_NAME, REPORT_NAME, SUMMARY_NAME
 from quality_model.score.thumbnails import THUMBNAILS_NAME
 
 TABLE_NAME: Final = "plan.parquet"
 UPDATE_NAME, UPDATE_TABLE_NAME = "update.json", "update.parquet"
 """The plan of an update, until it is complete."""
 _REPORT_FILES: Final = (
-    *(SUMMARY_NAME, FIGURE_NAME, THUMBNAILS_NAME),
+    *(SUMMARY_NAME, DISTRIBUTIONS_NAME, FIGURE_NAME, THUMBNAILS_NAME),
     *(f"{REPORT_NAME}/{name}" for name in ("validation.json", "gallery.html", "chosen.html")),
 )
 _EARLIER_LAYOUT: Final = ("shard-*.parquet", "shard-*.json", "summary.json", "summary.png")

@@ -17,10 +17,12 @@ from quality_model.core.figures import new_figure, save_figure
 from quality_model.core.jobs import DATA_FOLDER
 from quality_model.errors import InputErrorsAboveLimit
 from quality_model.records import FLAG_COLUMNS, HEADS, MEANINGS, SCORE_COLUMNS
+from quality_model.score.distributions import Distributions
 from quality_model.score.result import ScoringModel, read_rows
 
 REPORT_NAME: Final = "report"
 SUMMARY_NAME: Final = f"{REPORT_NAME}/summary.json"
+DISTRIBUTIONS_NAME: Final = f"{REPORT_NAME}/distributions.json"
 FIGURE_NAME: Final = f"{REPORT_NAME}/summary.png"
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS: Final = 10_000
@@ -58,6 +60,7 @@ class ScoreSummary:
         ranges: Smallest and largest value per column of scores; None without scores.
         measured: The same per measure that was asked for.
         histograms: int64 (10000,) per head and overall: scores in bins of equal width from 0 to 1.
+        distributions: What `quality_model.watch` compares with those of other results.
     """
 
     output: Path
@@ -76,6 +79,7 @@ class ScoreSummary:
     histograms: dict[str, npt.NDArray[np.int64]] = field(
         default_factory=lambda: {name: np.zeros(_BINS, dtype=np.int64) for name in (*HEADS, "overall")}
     )
+    distributions: Distributions = field(default_factory=Distributions)
     _errors: Counter[str] = field(default_factory=Counter)
     _flags: Counter[str] = field(default_factory=Counter)
 
@@ -90,6 +94,7 @@ class ScoreSummary:
             values = table[name].drop_null().to_numpy()
             bins = np.minimum((values.astype(np.float64) * _BINS).astype(np.int64), _BINS - 1)
             counts += np.bincount(bins, minlength=_BINS)
+        self.distributions.add(table)
 
     @property
     def scored(self) -> int:
@@ -168,10 +173,11 @@ def write_report(summary: ScoreSummary) -> tuple[str, ...]:
         "quantiles": summary.quantiles,
     }
     storage.write_json(summary.output / SUMMARY_NAME, values)
+    storage.write_json(summary.output / DISTRIBUTIONS_NAME, summary.distributions.to_json())
     if find_spec("matplotlib") is None:
-        return (SUMMARY_NAME,)
+        return SUMMARY_NAME, DISTRIBUTIONS_NAME
     _draw(summary, summary.output / FIGURE_NAME)
-    return SUMMARY_NAME, FIGURE_NAME
+    return SUMMARY_NAME, DISTRIBUTIONS_NAME, FIGURE_NAME
 
 
 def worst_first(output: Path, count: int = 20) -> Iterator[str]:
