@@ -14,7 +14,7 @@ from quality_model.cli import run
 from quality_model.curate.finished import open_finished
 from quality_model.params import Params
 from quality_model.records import HEADS
-from quality_model.score.distributions import BINS, NUM_BINS, Distributions
+from quality_model.score.distributions import BINS, NUM_BINS, ROW_COLUMNS, Distributions
 from quality_model.score.summary import DISTRIBUTIONS_NAME
 from quality_model.watch.drift import compare, distributions_of, moving_images, shifts
 from tests.curate.conftest import image
@@ -130,15 +130,15 @@ def test_what_is_stored_is_what_the_rows_have(place: Path) -> None:
     stored, result = place / "noisy" / DISTRIBUTIONS_NAME, open_finished(place / "noisy")
     marker = json.loads((place / "noisy" / "job.json").read_text())
     assert DISTRIBUTIONS_NAME in [entry["name"] for entry in marker["files"]]
-    found = Distributions.read(stored)
-    assert found is not None and found.scored == 120
-    kept = stored.read_bytes()
-    stored.unlink()
-    try:
-        of_rows = distributions_of(result)
-    finally:
-        stored.write_bytes(kept)
-    assert found.to_json() == of_rows.to_json() == json.loads(kept)
+    merged = Distributions()
+    for batch in reversed([*result.batches(ROW_COLUMNS)]):
+        merged.add(batch)
+    kept = stored.read_text()
+    assert merged.to_json() == distributions_of(result).to_json() == json.loads(kept)
+    stored.write_text(kept.replace('"high": 8.0', '"high": 9.0'))  # bins of another release
+    assert Distributions.read(stored) is None
+    assert distributions_of(result).to_json() == json.loads(kept)
+    stored.write_text(kept)
 
 
 def test_the_command_names_what_moved_and_the_images_that_moved_it(
