@@ -1,4 +1,4 @@
-"""`python -m benchmarks.drift OUT`: how often `drift` cries wolf, and which share of degraded images it finds.
+"""`python -m benchmarks.drift OUT`: how often `drift` cries wolf, and what share of bad images it finds.
 
 False alarms: random halves of the rows of OUT, a finished result, are compared. Power: images of OUT are cut
 to squares, clean and with one degradation each of severity .5, all with the variations and the delivery of
@@ -29,7 +29,7 @@ from quality_model.degrade.calibrated.calibrated_profile import CalibratedProfil
 from quality_model.degrade.calibrated.clean_variation import Frame
 from quality_model.evaluate.whole_images import degrade_image
 from quality_model.params import WITHOUT_PROJECT
-from quality_model.records import HEADS, Head
+from quality_model.records import FLAG_COLUMNS, HEADS, Head
 from quality_model.score.distributions import BINS, NUM_BINS, ROW_COLUMNS, Distributions, Places, values_of
 from quality_model.score.job import score
 from quality_model.watch.drift import ALPHA, shifts
@@ -64,7 +64,10 @@ class OneDegradation(CalibratedProfile):
 
 @dataclass(frozen=True)
 class Rows:
-    """The scored rows of a result: the bin of each row's value, int64 (n,) from 0 to 999, by column."""
+    """The scored rows of a result.
+
+    ``places`` has the bin of each row's value, int64 (n,) from 0 to 999, by column, and 1 or 0 by flag.
+    """
 
     places: dict[str, Places]
 
@@ -72,7 +75,8 @@ class Rows:
     def of(cls, result: FinishedResult) -> "Rows":
         table = result.rows(["key", *ROW_COLUMNS])
         table = table.filter(table["error_code"].is_null())
-        return cls({name: bins.places(values_of(table, name)) for name, bins in BINS.items()})
+        flags = {name: table[name].to_numpy().astype(np.int64) for name in FLAG_COLUMNS.values()}
+        return cls({name: bins.places(values_of(table, name)) for name, bins in BINS.items()} | flags)
 
     def __len__(self) -> int:
         return len(self.places["overall"])
@@ -89,12 +93,16 @@ def counted(*drawn: dict[str, Places]) -> Distributions:
     found = Distributions(inputs=sum(len(rows["overall"]) for rows in drawn))
     for name in BINS:
         found.counts[name] = np.bincount(np.concatenate([rows[name] for rows in drawn]), minlength=NUM_BINS)
+    for head, flag in FLAG_COLUMNS.items():
+        found.flagged[head] = sum(int(rows[flag].sum()) for rows in drawn)
     return found
 
 
 def moved(before: Distributions, now: Distributions) -> set[str]:
     """The columns that move at the first look."""
-    return {column.name for column in shifts(before, now, alpha=FIRST_LOOK)[0] if column.has_moved}
+    return {
+        column.name for column in shifts(before, now, alpha=FIRST_LOOK, heads=HEADS)[0] if column.has_moved
+    }
 
 
 def false_alarms(rows: Rows, repetitions: int, random: np.random.Generator) -> int:

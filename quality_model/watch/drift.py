@@ -65,7 +65,9 @@ class ColumnShift:
         name: A column of `BINS`, or ``error:CODE`` for the share of inputs with this error code.
         effect: Kolmogorov and Smirnov's statistic, in [0, 1]: the largest distance of the cumulative
             distributions. Of an error code, by how much its share has changed.
-        p: Holm's, in [0, 1]: corrected for all columns of the comparison.
+        p: Holm's, in [0, 1]: corrected for all columns of the comparison. Of the test of Kolmogorov and
+            Smirnov; of Fisher's for an error code; of both for a head with ``share``, which sees few images
+            that are far above the others.
         psi: Population stability index, 0 or more; None for error codes.
         share: Of the images above the threshold, for a head that has the same one in both results.
         has_moved: ``p`` is at most the alpha of this look, and ``effect`` at least `LEAST_EFFECT` (which does
@@ -204,6 +206,8 @@ def shifts(
             continue
         effects[name] = ks_statistic(one, other)
         ps[name] = ks_p_value(effects[name], int(one.sum()), int(other.sum()))
+        if name in heads:  # two tests of one column, of which the better one counts
+            ps[name] = min(1.0, 2 * min(ps[name], fisher_p_value(*_flagged(before, now, name))))
     for code in sorted({*before.errors, *now.errors}):
         counted = (before.errors[code], before.inputs, now.errors[code], now.inputs)
         effects[f"error:{code}"] = abs(counted[0] / counted[1] - counted[2] / counted[3])
@@ -226,8 +230,13 @@ def shifts(
 
 
 def _share_shift(before: Distributions, now: Distributions, name: str) -> ShareShift:
-    counted = (before.flagged[name], before.scored, now.flagged[name], now.scored)
+    counted = _flagged(before, now, name)
     return ShareShift(counted[0] / counted[1], counted[2] / counted[3], *newcombe(*counted))
+
+
+def _flagged(before: Distributions, now: Distributions, name: str) -> tuple[int, int, int, int]:
+    """Images above the threshold and all with scores, before and now."""
+    return before.flagged[name], before.scored, now.flagged[name], now.scored
 
 
 def _cells(column: ColumnShift) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import pytest
 from quality_model.cli import run
 from quality_model.curate.finished import open_finished
 from quality_model.params import Params
-from quality_model.records import HEADS
+from quality_model.records import FLAG_COLUMNS, HEADS
 from quality_model.score.distributions import BINS, NUM_BINS, ROW_COLUMNS, Distributions
 from quality_model.score.summary import DISTRIBUTIONS_NAME
 from quality_model.watch.drift import compare, distributions_of, moving_images, shifts
@@ -39,7 +39,8 @@ def collection(random: np.random.Generator, count: int) -> Rows:
 def counted(rows: Mapping[str, Any], errors: Mapping[str, int] | None = None) -> Distributions:
     found = Distributions()
     count = len(next(iter(rows.values())))
-    found.add(pa.table({**rows, "error_code": pa.nulls(count, pa.string())}))
+    flags = {name: rows[head] > 0.25 for head, name in FLAG_COLUMNS.items() if head in rows}
+    found.add(pa.table({**rows, **flags, "error_code": pa.nulls(count, pa.string())}))
     codes = [code for code, number in (errors or {}).items() for _ in range(number)]
     if codes:
         empty = {name: pa.nulls(len(codes), pa.float64()) for name in rows}
@@ -48,7 +49,7 @@ def counted(rows: Mapping[str, Any], errors: Mapping[str, int] | None = None) ->
 
 
 def moved(before: Distributions, now: Distributions, alpha: float = 0.05) -> set[str]:
-    return {column.name for column in shifts(before, now, alpha=alpha)[0] if column.has_moved}
+    return {column.name for column in shifts(before, now, alpha=alpha, heads=HEADS)[0] if column.has_moved}
 
 
 def test_halves_of_one_collection_are_said_to_have_moved_in_at_most_one_of_twenty() -> None:
