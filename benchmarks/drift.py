@@ -1,9 +1,9 @@
 """`python -m benchmarks.drift OUT`: how often `drift` cries wolf, and what share of bad images it finds.
 
 False alarms: random halves of the rows of OUT, a finished result, are compared. Power: images of OUT are cut
-to squares, clean and with one degradation each of severity .5, all with the variations and the delivery of
-profile `calibrated`, stored as JPEG of quality 95, and scored by the bundled model. Clean rows are compared
-with as many of which a share is degraded; both are drawn with replacement, as from a large collection.
+to squares, as they are and with one degradation each that profile `calibrated` draws for severity .5, stored
+as JPEG of quality 95, and scored by the bundled model. Clean rows are compared with rows of which a share is
+degraded; all are drawn with replacement, as from a large collection.
 """
 
 import tempfile
@@ -24,12 +24,11 @@ from quality_model.core.predict import Scorer
 from quality_model.curate.finished import FinishedResult, open_finished
 from quality_model.degrade import DegradedSample, SampleRandomness
 from quality_model.degrade.calibrated import calibrated_plan
-from quality_model.degrade.calibrated.calibrated_plan import Plan
+from quality_model.degrade.calibrated.calibrated_plan import Plan, draw_plan
 from quality_model.degrade.calibrated.calibrated_profile import CalibratedProfile, carry_out
-from quality_model.degrade.calibrated.clean_variation import Frame
 from quality_model.evaluate.whole_images import degrade_image
 from quality_model.params import WITHOUT_PROJECT
-from quality_model.records import FLAG_COLUMNS, HEADS, Head
+from quality_model.records import FLAG_COLUMNS, HEADS, REFERENCE_SIDE_PX, Head
 from quality_model.score.distributions import BINS, NUM_BINS, ROW_COLUMNS, Distributions, Places, values_of
 from quality_model.score.job import score
 from quality_model.watch.drift import ALPHA, shifts
@@ -45,14 +44,17 @@ class OneDegradation(CalibratedProfile):
 
     head: Head | None = None
 
-    def _carry_out(
+    def degrade(
         self,
-        plan: Plan,
         clean: Pixels,
         randomness: SampleRandomness,
-        softness_px: float,
-        frame: Frame | None,
+        *,
+        softness_px: float = 0.0,
+        scale: float | None = None,
     ) -> DegradedSample:
+        """See `Profile.degrade`."""
+        side_px = clean.shape[0]
+        plan = draw_plan(randomness, self.kinds, side_px=side_px, scale=scale or side_px / REFERENCE_SIDE_PX)
         only = Plan(
             blur=plan.blur if self.head == "blurriness" else None,
             noise=plan.noise if self.head == "noise" else None,
@@ -120,6 +122,7 @@ def power(
     head: Head,
     share: float,
     count: int,
+    reference: int,
     repetitions: int,
     random: np.random.Generator,
 ) -> tuple[float, float]:
@@ -127,7 +130,7 @@ def power(
     num = round(share * count)
     found = [
         moved(
-            counted(clean.drawn(random, count)),
+            counted(clean.drawn(random, reference)),
             counted(clean.drawn(random, count - num), degraded.drawn(random, num)),
         )
         for _ in range(repetitions)
@@ -158,10 +161,15 @@ def write_squares(result: FinishedResult, count: int, scorer: Scorer, to: Path) 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("out", type=click.Path(path_type=Path, exists=True))
 @click.option("--images", default=671, show_default=True, help="Of OUT, to degrade.")
-@click.option("--count", default=2000, show_default=True, help="Rows of each side.")
+@click.option("--count", default=2000, show_default=True, help="Rows of the result.")
+@click.option(
+    "--reference", default=[2000, 10_000], multiple=True, show_default=True, help="Of its reference."
+)
 @click.option("--repetitions", default=200, show_default=True, help="Of halves five times as many.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder that keeps images and results.")
-def main(out: Path, images: int, count: int, repetitions: int, work: Path | None) -> None:
+def main(
+    out: Path, images: int, count: int, reference: tuple[int, ...], repetitions: int, work: Path | None
+) -> None:
     """Print the rate of false alarms and the table of power."""
     random = np.random.default_rng(0)
     result = open_finished(out)
@@ -183,12 +191,15 @@ def main(out: Path, images: int, count: int, repetitions: int, work: Path | None
     clean = scored[None]
     alarms = false_alarms(clean, 5 * repetitions, random)
     click.echo(f"Halves of {len(clean)} squares: {alarms} of {5 * repetitions}.")
-    table = []
-    for head in HEADS:
-        found = [power(clean, scored[head], head, share, count, repetitions, random) for share in SHARES]
-        table.append([head, *(f"{anything:.1%} ({itself:.1%})" for anything, itself in found)])
-    click.echo(f"Anything (the head itself) moved, {count} rows a side, {repetitions} comparisons each:\n")
-    click.echo(markdown_table(["degraded share", *(f"{share:.0%}" for share in SHARES)], table))
+    for size in reference:
+        table = []
+        for head in HEADS:
+            found = [
+                power(clean, scored[head], head, share, count, size, repetitions, random) for share in SHARES
+            ]
+            table.append([head, *(f"{anything:.1%} ({itself:.1%})" for anything, itself in found)])
+        click.echo(f"\n{count} rows against {size}: anything (the head itself) moved, of {repetitions}:\n")
+        click.echo(markdown_table(["degraded share", *(f"{share:.0%}" for share in SHARES)], table))
 
 
 if __name__ == "__main__":
