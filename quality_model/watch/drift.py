@@ -123,7 +123,7 @@ class Drift:
         if self.skipped:
             why = ", ".join(f"{name} ({reason})" for name, reason in self.skipped.items())
             lines.append(f"Not compared: {why}.")
-        about = f"p of all {len(self.columns)} columns together at most {self.alpha:.3g}"
+        about = f"p at most {self.alpha:.3g}, corrected for {len(self.columns)} columns"
         if self.moved:
             return [*lines, f"Moved ({about}): {', '.join(self.moved)}."]
         return [*lines, f"Nothing is shown to have moved ({about})."]

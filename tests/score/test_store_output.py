@@ -22,6 +22,7 @@ from quality_model.score.job import merge
 from quality_model.score.result import read_rows
 from quality_model.score.shares import Share
 from quality_model.score.summary import ScoreSummary, worst_first
+from quality_model.watch.drift import distributions_of
 from tests.s3_server import READER, Fault, FaultProxy, S3Server, use_environment
 
 from .conftest import Interrupted, bytes_of, rows_of
@@ -207,6 +208,7 @@ def test_a_bucket_that_may_only_be_read_is_read_and_refused_for_writing(
     monkeypatch.chdir(tmp_path)
     result = open_finished(output)
     assert result.rows(["key"]).num_rows == 20
+    assert distributions_of(result).scored == 20
     assert trace(None, root=tmp_path, path=output).model.name == "grey"
     assert trace(None, root=tmp_path, path=output / "data" / "part-00001.parquet").model.name == "grey"
     with pytest.raises(StorageError, match="access is denied"):
