@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from quality_model.cli.flags import PATH, command
+from quality_model.errors import UsageError
 
 
 @command()
@@ -35,19 +36,26 @@ def drift(output: Path, against: Path, look: int, to: Path | None, page: Path | 
     error codes are compared, corrected for many columns and for many looks.
     """
     from quality_model.core import storage
+    from quality_model.core.folders import is_inside
     from quality_model.curate.gallery import require_place
     from quality_model.watch.drift import compare, moving_images, write_moving
 
-    if page is not None:
-        require_place(page, output)
+    for folder in (output, against):
+        if to is not None and is_inside(to, folder):
+            raise UsageError(f"--to {to} is among the files of {folder}.", "Write it somewhere else.")
+        if page is not None:
+            require_place(page, folder)
     found = compare(output, against, look=look)
     click.echo("\n".join(found.lines()))
     images = moving_images(found) if to or page else []
     if to is not None:
         storage.write_text(to, "".join(f"{image.key}\n" for image in images))
         click.echo(f"Images that moved it: {len(images)} keys in {to}")
-    if page is not None and images:
-        click.echo(f"Gallery: {write_moving(found, images, page)}")
+    if page is not None:
+        shown = (
+            f"Gallery: {write_moving(found, images, page)}" if images else "No gallery: no image moved it."
+        )
+        click.echo(shown)
     if fail:
         found.require_none()
 

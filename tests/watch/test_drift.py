@@ -175,7 +175,11 @@ def test_nothing_moved_is_no_failure_and_writes_no_images(
     places = [str(place / "bare"), "--against", str(place / "ref")]
     assert run(["drift", *places, "--fail", "--to", str(keys), "--gallery", str(page)]) == 0
     out = capsys.readouterr().out
-    assert "Nothing is shown to have moved" in out and "entropy (not measured)" in out
+    assert (
+        "Nothing is shown to have moved" in out
+        and "no image moved it" in out
+        and "entropy (not measured)" in out
+    )
     assert keys.read_text() == "" and not page.exists()
     assert moving_images(compare(place / "bare", place / "ref")) == []
 
@@ -198,6 +202,16 @@ def test_what_cannot_be_compared_is_one_line_and_no_verdict(
     assert run(["drift", str(place / now), "--against", str(place / reference)]) == 2
     shown = capsys.readouterr()
     assert said in shown.err and shown.out == ""
+
+
+def test_no_file_of_a_result_is_overwritten(place: Path) -> None:
+    for name in ("ref", "noisy"):
+        marker = place / name / "job.json"
+        kept = marker.read_bytes()
+        for flag, file in (("--to", marker), ("--gallery", place / name / "data" / "page.html")):
+            words = ["drift", str(place / "noisy"), "--against", str(place / "ref"), flag, str(file)]
+            assert run(words) == 2
+        assert marker.read_bytes() == kept and not (place / name / "data" / "page.html").exists()
 
 
 def test_without_a_reference_there_is_no_verdict(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
