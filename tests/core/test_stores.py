@@ -189,13 +189,13 @@ def test_a_request_that_takes_long_is_reported_and_ends_by_ctrl_c(
     proxy: FaultProxy, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(store_requests, "_SAY_AFTER_S", 0.5)
-    proxy.fail(Fault.SLOW, delay_s=4)
+    proxy.fail(Fault.SLOW, delay_s=40)
     timer = threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGINT])
     timer.start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         (place / "a.json").read_bytes()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
     assert "no answer" in caplog.text
 
 
