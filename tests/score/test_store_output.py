@@ -313,15 +313,20 @@ def test_a_process_that_is_killed_anywhere_is_resumed_by_another(
     assert objects_of(s3, output) == by_command
 
 
+def wait_for_second_part(process: subprocess.Popen[str], proxy: FaultProxy) -> None:
+    """Until a job begins to put its second part."""
+    while not any("part-00001" in request and "PUT" in request for request in proxy.requests):
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
 @servers
 def test_a_second_process_is_refused_and_a_killed_one_is_replaced(
     s3: S3Server, proxy: FaultProxy, output: Path, folder: Path, by_command
 ) -> None:
     proxy.fail(Fault.SLOW, where="PUT .*part-00001.parquet", delay_s=14)
     first = start(folder, output)
-    while not any("part-00001" in request and "PUT" in request for request in proxy.requests):
-        assert first.poll() is None
-        time.sleep(0.05)
+    wait_for_second_part(first, proxy)
     second = start(folder, output)
     _, said = second.communicate()
     assert second.returncode == 10 and "Another process" in said
@@ -340,9 +345,7 @@ def test_a_job_survives_that_the_server_is_killed_and_started_again(
     s3: S3Server, proxy: FaultProxy, output: Path, folder: Path, by_command
 ) -> None:
     process = start(folder, output)
-    while not any("part-00001" in request and "PUT" in request for request in proxy.requests):
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_for_second_part(process, proxy)
     s3.kill()
     time.sleep(2)
     s3.start()
